@@ -1,0 +1,179 @@
+"""
+What can go wrong, sorted by what the caller can do about it.
+
+One tree. Each error has a `reason` (a constant that machines compare), a message for people, `metadata` with everything
+dynamic that the message says, and `retry_after_s` where waiting helps. The edges translate: `edge/status.py` for gRPC,
+`edge/http_errors.py` for HTTP; nobody else knows a status code of ours.
+
+`Refusal` is our own word to one caller (its budget, its deadline, our drain) and is never shared with other callers of
+the same flight. `UpstreamError` is what upstream said, and is shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class HeadraceError(Exception):
+    """Anything we say no with. `reason` is UPPER_SNAKE_CASE and stable."""
+
+    reason = "INTERNAL"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.metadata = dict(metadata or {})
+
+
+class Refusal(HeadraceError):
+    """Our own no to one caller; a follower of the same flight is not bound by it."""
+
+
+class InvalidCall(Refusal):
+    """The call itself is wrong: bad JSON, a missing field, a bad header."""
+
+    reason = "INVALID_CALL"
+
+
+class TooLarge(Refusal):
+    """The body is over the endpoint's size limit."""
+
+    reason = "TOO_LARGE"
+
+
+class UnknownCaller(Refusal):
+    """No key, or a key that is not (or no longer) ours."""
+
+    reason = "UNKNOWN_CALLER"
+
+
+class NotAllowed(Refusal):
+    """A known caller asks for what it may not have."""
+
+    reason = "NOT_ALLOWED"
+
+
+class BudgetExhausted(Refusal):
+    """
+    The call does not fit the caller's budget before its deadline; `retry_after_s` says when it would.
+
+    Without `retry_after_s` it never fits: its input alone is over the capacity of a bucket.
+    """
+
+    reason = "BUDGET_EXHAUSTED"
+
+
+class QueueFull(Refusal):
+    """Too many calls wait already (`schedule.max_waiting`, `max_waiting_bytes`)."""
+
+    reason = "QUEUE_FULL"
+
+
+class DeadlinePassed(Refusal):
+    """The call's deadline passed, or the next attempt would start after it."""
+
+    reason = "DEADLINE_PASSED"
+
+
+class Draining(Refusal):
+    """The daemon is leaving and takes no new calls."""
+
+    reason = "DRAINING"
+
+
+class RedisAway(Refusal):
+    """Redis cannot be reached, and the call needs it."""
+
+    reason = "REDIS_AWAY"
+
+
+class NotCached(Refusal):
+    """only-if-cached was asked, and there is no fresh entry."""
+
+    reason = "NOT_CACHED"
+
+
+class IdempotencyConflict(Refusal):
+    """The idempotency key was used for another call in the last 24 hours."""
+
+    reason = "IDEMPOTENCY_CONFLICT"
+
+
+class TicketNotFound(Refusal):
+    """No such ticket for this caller."""
+
+    reason = "TICKET_NOT_FOUND"
+
+
+class Canceled(Refusal):
+    """The ticket was canceled by its caller."""
+
+    reason = "CANCELED"
+
+
+class UpstreamError(HeadraceError):
+    """
+    Upstream's final word, or our word for its silence. Shared by all callers of a flight.
+
+    `status` is upstream's HTTP status (or 502/504 where it gave none), `body` its exact bytes, `headers` those worth
+    passing on. `type` is Anthropic's error type.
+    """
+
+    reason = "UPSTREAM_ERROR"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str = "api_error",
+        body: bytes = b"",
+        headers: tuple[tuple[str, str], ...] = (),
+        retry_after_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, metadata=metadata)
+        self.status = status
+        self.type = type
+        self.body = body
+        self.headers = headers
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message names the key, the value and what would be right. CLI prints it, exit 2."""
+
+
+class StartupError(Exception):
+    """The daemon cannot start here: an occupied address, a read-only directory. CLI prints it, exit 1."""
+
+
+class Failure(StrEnum):
+    """Why an attempt failed, as far as retries and budgets care."""
+
+    RATE_LIMITED = "rate_limited"  # 429 that waiting clears: tokens go back, any number of tries
+    OVERLOADED = "overloaded"  # 529, or overloaded_error inside a stream: the same
+    BROKEN = "broken"  # 408, 5xx, api_error inside a stream, a broken or silent connection: use unknown
+    FINAL = "final"  # any other 4xx, spend limits: no repeat can help; no tokens were used
+
+
+class AttemptFailed(HeadraceError):
+    """
+    One upstream try failed. Internal: retry policy turns it into a wait, or into `error`.
+
+    Args:
+        failure: why.
+        error: what the caller is told when there is no further attempt.
+        sent: False only if surely nothing reached upstream.
+    """
+
+    reason = "ATTEMPT_FAILED"
+
+    def __init__(self, failure: Failure, error: UpstreamError, *, sent: bool = True) -> None:
+        super().__init__(error.message, retry_after_s=error.retry_after_s, metadata=error.metadata)
+        self.failure = failure
+        self.error = error
+        self.sent = sent

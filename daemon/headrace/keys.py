@@ -1,0 +1,96 @@
+"""
+Every Redis key and channel we write: what is in it, and when it goes.
+
+All budget keys carry the hash tag `{budget}`, because one script takes from many of them at once. RQ's own keys start with
+`rq:`. Nothing here ever holds an API key in the clear.
+
+| key | type | what is in it | goes |
+|---|---|---|---|
+| headrace:{budget}:bucket:<id> | hash | level (units), at (us), of one rate bucket | when it would be full again |
+| headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | lease by lease |
+| headrace:{budget}:line:<id> | zset | who waits for a bucket, by arrival (us) | with its last waiter |
+| headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units) | with its last waiter |
+| headrace:{budget}:hold:<id> | string | a reservation's state, so that a re-sent script does nothing twice | lease + a minute |
+| headrace:cache:entry:<fingerprint> | string | one encoded entry | ttl + stale |
+| headrace:cache:index | zset | fingerprints by the moment they go | never (entry by entry) |
+| headrace:cache:about | hash | fingerprint -> "bytes|scope|model" | never (entry by entry) |
+| headrace:cache:bytes | string | the sum of those bytes | never |
+| headrace:cache:purges | stream | purges, so that a host that was away hears of them | last 10,000 |
+| headrace:flight:<fingerprint> | hash | token, inbox and ticket of the leader; lease end (us) | landing, or a day |
+| headrace:log:<name> | stream | what happened in a flight or to a ticket, for those who follow it | a minute after the last item |
+| headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
+| headrace:ticket:<id> | hash | one ticket | a day after its end; dead letters a week |
+| headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
+| headrace:tickets:<caller> | zset | a caller's tickets by creation (us) | with the ticket |
+| headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
+| headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
+| headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |
+| headrace:inbox:<instance> | channel | nudges for one process: "<topic> <payload>" | |
+| headrace:all | channel | nudges for every process | |
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+ALL = "headrace:all"
+CACHE_ABOUT = "headrace:cache:about"
+CACHE_BYTES = "headrace:cache:bytes"
+CACHE_INDEX = "headrace:cache:index"
+CACHE_PURGES = "headrace:cache:purges"
+HOSTS = "headrace:hosts"
+KEYS = "headrace:keys"
+TICKETS = "headrace:tickets"
+
+
+def inbox(instance: str) -> str:
+    return f"headrace:inbox:{instance}"
+
+
+def bucket(bucket_id: str) -> str:
+    return f"headrace:{{budget}}:bucket:{bucket_id}"
+
+
+def permits(bucket_id: str) -> str:
+    return f"headrace:{{budget}}:permits:{bucket_id}"
+
+
+def line(bucket_id: str) -> str:
+    return f"headrace:{{budget}}:line:{bucket_id}"
+
+
+def waits(bucket_id: str) -> str:
+    return f"headrace:{{budget}}:waits:{bucket_id}"
+
+
+def hold(hold_id: str) -> str:
+    return f"headrace:{{budget}}:hold:{hold_id}"
+
+
+def cache_entry(fingerprint: str) -> str:
+    return f"headrace:cache:entry:{fingerprint}"
+
+
+def flight(fingerprint: str) -> str:
+    return f"headrace:flight:{fingerprint}"
+
+
+def log(name: str) -> str:
+    return f"headrace:log:{name}"
+
+
+def audience(name: str) -> str:
+    return f"headrace:audience:{name}"
+
+
+def ticket(ticket_id: str) -> str:
+    return f"headrace:ticket:{ticket_id}"
+
+
+def tickets_of(caller: str) -> str:
+    return f"headrace:tickets:{caller}"
+
+
+def idempotency(caller: str, key: str) -> str:
+    # The caller's key is free text of any length; its hash is not.
+    return f"headrace:idempotency:{caller}:{hashlib.sha256(key.encode()).hexdigest()[:40]}"

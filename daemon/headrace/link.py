@@ -1,0 +1,241 @@
+"""
+The link to Redis: one client a process, shared by every part that keeps state there.
+
+Commands issued in the same turn of the event loop leave together, in order, in one pipeline. So the parts stay apart (the
+ledger settles, the cache stores, the flight lands, each by its own script) and a finished call still costs one round trip;
+and under load many calls share a round trip, which more than doubles what one connection carries.
+
+A broken connection is tried once more, so everything that is sent must be harmless when it arrives twice: our scripts carry
+ids, stream items explicit positions. Failures come out as `RedisAway`; what that means is each part's own policy.
+
+The link also listens: every process has an inbox channel, and all share one. A message is "<topic> <payload>"; parts
+subscribe to topics. Nudges may be lost (Redis promises nothing), so whoever waits for one also looks by itself now and then,
+and is told through `on_connect` when the link was down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import redis.asyncio as redis_asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError, TimeoutError as RedisTimeoutError
+
+from headrace import keys
+from headrace.errors import RedisAway
+
+Handler = Callable[[bytes], None]
+
+_GONE = (RedisConnectionError, RedisTimeoutError, OSError)
+_MAX_BATCH = 256
+
+
+class Script:
+    """A Lua script that ships beside the module that runs it."""
+
+    def __init__(self, package: str, filename: str) -> None:
+        self.name = filename
+        self.text = resources.files(package).joinpath(filename).read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Script {self.name}>"
+
+
+class Link:
+    """
+    A shared, pipelined connection to Redis. `run` and `do` raise `RedisAway` when it cannot be reached.
+
+    Args:
+        url: redis://, rediss:// or unix://.
+        timeout_s: how long one round trip may take before Redis counts as away.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 2.0, max_connections: int = 16) -> None:
+        self.instance = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        self.inbox = keys.inbox(self.instance)
+        self._client = redis_asyncio.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+            max_connections=max_connections + 4,
+        )
+        self._url = url
+        self._slots = asyncio.Semaphore(max_connections)
+        self._batch: list[tuple[asyncio.Future[Any], tuple[Any, ...], Script | None]] = []
+        self._flushes: set[asyncio.Task[None]] = set()
+        self._handlers: dict[str, Handler] = {}
+        self._on_connect: list[Callable[[], Awaitable[None]]] = []
+        self._listening = asyncio.Event()
+        self._away_since: float | None = None
+        self.round_trips = 0
+
+    def __repr__(self) -> str:
+        state = "away" if self._away_since else "up"
+        return f"<Link [{state}, {len(self._batch)} to send, {len(self._flushes)} in the air]>"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the last round trip succeeded (and no listening link is known to be broken)."""
+        return self._away_since is None
+
+    async def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script by its hash; Redis that has forgotten it is told it again."""
+        return await self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script)
+
+    async def do(self, *command: Any) -> Any:
+        """Run one command. Replies are bytes, integers and lists, as Redis sends them."""
+        return await self._enqueue(command, None)
+
+    def _enqueue(self, command: tuple[Any, ...], script: Script | None) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Any] = loop.create_future()
+        self._batch.append((reply, command, script))
+        if len(self._batch) == 1:
+            loop.call_soon(self._take_off)
+        return reply
+
+    def _take_off(self) -> None:
+        batch, self._batch = self._batch, []
+        for start in range(0, len(batch), _MAX_BATCH):
+            task = asyncio.get_running_loop().create_task(self._flush(batch[start : start + _MAX_BATCH]))
+            self._flushes.add(task)
+            task.add_done_callback(self._flushes.discard)
+
+    async def _flush(self, batch: list[tuple[asyncio.Future[Any], tuple[Any, ...], Script | None]]) -> None:
+        # Runs in a task of its own: a caller who is cancelled leaves the others' commands undisturbed.
+        try:
+            async with self._slots:
+                replies = await self._send_twice([command for _, command, _ in batch])
+            for (reply, command, script), value in zip(batch, replies, strict=True):
+                if isinstance(value, NoScriptError) and script is not None:
+                    value = await self._send_script(command, script)
+                _resolve(reply, value)
+        except BaseException as error:
+            for reply, _, _ in batch:
+                _resolve(reply, error if isinstance(error, Exception) else RedisAway("the link to Redis was closed"))
+            if not isinstance(error, Exception):
+                raise
+
+    async def _send_twice(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        # The second try is for connections that died while they lay in the pool.
+        try:
+            return await self._send(commands)
+        except _GONE:
+            try:
+                return await self._send(commands)
+            except _GONE as error:
+                self._note_away()
+                raise RedisAway(f"Redis cannot be reached: {type(error).__name__}", retry_after_s=1.0) from error
+
+    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        self.round_trips += 1
+        if len(commands) == 1:
+            try:
+                replies = [await self._client.execute_command(*commands[0])]
+            except _GONE:
+                raise
+            except RedisError as error:
+                replies = [error]
+        else:
+            pipe = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            replies = await pipe.execute(raise_on_error=False)
+        if any(isinstance(r, ResponseError) and str(r).startswith(("LOADING", "READONLY", "MASTERDOWN")) for r in replies):
+            raise RedisConnectionError("Redis is not ready")
+        self._away_since = None
+        return replies
+
+    async def _send_script(self, command: tuple[Any, ...], script: Script) -> Any:
+        replies = await self._send_twice([("EVAL", script.text, *command[2:])])
+        return replies[0]
+
+    def _note_away(self) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+
+    async def ping(self) -> None:
+        """Ask whether Redis is there; raises `RedisAway`."""
+        await self.do("PING")
+
+    # Listening.
+
+    def on(self, topic: str, handler: Handler) -> None:
+        """Call *handler* with the payload of every message on *topic*; it must not block."""
+        if topic in self._handlers:
+            raise ValueError(f"topic {topic!r} has a handler already")
+        self._handlers[topic] = handler
+
+    def on_connect(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Call back after every (re)connection of the listening link: nudges may have been missed."""
+        self._on_connect.append(callback)
+
+    async def tell_all(self, topic: str, payload: str = "") -> None:
+        """Send a nudge to every process, this one too."""
+        await self.do("PUBLISH", keys.ALL, f"{topic} {payload}")
+
+    async def listen(self) -> None:
+        """Receive nudges until cancelled, reconnecting as often as needed. Run it as a task."""
+        while True:
+            # No read timeout here: silence is normal; TCP keepalive and the ping below find a dead peer.
+            client = redis_asyncio.Redis.from_url(self._url, socket_timeout=None, socket_connect_timeout=2.0, socket_keepalive=True)
+            try:
+                async with client.pubsub() as inbox:
+                    await inbox.subscribe(self.inbox, keys.ALL)
+                    self._listening.set()
+                    for callback in self._on_connect:
+                        await callback()
+                    await self._receive(inbox)
+            except (RedisError, OSError, RedisAway):
+                self._note_away()
+                await asyncio.sleep(0.2)
+            finally:
+                self._listening.clear()
+                with contextlib.suppress(RedisError, OSError):
+                    await client.aclose()
+
+    async def _receive(self, inbox: Any) -> None:
+        while True:
+            message = await inbox.get_message(ignore_subscribe_messages=True, timeout=5.0)
+            if message is None:
+                await self.ping()
+                continue
+            topic, _, payload = message["data"].partition(b" ")
+            handler = self._handlers.get(topic.decode())
+            if handler is not None:
+                handler(payload)
+
+    async def listening(self) -> None:
+        """Wait until nudges arrive."""
+        await self._listening.wait()
+
+    async def aclose(self) -> None:
+        """Close the connections; commands in the air fail with `RedisAway`."""
+        for task in list(self._flushes):
+            task.cancel()
+        await asyncio.gather(*self._flushes, return_exceptions=True)
+        await self._client.aclose()
+
+
+def _resolve(reply: asyncio.Future[Any], value: Any) -> None:
+    if reply.done():  # its caller was cancelled
+        return
+    if isinstance(value, BaseException):
+        reply.set_exception(value)
+        # A caller that was cancelled at this very moment never looks; that is no news.
+        reply.exception()
+    else:
+        reply.set_result(value)
