@@ -20,9 +20,7 @@ class HeadraceError(Exception):
 
     reason = "INTERNAL"
 
-    def __init__(
-        self, message: str, *, retry_after_s: float | None = None, metadata: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s

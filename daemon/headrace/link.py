@@ -26,13 +26,13 @@ from importlib import resources
 from typing import Any
 
 import redis.asyncio as redis_asyncio
+from headrace import keys
+from headrace.errors import RedisAway
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError, TimeoutError as RedisTimeoutError
-
-from headrace import keys
-from headrace.errors import RedisAway
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Handler = Callable[[bytes], None]
 
@@ -72,6 +72,7 @@ class Link:
             health_check_interval=0,
             max_connections=max_connections + 4,
         )
+        self._client.response_callbacks.clear()  # replies as Redis sends them
         self._url = url
         self._slots = asyncio.Semaphore(max_connections)
         self._batch: list[tuple[asyncio.Future[Any], tuple[Any, ...], Script | None]] = []
@@ -91,13 +92,13 @@ class Link:
         """Whether the last round trip succeeded (and no listening link is known to be broken)."""
         return self._away_since is None
 
-    async def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run a script by its hash; Redis that has forgotten it is told it again."""
-        return await self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script)
+    def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
+        """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
+        return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script)
 
-    async def do(self, *command: Any) -> Any:
+    def do(self, *command: Any) -> asyncio.Future[Any]:
         """Run one command. Replies are bytes, integers and lists, as Redis sends them."""
-        return await self._enqueue(command, None)
+        return self._enqueue(command, None)
 
     def _enqueue(self, command: tuple[Any, ...], script: Script | None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
@@ -191,7 +192,8 @@ class Link:
         """Receive nudges until cancelled, reconnecting as often as needed. Run it as a task."""
         while True:
             # No read timeout here: silence is normal; TCP keepalive and the ping below find a dead peer.
-            client = redis_asyncio.Redis.from_url(self._url, socket_timeout=None, socket_connect_timeout=2.0, socket_keepalive=True)
+            options = {} if self._url.startswith("unix:") else {"socket_keepalive": True}
+            client = redis_asyncio.Redis.from_url(self._url, socket_timeout=None, socket_connect_timeout=2.0, **options)
             try:
                 async with client.pubsub() as inbox:
                     await inbox.subscribe(self.inbox, keys.ALL)
@@ -209,9 +211,11 @@ class Link:
 
     async def _receive(self, inbox: Any) -> None:
         while True:
-            message = await inbox.get_message(ignore_subscribe_messages=True, timeout=5.0)
+            message = await inbox.get_message(timeout=5.0)
             if message is None:
                 await self.ping()
+                continue
+            if message["type"] != "message":
                 continue
             topic, _, payload = message["data"].partition(b" ")
             handler = self._handlers.get(topic.decode())

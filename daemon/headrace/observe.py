@@ -74,7 +74,10 @@ WORKER_UP = Gauge("headrace_worker_up", "1 while the retry worker takes jobs.")
 
 TURN_WAIT = Histogram("headrace_turn_wait_seconds", "How long calls waited for their turn.")
 UPSTREAM_TIME = Histogram(
-    "headrace_upstream_seconds", "How long upstream took, by form.", ["form"], buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+    "headrace_upstream_seconds",
+    "How long upstream took, by form.",
+    ["form"],
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600),
 )
 
 _ALL = (

