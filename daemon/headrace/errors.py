@@ -175,3 +175,13 @@ class AttemptFailed(HeadraceError):
         self.failure = failure
         self.error = error
         self.sent = sent
+
+
+class BrokenStream(UpstreamError):
+    """
+    Upstream broke off after its first content.
+
+    A retry would be seen by whoever has had some of it, so for them it is final; whoever has had nothing asks again.
+    """
+
+    reason = "BROKEN_STREAM"

@@ -1,0 +1,49 @@
+"""What a flight's log in Redis consists of: events as they were said, then one landing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headrace import codec
+from headrace.flight.flights import Flight, Landing
+from headrace.model import Event, Form, Source
+
+
+def encode_event(event: Event) -> bytes:
+    """Return an event as an item of the log."""
+    return b"e" + event.name.encode() + b"\n" + len(event.data).to_bytes(4, "big") + event.data + event.raw
+
+
+def decode_event(item: bytes) -> Event:
+    """Return the event of an item that `is_landing` says is none."""
+    name, _, rest = item[1:].partition(b"\n")
+    size = int.from_bytes(rest[:4], "big")
+    return Event(name.decode(), rest[4 : 4 + size], rest[4 + size :])
+
+
+def is_landing(item: bytes) -> bool:
+    return item[:1] == b"l"
+
+
+def encode_landing(landing: Landing) -> bytes:
+    """Return a landing as the last item of the log. A stream's events are in the log already and are not repeated."""
+    head = f"l{landing.attempts} {int(landing.stored)} {landing.source} {landing.ticket}\n".encode()
+    if landing.answer is None:
+        error = landing.error
+        if error is None:
+            raise ValueError("a landing has an answer or an error")
+        return head + b"!" + codec.encode_error(error)
+    answer = landing.answer if landing.answer.form is Form.JSON else replace(landing.answer, payload=b"")
+    return head + b"=" + codec.encode_answer(answer)
+
+
+def decode_landing(item: bytes, flight: Flight) -> Landing:
+    """Return the landing; a stream's payload is put together from the events that *flight* has by now."""
+    head, _, body = item[1:].partition(b"\n")
+    attempts, stored, source, ticket = head.decode().split(" ", 3)
+    if body[:1] == b"!":
+        return Landing(error=codec.decode_error(body[1:]), attempts=int(attempts), ticket=ticket)
+    answer = codec.decode_answer(body[1:])
+    if answer.form is Form.EVENTS:
+        answer = replace(answer, payload=b"".join(event.raw for event in flight.events))
+    return Landing(answer=answer, attempts=int(attempts), ticket=ticket, stored=stored == "1", source=Source(source))

@@ -1,0 +1,44 @@
+-- lead: recall a kept answer, or lead the flight for a fingerprint, or follow the one in the air.
+--
+-- One step, so that no second call slips in between a landing and a look-up, and so that a follower is known to the
+-- leader before the leader can land without it.
+--
+-- KEYS[1]  the kept entry      string   (only read)
+-- KEYS[2]  the flight          hash: token, inbox, until_us, ticket
+-- KEYS[3]  its audience        zset: inboxes of following processes by lease end (us)
+-- ARGV[1]  token               of this process's attempt to lead; sent twice it changes nothing
+-- ARGV[2]  inbox               of this process
+-- ARGV[3]  lease_ms            how long a leader or a follower lives without a word
+-- ARGV[4]  fresh_ms            an entry with at least so much time to live is an answer; -1: do not recall
+-- ARGV[5]  name                of the flight, for nudges
+--
+-- Returns {'recalled', bytes of the entry}
+--       | {'leading', ticket ('' or the ticket on which a lapsed leader waited)}
+--       | {'following', token of the leader}
+--
+-- Time is Redis's own: leases of all hosts are measured by one clock.
+
+local fresh_ms = tonumber(ARGV[4])
+if fresh_ms >= 0 and redis.call('PTTL', KEYS[1]) > fresh_ms then
+    return {'recalled', redis.call('GET', KEYS[1])}
+end
+
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
+local until_us = string.format('%.0f', now_us + tonumber(ARGV[3]) * 1e3)
+
+local flight = redis.call('HMGET', KEYS[2], 'token', 'inbox', 'until_us', 'ticket')
+if flight[1] and flight[1] ~= ARGV[1] and tonumber(flight[3]) > now_us then
+    if redis.call('ZADD', KEYS[3], until_us, ARGV[2]) == 1 then
+        redis.call('PUBLISH', flight[2], 'audience ' .. ARGV[5])
+    end
+    redis.call('PEXPIRE', KEYS[3], tonumber(ARGV[3]) * 4)
+    return {'following', flight[1]}
+end
+
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'inbox', ARGV[2], 'until_us', until_us)
+-- Long enough for the next leader to find the ticket of one that died.
+redis.call('PEXPIRE', KEYS[2], 86400000)
+-- One who followed the leader that died is the leader now, not its own audience.
+redis.call('ZREM', KEYS[3], ARGV[2])
+return {'leading', flight[4] or ''}

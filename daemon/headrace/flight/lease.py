@@ -1,0 +1,291 @@
+"""
+Flights across processes: a lease in Redis says which process leads the flight for a fingerprint.
+
+`fly` is the whole story. Ask to recall a kept answer, or lead, or follow, all in one script; a follower reads the log that the
+leader hands over, and asks again every few seconds. Asking again is what finds everything that can have happened meanwhile:
+the leader landed and the nudge was lost, or it died and its lease lapsed, and then the one who asks first leads.
+
+The leader writes to the log only once somebody outside follows, so an ordinary miss costs no more than the one question
+before and the one landing after, and the landing leaves in the same round trip as the settlement and the kept entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from headrace import keys, observe
+from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
+from headrace.flight import items
+from headrace.flight.flights import Flight, Flights, Landing
+from headrace.link import Link, Script
+
+LEASE_MS = 15_000
+LOG_MS = 60_000
+
+_LEAD = Script(__package__, "lead.lua")
+_RENEW = Script(__package__, "renew.lua")
+_LAND = Script(__package__, "land.lua")
+_APPEND = Script(__package__, "append.lua")
+_LEAVE = Script(__package__, "leave.lua")
+
+
+@dataclass(slots=True)
+class Lease:
+    """
+    The right to lead one flight. `token` fences it: whoever leads later has another.
+
+    `published` is how many of the flight's events followers outside have been handed so far; `ticket` is where the call is
+    parked, if it is.
+    """
+
+    fingerprint: str
+    token: str
+    ticket: str = ""
+    published: int = 0
+    is_followed: bool = False
+    is_landed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"flight:{self.fingerprint}"
+
+    @property
+    def log(self) -> str:
+        return keys.log(f"{self.name}:{self.token}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A kept entry, as the cache encoded it."""
+
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """We lead. *ticket* is where a leader before us, now gone, had parked the call."""
+
+    lease: Lease
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Another process leads, with this token."""
+
+    token: str
+
+
+class NoLease(Exception):
+    """Redis is away: nobody can say who leads, so whoever asks flies alone."""
+
+
+Lead = Callable[[Lease, str], Awaitable[Landing]]
+
+
+class Leases:
+    """This process's part in the flights of all processes."""
+
+    def __init__(self, link: Link, flights: Flights, *, lease_ms: int = LEASE_MS) -> None:
+        self._link = link
+        self._flights = flights
+        self._lease_ms = lease_ms
+        self._led: dict[str, Lease] = {}
+        self._nudges: dict[str, asyncio.Event] = {}
+        link.on("log", self._on_log)
+        link.on("audience", self._on_audience)
+
+    def __repr__(self) -> str:
+        return f"<Leases [{len(self._led)} led, {len(self._nudges)} asked]>"
+
+    async def fly(self, flight: Flight, fresh_ms: int, lead: Lead) -> Landing | Recalled:
+        """
+        Lead or follow the flight for `flight.key` until it lands, or recall a kept answer.
+
+        Args:
+            fresh_ms: what a kept entry must have left to live; -1 asks for no recall.
+            lead: flies it, if we lead; it is given the lease and the ticket of a dead leader, if it left one.
+
+        Raises `NoLease` when Redis is away, and whatever *lead* raises.
+        """
+        token, followed = os.urandom(8).hex(), ""
+        async with self._nudged(flight) as nudged:
+            while True:
+                nudged.clear()
+                role = await self.ask(flight.key, token, fresh_ms)
+                if isinstance(role, Recalled):
+                    return role
+                if isinstance(role, Following):
+                    followed = role.token
+                if followed and (landing := await self._read(flight, followed)):
+                    if isinstance(role, Leading):
+                        await self.give_up(role.lease)
+                    if not isinstance(landing.error, Refusal):
+                        return landing
+                    followed = ""  # its leader's own no; ask again who leads
+                    continue
+                if isinstance(role, Leading):
+                    return await self._take_over(flight, role, lead)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(nudged.wait(), self._lease_ms / 3000)
+
+    @contextlib.asynccontextmanager
+    async def _nudged(self, flight: Flight) -> AsyncIterator[asyncio.Event]:
+        name = f"flight:{flight.key}"
+        nudged = self._nudges[name] = asyncio.Event()
+        try:
+            yield nudged
+        except asyncio.CancelledError:
+            # Not awaited: who is cancelled leaves at once, and the place in the audience would lapse anyway.
+            self._link.run(_LEAVE, [keys.audience(name), keys.flight(flight.key)], [self._link.inbox, name])
+            raise
+        finally:
+            self._nudges.pop(name, None)
+
+    async def ask(self, fingerprint: str, token: str, fresh_ms: int) -> Recalled | Leading | Following:
+        """Recall, lead or follow, in one step; asked again with the same token, nothing changes."""
+        name = f"flight:{fingerprint}"
+        names = [keys.cache_entry(fingerprint), keys.flight(fingerprint), keys.audience(name)]
+        with _no_lease():
+            what, value = await self._link.run(_LEAD, names, [token, self._link.inbox, self._lease_ms, fresh_ms, name])
+        if what == b"recalled":
+            return Recalled(value)
+        if what == b"leading":
+            return Leading(Lease(fingerprint, token, ticket=value.decode()), value.decode())
+        return Following(value.decode())
+
+    async def _read(self, flight: Flight, token: str) -> Landing | None:
+        log = keys.log(f"flight:{flight.key}:{token}")
+        with _no_lease():
+            news = await self._link.do("XRANGE", log, f"({len(flight.events)}-0", "+")
+        for _, (_, item) in news:
+            if items.is_landing(item):
+                observe.FLIGHTS.inc("followed")
+                return items.decode_landing(item, flight)
+            # What is handed over starts with the first content, so all of it counts as open.
+            flight.append(items.decode_event(item), is_content=True)
+        return None
+
+    # The leader's side.
+
+    async def _take_over(self, flight: Flight, role: Leading, lead: Lead) -> Landing:
+        if flight.is_open:
+            # The leader died in the middle of a stream that callers here have had some of.
+            await self.give_up(role.lease)
+            raise BrokenStream("the stream broke off", status=502)
+        return await self._lead(flight, role, lead)
+
+    async def _lead(self, flight: Flight, role: Leading, lead: Lead) -> Landing:
+        lease = role.lease
+        self._led[lease.name] = lease
+        flight.outside = lambda: self._is_followed(lease)
+        publisher = asyncio.create_task(self._publish(flight, lease))
+        try:
+            landing = await lead(lease, role.ticket)
+            await self.land(flight, lease, landing)
+            return landing
+        except HeadraceError as error:
+            await self.land(flight, lease, Landing(error=error, ticket=flight.ticket))
+            raise
+        except BaseException:
+            self._send_landing(flight, lease, Landing(error=Refusal("the leader left")))
+            raise
+        finally:
+            self._led.pop(lease.name, None)
+            publisher.cancel()
+
+    async def land(self, flight: Flight, lease: Lease, landing: Landing) -> None:
+        """
+        Hand the landing to whoever follows outside, and end the flight; once.
+
+        Sent before the first await, so that it can share a round trip. Redis away is no error here: followers will find
+        the lease lapsed.
+        """
+        if not lease.is_landed:
+            with contextlib.suppress(RedisAway):
+                await self._send_landing(flight, lease, landing)
+
+    def _send_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
+        lease.is_landed = True
+        said = flight.events[lease.published :] if flight.is_open else []
+        rest = [*map(items.encode_event, said), items.encode_landing(landing)]
+        return self._link.run(_LAND, _landing_keys(lease), [lease.token, LOG_MS, lease.name, lease.published + 1, *rest])
+
+    async def give_up(self, lease: Lease) -> None:
+        """End a flight that we lead without a word; whoever follows asks again at once."""
+        with contextlib.suppress(RedisAway):
+            await self._link.run(_LAND, _landing_keys(lease), [lease.token, 1, lease.name, 1])
+
+    async def leave_to(self, lease: Lease, ticket: str) -> None:
+        """Give up the lead, but leave word of the ticket: whoever asks next waits on it instead of calling."""
+        lease.ticket = ticket
+        with contextlib.suppress(RedisAway):
+            await self._renew(lease, 0)
+
+    async def note_ticket(self, lease: Lease, ticket: str) -> None:
+        """Leave word of the ticket on which this flight waits, for whoever leads after us."""
+        lease.ticket = ticket
+        with contextlib.suppress(RedisAway):
+            await self._renew(lease, self._lease_ms)
+
+    async def _publish(self, flight: Flight, lease: Lease) -> None:
+        # Hand over what was said as it is said, but only from the first content on (before it, an attempt may be forgotten),
+        # and only once somebody outside follows.
+        while True:
+            if lease.is_followed and flight.is_open and lease.published < len(flight.events):
+                fresh = flight.events[lease.published :]
+                names = [keys.audience(lease.name), lease.log]
+                args = [LOG_MS, lease.name, lease.published + 1, *map(items.encode_event, fresh)]
+                with contextlib.suppress(RedisAway):
+                    await self._link.run(_APPEND, names, args)
+                    lease.published += len(fresh)
+                    observe.RELAYED.inc(by=len(fresh))
+            else:
+                await flight.changed()
+
+    async def _is_followed(self, lease: Lease) -> bool:
+        time = await self._link.do("TIME")
+        now_us = int(time[0]) * 1_000_000 + int(time[1])
+        return int(await self._link.do("ZCOUNT", keys.audience(lease.name), now_us, "+inf")) > 0
+
+    def _renew(self, lease: Lease, lease_ms: int) -> asyncio.Future[int]:
+        return self._link.run(_RENEW, [keys.flight(lease.fingerprint)], [lease.token, lease_ms, lease.ticket])
+
+    async def keep(self) -> None:
+        """Renew the leases of all flights that we lead, until cancelled. Run it as a task."""
+        while True:
+            await asyncio.sleep(self._lease_ms / 3000)
+            renewals = [self._renew(lease, self._lease_ms) for lease in list(self._led.values())]
+            await asyncio.gather(*renewals, return_exceptions=True)
+
+    # Nudges.
+
+    def _on_log(self, name: bytes) -> None:
+        if nudged := self._nudges.get(name.decode()):
+            nudged.set()
+
+    def _on_audience(self, name: bytes) -> None:
+        lease = self._led.get(name.decode())
+        flight = self._flights.get(lease.fingerprint) if lease else None
+        if lease is None or flight is None:
+            return
+        lease.is_followed = True
+        flight.poke()
+        if not flight.waiting:  # somebody may just have left who was the last
+            self._flights.look_after(flight)
+
+
+def _landing_keys(lease: Lease) -> list[str]:
+    return [keys.flight(lease.fingerprint), keys.audience(lease.name), lease.log]
+
+
+@contextlib.contextmanager
+def _no_lease() -> Iterator[None]:
+    try:
+        yield
+    except RedisAway as error:
+        raise NoLease from error
