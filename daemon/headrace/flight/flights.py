@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 from headrace import observe
-from headrace.errors import HeadraceError, RedisAway
+from headrace.errors import HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Event, Source
 
 log = structlog.get_logger()
@@ -52,7 +52,9 @@ class Flight:
         self.events: list[Event] = []
         self.is_open = False  # the first content delta is here: from now on a retry would be seen
         self.setback: HeadraceError | None = None  # the last failed attempt, while the next one is awaited
+        self.attempts = 1
         self.ticket = ""
+        self.request_id = ""
         self.landing: Landing | None = None
         self.waiting = 0
         self.outside: Callable[[], Awaitable[bool]] = _nobody  # does another process follow?
@@ -166,7 +168,7 @@ class Flights:
         except HeadraceError as error:
             flight.land(Landing(error=error, ticket=flight.ticket))
         except asyncio.CancelledError:
-            flight.land(Landing(error=HeadraceError("the call was cancelled")))
+            flight.land(Landing(error=Refusal("the call was cancelled")))
             raise
         except Exception as error:  # the fault is ours; whoever waits must not wait for ever
             log.exception("flight.crashed", kind=type(error).__name__)

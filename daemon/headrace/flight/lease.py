@@ -30,6 +30,7 @@ _LEAD = Script(__package__, "lead.lua")
 _RENEW = Script(__package__, "renew.lua")
 _LAND = Script(__package__, "land.lua")
 _APPEND = Script(__package__, "append.lua")
+_JOIN = Script(__package__, "join.lua")
 _LEAVE = Script(__package__, "leave.lua")
 
 
@@ -170,6 +171,45 @@ class Leases:
             flight.append(items.decode_event(item), is_content=True)
         return None
 
+    # A ticket's attempts, made by some worker, followed by whoever parked it.
+
+    @contextlib.asynccontextmanager
+    async def following(self, flight: Flight, ticket: str) -> AsyncIterator[None]:
+        """Append to *flight* what the ticket's attempts say, as they say it."""
+        reader = asyncio.create_task(self._follow(flight, f"flight:ticket:{ticket}"))
+        try:
+            yield
+        finally:
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
+
+    async def _follow(self, flight: Flight, name: str) -> None:
+        nudged = self._nudges[name] = asyncio.Event()
+        log = keys.log(f"{name}:log")
+        try:
+            while True:
+                nudged.clear()
+                with contextlib.suppress(RedisAway):
+                    self._link.run(_JOIN, [keys.audience(name)], [self._link.inbox, self._lease_ms])
+                    for _, (_, item) in await self._link.do("XRANGE", log, f"({len(flight.events)}-0", "+"):
+                        flight.append(items.decode_event(item), is_content=True)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(nudged.wait(), self._lease_ms / 3000)
+        finally:
+            self._nudges.pop(name, None)
+            self._link.do("ZREM", keys.audience(name), self._link.inbox)
+
+    @contextlib.asynccontextmanager
+    async def publishing(self, flight: Flight, ticket: str) -> AsyncIterator[None]:
+        """Hand on what is said in *flight*, an attempt of a ticket, to whoever follows the ticket."""
+        lease = Lease(f"ticket:{ticket}", "log", is_followed=True)
+        publisher = asyncio.create_task(self._publish(flight, lease))
+        try:
+            yield
+        finally:
+            publisher.cancel()
+
     # The leader's side.
 
     async def _take_over(self, flight: Flight, role: Leading, lead: Lead) -> Landing:
@@ -211,7 +251,7 @@ class Leases:
 
     def _send_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
         lease.is_landed = True
-        said = flight.events[lease.published :] if flight.is_open else []
+        said = flight.events[lease.published :] if flight.is_open or landing.answer else []
         rest = [*map(items.encode_event, said), items.encode_landing(landing)]
         return self._link.run(_LAND, _landing_keys(lease), [lease.token, LOG_MS, lease.name, lease.published + 1, *rest])
 
@@ -240,10 +280,13 @@ class Leases:
                 fresh = flight.events[lease.published :]
                 names = [keys.audience(lease.name), lease.log]
                 args = [LOG_MS, lease.name, lease.published + 1, *map(items.encode_event, fresh)]
-                with contextlib.suppress(RedisAway):
+                try:
                     await self._link.run(_APPEND, names, args)
-                    lease.published += len(fresh)
-                    observe.RELAYED.inc(by=len(fresh))
+                except RedisAway:
+                    await flight.changed()
+                    continue
+                lease.published += len(fresh)
+                observe.RELAYED.inc(by=len(fresh))
             else:
                 await flight.changed()
 
