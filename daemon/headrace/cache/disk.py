@@ -1,0 +1,344 @@
+"""
+The middle tier: entries in a directory of this host, which survive a restart.
+
+diskcache keeps them, held to bytes: its pickles are refused on the way in and on the way out (CVE-2025-69872: whoever may
+write to a pickle cache's directory runs code in its reader). Values of 32 KB and up are files that diskcache does not sync,
+so each entry carries its own checksum; one that does not add up is a miss, and deleted.
+
+SQLite blocks, so it lives on two threads: one reads, one writes. What is put is written behind, in batches, off the path of
+the call; if the writer falls too far behind, new entries are not written, and counted. A database that is broken is moved
+aside (one is kept, to look at) and the tier starts empty. Where even that fails, as in a read-only directory, the tier
+switches itself off, and the rest of the cache goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diskcache
+import structlog
+from headrace import observe
+from headrace.cache.entry import Entry, decode
+from headrace.cache.filter import Filter
+from headrace.cache.store import Selector, Tally, TierStats
+from headrace.clock import Clock
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+_MAX_BACKLOG_BYTES = 32 * 2**20
+_BATCH = 64
+_DATABASE = "cache.db"
+_SEEN = "purges-seen"
+
+# Troubles that pass, or that an empty database would have as well: no cause to throw the entries away.
+_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_NOMEM", "SQLITE_INTERRUPT")
+
+
+class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # the library is untyped
+    """
+    What diskcache may write and read: text keys and bytes. A pickle is never made, and never opened.
+
+    `fresh_files` are the files made by the batch that is being written.
+    """
+
+    def __init__(self, directory: str, **settings: Any) -> None:
+        super().__init__(directory, **settings)
+        self.fresh_files: list[str] = []
+
+    def filename(self, key: Any = diskcache.UNKNOWN, value: Any = diskcache.UNKNOWN) -> tuple[str, str]:
+        name, path = super().filename(key, value)
+        self.fresh_files.append(name)
+        return name, path
+
+    def put(self, key: Any) -> tuple[str, bool]:
+        if type(key) is not str:
+            raise TypeError("a key of the cache is text")
+        return key, True
+
+    def get(self, key: Any, raw: Any) -> str:
+        if not raw or type(key) is not str:
+            raise OSError("a key that we did not write")
+        return key
+
+    def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
+        if type(value) is not bytes or read:
+            raise TypeError("a value of the cache is bytes")
+        return super().store(value, read, key)
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
+        # diskcache takes an OSError for a value that is gone: a miss.
+        if mode == diskcache.core.MODE_RAW and type(value) is bytes:
+            return value
+        if mode == diskcache.core.MODE_BINARY and filename and ".." not in filename and not filename.startswith("/"):
+            return bytes(super().fetch(mode, filename, value, False))
+        raise OSError("a value that we did not write")
+
+
+class Disk:
+    """
+    The disk tier. `open` it before use.
+
+    Args:
+        directory: made if it is not there, readable by us alone; never on a network file system.
+        bound: bytes it may take.
+    """
+
+    def __init__(self, directory: Path, bound: int, clock: Clock, *, max_backlog_bytes: int = _MAX_BACKLOG_BYTES) -> None:
+        self.bound = bound
+        self._directory = directory
+        self._clock = clock
+        self._max_backlog_bytes = max_backlog_bytes
+        self._cache: Any = None
+        self._backlog: dict[str, tuple[Entry, bytes]] = {}
+        self._backlog_bytes = 0
+        self._writing: Mapping[str, tuple[Entry, bytes]] = {}
+        self._writer_task: asyncio.Task[None] | None = None
+        self._repair = asyncio.Lock()
+        self._reader = ThreadPoolExecutor(1, "headrace-disk-read")
+        self._writer = ThreadPoolExecutor(1, "headrace-disk-write")
+        self._filter = Filter()
+        self._tally = Tally("disk")
+
+    def __repr__(self) -> str:
+        state = "on" if self._cache is not None else "off"
+        return f"<Disk [{state}, {len(self._backlog)} to write, {self._tally.errors} errors]>"
+
+    async def open(self) -> None:
+        """Open the directory, moving a broken one aside; leaves the tier off if there is no way."""
+        try:
+            await self._start()
+        except sqlite3.DatabaseError as error:
+            await self._start_again(None, error)
+        except (OSError, diskcache.Timeout) as error:
+            self._give_up(error)
+
+    async def get(self, fingerprint: str) -> Entry | None:
+        written_soon = self._backlog.get(fingerprint) or self._writing.get(fingerprint)
+        if written_soon is not None:
+            return self._tally.looked(written_soon[0])
+        if self._cache is None or fingerprint not in self._filter:
+            return self._tally.looked(None)
+        raw = await self._try(self._reader, lambda cache: cache.get(fingerprint), None)
+        entry = decode(raw) if raw is not None else None
+        if raw is not None and (entry is None or entry.fingerprint != fingerprint):
+            self._tally.failed()
+            await self._try(self._writer, lambda cache: cache.delete(fingerprint), False)
+            entry = None
+        return self._tally.looked(entry)
+
+    async def put(self, entry: Entry, raw: bytes) -> None:
+        self.write_soon(entry, raw)
+
+    def write_soon(self, entry: Entry, raw: bytes) -> None:
+        """Have the entry written behind the call's back."""
+        if self._cache is None:
+            return
+        self._forget_backlog(entry.fingerprint)
+        if self._backlog_bytes + len(raw) > self._max_backlog_bytes or len(raw) > self.bound:
+            self._tally.dropped()
+            return
+        self._backlog[entry.fingerprint] = (entry, raw)
+        self._backlog_bytes += len(raw)
+        self._filter.add(entry.fingerprint)
+        if self._writer_task is None or self._writer_task.done():
+            self._writer_task = asyncio.create_task(self._write_behind())
+
+    async def purge(self, selectors: Sequence[Selector]) -> int:
+        unwritten = [key for key, (entry, _) in self._backlog.items() if _means(selectors, key, entry.scope, entry.model)]
+        for fingerprint in unwritten:
+            self._forget_backlog(fingerprint)
+        if self._cache is None:
+            return len(unwritten)
+        # The writer's thread takes one thing at a time, so a batch that is being written lands before it is searched.
+        return len(unwritten) + await self._try(self._writer, lambda cache: _purge(cache, selectors), 0)
+
+    async def stats(self) -> TierStats:
+        entries, volume = await self._try(self._reader, lambda cache: (len(cache), cache.volume()), (0, 0))
+        return self._tally.stats(on=self._cache is not None, entries=entries, bytes=volume, bound=self.bound)
+
+    async def flush(self) -> None:
+        """Wait until everything that was put is written."""
+        while self._writer_task is not None and not self._writer_task.done():
+            await asyncio.shield(self._writer_task)
+
+    async def close(self) -> None:
+        await self.flush()
+        await self._close(self._cache)
+        self._cache = None
+        self._reader.shutdown(wait=False)
+        self._writer.shutdown(wait=False)
+
+    # The last purge that was heard of is noted beside the entries it was applied to: they are lost together or not at all.
+
+    async def read_seen(self) -> str:
+        def read(_: Any) -> str:
+            with contextlib.suppress(FileNotFoundError):
+                return (self._directory / _SEEN).read_text()
+            return ""
+
+        return await self._try(self._reader, read, "")
+
+    async def write_seen(self, stream_id: str) -> None:
+        def write(_: Any) -> None:
+            fresh = self._directory / f"{_SEEN}.new"
+            fresh.write_text(stream_id)
+            fresh.replace(self._directory / _SEEN)
+
+        await self._try(self._writer, write, None)
+
+    # Writing behind.
+
+    def _forget_backlog(self, fingerprint: str) -> None:
+        _, raw = self._backlog.pop(fingerprint, (None, b""))
+        self._backlog_bytes -= len(raw)
+
+    async def _write_behind(self) -> None:
+        while self._backlog:
+            batch = {key: self._backlog[key] for key in list(self._backlog)[:_BATCH]}
+            for fingerprint in batch:
+                self._forget_backlog(fingerprint)
+            self._writing = batch
+            culled = await self._try(self._writer, partial(_write, batch, self._clock.now()), None)
+            self._writing = {}
+            if culled is None:
+                self._tally.dropped(len(batch))
+            else:
+                self._tally.stored(len(batch))
+                self._tally.dropped(culled)
+                await self._renew_filter()
+
+    async def _renew_filter(self) -> None:
+        if self._filter.is_worn:
+            renewed = await self._try(self._writer, _index, Filter())
+            for fingerprint in self._backlog:  # what came meanwhile is still here: the writer was busy with us
+                renewed.add(fingerprint)
+            self._filter = renewed
+
+    # Trouble.
+
+    async def _on(self, thread: ThreadPoolExecutor, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, work, *args)
+
+    async def _try(self, thread: ThreadPoolExecutor, work: Callable[[Any], T], otherwise: T) -> T:
+        """Do the work on a thread; trouble with the disk or its database is counted, mended where possible, and *otherwise*."""
+        cache = self._cache
+        if cache is None:
+            return otherwise
+        try:
+            return await self._on(thread, work, cache)
+        except sqlite3.DatabaseError as error:
+            self._tally.failed()
+            if not getattr(error, "sqlite_errorname", "").startswith(_PASSING):
+                await self._start_again(cache, error)
+        except (OSError, diskcache.Timeout) as error:
+            self._tally.failed()
+            # Timeout is diskcache's word for any trouble at the start of a transaction, a vanished file among them.
+            if not (self._directory / _DATABASE).exists():
+                await self._start_again(cache, error)
+        return otherwise
+
+    async def _start(self) -> None:
+        cache = await self._on(self._writer, self._open)
+        self._filter = await self._on(self._writer, _index, cache)
+        self._cache = cache
+
+    async def _start_again(self, broken: Any, error: Exception) -> None:
+        async with self._repair:
+            if self._cache is not broken:  # somebody has, while we waited
+                return
+            self._cache = None
+            _log.warning(observe.TIER_FAILED, tier="disk", error=type(error).__name__, action="moved aside, started empty")
+            try:
+                await self._close(broken)
+                await self._on(self._writer, self._move_aside)
+                await self._start()
+            except (OSError, sqlite3.Error, diskcache.Timeout) as still:
+                self._give_up(still)
+
+    def _give_up(self, error: Exception) -> None:
+        self._tally.failed()
+        _log.error(observe.TIER_FAILED, tier="disk", error=type(error).__name__, action="switched off")
+
+    def _open(self) -> Any:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory.chmod(0o700)
+        cache = diskcache.Cache(
+            str(self._directory),
+            timeout=1.0,
+            disk=BytesDisk,
+            size_limit=self.bound,
+            # By age of storing: by age of use would turn every read into a write.
+            eviction_policy="least-recently-stored",
+            cull_limit=0,  # once a batch, by `_write`
+            statistics=0,
+        )
+        _sweep(cache, self._directory)
+        return cache
+
+    def _move_aside(self) -> None:
+        aside = self._directory.with_name(f"{self._directory.name}.broken")
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._directory.rename(aside)
+
+    async def _close(self, cache: Any) -> None:
+        # A connection to SQLite is closed by the thread that opened it, and each of ours has one.
+        if cache is not None:
+            with contextlib.suppress(sqlite3.Error):
+                await asyncio.gather(self._on(self._reader, cache.close), self._on(self._writer, cache.close))
+
+
+def _write(batch: Mapping[str, tuple[Entry, bytes]], now: float, cache: Any) -> int:
+    """Write a batch in one transaction; return how many others had to go."""
+    cache.disk.fresh_files.clear()
+    try:
+        with cache.transact():
+            for fingerprint, (entry, raw) in batch.items():
+                tag = json.dumps([entry.scope, entry.model])
+                cache.set(fingerprint, raw, expire=entry.keep_until - now, tag=tag)
+    except BaseException:
+        # The rows are rolled back; their files are ours to remove.
+        for filename in cache.disk.fresh_files:
+            cache.disk.remove(filename)
+        raise
+    return int(cache.cull())
+
+
+def _sweep(cache: Any, directory: Path) -> None:
+    """Remove the files that a kill left behind before their rows were committed: the bound would not count them."""
+    known = {filename for (filename,) in cache._sql("SELECT filename FROM Cache WHERE filename IS NOT NULL")}
+    for path in directory.glob("*/*/*.val"):
+        if str(path.relative_to(directory)) not in known:
+            path.unlink(missing_ok=True)
+
+
+def _index(cache: Any) -> Filter:
+    return Filter(key for (key,) in cache._sql("SELECT key FROM Cache"))
+
+
+def _purge(cache: Any, selectors: Sequence[Selector]) -> int:
+    if any(selector.all for selector in selectors):
+        return int(cache.clear())
+    # diskcache shows tags only together with values; its table (the version is pinned) has them apart.
+    rows = cache._sql("SELECT key, tag FROM Cache").fetchall()
+    selected = [key for key, tag in rows if _means(selectors, key, *json.loads(tag))]
+    for start in range(0, len(selected), 500):
+        with cache.transact():
+            for key in selected[start : start + 500]:
+                cache.delete(key)
+    return len(selected)
+
+
+def _means(selectors: Sequence[Selector], fingerprint: str, scope: str, model: str) -> bool:
+    return any(selector.matches(fingerprint, scope, model) for selector in selectors)

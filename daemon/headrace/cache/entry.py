@@ -1,0 +1,135 @@
+"""
+What is kept: one complete answer, when it was said, and how long it is good for.
+
+On disk and in Redis an entry is bytes with a checksum, never a pickle: `magic | 16 bytes of SHA-256 | length of the head |
+head (JSON) | payload`. A value file that lost its tail in a power cut is returned by the disk library without complaint;
+the checksum is how we notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from headrace.model import Answer, Event, Form, Usage
+
+_MAGIC = b"HRe1"
+_DIGEST_BYTES = 16
+_HEAD_AT = len(_MAGIC) + _DIGEST_BYTES
+_OVERHEAD_BYTES = 1200  # the objects around an answer's bytes: entry, answer, usage, two strings of 64, dict slots (measured)
+
+
+class Renditions(dict[str, Any]):
+    """
+    Ready-to-send forms of an answer, built by the edges when first asked for, dropped with the entry.
+
+    It weighs what is assigned (`renditions[name] = ...`) and tells the tier that holds the entry, whose bound counts them.
+    """
+
+    __slots__ = ("bytes", "tell")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.tell: Callable[[int], None] | None = None
+
+    def __setitem__(self, name: str, form: Any) -> None:
+        grown = _weigh(form) - (_weigh(self[name]) if name in self else 0)
+        super().__setitem__(name, form)
+        self.bytes += grown
+        if self.tell is not None:
+            self.tell(grown)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    One kept answer.
+
+    Args:
+        fingerprint: of the calls it answers.
+        scope, model: of the call it was made for; a purge selects by them.
+        fresh_until: answers without further question before this moment.
+        keep_until: gone after it; in between it serves stale-if-error only.
+    """
+
+    fingerprint: str
+    answer: Answer
+    scope: str
+    model: str
+    fresh_until: float
+    keep_until: float
+    renditions: Renditions = field(default_factory=Renditions, compare=False, repr=False)
+
+    def fresh(self, now: float) -> bool:
+        return now < self.fresh_until
+
+    @property
+    def weight(self) -> int:
+        """The bytes it takes in memory, roughly."""
+        return _OVERHEAD_BYTES + len(self.answer.payload) + self.renditions.bytes
+
+    def encode(self) -> bytes:
+        answer = self.answer
+        head = msgspec.json.encode(
+            _Head(
+                fingerprint=self.fingerprint,
+                scope=_encodable(self.scope),
+                model=_encodable(self.model),
+                fresh_until=self.fresh_until,
+                keep_until=self.keep_until,
+                form=answer.form,
+                created=answer.created,
+                usage=answer.usage,
+                request_id=_encodable(answer.request_id),
+            )
+        )
+        body = b"".join((len(head).to_bytes(4, "big"), head, answer.payload))
+        return b"".join((_MAGIC, _digest(body), body))
+
+
+def decode(raw: bytes) -> Entry | None:
+    """Read an entry back; None if a single bit is not as it was written."""
+    body = memoryview(raw)[_HEAD_AT:]
+    if raw[: len(_MAGIC)] != _MAGIC or len(body) < 4 or raw[len(_MAGIC) : _HEAD_AT] != _digest(body):
+        return None
+    payload_at = 4 + int.from_bytes(body[:4], "big")
+    try:
+        head = msgspec.json.decode(body[4:payload_at], type=_Head)
+    except msgspec.MsgspecError:  # another version of ours wrote it
+        return None
+    answer = Answer(head.form, bytes(body[payload_at:]), head.created, head.usage, head.request_id)
+    return Entry(head.fingerprint, answer, head.scope, head.model, head.fresh_until, head.keep_until)
+
+
+class _Head(msgspec.Struct):
+    fingerprint: str
+    scope: str
+    model: str
+    fresh_until: float
+    keep_until: float
+    form: Form
+    created: float
+    usage: Usage
+    request_id: str
+
+
+def _digest(body: bytes | memoryview) -> bytes:
+    return hashlib.sha256(body).digest()[:_DIGEST_BYTES]
+
+
+def _encodable(text: str) -> str:
+    # A model name is the caller's free text, and JSON lets half a character through.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _weigh(form: Any) -> int:
+    if isinstance(form, Event):
+        return 200 + len(form.data) + len(form.raw)
+    if isinstance(form, Sequence) and not isinstance(form, str | bytes | bytearray):
+        return 64 + sum(map(_weigh, form))
+    return sys.getsizeof(form)

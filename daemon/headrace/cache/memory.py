@@ -1,0 +1,86 @@
+"""
+The nearest tier: entries in this process, least recently used first to go, bounded by bytes.
+
+The hot path of the whole daemon runs through `get`: one dict look-up and one move to the end; it takes no lock, asks for no
+time and does no I/O. So it may return an entry whose time is over; the caller compares.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from headrace.cache.entry import Entry
+from headrace.cache.store import Selector, Tally, TierStats
+
+
+class Memory:
+    """Args: bound: bytes that entries and their renditions may take; 0 keeps nothing."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._bytes = 0
+        self._tally = Tally("memory")
+
+    def __repr__(self) -> str:
+        return f"<Memory [{len(self._entries)} entries, {self._bytes} of {self.bound} bytes]>"
+
+    def get(self, fingerprint: str) -> Entry | None:
+        """Return the entry, be it stale. Metrics are the caller's: even a counter would show here."""
+        entry = self._entries.get(fingerprint)
+        if entry is not None:
+            self._entries.move_to_end(fingerprint)
+            self._tally.hits += 1
+            return entry
+        self._tally.misses += 1
+        return None
+
+    def put(self, entry: Entry, now: float) -> None:
+        """Keep the entry, and drop the least recently used to make room for it."""
+        self.drop(entry.fingerprint)
+        if entry.weight > self.bound:
+            self._tally.dropped(self.bound > 0)
+            return
+        self._entries[entry.fingerprint] = entry
+        self._bytes += entry.weight
+        entry.renditions.tell = self._grew
+        self._tally.stored()
+        self._forget_lapsed(now)
+        self._make_room()
+
+    def drop(self, fingerprint: str) -> bool:
+        """Let an entry go; say whether there was one."""
+        entry = self._entries.pop(fingerprint, None)
+        if entry is None:
+            return False
+        self._bytes -= entry.weight
+        entry.renditions.tell = None  # those who still send it may add to it; it weighs on nobody
+        return True
+
+    def purge(self, selectors: Sequence[Selector]) -> int:
+        selected = [
+            fingerprint
+            for fingerprint, entry in self._entries.items()
+            if any(selector.matches(fingerprint, entry.scope, entry.model) for selector in selectors)
+        ]
+        return sum(map(self.drop, selected))
+
+    def stats(self) -> TierStats:
+        return self._tally.stats(on=self.bound > 0, entries=len(self._entries), bytes=self._bytes, bound=self.bound)
+
+    def _grew(self, by: int) -> None:
+        self._bytes += by
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self._bytes > self.bound:
+            self.drop(next(iter(self._entries)))
+            self._tally.dropped()
+
+    def _forget_lapsed(self, now: float) -> None:
+        # Whatever lies dead is no longer touched, so it drifts to the old end; there it is found without a search.
+        while (oldest := next(iter(self._entries.values()))).keep_until <= now:
+            self.drop(oldest.fingerprint)
+            if not self._entries:
+                return

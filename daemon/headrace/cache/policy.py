@@ -1,0 +1,149 @@
+"""
+What may be kept, with a reason for each "no".
+
+An answer may be kept if the call alone determines what upstream could have said. It may not if upstream looked at, or left
+behind, something outside the call: then the same call an hour later is another question. Sampling is no reason: who wants
+another sample says no-store.
+
+The reasons are tokens for the `detail` of `Cache-Status`:
+
+| reason | why not |
+|---|---|
+| server-tools | upstream itself searched, fetched or ran code: the world moves on |
+| unknown-tool | a tool type we have not heard of may be run by upstream |
+| memory-tool | the model is told that it has a store that outlives the call; a replay would answer from an older one |
+| mcp | upstream called other people's servers |
+| container | files and processes that live on at upstream |
+| thread | the conversation is held by upstream, not by the call |
+| diagnostics | the answer compares the call with an earlier one |
+| fallback-credit | the call spends a token that is good once |
+| prewarm | `max_tokens: 0` asks for an effect (upstream's prompt cache), not for an answer |
+| url-source | an image or document is fetched from elsewhere |
+| file-source | a file is named by its id at upstream, where it can be deleted |
+| bad-message | the answer is no message, or is not whole |
+| refusal | a classifier's no; it may think better of it |
+| pause-turn | half an answer; the call that continues it is another |
+| stop-reason | stopped for a cause that is not the answer's own end, or that we do not know |
+| fallback | another model than the one asked for spoke |
+
+Client tools (a caller's own, and bash, text editor, computer and browser, which Anthropic only defines) are run by the
+caller: what they found comes back inside the next call, so answers that use them are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Only what is known to run at the caller's. The date is part of the pattern: `bash_20250124` is a client tool,
+# `bash_code_execution_...` would not be.
+_CLIENT_TOOL = re.compile(r"custom|(bash|text_editor|computer|(computer|browser)_toolset)_\d{8}")
+_SERVER_TOOL = re.compile(r"(web_search|web_fetch|(bash_|text_editor_)?code_execution|tool_search|advisor)(_|$)")
+
+_OUTSIDE_FIELDS = {
+    "container": "container",
+    "mcp_servers": "mcp",
+    "thread": "thread",
+    "diagnostics": "diagnostics",
+    "fallback_credit_token": "fallback-credit",
+}
+_OUTSIDE_SOURCES = {"url": "url-source", "file": "file-source"}
+
+_WHOLE = frozenset({"end_turn", "max_tokens", "stop_sequence", "tool_use"})
+_HALF = {"refusal": "refusal", "pause_turn": "pause-turn"}
+_CLIENT_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
+
+
+def no_keep_call(body: Mapping[str, Any]) -> str:
+    """Return why an answer to this call may not be kept, or ""."""
+    for name, reason in _OUTSIDE_FIELDS.items():
+        if body.get(name):
+            return reason
+    if _is_zero(body.get("max_tokens")):
+        return "prewarm"
+    for tool in _maps(body.get("tools")):
+        if reason := _no_keep_tool(tool):
+            return reason
+    for block in _blocks(body):
+        if reason := _no_keep_block(block):
+            return reason
+    return ""
+
+
+def no_keep_message(message: Mapping[str, Any]) -> str:
+    """Return why this answer (a whole message, as the unary API says it) may not be kept, or ""."""
+    stop_reason = message.get("stop_reason")
+    if message.get("type") != "message" or not isinstance(stop_reason, str):
+        return "bad-message"
+    if stop_reason not in _WHOLE:
+        return _HALF.get(stop_reason, "stop-reason")
+    if message.get("container"):
+        return "container"
+    usage = message.get("usage")
+    if isinstance(usage, Mapping) and _counts_anything(usage.get("server_tool_use")):
+        return "server-tools"
+    for block in _maps(message.get("content")):
+        if reason := _no_keep_said(str(block.get("type"))):
+            return reason
+    return ""
+
+
+def _no_keep_tool(tool: Mapping[str, Any]) -> str:
+    kind = tool.get("type", "custom")
+    if not isinstance(kind, str):
+        return "unknown-tool"
+    if _CLIENT_TOOL.fullmatch(kind):
+        return ""
+    if kind.startswith("memory_"):
+        return "memory-tool"
+    if kind.startswith("mcp_"):
+        return "mcp"
+    return "server-tools" if _SERVER_TOOL.match(kind) else "unknown-tool"
+
+
+def _no_keep_block(block: Mapping[str, Any]) -> str:
+    if block.get("type") == "container_upload":
+        return "container"
+    source = block.get("source")
+    kind = source.get("type") if isinstance(source, Mapping) else None
+    return _OUTSIDE_SOURCES.get(kind, "") if isinstance(kind, str) else ""
+
+
+def _no_keep_said(kind: str) -> str:
+    if kind in _CLIENT_BLOCKS:
+        return ""
+    if kind == "fallback":
+        return "fallback"
+    if kind.startswith("mcp_"):
+        return "mcp"
+    if kind == "container_upload":
+        return "container"
+    # A block of a kind we do not know is replayed as it came; only what upstream's own tools did is not kept.
+    return "server-tools" if kind == "server_tool_use" or kind.endswith("_tool_result") else ""
+
+
+def _blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield every content block, those inside tool results and documents too."""
+    waiting = [body.get("system"), *(message.get("content") for message in _maps(body.get("messages")))]
+    while waiting:
+        for block in _maps(waiting.pop()):
+            yield block
+            waiting.append(block.get("content"))
+            source = block.get("source")
+            if isinstance(source, Mapping):
+                waiting.append(source.get("content"))
+
+
+def _maps(value: Any) -> Iterator[Mapping[str, Any]]:
+    # Callers send anything; what is not shaped as it should be is upstream's to refuse.
+    if isinstance(value, list):
+        yield from (item for item in value if isinstance(item, Mapping))
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+
+
+def _counts_anything(usage: Any) -> bool:
+    return any(usage.values()) if isinstance(usage, Mapping) else bool(usage)

@@ -1,0 +1,161 @@
+"""
+How a purge reaches every host, those that were away too.
+
+The stream of purges is the truth, a nudge only says "look". Every process remembers the last purge it has applied (on disk,
+beside the entries that outlive it) and reads on from there: when nudged, whenever its link comes up, and now and then, since
+a nudge may be lost. One that was away for longer than the stream remembers drops everything it has.
+
+An entry may be on its way from a far tier to a near one while a purge passes. So recent purges are remembered for a minute,
+and an entry that was said before a purge that means it is not let in any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from headrace import keys, observe
+from headrace.cache.entry import Entry
+from headrace.cache.store import Selector
+from headrace.clock import Clock
+from headrace.errors import RedisAway
+from headrace.link import Link
+from redis.exceptions import RedisError
+
+_log = structlog.get_logger()
+
+TOPIC = "purge"
+_KEPT = 10_000
+_PAGE = 1000
+_LOOK_EVERY_S = 30.0
+_REMEMBER_S = 60.0
+_MOST_RECENT = 256
+_START = "0-0"
+
+Apply = Callable[[Sequence[Selector]], Awaitable[object]]
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """A purge as the stream has it: what is meant, and when it was asked for (Unix seconds)."""
+
+    selector: Selector
+    at: float
+
+
+class Purges:
+    """
+    This process's place in the stream of purges.
+
+    Args:
+        apply: drops what the selectors mean from the tiers of this host.
+        read_seen, write_seen: where the id of the last applied purge outlives us.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        clock: Clock,
+        *,
+        apply: Apply,
+        read_seen: Callable[[], Awaitable[str]],
+        write_seen: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._link, self._clock = link, clock
+        self._apply, self._read_seen, self._write_seen = apply, read_seen, write_seen
+        self._seen = ""
+        self._news = asyncio.Event()
+        self._recent: deque[tuple[float, Notice]] = deque(maxlen=_MOST_RECENT)  # by when we heard of it
+        self._follower: asyncio.Task[None] | None = None
+        self.caught_up = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Purges [{'caught up' if self.caught_up else 'behind'}, seen {self._seen or 'none'}, {len(self._recent)} recent]>"
+        )
+
+    async def start(self) -> None:
+        """Catch up if Redis is there, and follow from then on."""
+        self._link.on(TOPIC, lambda _: self._news.set())
+        self._link.on_connect(self._connected)
+        with contextlib.suppress(RedisAway, RedisError):
+            await self.catch_up()
+        self._follower = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+
+    async def announce(self, selector: Selector) -> None:
+        """Tell every host, those that are away when they are back; raises `RedisAway`."""
+        notice = self.remember(selector)
+        text = msgspec.json.encode(notice)
+        await self._link.do("XADD", keys.CACHE_PURGES, "MAXLEN", "~", _KEPT, "*", "purge", text)
+        # Only now: who is nudged must find it.
+        await self._link.tell_all(TOPIC)
+
+    def remember(self, selector: Selector) -> Notice:
+        """Let nothing in any more that was said before now and that the selector means."""
+        notice = Notice(selector, self._clock.now())
+        self._recent.append((notice.at, notice))
+        return notice
+
+    def forbids(self, entry: Entry) -> bool:
+        """Whether the entry was purged while it was on its way to us."""
+        return bool(self._recent) and self._forbids(entry)
+
+    def _forbids(self, entry: Entry) -> bool:
+        now = self._clock.now()
+        while self._recent and self._recent[0][0] + _REMEMBER_S < now:
+            self._recent.popleft()
+        return any(
+            entry.answer.created <= notice.at and notice.selector.matches(entry.fingerprint, entry.scope, entry.model)
+            for _, notice in self._recent
+        )
+
+    async def catch_up(self) -> None:
+        """Apply every purge since the last one we know of; raises `RedisAway`."""
+        self._seen = self._seen or await self._read_seen() or _START
+        if await self._missed_some():
+            await self._apply([Selector(all=True)])
+        while page := await self._link.do("XRANGE", keys.CACHE_PURGES, f"({self._seen}", "+", "COUNT", _PAGE):
+            notices = [msgspec.json.decode(fields[1], type=Notice) for _, fields in page]
+            self._recent.extend((self._clock.now(), notice) for notice in notices)
+            await self._apply([notice.selector for notice in notices])
+            self._seen = page[-1][0].decode()
+            await self._write_seen(self._seen)
+            _log.info(observe.CACHE_PURGED, purges=len(notices))
+        self.caught_up = True
+
+    async def _missed_some(self) -> bool:
+        """Whether purges that we have not seen are no longer in the stream."""
+        oldest = await self._link.do("XRANGE", keys.CACHE_PURGES, "-", "+", "COUNT", 1)
+        if not oldest or _place(oldest[0][0].decode()) <= _place(self._seen):
+            return False
+        info = await self._link.do("XINFO", "STREAM", keys.CACHE_PURGES)
+        # A map in RESP3, a flat list in RESP2.
+        facts: dict[bytes, Any] = info if isinstance(info, dict) else dict(zip(info[::2], info[1::2], strict=True))
+        return bool(facts[b"entries-added"] > facts[b"length"])
+
+    async def _connected(self) -> None:
+        self._news.set()
+
+    async def _follow(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._news.wait()
+            self._news.clear()
+            # Redis away: the link says so when it is back.
+            with contextlib.suppress(RedisAway, RedisError):
+                await self.catch_up()
+
+
+def _place(stream_id: str) -> tuple[int, int]:
+    moment, _, number = stream_id.partition("-")
+    return int(moment), int(number)

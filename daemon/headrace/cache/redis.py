@@ -1,0 +1,117 @@
+"""
+The far tier: entries in Redis, shared by all hosts, held to a bound of its own.
+
+The server is shared with budgets and tickets, which must never be evicted, so this tier neither relies on eviction nor
+invites it: every entry has a TTL, and store.lua keeps the sum of what is held under the bound, dropping what would go soonest.
+Around an entry's bytes Redis spends some more; that is counted too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from headrace import keys, observe
+from headrace.cache.entry import Entry, decode
+from headrace.cache.store import Selector, Tally, TierStats
+from headrace.clock import Clock
+from headrace.errors import RedisAway
+from headrace.link import Link, Script
+from redis.exceptions import RedisError
+
+_log = structlog.get_logger()
+
+_STORE = Script(__package__, "store.lua")
+_PURGE = Script(__package__, "purge.lua")
+_BOOKS = (keys.CACHE_INDEX, keys.CACHE_ABOUT, keys.CACHE_BYTES)
+_PURGE_BATCH = 500
+
+
+class Redis:
+    """The Redis tier. Args: bound: bytes that all hosts' entries together may take."""
+
+    def __init__(self, link: Link, clock: Clock, bound: int) -> None:
+        self.bound = bound
+        self._link = link
+        self._clock = clock
+        self._tally = Tally("redis")
+        self._failing = False
+
+    def __repr__(self) -> str:
+        return f"<Redis [{'failing' if self._failing else 'up'}, {self._tally.errors} errors]>"
+
+    async def get(self, fingerprint: str) -> Entry | None:
+        raw = await self._settled(self._link.do("GET", keys.cache_entry(fingerprint)), None)
+        if raw is None:
+            return self._tally.looked(None)
+        entry = self.read(raw)
+        return entry if entry and entry.fingerprint == fingerprint else None
+
+    def read(self, raw: bytes) -> Entry | None:
+        """Decode what Redis held; None, and counted, if it is not what was put there."""
+        entry = decode(raw)
+        if entry is None:
+            self._tally.failed()
+        return self._tally.looked(entry)
+
+    async def put(self, entry: Entry, raw: bytes) -> None:
+        ttl_ms = math.ceil((entry.keep_until - self._clock.now()) * 1000)
+        if ttl_ms <= 0:
+            return
+        books = (keys.cache_entry(entry.fingerprint), *_BOOKS)
+        about = (entry.scope.encode(errors="replace"), entry.model.encode(errors="replace"))
+        args = (entry.fingerprint, raw, ttl_ms, self.bound, keys.cache_entry(""), *about)
+        # Sent before anything is awaited: it leaves with whatever else is sent in this turn of the loop.
+        dropped = await self._settled(self._link.run(_STORE, books, args), None)
+        if dropped is None:
+            return
+        if dropped < 0:  # not kept, and so counted with those that went in vain
+            self._tally.dropped(-dropped)
+            return
+        self._tally.stored()
+        self._tally.dropped(dropped)
+
+    async def purge(self, selectors: Sequence[Selector]) -> int:
+        """Unlike the rest of the tier this raises `RedisAway`: whoever purges must know that it is not done."""
+        return sum([await self._purge(selector) for selector in selectors])
+
+    async def _purge(self, selector: Selector) -> int:
+        removed: int = 0
+        cursor = b"0"
+        wanted = [_argument(part) for part in (selector.fingerprint, selector.scope, selector.model)]
+        while True:
+            args = (keys.cache_entry(""), cursor, _PURGE_BATCH, *wanted)
+            cursor, gone = await self._link.run(_PURGE, _BOOKS, args)
+            removed += gone
+            if cursor == b"0":
+                return removed
+
+    async def stats(self) -> TierStats:
+        now_ms = int(self._clock.now() * 1000)
+        held = self._link.do("ZCOUNT", keys.CACHE_INDEX, now_ms, "+inf"), self._link.do("GET", keys.CACHE_BYTES)
+        entries, size = [await self._settled(reply, 0) for reply in held]
+        return self._tally.stats(on=True, entries=int(entries), bytes=int(size or 0), bound=self.bound)
+
+    async def close(self) -> None:
+        """Nothing to finish: the link is not ours."""
+
+    async def _settled(self, reply: asyncio.Future[Any], otherwise: Any) -> Any:
+        """Await a reply; Redis in trouble is counted, logged when it begins, and *otherwise* returned."""
+        try:
+            value = await reply
+        except (RedisAway, RedisError) as error:
+            self._tally.failed()
+            if not self._failing:
+                _log.warning(observe.TIER_FAILED, tier="redis", error=type(error).__name__)
+            self._failing = True
+            return otherwise
+        self._failing = False
+        return value
+
+
+def _argument(part: str | None) -> bytes:
+    # "*" for whatever it is, "=" before what it must be: an empty scope is a scope.
+    return b"*" if part is None else b"=" + part.encode(errors="replace")

@@ -1,0 +1,162 @@
+"""
+The cache: three tiers behind one door, near before far.
+
+What is found far away is kept nearby too. No tier fails: one in trouble misses, and counts. Purges are the exception, since
+whoever purges must know that it was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from headrace.cache.disk import Disk
+from headrace.cache.entry import Entry
+from headrace.cache.memory import Memory
+from headrace.cache.purges import Purges
+from headrace.cache.redis import Redis
+from headrace.cache.store import Selector, TierStats
+from headrace.clock import Clock
+from headrace.link import Link
+
+
+class Cache:
+    """
+    What the flow sees. `start` it before use.
+
+    Args:
+        directory: of the disk tier, ours alone.
+        memory, disk, redis: bounds in bytes; 0 leaves the tier out.
+        max_entry: payloads of more bytes are not kept.
+        enabled: False leaves every tier out.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        clock: Clock,
+        *,
+        directory: Path,
+        memory: int,
+        disk: int,
+        redis: int,
+        max_entry: int,
+        enabled: bool = True,
+    ) -> None:
+        self._clock = clock
+        self._max_entry = max_entry
+        self.is_enabled = enabled
+        self._memory = Memory(memory if enabled else 0)
+        self._disk = Disk(directory, disk, clock) if disk and enabled else None
+        self._shared = Redis(link, clock, redis)  # a purge reaches it even where this process keeps nothing there
+        self._redis = self._shared if redis and enabled else None
+        self._purges = Purges(
+            link,
+            clock,
+            apply=self._purge_here,
+            read_seen=self._disk.read_seen if self._disk else _nothing_seen,
+            write_seen=self._disk.write_seen if self._disk else _no_note,
+        )
+        self.glance: Callable[[str], Entry | None] = self._memory.get
+        """The entry in memory, be it stale: no I/O. The method of the tier itself, since a hit is to cost next to nothing."""
+
+    def __repr__(self) -> str:
+        return f"<Cache [{self._memory!r}, {self._disk!r}, {self._redis!r}, {self._purges!r}]>"
+
+    async def start(self) -> None:
+        if self._disk:
+            await self._disk.open()
+        await self._purges.start()
+
+    async def close(self) -> None:
+        await self._purges.close()
+        if self._disk:
+            await self._disk.close()
+
+    async def near(self, fingerprint: str) -> Entry | None:
+        """Return the entry this host has, be it stale."""
+        entry = self._memory.get(fingerprint)
+        # Until we know of every purge that passed while we were away, what lies on disk is not to be trusted.
+        if entry is None and self._disk and self._purges.caught_up:
+            entry = self._admit(await self._disk.get(fingerprint))
+        if entry is not None and entry.keep_until <= self._clock.now():
+            self._memory.drop(fingerprint)
+            return None
+        return entry
+
+    async def far(self, fingerprint: str) -> Entry | None:
+        """Return the freshest entry any tier has, be it stale: for stale-if-error."""
+        entry = await self.near(fingerprint)
+        if self._redis and not (entry and entry.fresh(self._clock.now())):
+            kept = await self._redis.get(fingerprint)
+            if kept and (entry is None or kept.fresh_until > entry.fresh_until):
+                entry = self._admit(kept) or entry
+        return entry
+
+    def take_in(self, raw: bytes) -> Entry | None:
+        """Keep nearby what was read from Redis; None if it is not whole, or was purged on its way."""
+        entry = self._admit(self._shared.read(raw))
+        if entry and self._disk:
+            self._disk.write_soon(entry, raw)
+        return entry
+
+    async def put(self, entry: Entry) -> str:
+        """
+        Keep a new answer everywhere; return why it was not kept, or "".
+
+        What goes to Redis is sent before anything is awaited, together with whatever else leaves in this turn of the loop.
+        The disk follows in its own time.
+        """
+        if reason := self._no_keep(entry):
+            return reason
+        self._memory.put(entry, self._clock.now())
+        if self._disk or self._redis:
+            raw = entry.encode()
+            if self._disk:
+                self._disk.write_soon(entry, raw)
+            if self._redis:
+                await self._redis.put(entry, raw)
+        return ""
+
+    async def purge(self, selector: Selector) -> int:
+        """
+        Drop what the selector means from every tier of every host; return how many entries this host saw go.
+
+        Raises `RedisAway` when it is gone from here, but other hosts could not be told.
+        """
+        # First here and in Redis, then at the others: the other way round they could fetch it anew in between.
+        self._purges.remember(selector)
+        here = await self._purge_here([selector])
+        shared = await self._shared.purge([selector])
+        await self._purges.announce(selector)
+        return max(here, shared)
+
+    async def stats(self) -> tuple[TierStats, ...]:
+        far = [tier for tier in (self._disk, self._redis) if tier is not None]
+        return (self._memory.stats(), *[await tier.stats() for tier in far])
+
+    def _no_keep(self, entry: Entry) -> str:
+        if not self.is_enabled:
+            return "cache-off"
+        if len(entry.answer.payload) > self._max_entry:
+            return "too-large"
+        return "purged" if self._purges.forbids(entry) else ""
+
+    def _admit(self, entry: Entry | None) -> Entry | None:
+        if entry is None or self._purges.forbids(entry):
+            return None
+        self._memory.put(entry, self._clock.now())
+        return entry
+
+    async def _purge_here(self, selectors: Sequence[Selector]) -> int:
+        in_memory = self._memory.purge(selectors)
+        on_disk = await self._disk.purge(selectors) if self._disk else 0
+        return max(in_memory, on_disk)
+
+
+async def _nothing_seen() -> str:
+    return ""
+
+
+async def _no_note(_: str) -> None:
+    return None

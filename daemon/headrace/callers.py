@@ -1,0 +1,183 @@
+"""
+Who asks: callers by key (where auth is required) or by the name they give (where it is not), and the store of their keys.
+
+A key is "hr_<id>_<secret>". Redis holds its SHA-256, found by the id; the secret itself exists once, in the reply of
+`KeyStore.create`. The digest needs no salt and no slow hash: the secret has 192 random bits, nothing to guess.
+
+Every daemon holds all digests in memory, so that the hot path asks nobody, and goes on with what it knows while Redis is
+away. It loads them anew on a nudge (keys were made or revoked), when the link comes back, and every few seconds, since
+nudges may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+from headrace import keys
+from headrace.clock import Clock, SystemClock
+from headrace.errors import InvalidCall, RedisAway, UnknownCaller
+from headrace.link import Link
+from headrace.model import Caller
+
+DEFAULT_NAME = "default"
+TOPIC = "keys"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY = re.compile(r"hr_([0-9a-f]{12})_[0-9a-f]{48}")
+_MEMO_SIZE = 4096
+
+_Kind = TypeVar("_Kind", bound="Key")
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What anybody may know of a key. `created` is in Unix seconds."""
+
+    id: str
+    name: str
+    prefix: str
+    created: float
+
+
+class _Record(Key, frozen=True):
+    # What Redis keeps, as JSON.
+    digest: str
+
+
+def is_name(name: str) -> bool:
+    """Whether *name* can be a caller's: 1 to 64 letters, digits, dots, underscores, hyphens."""
+    return _NAME.fullmatch(name) is not None
+
+
+class Callers:
+    """
+    The callers of this daemon. Run `keep_fresh` as a task.
+
+    Args:
+        configured: what the configuration says of callers, by name; others get the defaults.
+        required: whether a caller must present a key.
+    """
+
+    def __init__(self, configured: Mapping[str, Caller], *, required: bool, link: Link, refresh_s: float = 5.0) -> None:
+        self._link = link
+        self._refresh_s = refresh_s
+        self._keys: dict[str, tuple[str, bytes]] | None = None
+        self._stale = asyncio.Event()
+        # The work a key costs, remembered for keys seen before. It says nothing about whether the key is good: that is
+        # looked up every time, so a revoked key is refused from the moment we hear of it.
+        self._read = functools.lru_cache(_MEMO_SIZE)(_id_and_digest)
+        link.on(TOPIC, lambda _: self._stale.set())
+        link.on_connect(self._note_connect)
+        self.reload(configured, required=required)
+
+    def __repr__(self) -> str:
+        loaded = "not loaded" if self._keys is None else f"{len(self._keys)} keys"
+        return f"<Callers [{len(self._configured)} configured, {loaded}{', required' if self.required else ''}]>"
+
+    def reload(self, configured: Mapping[str, Caller], *, required: bool) -> None:
+        """Go on with a new configuration."""
+        self._configured = dict(configured)
+        self._others = functools.lru_cache(_MEMO_SIZE)(_by_default)
+        self.required = required
+        self._stale.set()
+
+    def identify(self, key: str, named: str) -> Caller:
+        """
+        Say who asks; no I/O.
+
+        Args:
+            key: the key that was presented, "" for none. Ignored unless keys are required.
+            named: who the caller says it is, "" for nothing. Ignored if keys are required.
+        """
+        return self._caller(self._owner(key) if self.required else named or DEFAULT_NAME)
+
+    def _caller(self, name: str) -> Caller:
+        return self._configured.get(name) or self._others(name)
+
+    def _owner(self, key: str) -> str:
+        if not key:
+            raise UnknownCaller("A key is required: send one in x-api-key or as Authorization: Bearer.")
+        key_id, digest = self._read(key)
+        if self._keys is None and key_id:
+            raise RedisAway("The keys of callers have not been loaded yet.", retry_after_s=1.0)
+        name, expected = (self._keys or {}).get(key_id, ("", b""))
+        if not hmac.compare_digest(expected, digest) or not name:
+            raise UnknownCaller("The key is not known here, or was revoked.")
+        return name
+
+    async def load(self) -> None:
+        """Load all keys; raises `RedisAway`."""
+        records = await _read_all(self._link, _Record)
+        loaded = {record.id: (record.name, bytes.fromhex(record.digest)) for record in records}
+        if loaded != self._keys:
+            self._read.cache_clear()  # holds keys in the clear: no longer than they are of use
+        self._keys = loaded
+
+    async def keep_fresh(self) -> None:
+        """Load the keys on every nudge and every few seconds, until cancelled."""
+        while True:
+            self._stale.clear()
+            if self.required:
+                with contextlib.suppress(RedisAway):
+                    await self.load()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stale.wait(), self._refresh_s)
+
+    async def _note_connect(self) -> None:
+        self._stale.set()
+
+
+def _by_default(name: str) -> Caller:
+    if not is_name(name):
+        raise InvalidCall("A caller's name has 1 to 64 letters, digits, dots, underscores or hyphens.")
+    return Caller(name)
+
+
+def _id_and_digest(key: str) -> tuple[str, bytes]:
+    shape = _KEY.fullmatch(key)
+    return (shape[1], hashlib.sha256(key.encode()).digest()) if shape else ("", b"")
+
+
+async def _read_all(link: Link, kind: type[_Kind]) -> list[_Kind]:
+    return [msgspec.json.decode(value, type=kind) for value in await link.do("HVALS", keys.KEYS)]
+
+
+class KeyStore:
+    """The keys of all callers, in Redis. Every method raises `RedisAway` when it cannot be reached."""
+
+    def __init__(self, link: Link, clock: Clock | None = None) -> None:
+        self._link = link
+        self._clock = clock or SystemClock()
+
+    async def create(self, name: str) -> str:
+        """Make a key for the caller *name* and return it. Nobody can see it a second time."""
+        if not is_name(name):
+            raise InvalidCall(f"{name!r} is no caller's name: 1 to 64 letters, digits, dots, underscores or hyphens.")
+        key_id, secret = secrets.token_hex(6), secrets.token_hex(24)
+        text = f"hr_{key_id}_{secret}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        record = _Record(id=key_id, name=name, digest=digest, prefix=f"hr_{key_id}", created=self._clock.now())
+        await self._link.do("HSET", keys.KEYS, key_id, msgspec.json.encode(record))
+        await self._link.tell_all(TOPIC)
+        return text
+
+    async def list(self) -> list[Key]:
+        """Return what is kept of all keys, by name and age."""
+        return sorted(await _read_all(self._link, Key), key=lambda key: (key.name, key.created, key.id))
+
+    async def revoke(self, target: str) -> int:
+        """Revoke the key with the id *target*, or else all keys of the caller of that name; return how many."""
+        kept = await self.list()
+        doomed = [key.id for key in kept if key.id == target] or [key.id for key in kept if key.name == target]
+        if doomed:
+            await self._link.do("HDEL", keys.KEYS, *doomed)
+            await self._link.tell_all(TOPIC)
+        return len(doomed)

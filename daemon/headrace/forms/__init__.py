@@ -1,0 +1,62 @@
+"""
+The two forms of an answer, and the way from each to the other.
+
+Upstream says an answer as one JSON message or as a sequence of server-sent events. Whoever asks later may want the other
+form: `sse` splits streams, `assemble` makes messages of events, `tell` makes events of messages, and `exact` sees to it that
+nothing inside is spelled anew on the way.
+"""
+
+from __future__ import annotations
+
+from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
+from headrace.forms.exact import parse
+from headrace.forms.sse import Splitter, error_of, is_content, is_sound, is_terminal, join, make_event, split
+from headrace.forms.tell import events_of_json, events_of_message
+from headrace.model import Answer, Event, Form
+
+__all__ = [
+    "Splitter",
+    "answer_of_events",
+    "error_of",
+    "event_list",
+    "events_of_message",
+    "is_content",
+    "is_sound",
+    "is_terminal",
+    "join",
+    "json_payload",
+    "make_event",
+    "message_of",
+    "message_of_events",
+    "parse",
+    "split",
+    "sse_payload",
+    "usage_of",
+    "usage_of_json",
+]
+
+
+def json_payload(answer: Answer) -> bytes:
+    """Return the answer as one JSON message."""
+    return answer.payload if answer.form is Form.JSON else message_bytes(split(answer.payload))
+
+
+def message_of(answer: Answer) -> dict[str, object]:
+    """Return the answer as a message, decoded."""
+    message: dict[str, object] = parse(json_payload(answer))
+    return message
+
+
+def event_list(answer: Answer) -> list[Event]:
+    """Return the answer as events."""
+    return split(answer.payload) if answer.form is Form.EVENTS else events_of_json(answer.payload)
+
+
+def sse_payload(answer: Answer) -> bytes:
+    """Return the answer as a stream of events."""
+    return answer.payload if answer.form is Form.EVENTS else join(event_list(answer))
+
+
+def answer_of_events(events: list[Event], *, created: float, request_id: str) -> Answer:
+    """Return the complete answer that these events told."""
+    return Answer(Form.EVENTS, join(events), created, usage_of(events), request_id)

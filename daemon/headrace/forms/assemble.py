@@ -1,0 +1,191 @@
+"""
+From events to the message that they tell.
+
+The message is put together as the unary API would have said it: texts joined, tool inputs whole, usage merged (counts in a
+`message_delta` are totals). Nothing is decoded that need not be. A kind of delta that nobody knew when this was written is
+merged by its shape: strings and arrays grow, all else replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from headrace.forms import exact
+from headrace.forms.exact import Fields
+from headrace.model import Event, Usage
+from msgspec import Raw
+
+
+def message_of_events(events: Iterable[Event]) -> dict[str, Any]:
+    """Return the message that *events* tell; raises `ValueError` if they tell none."""
+    message: dict[str, Any] = exact.parse(message_bytes(events))
+    return message
+
+
+def message_bytes(events: Iterable[Event]) -> bytes:
+    """Return that message as JSON, every value spelled as upstream spelled it."""
+    try:
+        return _assemble(events)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("the events tell no message") from error
+
+
+def _assemble(events: Iterable[Event]) -> bytes:
+    message: Fields | None = None
+    blocks: dict[bytes, _Block] = {}
+    for event in events:
+        match event.name:
+            case "message_start":
+                message = exact.fields(exact.fields(event.data)["message"])
+            case "content_block_start":
+                said = exact.fields(event.data)
+                blocks[bytes(said["index"])] = _Block(exact.fields(said["content_block"]))
+            case "content_block_delta":
+                said = exact.fields(event.data)
+                blocks[bytes(said["index"])].add(exact.fields(said["delta"]))
+            case "message_delta" if message is not None:
+                _finish(message, exact.fields(event.data))
+    if message is None:
+        raise ValueError("no message_start")
+    return exact.spell(message | _contents(blocks.values()))
+
+
+def _contents(blocks: Iterable[_Block]) -> Fields:
+    told = [block.whole() for block in blocks]
+    contents = {"content": exact.raw(b"[%b]" % b",".join(exact.spell(block) for block in told))}
+    for block in told:
+        # The last fallback block names the model that served in the end; the unary message bears its name.
+        if bytes(block.get("type", b"")) == b'"fallback"' and exact.opens_with(block.get("to"), b"{"):
+            served = exact.fields(block["to"]).get("model")
+            contents |= {"model": served} if served is not None else {}
+    return contents
+
+
+def _finish(message: Fields, said: Fields) -> None:
+    said.pop("type", None)
+    if (usage := said.pop("usage", exact.NULL)) and not exact.is_null(usage):
+        merged = exact.fields(message["usage"]) if exact.opens_with(message.get("usage"), b"{") else {}
+        _update(merged, exact.fields(usage))
+        message["usage"] = exact.raw(exact.spell(merged))
+    if delta := said.pop("delta", None):
+        _update(message, exact.fields(delta))
+    _update(message, said)
+
+
+def _update(old: Fields, new: Fields) -> None:
+    # A null says "nothing new" here: what was known stays.
+    for key, value in new.items():
+        if key not in old or not exact.is_null(value):
+            old[key] = value
+
+
+class _Block:
+    """A content block that grows: its fields, and for those that grow their pieces, without quotes or brackets."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+        self._pieces: dict[str, list[bytes]] = {}
+        self._input: list[str] = []
+
+    def add(self, delta: Fields) -> None:
+        for key, value in delta.items():
+            match key:
+                case "type":
+                    pass
+                case "partial_json":
+                    self._input.append(str(exact.parse(value)))
+                case "citation":
+                    self._grow("citations", b"[%b]" % bytes(value))
+                case "signature":
+                    self._fields[key] = value
+                case _:
+                    self._grow(key, bytes(value))
+
+    def _grow(self, key: str, value: bytes) -> None:
+        old = bytes(self._fields.get(key, exact.NULL))
+        kind = value[:1]
+        if kind not in (b'"', b"[") or (old != b"null" and old[:1] != kind):
+            self._pieces.pop(key, None)
+            self._fields[key] = exact.raw(value)
+            return
+        if key not in self._pieces:
+            self._pieces[key] = [] if old == b"null" else [_inside(old)]
+            self._fields[key] = exact.raw(b'""' if kind == b'"' else b"[]")
+        self._pieces[key].append(_inside(value))
+
+    def whole(self) -> Fields:
+        """Return the block as the unary API would say it."""
+        for key, pieces in self._pieces.items():
+            opening, closing = bytes(self._fields[key])
+            between = b"" if opening == ord('"') else b","
+            self._fields[key] = exact.raw(b"%c%b%c" % (opening, between.join(filter(None, pieces)), closing))
+        if spoken := "".join(self._input):
+            self._fields["input"] = _tool_input(spoken)
+        return self._fields
+
+
+def _inside(value: bytes) -> bytes:
+    return value[1:-1] if value[:1] == b'"' else value[1:-1].strip()
+
+
+def _tool_input(spoken: str) -> Raw:
+    # A tool's input may be cut off by max_tokens. The API's own advice for input that is no JSON is to wrap it so.
+    try:
+        exact.parse(spoken.encode())
+    except ValueError:
+        return exact.raw(exact.dump({"INVALID_JSON": spoken}))
+    return exact.raw(spoken.encode())
+
+
+_COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+def usage_of(said: Mapping[str, Any] | Iterable[Event]) -> Usage:
+    """
+    Return what a message, or the events that tell one, say was used. Never raises: a count that makes no sense is 0.
+
+    Events without their `message_delta` give what is known of the input, as not `known`.
+    """
+    if isinstance(said, Mapping):
+        return _usage(said.get("usage"), complete=True)
+    counted: dict[str, Any] = {}
+    complete = False
+    for event in said:
+        if event.name in ("message_start", "message_delta"):
+            told = _told_usage(event)
+            counted |= {key: value for key, value in told.items() if value is not None}
+            complete |= event.name == "message_delta" and bool(told)
+    return _usage(counted, complete=complete)
+
+
+def usage_of_json(payload: bytes) -> Usage:
+    """Return what the message spelled by *payload* says was used; raises `ValueError` if it is no complete message."""
+    try:
+        message = exact.fields(payload)
+    except ValueError as error:
+        raise ValueError("not a message: no whole JSON object") from error
+    if bytes(message.get("type", b"")) != b'"message"' or not exact.opens_with(message.get("content"), b"["):
+        raise ValueError("not a message")
+    usage = message.get("usage", exact.NULL)
+    return _usage(exact.parse(usage), complete=True)
+
+
+def _told_usage(event: Event) -> dict[str, Any]:
+    try:
+        said = exact.parse(event.data)
+        usage = (said["message"] if event.name == "message_start" else said)["usage"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return usage if isinstance(usage, dict) else {}
+
+
+def _usage(counted: Any, *, complete: bool) -> Usage:
+    if not isinstance(counted, Mapping):
+        return Usage(known=False)
+    known = complete and isinstance(counted.get("output_tokens"), int)
+    return Usage(**{name: _count(counted.get(name)) for name in _COUNTS}, known=known)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

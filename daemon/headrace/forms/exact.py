@@ -1,0 +1,102 @@
+"""
+JSON taken apart and put together again without re-encoding what is inside.
+
+An object becomes a dict of `msgspec.Raw`: its keys in their order, each value as the very bytes that were said. So `1.0` stays
+`1.0`, a number of fifty digits keeps them all, and long texts are joined without ever being decoded.
+
+msgspec refuses lone surrogates (`"\\ud83d"` without its other half), which a model can well emit, and numbers beyond a double;
+the standard library reads them, so it is the second try everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+Fields = dict[str, msgspec.Raw]
+
+NULL = msgspec.Raw(b"null")
+
+_FIELDS = msgspec.json.Decoder(Fields)
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+# Inside valid JSON these two are only ever white space: a string holds them escaped.
+_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
+
+
+def parse(data: bytes | msgspec.Raw) -> Any:
+    """Return the value that *data* spells; raises `ValueError`."""
+    try:
+        return msgspec.json.decode(data)
+    except _REFUSED:
+        return _parse_patiently(data)
+
+
+def _parse_patiently(data: bytes | msgspec.Raw) -> Any:
+    try:
+        return json.loads(bytes(data), parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def dump(value: Any) -> bytes:
+    """Spell *value* as JSON on one line."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def fields(data: bytes | msgspec.Raw) -> Fields:
+    """Return the members of an object, each as it was said; raises `ValueError` if *data* is no object."""
+    try:
+        return _FIELDS.decode(data)
+    except _REFUSED:
+        value = _parse_patiently(data)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return {key: raw(json.dumps(member).encode()) for key, member in value.items()}
+
+
+def items(data: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+    """Return the items of an array, each as it was said; raises `ValueError` if *data* is no array."""
+    try:
+        return _ITEMS.decode(data)
+    except _REFUSED:
+        value = _parse_patiently(data)
+    if not isinstance(value, list):
+        raise ValueError("not a JSON array")
+    return [raw(json.dumps(item).encode()) for item in value]
+
+
+def raw(data: bytes) -> msgspec.Raw:
+    return msgspec.Raw(data)
+
+
+def spell(members: Fields) -> bytes:
+    """Put an object together from its members."""
+    try:
+        return msgspec.json.encode(members)
+    except UnicodeEncodeError:
+        return b"{%b}" % b",".join(json.dumps(key).encode() + b":" + bytes(value) for key, value in members.items())
+
+
+def is_null(value: msgspec.Raw) -> bool:
+    return bytes(value) == b"null"
+
+
+def opens_with(value: msgspec.Raw | None, opening: bytes) -> bool:
+    """Tell a value's kind by its first byte: `"` a string, `[` an array, `{` an object."""
+    return value is not None and bytes(value)[:1] == opening
+
+
+def on_one_line(data: bytes) -> bytes:
+    """Return the same JSON without line ends, as an event's data must be."""
+    return data.translate(_LINE_ENDS)

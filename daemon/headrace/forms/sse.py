@@ -1,0 +1,137 @@
+"""
+Server-sent events, split without losing a byte.
+
+The raw bytes of all events, in order, and what is left over are the input again, however it was cut into chunks. So a stored
+stream can be replayed exactly, comments and line ends included. A block that dispatches nothing (only comments, or a name
+without data) is an event with the name "": pass it on or leave it out, but look for nothing in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from headrace.forms import exact
+from headrace.model import Event
+
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+
+CONTENT = "content_block_delta"
+TERMINAL = "message_stop"
+ERROR = "error"
+
+# The events that we read, and what each must have.
+_MEMBERS = {
+    "message_start": ("message",),
+    "content_block_start": ("index", "content_block"),
+    CONTENT: ("index", "delta"),
+    "content_block_stop": ("index",),
+    "message_delta": ("delta",),
+    TERMINAL: (),
+}
+
+
+class Splitter:
+    """Cuts a stream into events as its chunks come."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._scanned = 0
+
+    def __repr__(self) -> str:
+        return f"<Splitter [{len(self._buffer)} bytes left over]>"
+
+    @property
+    def leftover(self) -> bytes:
+        """What came after the last complete event. More than white space means that the stream broke off inside one."""
+        return bytes(self._buffer)
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much of an incomplete event is held."""
+        return len(self._buffer)
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Take a chunk in; return the events that it completed."""
+        buffer = self._buffer
+        buffer += chunk
+        events, begin = [], 0
+        # The last two bytes were seen before, but may be the beginning of a blank line.
+        found = _BLANK_LINE.search(buffer, max(0, self._scanned - 2))
+        while found is not None:
+            end = found.end()
+            events.append(_event(bytes(buffer[begin:end])))
+            begin = end
+            found = _BLANK_LINE.search(buffer, begin)
+        del buffer[:begin]
+        self._scanned = len(buffer)
+        return events
+
+
+def split(stream: bytes) -> list[Event]:
+    """Return the events of a whole stream; raises `ValueError` if it breaks off inside one."""
+    splitter = Splitter()
+    events = splitter.feed(stream)
+    if splitter.leftover.strip():
+        raise ValueError("the stream breaks off inside an event")
+    return events
+
+
+def _event(block: bytes) -> Event:
+    name, data = "", []
+    for line in block.split(b"\n"):
+        field, _, value = line.removesuffix(b"\r").partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ").decode(errors="replace")
+    if not data:
+        return Event("", b"", block)
+    return Event(name or "message", b"\n".join(data), block)
+
+
+def make_event(name: str, data: bytes) -> Event:
+    """Say *data* (JSON on one line) as upstream would."""
+    return Event(name, data, b"event: %b\ndata: %b\n\n" % (name.encode(), data))
+
+
+def is_content(event: Event) -> bool:
+    """Whether this is a piece of the answer: once a caller has one, no retry can be invisible."""
+    return event.name == CONTENT
+
+
+def is_terminal(event: Event) -> bool:
+    """Whether the answer is complete with this event."""
+    return event.name == TERMINAL
+
+
+def is_sound(event: Event) -> bool:
+    """Whether an event of a kind that we read is in UTF-8 and has what it must. Other kinds are not ours to judge."""
+    members = _MEMBERS.get(event.name)
+    if members is None:
+        return True
+    try:
+        event.data.decode()
+        said = exact.fields(event.data)
+    except ValueError:
+        return False
+    return all(member in said for member in members)
+
+
+def error_of(event: Event) -> tuple[str, str] | None:
+    """Return the type and the message of an error event, whatever its shape; None for all others."""
+    if event.name != ERROR:
+        return None
+    try:
+        said = exact.parse(event.data)
+    except ValueError:
+        said = None
+    error = said.get("error") if isinstance(said, dict) else None
+    if not isinstance(error, dict):
+        error = {}
+    return str(error.get("type") or "api_error"), str(error.get("message") or "upstream reported an error inside the stream")
+
+
+def join(events: Iterable[Event]) -> bytes:
+    """Return the stream that *events* are."""
+    return b"".join(event.raw for event in events)

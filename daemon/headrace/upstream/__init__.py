@@ -1,0 +1,12 @@
+"""
+What stands above us: `client` asks the API, `reading` takes in what it says, `failures` knows what its errors mean, `transport`
+is the network.
+"""
+
+from __future__ import annotations
+
+from headrace.upstream.client import Upstream
+from headrace.upstream.failures import classify, classify_event
+from headrace.upstream.reading import Stream
+
+__all__ = ["Stream", "Upstream", "classify", "classify_event"]

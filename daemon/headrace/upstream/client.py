@@ -1,0 +1,204 @@
+"""
+Upstream: the Anthropic API as the flow sees it. One attempt is one request; nothing is ever retried here.
+
+`ask` returns a whole answer, `stream` the events of one as they come. Everything that can go wrong comes out as
+`AttemptFailed`, which says what it means for retries and budgets: a status, an error event, half a JSON, half a stream, a
+connection that broke or fell silent. A caller who is cancelled closes the connection, so that upstream stops generating.
+
+Time: connecting has seconds; a stream may pause for `gap_s` (pings come in between); a unary answer may be silent until the
+call's deadline. Our own semaphore stays below the pool's limit, so that a call never waits inside the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.metadata import version as installed_version
+
+from headrace import observe
+from headrace.clock import Clock, SystemClock
+from headrace.errors import AttemptFailed, Failure, UpstreamError
+from headrace.model import Answer, Call, Form
+from headrace.upstream.failures import silent
+from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
+from headrace.upstream.transport import NETWORK_ERRORS, URL, ByteStream, Request, Response, Transport, open_transport
+
+_SPARE_CONNECTIONS = 64  # above the semaphore: connections that are being closed still count in the pool
+_USER_AGENT = f"headrace/{installed_version('headrace')}"
+
+# Ours to say, or of one hop only; never passed on from a caller.
+_NOT_PASSED_ON = frozenset({
+    "accept", "accept-encoding", "anthropic-beta", "anthropic-version", "authorization", "connection", "content-length",
+    "content-type", "cookie", "expect", "host", "keep-alive", "proxy-authorization", "te", "trailer", "transfer-encoding",
+    "upgrade", "user-agent", "x-api-key",
+})  # fmt: skip
+
+
+class Upstream:
+    """
+    Asks the API.
+
+    Args:
+        base_url: where it is.
+        api_key: returns our own key, each time anew, for it may be changed under way.
+        version: `anthropic-version` where a call names none.
+        max_in_the_air: calls at once; more wait for one to end.
+        connect_s: bound of making a connection.
+        gap_s: how long a stream may say nothing.
+        silence_s: how long a unary answer may be on its way at most, whatever the deadline.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: Callable[[], str],
+        *,
+        version: str = "2023-06-01",
+        clock: Clock | None = None,
+        max_in_the_air: int = 512,
+        connect_s: float = 5.0,
+        gap_s: float = 90.0,
+        silence_s: float = 600.0,
+        transport: Transport | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._api_key, self._version = api_key, version
+        self._clock = clock or SystemClock()
+        self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
+        self._slots = asyncio.Semaphore(max_in_the_air)
+        self._transport = transport or open_transport(max_in_the_air + _SPARE_CONNECTIONS)
+        self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
+        self.in_the_air = 0
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self._base_url} [{self.in_the_air} in the air]>"
+
+    async def ask(self, call: Call) -> Answer:
+        """Ask for a whole answer; raises `AttemptFailed`."""
+        with _Measured(Form.JSON) as measure:
+            async with self._open(call, self._silence_s) as response:
+                payload = await read_whole(response)
+            answer = answer_of(payload, response, self._clock.now())
+            measure.outcome = "answered"
+            return answer
+
+    @contextlib.asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[Stream]:
+        """
+        Ask for a stream: `async with upstream.stream(call) as events: async for event in events: ...`
+
+        Raises `AttemptFailed` on entering, or where an error comes among the events. Leaving early hangs up.
+        """
+        with _Measured(Form.EVENTS) as measure:
+            async with self._open(call, self._gap_s) as response:
+                events = Stream(response)
+                yield events
+                if events.complete:
+                    measure.outcome = "answered"
+                    await events.drain()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _open(self, call: Call, silence_s: float) -> AsyncIterator[Response]:
+        await self._take_slot(call)
+        self.in_the_air += 1
+        try:
+            left_s = self._time_left(call)
+            request = self._request(call, min(silence_s, left_s))
+            # A stream has no end that we may set: others may follow it for longer than its leader's deadline.
+            bound = asyncio.timeout(None if call.stream else left_s)
+            async with bound:
+                with Translated():
+                    response = await self._transport.handle_async_request(request)
+                try:
+                    if response.status_code != 200:
+                        raise await read_failure(response)
+                    yield response
+                finally:
+                    with contextlib.suppress(*NETWORK_ERRORS):
+                        await response.aclose()
+        except TimeoutError as error:
+            # Ours only if our bound ran out: the transport's are translated already, the caller's pass.
+            if not bound.expired():
+                raise
+            raise silent("upstream gave no answer before the deadline") from error
+        finally:
+            self.in_the_air -= 1
+            self._slots.release()
+
+    async def _take_slot(self, call: Call) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._time_left(call)):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise silent("the deadline passed before upstream could be asked", sent=False) from error
+
+    def _time_left(self, call: Call) -> float:
+        left_s = call.deadline - self._clock.now()
+        if left_s <= 0:
+            raise silent("the deadline passed before upstream was asked", sent=False)
+        return left_s
+
+    def _request(self, call: Call, read_s: float) -> Request:
+        headers = list(self._headers(call))
+        if not all(value.isascii() and value.isprintable() for _, value in headers):
+            # A line end in a value would let a caller write headers of its own.
+            raise _unsendable("a header value holds characters that HTTP cannot carry")
+        # The pool's bound is no bound of waiting for it (see above) but of looking the name up and of TLS.
+        timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
+        # Given as a stream, the body costs no second look at the headers; aiohttp knows its length.
+        body = ByteStream(call.body)
+        request = Request("POST", self._url(call.path), headers=headers, stream=body, extensions={"timeout": timeout})
+        request.read()
+        return request
+
+    def _headers(self, call: Call) -> Iterator[tuple[str, str]]:
+        yield "content-type", "application/json"
+        yield "user-agent", _USER_AGENT
+        # A stream uncompressed: a compressor may hold events back.
+        yield "accept", "text/event-stream" if call.stream else "application/json"
+        yield "accept-encoding", "identity" if call.stream else "gzip"
+        yield "anthropic-version", call.version or self._version
+        if call.betas:
+            yield "anthropic-beta", ",".join(call.betas)
+        yield _credential(call.credential) if call.credential else ("x-api-key", self._api_key())
+        for name, value in call.headers:
+            if name.lower() not in _NOT_PASSED_ON:
+                yield name, value
+
+
+class _Measured:
+    """Counts one attempt and times it, however it ends."""
+
+    def __init__(self, form: Form) -> None:
+        self.outcome = "abandoned"
+        self._form, self._began = form, time.monotonic()
+
+    def __enter__(self) -> _Measured:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, AttemptFailed):
+            self.outcome = str(error.failure)
+        observe.ATTEMPTS.inc(self.outcome)
+        observe.UPSTREAM_TIME.labels(str(self._form)).observe(time.monotonic() - self._began)
+
+
+def _unsendable(message: str) -> AttemptFailed:
+    error = UpstreamError(message, status=400, type="invalid_request_error")
+    return AttemptFailed(Failure.FINAL, error, sent=False)
+
+
+def _credential(credential: str) -> tuple[str, str]:
+    # As the caller presented it: "x-api-key:..." or "bearer:...".
+    scheme, _, key = credential.partition(":")
+    return ("authorization", f"Bearer {key}") if scheme == "bearer" else ("x-api-key", key)

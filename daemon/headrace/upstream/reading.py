@@ -1,0 +1,142 @@
+"""
+Reading what upstream says: a whole answer, a stream of events, or an error. Less than the whole is never taken for an answer.
+
+A unary answer must be one complete message, a stream must reach its `message_stop`, and what we read of either must be
+readable. Anything else, and every error of the network on the way, is an `AttemptFailed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import cast
+
+from headrace import forms
+from headrace.errors import AttemptFailed
+from headrace.model import Answer, Event, Form
+from headrace.upstream.failures import broken, classify, classify_event, silent
+from headrace.upstream.transport import NETWORK_ERRORS, Response, describe, is_silence, was_sent
+
+MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
+
+
+class Translated:
+    """Turns the network's errors into ours; on the way of every call, so a class, for speed."""
+
+    def __init__(self, request_id: str = "") -> None:
+        self._request_id = request_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, NETWORK_ERRORS):
+            return
+        if is_silence(error):
+            raise silent("upstream fell silent", request_id=self._request_id) from error
+        sent = was_sent(error)
+        what = "the connection to upstream broke" if sent else "upstream cannot be reached"
+        raise broken(f"{what}: {describe(error)}", sent=sent, request_id=self._request_id) from error
+
+
+class Stream:
+    """The events of one answer as they come, `message_stop` being the last. An error among them is raised."""
+
+    def __init__(self, response: Response) -> None:
+        self.request_id: str = _request_id(response)
+        self.complete = False
+        self._headers = response.headers
+        self._chunks = _chunks(response)
+        self._splitter = forms.Splitter()
+        self._ready: deque[Event] = deque()
+        self._started = False
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.request_id} [{len(self._ready)} ready{', complete' if self.complete else ''}]>"
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self.complete:
+            raise StopAsyncIteration
+        while not self._ready:
+            await self._receive()
+        event = self._ready.popleft()
+        self._check(event)
+        return event
+
+    async def _receive(self) -> None:
+        with Translated(self.request_id):
+            chunk = await anext(self._chunks, None)
+        if chunk is None:
+            raise broken("upstream ended the stream before the answer was complete", request_id=self.request_id)
+        self._ready.extend(self._splitter.feed(chunk))
+        if self._splitter.pending_bytes > MAX_ANSWER_BYTES:
+            raise broken("upstream's event is larger than an answer may be", request_id=self.request_id)
+
+    def _check(self, event: Event) -> None:
+        if forms.error_of(event):
+            raise classify_event(event.data, self._headers)
+        self._started |= event.name == "message_start"
+        if not forms.is_sound(event) or (forms.is_terminal(event) and not self._started):
+            raise broken("upstream's stream cannot be read", request_id=self.request_id)
+        self.complete = forms.is_terminal(event)
+
+    async def drain(self) -> None:
+        """Read the last bytes after the last event, if they are there, so that the connection can serve again."""
+        with contextlib.suppress(TimeoutError, *NETWORK_ERRORS):
+            async with asyncio.timeout(0.05):
+                async for _ in self._chunks:
+                    pass
+
+
+def _request_id(response: Response) -> str:
+    # Not by `headers.get`, which decodes every header first.
+    for name, value in response.headers.raw:
+        if name.lower() == b"request-id":
+            return value.decode("latin-1")
+    return ""
+
+
+def _chunks(response: Response) -> AsyncIterator[bytes]:
+    if "content-encoding" in response.headers:
+        return response.aiter_bytes()
+    # The same bytes for less: nothing to decode, and no second round of buffering.
+    return aiter(cast("AsyncIterator[bytes]", response.stream))
+
+
+async def read_whole(response: Response) -> bytes:
+    """Return the whole body."""
+    received, size = [], 0
+    request_id = _request_id(response)
+    with Translated(request_id):
+        async for chunk in _chunks(response):
+            received.append(chunk)
+            size += len(chunk)
+            if size > MAX_ANSWER_BYTES:
+                raise broken("upstream's answer is larger than an answer may be", request_id=request_id)
+    return received[0] if len(received) == 1 else b"".join(received)
+
+
+def answer_of(payload: bytes, response: Response, now: float) -> Answer:
+    """Return the answer that *payload* spells, if it is a whole one."""
+    request_id = _request_id(response)
+    try:
+        payload.decode()
+        usage = forms.usage_of_json(payload)
+    except ValueError as error:
+        raise broken("upstream's answer is not a complete message", request_id=request_id) from error
+    return Answer(Form.JSON, payload, now, usage, request_id)
+
+
+async def read_failure(response: Response) -> AttemptFailed:
+    """Return what a response other than 200 means."""
+    try:
+        body = await read_whole(response)
+    except AttemptFailed:
+        # The status says enough; half an error page is nothing to pass on.
+        body = b""
+    return classify(response.status_code, response.headers, body)
