@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
+
 from headrace import keys
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller

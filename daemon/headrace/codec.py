@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+
 from headrace import errors
 from headrace.errors import HeadraceError, UpstreamError
 from headrace.model import Answer, Form, Usage

@@ -32,11 +32,12 @@ from urllib.parse import quote
 
 import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from headrace import observe, sockets
 from headrace.errors import StartupError
 from headrace.lockfile import StateLock, holder, open_lock_file, write_pid
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 log = structlog.get_logger()
 

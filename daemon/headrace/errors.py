@@ -157,6 +157,11 @@ class Failure(StrEnum):
     BROKEN = "broken"  # 408, 5xx, api_error inside a stream, a broken or silent connection: use unknown
     FINAL = "final"  # any other 4xx, spend limits: no repeat can help; no tokens were used
 
+    @property
+    def counts(self) -> bool:
+        """Whether `retry.max_attempts` counts it; the others are bounded by the deadline alone."""
+        return self is Failure.BROKEN
+
 
 class AttemptFailed(HeadraceError):
     """

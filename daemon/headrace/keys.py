@@ -17,7 +17,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:cache:bytes | string | the sum of those bytes | never |
 | headrace:cache:purges | stream | purges, so that a host that was away hears of them | last 10,000 |
 | headrace:flight:<fingerprint> | hash | token, inbox and ticket of the leader; lease end (us) | landing, or a day |
-| headrace:log:<name> | stream | what happened in a flight or to a ticket, for those who follow it | a minute after the last item |
+| headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | a day after its end; dead letters a week |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |

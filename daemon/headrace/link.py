@@ -26,13 +26,14 @@ from importlib import resources
 from typing import Any
 
 import redis.asyncio as redis_asyncio
-from headrace import keys
-from headrace.errors import RedisAway
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from headrace import keys
+from headrace.errors import RedisAway
 
 Handler = Callable[[bytes], None]
 
@@ -145,7 +146,7 @@ class Link:
         self.round_trips += 1
         if len(commands) == 1:
             try:
-                replies = [await self._client.execute_command(*commands[0])]
+                replies = [await self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
             except _GONE:
                 raise
             except RedisError as error:

@@ -73,6 +73,7 @@ class Call:
         arrival: when we took it in; its place in line, kept while it is parked.
         deadline: the moment after which nobody wants the answer.
         no_keep: why an answer to this call may not be kept ("" if it may), as `Cache-Status` puts it.
+        ticket: the ticket that stands for this call already, if it was submitted or has an idempotency key.
         credential: the caller's own key where `upstream.credentials = "caller"`; never stored, never shown.
     """
 
@@ -89,10 +90,11 @@ class Call:
     scope: str
     arrival: float
     deadline: float
-    cache: CacheControl = CacheControl()
+    cache: CacheControl = field(default_factory=CacheControl)
     idempotency_key: str = ""
     no_keep: str = ""
     path: str = "/v1/messages"
+    ticket: str = ""
     credential: str = field(default="", repr=False)
 
 

@@ -64,7 +64,7 @@ UPSTREAM_TOKENS = Counter("headrace_upstream_tokens_total", "Tokens that upstrea
 RESERVATIONS = Counter("headrace_reservations_total", "Budget reservations by outcome.", "outcome")
 TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", "state")
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
-LOG_DROPS = Counter("headrace_relay_items_total", "Items sent to followers on other hosts.", "kind")
+RELAYED = Counter("headrace_relayed_events_total", "Events of live streams handed to followers on other hosts.")
 
 WAITING = Gauge("headrace_waiting_calls", "Calls waiting for their turn.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
@@ -81,7 +81,7 @@ UPSTREAM_TIME = Histogram(
 )
 
 _ALL = (
-    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, RESERVATIONS, TICKETS, REDIS_LOSS, LOG_DROPS,
+    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, RESERVATIONS, TICKETS, REDIS_LOSS, RELAYED,
     WAITING, WAITING_BYTES, IN_FLIGHT, REDIS_UP, WORKER_UP,
 )  # fmt: skip
 
@@ -92,7 +92,7 @@ class _Collector:
             yield metric.collect()
 
 
-REGISTRY.register(_Collector())  # type: ignore[arg-type]  # duck-typed, as its documentation shows
+REGISTRY.register(_Collector())
 
 # Log events: noun.past_participle. Fields are ids, counts and times; never a prompt, an answer or a key.
 DAEMON_STARTED = "daemon.started"
@@ -104,11 +104,15 @@ REDIS_LOST = "redis.lost"
 REDIS_FOUND = "redis.found"
 VALKEY_STARTED = "valkey.started"
 VALKEY_ADOPTED = "valkey.adopted"
+VALKEY_DIED = "valkey.died"
+HEALTH_CHANGED = "health.changed"
 CALL_PARKED = "call.parked"
 CALL_REFUSED = "call.refused"
 CALL_FAILED = "call.failed"
 TICKET_ENDED = "ticket.ended"
 TICKET_RESCUED = "ticket.rescued"
+TICKET_DELAYED = "ticket.delayed"
+ALARM_FAILED = "alarm.failed"
 TIER_FAILED = "cache.tier_failed"
 CACHE_PURGED = "cache.purged"
 WORKER_STARTED = "worker.started"

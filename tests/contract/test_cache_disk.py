@@ -6,7 +6,9 @@ import sqlite3
 import stat
 
 import pytest
+
 from cache_samples import entry, keep, key, opened_disk
+from headrace.cache import disk as disk_module
 from headrace.cache import filter as filter_module
 from headrace.cache.disk import BytesDisk, Disk
 from headrace.cache.store import Selector
@@ -26,6 +28,7 @@ def files(directory):
 
 async def test_survives_a_restart(tmp_path):
     """What was put before closing is there after opening, and the directory is ours alone."""
+    (tmp_path / "c").mkdir(mode=0o755)
     await fill(tmp_path / "c", one := entry(1), two := entry(2, BIG))
 
     async with opened_disk(tmp_path / "c") as disk:
@@ -186,6 +189,25 @@ async def test_purged_before_written(tmp_path):
         await disk.flush()
 
         assert await disk.get(key(1)) is None
+        assert await disk.get(key(2))
+
+
+async def test_purge_that_fails(tmp_path, monkeypatch):
+    """What a purge could not search is not served any more, and what was moved aside goes with it."""
+    async with opened_disk(tmp_path / "c") as disk:
+        await keep(disk, entry(1))
+        await disk.flush()
+
+        def busy(*_):
+            raise disk_module.diskcache.Timeout
+
+        monkeypatch.setattr(disk_module, "_purge", busy)
+        await disk.purge([Selector(fingerprint=key(1))])
+
+        assert await disk.get(key(1)) is None
+        assert os.listdir(tmp_path) == ["c"]
+        await keep(disk, entry(2))
+        await disk.flush()
         assert await disk.get(key(2))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from cache_samples import BOUND, entry, keep, key, opened_disk
 from conftest import until
 from headrace import keys
@@ -167,6 +168,7 @@ async def test_books_balance(link):
     redis = Redis(link, SystemClock(), 20_000)
     for name in range(40):
         await keep(redis, entry(name % 13, b"x" * (100 * name)))
+    await keep(redis, entry(11, b"x" * 99))
     await redis.purge([Selector(fingerprint=key(12))])
 
     kept = [name.decode() for name in await link.do("ZRANGE", keys.CACHE_INDEX, 0, -1)]

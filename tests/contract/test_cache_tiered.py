@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+
 from cache_samples import entry, key
 from conftest import start_valkey, until
 from headrace import keys
@@ -272,12 +273,13 @@ async def test_purge_without_redis(tmp_path):
     """A purge that cannot be passed on is done here, and says that it was only half done."""
     host = Host(f"unix://{tmp_path / 'nobody.sock'}", tmp_path / "a")
     await host.cache.start()
-    await host.cache.put(entry(1))
+    await host.cache.put(before := entry(1))
 
     with pytest.raises(RedisAway):
         await host.cache.purge(Selector(all=True))
 
     assert host.cache.glance(key(1)) is None
+    assert host.cache.take_in(before.encode()) is None
     await host.close()
 
 

@@ -1,10 +1,11 @@
 """Reading `Cache-Control` as RFC 9111 and RFC 5861 say."""
 
 import pytest
-from headrace.cache.control import parse_cache_control
-from headrace.model import CacheControl
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace.cache.control import parse_cache_control
+from headrace.model import CacheControl
 
 
 @pytest.mark.parametrize(

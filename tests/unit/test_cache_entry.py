@@ -3,11 +3,12 @@
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cache_samples import entry
 from headrace.cache.entry import Entry, decode
 from headrace.model import Answer, Event, Form, Usage
-from hypothesis import given
-from hypothesis import strategies as st
 
 moments = st.floats(min_value=0, max_value=1e12)
 entries = st.builds(

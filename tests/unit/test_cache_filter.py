@@ -1,8 +1,9 @@
 """The filter in front of the disk: never a wrong no, seldom a wrong yes."""
 
-from headrace.cache.filter import Filter
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace.cache.filter import Filter
 
 
 @given(st.sets(st.text()), st.sets(st.text()))

@@ -1,12 +1,13 @@
 """The memory tier: least recently used first to go, never over its bound."""
 
 import pytest
-from cache_samples import entry, key
-from headrace.cache.memory import Memory
-from headrace.cache.store import Selector
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cache_samples import entry, key
+from headrace.cache.memory import Memory
+from headrace.cache.store import Selector
 
 NOW = 1_800_000_000.0
 

@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from headrace.cache import policy
-from headrace.cache.policy import no_keep_call, no_keep_message
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace.cache import policy
+from headrace.cache.policy import no_keep_call, no_keep_message
 
 PLAIN = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]}
 MESSAGE = {

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
-from headrace.errors import AttemptFailed, Failure
-from headrace.upstream.failures import classify, classify_event, retry_after
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace.errors import AttemptFailed, Failure
+from headrace.upstream.failures import classify, classify_event, retry_after
 
 FINAL, BROKEN, LIMITED, OVERLOADED = Failure.FINAL, Failure.BROKEN, Failure.RATE_LIMITED, Failure.OVERLOADED
 

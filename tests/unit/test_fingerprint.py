@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from headrace.cache.fingerprint import canonical, fingerprint
-from headrace.errors import InvalidCall
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
+from headrace.cache.fingerprint import canonical, fingerprint
+from headrace.errors import InvalidCall
 
 BODY = {
     "model": "claude-x",

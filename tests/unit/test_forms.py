@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from headrace import forms
-from headrace.model import Event
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace import forms
+from headrace.model import Event
 
 START = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
 PIECE = b"event: content_block_delta\ndata: {}\n\n"
@@ -108,6 +109,11 @@ def test_error(data: bytes, kind: str) -> None:
         ("content_block_delta", b'{"index":0,"delta":{}}', True),
         ("content_block_delta", b'{"index":0,"delta":{"te', False),
         ("content_block_delta", b"[]", False),
+        ("content_block_delta", b'{"index":null,"delta":{}}', False),
+        ("content_block_start", b'{"index":0,"content_block":7}', False),
+        ("message_delta", b'{"delta":{}}', True),
+        ("message_delta", b'{"delta":{},"usage":null}', True),
+        ("message_delta", b'{"delta":{},"usage":3}', False),
         ("content_block_delta", b'{"index":0,"delta":{"text":"\xff"}}', False),
         ("content_block_delta", b'{"index":0,"delta":{"text":"\\ud83d"}}', True),
         ("not_yet_invented", b"<nonsense>", True),

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from headrace import forms
-from headrace.model import Answer, Event, Form, Usage
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from headrace import forms
+from headrace.model import Answer, Event, Form, Usage
 
 text = st.text(max_size=20)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
@@ -45,6 +46,16 @@ messages = st.fixed_dictionaries(
         "usage": usages,
     },
     optional={"container": objects, "stop_details": values, "context_management": values, "new": values},
+)
+
+KINDS = {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "ping"}
+
+inner = st.dictionaries(
+    st.sampled_from(["type", "text", "input", "partial_json", "citation", "citations", "usage", "to", "signature"]), values
+)
+members = st.fixed_dictionaries(
+    {"index": st.integers(0, 2), "message": inner, "content_block": inner, "delta": inner},
+    optional={"usage": inner | values, "x": values},
 )
 
 TOLD = Answer(
@@ -127,7 +138,7 @@ def test_verbatim() -> None:
     assert forms.json_payload(TOLD) is TOLD.payload
     assert forms.sse_payload(kept) is stream
     assert forms.join(forms.event_list(kept)) == stream
-    assert json.loads(forms.json_payload(kept)) == json.loads(TOLD.payload) == forms.message_of(kept)
+    assert json.loads(forms.json_payload(kept)) == json.loads(TOLD.payload) == forms.message(kept)
 
 
 def test_pieces() -> None:
@@ -161,6 +172,15 @@ def test_unknown_delta() -> None:
     assert grown({"type": "new", "x": "a"}, {"x": "b"}, {"x": {"c": 1}}, {"x": None}, {"x": "d"}) == {"type": "new", "x": "d"}
 
 
+def test_spaced_array() -> None:
+    """An empty array may hold white space; it adds nothing all the same."""
+    start = forms.make_event("content_block_start", b'{"index":0,"content_block":{"type":"new","list":[ ]}}')
+    pieces = [
+        forms.make_event("content_block_delta", b'{"index":0,"delta":{"list":%b}}' % piece) for piece in (b"[ ]", b"[ 1 ]")
+    ]
+    assert forms.message_of_events([*told(), start, *pieces])["content"] == [{"type": "new", "list": [1]}]
+
+
 def test_split_pair() -> None:
     """A character torn in two by upstream's chunking is whole again in the message."""
     assert grown({"type": "text", "text": ""}, {"text": "\ud83d"}, {"text": "\ude00!"}) == {"type": "text", "text": "😀!"}
@@ -172,12 +192,21 @@ def test_split_pair() -> None:
         (["", '{"a"', ": 1.0}"], {"a": 1.0}),
         ([""], {}),
         (['{"a": "cut o'], {"INVALID_JSON": '{"a": "cut o'}),
+        (['{"a": "\ud83d', '\ude00"}'], {"a": "😀"}),
+        (['{"a": "\ud83d"}'], {"a": "\ud83d"}),
+        (["[" * 3000 + "]" * 3000], {"INVALID_JSON": "[" * 3000 + "]" * 3000}),
     ],
 )
 def test_tool_input(pieces: list[str], expected: object) -> None:
     """A tool's input is put together from its pieces; one that was cut off is kept as text."""
     deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
     assert grown({"type": "tool_use", "input": {}}, *deltas)["input"] == expected
+
+
+def test_unopened() -> None:
+    """A delta for a block that nobody opened is kept, too."""
+    delta = {"index": 1, "delta": {"type": "text_delta", "text": "x"}}
+    assert forms.message_of_events(told(("content_block_delta", delta)))["content"] == [{"text": "x"}]
 
 
 def test_end() -> None:
@@ -206,7 +235,7 @@ def test_fallback() -> None:
         [],
         told()[1:],
         told(("content_block_start", {"index": 0})),
-        told(("content_block_delta", {"index": 4, "delta": {}})),
+        told(("content_block_delta", {"index": 4})),
         told(("content_block_start", {"index": 0, "content_block": 7})),
         [forms.make_event("message_delta", b'{"delta":{"stop_reason":"x"}}')],
     ],
@@ -215,6 +244,21 @@ def test_no_message(events: list[Event]) -> None:
     """Events that tell no message are a ValueError, never anything else."""
     with pytest.raises(ValueError, match="tell no message"):
         forms.message_of_events(events)
+
+
+def test_answer_of_events() -> None:
+    """An answer made of its events knows what it cost."""
+    answer = forms.answer_of_events(forms.event_list(TOLD), created=5.0, request_id="req_1")
+    assert answer == Answer(Form.EVENTS, forms.sse_payload(TOLD), 5.0, Usage(3, 7), "req_1")
+    assert forms.message(answer) == forms.message(TOLD)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(KINDS)), members), max_size=5))
+def test_sound_is_enough(said: list[tuple[str, dict[str, Any]]]) -> None:
+    """Of events that are sound and begin with a start, a message can always be made."""
+    events = [event for event in told(*said) if forms.is_sound(event)]
+    assert isinstance(forms.message_of_events(events), dict)
+    forms.usage_of(events)
 
 
 def test_usage() -> None:

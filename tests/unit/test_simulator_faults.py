@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from headrace.simulator.checks import Ask
 from headrace.simulator.faults import Faults, Kind, Rule, refusal
 from headrace.simulator.journal import Journal

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headrace.simulator import render, tokens
 from headrace.simulator.checks import NEW_VERSION, OLD_VERSION, Ask, read_ask, read_count
 from headrace.simulator.refusals import Refused
 from headrace.simulator.script import Script, sample, write
-from hypothesis import given
-from hypothesis import strategies as st
 
 TOOL = {"name": "find", "input_schema": {"type": "object", "properties": {"q": {"type": "string"}, "n": {"type": "integer"}}}}
 
@@ -216,7 +217,7 @@ def test_old_version() -> None:
 @pytest.mark.parametrize("raw", [b"", b"{", b'"\xff"', b"[" * 100_000, b"[]", b'{"model": "\\ud800"}', b"1e999"])
 def test_not_json(raw: bytes) -> None:
     """Whatever is not a JSON object is refused as that."""
-    with pytest.raises(Refused, match="not valid JSON|should be an object"):
+    with pytest.raises(Refused, match=r"not valid JSON|should be an object"):
         read_ask(raw, version=NEW_VERSION, beta=False)
 
 

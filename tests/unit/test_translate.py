@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from headrace.edge import translate
 from headrace.errors import InvalidCall
 from headrace.v1 import content_pb2, events_pb2, messages_pb2
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 PROTOS = (content_pb2, events_pb2, messages_pb2)
 MESSAGES = (messages_pb2.MessageParams, messages_pb2.Message, events_pb2.StreamEvent, content_pb2.ContentBlock)

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import diskcache
 import structlog
+
 from headrace import observe
 from headrace.cache.entry import Entry, decode
 from headrace.cache.filter import Filter
@@ -97,6 +98,7 @@ class Disk:
     def __init__(self, directory: Path, bound: int, clock: Clock, *, max_backlog_bytes: int = _MAX_BACKLOG_BYTES) -> None:
         self.bound = bound
         self._directory = directory
+        self._aside = directory.with_name(f"{directory.name}.broken")
         self._clock = clock
         self._max_backlog_bytes = max_backlog_bytes
         self._cache: Any = None
@@ -158,10 +160,15 @@ class Disk:
         unwritten = [key for key, (entry, _) in self._backlog.items() if _means(selectors, key, entry.scope, entry.model)]
         for fingerprint in unwritten:
             self._forget_backlog(fingerprint)
-        if self._cache is None:
+        cache = self._cache
+        if cache is None:
             return len(unwritten)
         # The writer's thread takes one thing at a time, so a batch that is being written lands before it is searched.
-        return len(unwritten) + await self._try(self._writer, lambda cache: _purge(cache, selectors), 0)
+        purged = await self._try(self._writer, partial(_purge, selectors), None)
+        if purged is None and self._cache is cache:
+            await self._start_again(cache, OSError("a purge failed"))  # what cannot be searched must not be served
+        await self._on(self._writer, partial(shutil.rmtree, self._aside, ignore_errors=True))
+        return len(unwritten) + (purged or 0)
 
     async def stats(self) -> TierStats:
         entries, volume = await self._try(self._reader, lambda cache: (len(cache), cache.volume()), (0, 0))
@@ -220,10 +227,11 @@ class Disk:
 
     async def _renew_filter(self) -> None:
         if self._filter.is_worn:
-            renewed = await self._try(self._writer, _index, Filter())
-            for fingerprint in self._backlog:  # what came meanwhile is still here: the writer was busy with us
-                renewed.add(fingerprint)
-            self._filter = renewed
+            renewed = await self._try(self._writer, _index, None)
+            if renewed is not None:
+                for fingerprint in self._backlog:  # what came meanwhile is still here: the writer was busy with us
+                    renewed.add(fingerprint)
+                self._filter = renewed
 
     # Trouble.
 
@@ -287,10 +295,9 @@ class Disk:
         return cache
 
     def _move_aside(self) -> None:
-        aside = self._directory.with_name(f"{self._directory.name}.broken")
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(self._aside, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
-            self._directory.rename(aside)
+            self._directory.rename(self._aside)
 
     async def _close(self, cache: Any) -> None:
         # A connection to SQLite is closed by the thread that opened it, and each of ours has one.
@@ -327,7 +334,7 @@ def _index(cache: Any) -> Filter:
     return Filter(key for (key,) in cache._sql("SELECT key FROM Cache"))
 
 
-def _purge(cache: Any, selectors: Sequence[Selector]) -> int:
+def _purge(selectors: Sequence[Selector], cache: Any) -> int:
     if any(selector.all for selector in selectors):
         return int(cache.clear())
     # diskcache shows tags only together with values; its table (the version is pinned) has them apart.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+
 from headrace.model import Answer, Event, Form, Usage
 
 _MAGIC = b"HRe1"

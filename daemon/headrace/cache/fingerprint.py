@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+
 from headrace.errors import InvalidCall
 
 FORMAT = 1  # change it whenever the bytes below change: old entries are then simply not found
@@ -61,7 +62,7 @@ def canonical(value: Any) -> bytes:
     """
     try:
         text = msgspec.json.encode(value, order="sorted")
-        if True:
+        if b"null" not in text:
             return text
     except (UnicodeEncodeError, OverflowError):
         pass

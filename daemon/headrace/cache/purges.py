@@ -19,13 +19,14 @@ from typing import Any
 
 import msgspec
 import structlog
+from redis.exceptions import RedisError
+
 from headrace import keys, observe
 from headrace.cache.entry import Entry
 from headrace.cache.store import Selector
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link
-from redis.exceptions import RedisError
 
 _log = structlog.get_logger()
 

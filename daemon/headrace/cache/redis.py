@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
+from redis.exceptions import RedisError
+
 from headrace import keys, observe
 from headrace.cache.entry import Entry, decode
 from headrace.cache.store import Selector, Tally, TierStats
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
-from redis.exceptions import RedisError
 
 _log = structlog.get_logger()
 

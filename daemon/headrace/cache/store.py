@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+
 from headrace import observe
 from headrace.cache.entry import Entry
 

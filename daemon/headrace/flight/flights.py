@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+
 from headrace import observe
 from headrace.errors import HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Event, Source

@@ -8,6 +8,9 @@ nothing inside is spelled anew on the way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
 from headrace.forms.exact import parse
 from headrace.forms.sse import Splitter, error_of, is_content, is_sound, is_terminal, join, make_event, split
@@ -26,7 +29,7 @@ __all__ = [
     "join",
     "json_payload",
     "make_event",
-    "message_of",
+    "message",
     "message_of_events",
     "parse",
     "split",
@@ -41,10 +44,15 @@ def json_payload(answer: Answer) -> bytes:
     return answer.payload if answer.form is Form.JSON else message_bytes(split(answer.payload))
 
 
-def message_of(answer: Answer) -> dict[str, object]:
-    """Return the answer as a message, decoded."""
-    message: dict[str, object] = parse(json_payload(answer))
-    return message
+def message(answer: Answer) -> dict[str, Any]:
+    """Return the answer as a message, decoded; raises `ValueError` if it is nested deeper than JSON readers go."""
+    said: dict[str, Any] = parse(json_payload(answer))
+    return said
+
+
+def answer_of_events(events: Sequence[Event], *, created: float, request_id: str = "") -> Answer:
+    """Return the complete answer that *events*, `message_stop` included, are."""
+    return Answer(Form.EVENTS, join(events), created, usage_of(events), request_id)
 
 
 def event_list(answer: Answer) -> list[Event]:
@@ -55,8 +63,3 @@ def event_list(answer: Answer) -> list[Event]:
 def sse_payload(answer: Answer) -> bytes:
     """Return the answer as a stream of events."""
     return answer.payload if answer.form is Form.EVENTS else join(event_list(answer))
-
-
-def answer_of_events(events: list[Event], *, created: float, request_id: str) -> Answer:
-    """Return the complete answer that these events told."""
-    return Answer(Form.EVENTS, join(events), created, usage_of(events), request_id)

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec import Raw
+
 from headrace.forms import exact
 from headrace.forms.exact import Fields
 from headrace.model import Event, Usage
-from msgspec import Raw
 
 
 def message_of_events(events: Iterable[Event]) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def _assemble(events: Iterable[Event]) -> bytes:
                 blocks[bytes(said["index"])] = _Block(exact.fields(said["content_block"]))
             case "content_block_delta":
                 said = exact.fields(event.data)
-                blocks[bytes(said["index"])].add(exact.fields(said["delta"]))
+                # A delta whose block nobody opened still says something.
+                blocks.setdefault(bytes(said["index"]), _Block({})).add(exact.fields(said["delta"]))
             case "message_delta" if message is not None:
                 _finish(message, exact.fields(event.data))
     if message is None:
@@ -130,12 +132,14 @@ def _inside(value: bytes) -> bytes:
 
 
 def _tool_input(spoken: str) -> Raw:
-    # A tool's input may be cut off by max_tokens. The API's own advice for input that is no JSON is to wrap it so.
+    # Half a surrogate pair becomes an escape, which JSON can carry; beside its other half it is a character again.
+    said = spoken.encode(errors="backslashreplace")
     try:
-        exact.parse(spoken.encode())
+        exact.parse(said)
     except ValueError:
-        return exact.raw(exact.dump({"INVALID_JSON": spoken}))
-    return exact.raw(spoken.encode())
+        # Cut off by max_tokens, say. The API's own advice for input that is no JSON is to wrap it so.
+        said = exact.dump({"INVALID_JSON": spoken})
+    return exact.raw(said)
 
 
 _COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")

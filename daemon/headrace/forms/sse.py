@@ -20,14 +20,16 @@ CONTENT = "content_block_delta"
 TERMINAL = "message_stop"
 ERROR = "error"
 
-# The events that we read, and what each must have.
+# The events that we read, what each must have, and how that must begin.
+_NUMBER, _OBJECT, _OBJECT_IF_ANY = b"0123456789", b"{", b"{n "
+_MISSING = b" "  # with which no value begins
 _MEMBERS = {
-    "message_start": ("message",),
-    "content_block_start": ("index", "content_block"),
-    CONTENT: ("index", "delta"),
-    "content_block_stop": ("index",),
-    "message_delta": ("delta",),
-    TERMINAL: (),
+    "message_start": {"message": _OBJECT},
+    "content_block_start": {"index": _NUMBER, "content_block": _OBJECT},
+    CONTENT: {"index": _NUMBER, "delta": _OBJECT},
+    "content_block_stop": {"index": _NUMBER},
+    "message_delta": {"delta": _OBJECT, "usage": _OBJECT_IF_ANY},
+    TERMINAL: {},
 }
 
 
@@ -106,7 +108,11 @@ def is_terminal(event: Event) -> bool:
 
 
 def is_sound(event: Event) -> bool:
-    """Whether an event of a kind that we read is in UTF-8 and has what it must. Other kinds are not ours to judge."""
+    """
+    Whether an event of a kind that we read is in UTF-8 and has what it must, so that a message can be made of it.
+
+    Other kinds are not ours to judge.
+    """
     members = _MEMBERS.get(event.name)
     if members is None:
         return True
@@ -115,7 +121,7 @@ def is_sound(event: Event) -> bool:
         said = exact.fields(event.data)
     except ValueError:
         return False
-    return all(member in said for member in members)
+    return all(bytes(said.get(member, _MISSING))[:1] in openings for member, openings in members.items())
 
 
 def error_of(event: Event) -> tuple[str, str] | None:

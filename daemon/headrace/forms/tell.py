@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec import Raw
+
 from headrace.forms import exact
 from headrace.forms.exact import Fields
 from headrace.forms.sse import make_event
 from headrace.model import Event
-from msgspec import Raw
 
 # kind of block -> its fields that come in deltas: field, type of the delta, its member there
 _TOOL_INPUT = (("input", "input_json_delta", "partial_json"),)

@@ -79,7 +79,7 @@ class Upstream:
     async def ask(self, call: Call) -> Answer:
         """Ask for a whole answer; raises `AttemptFailed`."""
         with _Measured(Form.JSON) as measure:
-            async with self._open(call, self._silence_s) as response:
+            async with self._open(call) as response:
                 payload = await read_whole(response)
             answer = answer_of(payload, response, self._clock.now())
             measure.outcome = "answered"
@@ -93,7 +93,7 @@ class Upstream:
         Raises `AttemptFailed` on entering, or where an error comes among the events. Leaving early hangs up.
         """
         with _Measured(Form.EVENTS) as measure:
-            async with self._open(call, self._gap_s) as response:
+            async with self._open(call) as response:
                 events = Stream(response)
                 yield events
                 if events.complete:
@@ -105,14 +105,15 @@ class Upstream:
         await self._transport.aclose()
 
     @contextlib.asynccontextmanager
-    async def _open(self, call: Call, silence_s: float) -> AsyncIterator[Response]:
+    async def _open(self, call: Call) -> AsyncIterator[Response]:
         await self._take_slot(call)
         self.in_the_air += 1
         try:
-            left_s = self._time_left(call)
-            request = self._request(call, min(silence_s, left_s))
-            # A stream has no end that we may set: others may follow it for longer than its leader's deadline.
-            bound = asyncio.timeout(None if call.stream else left_s)
+            left_s = min(self._silence_s, self._time_left(call))
+            # A stream that goes on has no end that we may set: others may follow it past its leader's deadline.
+            read_s, whole_s = (self._gap_s, None) if call.stream else (left_s, left_s)
+            request = self._request(call, read_s)
+            bound = asyncio.timeout(whole_s)
             async with bound:
                 with Translated():
                     response = await self._transport.handle_async_request(request)

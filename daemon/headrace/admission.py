@@ -1,0 +1,193 @@
+"""
+May this call be served, and what exactly is it? Decided from the bytes alone, without I/O.
+
+An edge hands over an `Ask` (what it read from the wire, in the API's own terms) and gets a `Call`: parsed, checked as far as
+the daemon needs it, with its fingerprint, its lane, its deadline, and the reason why its answer may not be kept, if there is
+one. What only upstream can judge is left to upstream: a parameter that we have never heard of is not our business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from headrace.cache.fingerprint import fingerprint
+from headrace.cache.policy import no_keep_call
+from headrace.clock import Clock
+from headrace.errors import InvalidCall, TooLarge
+from headrace.model import CacheControl, Call, Caller, Lane
+
+MAX_BODY = 32_000_000  # upstream's own limit for messages
+_MAX_IDEMPOTENCY_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """
+    What an edge read from the wire.
+
+    Args:
+        body: the JSON that is to go upstream.
+        stream: what the edge knows of the form; None leaves it to the body.
+        lane: "" for the caller's own.
+        timeout_s: how long the caller will wait; None if it did not say.
+        headers: other `anthropic-*` headers, lower-case names.
+        credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
+    """
+
+    caller: Caller
+    body: bytes = field(repr=False)
+    stream: bool | None = None
+    version: str = ""
+    betas: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    lane: str = ""
+    timeout_s: float | None = None
+    cache: CacheControl = field(default_factory=CacheControl)
+    idempotency_key: str = ""
+    path: str = "/v1/messages"
+    credential: str = field(default="", repr=False)
+
+
+class Admission:
+    """
+    Turns asks into calls.
+
+    Args:
+        version: the `anthropic-version` of a caller who names none.
+        is_shared: whether callers share answers (`cache.scope = "shared"`).
+        max_age_s: the deadline of a call that came without one.
+    """
+
+    def __init__(self, clock: Clock, *, version: str, is_shared: bool, max_age_s: float) -> None:
+        self._clock = clock
+        self._version = version
+        self._is_shared = is_shared
+        self._max_age_s = max_age_s
+
+    def scope(self, caller: Caller, credential: str) -> str:
+        """
+        Return whose answers this caller may be given: its own, or everybody's ("").
+
+        With callers' own keys upstream, only the same key shares: another may not be allowed the model.
+        """
+        scope = "" if self._is_shared else caller.name
+        return f"{scope}#{hashlib.sha256(credential.encode()).hexdigest()}" if credential else scope
+
+    def admit(self, ask: Ask) -> Call:
+        """Return the call, or raise `InvalidCall` or `TooLarge` saying what is wrong and what would be right."""
+        if len(ask.body) > MAX_BODY:
+            raise TooLarge(f"the body has {len(ask.body):,} bytes; upstream takes {MAX_BODY:,} at most")
+        body = _parse(ask.body)
+        model, max_tokens = _check(body)
+        stream = _stream(body, ask.stream)
+        now = self._clock.now()
+        version = ask.version or self._version
+        scope = self.scope(ask.caller, ask.credential)
+        return Call(
+            caller=ask.caller,
+            body=ask.body,
+            model=model,
+            max_tokens=max_tokens,
+            stream=stream,
+            version=version,
+            betas=ask.betas,
+            headers=ask.headers,
+            lane=_lane(ask),
+            fingerprint=fingerprint(
+                scope=scope, path=ask.path, version=version, betas=ask.betas, headers=ask.headers, body=body
+            ),
+            scope=scope,
+            arrival=now,
+            deadline=now + (self._max_age_s if ask.timeout_s is None else ask.timeout_s),
+            cache=ask.cache,
+            idempotency_key=_idempotency_key(ask.idempotency_key),
+            no_keep=no_keep_call(body),
+            path=ask.path,
+            credential=ask.credential,
+        )
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        body = _decode(raw)
+    except RecursionError as error:
+        raise InvalidCall("the body is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise InvalidCall(f"the body is not valid UTF-8 at byte {error.start}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidCall(f"the body is not valid JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidCall(f"the body must be a JSON object, not {_kind(body)}")
+    return body
+
+
+def _decode(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        # Lone surrogates and numbers past the range of a double are JSON all the same, and upstream's to judge.
+        try:
+            return json.loads(raw, parse_constant=_refuse)
+        except ValueError:
+            raise error from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _check(body: Mapping[str, Any]) -> tuple[str, int]:
+    model, max_tokens = body.get("model"), body.get("max_tokens")
+    if not isinstance(model, str) or not model:
+        raise _field_error("model", 'a model name, such as "claude-sonnet-4-5"', body)
+    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 0:
+        raise _field_error("max_tokens", "an integer, 0 or more", body)
+    if not isinstance(body.get("messages"), list) or not body["messages"]:
+        raise _field_error("messages", "a list with at least one message", body)
+    return model, max_tokens
+
+
+def _stream(body: Mapping[str, Any], known: bool | None) -> bool:
+    stream = body.get("stream", False)
+    if not isinstance(stream, bool):
+        raise _field_error("stream", "true or false", body)
+    if known is not None and known != stream:
+        raise InvalidCall(f"the call says stream = {known}, its body {stream}", metadata={"field": "stream"})
+    return stream
+
+
+def _lane(ask: Ask) -> Lane:
+    if not ask.lane:
+        return ask.caller.lane
+    try:
+        return Lane(ask.lane.lower())
+    except ValueError as error:
+        raise InvalidCall(
+            f"there is no lane {ask.lane[:32]!r}; there are interactive, standard and batch", metadata={"field": "lane"}
+        ) from error
+
+
+def _idempotency_key(key: str) -> str:
+    if len(key) > _MAX_IDEMPOTENCY_KEY:
+        raise InvalidCall(
+            f"the idempotency key has {len(key)} characters; {_MAX_IDEMPOTENCY_KEY} is the most",
+            metadata={"field": "idempotency_key"},
+        )
+    return key
+
+
+def _field_error(name: str, right: str, body: Mapping[str, Any]) -> InvalidCall:
+    found = f"not {_kind(body[name])}" if name in body else "and is missing"
+    return InvalidCall(f"{name}: must be {right}, {found}", metadata={"field": name})
+
+
+def _kind(value: object) -> str:
+    # Its kind only: the value may be a prompt.
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")

@@ -1,0 +1,65 @@
+"""
+The arithmetic of one token bucket: exact integers, no clock of its own. reserve.lua and settle.lua do the same sums.
+
+The unit is 1/60,000,000 of a token, because a rate in tokens a minute is then a whole number of units a microsecond: a bucket
+that is looked at thousands of times a second loses nothing to rounding. Lua counts in doubles, which are exact up to 2^53
+units; that is 150 million tokens, and a larger capacity is refused at start.
+
+What is promised. Let a window be any span of time on the ledger's clock. Then
+
+    reserved in it - given back in it <= capacity + rate x length
+
+because the level is at most the capacity when the window opens, only inflow and what is given back raise it, and a grant
+needs the whole cost to be there. What settling adds beyond the estimate (debt) only lowers the level. Two cases follow:
+
+- Requests are given back only when surely nothing was sent, so no window has more attempts *sent* than that, but for the
+  requests that came back in the window unsent.
+- Tokens given back count from the moment at which they come back, not from that of their reservation. So an estimate that was
+  too high by x may let a window's use pass the bound by x, if the bucket filled up between grant and settlement; the sum
+  above holds all the same. An estimate that was too low leaves debt, and debt is paid before the next grant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNITS = 60_000_000
+MAX_UNITS = 2**53
+
+
+@dataclass(slots=True)
+class Bucket:
+    """
+    A bucket that fills at `rate` units a microsecond (tokens a minute) up to `capacity` units.
+
+    `level` may be below zero: debt. `at_us` is the moment for which it holds.
+    """
+
+    rate: int
+    capacity: int
+    level: int
+    at_us: int
+
+    def flow(self, now_us: int) -> None:
+        """Let in what has come by now. A clock that went back refunds nothing, neither now nor when it catches up."""
+        if now_us > self.at_us:
+            self.level = min(self.capacity, self.level + self.rate * (now_us - self.at_us))
+            self.at_us = now_us
+
+    def wait_us(self, units: int, now_us: int) -> int:
+        """Return how long until so many units are there, exactly long enough."""
+        short = units - self.level
+        return 0 if short <= 0 else -(-short // self.rate) + max(0, self.at_us - now_us)
+
+    def take(self, units: int) -> None:
+        """Take units; the caller has seen that they are there, or leaves debt knowingly."""
+        self.level -= units
+
+    def give_back(self, units: int) -> None:
+        """Give units back (below zero: take more, as debt)."""
+        self.level = min(self.capacity, self.level + units)
+
+    @property
+    def is_full(self) -> bool:
+        """A full bucket need not be remembered."""
+        return self.level >= self.capacity

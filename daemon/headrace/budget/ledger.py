@@ -1,0 +1,90 @@
+"""
+The ledger: who has reserved what, and who comes next. This is the port; redis.py and memory.py keep it.
+
+- *Reserve* takes the costs of all wants at once, or nothing and says how long to wait. *Settle* replaces what was reserved by
+  what was used; *release* gives all of it back. All three are idempotent by hold id, and settling or releasing also closes
+  the id: a reserve that arrives after it (sent again, or overtaken on the wire) takes nothing.
+- Whoever must wait stands in the line of each bucket that blocks it, by arrival, and nobody who came later takes from that
+  bucket before it. Where a bucket does not block it, others may pass: a call that waits for tokens holds up nobody who
+  needs only permits. The order is the same in all lines, so two calls can never wait for each other.
+- A place in line is a lease, kept by asking again; who stops asking no longer holds up the others after five seconds.
+- When permits or tokens come back, the first in line is nudged if it now fits. Nudges may be lost.
+- What a rate bucket gave is never given back by an expiry. Concurrency permits are leases, renewed while the call runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace.budget.limits import Want
+
+PERMIT_LEASE_US = 30_000_000
+WAIT_LEASE_US = 5_000_000
+HOLD_US = 3_600_000_000  # the longest call, or nearly: later its settlement gives nothing back
+CLOSED_US = 60_000_000  # a closed hold is remembered until nothing that was sent before can still arrive
+
+# How soon to ask again unless nudged: behind somebody who could go any moment; for a permit, which comes back when it will.
+BEHIND_US = 10_000
+PERMIT_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """All wants are reserved. *levels* are the whole tokens (or permits) left, want by want."""
+
+    at_us: int
+    levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """
+    Nothing is reserved.
+
+    Args:
+        seconds: exactly long enough, if *bucket_id* is a rate bucket and nobody gives anything back; for a permit a guess.
+        bucket_id: the bucket that takes longest.
+    """
+
+    seconds: float
+    bucket_id: str
+    at_us: int
+    levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """A cost is over the bucket's capacity."""
+
+    bucket_id: str
+
+
+class HoldClosed(Exception):
+    """This hold was settled or released before it was asked for; whoever asks has left."""
+
+
+class Ledger(Protocol):
+    """
+    What the schedule needs. `waiter` names a place in line: "<inbox channel>|<number>".
+
+    `settle` and `release` send their command when they are called, awaited or not, and do not raise.
+    """
+
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
+        """Take all costs or none. Raises `RedisAway`."""
+
+    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> Awaitable[None]:
+        """Replace what was reserved by *actual*, kind by kind; a kind that is not in it keeps what was reserved."""
+
+    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> Awaitable[None]:
+        """Give everything back, and leave the lines."""
+
+    async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
+        """Renew the concurrency permits of these holds. Raises `RedisAway`."""
+
+
+def given_back(wants: Sequence[Want], actual: Mapping[str, int]) -> list[int]:
+    """Return what comes back of each want when it is settled; below zero is debt."""
+    return [want.cost - actual[want.kind] if want.kind in actual else 0 for want in wants]

@@ -1,0 +1,100 @@
+"""
+What each limit does while Redis is away, in words of the configuration, and never silently.
+
+- `closed`: nothing passes; the call waits for Redis (see schedule.py) and is then refused. It wins over the others.
+- `share`: each host spends its part, the limit divided by the hosts last seen, from buckets of its own memory.
+- `open`: calls pass uncounted.
+
+The first decision of each outage is made by asking Redis in vain; then the link is known to be down and nobody waits for it.
+Who was granted without Redis is remembered until it settles, so that Redis is told nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+
+from headrace import observe
+from headrace.budget.ledger import Granted, Ledger, Never, Wait
+from headrace.budget.limits import Want
+from headrace.errors import RedisAway
+
+
+class LossPolicy:
+    """
+    A ledger that asks Redis, and without Redis does what each limit says.
+
+    Args:
+        shared: the ledger in Redis.
+        own: the ledger of this process, for `share`.
+        is_up: whether Redis answered last time.
+        known_hosts: how many hosts shared the limits when Redis was last seen.
+    """
+
+    def __init__(self, shared: Ledger, own: Ledger, *, is_up: Callable[[], bool], known_hosts: Callable[[], int]) -> None:
+        self._shared = shared
+        self._own = own
+        self._is_up = is_up
+        self._known_hosts = known_hosts
+        self._alone: dict[str, list[Want]] = {}  # hold id -> what was taken from our own buckets
+        self._waiting_alone: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<LossPolicy [{len(self._alone)} held without Redis] {self._shared!r}>"
+
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
+        """Take all costs or none; from Redis, or as the limits say."""
+        is_closed = any(want.on_redis_loss == "closed" for want in wants)
+        if is_closed or self._is_up():
+            try:
+                return await self._shared.reserve(hold_id, wants, waiter=waiter, waited_s=waited_s)
+            except RedisAway:
+                if is_closed:
+                    observe.REDIS_LOSS.inc("closed")
+                    raise
+        return await self._reserve_alone(hold_id, wants, waiter, waited_s)
+
+    async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, waited_s: float) -> Granted | Wait | Never:
+        parts = self._parts(wants)
+        observe.REDIS_LOSS.inc("share" if parts else "open")
+        outcome = await self._own.reserve(hold_id, parts, waiter=waiter, waited_s=waited_s)
+        # Levels are left out: those of our own part tell nothing of the limit's.
+        if isinstance(outcome, Granted):
+            self._alone[hold_id] = parts
+            self._waiting_alone.discard(hold_id)
+            return Granted(outcome.at_us, ())
+        self._waiting_alone.add(hold_id)
+        return replace(outcome, levels=()) if isinstance(outcome, Wait) else outcome
+
+    def _parts(self, wants: Sequence[Want]) -> list[Want]:
+        return [_part(want, self._known_hosts()) for want in wants if want.on_redis_loss == "share"]
+
+    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> Awaitable[None]:
+        """Replace what was reserved by what was used, where it was reserved."""
+        self._waiting_alone.discard(hold_id)
+        if hold_id in self._alone:
+            return self._own.settle(hold_id, self._alone.pop(hold_id), actual)
+        return self._shared.settle(hold_id, wants, actual)
+
+    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> Awaitable[None]:
+        """Give everything back where it was reserved, and leave all lines."""
+        if hold_id in self._alone:
+            return self._own.release(hold_id, self._alone.pop(hold_id), waiter=waiter)
+        if hold_id in self._waiting_alone:
+            self._waiting_alone.discard(hold_id)
+            self._own.release(hold_id, self._parts(wants), waiter=waiter)
+        return self._shared.release(hold_id, wants, waiter=waiter)
+
+    async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
+        """Renew the concurrency permits of these holds, where they are."""
+        alone = {hold_id: self._alone[hold_id] for hold_id in holds if hold_id in self._alone}
+        await self._own.renew(alone)
+        await self._shared.renew({hold_id: wants for hold_id, wants in holds.items() if hold_id not in alone})
+
+
+def _part(want: Want, hosts: int) -> Want:
+    # At least one, or a small limit on many hosts would lock everybody out.
+    hosts = max(1, hosts)
+    capacity = max(1, want.capacity // hosts)
+    rate = want.rate_per_minute and max(1, want.rate_per_minute // hosts)
+    return replace(want, capacity=capacity, rate_per_minute=rate, cost=min(want.cost, capacity))

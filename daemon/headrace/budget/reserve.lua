@@ -1,0 +1,178 @@
+-- reserve: take the costs of all wants from their buckets, or none and say how long to wait.
+--
+-- KEYS[1]           the hold       string: "<at_us> <level> ..." once granted, "closed" once settled or released
+-- then for the i-th want (i from 0):
+-- KEYS[2+3i]        its bucket     rate: hash of level (units), at (us); concurrency: zset of hold ids by lease end (us)
+-- KEYS[3+3i]        its line       zset: waiters by arrival (us)
+-- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)>"
+-- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, cost} for each rate bucket of a grant
+--
+-- ARGV[1]           hold id
+-- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it
+-- ARGV[3]           waited_us      since the call arrived
+-- ARGV[4]           hold_us        how long the hold is remembered
+-- ARGV[5]           permit_us      lease of a concurrency permit
+-- ARGV[6]           wait_us        lease of a place in line
+-- ARGV[7]           behind_us      how soon to ask again when only somebody earlier stands in the way
+-- ARGV[8]           poll_us        how soon to ask again for a permit
+-- then for the i-th want (i from 0):
+-- ARGV[9+3i]        rate           tokens a minute, which is units a microsecond; 0: concurrency
+-- ARGV[10+3i]       capacity       tokens, or permits
+-- ARGV[11+3i]       cost           tokens, or permits
+--
+-- Returns {'granted', "<at_us> <whole tokens left> ..."}
+--       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ..."}
+--       | {'never', i (from 1) of a bucket that can never hold the cost}
+--       | {'closed'}
+--
+-- The unit is 1/60,000,000 token, so that rate x microseconds is exact; numbers are doubles, exact up to 2^53, and written
+-- with %.0f, since Lua would write large ones as 1e+15. Time is Redis's own. If it goes back, a bucket keeps its later moment:
+-- else the same span would flow in twice.
+
+local UNITS = 60000000
+local id, waiter = ARGV[1], ARGV[2]
+local wait_lease_us, behind_us, poll_us = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local count = math.floor((#ARGV - 8) / 3)
+
+local seen = redis.call('GET', KEYS[1])
+if seen == 'closed' then return {'closed'} end
+if seen then return {'granted', seen} end
+
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
+local arrival_us = now_us - tonumber(ARGV[3])
+
+local function whole(number) return string.format('%.0f', number) end
+
+-- Read every bucket as it is now.
+local wants = {}
+for i = 1, count do
+    local want = {
+        bucket = KEYS[3 * i - 1], line = KEYS[3 * i], waits = KEYS[3 * i + 1],
+        rate = tonumber(ARGV[3 * i + 6]), at_us = now_us,
+    }
+    want.unit = want.rate > 0 and UNITS or 1
+    want.capacity = tonumber(ARGV[3 * i + 7]) * want.unit
+    want.cost = tonumber(ARGV[3 * i + 8]) * want.unit
+    if want.cost > want.capacity then return {'never', i} end
+    if want.rate > 0 then
+        local stored = redis.call('HMGET', want.bucket, 'level', 'at')
+        want.at_us = math.max(now_us, tonumber(stored[2]) or now_us)
+        local inflow = want.rate * (want.at_us - (tonumber(stored[2]) or now_us))
+        want.level = math.min(want.capacity, (tonumber(stored[1]) or want.capacity) + inflow)
+    else
+        redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(now_us))
+        want.level = want.capacity - redis.call('ZCARD', want.bucket)
+    end
+    want.has_line = redis.call('EXISTS', want.line) == 1
+    wants[i] = want
+end
+
+-- A waiter keeps its first arrival, in every line the same: else two could each stand behind the other.
+for _, want in ipairs(wants) do
+    local arrived = want.has_line and redis.call('ZSCORE', want.line, waiter)
+    if arrived then
+        arrival_us = tonumber(arrived)
+        break
+    end
+end
+
+local function leave(want, who)
+    redis.call('HDEL', want.waits, who)
+    return redis.call('ZREM', want.line, who) == 1
+end
+
+-- The cost of a place in line, or nil if its lease has lapsed (then the place is gone).
+local function waiting_cost(want, who)
+    local until_us, cost = string.match(redis.call('HGET', want.waits, who) or '', '^(%d+) (%d+)$')
+    if until_us and tonumber(until_us) > now_us then return tonumber(cost) end
+    leave(want, who)
+end
+
+-- The costs of those who came earlier, and whether there are any. Equal arrivals go by name, as the zset sorts them.
+local function ahead(want)
+    local sum, is_behind = 0, false
+    local line = redis.call('ZRANGE', want.line, 0, -1, 'WITHSCORES')
+    for j = 1, #line, 2 do
+        local who, arrived_us = line[j], tonumber(line[j + 1])
+        if arrived_us > arrival_us or (arrived_us == arrival_us and who >= waiter) then break end
+        local cost = waiting_cost(want, who)
+        if cost then sum, is_behind = sum + cost, true end
+    end
+    return sum, is_behind
+end
+
+-- Let the first in line ask again, if it fits now.
+local function nudge(want)
+    local first, cost
+    repeat
+        first = redis.call('ZRANGE', want.line, 0, 0)[1]
+        cost = first and waiting_cost(want, first)
+    until cost or not first
+    if cost and want.level >= cost then
+        redis.call('PUBLISH', string.match(first, '^(.*)|'), 'permit ' .. first)
+    end
+end
+
+local function levels()
+    local parts = {whole(now_us)}
+    for i, want in ipairs(wants) do parts[i + 1] = whole(math.floor(want.level / want.unit)) end
+    return table.concat(parts, ' ')
+end
+
+local longest_us, longest = -1, 0
+for i, want in ipairs(wants) do
+    local sum, is_behind = 0, false
+    if want.has_line then sum, is_behind = ahead(want) end
+    want.is_blocking = is_behind or want.level < want.cost
+    if want.is_blocking then
+        local wait_us = poll_us
+        if want.rate > 0 then
+            local short = sum + want.cost - want.level
+            wait_us = short > 0 and math.ceil(short / want.rate) + want.at_us - now_us or behind_us
+        end
+        if wait_us > longest_us then longest_us, longest = wait_us, i end
+    end
+end
+
+if longest > 0 then
+    for _, want in ipairs(wants) do
+        if want.is_blocking then
+            redis.call('ZADD', want.line, whole(arrival_us), waiter)
+            redis.call('HSET', want.waits, waiter, whole(now_us + wait_lease_us) .. ' ' .. whole(want.cost))
+            redis.call('PEXPIRE', want.line, math.ceil(wait_lease_us / 1e3) + 1000)
+            redis.call('PEXPIRE', want.waits, math.ceil(wait_lease_us / 1e3) + 1000)
+        elseif want.has_line and leave(want, waiter) then
+            nudge(want)
+        end
+    end
+    return {'wait', longest_us, longest, levels()}
+end
+
+-- Take.
+for i, want in ipairs(wants) do
+    want.level = want.level - want.cost
+    if want.rate > 0 then
+        redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
+        -- A bucket that would be full again need not be remembered.
+        local full_us = (want.capacity - want.level) / want.rate + want.at_us - now_us
+        redis.call('PEXPIRE', want.bucket, math.ceil(full_us / 1e3) + 1000)
+        if #KEYS > 3 * count + 1 then
+            redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'cost', ARGV[3 * i + 8])
+        end
+    else
+        redis.call('ZADD', want.bucket, whole(now_us + tonumber(ARGV[5])), id)
+        redis.call('PEXPIRE', want.bucket, math.ceil(tonumber(ARGV[5]) / 1e3) + 1000)
+    end
+end
+local grant = levels()
+redis.call('SET', KEYS[1], grant, 'PX', math.ceil(tonumber(ARGV[4]) / 1e3))
+
+-- Whoever is first in line now may have asked a moment too early, or waited for this place only.
+for _, want in ipairs(wants) do
+    if want.has_line then
+        leave(want, waiter)
+        nudge(want)
+    end
+end
+return {'granted', grant}

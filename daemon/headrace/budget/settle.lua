@@ -1,0 +1,89 @@
+-- settle: close a hold. What was reserved is replaced by what was used, permits come back, and the hold leaves the lines.
+--
+-- Releasing is the same with everything given back. Closing a hold that was never granted takes care of the reserve that may
+-- still be on its way: it will find the id closed.
+--
+-- KEYS[1]           the hold       as in reserve.lua
+-- then for the i-th want (i from 0):
+-- KEYS[2+3i]        its bucket     as in reserve.lua
+-- KEYS[3+3i]        its line       as in reserve.lua
+-- KEYS[4+3i]        its waits      as in reserve.lua
+--
+-- ARGV[1]           hold id
+-- ARGV[2]           waiter         to take from the lines, or ''
+-- ARGV[3]           closed_us      how long a closed hold is remembered
+-- then for the i-th want (i from 0):
+-- ARGV[4+3i]        rate           tokens a minute, which is units a microsecond; 0: concurrency
+-- ARGV[5+3i]        capacity       tokens, or permits
+-- ARGV[6+3i]        back           tokens to give back; below zero: taken in addition, which may leave debt
+--
+-- Returns {what, now_us}, what being 1 if the hold was open, 0 if it was closed before (then nothing happens), -1 if it is
+-- unknown: it was never granted, or its call ran for longer than holds are remembered. Nothing is given back to a rate
+-- bucket then, which errs on the safe side; debt and permits are settled all the same.
+--
+-- Units, time and numbers as in reserve.lua.
+
+local UNITS = 60000000
+local id, waiter = ARGV[1], ARGV[2]
+
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
+
+local function whole(number) return string.format('%.0f', number) end
+
+local seen = redis.call('GET', KEYS[1])
+if seen == 'closed' then return {0, whole(now_us)} end
+redis.call('SET', KEYS[1], 'closed', 'PX', math.ceil(tonumber(ARGV[3]) / 1e3))
+
+-- The level of a rate bucket after *back* came back.
+local function give_back(bucket, rate, capacity, back)
+    local stored = redis.call('HMGET', bucket, 'level', 'at')
+    local at_us = math.max(now_us, tonumber(stored[2]) or now_us)
+    local inflow = rate * (at_us - (tonumber(stored[2]) or now_us))
+    local level = math.min(capacity, (tonumber(stored[1]) or capacity) + inflow)
+    if back == 0 then return level end
+    level = math.min(capacity, level + back)
+    redis.call('HSET', bucket, 'level', whole(level), 'at', whole(at_us))
+    -- Remembered until it is full again, however deep the debt.
+    redis.call('PEXPIRE', bucket, math.ceil(((capacity - level) / rate + at_us - now_us) / 1e3) + 1000)
+    return level
+end
+
+-- Let the first in line ask again, if it fits now. Places whose lease has lapsed are cleared away.
+local function nudge(line, waits, level)
+    while true do
+        local first = redis.call('ZRANGE', line, 0, 0)[1]
+        if not first then return end
+        local until_us, cost = string.match(redis.call('HGET', waits, first) or '', '^(%d+) (%d+)$')
+        if until_us and tonumber(until_us) > now_us then
+            if level >= tonumber(cost) then
+                redis.call('PUBLISH', string.match(first, '^(.*)|'), 'permit ' .. first)
+            end
+            return
+        end
+        redis.call('ZREM', line, first)
+        redis.call('HDEL', waits, first)
+    end
+end
+
+for i = 1, math.floor((#ARGV - 3) / 3) do
+    local bucket, line, waits = KEYS[3 * i - 1], KEYS[3 * i], KEYS[3 * i + 1]
+    local rate, capacity, back = tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2]), tonumber(ARGV[3 * i + 3])
+    local level
+    if rate > 0 then
+        if not seen then back = math.min(back, 0) end
+        level = give_back(bucket, rate, capacity * UNITS, back * UNITS)
+    else
+        redis.call('ZREM', bucket, id)
+        redis.call('ZREMRANGEBYSCORE', bucket, '-inf', whole(now_us))
+        level = capacity - redis.call('ZCARD', bucket)
+    end
+    if redis.call('EXISTS', line) == 1 then
+        if waiter ~= '' then
+            redis.call('ZREM', line, waiter)
+            redis.call('HDEL', waits, waiter)
+        end
+        nudge(line, waits, level)
+    end
+end
+return {seen and 1 or -1, whole(now_us)}

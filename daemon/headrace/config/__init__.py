@@ -1,0 +1,20 @@
+"""
+The configuration: one TOML file, each key of it overridable by the environment, read into frozen values.
+
+    kinds.py        how single values are spelled: durations, sizes, addresses, secrets
+    tables.py       the keys and their defaults, as structs
+    environment.py  the environment, laid over the file
+    reading.py      both into `Settings`, with every problem named at once (in the words of wording.py)
+    checks.py       what each value allows but all of them together do not; and what is allowed but doubtful
+    places.py       where things lie: the state and runtime directories, sockets, upstream's key
+    toml.py         settings as TOML again
+
+Only `main`, `daemon` and `wiring` look in here; a stage is told what it needs and cannot reach for a setting.
+"""
+
+from headrace.config.checks import warnings
+from headrace.config.places import api_key, resolve, runtime_dir
+from headrace.config.reading import find_file, load
+from headrace.config.tables import Settings, callers
+
+__all__ = ["Settings", "api_key", "callers", "find_file", "load", "resolve", "runtime_dir", "warnings"]

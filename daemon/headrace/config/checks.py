@@ -1,0 +1,129 @@
+"""
+What each value allows but all of them together do not, and what is allowed but hardly meant.
+
+Contradictions keep the configuration from loading. Warnings do not: the daemon logs them as it starts, and
+`headrace config check` prints them.
+"""
+
+from __future__ import annotations
+
+import grp
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from headrace.config import places
+from headrace.config.environment import ignored_variables
+from headrace.config.kinds import split_address
+from headrace.config.tables import Settings
+from headrace.model import Lane
+
+
+def contradictions(settings: Settings) -> Iterator[str]:
+    """Yield what cannot be."""
+    yield from _credentials(settings)
+    yield from _addresses(settings)
+    yield from _amounts(settings)
+    yield from _limits(settings)
+
+
+def _credentials(settings: Settings) -> Iterator[str]:
+    if settings.upstream.credentials != "caller":
+        return
+    if settings.auth.required:
+        yield (
+            'auth.required = true: cannot go with upstream.credentials = "caller", since a call carries one key: '
+            "either ours (auth.required) or upstream's; drop one of the two"
+        )
+    if settings.cache.scope == "shared":
+        yield (
+            'cache.scope = "shared": cannot go with upstream.credentials = "caller", since the answers to one key would go to '
+            'holders of another, or of none; use cache.scope = "caller"'
+        )
+
+
+def _addresses(settings: Settings) -> Iterator[str]:
+    addresses = [*settings.listen.grpc, *([settings.listen.http] if settings.listen.http else [])]
+    if not addresses:
+        yield "listen: grpc and http are both empty, and nobody could call; name at least one address"
+    for address in _repeated([address for address in addresses if not address.endswith(":0")]):
+        yield f'listen: "{address}" is named twice; give each endpoint an address of its own'
+
+
+def _amounts(settings: Settings) -> Iterator[str]:
+    if settings.cache.max_entry == 0:
+        yield "cache.max_entry = 0: would keep nothing; to do without the cache use cache.enabled = false"
+    if settings.schedule.max_waiting_bytes == 0:
+        yield 'schedule.max_waiting_bytes = 0: would refuse every call; use a size such as "512MB"'
+    if settings.retry.max_age == 0:
+        yield 'retry.max_age = "0s": would give up every call at once; use a duration such as "9m30s"'
+
+
+def _limits(settings: Settings) -> Iterator[str]:
+    for name in _repeated([limit.name for limit in settings.limit]):
+        yield f'limit[{name}].name = "{name}": two limits have it; give each a name of its own'
+    for limit in settings.limit:
+        if not any(fnmatchcase(lane, limit.match.lane) for lane in Lane):
+            lanes = ", ".join(Lane)
+            yield f'limit[{limit.name}].match.lane = "{limit.match.lane}": fits no lane; there are {lanes}'
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Return what a person should look at, one sentence each."""
+    return [*_about_key(settings, environ), *_about_doors(settings), *_about_variables(environ)]
+
+
+def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    if settings.upstream.credentials == "caller":
+        return
+    sources = list(places.key_sources(settings, environ))
+    if all(problem for _, _, problem in sources):
+        tried = "; ".join(f"{place} {problem}" for place, _, problem in sources)
+        yield f"there is no key for upstream, so calls that are not in the cache end in authentication errors ({tried})"
+    elif sources[1][2] and not places.is_default_key_file(settings):
+        yield f"upstream.api_key_file: {sources[1][0]}: {sources[1][2]}; the key comes from elsewhere"
+    if _is_open_to_all(Path(settings.upstream.api_key_file)):
+        yield f"upstream.api_key_file: every user of this machine may read {settings.upstream.api_key_file}; chmod it to 0600"
+
+
+def _about_doors(settings: Settings) -> Iterator[str]:
+    addresses = [address for address in (*settings.listen.grpc, settings.listen.http) if address]
+    is_open = not settings.auth.required and settings.upstream.credentials == "own"
+    for address in addresses:
+        if is_open and not address.startswith("unix:") and not _is_loopback(split_address(address)[0]):
+            yield f"listen: whoever reaches {address} can spend your key; set auth.required = true, or listen on loopback"
+    if group := settings.listen.socket_group:
+        try:
+            grp.getgrnam(group)
+        except KeyError:
+            yield f'listen.socket_group = "{group}": there is no such group on this machine'
+    parts = urlsplit(settings.upstream.base_url)
+    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        yield f"upstream.base_url: keys and prompts go to {parts.hostname} unencrypted; use https"
+
+
+def _about_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    for variable in ignored_variables(environ):
+        yield f"{variable} in the environment is no setting, and does nothing"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_open_to_all(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o004)
+    except OSError:
+        return False

@@ -1,0 +1,202 @@
+"""
+How single values are spelled in the configuration.
+
+A kind is the Python type of a value, annotated with a `Spelling`: how to read it, how to write it again, and how to tell a
+person what would be right. The structs in `tables.py` are made of these; the reader needs to know no other rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from headrace import units
+
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_MODE = re.compile(r"0?[0-7]{3}")
+_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class Secret(str):
+    """A text that shows itself to nobody who merely looks."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'" if self else "''"
+
+
+class Url(str):
+    """A URL whose repr hides the password in it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(hide_password(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """
+    How a value is written.
+
+    Args:
+        right: what would be right, for messages: "must be <right>".
+        read: from what TOML gave; raises ValueError.
+        write: back to what TOML takes, secrets hidden.
+    """
+
+    right: str
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any] = str
+
+
+def _text(read: Callable[[str], Any]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValueError("is no text")
+        return read(value)
+
+    return check
+
+
+def _size(value: Any) -> int:
+    # 0 is the one size that needs no unit; a bare 64 more likely means 64 MB than 64 bytes.
+    if isinstance(value, int) and not isinstance(value, bool) and value == 0:
+        return 0
+    return units.parse_size(_text(str)(value))
+
+
+def _backoff(text: str) -> tuple[float, float]:
+    low, high = units.parse_range(text)
+    if low <= 0:
+        raise ValueError("would retry without any pause")
+    return low, high
+
+
+def _secret(text: str) -> Secret:
+    text = text.strip()
+    if not is_usable_key(text):
+        raise ValueError("is no key")
+    return Secret(text)
+
+
+def is_usable_key(text: str) -> bool:
+    """Whether *text* can be sent in a header: printable ASCII without blanks; "" passes."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _split(text: str) -> SplitResult:
+    parts = urlsplit(text)
+    _ = parts.port  # raises ValueError unless it is a number
+    return parts
+
+
+def _http_url(text: str) -> Url:
+    parts = _split(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("is no base URL")
+    return Url(text.rstrip("/"))
+
+
+def _redis_url(text: str) -> Url:
+    parts = _split(text)
+    has_place = bool(parts.path) if parts.scheme == "unix" else bool(parts.hostname)
+    if text and (parts.scheme not in ("redis", "rediss", "unix") or not has_place):
+        raise ValueError("is no Redis URL")
+    return Url(text)
+
+
+def hide_password(url: str) -> str:
+    """Return the URL with the password, if there is one, as ***."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user_info, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user_info.partition(':')[0]}:***@{place}"))
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return host and port of "127.0.0.1:7480", "[::1]:7480" or "localhost:7480"; raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        ip_address(host)
+    elif not _HOST.fullmatch(host):
+        raise ValueError("has no host")
+    if not colon or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("has no port")
+    return host, int(port)
+
+
+def _http_address(text: str) -> str:
+    if text:
+        split_address(text)
+    return text
+
+
+def _grpc_address(text: str) -> str:
+    if not text.startswith("unix:"):
+        split_address(text)
+        return text
+    path = text.removeprefix("unix:")
+    if path.startswith("//"):
+        path = path[2:]
+        if not path.startswith("/"):
+            raise ValueError("is no path: three slashes, or none")
+    if not path or path.endswith("/") or "\0" in path:
+        raise ValueError("is no path")
+    return f"unix:{path}"
+
+
+def _folder(text: str) -> str:
+    path = PurePosixPath(text)
+    if not path.is_absolute() or "\0" in text:
+        raise ValueError("is no absolute path")
+    return str(path)
+
+
+def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError("does not look so")
+        return text
+
+    return check
+
+
+Duration = Annotated[
+    float, Spelling('a duration such as "90s", "1h" or "9m30s"', _text(units.parse_duration), units.format_duration)
+]
+Size = Annotated[int, Spelling('a size such as "64MB" or "1GiB", or 0', _size, units.format_size)]
+Backoff = Annotated[
+    tuple[float, float],
+    Spelling('two durations, the shorter one first, as in "0.5s..30s", both more than 0', _text(_backoff), units.format_range),
+]
+HiddenText = Annotated[
+    Secret, Spelling("a key in one line of printable ASCII", _text(_secret), lambda secret: "***" if secret else "")
+]
+BaseUrl = Annotated[Url, Spelling('a URL such as "https://api.anthropic.com"', _text(_http_url), hide_password)]
+RedisUrl = Annotated[
+    Url,
+    Spelling(
+        'empty, or a URL such as "redis://host:6379/0", "rediss://user:password@host:6379" or "unix:///run/redis.sock"',
+        _text(_redis_url),
+        hide_password,
+    ),
+]
+HttpAddress = Annotated[
+    str, Spelling('an address such as "127.0.0.1:7480" or "[::1]:7480", or empty for none', _text(_http_address))
+]
+GrpcAddress = Annotated[
+    str, Spelling('an address such as "127.0.0.1:7400", "unix:headrace.sock" or "unix:/run/h.sock"', _text(_grpc_address))
+]
+Folder = Annotated[str, Spelling('an absolute path such as "/var/lib/headrace"', _text(_folder))]
+Mode = Annotated[str, Spelling('permissions in octal, such as "0660"', _text(_matching(_MODE)))]
+Version = Annotated[str, Spelling('an API version such as "2023-06-01"', _text(_matching(_VERSION)))]
+Glob = Annotated[str, Spelling('a pattern such as "claude-*", or "*" for any', _text(_matching(re.compile(r".+", re.DOTALL))))]

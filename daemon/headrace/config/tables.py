@@ -1,0 +1,180 @@
+"""
+The keys of the configuration and their defaults.
+
+Each struct is a TOML table, each attribute a key of the same name. Durations are seconds and sizes bytes from here on;
+`redacted` writes them as people do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+
+import msgspec
+
+from headrace.budget.limits import Limit, Match
+from headrace.config.kinds import (
+    Backoff,
+    BaseUrl,
+    Duration,
+    Folder,
+    Glob,
+    GrpcAddress,
+    HiddenText,
+    HttpAddress,
+    Mode,
+    RedisUrl,
+    Secret,
+    Size,
+    Spelling,
+    Url,
+    Version,
+)
+from headrace.model import Caller, Lane
+
+DEFAULT_KEY_FILE = "/etc/headrace/api_key"
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TOML table."""
+
+
+class Upstream(Table, frozen=True):
+    base_url: BaseUrl = Url("https://api.anthropic.com")
+    api_key: HiddenText = Secret("")
+    api_key_file: Folder = DEFAULT_KEY_FILE
+    credentials: Literal["own", "caller"] = "own"
+    version: Version = "2023-06-01"
+
+
+class Listen(Table, frozen=True):
+    grpc: tuple[GrpcAddress, ...] = ("unix:headrace.sock", "127.0.0.1:7400")
+    http: HttpAddress = "127.0.0.1:7480"
+    socket_mode: Mode = "0660"
+    socket_group: str = ""
+
+
+class State(Table, frozen=True):
+    dir: Folder = ""  # `load` always fills it in: the default depends on the environment
+
+
+class Redis(Table, frozen=True):
+    url: RedisUrl = Url("")
+
+
+class Auth(Table, frozen=True):
+    required: bool = False
+
+
+class Cache(Table, frozen=True):
+    enabled: bool = True
+    ttl: Duration = 3600.0
+    scope: Literal["caller", "shared"] = "caller"
+    stale: Duration = 86_400.0
+    memory: Size = 64_000_000
+    disk: Size = 1_000_000_000
+    redis: Size = 256_000_000
+    max_entry: Size = 4_000_000
+
+
+class Retry(Table, frozen=True):
+    max_attempts: Count = 8
+    backoff: Backoff = (0.5, 30.0)
+    max_age: Duration = 570.0
+
+
+class Schedule(Table, frozen=True):
+    max_waiting: Count = 10_000
+    max_waiting_bytes: Size = 512_000_000
+
+
+class Drain(Table, frozen=True):
+    time: Duration = 30.0
+
+
+class CallerSettings(Table, frozen=True):
+    lane: Lane = Lane.STANDARD
+    weight: Count = 1
+
+
+class MatchTable(Table, frozen=True):
+    model: Glob = "*"
+    caller: Glob = "*"
+    lane: Glob = "*"
+
+
+class LimitTable(Table, frozen=True):
+    """A `[[limit]]` as it is written; `limit` is what the rest of the program knows."""
+
+    name: str = ""
+    match: MatchTable = MatchTable()
+    per: tuple[Literal["caller", "model", "lane"], ...] = ()
+    requests_per_minute: int | None = None
+    input_tokens_per_minute: int | None = None
+    output_tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    burst: Duration = 60.0
+    on_redis_loss: Literal["closed", "open", "share"] = "closed"
+
+    @property
+    def limit(self) -> Limit:
+        fields = msgspec.structs.asdict(self)
+        match = Match(**msgspec.structs.asdict(fields.pop("match")))
+        return Limit(match=match, burst_s=fields.pop("burst"), **fields)
+
+    @classmethod
+    def of(cls, limit: Limit) -> LimitTable:
+        same = {name: getattr(limit, name) for name in cls.__struct_fields__ if name not in ("match", "burst")}
+        match = MatchTable(limit.match.model, limit.match.caller, limit.match.lane)
+        return cls(match=match, burst=limit.burst_s, **same)
+
+
+class Settings(Table, frozen=True):
+    """The whole configuration."""
+
+    upstream: Upstream = Upstream()
+    listen: Listen = Listen()
+    state: State = State()
+    redis: Redis = Redis()
+    auth: Auth = Auth()
+    cache: Cache = Cache()
+    retry: Retry = Retry()
+    schedule: Schedule = Schedule()
+    drain: Drain = Drain()
+    limit: tuple[Limit, ...] = ()
+    caller: dict[str, CallerSettings] = {}
+
+    def redacted(self) -> dict[str, Any]:
+        """Return everything as TOML would have it, secrets hidden."""
+        return cast(dict[str, Any], _as_written(type(self), self))
+
+
+def fields_of(table: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the keys of a table with the kinds of their values."""
+    return get_type_hints(table, include_extras=True)
+
+
+def spelling_of(kind: Any) -> Spelling | None:
+    """Return how a value of this kind is written, if not as itself."""
+    return next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Spelling)), None)
+
+
+def callers(settings: Settings) -> dict[str, Caller]:
+    """Return the configured callers by name."""
+    return {name: Caller(name, caller.lane, caller.weight) for name, caller in settings.caller.items()}
+
+
+def _as_written(kind: Any, value: Any) -> Any:
+    if spelling := spelling_of(kind):
+        return spelling.write(value)
+    if isinstance(value, Limit):
+        value = LimitTable.of(value)
+    if isinstance(value, msgspec.Struct):
+        pairs = ((name, _as_written(inner, getattr(value, name))) for name, inner in fields_of(type(value)).items())
+        return {name: written for name, written in pairs if written is not None}
+    if isinstance(value, tuple):
+        return [_as_written(get_args(kind)[0], item) for item in value]
+    if isinstance(value, dict):
+        return {name: _as_written(get_args(kind)[1], item) for name, item in value.items()}
+    return str(value) if isinstance(value, str) else value

@@ -1,0 +1,50 @@
+"""What messages say of a kind of value and of a value: what would be right, and what there is, unless it may be a secret."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+
+from headrace.config.kinds import Secret, hide_password
+from headrace.config.tables import spelling_of
+
+
+def is_secret(kind: Any) -> bool:
+    """Whether values of this kind are never shown."""
+    return Secret in get_args(kind)
+
+
+def is_text(kind: Any) -> bool:
+    """Whether values of this kind are texts in TOML, so that the environment need not quote them."""
+    if get_origin(kind) is tuple:
+        return False
+    bare = get_args(kind)[0] if spelling_of(kind) else kind
+    return spelling_of(kind) is not None or get_origin(kind) is Literal or (isinstance(bare, type) and issubclass(bare, str))
+
+
+def right(kind: Any) -> str:
+    """Return what would be right: "must be ..."."""
+    if spelling := spelling_of(kind):
+        return spelling.right
+    if get_origin(kind) is Annotated:
+        least = [extra.ge for extra in kind.__metadata__ if isinstance(extra, msgspec.Meta)]
+        return f"a whole number, at least {least[0]}"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(shown, get_args(kind)))}"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(shown(member.value) for member in kind)}"
+    if NoneType in get_args(kind):
+        return "a whole number"
+    return {bool: "true or false", str: "text in quotes"}.get(kind, "something else")
+
+
+def shown(value: Any) -> str:
+    """Return the value for a message: cut short, without passwords and keys."""
+    if not isinstance(value, str):
+        return json.dumps(value, default=str)[:80]
+    text = hide_password(value) if "://" in value else value
+    return "(not shown)" if text.startswith(("sk-", "hr_")) else json.dumps(text[:80], ensure_ascii=False)

@@ -1,0 +1,185 @@
+"""
+The daemon's life: start, serve, reload, drain, leave.
+
+Three phases, in this order in the code too. Starting takes what can be occupied (the state directory, Valkey, addresses) and
+fails with a clear word if it cannot; Redis being away is no reason not to start. While it serves, a heartbeat once a second
+looks whether all is well, and tells health, systemd and whoever scrapes. Draining says so first (health, readiness), then
+refuses new calls, lets what runs finish or parks it, and then gives everything back in the opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from headrace import observe
+from headrace.config import Settings, api_key, runtime_dir, warnings
+from headrace.embedded import EmbeddedValkey
+from headrace.errors import ConfigError, StartupError
+from headrace.notify import Notifier
+
+if TYPE_CHECKING:  # wiring imports gRPC; see _serve
+    from headrace.wiring import Edges, Parts
+
+log = structlog.get_logger()
+
+_BEAT_S = 1.0
+
+Reload = Callable[[], Settings]
+
+
+def serve(settings: Settings, reload: Reload) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Call it from the main thread."""
+    observe.set_up_logs()
+    for warning in warnings(settings, os.environ):
+        log.warning("config.doubtful", warning=warning)
+    notifier = Notifier()
+    with _valkey(settings, notifier) as valkey:
+        _run(_serve(settings, reload, notifier, valkey))
+
+
+def work(settings: Settings) -> None:
+    """Run a worker without edges until SIGTERM or SIGINT: it makes the attempts of parked and submitted calls."""
+    if not settings.redis.url:
+        raise ConfigError("redis.url: is empty, and a worker of its own needs the Redis that its daemons use")
+    observe.set_up_logs()
+    _run(_work(settings, Notifier()))
+
+
+def _run(main: Coroutine[object, object, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # not on this platform
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+@contextlib.contextmanager
+def _valkey(settings: Settings, notifier: Notifier) -> Iterator[EmbeddedValkey | None]:
+    _prepare(Path(settings.state.dir))
+    if settings.redis.url:
+        yield None
+        return
+    # From the main thread and before gRPC is imported: the server is tied to the thread that starts it.
+    with EmbeddedValkey(Path(settings.state.dir) / "valkey", loading=lambda: notifier.extend(30)) as valkey:
+        yield valkey
+
+
+def _prepare(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = directory / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StartupError(
+            f"state.dir: cannot write to {directory}: {error.strerror}; make it writable for this user, or name another"
+        ) from error
+
+
+# Serving.
+
+
+async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
+    # Imported here, since it brings gRPC along, which wants Valkey to be started first.
+    from headrace.wiring import Edges, Parts
+
+    leave = _on_signals(signal.SIGTERM, signal.SIGINT)
+    async with contextlib.AsyncExitStack() as stack:
+        parts = Parts(settings, _redis_url(settings, valkey), lambda: api_key(settings, os.environ))
+        await stack.enter_async_context(parts.running())
+        await stack.enter_async_context(parts.working())
+        edges = Edges(parts, runtime_dir(os.environ))
+        await stack.enter_async_context(edges.open())
+        heart = asyncio.create_task(_beat(parts, edges, notifier, valkey))
+        stack.callback(heart.cancel)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, notifier)
+        notifier.ready(f"serving {', '.join(edges.addresses)}")
+        log.info(observe.DAEMON_STARTED, addresses=edges.addresses, redis=settings.redis.url != "")
+        await leave.wait()
+        await _drain(parts, edges, notifier)
+    log.info(observe.DAEMON_STOPPED)
+
+
+async def _work(settings: Settings, notifier: Notifier) -> None:
+    from headrace.wiring import Parts
+
+    leave = _on_signals(signal.SIGTERM, signal.SIGINT)
+    async with contextlib.AsyncExitStack() as stack:
+        parts = Parts(settings, settings.redis.url, lambda: api_key(settings, os.environ))
+        await stack.enter_async_context(parts.running())
+        await stack.enter_async_context(parts.working())
+        heart = asyncio.create_task(_beat(parts, None, notifier, None))
+        stack.callback(heart.cancel)
+        notifier.ready("working")
+        log.info(observe.WORKER_STARTED)
+        await leave.wait()
+        notifier.stopping("draining")
+    log.info(observe.WORKER_STOPPED)
+
+
+def _redis_url(settings: Settings, valkey: EmbeddedValkey | None) -> str:
+    return settings.redis.url or (valkey.url if valkey else "")
+
+
+def _on_signals(*signals: signal.Signals) -> asyncio.Event:
+    received = asyncio.Event()
+    for number in signals:
+        asyncio.get_running_loop().add_signal_handler(number, received.set)
+    return received
+
+
+def _reload(reload: Reload, parts: Parts, notifier: Notifier) -> None:
+    # Limits, callers and keys; what is bound or built at the start stays until a restart.
+    notifier.reloading()
+    try:
+        parts.reload(reload())
+    except ConfigError as error:
+        log.error(observe.CONFIG_REJECTED, error=str(error))
+    else:
+        log.info(observe.CONFIG_RELOADED)
+    notifier.ready("serving")
+
+
+# The heartbeat.
+
+
+async def _beat(parts: Parts, edges: Edges | None, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
+    """Once a second: look whether all is well, and tell who wants to know."""
+    told: list[str] | None = None
+    while True:
+        if valkey is not None:
+            valkey.ensure()
+        await parts.look()
+        wrong = parts.wrong()
+        if edges is not None:
+            await edges.set_serving(not wrong)
+        if wrong != told:
+            notifier.status("; ".join(wrong) or "serving")
+            log.info(observe.HEALTH_CHANGED, wrong=wrong)
+            told = wrong
+        # From the loop itself: when it is stuck, no word goes out, and systemd starts us anew.
+        notifier.watchdog()
+        await asyncio.sleep(_BEAT_S)
+
+
+# Draining.
+
+
+async def _drain(parts: Parts, edges: Edges, notifier: Notifier) -> None:
+    grace_s = parts.settings.drain.time
+    notifier.stopping("draining")
+    notifier.extend(grace_s + 30)
+    log.info(observe.DAEMON_DRAINING, grace_s=grace_s, flow=repr(parts.flow))
+    parts.is_draining = True
+    await edges.set_serving(False)
+    parts.flow.is_draining = True
+    await edges.drain(grace_s)

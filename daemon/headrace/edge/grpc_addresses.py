@@ -1,0 +1,115 @@
+"""
+Taking an address for a gRPC server: nobody else's, and with the right permissions.
+
+grpcio takes over a live unix socket without a word, and shares a TCP port if it is let. So a lock on each address comes first;
+only under it may a socket that a dead daemon left be removed. `grpc.so_reuseport = 0` makes an occupied port an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc.aio
+
+from headrace import sockets
+from headrace.errors import StartupError
+from headrace.lockfile import AddressLock
+
+_UNIX = "unix:"
+_umask = threading.Lock()  # the mask is the process's
+
+
+class Address:
+    """
+    One address of `listen.grpc`: "unix:<path>" or "<host>:<port>".
+
+    Args:
+        runtime_dir: where relative socket paths, and the locks of TCP addresses, lie.
+        mode, group: of a unix socket; an empty group leaves it as it is.
+    """
+
+    def __init__(self, text: str, *, runtime_dir: Path, mode: int, group: str) -> None:
+        self.path = runtime_dir / text.removeprefix(_UNIX).removeprefix("//") if text.startswith(_UNIX) else None
+        self.text = f"{_UNIX}{self.path}" if self.path else text
+        self.port = 0
+        self._mode = mode
+        self._group = group
+        self._lock = None if text.endswith(":0") else AddressLock(self.text, runtime_dir)  # port 0 is nobody else's
+
+    def __repr__(self) -> str:
+        return f"<Address {self.text} [{f'port {self.port}' if self.port else 'not bound'}]>"
+
+    def bind(self, server: grpc.aio.Server) -> None:
+        """Lock the address and bind the server to it; `StartupError` when it is taken, or cannot be."""
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            if self.path is None:
+                self.port = _add_port(server, self.text)
+            else:
+                self._bind_socket(server, self.path)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go of the address, after the server has stopped."""
+        if self.path is not None and self.port:
+            self.path.unlink(missing_ok=True)
+        self.port = 0
+        if self._lock is not None:
+            self._lock.release()
+
+    def _bind_socket(self, server: grpc.aio.Server, path: Path) -> None:
+        if len(os.fsencode(path)) > sockets.MAX_PATH_BYTES:
+            raise StartupError(f"listen.grpc: {path} is longer than the {sockets.MAX_PATH_BYTES} bytes that a socket's may be")
+        if sockets.is_listening(path):
+            raise StartupError(f"listen.grpc: {self.text} is in use by another program; stop it, or listen elsewhere")
+        group_id = _group_id(self._group)
+        path.unlink(missing_ok=True)
+        with _masked(0o777):  # nobody gets in before mode and group are right
+            self.port = _add_port(server, self.text)
+        if group_id is not None:
+            _chown(path, group_id, self._group)
+        path.chmod(self._mode)
+
+
+def _add_port(server: grpc.aio.Server, address: str) -> int:
+    try:
+        port: int = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartupError(
+            f"listen.grpc: cannot listen on {address}: it is in use or not ours; stop what listens there, or listen elsewhere"
+        ) from error
+    return port
+
+
+def _group_id(name: str) -> int | None:
+    if not name:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise StartupError(f"listen.socket_group: there is no group {name!r} on this machine") from error
+
+
+def _chown(path: Path, group_id: int, name: str) -> None:
+    try:
+        os.chown(path, -1, group_id)
+    except PermissionError as error:
+        raise StartupError(f"listen.socket_group: this user may not give {path} to {name!r}; make it a member") from error
+
+
+@contextlib.contextmanager
+def _masked(mask: int) -> Iterator[None]:
+    with _umask:
+        before = os.umask(mask)
+        try:
+            yield
+        finally:
+            os.umask(before)

@@ -1,0 +1,128 @@
+"""What a gRPC request asks: typed params and options into an `Ask`; and where an answer came from, into an `Origin`."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from google.protobuf.duration_pb2 import Duration
+
+from headrace.admission import Ask
+from headrace.edge import translate
+from headrace.errors import InvalidCall
+from headrace.model import CacheControl, Caller, Source
+from headrace.v1 import messages_pb2, messages_service_pb2, options_pb2
+
+Origin = options_pb2.Origin
+
+_LANES = {
+    options_pb2.LANE_UNSPECIFIED: "",
+    options_pb2.LANE_INTERACTIVE: "interactive",
+    options_pb2.LANE_STANDARD: "standard",
+    options_pb2.LANE_BATCH: "batch",
+}
+_SOURCES = {
+    Source.UPSTREAM: options_pb2.ANSWER_SOURCE_UPSTREAM,
+    Source.SHARED: options_pb2.ANSWER_SOURCE_SHARED,
+    Source.CACHE: options_pb2.ANSWER_SOURCE_CACHE,
+    Source.STALE: options_pb2.ANSWER_SOURCE_STALE,
+}
+# Both go into HTTP headers, where a line end would start another one.
+_HEADER_NAME = re.compile(r"anthropic-[a-z0-9-]{1,64}")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?")
+_MAX_ANSWER_TIMEOUT_S = 86_400
+_TYPED_HEADERS = {"anthropic-version": "anthropic_version", "anthropic-beta": "anthropic_betas"}
+
+
+class Request(Protocol):
+    """A request of MessagesService."""
+
+    @property
+    def params(self) -> messages_pb2.MessageParams: ...
+
+    @property
+    def options(self) -> options_pb2.CallOptions: ...
+
+
+def read_ask(request: Request, caller: Caller, *, stream: bool, timeout_s: float | None, credential: str) -> Ask:
+    """Return what a request asks; raises `InvalidCall` for what makes no sense."""
+    params, options = request.params, request.options
+    if stream and not params.HasField("stream"):
+        params.stream = True
+    return Ask(
+        caller=caller,
+        body=translate.write(params),
+        stream=stream,
+        version=_value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
+        betas=tuple(_value("anthropic_betas", beta) for beta in options.anthropic_betas),
+        headers=tuple(sorted(_header(name, value) for name, value in options.anthropic_headers.items())),
+        lane=_lane(options.lane),
+        timeout_s=timeout_s,
+        cache=_cache_control(options.cache_control),
+        idempotency_key=options.idempotency_key,
+        credential=credential,
+    )
+
+
+def answer_timeout_s(request: messages_service_pb2.SubmitMessageRequest) -> float | None:
+    """Return how long a submitted call may take; None if the caller did not say."""
+    if not request.HasField("answer_timeout"):
+        return None
+    seconds = _seconds(request.answer_timeout)
+    if not 0 < seconds <= _MAX_ANSWER_TIMEOUT_S:
+        raise InvalidCall("answer_timeout: must be over 0 and up to 24 hours", metadata={"field": "answer_timeout"})
+    return seconds
+
+
+def origin(source: Source, *, attempts: int, age_s: float, ticket: str, cache_status: str, request_id: str) -> Origin:
+    """Return where an answer came from."""
+    return options_pb2.Origin(
+        source=_SOURCES[source],
+        attempts=attempts,
+        age=duration(age_s) if age_s > 0 else None,
+        ticket=ticket,
+        cache_status=cache_status,
+        request_id=request_id,
+    )
+
+
+def duration(seconds: float) -> Duration:
+    """Return a span, to the millisecond: more would only be noise."""
+    whole, rest = divmod(round(seconds * 1000), 1000)
+    return Duration(seconds=whole, nanos=rest * 1_000_000)
+
+
+def _cache_control(asked: options_pb2.CacheControl) -> CacheControl:
+    return CacheControl(
+        no_store=asked.no_store,
+        no_cache=asked.no_cache,
+        only_if_cached=asked.only_if_cached,
+        max_age_s=_seconds(asked.max_age) if asked.HasField("max_age") else None,
+        stale_if_error_s=_seconds(asked.stale_if_error) if asked.HasField("stale_if_error") else None,
+    )
+
+
+def _seconds(span: Duration) -> float:
+    return max(0.0, span.seconds + span.nanos / 1e9)
+
+
+def _lane(lane: options_pb2.Lane.ValueType) -> str:
+    if lane not in _LANES:
+        raise InvalidCall(f"options.lane: there is no lane {lane}", metadata={"field": "options.lane"})
+    return _LANES[lane]
+
+
+def _header(name: str, value: str) -> tuple[str, str]:
+    field = "options.anthropic_headers"
+    if name in _TYPED_HEADERS:
+        raise InvalidCall(f"{field}: {name} belongs into {_TYPED_HEADERS[name]}", metadata={"field": field})
+    if not _HEADER_NAME.fullmatch(name):
+        raise InvalidCall(f"{field}: names must be lower-case and begin with anthropic-", metadata={"field": field})
+    return name, _value("anthropic_headers", value)
+
+
+def _value(field: str, value: str) -> str:
+    if not _HEADER_VALUE.fullmatch(value):
+        field = f"options.{field}"
+        raise InvalidCall(f"{field}: must be 1 to 1,024 visible ASCII characters", metadata={"field": field})
+    return value

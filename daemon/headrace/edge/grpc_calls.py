@@ -1,0 +1,87 @@
+"""What every RPC of ours has in common: bytes in and out, who asks, and how errors end it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from headrace import observe
+from headrace.callers import Callers
+from headrace.edge import status
+from headrace.edge.http_asks import credential, presented_key
+from headrace.errors import HeadraceError, InvalidCall
+from headrace.model import Caller
+
+M = TypeVar("M", bound=Message)
+Handler = Callable[[bytes, Any], Awaitable[bytes | None]]
+Method = Callable[[Any, bytes, Any], Awaitable[bytes | None]]
+
+log = structlog.get_logger()
+
+
+def guarded(method: Method) -> Method:
+    """End the RPC as `status` says when the method raises; cancellation passes."""
+
+    @functools.wraps(method)
+    async def run(self: Any, raw: bytes, context: Any) -> bytes | None:
+        try:
+            return await method(self, raw, context)
+        except HeadraceError as error:
+            said: Exception = error
+        except Exception as error:
+            if context.done():
+                return None  # the caller has gone, and what we were writing with it
+            log.exception(observe.CALL_FAILED, edge="grpc", kind=type(error).__name__)
+            said = error
+        observe.ERRORS.inc("grpc", getattr(said, "reason", HeadraceError.reason))
+        await status.abort(context, said)
+        return None
+
+    return run
+
+
+def parse(cls: type[M], raw: bytes) -> M:
+    """Return the message; `InvalidCall` if the bytes are none."""
+    try:
+        return cls.FromString(raw)
+    except DecodeError as error:
+        name = cls.DESCRIPTOR.full_name
+        raise InvalidCall(f"the request is no {name}: its bytes do not parse", metadata={"field": name}) from error
+
+
+class Who:
+    """
+    Finds out who asks. Metadata is looked at only where keys matter: it costs as much as the rest of a hit.
+
+    Args:
+        passes_credentials: callers' own keys go upstream (`upstream.credentials = "caller"`).
+    """
+
+    def __init__(self, callers: Callers, *, passes_credentials: bool) -> None:
+        self._callers = callers
+        self._passes_credentials = passes_credentials
+
+    def keys(self, context: Any) -> tuple[str, str]:
+        """Return the key that is presented, and what of it goes upstream; "" where nobody asks."""
+        if not (self._callers.required or self._passes_credentials):
+            return "", ""
+        metadata = dict(context.invocation_metadata() or ())
+        return presented_key(metadata), credential(metadata) if self._passes_credentials else ""
+
+    def scope(self, key: str, own_key: str) -> str:
+        """Return what tells this caller's bytes from another's same bytes; the name in the bytes themselves apart."""
+        name = self._callers.identify(key, "").name if self._callers.required else ""
+        return f"{name}\n{own_key}"
+
+    def identify(self, key: str, named: str) -> Caller:
+        """Return the caller."""
+        return self._callers.identify(key, named)
+
+    @property
+    def required(self) -> bool:
+        """Whether callers must present keys."""
+        return self._callers.required

@@ -1,0 +1,189 @@
+"""
+MessagesService: bytes in, bytes out.
+
+A hit never parses anything: the hash of the request's bytes finds a kept answer, serialised once, and what differs from hit
+to hit is appended to it, since serialised messages concatenate. Only bytes that are new to us are parsed and translated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from headrace import forms, observe
+from headrace.admission import Admission
+from headrace.cache import status as cache_status
+from headrace.edge import translate
+from headrace.edge.grpc_asks import Origin, Request, answer_timeout_s, origin, read_ask
+from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.edge.grpc_tickets import ticket_message
+from headrace.flow import Flow, Hit
+from headrace.model import Answer, Call, Event, Reply, Source
+from headrace.v1 import events_pb2, messages_pb2, messages_service_pb2
+
+_UNARY = "grpc.unary"
+_STREAM = "grpc.stream"
+
+
+class MessagesServicer:
+    """One short method per RPC."""
+
+    def __init__(self, flow: Flow, admission: Admission, who: Who) -> None:
+        self._flow = flow
+        self._admission = admission
+        self._who = who
+
+    def __repr__(self) -> str:
+        return f"<MessagesServicer {self._flow!r}>"
+
+    @property
+    def unary(self) -> dict[str, Handler]:
+        """The methods that answer once."""
+        return {"CreateMessage": self.create, "SubmitMessage": self.submit}
+
+    @property
+    def streaming(self) -> dict[str, Handler]:
+        """The methods that answer many times."""
+        return {"StreamMessage": self.stream}
+
+    @guarded
+    async def create(self, raw: bytes, context: Any) -> bytes:
+        """Return one answer whole."""
+        key, own_key = self._who.keys(context)
+        digest = _digest(b"create", self._who.scope(key, own_key), raw)
+        if hit := self._flow.glance(digest):
+            observe.CALLS.inc("grpc", "cache")
+            return _kept_unary(hit) + _unary_origin(_hit_origin(hit))
+        request = parse(messages_service_pb2.CreateMessageRequest, raw)
+        call = self._admit(request, key, own_key, stream=False, timeout_s=context.time_remaining())
+        self._flow.remember(digest, call)
+        async with self._flow.answer(call) as reply:
+            observe.CALLS.inc("grpc", reply.source)
+            return _unary(_whole(reply)) + _unary_origin(_reply_origin(reply))
+
+    @guarded
+    async def stream(self, raw: bytes, context: Any) -> None:
+        """Write the events of one answer."""
+        key, own_key = self._who.keys(context)
+        digest = _digest(b"stream", self._who.scope(key, own_key), raw)
+        if hit := self._flow.glance(digest):
+            observe.CALLS.inc("grpc", "cache")
+            await _write(context, _kept_events(hit), _hit_origin(hit))
+            return
+        request = parse(messages_service_pb2.StreamMessageRequest, raw)
+        call = self._admit(request, key, own_key, stream=True, timeout_s=context.time_remaining())
+        self._flow.remember(digest, call)
+        async with self._flow.answer(call) as reply:
+            observe.CALLS.inc("grpc", reply.source)
+            if reply.events is None:
+                await _write(context, map(_event, forms.event_list(_whole(reply))), _reply_origin(reply))
+            else:
+                await _write_live(context, reply.events, _reply_origin(reply))
+
+    @guarded
+    async def submit(self, raw: bytes, context: Any) -> bytes:
+        """Return the ticket of a call that is to be answered later."""
+        key, own_key = self._who.keys(context)
+        request = parse(messages_service_pb2.SubmitMessageRequest, raw)
+        call = self._admit(request, key, own_key, stream=False, timeout_s=answer_timeout_s(request))
+        ticket = await self._flow.submit(call)
+        return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()
+
+    def _admit(self, request: Request, key: str, own_key: str, *, stream: bool, timeout_s: float | None) -> Call:
+        caller = self._who.identify(key, request.options.caller)
+        return self._admission.admit(read_ask(request, caller, stream=stream, timeout_s=timeout_s, credential=own_key))
+
+
+def _digest(method: bytes, scope: str, raw: bytes) -> bytes:
+    # The lengths keep the parts apart.
+    head = b"grpc:%b:%d:%b" % (method, len(scope), scope.encode("utf-8", "surrogateescape"))
+    return hashlib.sha256(head + raw).digest()
+
+
+# Answers whole.
+
+
+def _whole(reply: Reply) -> Answer:
+    if reply.answer is None:
+        raise RuntimeError("a reply has an answer or events")
+    return reply.answer
+
+
+def _kept_unary(hit: Hit) -> bytes:
+    kept: bytes | None = hit.entry.renditions.get(_UNARY)
+    if kept is None:
+        kept = hit.entry.renditions[_UNARY] = _unary(hit.entry.answer)
+    return kept
+
+
+def _unary(answer: Answer) -> bytes:
+    message = translate.read(forms.json_payload(answer), messages_pb2.Message)
+    return messages_service_pb2.CreateMessageResponse(message=message).SerializeToString()
+
+
+def _unary_origin(where: Origin) -> bytes:
+    return messages_service_pb2.CreateMessageResponse(origin=where).SerializeToString()
+
+
+# Answers as events.
+
+
+def _kept_events(hit: Hit) -> tuple[bytes, ...]:
+    kept: tuple[bytes, ...] | None = hit.entry.renditions.get(_STREAM)
+    if kept is None:
+        kept = hit.entry.renditions[_STREAM] = tuple(map(_event, forms.event_list(hit.entry.answer)))
+    return kept
+
+
+def _event(event: Event) -> bytes:
+    try:
+        said = translate.read(event.data, events_pb2.StreamEvent)
+    except ValueError:
+        said = events_pb2.StreamEvent(other_json=event.data)
+    name = "" if said.WhichOneof("event") == event.name else event.name
+    return messages_service_pb2.StreamMessageResponse(event=said, event_name=name).SerializeToString()
+
+
+async def _write(context: Any, responses: Iterable[bytes], where: Origin) -> None:
+    tail = _stream_origin(where)  # in the first response only
+    for response in responses:
+        await context.write(response + tail)
+        tail = b""
+
+
+async def _write_live(context: Any, events: AsyncIterator[Event], where: Origin) -> None:
+    tail = _stream_origin(where)
+    async for event in events:
+        await context.write(_event(event) + tail)
+        tail = b""
+
+
+def _stream_origin(where: Origin) -> bytes:
+    return messages_service_pb2.StreamMessageResponse(origin=where).SerializeToString()
+
+
+# Where they came from.
+
+
+def _hit_origin(hit: Hit) -> Origin:
+    entry, age_s = hit.entry, hit.age_s
+    return origin(
+        Source.CACHE,
+        attempts=0,
+        age_s=age_s,
+        ticket="",
+        cache_status=cache_status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - age_s),
+        request_id=entry.answer.request_id,
+    )
+
+
+def _reply_origin(reply: Reply) -> Origin:
+    return origin(
+        reply.source,
+        attempts=reply.attempts,
+        age_s=reply.age_s,
+        ticket=reply.ticket,
+        cache_status=reply.cache_status,
+        request_id=reply.request_id,
+    )

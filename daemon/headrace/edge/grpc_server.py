@@ -1,0 +1,147 @@
+"""The gRPC server: our services as raw-bytes handlers, with health, reflection, limits and drain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from headrace.admission import Admission
+from headrace.cache.tiered import Cache
+from headrace.callers import Callers
+from headrace.edge.grpc_addresses import Address
+from headrace.edge.grpc_cache import CacheServicer
+from headrace.edge.grpc_calls import Who
+from headrace.edge.grpc_messages import MessagesServicer
+from headrace.edge.grpc_tickets import TicketsServicer
+from headrace.flow import Flow
+from headrace.retry.tickets import Tickets
+from headrace.v1 import cache_service_pb2, messages_service_pb2, tickets_service_pb2
+
+MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
+
+_SERVICES = tuple(
+    service.full_name
+    for file in (messages_service_pb2, tickets_service_pb2, cache_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class GrpcServer:
+    """
+    Serves `addresses`, all or none.
+
+    Args:
+        runtime_dir: where relative socket paths lie.
+        socket_mode: of unix sockets, as in the configuration: "0660".
+        socket_group: who owns them; "" leaves it.
+        passes_credentials: callers' own keys go upstream (`upstream.credentials = "caller"`).
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        admission: Admission,
+        callers: Callers,
+        tickets: Tickets,
+        cache: Cache,
+        *,
+        addresses: tuple[str, ...],
+        runtime_dir: Path,
+        socket_mode: str = "0660",
+        socket_group: str = "",
+        passes_credentials: bool = False,
+    ) -> None:
+        who = Who(callers, passes_credentials=passes_credentials)
+        self._messages = MessagesServicer(flow, admission, who)
+        self._tickets = TicketsServicer(tickets, who)
+        self._cache = CacheServicer(cache, admission, who)
+        mode = int(socket_mode, 8)
+        self._addresses = [Address(text, runtime_dir=runtime_dir, mode=mode, group=socket_group) for text in addresses]
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    def __repr__(self) -> str:
+        state = "serving" if self._server else "stopped"
+        return f"<GrpcServer [{state}] {', '.join(self.addresses)}>"
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, in full."""
+        return [address.text for address in self._addresses]
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports, in the order of the addresses; 1 for a unix socket."""
+        return [address.port for address in self._addresses]
+
+    async def start(self) -> None:
+        """Listen; raises `StartupError` when an address is taken. Health says NOT_SERVING until `set_serving`."""
+        await self.set_serving(False)
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers(self._handlers())
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            for address in self._addresses:
+                address.bind(server)
+            await server.start()
+        except BaseException:
+            await server.stop(None)
+            self._release()
+            raise
+        self._server = server
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Say so in health, for every service and overall."""
+        word = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *_SERVICES):
+            await self._health.set(service, word)
+
+    async def drain(self, grace_s: float) -> None:
+        """Say NOT_SERVING, take no new calls, and give those that run *grace_s* seconds; then end the rest (UNAVAILABLE)."""
+        await self.set_serving(False)
+        await self._health.enter_graceful_shutdown()
+        await self._stop(grace_s)
+
+    async def stop(self) -> None:
+        """Stop at once, and let go of the addresses."""
+        await self._stop(None)
+
+    async def _stop(self, grace_s: float | None) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace_s)
+            self._release()
+
+    def _release(self) -> None:
+        for address in self._addresses:
+            address.release()
+
+    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        # No (de)serializers: the handlers take and give bytes.
+        messages, tickets, cache = _SERVICES
+        streaming = {name: grpc.unary_stream_rpc_method_handler(run) for name, run in self._messages.streaming.items()}
+        return (
+            grpc.method_handlers_generic_handler(messages, {**_unary(self._messages.unary), **streaming}),
+            grpc.method_handlers_generic_handler(tickets, _unary(self._tickets.unary)),
+            grpc.method_handlers_generic_handler(cache, _unary(self._cache.unary)),
+        )
+
+
+def _unary(methods: dict[str, Any]) -> dict[str, grpc.RpcMethodHandler]:
+    return {name: grpc.unary_unary_rpc_method_handler(run) for name, run in methods.items()}

@@ -1,0 +1,153 @@
+"""TicketsService: calls that may outlive their RPC. A caller sees its own only."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headrace import forms
+from headrace.edge import status, translate
+from headrace.edge.grpc_asks import Origin, origin
+from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.errors import HeadraceError, InvalidCall, UpstreamError
+from headrace.model import Source
+from headrace.retry.ticket import State, Ticket
+from headrace.retry.tickets import Tickets
+from headrace.v1 import messages_pb2, options_pb2, tickets_pb2, tickets_service_pb2
+
+_PAGE = 50
+_MAX_PAGE = 1000
+
+
+class Asking(Protocol):
+    """A request of TicketsService."""
+
+    @property
+    def options(self) -> options_pb2.CallOptions: ...
+
+
+class TicketsServicer:
+    """One short method per RPC."""
+
+    def __init__(self, tickets: Tickets, who: Who) -> None:
+        self._tickets = tickets
+        self._who = who
+
+    def __repr__(self) -> str:
+        return f"<TicketsServicer {self._tickets!r}>"
+
+    @property
+    def unary(self) -> dict[str, Handler]:
+        """The methods that answer once."""
+        return {"GetTicket": self.get, "WaitTicket": self.wait, "CancelTicket": self.cancel, "ListTickets": self.list}
+
+    @guarded
+    async def get(self, raw: bytes, context: Any) -> bytes:
+        """Return a ticket as it is now."""
+        request = parse(tickets_service_pb2.GetTicketRequest, raw)
+        ticket = await self._tickets.get(_id(request.id), self._caller(request, context))
+        return tickets_service_pb2.GetTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
+
+    @guarded
+    async def wait(self, raw: bytes, context: Any) -> bytes:
+        """Return a ticket once it has ended."""
+        request = parse(tickets_service_pb2.WaitTicketRequest, raw)
+        ticket = await self._tickets.get(_id(request.id), self._caller(request, context))  # not another's
+        if not ticket.state.is_terminal:
+            ticket = await self._tickets.wait(ticket.id)
+        return tickets_service_pb2.WaitTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
+
+    @guarded
+    async def cancel(self, raw: bytes, context: Any) -> bytes:
+        """Cancel a ticket, and return it."""
+        request = parse(tickets_service_pb2.CancelTicketRequest, raw)
+        ticket = await self._tickets.cancel(_id(request.id), self._caller(request, context))
+        return tickets_service_pb2.CancelTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
+
+    @guarded
+    async def list(self, raw: bytes, context: Any) -> bytes:
+        """Return a page of the caller's tickets."""
+        request = parse(tickets_service_pb2.ListTicketsRequest, raw)
+        tickets, token = await self._tickets.list(
+            self._caller(request, context),
+            page_size=_page_size(request.page_size),
+            page_token=request.page_token,
+            state=_state(request.state),
+        )
+        return tickets_service_pb2.ListTicketsResponse(
+            tickets=[ticket_message(ticket, is_whole=False) for ticket in tickets], next_page_token=token
+        ).SerializeToString()
+
+    def _caller(self, request: Asking, context: Any) -> str:
+        key, _ = self._who.keys(context)
+        return self._who.identify(key, request.options.caller).name
+
+
+def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Ticket:
+    """Return a ticket as callers see it, with its answer if it *is_whole*."""
+    said = tickets_pb2.Ticket(
+        id=ticket.id,
+        state=tickets_pb2.TicketState.Value(f"TICKET_STATE_{ticket.state.value}"),
+        model=ticket.model.encode("utf-8", "replace").decode(),
+        create_time=_time(ticket.created),
+        expire_time=_time(ticket.deadline),
+        attempt_time=_time(ticket.due) if ticket.state is State.QUEUED else None,
+        attempts=ticket.attempts,
+        error=_error(ticket.error) if ticket.error is not None else None,
+    )
+    if is_whole and ticket.answer is not None:
+        said.message.CopyFrom(translate.read(forms.json_payload(ticket.answer), messages_pb2.Message))
+    if ticket.state is State.SUCCEEDED:
+        said.origin.CopyFrom(_origin(ticket))
+    return said
+
+
+def _origin(ticket: Ticket) -> Origin:
+    return origin(
+        Source(ticket.source or Source.UPSTREAM),
+        attempts=ticket.attempts,
+        age_s=0.0,
+        ticket=ticket.id,
+        cache_status="",
+        request_id=ticket.answer.request_id if ticket.answer else "",
+    )
+
+
+def _error(error: HeadraceError) -> tickets_pb2.TicketError:
+    said = status.say(error)
+    upstreams = error if isinstance(error, UpstreamError) else None
+    return tickets_pb2.TicketError(
+        code=said.code,
+        reason=error.reason,
+        message=said.message,
+        metadata=error.metadata,
+        upstream_status=upstreams.status if upstreams else 0,
+        upstream_body=upstreams.body if upstreams else b"",
+    )
+
+
+def _time(seconds: float) -> Timestamp:
+    time = Timestamp()
+    time.FromMilliseconds(round(seconds * 1000))
+    return time
+
+
+def _id(text: str) -> str:
+    if not text:
+        raise InvalidCall("id: must be a ticket's, and is missing", metadata={"field": "id"})
+    return text
+
+
+def _page_size(asked: int) -> int:
+    if asked < 0:
+        raise InvalidCall(f"page_size: must be 0 or more, not {asked}", metadata={"field": "page_size"})
+    return min(asked or _PAGE, _MAX_PAGE)
+
+
+def _state(asked: tickets_pb2.TicketState.ValueType) -> State | None:
+    if asked == tickets_pb2.TICKET_STATE_UNSPECIFIED:
+        return None
+    if asked not in tickets_pb2.TicketState.values():
+        raise InvalidCall(f"state: there is no state {asked}", metadata={"field": "state"})
+    return State(tickets_pb2.TicketState.Name(asked).removeprefix("TICKET_STATE_"))

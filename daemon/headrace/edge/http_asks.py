@@ -1,0 +1,86 @@
+"""What an HTTP request asks: headers into an `Ask`, and into the digest by which a repeat is known without parsing it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from headrace.admission import Ask
+from headrace.cache.control import parse_cache_control
+from headrace.errors import InvalidCall
+from headrace.model import CacheControl, Caller
+
+# Known to say nothing about the call itself.
+_NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"})
+_COUNTS = ("anthropic-", "cache-control")
+
+
+def presented_key(headers: Mapping[str, str]) -> str:
+    """Return the key that a caller presents: `x-api-key`, else a bearer token, else ""."""
+    if key := headers.get("x-api-key"):
+        return key
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def credential(headers: Mapping[str, str]) -> str:
+    """Return the caller's own key in the form in which it is to go upstream."""
+    if key := headers.get("x-api-key"):
+        return f"x-api-key:{key}"
+    if token := presented_key(headers):
+        return f"bearer:{token}"
+    return ""
+
+
+def digest(scope: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """
+    Return the hash of all that decides the answer: scope, path and query, the headers that count, and the raw body.
+
+    Lengths keep the parts apart: no two different requests run together.
+    """
+    counted = [f"{name}:{value}" for name, value in headers.items() if name.lower().startswith(_COUNTS)]
+    head = "\n".join((scope, target, *sorted(counted)))
+    state = hashlib.sha256(b"%d:" % len(head))
+    state.update(head.encode("utf-8", "surrogateescape"))
+    state.update(body)
+    return state.digest()
+
+
+def read_ask(caller: Caller, headers: Mapping[str, str], body: bytes, path: str, credential: str) -> Ask:
+    """Return what the request asks; raises `InvalidCall` for a header that makes no sense."""
+    return Ask(
+        caller=caller,
+        body=body,
+        version=headers.get("anthropic-version", ""),
+        betas=_betas(headers),
+        headers=tuple(
+            (name.lower(), value)
+            for name, value in headers.items()
+            if name.lower().startswith("anthropic-") and name.lower() not in _NOT_PASSED_ON
+        ),
+        lane=headers.get("x-headrace-lane", ""),
+        timeout_s=_timeout_s(headers),
+        cache=parse_cache_control(headers["cache-control"]) if "cache-control" in headers else CacheControl(),
+        idempotency_key=headers.get("idempotency-key", ""),
+        path=path,
+        credential=credential,
+    )
+
+
+def _betas(headers: Mapping[str, str]) -> tuple[str, ...]:
+    # The header may come once with commas, or several times.
+    values = headers.getall("anthropic-beta", []) if hasattr(headers, "getall") else [headers.get("anthropic-beta", "")]
+    return tuple(beta for value in values for beta in (part.strip() for part in value.split(",")) if beta)
+
+
+def _timeout_s(headers: Mapping[str, str]) -> float | None:
+    asked = []
+    if (given := headers.get("x-headrace-timeout-ms")) is not None:
+        if not given.isdecimal():
+            raise InvalidCall(f"x-headrace-timeout-ms: must be a whole number of milliseconds, not {given[:32]!r}")
+        asked.append(int(given) / 1000)
+    # What the official SDKs will wait; other values than seconds ("NOT_GIVEN") mean that they did not say.
+    stainless = headers.get("x-stainless-timeout", "")
+    if stainless.replace(".", "", 1).isdecimal():
+        asked.append(float(stainless))
+    return min(asked, default=None)

@@ -1,0 +1,96 @@
+"""
+Errors as the Anthropic API would say them: one table, and the only place that knows HTTP statuses of our own.
+
+Upstream's final errors keep their status and body. `x-should-retry: false` tells the official SDKs not to try again by
+themselves, where a repeat is pointless or where we have tried already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace import errors
+from headrace.errors import HeadraceError, UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What an error is in HTTP: status, Anthropic's type, and whether a repeat can help."""
+
+    status: int
+    type: str
+    repeat_helps: bool
+
+
+_TABLE: dict[type[HeadraceError], Row] = {
+    errors.InvalidCall: Row(400, "invalid_request_error", False),
+    errors.TooLarge: Row(413, "request_too_large", False),
+    errors.UnknownCaller: Row(401, "authentication_error", False),
+    errors.NotAllowed: Row(403, "permission_error", False),
+    errors.BudgetExhausted: Row(429, "rate_limit_error", True),
+    errors.QueueFull: Row(429, "rate_limit_error", True),
+    errors.DeadlinePassed: Row(504, "timeout_error", False),
+    errors.Draining: Row(503, "api_error", True),
+    errors.RedisAway: Row(503, "api_error", True),
+    errors.NotCached: Row(504, "timeout_error", False),
+    errors.IdempotencyConflict: Row(409, "conflict_error", False),
+    errors.TicketNotFound: Row(404, "not_found_error", False),
+    errors.Canceled: Row(409, "conflict_error", False),
+}
+_OURS = Row(500, "api_error", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An error ready to send."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+
+
+def say(error: Exception, request_id: str) -> Said:
+    """Return status, body and headers for any error; what is not ours to explain says nothing of itself."""
+    if isinstance(error, UpstreamError):
+        return _upstream(error, request_id)
+    row = _TABLE.get(type(error), _OURS) if isinstance(error, HeadraceError) else _OURS
+    message = error.message if isinstance(error, HeadraceError) and row is not _OURS else "internal error"
+    headers = [("request-id", request_id), ("content-type", "application/json")]
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        headers.append(("retry-after", _seconds(retry_after_s)))
+    if not row.repeat_helps or (row.status == 429 and retry_after_s is None):
+        headers.append(("x-should-retry", "false"))
+    return Said(row.status, error_body(row.type, message, request_id), tuple(headers))
+
+
+def _upstream(error: UpstreamError, request_id: str) -> Said:
+    passed = {name: value for name, value in error.headers if name not in ("x-should-retry", "content-length")}
+    passed.setdefault("request-id", request_id)
+    if error.retry_after_s is not None:
+        passed.setdefault("retry-after", _seconds(error.retry_after_s))
+    if not error.body:
+        passed["content-type"] = "application/json"
+    passed.setdefault("content-type", "application/json")
+    passed["x-should-retry"] = "false"  # whatever a repeat could do has been done
+    body = error.body or error_body(error.type, error.message, passed["request-id"])
+    return Said(error.status, body, tuple(passed.items()))
+
+
+def error_body(type: str, message: str, request_id: str) -> bytes:
+    """Return an error in the shape of the API's."""
+    return msgspec.json.encode({"type": "error", "error": {"type": type, "message": message}, "request_id": request_id})
+
+
+def error_event(error: Exception, request_id: str) -> bytes:
+    """Return an error as the event that ends a stream which has begun."""
+    said = say(error, request_id)
+    body = said.body if said.body.lstrip().startswith(b"{") else error_body("api_error", "upstream broke off", request_id)
+    return b"event: error\ndata: " + body.replace(b"\r", b"").replace(b"\n", b"") + b"\n\n"
+
+
+def _seconds(retry_after_s: float) -> str:
+    # Whole seconds, rounded up: a client must not come back too early.
+    return str(max(1, -int(-retry_after_s // 1)))

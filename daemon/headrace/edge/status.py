@@ -1,0 +1,146 @@
+"""
+Errors as gRPC says them: one table, and the only place that knows gRPC codes.
+
+An error is a google.rpc.Status with an ErrorInfo (reason, domain "headrace", and as metadata everything that varies in the
+message), and with what the caller needs for its next step: RetryInfo if waiting helps, QuotaFailure, BadRequest, ResourceInfo.
+What is not ours to explain is INTERNAL and says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+
+from headrace import errors
+from headrace.errors import HeadraceError, UpstreamError
+
+DOMAIN = "headrace"
+DETAILS_KEY = "grpc-status-details-bin"
+
+_MAX_TEXT = 1000  # characters of a message: trailers share 8 KiB
+_RETRY_S = 1.0  # where waiting helps and nobody knows how long
+
+Detail = Callable[[HeadraceError], Any]  # a message of google.rpc
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What an error is in gRPC. `helps` says that waiting does, even if nobody knows how long."""
+
+    code: StatusCode
+    details: tuple[Detail, ...] = ()
+    helps: bool = False
+
+
+def _bad_request(error: HeadraceError) -> Any:
+    violation = error_details_pb2.BadRequest.FieldViolation(
+        field=error.metadata.get("field", "params"), description=_text(error), reason=error.reason
+    )
+    return error_details_pb2.BadRequest(field_violations=[violation])
+
+
+def _quota(error: HeadraceError) -> Any:
+    known = error.metadata
+    subject = known.get("limit") or known.get("bucket") or ("upstream" if isinstance(error, UpstreamError) else DOMAIN)
+    violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=_text(error))
+    return error_details_pb2.QuotaFailure(violations=[violation])
+
+
+def _resource(type: str) -> Detail:
+    return lambda error: error_details_pb2.ResourceInfo(
+        resource_type=type, resource_name=error.metadata.get(type, ""), description=_text(error)
+    )
+
+
+_INVALID = Row(StatusCode.INVALID_ARGUMENT, (_bad_request,))
+_EXHAUSTED = Row(StatusCode.RESOURCE_EXHAUSTED, (_quota,))
+_AWAY = Row(StatusCode.UNAVAILABLE, helps=True)
+
+_TABLE: dict[type[HeadraceError], Row] = {
+    errors.InvalidCall: _INVALID,
+    errors.TooLarge: _INVALID,
+    errors.UnknownCaller: Row(StatusCode.UNAUTHENTICATED),
+    errors.NotAllowed: Row(StatusCode.PERMISSION_DENIED),
+    errors.BudgetExhausted: _EXHAUSTED,  # without a time it never fits: no RetryInfo
+    errors.QueueFull: Row(StatusCode.RESOURCE_EXHAUSTED, (_quota,), helps=True),
+    errors.DeadlinePassed: Row(StatusCode.DEADLINE_EXCEEDED),
+    errors.Draining: _AWAY,
+    errors.RedisAway: _AWAY,
+    errors.NotCached: Row(StatusCode.NOT_FOUND, (_resource("answer"),)),
+    errors.IdempotencyConflict: Row(StatusCode.ALREADY_EXISTS, (_resource("idempotency_key"),)),
+    errors.TicketNotFound: Row(StatusCode.NOT_FOUND, (_resource("ticket"),)),
+    errors.Canceled: Row(StatusCode.CANCELLED),
+    errors.BrokenStream: _AWAY,
+}
+_UPSTREAM: dict[int, Row] = {
+    400: _INVALID,
+    401: Row(StatusCode.UNAUTHENTICATED),
+    403: Row(StatusCode.PERMISSION_DENIED),
+    404: Row(StatusCode.NOT_FOUND, (_resource("upstream"),)),
+    408: _AWAY,
+    409: Row(StatusCode.ABORTED),
+    413: _INVALID,
+    422: _INVALID,
+    429: _EXHAUSTED,
+}
+_UPSTREAM_REFUSES = Row(StatusCode.FAILED_PRECONDITION)  # billing and whatever else a repeat cannot mend
+_INTERNAL = Row(StatusCode.INTERNAL)
+
+
+def row(error: Exception) -> Row:
+    """Return what an error is in gRPC."""
+    known = _TABLE.get(type(error))  # type: ignore[arg-type]
+    if known is None and isinstance(error, UpstreamError):
+        known = _UPSTREAM.get(error.status, _AWAY if error.status >= 500 else _UPSTREAM_REFUSES)
+    return known or _INTERNAL
+
+
+def say(error: Exception) -> status_pb2.Status:
+    """Return the status for any error."""
+    known = row(error)
+    code: int = known.code.value[0]
+    if known is _INTERNAL or not isinstance(error, HeadraceError):
+        info = error_details_pb2.ErrorInfo(reason=HeadraceError.reason, domain=DOMAIN)
+        return _status(code, "internal error", [info])
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error))
+    details = [info, *[detail(error) for detail in known.details]]
+    if error.retry_after_s is not None or known.helps:
+        details.append(_retry_info(_RETRY_S if error.retry_after_s is None else error.retry_after_s))
+    return _status(code, _text(error), details)
+
+
+async def abort(context: Any, error: Exception) -> None:
+    """End an RPC with what the error says; never returns."""
+    status = say(error)
+    await context.abort(row(error).code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _status(code: int, message: str, details: list[Any]) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+def _retry_info(seconds: float) -> Any:
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromNanoseconds(max(0, round(seconds * 1_000_000)) * 1000)
+    return info
+
+
+def _metadata(error: HeadraceError) -> dict[str, str]:
+    if not isinstance(error, UpstreamError):
+        return error.metadata
+    said = {"upstream_status": str(error.status), "upstream_type": error.type}
+    if request_id := dict(error.headers).get("request-id"):
+        said["request_id"] = request_id
+    return said | error.metadata
+
+
+def _text(error: HeadraceError) -> str:
+    text = error.message.encode("utf-8", "replace").decode()
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."

@@ -1,0 +1,272 @@
+"""
+One call's walk through the daemon: the page to read first.
+
+    admission -> cache -> flight -> schedule -> upstream -> settle -> cache
+     what is     known?   in the    reserve,    the API     actual    keep the
+     asked       answer   air?      wait a                  use       answer
+     (no I/O)    and go   join      turn
+                          '-------------- leader.py ------------------------'
+
+Hits and followers cost no budget: it is asked after the cache and inside the flight. Whatever a caller holds (a place aboard
+a flight and, through it, a turn, a lease, a parked ticket) is given back when it leaves `answer`, whichever way it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from headrace import forms
+from headrace.cache import status
+from headrace.cache.entry import Entry
+from headrace.cache.tiered import Cache
+from headrace.clock import Clock
+from headrace.deadline import until
+from headrace.errors import (
+    BrokenStream,
+    Draining,
+    HeadraceError,
+    IdempotencyConflict,
+    InvalidCall,
+    NotCached,
+    QueueFull,
+    RedisAway,
+    Refusal,
+    UpstreamError,
+)
+from headrace.flight.flights import Flight, Flights, Fly, Landing
+from headrace.leader import Leader
+from headrace.model import Answer, Call, Event, Reply, Source
+from headrace.retry.ticket import Ticket
+from headrace.retry.tickets import Conflict, Same, Tickets
+
+_MEMO = 32_768  # digests remembered; about 500 bytes each
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A kept answer that may be given as it stands; `call` is the earlier call of the same bytes, without its body."""
+
+    entry: Entry
+    age_s: float
+    call: Call
+
+
+class Flow:
+    """The line that every call goes along."""
+
+    def __init__(self, clock: Clock, cache: Cache, flights: Flights, leader: Leader, tickets: Tickets) -> None:
+        self.cache = cache
+        self.tickets = tickets
+        self.is_draining = False
+        self._clock = clock
+        self._flights = flights
+        self._leader = leader
+        # Digest of the raw bytes of an earlier call -> that call, without its body: a repeat is found without parsing it.
+        self._memo: OrderedDict[bytes, Call] = OrderedDict()
+
+    def __repr__(self) -> str:
+        state = "draining" if self.is_draining else "open"
+        return f"<Flow [{state}, {len(self._memo)} remembered] {self._flights!r}>"
+
+    # The hot path: no I/O, no parsing, no locks.
+
+    def glance(self, digest: bytes) -> Hit | None:
+        """Return the fresh answer to the very bytes of this digest, if it lies in memory."""
+        call = self._memo.get(digest)
+        if call is None or self.is_draining:
+            return None
+        entry = self.cache.glance(call.fingerprint)
+        if entry is None:
+            return None
+        now = self._clock.now()
+        age_s = max(0.0, now - entry.answer.created)
+        max_age_s = call.cache.max_age_s
+        is_fresh = now < entry.fresh_until and (max_age_s is None or age_s <= max_age_s)
+        return Hit(entry, age_s, call) if is_fresh else None
+
+    def remember(self, digest: bytes, call: Call) -> None:
+        """Remember what these bytes ask, unless they ask for more than a look-up."""
+        asks = call.cache
+        if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
+            return
+        self._memo[digest] = replace(call, body=b"", credential="")
+        if len(self._memo) > _MEMO:
+            self._memo.popitem(last=False)
+
+    # The whole line.
+
+    @contextlib.asynccontextmanager
+    async def answer(self, call: Call) -> AsyncIterator[Reply]:
+        """
+        Answer a call. The reply is good while the context is open; leaving it early gives the call up.
+
+        Raises a `Refusal` (ours, to this caller) or an `UpstreamError` (upstream's final word).
+        """
+        if self.is_draining:
+            raise _draining()
+        async with until(call.deadline, self._clock), contextlib.AsyncExitStack() as aboard:
+            yield await (self._once(call, aboard) if call.idempotency_key else self._answer(call, aboard, live=call.stream))
+
+    async def _answer(self, call: Call, aboard: contextlib.AsyncExitStack, *, live: bool) -> Reply:
+        if reply := await self._kept(call):
+            return reply
+        if call.cache.only_if_cached:
+            raise NotCached("only-if-cached was asked, and there is no fresh answer")
+        # no-store neither joins nor leads: that is how one asks for distinct samples.
+        key = f"alone:{os.urandom(8).hex()}" if call.cache.no_store else call.fingerprint
+        return await self._share(call, aboard, key, lambda flight: self._leader.fly(call, flight), live=live)
+
+    async def _kept(self, call: Call) -> Reply | None:
+        asks = call.cache
+        if asks.no_store or asks.no_cache or call.no_keep:
+            return None
+        entry = await self.cache.near(call.fingerprint)
+        if entry is None or not self._leader.is_fresh(entry, call):
+            return None
+        return self._reply_kept(entry, Source.CACHE)
+
+    async def _share(self, call: Call, aboard: contextlib.AsyncExitStack, key: str, fly: Fly, *, live: bool) -> Reply:
+        while True:
+            flight, leads = aboard.enter_context(self._flights.board(key, fly))
+            try:
+                return await self._ride(call, flight, leads, live=live)
+            except BrokenStream:
+                if live:
+                    raise  # some of it may have been seen; those who have had nothing of it ask again
+            except Refusal:
+                if leads:
+                    raise  # this no was to us; the others board again, and one of them leads
+            except UpstreamError as error:
+                if stale := await self._stale(call, error):
+                    return stale
+                raise
+
+    async def _ride(self, call: Call, flight: Flight, leads: bool, *, live: bool) -> Reply:
+        while flight.landing is None and not (live and flight.is_open):
+            if flight.setback is not None and (stale := await self._stale(call, flight.setback)):
+                return stale
+            await flight.changed()
+        if flight.landing is not None and flight.landing.error is not None:
+            raise flight.landing.error
+        return self._reply(call, flight, leads)
+
+    async def _stale(self, call: Call, error: HeadraceError) -> Reply | None:
+        # RFC 5861: an answer past its time is better than upstream's trouble, if the caller says so.
+        allowed_s = call.cache.stale_if_error_s
+        in_trouble = not isinstance(error, UpstreamError) or error.status >= 500 or error.status in (408, 429)
+        if allowed_s is None or not in_trouble:
+            return None
+        entry = await self.cache.far(call.fingerprint)
+        if entry is None or self._clock.now() - entry.fresh_until > allowed_s:
+            return None
+        return self._reply_kept(entry, Source.STALE)
+
+    # Calls with a ticket go on without their caller.
+
+    async def submit(self, call: Call) -> Ticket:
+        """Queue a call, durably, and return its ticket; a worker pursues it."""
+        if self.is_draining:
+            raise _draining()
+        if call.credential:
+            raise InvalidCall("a call with its caller's own key cannot be submitted: no key goes into a queue")
+        claim = await self.tickets.submit(call)
+        if isinstance(claim, Conflict):
+            raise _conflict()
+        return await self.tickets.get(claim.ticket, call.caller.name)
+
+    async def pursue(self, call: Call) -> None:
+        """
+        Answer a call whose ticket is in our hands; the ticket ends with what comes of it.
+
+        Raises `QueueFull` and `RedisAway`, which say nothing of the call, and leave the ticket as it is.
+        """
+        async with self._ending(call, spared=(QueueFull, RedisAway)), contextlib.AsyncExitStack() as aboard:
+            reply = await self._answer(call, aboard, live=False)
+            await self.tickets.finish(call.ticket, answer=reply.answer, source=reply.source, attempts=reply.attempts)
+
+    async def _once(self, call: Call, aboard: contextlib.AsyncExitStack) -> Reply:
+        # The first call with an idempotency key is answered on behalf of all who come with it; they ride along.
+        claim = await self.tickets.claim(call)
+        if isinstance(claim, Conflict):
+            raise _conflict()
+        key, first = f"ticket:{claim.ticket}", replace(call, idempotency_key="", ticket=claim.ticket)
+
+        async def fly(flight: Flight) -> Landing:
+            if isinstance(claim, Same):
+                return await self._leader.wait(flight, claim.ticket)
+            return await self._sponsor(first, flight)
+
+        return await self._share(call, aboard, key, fly, live=call.stream)
+
+    async def _sponsor(self, call: Call, flight: Flight) -> Landing:
+        flight.outside, flight.ticket = _somebody, call.ticket
+        async with self._ending(call), contextlib.AsyncExitStack() as aboard:
+            reply = await self._answer(call, aboard, live=call.stream)
+            answer = reply.answer or await self._listen(flight, reply)
+            await self.tickets.finish(call.ticket, answer=answer, source=reply.source, attempts=reply.attempts)
+            return Landing(answer, source=reply.source, attempts=reply.attempts, ticket=call.ticket)
+
+    @contextlib.asynccontextmanager
+    async def _ending(self, call: Call, *, spared: tuple[type[HeadraceError], ...] = ()) -> AsyncIterator[None]:
+        try:
+            async with self.tickets.held(call.ticket), until(call.deadline, self._clock):
+                yield
+        except HeadraceError as error:
+            if not isinstance(error, spared):
+                await self.tickets.finish(call.ticket, error=error)
+            raise
+
+    async def _listen(self, flight: Flight, reply: Reply) -> Answer:
+        async for event in reply.events or _silence():
+            flight.append(event, is_content=True)
+        return forms.answer_of_events(flight.events, created=self._clock.now(), request_id=reply.request_id)
+
+    # Replies.
+
+    def _reply_kept(self, entry: Entry, source: Source) -> Reply:
+        now = self._clock.now()
+        return Reply(
+            source=source,
+            attempts=0,
+            age_s=max(0.0, now - entry.answer.created),
+            cache_status=status.hit(entry.fingerprint, entry.fresh_until - now),
+            request_id=entry.answer.request_id,
+            answer=entry.answer,
+        )
+
+    def _reply(self, call: Call, flight: Flight, leads: bool) -> Reply:
+        landing = flight.landing
+        answer = landing.answer if landing else None
+        source = landing.source if landing else Source.UPSTREAM
+        shared = not leads and source is Source.UPSTREAM
+        return Reply(
+            source=Source.SHARED if shared else source,
+            attempts=landing.attempts if landing else flight.attempts,
+            age_s=max(0.0, self._clock.now() - answer.created) if answer and source is Source.CACHE else 0.0,
+            ticket=landing.ticket if landing else flight.ticket,
+            cache_status=self._leader.cache_status(call, landing, is_shared=shared),
+            request_id=answer.request_id if answer else flight.request_id,
+            answer=answer,
+            events=None if answer else flight.replay(),
+        )
+
+
+async def _somebody() -> bool:
+    return True
+
+
+async def _silence() -> AsyncIterator[Event]:
+    return
+    yield
+
+
+def _draining() -> Draining:
+    return Draining("the daemon is draining; ask another one, or again in a moment", retry_after_s=1.0)
+
+
+def _conflict() -> IdempotencyConflict:
+    return IdempotencyConflict("this idempotency key was used for another call in the last 24 hours")

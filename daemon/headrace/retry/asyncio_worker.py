@@ -1,0 +1,248 @@
+"""
+An RQ worker whose jobs are coroutines on the daemon's own loop: hundreds wait in one process, none has a process or a thread.
+
+RQ's stock workers fork for a job or run one at a time. This one keeps RQ's bookkeeping (executions, registries, retries,
+results), which blocks, in threads: one takes jobs, one sends heartbeats, a few write results. It installs no signal handlers,
+never forks, changes no process title, and takes no orders from RQ's command channel: that is the daemon's to do. It uses hooks
+that RQ does not promise to keep; hence the pin on its version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+
+import redis
+import structlog
+from rq import Queue
+from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
+from rq.job import Job
+from rq.timeouts import BaseDeathPenalty
+from rq.utils import now
+from rq.worker.base import BaseWorker
+
+from headrace import observe
+from headrace.retry.rq import NAME, SERIALIZER
+
+log = structlog.get_logger()
+
+_WORKER_TTL_S = 17  # RQ blocks on its queue for this less 15 s, and a stop must not wait longer
+_MAINTENANCE_S = 5
+_HEARTBEAT_S = 5
+_DEAD_AFTER_S = 20  # a job without a heartbeat
+_RESULT_TTL_S = 60
+_PAUSE_S = 0.5
+_IO_THREADS = 4
+
+_GONE = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+class _NoPenalty(BaseDeathPenalty):
+    """RQ's time limits are signals, or threads; ours are deadlines."""
+
+    def setup_death_penalty(self) -> None: ...
+
+    def cancel_death_penalty(self) -> None: ...
+
+
+class AsyncioWorker(BaseWorker):
+    """
+    Takes jobs in a thread and runs them on a loop.
+
+    Args:
+        stopping: once set, no more are taken.
+        concurrency: jobs at once; a worker with no free slot leaves jobs to the others.
+    """
+
+    death_penalty_class = _NoPenalty
+
+    def __init__(
+        self, connection: redis.Redis, loop: asyncio.AbstractEventLoop, stopping: threading.Event, *, concurrency: int
+    ) -> None:
+        super().__init__(
+            [Queue(NAME, connection=connection, serializer=SERIALIZER)],
+            connection=connection,
+            serializer=SERIALIZER,
+            default_result_ttl=_RESULT_TTL_S,
+            worker_ttl=_WORKER_TTL_S,
+            maintenance_interval=_MAINTENANCE_S,
+            job_monitoring_interval=_HEARTBEAT_S,
+            log_job_description=False,
+        )
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.last_turn = time.monotonic()
+        self._loop = loop
+        self._stopping = stopping
+        self._concurrency = concurrency
+        self._slots = threading.BoundedSemaphore(concurrency)
+        self._io = ThreadPoolExecutor(_IO_THREADS, "rq-io")
+        self._running: dict[str, tuple[Job, Execution]] = {}
+        self._last_beat = 0.0
+        self._is_done = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"<AsyncioWorker [{len(self._running)} of {self._concurrency} running]>"
+
+    # What RQ would do, and we do not.
+
+    @property
+    def connection_timeout(self) -> int:
+        return self.dequeue_timeout + 3
+
+    def procline(self, message: str) -> None: ...
+
+    def subscribe(self) -> None: ...
+
+    def unsubscribe(self) -> None: ...
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        return _DEAD_AFTER_S
+
+    # Taking jobs: one thread.
+
+    def take_jobs(self) -> None:
+        """Take jobs until told to stop; a Redis that goes away is waited for."""
+        is_away = False
+        while not self._stopping.is_set():
+            try:
+                self._register()
+                is_away = False
+                while not self._stopping.is_set():
+                    self._turn()
+            except _GONE as error:
+                if not is_away:
+                    log.warning(observe.REDIS_LOST, part="worker", error=type(error).__name__)
+                is_away = True
+                self._stopping.wait(_PAUSE_S)
+            except Exception:
+                log.exception(observe.WORKER_CRASHED)
+                self._stopping.wait(_PAUSE_S)
+
+    def _register(self) -> None:
+        # After a loss of Redis what it knew of us may be there or not.
+        self.connection.delete(self.key)
+        self.register_birth()  # type: ignore[no-untyped-call]
+
+    def _turn(self) -> None:
+        self.last_turn = time.monotonic()
+        if self.last_turn - self._last_beat > 1:
+            self._last_beat = self.last_turn
+            self.heartbeat()
+            if self.should_run_maintenance_tasks:
+                self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        # The slot first: a job that is taken is run, and one that would have to wait is left to others.
+        if not self._slots.acquire(timeout=1):
+            return
+        try:
+            taken = self._dequeue()
+            if taken is None:
+                self._slots.release()
+                return
+            self.execute_job(*taken)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def _dequeue(self) -> tuple[Job, Queue] | None:
+        try:
+            return self.queue_class.dequeue_any(
+                self.queues,
+                self.dequeue_timeout,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+                death_penalty_class=self.death_penalty_class,
+            )
+        except DequeueTimeout:
+            return None
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Begin a job; its slot is given back at its end."""
+        execution = self.prepare_execution(job)
+        self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+        job.started_at = now()
+        self._running[execution.id] = job, execution
+        self._loop.call_soon_threadsafe(self._begin, job, queue, execution)
+
+    # Running them: the loop.
+
+    def _begin(self, job: Job, queue: Queue, execution: Execution) -> None:
+        task = self._loop.create_task(self._run(job, queue, execution))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        # Not in a `finally` of the task: one that is cancelled before its first step never gets there.
+        task.add_done_callback(lambda _: self._ended(execution))
+
+    async def _run(self, job: Job, queue: Queue, execution: Execution) -> None:
+        try:
+            value = await job.func(*job.args, **job.kwargs)
+        except asyncio.CancelledError:
+            await self._write(partial(self._put_back, job, queue, execution))
+            raise
+        except BaseException:
+            await self._write(partial(self._fail, job, queue, execution, sys.exc_info()))
+        else:
+            await self._write(partial(self._finalize_success, job, queue, execution, value))
+
+    def _ended(self, execution: Execution) -> None:
+        self._running.pop(execution.id, None)
+        self._slots.release()
+
+    async def _write(self, bookkeeping: Callable[[], None]) -> None:
+        try:
+            await self._loop.run_in_executor(self._io, bookkeeping)
+        except _GONE:
+            # The job is done or not, whatever RQ thinks of it; RQ's maintenance will find it without heartbeats.
+            log.warning(observe.REDIS_LOST, part="worker")
+
+    def _fail(
+        self,
+        job: Job,
+        queue: Queue,
+        execution: Execution,
+        error: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
+    ) -> None:
+        log.error(observe.WORKER_CRASHED, job=job.id, error=error[0].__name__ if error[0] else "")
+        self._finalize_failure(job, queue, execution, error)
+
+    def _put_back(self, job: Job, queue: Queue, execution: Execution) -> None:
+        job.ended_at = now()
+        self.handle_job_failure(job, queue, queue.started_job_registry, exc_string="the worker stopped", execution=execution)
+
+    # Keeping them alive: one thread.
+
+    def send_heartbeats(self) -> None:
+        """Tell RQ that the running jobs are alive, until `retire`."""
+        while not self._is_done.wait(_HEARTBEAT_S):
+            for job, execution in list(self._running.values()):
+                try:
+                    self.maintain_heartbeats(job, execution)
+                except _GONE:
+                    break
+                except Exception:
+                    log.exception(observe.WORKER_CRASHED, job=job.id)
+
+    # Leaving.
+
+    async def finish(self, grace_s: float) -> None:
+        """Wait so long for the running jobs; then put those that are left back into the queue."""
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=grace_s)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def retire(self) -> None:
+        """Tell RQ that this worker is gone, and end the threads."""
+        self._is_done.set()
+        self._io.shutdown()
+        with contextlib.suppress(*_GONE):
+            self.register_death()  # type: ignore[no-untyped-call]

@@ -1,0 +1,51 @@
+-- create: make a ticket, and claim an idempotency key for it in the same step.
+--
+-- KEYS[1]  the ticket              hash
+-- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
+-- KEYS[3]  the caller's tickets    zset: ids by creation (us)
+-- KEYS[4]  the idempotency key     hash: fingerprint, ticket   (the ticket's own key when there is none)
+-- ARGV[1]  id
+-- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
+-- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
+-- ARGV[4]  look_us                 when the sweeper should look at a queued one (unix, us)
+-- ARGV[5]  want_us                 > 0: it goes with its RPC, unless that says in time that it still waits
+-- ARGV[6]  key_ms                  how long the idempotency key is kept
+-- ARGV[7]  listed_ms               how long a ticket stays in its caller's list
+-- ARGV[8..] field, value, ...      of the ticket
+--
+-- Returns {'created', id} | {'same', id of the first ticket} | {'conflict', ''} if the key stands for another call.
+-- Sent twice, it changes nothing and says the same.
+
+if ARGV[2] ~= '' then
+    local first = redis.call('HMGET', KEYS[4], 'fingerprint', 'ticket')
+    if first[2] and first[2] ~= ARGV[1] then
+        if first[1] ~= ARGV[2] then
+            return {'conflict', ''}
+        end
+        return {'same', first[2]}
+    end
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    return {'created', ARGV[1]}
+end
+
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
+local lease_us, want_us = tonumber(ARGV[3]), tonumber(ARGV[5])
+
+redis.call('HSET', KEYS[1], unpack(ARGV, 8))
+redis.call('HSET', KEYS[1],
+    'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
+    'lease_us', string.format('%.0f', now_us + lease_us))
+redis.call('ZADD', KEYS[2], lease_us > 0 and string.format('%.0f', now_us + lease_us) or ARGV[4], ARGV[1])
+
+-- The list is trimmed as it grows: whatever is older has ended, and its hash is gone.
+redis.call('ZADD', KEYS[3], string.format('%.0f', now_us), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now_us - tonumber(ARGV[7]) * 1e3))
+redis.call('PEXPIRE', KEYS[3], ARGV[7])
+
+if ARGV[2] ~= '' then
+    redis.call('HSET', KEYS[4], 'fingerprint', ARGV[2], 'ticket', ARGV[1])
+    redis.call('PEXPIRE', KEYS[4], ARGV[6])
+end
+return {'created', ARGV[1]}

@@ -1,0 +1,70 @@
+-- finish: bring a ticket to its one terminal state. The first one wins; every end goes through here.
+--
+-- KEYS[1]  the ticket              hash
+-- KEYS[2]  tickets to look after   zset
+-- KEYS[3]  its audience            zset: inboxes of waiting processes by lease end (us)
+-- KEYS[4]  its idempotency key     hash: fingerprint, ticket   (the ticket's own key when it has none)
+-- ARGV[1]  id
+-- ARGV[2]  by                      token of this finish: sent twice, it wins twice
+-- ARGV[3]  state                   SUCCEEDED, FAILED, CANCELED or EXPIRED
+-- ARGV[4]  result                  the encoded answer, or error
+-- ARGV[5]  source                  where an answer came from
+-- ARGV[6]  attempts                made in all; -1 leaves the count
+-- ARGV[7]  keep_ms                 how long the ended ticket is kept
+-- ARGV[8]  condition               '' always
+--                                  'unwanted'  only if its RPC is still gone
+--                                  'lapsed'    only if its attempt's lease is still lapsed
+--                                  'alone'     only if no process but ARGV[9] waits for it
+-- ARGV[9]  inbox                   of this process
+-- ARGV[10] ended                   unix s, to show
+--
+-- Returns 1 if this finish won, else 0.
+
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
+
+local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'attempts')
+local state, wanted_us = t[1], tonumber(t[4])
+if state ~= 'QUEUED' and state ~= 'RUNNING' then
+    return t[2] == ARGV[2] and 1 or 0
+end
+
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_us)
+local audience = redis.call('ZRANGE', KEYS[3], 0, -1)
+local condition = ARGV[8]
+if condition == 'unwanted' and not (wanted_us > 0 and wanted_us <= now_us) then
+    return 0
+end
+if condition == 'lapsed' and not (state == 'RUNNING' and tonumber(t[5]) <= now_us) then
+    return 0
+end
+if condition == 'alone' then
+    for _, inbox in ipairs(audience) do
+        if inbox ~= ARGV[9] then
+            return 0
+        end
+    end
+end
+
+local succeeded = ARGV[3] == 'SUCCEEDED'
+redis.call('HSET', KEYS[1], 'state', ARGV[3], 'by', ARGV[2], succeeded and 'answer' or 'error', ARGV[4],
+    'source', ARGV[5], 'ended', ARGV[10], 'attempts', math.max(tonumber(t[6]), tonumber(ARGV[6])))
+-- Only a dead letter that stood for itself needs its call again, should a person want to repeat it.
+if ARGV[3] ~= 'FAILED' or wanted_us > 0 then
+    redis.call('HDEL', KEYS[1], 'call', 'body')
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+redis.call('ZREM', KEYS[2], ARGV[1])
+-- After a failed first, its idempotency key is free again.
+if not succeeded and KEYS[4] ~= KEYS[1] and redis.call('HGET', KEYS[4], 'ticket') == ARGV[1] then
+    redis.call('DEL', KEYS[4])
+end
+
+for _, inbox in ipairs(audience) do
+    redis.call('PUBLISH', inbox, 'ticket ' .. ARGV[1])
+end
+redis.call('DEL', KEYS[3])
+if state == 'RUNNING' then
+    redis.call('PUBLISH', string.match(t[3], '^(.*)|'), 'ticket ' .. ARGV[1])
+end
+return 1

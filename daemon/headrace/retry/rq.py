@@ -1,0 +1,143 @@
+"""
+The queue: durable alarm clocks for tickets, as RQ jobs.
+
+A job says "make attempt n of ticket t, not before T" and nothing else; its id is "<ticket>-<n>". RQ's own schedule is good to
+a second or so, and may fire early. So a job is scheduled a little before its time and sleeps the rest in the worker, to the
+millisecond; a short wait is slept through altogether.
+
+RQ's client blocks, so it is called from a thread; what comes together while it works leaves together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import redis
+import rq
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job, JobStatus
+
+from headrace.errors import RedisAway
+
+NAME = "headrace"
+SERIALIZER = "json"
+FUNCTION = "headrace.worker.run_attempt"
+
+_AHEAD_S = 1.5  # RQ cuts to whole seconds and looks twice a second: measured up to 1 s early, 0.8 s late
+_SLEPT_S = 2.0  # a wait that is not worth scheduling
+_RESULT_TTL_S = 60
+_FAILURE_TTL_S = 7 * 86_400
+_ENDLESS = -1  # a job's time is bounded by its ticket's deadline
+_TRIES = 3  # for a job that failed by itself, be it that Redis went away; upstream's failures are the ticket's business
+
+_T = TypeVar("_T")
+
+# RQ tells of every job at INFO.
+for _name in ("rq.worker", "rq.queue", "rq.job", "rq.scheduler", "rq.registry"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+def connect(url: str, *, timeout_s: float) -> redis.Redis:
+    """Return a client of its own for RQ: its blocking calls and its retries are nobody else's business."""
+    return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
+
+
+class Queue:
+    """Sets alarms; any number of workers hear them."""
+
+    def __init__(self, url: str) -> None:
+        self._client = connect(url, timeout_s=5.0)
+        self._queue = rq.Queue(NAME, connection=self._client, serializer=SERIALIZER)
+        self._thread = ThreadPoolExecutor(1, "rq-queue")
+        self._asked: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Queue {NAME} [{len(self._asked)} to set]>"
+
+    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+        """Have an attempt made, not before *due* (Unix seconds); durable when it returns. Raises `RedisAway`."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(((ticket_id, attempt, due, rescue), done))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        await done
+
+    async def _flush(self) -> None:
+        try:
+            while self._asked:
+                batch, self._asked = self._asked, []
+                error: Exception | None = None
+                try:
+                    await self._run(lambda batch=batch: self._set([alarm for alarm, _ in batch]))  # type: ignore[misc]
+                except RedisAway as away:
+                    error = away
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error) if error else done.set_result(None)
+        finally:
+            self._flushing = None
+
+    def _set(self, alarms: list[tuple[Any, ...]]) -> None:
+        with self._client.pipeline() as pipe:
+            for ticket_id, attempt, due, rescue in alarms:
+                options = {
+                    "args": (ticket_id, attempt, due),
+                    "job_id": job_id(ticket_id, attempt, rescue),
+                    "job_timeout": _ENDLESS,
+                    "result_ttl": _RESULT_TTL_S,
+                    "failure_ttl": _FAILURE_TTL_S,
+                    "retry": rq.Retry(max=_TRIES),
+                    "description": "",
+                    "pipeline": pipe,
+                }
+                if due - time.time() <= _SLEPT_S:
+                    self._queue.enqueue(FUNCTION, **options)
+                else:
+                    self._queue.enqueue_at(datetime.fromtimestamp(due - _AHEAD_S, UTC), FUNCTION, **options)
+            pipe.execute()
+
+    async def are_waiting(self, alarms: list[tuple[str, int, int]]) -> list[bool]:
+        """
+        Return which alarms wait in the queue, so that some worker will come to them.
+
+        One that is still in the schedule although its time has come, or was taken and not begun, does not count.
+        """
+        return await self._run(lambda: self._look([job_id(*alarm) for alarm in alarms]))
+
+    def _look(self, job_ids: list[str]) -> list[bool]:
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.lrange(IntermediateQueue.get_intermediate_queue_key(self._queue.key), 0, -1)
+            for each in job_ids:
+                pipe.hget(Job.key_for(each), "status")
+            taken, *states = pipe.execute()
+        return [
+            state == JobStatus.QUEUED.value.encode() and each.encode() not in taken
+            for each, state in zip(job_ids, states, strict=True)
+        ]
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except (redis.RedisError, OSError) as error:
+            raise RedisAway(f"the queue cannot be reached: {type(error).__name__}", retry_after_s=1.0) from error
+
+    async def aclose(self) -> None:
+        """Close the connection; what was asked is done first."""
+        if self._flushing is not None:
+            await self._flushing
+        self._thread.shutdown()
+        self._client.close()
+
+
+def job_id(ticket_id: str, attempt: int, rescue: int = 0) -> str:
+    """Return the id of the job that rings for this attempt."""
+    return f"{ticket_id}-{attempt}-{rescue}" if rescue else f"{ticket_id}-{attempt}"

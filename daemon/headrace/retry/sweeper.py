@@ -1,0 +1,125 @@
+"""
+What falls through is found here: attempts whose process died, alarms that never rang, calls that nobody wants any more.
+
+Every daemon and every worker sweeps; of several, one gets each ticket. The queue's own recovery may take minutes, so nothing
+here waits for it: an attempt made twice is impossible, an alarm rung twice is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+import structlog
+
+from headrace import keys, observe
+from headrace.clock import Clock
+from headrace.errors import HeadraceError, RedisAway, UpstreamError
+from headrace.link import Link, Script
+from headrace.retry.tickets import Alarms, Tickets
+
+log = structlog.get_logger()
+
+_RESCUE = Script(__package__, "rescue.lua")
+_BATCH = 200
+
+Alarm = tuple[str, int, int]  # ticket, attempt, rescue
+
+
+class Clockwork(Alarms, Protocol):
+    """Alarms that can also be looked at."""
+
+    async def are_waiting(self, alarms: list[Alarm]) -> list[bool]:
+        """Return which of these wait in the queue, so that some worker will come to them. Raises `RedisAway`."""
+
+
+class Sweeper:
+    """
+    Looks after tickets that should have moved. Run `run` as a task.
+
+    Args:
+        max_broken: `retry.max_attempts`; an attempt that died with its process counts as broken.
+        every_s: how often to sweep.
+        again_s: when to look again at what is overdue but has an alarm (the workers are busy).
+        grace_s: how long after a deadline to leave a running ticket to its holder.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        clock: Clock,
+        tickets: Tickets,
+        alarms: Clockwork,
+        *,
+        max_broken: int = 8,
+        every_s: float = 1.0,
+        again_s: float = 10.0,
+        grace_s: float = 5.0,
+    ) -> None:
+        self._link = link
+        self._clock = clock
+        self._tickets = tickets
+        self._alarms = alarms
+        self._args = [max_broken, round(again_s * 1e6), round(grace_s * 1e6)]
+        self._every_s = every_s
+        self.rescued = 0
+
+    def __repr__(self) -> str:
+        return f"<Sweeper [{self.rescued} rescued]>"
+
+    async def run(self) -> None:
+        """Sweep until cancelled. Redis away is waited out."""
+        while True:
+            try:
+                while await self.sweep() == _BATCH:
+                    pass
+            except RedisAway:
+                log.debug(observe.REDIS_LOST)
+            await self._clock.sleep(self._every_s)
+
+    async def sweep(self) -> int:
+        """Look after the tickets whose time has come; return how many were looked at."""
+        # By Redis' clock in the script; by ours here, with a little more, only to find candidates.
+        now_us = round((self._clock.now() + 1) * 1e6)
+        found = await self._link.do("ZRANGEBYSCORE", keys.TICKETS, "-inf", now_us, "LIMIT", 0, _BATCH)
+        ids = [ticket_id.decode() for ticket_id in found]
+        moves = await asyncio.gather(*(self._rescue(ticket_id) for ticket_id in ids))
+        overdue = []
+        for ticket_id, (what, *alarm) in zip(ids, moves, strict=True):
+            if what == b"overdue":
+                overdue.append((ticket_id, alarm[0], float(alarm[1]), alarm[2]))
+            elif what == b"lapsed":
+                await self._ring(ticket_id, alarm[0], float(alarm[1]), 0)
+            elif what != b"none":
+                await self._end(ticket_id, what.decode())
+        if overdue:
+            await self._look_for_alarms(overdue)
+        return sum(what != b"none" for what, *_ in moves)
+
+    def _rescue(self, ticket_id: str) -> asyncio.Future[list[Any]]:
+        return self._link.run(_RESCUE, [keys.ticket(ticket_id), keys.TICKETS], [ticket_id, *self._args])
+
+    async def _look_for_alarms(self, overdue: list[tuple[str, int, float, int]]) -> None:
+        waiting = await self._alarms.are_waiting([(ticket_id, attempt, n) for ticket_id, attempt, _, n in overdue])
+        for (ticket_id, attempt, due, rescues), is_waiting in zip(overdue, waiting, strict=True):
+            if not is_waiting:
+                # Under a new number: what is left of the old job is no concern of the new one.
+                await self._link.do("HSET", keys.ticket(ticket_id), "rescues", rescues + 1)
+                await self._ring(ticket_id, attempt, due, rescues + 1)
+
+    async def _ring(self, ticket_id: str, attempt: int, due: float, rescue: int) -> None:
+        await self._alarms.schedule(ticket_id, attempt, due, rescue=rescue)
+        self.rescued += 1
+        log.warning(observe.TICKET_RESCUED, ticket=ticket_id, attempt=attempt)
+
+    async def _end(self, ticket_id: str, why: str) -> None:
+        if why in ("bound", "crashed"):
+            await self._tickets.finish(ticket_id, error=_lost(why), condition="lapsed")
+        else:
+            await self._tickets.end(ticket_id, why)
+
+
+def _lost(why: str) -> HeadraceError:
+    if why == "bound":
+        return UpstreamError("the daemon that made this call stopped, and nobody else has its caller's own key", status=502)
+    return UpstreamError("the daemons that made this call's attempts stopped, too often to try again", status=502)

@@ -1,0 +1,132 @@
+"""
+A ticket as a value, and a call as bytes.
+
+What Redis holds of a ticket is one hash. The call goes in as JSON without its body and its key: the body lies beside it as
+the exact bytes, the caller's own key goes nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from headrace import codec
+from headrace.errors import Canceled, DeadlinePassed, HeadraceError
+from headrace.model import Answer, Call
+
+
+class State(StrEnum):
+    """How far a call is. The last four are terminal: a ticket reaches exactly one of them."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    EXPIRED = "EXPIRED"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """
+    The durable record of a call that may outlive its RPC.
+
+    Args:
+        attempts: tries at upstream begun so far; `broken` of them failed in a way that counts.
+        due: when the next attempt is due, while QUEUED.
+        is_submitted: it was handed over with SubmitMessage.
+        idempotency: the Redis key of its idempotency key, if it has one. A ticket with neither goes with its RPC.
+        source: where the answer came from.
+        answer, error: one of them, once the state is terminal.
+        call: what to ask, while that is known: running tickets and dead letters.
+    """
+
+    id: str
+    caller: str
+    state: State
+    model: str
+    fingerprint: str
+    created: float
+    due: float
+    deadline: float
+    attempts: int = 0
+    broken: int = 0
+    is_stream: bool = False
+    is_submitted: bool = False
+    idempotency: str = field(default="", repr=False)
+    source: str = ""
+    answer: Answer | None = field(default=None, repr=False)
+    error: HeadraceError | None = None
+    call: Call | None = field(default=None, repr=False)
+
+
+# What is read of a ticket: always, when it is looked at closely, and when it is run.
+SUMMARY = (
+    "caller", "state", "model", "fingerprint", "created", "due", "deadline", "attempts", "broken", "stream", "submitted",
+    "idempotency", "source", "error",
+)  # fmt: skip
+FULL = (*SUMMARY, "answer")
+RUN = (*SUMMARY, "call", "body")
+
+
+def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | None]) -> Ticket | None:
+    """Return the ticket whose hash has these values for *fields*; None if there is no such hash."""
+    raw = dict(zip(fields, values, strict=True))
+    if raw["state"] is None:
+        return None
+    text = {name: (value or b"").decode(errors="replace") for name, value in raw.items() if name in SUMMARY}
+    return Ticket(
+        id=ticket_id,
+        caller=text["caller"],
+        state=State(text["state"]),
+        model=text["model"],
+        fingerprint=text["fingerprint"],
+        created=float(text["created"]),
+        due=float(text["due"]),
+        deadline=float(text["deadline"]),
+        attempts=int(text["attempts"]),
+        broken=int(text["broken"]),
+        is_stream=text["stream"] == "1",
+        is_submitted=text["submitted"] == "1",
+        idempotency=text["idempotency"],
+        source=text["source"],
+        answer=codec.decode_answer(answer) if (answer := raw.get("answer")) else None,
+        error=codec.decode_error(error) if (error := raw["error"]) else None,
+        call=decode_call(call, raw.get("body") or b"", ticket_id) if (call := raw.get("call")) else None,
+    )
+
+
+def encode_call(call: Call) -> bytes:
+    """Return a call as JSON, less its body, its credential and its idempotency key."""
+    bare = replace(call, body=b"", credential="", idempotency_key="", ticket="")
+    try:
+        return msgspec.json.encode(bare)
+    except UnicodeEncodeError:  # a lone surrogate in the model's name: JSON all the same
+        return json.dumps(msgspec.to_builtins(bare)).encode()
+
+
+def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:
+    """Return the call that `encode_call` made these bytes of, with its body and its ticket."""
+    try:
+        call = msgspec.json.decode(raw, type=Call)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        decoded: Any = json.loads(raw)
+        call = msgspec.convert(decoded, Call)
+    return replace(call, body=body, ticket=ticket_id)
+
+
+def terminal_state(error: HeadraceError) -> State:
+    """Return the state in which this error ends a ticket."""
+    if isinstance(error, Canceled):
+        return State.CANCELED
+    return State.EXPIRED if isinstance(error, DeadlinePassed) else State.FAILED

@@ -1,0 +1,452 @@
+"""
+The store of tickets: the truth about every call that may outlive its RPC.
+
+A ticket is one hash in Redis, and each of its moves is one script, so that it reaches exactly one terminal state whatever is
+killed when. Queue jobs are only alarm clocks; an alarm that is lost, late or doubled does no harm, since a ticket starts only
+the one attempt that it awaits, and the sweeper finds one whose alarm never rang.
+
+A ticket runs in the hands of one process, its holder, under a lease that `keep` renews. A parked call whose RPC still waits is
+wanted as long as somebody looks at it (`wait` does); a submitted one, or one with an idempotency key, stands for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from headrace import codec, keys, observe
+from headrace.clock import Clock
+from headrace.errors import Canceled, DeadlinePassed, Draining, HeadraceError, InvalidCall, RedisAway, TicketNotFound
+from headrace.link import Link, Script
+from headrace.model import Answer, Call, Source
+from headrace.retry.ticket import FULL, RUN, SUMMARY, State, Ticket, decode_ticket, encode_call, terminal_state
+
+log = structlog.get_logger()
+
+_CREATE = Script(__package__, "create.lua")
+_START = Script(__package__, "start.lua")
+_PARK = Script(__package__, "park.lua")
+_RENEW = Script(__package__, "renew.lua")
+_FINISH = Script(__package__, "finish.lua")
+_LOOK = Script(__package__, "look.lua")
+
+_DAY_MS = 86_400_000
+_KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
+_LISTED_MS = 8 * _DAY_MS
+_POLL_S = 1.0
+
+
+class Alarms(Protocol):
+    """What rings when an attempt is due: `rq.Queue`."""
+
+    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+        """Have this attempt made, not before *due*; durable when it returns. Raises `RedisAway`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """
+    How long things last without a word.
+
+    Args:
+        lease_s: an attempt whose process is gone.
+        want_s: a parked call whose RPC is gone.
+        grace_s: how long after its due time a queued ticket is looked after.
+    """
+
+    lease_s: float = 15.0
+    want_s: float = 30.0
+    grace_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The ticket is new, and the caller's to pursue."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The idempotency key stands for this ticket of the same call already."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The idempotency key stands for another call."""
+
+
+@dataclass(slots=True)
+class _Hold:
+    # A ticket in this process's hands.
+    holder: str
+    idempotency: str = ""
+    is_bound: bool = False  # needs its caller's own key, which only this process has
+    task: asyncio.Task[Any] | None = None  # does its work, inside `held`
+    stop: Callable[[], None] | None = None  # stops that work
+    ending: Sequence[Any] | None = None  # a finish that Redis has not heard yet
+
+    def lose(self) -> None:
+        if self.stop is not None:
+            self.stop()
+
+
+class Tickets:
+    """All tickets, as one process sees them. Run `keep` as a task."""
+
+    def __init__(self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None) -> None:
+        self._link = link
+        self._clock = clock
+        self._alarms = alarms
+        self._timing = timing or Timing()
+        self._held: dict[str, _Hold] = {}
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        link.on("ticket", self._on_ticket)
+
+    def __repr__(self) -> str:
+        return f"<Tickets [{len(self._held)} held, {len(self._waiters)} waited for]>"
+
+    # Making one.
+
+    async def submit(self, call: Call) -> Claimed | Same | Conflict:
+        """Queue a call for a worker, durably; its idempotency key, if it has one, is claimed in the same step."""
+        now = self._clock.now()
+        outcome = await self._create(_new_id(), call, State.QUEUED, due=now, is_submitted=True)
+        if isinstance(outcome, Claimed):
+            await self._set_alarm(outcome.ticket, 1, now)
+        return outcome
+
+    async def claim(self, call: Call) -> Claimed | Same | Conflict:
+        """Claim the call's idempotency key. If it is `Claimed`, attempt 1 of the ticket is ours: `park` or `finish` it."""
+        ticket_id = _new_id()
+        hold = self._new_hold()
+        hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
+        hold.is_bound = bool(call.credential)
+        outcome = await self._create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
+        if isinstance(outcome, Claimed):
+            self._held[ticket_id] = hold
+        return outcome
+
+    async def park(self, call: Call, *, attempts: int, broken: int, due: float) -> str:
+        """
+        Queue a call for its next attempt, durably, and return its ticket.
+
+        A ticket of the call's own (`call.ticket`, held here) goes back into the queue; for another call one is made, which
+        lives as long as somebody waits for it.
+        """
+        if call.ticket:
+            await self._repark(call.ticket, attempts, broken, due)
+            return call.ticket
+        ticket_id = _new_id()
+        await self._create(ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True)
+        await self._set_alarm(ticket_id, attempts + 1, due)
+        return ticket_id
+
+    async def _create(
+        self,
+        ticket_id: str,
+        call: Call,
+        state: State,
+        *,
+        due: float,
+        attempts: int = 0,
+        broken: int = 0,
+        holder: str = "",
+        is_submitted: bool = False,
+        is_wanted: bool = False,
+    ) -> Claimed | Same | Conflict:
+        idempotency = keys.idempotency(call.caller.name, call.idempotency_key) if call.idempotency_key else ""
+        fields: dict[str, Any] = {
+            "caller": call.caller.name,
+            "state": state,
+            "model": call.model.encode(errors="replace"),
+            "fingerprint": call.fingerprint,
+            "created": repr(self._clock.now()),
+            "due": repr(due),
+            "deadline": repr(call.deadline),
+            "attempts": attempts,
+            "broken": broken,
+            "rescues": 0,
+            "stream": int(call.stream),
+            "submitted": int(is_submitted),
+            "bound": int(bool(call.credential)),
+            "idempotency": idempotency,
+            "holder": holder,
+            "call": encode_call(call),
+            "body": call.body,
+        }
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
+        args = [
+            ticket_id,
+            call.fingerprint if idempotency else "",
+            _us(self._timing.lease_s) if holder else 0,
+            self._look_us(due),
+            _us(self._timing.want_s) if is_wanted else 0,
+            _DAY_MS,
+            _LISTED_MS,
+        ]
+        outcome, other = await self._link.run(_CREATE, names, [*args, *(part for pair in fields.items() for part in pair)])
+        if outcome != b"created":
+            return Same(other.decode()) if outcome == b"same" else Conflict()
+        observe.TICKETS.inc(state)
+        return Claimed(ticket_id)
+
+    async def _set_alarm(self, ticket_id: str, attempt: int, due: float) -> None:
+        # The ticket itself is durable by now; if its alarm is not, the sweeper will find it overdue.
+        try:
+            await self._alarms.schedule(ticket_id, attempt, due)
+        except RedisAway:
+            log.warning(observe.ALARM_FAILED, ticket=ticket_id, attempt=attempt)
+
+    # Running one.
+
+    async def start(self, ticket_id: str, attempt: int) -> Ticket | None:
+        """
+        Take a ticket into our hands for this attempt, and return it with its call; None if that is not to be made.
+
+        Whoever gets it must `park` or `finish` it, and should do the work inside `held`.
+        """
+        hold = self._new_hold()
+        names = [keys.ticket(ticket_id), keys.TICKETS]
+        outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, _us(self._timing.lease_s)])
+        if outcome != b"started":
+            await self.end(ticket_id, outcome.decode())
+            return None
+        ticket = await self._read(ticket_id, RUN)
+        hold.idempotency = ticket.idempotency
+        self._held[ticket_id] = hold
+        observe.TICKETS.inc(State.RUNNING)
+        return ticket
+
+    @contextlib.asynccontextmanager
+    async def held(self, ticket_id: str) -> AsyncIterator[None]:
+        """Do the work of a ticket in our hands; raises `Canceled` at once when it ends elsewhere or its lease is lost."""
+        hold = self._held.get(ticket_id)
+        if hold is None:
+            raise Canceled("the ticket ended before its attempt began")
+        timeout = asyncio.timeout(None)
+        try:
+            async with timeout:
+                hold.task, hold.stop = asyncio.current_task(), lambda: timeout.reschedule(0)
+                yield
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise Canceled("the ticket ended while its attempt ran") from error
+        finally:
+            hold.stop = None
+
+    async def _repark(self, ticket_id: str, attempts: int, broken: int, due: float) -> None:
+        hold = self._held.get(ticket_id)
+        if hold is None:
+            return  # in other hands, or ended: whoever waits for it will see
+        args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
+        attempt = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS], args)
+        self._held.pop(ticket_id, None)
+        if attempt:
+            observe.TICKETS.inc(State.QUEUED)
+            await self._set_alarm(ticket_id, attempt, due)
+
+    async def leave(self) -> None:
+        """Give all tickets in our hands back to the queue: this process goes, and will do no more for them."""
+        mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]
+        await asyncio.gather(*(self._give_back(ticket_id, hold) for ticket_id, hold in mine))
+
+    async def _give_back(self, ticket_id: str, hold: _Hold) -> None:
+        if hold.is_bound:
+            await self.finish(ticket_id, error=Draining("the daemon left before there was an answer", retry_after_s=1.0))
+        else:
+            await self._repark(ticket_id, -1, -1, self._clock.now())
+
+    async def keep(self) -> None:
+        """Renew the leases of all tickets in our hands, until cancelled. Run it as a task."""
+        while True:
+            await asyncio.sleep(self._timing.lease_s / 3)
+            await asyncio.gather(*(self._renew(ticket_id, hold) for ticket_id, hold in list(self._held.items())))
+
+    async def _renew(self, ticket_id: str, hold: _Hold) -> None:
+        with contextlib.suppress(RedisAway):
+            if hold.ending is not None:
+                await self._send_end(ticket_id, hold.idempotency, hold.ending)
+            elif not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, _us(self._timing.lease_s)]):
+                self._lose(ticket_id, hold)
+
+    def _lose(self, ticket_id: str, hold: _Hold) -> None:
+        if self._held.get(ticket_id) is hold and hold.ending is None:
+            del self._held[ticket_id]
+            hold.lose()
+
+    # Ending one.
+
+    async def finish(
+        self,
+        ticket_id: str,
+        *,
+        answer: Answer | None = None,
+        error: HeadraceError | None = None,
+        source: Source = Source.UPSTREAM,
+        attempts: int = -1,
+        condition: str = "",
+    ) -> bool:
+        """
+        End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
+
+        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it.
+        """
+        said: Sequence[Any]
+        if answer is not None:
+            said = State.SUCCEEDED, codec.encode_answer(answer), source
+        elif error is not None:
+            said = terminal_state(error), codec.encode_error(error), ""
+        else:
+            raise ValueError("a ticket ends by an answer or by an error")
+        keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
+        now = repr(self._clock.now())
+        args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now]
+        hold = self._held.get(ticket_id)
+        if hold is None:
+            idempotency = await self._link.do("HGET", keys.ticket(ticket_id), "idempotency")
+            return await self._send_end(ticket_id, (idempotency or b"").decode(), args)
+        hold.ending = args
+        try:
+            return await self._send_end(ticket_id, hold.idempotency, args)
+        except RedisAway:
+            log.warning(observe.TICKET_DELAYED, ticket=ticket_id, state=said[0])
+            return True
+
+    async def _send_end(self, ticket_id: str, idempotency: str, args: Sequence[Any]) -> bool:
+        ticket = keys.ticket(ticket_id)
+        names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket]
+        won = bool(await self._link.run(_FINISH, names, args))
+        hold = self._held.pop(ticket_id, None)
+        if hold is not None and hold.task is not asyncio.current_task():
+            hold.lose()  # somebody else here ended what an attempt still works for
+        if won:
+            observe.TICKETS.inc(args[2])
+            log.info(observe.TICKET_ENDED, ticket=ticket_id, state=args[2])
+        return won
+
+    async def end(self, ticket_id: str, why: str) -> None:
+        """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
+        if why == "late":
+            await self.finish(ticket_id, error=DeadlinePassed("the call's deadline passed before there was an answer"))
+        elif why == "unwanted":
+            await self.finish(ticket_id, error=Canceled("nobody waits for the call any more"), condition="unwanted")
+
+    async def cancel(self, ticket_id: str, caller: str) -> Ticket:
+        """Cancel a caller's ticket, and return it; one that has ended stays as it is."""
+        await self.get(ticket_id, caller)
+        await self.finish(ticket_id, error=Canceled("the ticket was canceled by its caller"))
+        return await self.get(ticket_id, caller)
+
+    def cancel_soon(self, ticket_id: str) -> None:
+        """Cancel a ticket whose RPC went away, unless another process waits for it. If that fails, its want lapses."""
+        error = Canceled("nobody waits for the call any more")
+        task = asyncio.create_task(self._cancel_alone(ticket_id, error))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _cancel_alone(self, ticket_id: str, error: Canceled) -> None:
+        with contextlib.suppress(RedisAway):
+            await self.finish(ticket_id, error=error, condition="alone")
+
+    # Looking.
+
+    async def get(self, ticket_id: str, caller: str) -> Ticket:
+        """Return a caller's ticket as it is now. Another's is not found."""
+        ticket = await self._read(ticket_id, FULL)
+        if ticket.caller != caller:
+            raise _not_found(ticket_id)
+        return ticket
+
+    async def list(
+        self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
+    ) -> tuple[list[Ticket], str]:
+        """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
+        name = keys.tickets_of(caller)
+        start = 0
+        if page_token:
+            rank = await self._link.do("ZREVRANK", name, page_token)
+            if rank is None:
+                raise InvalidCall("page_token is not one that ListTickets returned lately")
+            start = rank + 1
+        found = await self._link.do("ZREVRANGE", name, start, start + page_size - 1)
+        ids = [ticket_id.decode() for ticket_id in found]
+        rows = await asyncio.gather(*(self._link.do("HMGET", keys.ticket(ticket_id), *SUMMARY) for ticket_id in ids))
+        tickets = [decode_ticket(ticket_id, SUMMARY, row) for ticket_id, row in zip(ids, rows, strict=True)]
+        page = [ticket for ticket in tickets if ticket and ticket.caller == caller and state in (None, ticket.state)]
+        return page, ids[-1] if len(ids) == page_size else ""
+
+    async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
+        """
+        Wait until a ticket ends, and return it; after *timeout* seconds return it as it is.
+
+        A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out.
+        """
+        nudged = asyncio.Event()
+        self._waiters.setdefault(ticket_id, set()).add(nudged)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    while not await self._look(ticket_id):
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(nudged.wait(), _POLL_S)
+                        nudged.clear()
+        finally:
+            waiters = self._waiters[ticket_id]
+            waiters.discard(nudged)
+            if not waiters:
+                del self._waiters[ticket_id]
+        return await self._read(ticket_id, FULL)
+
+    async def _look(self, ticket_id: str) -> bool:
+        names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
+        args = [self._link.inbox, _us(3 * _POLL_S), _us(self._timing.want_s)]
+        try:
+            state = (await self._link.run(_LOOK, names, args)).decode()
+        except RedisAway:
+            return False
+        if not state:
+            raise _not_found(ticket_id)
+        return State(state).is_terminal
+
+    async def _read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
+        ticket = decode_ticket(ticket_id, fields, await self._link.do("HMGET", keys.ticket(ticket_id), *fields))
+        if ticket is None:
+            raise _not_found(ticket_id)
+        return ticket
+
+    def _on_ticket(self, payload: bytes) -> None:
+        ticket_id = payload.decode()
+        for nudged in self._waiters.get(ticket_id, ()):
+            nudged.set()
+        if hold := self._held.get(ticket_id):
+            self._lose(ticket_id, hold)
+
+    def _new_hold(self) -> _Hold:
+        return _Hold(f"{self._link.inbox}|{os.urandom(8).hex()}")
+
+    def _look_us(self, due: float) -> int:
+        return _us(due + self._timing.grace_s)
+
+
+def _new_id() -> str:
+    return f"tkt_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _not_found(ticket_id: str) -> TicketNotFound:
+    return TicketNotFound("there is no such ticket", metadata={"ticket": ticket_id})

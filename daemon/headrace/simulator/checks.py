@@ -1,0 +1,240 @@
+"""
+What the API checks before it answers, in the order in which it does, with the sentences it says.
+
+`read_ask` turns bytes into an `Ask` or raises `Refused`. Known fields are checked for their type, a few for their value;
+anything unknown is refused as the API refuses it, so that a typo shows up in rehearsal and not in production.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from headrace.simulator.refusals import Refused, invalid
+from headrace.simulator.tokens import input_tokens
+
+OLD_VERSION = "2023-06-01"
+NEW_VERSION = "2026-10-21"
+VERSIONS = (OLD_VERSION, NEW_VERSION)
+MAX_OUTPUT_TOKENS = 128_000
+MIN_THINKING_TOKENS = 1_024
+
+_EXTRA = "Extra inputs are not permitted"
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """A JSON type: does a value have it, and what does the API call it?"""
+
+    name: str
+    fits: Callable[[Any], bool]
+
+
+_INTEGER = _Type("a valid integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
+_NUMBER = _Type("a valid number", lambda v: isinstance(v, int | float) and not isinstance(v, bool))
+_STRING = _Type("a valid string", lambda v: isinstance(v, str))
+_BOOLEAN = _Type("a valid boolean", lambda v: isinstance(v, bool))
+_OBJECT = _Type("an object", lambda v: isinstance(v, dict))
+_LIST = _Type("a valid list", lambda v: isinstance(v, list))
+_STRINGS = _Type("a valid list of strings", lambda v: isinstance(v, list) and all(isinstance(s, str) for s in v))
+_TEXT = _Type("a valid string or a list of text blocks", lambda v: isinstance(v, str | list))
+_ANY = _Type("anything", lambda v: True)
+
+_INPUT_FIELDS = {
+    "model": _STRING, "messages": _LIST, "system": _TEXT, "tools": _LIST, "tool_choice": _OBJECT, "thinking": _OBJECT,
+    "cache_control": _OBJECT, "output_config": _OBJECT,
+}  # fmt: skip
+_FIELDS = _INPUT_FIELDS | {
+    "max_tokens": _INTEGER, "stream": _BOOLEAN, "stop_sequences": _STRINGS, "metadata": _OBJECT, "container": _ANY,
+    "diagnostics": _OBJECT, "inference_geo": _STRING, "service_tier": _STRING, "speed": _STRING,
+}  # fmt: skip
+_SAMPLING = {"temperature": _NUMBER, "top_p": _NUMBER, "top_k": _INTEGER}
+_BETA_FIELDS = dict.fromkeys(
+    ("billing_policy", "compaction", "context_management", "fallback_credit_token", "fallbacks", "mcp_servers", "thread"), _ANY
+)
+_BLOCKS = frozenset(
+    (
+        "text", "image", "document", "search_result", "tool_use", "tool_result", "thinking", "redacted_thinking",
+        "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result",
+        "bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result",
+        "container_upload",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """
+    A call that passed the checks.
+
+    Args:
+        prompt: the text of the last message.
+        input_tokens: what it puts in.
+        body: all of it, as parsed.
+    """
+
+    model: str
+    max_tokens: int
+    stream: bool
+    prompt: str = field(repr=False)
+    input_tokens: int
+    body: dict[str, Any] = field(repr=False)
+
+
+def check_version(version: str) -> None:
+    """Refuse a missing `anthropic-version`, and any that was never released."""
+    if not version:
+        raise invalid("anthropic-version: header is required")
+    if version not in VERSIONS:
+        raise invalid(f'anthropic-version: "{version[:40]}" is not a valid version')
+
+
+def read_ask(raw: bytes, *, version: str, beta: bool) -> Ask:
+    """Check the body of `POST /v1/messages`."""
+    body = _parse(raw)
+    sampling = _SAMPLING if version == OLD_VERSION else {}
+    _check_fields(body, _FIELDS | sampling | (_BETA_FIELDS if beta else {}), ("model", "max_tokens", "messages"))
+    for name in sampling.keys() & body.keys() - {"top_k"}:
+        _demand(0 <= body[name] <= 1, f"{name}: Input should be between 0 and 1")
+    _check_max_tokens(body["max_tokens"], body["model"])
+    _check_thinking(body.get("thinking"), body["max_tokens"])
+    return _ask(body, version)
+
+
+def read_count(raw: bytes, *, version: str, beta: bool) -> Ask:
+    """Check the body of `POST /v1/messages/count_tokens`: the same without what only matters at run time."""
+    body = _parse(raw)
+    _check_fields(body, _INPUT_FIELDS | (_BETA_FIELDS if beta else {}), ("model", "messages"))
+    return _ask(body, version)
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that cannot exist."""
+    if not model.startswith(("claude-", "sim-")) or len(model) > 256:
+        raise Refused(404, "not_found_error", f"model: {model[:256]}")
+
+
+def _ask(body: dict[str, Any], version: str) -> Ask:
+    _check_messages(body["messages"], version)
+    if isinstance(system := body.get("system"), list):
+        for index, block in enumerate(system):
+            _demand(_is_text(block), f"system.{index}: Input should be a text block")
+    _check_tools(body.get("tools"), body.get("tool_choice"))
+    check_model(body["model"])
+    return Ask(
+        model=body["model"],
+        max_tokens=body.get("max_tokens", 0),
+        stream=body.get("stream", False),
+        prompt=_text_of(body["messages"][-1]["content"]),
+        input_tokens=input_tokens(body),
+        body=body,
+    )
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(f"The request body is not valid JSON: {error}") from None
+    _demand(isinstance(body, dict), "Input should be an object")
+    return body  # type: ignore[no-any-return]  # the line above is its check
+
+
+def _demand(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise invalid(sentence)
+
+
+def _check_fields(body: Mapping[str, Any], fields: Mapping[str, _Type], required: tuple[str, ...]) -> None:
+    for name in required:
+        _demand(name in body, f"{name}: Field required")
+    for name, value in body.items():
+        _demand(name in fields, f"{name[:100]}: {_EXTRA}")
+        _demand(fields[name].fits(value), f"{name}: Input should be {fields[name].name}")
+
+
+def _check_max_tokens(max_tokens: int, model: str) -> None:
+    _demand(max_tokens >= 0, "max_tokens: Input should be greater than or equal to 0")
+    most = f"{MAX_OUTPUT_TOKENS}, which is the maximum allowed number of output tokens for {model[:256]}"
+    _demand(max_tokens <= MAX_OUTPUT_TOKENS, f"max_tokens: {max_tokens} > {most}")
+
+
+def _check_thinking(thinking: Mapping[str, Any] | None, max_tokens: int) -> None:
+    if thinking is None:
+        return
+    kind = thinking.get("type")
+    _demand(
+        kind in ("enabled", "disabled", "adaptive", "between_tools"),
+        "thinking.type: Input should be 'enabled', 'disabled', 'adaptive' or 'between_tools'",
+    )
+    if kind == "enabled":
+        budget = thinking.get("budget_tokens")
+        _demand(_INTEGER.fits(budget), "thinking.enabled.budget_tokens: Input should be a valid integer")
+        enough = f"thinking.enabled.budget_tokens: Input should be greater than or equal to {MIN_THINKING_TOKENS}"
+        _demand(budget >= MIN_THINKING_TOKENS, enough)  # type: ignore[operator]  # an integer, by the check above
+        _demand(max_tokens > budget, "`max_tokens` must be greater than `thinking.budget_tokens`")  # type: ignore[operator]
+
+
+def _check_messages(messages: list[Any], version: str) -> None:
+    _demand(bool(messages), "messages: at least one message is required")
+    for index, message in enumerate(messages):
+        where = f"messages.{index}"
+        _demand(isinstance(message, dict), f"{where}: Input should be an object")
+        for name in ("role", "content"):
+            _demand(name in message, f"{where}.{name}: Field required")
+        for name in message:
+            _demand(name in ("role", "content"), f"{where}.{name[:100]}: {_EXTRA}")
+        _demand(message["role"] in ("user", "assistant"), f"{where}.role: Input should be 'user' or 'assistant'")
+        _check_content(message["content"], message["role"], where, version)
+
+
+def _check_content(content: Any, role: str, where: str, version: str) -> None:
+    _demand(isinstance(content, str | list), f"{where}.content: Input should be a valid string or list")
+    _demand(bool(content), f"{where}: all messages must have non-empty content")
+    for index, block in enumerate(content if isinstance(content, list) else ()):
+        _check_block(block, role, f"{where}.content.{index}", version)
+
+
+def _check_block(block: Any, role: str, where: str, version: str) -> None:
+    _demand(isinstance(block, dict), f"{where}: Input should be an object")
+    _demand("type" in block, f"{where}.type: Field required")
+    kind = block["type"]
+    tags = f"{where}: Input tag '{str(kind)[:100]}' found using 'type' does not match any of the expected tags"
+    _demand(isinstance(kind, str) and kind in _BLOCKS, tags)
+    if kind == "text":
+        _demand(isinstance(block.get("text"), str), f"{where}.text.text: Input should be a valid string")
+        _demand(bool(block["text"]), "messages: text content blocks must be non-empty")
+    if version == NEW_VERSION:
+        in_assistant = kind == "document" and role == "assistant"
+        _demand(not in_assistant, f"{where}: document blocks are not permitted in assistant messages")
+        cited = kind == "text" and role == "user" and bool(block.get("citations"))
+        _demand(not cited, f"{where}.text.citations: {_EXTRA}")
+
+
+def _check_tools(tools: list[Any] | None, choice: Mapping[str, Any] | None) -> None:
+    for index, tool in enumerate(tools or ()):
+        _demand(isinstance(tool, dict), f"tools.{index}: Input should be an object")
+        if tool.get("type", "custom") == "custom":
+            _demand(isinstance(tool.get("name"), str), f"tools.{index}.custom.name: Field required")
+            _demand(isinstance(tool.get("input_schema"), dict), f"tools.{index}.custom.input_schema: Field required")
+    if choice is None:
+        return
+    kind = choice.get("type")
+    _demand(kind in ("auto", "any", "tool", "none"), "tool_choice.type: Input should be 'auto', 'any', 'tool' or 'none'")
+    _demand(bool(tools) or kind == "none", "tool_choice: may only be specified while providing tools")
+    if kind == "tool":
+        names = {tool.get("name") for tool in tools or ()}
+        _demand(choice.get("name") in names, f"tool_choice.tool.name: Tool '{choice.get('name')}' not found in provided tools")
+
+
+def _is_text(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)
+
+
+def _text_of(content: str | list[Any]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(block["text"] for block in content if _is_text(block))

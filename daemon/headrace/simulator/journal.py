@@ -1,0 +1,150 @@
+"""
+What the simulator was asked: counts, and a journal of single calls.
+
+Both are bounded: what was first to come is first forgotten. Prompts in here are test data, so the journal may quote
+them; keys are only there as hashes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+_QUOTE = 40
+_DISTINCT = 1_000
+
+
+@dataclass(slots=True)
+class Visit:
+    """
+    One call, from its arrival on.
+
+    Args:
+        at_monotonic, at_unix: when its headers were here, in seconds.
+        outcome: "open", then "answered", "limited" (a real limit), the kind of an injected fault, the type of an error, or
+            "gone" when the caller left first.
+        status: 0 while nothing was sent.
+        retry_after_s: as sent, if it was.
+        fingerprint: of the body, see `fingerprint`.
+        key: a hash of the API key.
+        text: the beginning of the prompt.
+        took_s: until the last byte was written.
+    """
+
+    number: int
+    at_monotonic: float
+    at_unix: float
+    path: str
+    outcome: str = "open"
+    status: int = 0
+    retry_after_s: float | None = None
+    fingerprint: str = ""
+    key: str = ""
+    model: str = ""
+    stream: bool = False
+    text: str = ""
+    request_id: str = ""
+    message_id: str = ""
+    took_s: float = 0.0
+
+
+class Tally:
+    """Counts by word; of more than *bound* words the oldest are forgotten."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._counts: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Tally {self._counts}>"
+
+    def __getitem__(self, word: str) -> int:
+        return self._counts.get(word, 0)
+
+    def inc(self, word: str) -> None:
+        if word not in self._counts and len(self._counts) >= self._bound:
+            del self._counts[next(iter(self._counts))]
+        self._counts[word] = self._counts.get(word, 0) + 1
+
+    def items(self) -> dict[str, int]:
+        return dict(self._counts)
+
+
+class Counts:
+    """How often the simulator was asked, since its start or its last reset."""
+
+    def __init__(self, bound: int) -> None:
+        self.total = 0
+        self.running = 0
+        self.most_running = 0
+        self.outcomes = Tally(_DISTINCT)
+        self.paths = Tally(_DISTINCT)
+        self.models = Tally(_DISTINCT)
+        self.fingerprints = Tally(bound)
+        self.output_tokens = 0
+
+    def __repr__(self) -> str:
+        return f"<Counts [{self.total} calls, {self.running} running, at most {self.most_running}] {self.outcomes.items()}>"
+
+    def listed(self) -> dict[str, Any]:
+        """Return all of it, ready for JSON."""
+        return {name: value.items() if isinstance(value, Tally) else value for name, value in vars(self).items()}
+
+
+class Journal:
+    """The last calls, in the order of their arrival, and the counts of all."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self.visits: deque[Visit] = deque(maxlen=bound)
+        self.counts = Counts(bound)
+
+    def __repr__(self) -> str:
+        return f"<Journal [{len(self.visits)} of {self.counts.total} calls kept]>"
+
+    def reset(self) -> None:
+        """Forget everything; calls in the air are still counted as running."""
+        running = self.counts.running
+        self.visits.clear()
+        self.counts = Counts(self._bound)
+        self.counts.running = self.counts.most_running = running
+
+    def open(self, path: str) -> Visit:
+        """Note an arrival."""
+        counts = self.counts
+        counts.total += 1
+        counts.running += 1
+        counts.most_running = max(counts.most_running, counts.running)
+        counts.paths.inc(path)
+        visit = Visit(counts.total, time.monotonic(), time.time(), path)
+        self.visits.append(visit)
+        return visit
+
+    def identify(self, visit: Visit, body: bytes) -> None:
+        """Note what the call is, once its body is here."""
+        visit.fingerprint = fingerprint(body)
+        self.counts.fingerprints.inc(visit.fingerprint)
+
+    def describe(self, visit: Visit, model: str, stream: bool, prompt: str) -> None:
+        """Note what the call wants, once its body made sense."""
+        visit.model, visit.stream, visit.text = model, stream, prompt[:_QUOTE]
+        self.counts.models.inc(model)
+
+    def close(self, visit: Visit) -> None:
+        """Note how it ended."""
+        visit.took_s = time.monotonic() - visit.at_monotonic
+        self.counts.running -= 1
+        self.counts.outcomes.inc(visit.outcome)
+
+    def listed(self, *, text: str = "", newest: int | None = None) -> list[dict[str, Any]]:
+        """Return calls, oldest first: those whose quoted prompt contains *text*, and of them only the newest."""
+        chosen = [visit for visit in self.visits if text in visit.text]
+        return [asdict(visit) for visit in (chosen if newest is None else chosen[len(chosen) - min(newest, len(chosen)) :])]
+
+
+def fingerprint(body: bytes) -> str:
+    """Return what a body is known by here: 16 hex digits of its SHA-256."""
+    return sha256(body).hexdigest()[:16]

@@ -1,0 +1,234 @@
+"""
+Joins the parts: the only module that names them all, and the order in which they live.
+
+`Parts` makes them from the settings without touching the network. `running` starts what runs beside the calls (the listening
+link, renewals, heartbeats, the sweeper) and stops it in the opposite order; edges and worker are opened by the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import generate_latest
+
+from headrace import observe
+from headrace.admission import Admission
+from headrace.budget.estimate import Estimator
+from headrace.budget.limits import Limits
+from headrace.budget.loss import LossPolicy
+from headrace.budget.memory import MemoryLedger
+from headrace.budget.redis import RedisLedger
+from headrace.cache.tiered import Cache
+from headrace.callers import Callers
+from headrace.clock import Clock, SystemClock
+from headrace.config import Settings, callers
+from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.http_server import HttpServer
+from headrace.errors import RedisAway
+from headrace.flight.flights import Flights
+from headrace.flight.lease import Leases
+from headrace.flow import Flow
+from headrace.leader import Keeping, Leader
+from headrace.link import Link
+from headrace.presence import Hosts
+from headrace.retry.policy import RetryPolicy
+from headrace.retry.rq import Queue
+from headrace.retry.rq_worker import Worker
+from headrace.retry.sweeper import Sweeper
+from headrace.retry.tickets import Tickets
+from headrace.runner import Runner
+from headrace.schedule import Schedule
+from headrace.upstream.client import Upstream
+from headrace.worker import serve_with
+
+
+class Parts:
+    """
+    A daemon's parts, joined.
+
+    Args:
+        redis_url: the configured Redis, or our own Valkey's socket.
+        api_key: upstream's key, read anew at each call so that a reload changes it.
+    """
+
+    def __init__(self, settings: Settings, redis_url: str, api_key: Callable[[], str], clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
+        keeping = Keeping(settings.cache.ttl, settings.cache.stale)
+        self.settings = settings
+        self.is_draining = False
+        self.clock = clock
+        self.link = Link(redis_url)
+        self.hosts = Hosts(self.link, clock)
+        self.callers = Callers(callers(settings), required=settings.auth.required, link=self.link)
+        self.cache = Cache(
+            self.link,
+            clock,
+            directory=Path(settings.state.dir) / "cache",
+            memory=settings.cache.memory,
+            disk=settings.cache.disk,
+            redis=settings.cache.redis,
+            max_entry=settings.cache.max_entry,
+            enabled=settings.cache.enabled,
+        )
+        self.flights = Flights()
+        self.leases = Leases(self.link, self.flights)
+        shared = RedisLedger(self.link, clock=clock)
+        ledger = LossPolicy(
+            shared,
+            MemoryLedger(lambda: int(clock.now() * 1e6)),
+            is_up=lambda: self.link.is_up,
+            known_hosts=lambda: self.hosts.known,
+        )
+        self.schedule = Schedule(
+            Limits(settings.limit),
+            ledger,
+            Estimator(),
+            self.link,
+            clock,
+            max_waiting=settings.schedule.max_waiting,
+            max_waiting_bytes=settings.schedule.max_waiting_bytes,
+        )
+        self.upstream = Upstream(settings.upstream.base_url, api_key, version=settings.upstream.version, clock=clock)
+        self.alarms = Queue(redis_url)
+        self.tickets = Tickets(self.link, clock, self.alarms)
+        self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
+        self.worker = Worker(redis_url)
+        policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
+        self.leader = Leader(clock, self.cache, self.leases, self.schedule, self.upstream, policy, self.tickets, keeping)
+        self.flow = Flow(clock, self.cache, self.flights, self.leader, self.tickets)
+        self.runner = Runner(clock, self.flow, self.leases, self.leader, policy, self.tickets)
+        self.admission = Admission(
+            clock,
+            version=settings.upstream.version,
+            is_shared=settings.cache.scope == "shared",
+            max_age_s=settings.retry.max_age,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Parts {self.flow!r} {self.leases!r} {self.schedule!r} {self.cache!r} {self.tickets!r} {self.link!r}>"
+
+    # Living.
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run what runs beside the calls. Redis away delays nothing here: each part comes to itself when it is back."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.link.aclose)
+            stack.push_async_callback(self.alarms.aclose)
+            stack.push_async_callback(self.upstream.aclose)
+            await self.cache.start()
+            stack.push_async_callback(self.cache.close)
+            stack.push_async_callback(self.schedule.close)
+            for task in map(asyncio.create_task, self._beside()):
+                stack.push_async_callback(_end, task)
+            observe.IN_FLIGHT.read = lambda: len(self.flights)
+            observe.REDIS_UP.read = lambda: float(self.link.is_up)
+            yield
+
+    def _beside(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        return (
+            self.link.listen(),
+            self.leases.keep(),
+            self.tickets.keep(),
+            self.sweeper.run(),
+            self.callers.keep_fresh(),
+            self.hosts.stay(),
+        )
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Make the attempts of tickets, this process's or any other's."""
+        serve_with(self.runner.run)
+        self.worker.start()
+        try:
+            yield
+        finally:
+            await self.worker.stop(self.settings.drain.time)
+            await self.runner.close()
+            with contextlib.suppress(RedisAway):
+                await self.tickets.leave()
+
+    async def look(self) -> None:
+        """Look whether Redis is there; what follows from it, `wrong` says."""
+        with contextlib.suppress(RedisAway):
+            await self.link.ping()
+
+    def wrong(self) -> list[str]:
+        """Return why this daemon should not be asked, a line each; [] if all is well."""
+        checks = (
+            (self.is_draining, "draining"),
+            (not self.link.is_up, "Redis cannot be reached"),
+            (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
+        )
+        return [reason for is_so, reason in checks if is_so]
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with new limits and callers."""
+        self.schedule.reload(Limits(settings.limit))
+        self.callers.reload(callers(settings), required=settings.auth.required)
+
+
+class Edges:
+    """The doors of a daemon: gRPC and HTTP."""
+
+    def __init__(self, parts: Parts, runtime_dir: Path) -> None:
+        settings = parts.settings
+        passes_credentials = settings.upstream.credentials == "caller"
+        self._grpc = GrpcServer(
+            parts.flow,
+            parts.admission,
+            parts.callers,
+            parts.tickets,
+            parts.cache,
+            addresses=settings.listen.grpc,
+            runtime_dir=runtime_dir,
+            socket_mode=settings.listen.socket_mode,
+            socket_group=settings.listen.socket_group,
+            passes_credentials=passes_credentials,
+        )
+        self._http = HttpServer(
+            parts.flow,
+            parts.admission,
+            parts.callers,
+            address=settings.listen.http,
+            passes_credentials=passes_credentials,
+            budget_headers=parts.schedule.budget_headers,
+            readiness=parts.wrong,
+            metrics=generate_latest,
+            grace_s=settings.drain.time,
+        )
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where they are."""
+        return [*self._grpc.addresses, f"http://{self._http.address}"]
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Listen; raises `StartupError` when an address is occupied."""
+        await self._http.start()
+        try:
+            await self._grpc.start()
+            try:
+                yield
+            finally:
+                await self._grpc.stop()
+        finally:
+            await self._http.stop()
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Tell gRPC's health; HTTP's asks by itself."""
+        await self._grpc.set_serving(is_serving)
+
+    async def drain(self, grace_s: float) -> None:
+        """Give the calls that run *grace_s* seconds to end, then end them."""
+        await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,199 @@
+"""
+Measures the daemon beside the floor, and prints the table that docs/performance.md quotes.
+
+    python -m tests.bench [--short] [--seconds S] [--rounds N]
+
+Server on core 0, load and upstream on core 1; floor and daemon take turns (A B A B ...) because a machine drifts, and the
+quoted ratio is the median of the rounds' ratios. Everything in the daemon is on: cache, single-flight, a limit in Redis,
+metrics, logs. LiteLLM joins in where it is installed. Fails where a ratio is under its goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# row: kind of call, what, floor, goal (daemon / floor)
+ROWS = (
+    ("gRPC hit", "grpc", "hit", "grpc", 0.85),
+    ("HTTP hit", "http", "hit", "http", 0.60),
+    ("gRPC miss", "grpc", "miss", "grpc-proxy", 0.50),
+    ("HTTP miss", "http", "miss", "http-proxy", 0.50),
+)
+
+CONFIG = """
+[upstream]
+base_url = "http://{upstream}"
+api_key = "bench"
+[listen]
+grpc = ["{grpc}"]
+http = "{http}"
+[state]
+dir = "{state}"
+[[limit]]
+name = "bench"
+per = ["model"]
+requests_per_minute = 10000000
+input_tokens_per_minute = 1000000000
+output_tokens_per_minute = 1000000000
+burst = "5s"
+"""
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def server(core: int, *command: str, address: str, environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server pinned to a core, from when it listens until the block ends."""
+    cores = sorted(os.sched_getaffinity(0))
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **(environ or {})},
+        preexec_fn=lambda: os.sched_setaffinity(0, {cores[core % len(cores)]}),
+    )
+    try:
+        wait_for(address, process)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], patience_s: float = 60) -> None:
+    host, _, port = address.rpartition(":")
+    give_up = time.monotonic() + patience_s
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+            return
+        if process.poll() is not None or time.monotonic() > give_up:
+            raise SystemExit(f"{process.args!r} does not listen on {address}")
+        time.sleep(0.05)
+
+
+def load(kind: str, address: str, what: str, connections: int, seconds: float) -> dict[str, float]:
+    """Return calls a second, p50 and p99 of one spell of load from core 1."""
+    cores = sorted(os.sched_getaffinity(0))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.load", kind, address, what, str(connections), str(seconds)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cores[-1]}),
+    )
+    report = json.loads(done.stdout)
+    if report["errors"]:
+        raise SystemExit(f"{report['errors']} of {report['calls']} {kind} {what} calls on {address} failed")
+    return {"rate": report["calls"] / report["seconds"], "p50_ms": report["p50_ms"], "p99_ms": report["p99_ms"]}
+
+
+@contextlib.contextmanager
+def rig(kinds: set[str]) -> Iterator[dict[str, str]]:
+    """Run upstream, the floors and the daemon; yields their addresses."""
+    upstream = free_address()
+    addresses = {kind: free_address() for kind in sorted(kinds | {"headrace-grpc", "headrace-http"})}
+    with contextlib.ExitStack() as stack:
+        state = stack.enter_context(tempfile.TemporaryDirectory(prefix="hr"))
+        stack.enter_context(server(1, sys.executable, "-m", "tests.bench.upstream", upstream, address=upstream))
+        for kind in kinds:
+            command = [sys.executable, "-m", "tests.bench.floor", kind, addresses[kind], f"http://{upstream}/v1/messages"]
+            stack.enter_context(server(0, *command, address=addresses[kind]))
+        config = Path(state) / "config.toml"
+        config.write_text(
+            CONFIG.format(upstream=upstream, grpc=addresses["headrace-grpc"], http=addresses["headrace-http"], state=state)
+        )
+        daemon = [str(Path(sys.executable).parent / "headrace"), "serve", "--config", str(config)]
+        stack.enter_context(server(0, *daemon, address=addresses["headrace-http"]))
+        yield addresses
+
+
+def measure(addresses: dict[str, str], rounds: int, seconds: float, connections: int) -> list[tuple[str, float, ...]]:
+    rows = []
+    for name, kind, what, floor, goal in ROWS:
+        ratios, ours, floors, p50 = [], [], [], []
+        load(kind, addresses[f"headrace-{kind}"], what, connections, min(1.0, seconds))
+        for _ in range(rounds):
+            low = load(kind, addresses[floor], what, connections, seconds)
+            here = load(kind, addresses[f"headrace-{kind}"], what, connections, seconds)
+            ratios.append(here["rate"] / low["rate"])
+            ours.append(here["rate"])
+            floors.append(low["rate"])
+            p50.append(here["p50_ms"])
+        median = statistics.median
+        rows.append((name, median(floors), median(ours), median(ratios), goal, median(p50)))
+        print(
+            f"| {name} | {median(floors):,.0f} | {median(ours):,.0f} | **{median(ratios):.2f}** "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) | {goal:.2f} | {median(p50):.1f} ms |",
+            flush=True,
+        )
+    return rows
+
+
+def litellm(seconds: float, connections: int) -> None:
+    """Measure LiteLLM's proxy on /v1/messages, if it is installed."""
+    program = shutil.which("litellm") or shutil.which("litellm", path=str(Path(sys.executable).parent))
+    if program is None:
+        print("\nLiteLLM is not installed (pip install 'litellm[proxy]'), so it was not measured.")
+        return
+    upstream, address = free_address(), free_address()
+    with contextlib.ExitStack() as stack:
+        state = stack.enter_context(tempfile.TemporaryDirectory(prefix="hr"))
+        config = Path(state) / "litellm.yaml"
+        config.write_text(
+            "model_list:\n  - model_name: claude-sonnet-4-5\n    litellm_params:\n"
+            f"      model: anthropic/claude-sonnet-4-5\n      api_base: http://{upstream}\n      api_key: bench\n"
+        )
+        stack.enter_context(server(1, sys.executable, "-m", "tests.bench.upstream", upstream, address=upstream))
+        host, _, port = address.rpartition(":")
+        command = [program, "--config", str(config), "--host", host, "--port", port]
+        stack.enter_context(server(0, *command, address=address))
+        load("http", address, "miss", connections, 2)
+        there = load("http", address, "miss", connections, seconds)
+        print(f"\nLiteLLM, HTTP miss on the same cores: {there['rate']:,.0f} calls/s, p50 {there['p50_ms']:.0f} ms")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--short", action="store_true", help="one short round, and half of the goals: for CI")
+    arguments.add_argument("--seconds", type=float, default=5.0)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--connections", type=int, default=32)
+    options = arguments.parse_args()
+    rounds, seconds, share = (1, 1.5, 0.5) if options.short else (options.rounds, options.seconds, 1.0)
+    print(f"{options.connections} calls in the air, body about 1 KiB, {rounds} x {seconds:g} s a row\n")
+    print("| one core | floor, calls/s | Headrace, calls/s | ratio | goal | p50 |\n|---|---|---|---|---|---|", flush=True)
+    with rig({row[3] for row in ROWS}) as addresses:
+        rows = measure(addresses, rounds, seconds, options.connections)
+    if not options.short:
+        litellm(seconds, options.connections)
+    missed = [name for name, _, _, ratio, goal, _ in rows if ratio < goal * share]
+    if missed:
+        print(f"\nunder the goal: {', '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

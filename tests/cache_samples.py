@@ -1,0 +1,37 @@
+"""Entries to keep, and a disk to keep them on, for the tests of the cache."""
+
+import contextlib
+import time
+
+from headrace.cache.disk import Disk
+from headrace.cache.entry import Entry
+from headrace.clock import SystemClock
+from headrace.model import Answer, Form, Usage
+
+BOUND = 400_000
+
+
+def key(name):
+    return str(name).rjust(64, "0")
+
+
+def entry(name="1", payload=b'{"type":"message"}', *, created=None, ttl_s=60.0, stale_s=60.0, scope="me", model="claude-x"):
+    created = time.time() if created is None else created
+    answer = Answer(Form.JSON, payload, created, Usage(input_tokens=3, output_tokens=4), "req_1")
+    return Entry(key(name), answer, scope, model, created + ttl_s, created + ttl_s + stale_s)
+
+
+@contextlib.asynccontextmanager
+async def opened_disk(directory, bound=BOUND, **options):
+    disk = Disk(directory, bound, SystemClock(), **options)
+    await disk.open()
+    try:
+        yield disk
+    finally:
+        await disk.close()
+
+
+async def keep(store, *entries):
+    """Put entries into a tier."""
+    for kept in entries:
+        await store.put(kept, kept.encode())

@@ -1,0 +1,422 @@
+"""One suite for both ledgers, and the scripts held against their twin in memory, case by case."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import redis
+from conftest import until
+from headrace import keys
+from headrace.budget import ledger as rules
+from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Wait
+from headrace.budget.limits import Want
+from headrace.budget.memory import MemoryLedger
+from headrace.budget.redis import RedisLedger
+from headrace.link import Link
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from windows import used_share, worst_window
+
+REQUESTS = Want("org:requests", "org", "requests", 600, 20, 1)
+TOKENS = Want("org:input_tokens", "org", "input_tokens", 60_000, 2000, 100)
+PERMITS = Want("org:concurrency", "org", "concurrency", 0, 2, 1)
+SLOW = Want("slow:input_tokens", "slow", "input_tokens", 1, 100, 100)  # grants once, then nothing for 100 minutes
+
+
+@dataclass
+class Kit:
+    ledger: Ledger
+    inbox: str
+    nudged: list[str]
+
+    async def ask(self, hold_id, *wants, waiter="", waited_s=0.0):
+        return await self.ledger.reserve(hold_id, wants, waiter=self.waiter(waiter or hold_id), waited_s=waited_s)
+
+    def waiter(self, name):
+        return f"{self.inbox}|{name}"
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+@pytest.fixture(params=["redis", "memory"])
+def kit(request, link) -> Kit:
+    if request.param == "memory":
+        nudged: list[str] = []
+        return Kit(MemoryLedger(now_us, nudge=nudged.append), "inbox", nudged)
+    kit = Kit(RedisLedger(link), link.inbox, [])
+    link.on("permit", lambda waiter: kit.nudged.append(waiter.decode()))
+    return kit
+
+
+async def test_all_or_nothing(kit):
+    """A grant takes from all buckets; a wait takes from none, and names the bucket that takes longest."""
+    granted = await kit.ask("a", REQUESTS, TOKENS, PERMITS)
+    assert isinstance(granted, Granted)
+    assert granted.levels == (19, 1900, 1)
+    assert await kit.ask("b", SLOW) != await kit.ask("c", SLOW)
+    waiting = await kit.ask("d", REQUESTS, SLOW, waiter="c")
+    assert isinstance(waiting, Wait)
+    assert waiting.bucket_id == SLOW.bucket_id
+    assert (await kit.ask("e", REQUESTS)).levels == (18,)
+
+
+async def test_wait_is_exact(kit):
+    """The wait is exactly long enough."""
+    want = replace(REQUESTS, cost=20)
+    first = await kit.ask("a", want)
+    waiting = await kit.ask("b", replace(REQUESTS, cost=2))
+    assert waiting.seconds == pytest.approx(0.2 - (waiting.at_us - first.at_us) / 1e6, abs=2e-6)
+    await asyncio.sleep(waiting.seconds + 0.002)
+    assert isinstance(await kit.ask("b", replace(REQUESTS, cost=2)), Granted)
+
+
+async def test_never(kit):
+    """A cost over the capacity is refused for good, and takes nothing."""
+    assert await kit.ask("a", REQUESTS, replace(TOKENS, cost=2001)) == Never(TOKENS.bucket_id)
+    assert (await kit.ask("b", REQUESTS)).levels == (19,)
+
+
+async def test_sent_twice(kit):
+    """A reserve that arrives twice takes once and says the same."""
+    first = await kit.ask("a", REQUESTS, PERMITS)
+    assert await kit.ask("a", REQUESTS, PERMITS) == first
+    assert (await kit.ask("b", REQUESTS, PERMITS)).levels == (18, 0)
+
+
+async def test_settle(kit):
+    """Settling replaces the estimate by the truth and returns the permit; twice is once."""
+    await kit.ask("a", REQUESTS, TOKENS, PERMITS)
+    for _ in range(2):
+        await kit.ledger.settle("a", (REQUESTS, TOKENS, PERMITS), {"input_tokens": 30, "output_tokens": 7})
+    full_again_us = 100_000  # a request flows in every 0.1 s
+    granted = await kit.ask("b", replace(TOKENS, cost=0), replace(REQUESTS, cost=0), PERMITS)
+    assert 1970 <= granted.levels[0] <= 1970 + full_again_us // 1000
+    assert granted.levels[1:] == (19, 1)
+
+
+async def test_debt(kit):
+    """Use beyond the estimate leaves debt, and it is waited for."""
+    await kit.ask("a", TOKENS)
+    await kit.ledger.settle("a", (TOKENS,), {"input_tokens": 4100})
+    waiting = await kit.ask("b", TOKENS)
+    assert waiting.seconds == pytest.approx(2.2, abs=0.1)
+    assert -2100 <= waiting.levels[0] <= -2000
+
+
+async def test_debt_is_kept(kit, valkey_url):
+    """A bucket in debt is remembered until it would be full again."""
+    if isinstance(kit.ledger, MemoryLedger):
+        pytest.skip("memory forgets only full buckets")
+    await kit.ask("a", TOKENS)
+    await kit.ledger.settle("a", (TOKENS,), {"input_tokens": 62_000})
+    with redis.Redis.from_url(valkey_url) as client:
+        assert client.pttl(keys.bucket(TOKENS.bucket_id)) == pytest.approx(63_000, abs=300)
+
+
+async def test_release(kit):
+    """Releasing gives everything back, once."""
+    await kit.ask("a", replace(REQUESTS, cost=10), PERMITS)
+    await kit.ask("b", replace(REQUESTS, cost=10), PERMITS)
+    for _ in range(2):
+        await kit.ledger.release("a", (replace(REQUESTS, cost=10), PERMITS))
+    assert (await kit.ask("c", replace(REQUESTS, cost=9), PERMITS)).levels == (1, 0)
+
+
+async def test_late_reserve(kit):
+    """A reserve that arrives after its release (overtaken on the wire) takes nothing."""
+    await kit.ledger.release("a", (REQUESTS, PERMITS), waiter=kit.waiter("a"))
+    with pytest.raises(HoldClosed):
+        await kit.ask("a", REQUESTS, PERMITS)
+    assert (await kit.ask("b", REQUESTS, PERMITS)).levels == (19, 1)
+
+
+async def test_lapsed_hold(kit, monkeypatch):
+    """Settling a hold that is no longer known gives nothing back to a rate bucket, but frees the permit and keeps the debt."""
+    monkeypatch.setattr(rules, "HOLD_US", 1000)
+    want = replace(REQUESTS, rate_per_minute=1)
+    await kit.ask("a", want, PERMITS)
+    await kit.ask("b", replace(TOKENS, rate_per_minute=1))
+    await asyncio.sleep(0.01)
+    await kit.ledger.release("a", (want, PERMITS))
+    await kit.ledger.settle("b", (replace(TOKENS, rate_per_minute=1),), {"input_tokens": 150})
+    assert (await kit.ask("c", want, PERMITS, replace(TOKENS, rate_per_minute=1))).levels == (18, 1, 1750)
+
+
+async def test_permits_lapse(kit, monkeypatch):
+    """The permit of a holder that died comes back with its lease; a renewed one stays."""
+    monkeypatch.setattr(rules, "PERMIT_LEASE_US", 100_000)
+    await kit.ask("a", PERMITS)
+    await kit.ask("b", PERMITS)
+    assert isinstance(await kit.ask("c", PERMITS), Wait)
+    for _ in range(4):
+        await asyncio.sleep(0.04)
+        await kit.ledger.renew({"b": (PERMITS,)})
+    assert (await kit.ask("c", PERMITS)).levels == (0,)
+    assert isinstance(await kit.ask("d", PERMITS), Wait)
+
+
+async def test_renew_takes_nothing(kit):
+    """Renewing a permit that has come back does not take it again."""
+    await kit.ask("a", PERMITS)
+    await kit.ledger.release("a", (PERMITS,))
+    await kit.ledger.renew({"a": (PERMITS,)})
+    assert (await kit.ask("b", PERMITS)).levels == (1,)
+
+
+async def test_fifo(kit):
+    """Nobody overtakes: a later comer that would fit waits for the costs of those before it, too."""
+    await kit.ask("a", replace(TOKENS, cost=1500, rate_per_minute=600))
+    want = replace(TOKENS, rate_per_minute=600)
+    first = await kit.ask("b", replace(want, cost=1000))
+    second = await kit.ask("c", want)
+    assert first.seconds == pytest.approx(50.0, abs=0.1)
+    assert second.seconds == pytest.approx(60.0, abs=0.1)
+    await kit.ledger.release("b", (replace(want, cost=1000),), waiter=kit.waiter("b"))
+    assert isinstance(await kit.ask("c", want), Granted)
+
+
+async def test_old_arrival(kit):
+    """The order is by arrival: a call that has waited elsewhere comes in at its place."""
+    want = replace(TOKENS, rate_per_minute=600, cost=1000)
+    await kit.ask("a", replace(want, cost=2000))
+    assert (await kit.ask("b", want)).seconds == pytest.approx(100, abs=0.1)
+    assert (await kit.ask("c", want, waited_s=30)).seconds == pytest.approx(100, abs=0.1)
+    assert (await kit.ask("b", want)).seconds == pytest.approx(200, abs=0.1)
+
+
+async def test_only_on_what_blocks_both(kit):
+    """One who waits for tokens does not hold up one who needs only permits, nor the other way round."""
+    await kit.ask("a", SLOW)
+    assert isinstance(await kit.ask("b", SLOW, PERMITS), Wait)
+    assert isinstance(await kit.ask("c", PERMITS), Granted)
+    assert isinstance(await kit.ask("d", PERMITS), Granted)
+    assert isinstance(await kit.ask("e", TOKENS, PERMITS), Wait)
+    assert isinstance(await kit.ask("f", TOKENS), Granted)
+
+
+async def test_places_lapse(kit, monkeypatch):
+    """Who stops asking no longer holds up the others."""
+    monkeypatch.setattr(rules, "WAIT_LEASE_US", 30_000)
+    await kit.ask("a", replace(TOKENS, cost=1500, rate_per_minute=600))
+    await kit.ask("b", replace(TOKENS, cost=1000, rate_per_minute=600))
+    assert isinstance(await kit.ask("c", replace(TOKENS, rate_per_minute=600)), Wait)
+    await asyncio.sleep(0.04)
+    assert isinstance(await kit.ask("c", replace(TOKENS, rate_per_minute=600)), Granted)
+
+
+async def test_nudge(kit):
+    """What comes back is made known to the first in line, and to nobody else."""
+    await kit.ask("a", PERMITS)
+    await kit.ask("b", PERMITS)
+    await kit.ask("c", PERMITS)
+    await kit.ask("d", PERMITS)
+    await kit.ledger.settle("a", (PERMITS,), {})
+    await until(lambda: kit.nudged, within=2)
+    assert kit.nudged == [kit.waiter("c")]
+    assert isinstance(await kit.ask("d", PERMITS), Wait)
+    assert isinstance(await kit.ask("c", PERMITS), Granted)
+
+
+async def test_nudge_for_tokens(kit):
+    """Tokens given back wake the first in line once it fits, not before."""
+    want = replace(SLOW, cost=60)
+    await kit.ask("a", want)
+    await kit.ask("b", replace(SLOW, cost=30))
+    await kit.ask("c", want)
+    await kit.ledger.release("b", (replace(SLOW, cost=30),))
+    await kit.ledger.settle("a", (want,), {"input_tokens": 20})
+    await until(lambda: kit.nudged, within=2)
+    assert kit.nudged == [kit.waiter("c")]
+
+
+async def test_leave(kit):
+    """Leaving frees the place, and lets the next one know."""
+    await kit.ask("a", replace(SLOW, cost=60))
+    await kit.ask("b", replace(SLOW, cost=60))
+    await kit.ask("c", replace(SLOW, cost=20))
+    await kit.ledger.release("b", (replace(SLOW, cost=60),), waiter=kit.waiter("b"))
+    await until(lambda: kit.nudged, within=2)
+    assert kit.nudged == [kit.waiter("c")]
+
+
+async def test_nothing_left_behind(link, valkey_url):
+    """When all is settled, what is left in Redis is on its way out."""
+    ledger = RedisLedger(link)
+    for number in range(3):
+        await ledger.reserve(f"h{number}", (REQUESTS, PERMITS), waiter=f"i|{number}", waited_s=0)
+    for number in range(3):
+        await ledger.release(f"h{number}", (REQUESTS, PERMITS), waiter=f"i|{number}")
+    with redis.Redis.from_url(valkey_url) as client:
+        left = {key.decode(): client.pttl(key) for key in client.scan_iter()}
+    assert all(0 < pttl <= 61_000 for pttl in left.values()), left
+    assert not any(":line:" in key or ":waits:" in key or ":permits:" in key for key in left)
+
+
+async def test_scripts_forgotten(link, valkey_url):
+    """A Redis that has forgotten the scripts is told them again."""
+    ledger = RedisLedger(link)
+    await ledger.reserve("a", (REQUESTS,), waiter="i|1", waited_s=0)
+    with redis.Redis.from_url(valkey_url) as client:
+        client.script_flush()
+    assert (await ledger.reserve("b", (REQUESTS,), waiter="i|2", waited_s=0)).levels == (18,)
+
+
+# The scripts against their twin. Redis's clock cannot be set, so the twin's is: to the time of each reply.
+
+BUCKETS = (
+    replace(REQUESTS, rate_per_minute=60_000, capacity=5),
+    replace(TOKENS, rate_per_minute=3_000_000, capacity=500),
+    replace(PERMITS, capacity=2),
+)
+CASES = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("reserve"),
+            st.integers(0, 11),
+            st.sets(st.integers(0, 2), min_size=1),
+            st.integers(1, 500),
+            st.integers(0, 9),
+        ),
+        st.tuples(st.just("settle"), st.integers(0, 11), st.integers(0, 900)),
+        st.tuples(st.just("release"), st.integers(0, 11)),
+        st.tuples(st.just("sleep"), st.integers(1, 4)),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+class Replay:
+    """Does each step in Redis, then the same in memory at the same time, and compares."""
+
+    def __init__(self, link: Link, prefix: str) -> None:
+        self.link = link
+        self.prefix = prefix
+        self.at_us = 0
+        self.twin = MemoryLedger(lambda: self.at_us)
+        self.redis = RedisLedger(link)
+        self.wants: dict[int, tuple[Want, ...]] = {}
+        self.open: set[int] = set()
+        self.moves: list[tuple[int, int]] = []
+
+    async def reserve(self, hold, picked, tokens, waited_ms):
+        wants = self.wants.setdefault(hold, tuple(self._want(i, tokens) for i in sorted(picked)))
+        asked = {"waiter": f"i|{hold}", "waited_s": waited_ms / 1000}
+        try:
+            outcome = await self.redis.reserve(f"{self.prefix}{hold}", wants, **asked)
+        except HoldClosed:
+            with pytest.raises(HoldClosed):
+                await self.twin.reserve(f"{self.prefix}{hold}", wants, **asked)
+            return
+        if hold not in self.open and not isinstance(outcome, Never):
+            self.at_us = max(self.at_us, outcome.at_us)
+        assert await self.twin.reserve(f"{self.prefix}{hold}", wants, **asked) == outcome
+        if isinstance(outcome, Granted) and hold not in self.open:
+            self.open.add(hold)
+            self.moves += [(outcome.at_us, want.cost) for want in wants if want.kind == "requests"]
+
+    def _want(self, i, tokens):
+        want = BUCKETS[i]
+        cost = tokens if want.kind == "input_tokens" else want.cost
+        return replace(want, bucket_id=f"{self.prefix}:{want.bucket_id}", cost=cost)
+
+    async def close(self, hold, actual):
+        wants = self.wants.get(hold)
+        if wants is None:
+            return
+        figures = [hold_id := f"{self.prefix}{hold}", f"i|{hold}" if actual is None else "", rules.CLOSED_US]
+        sent = self._spy()
+        if actual is None:
+            await self.redis.release(hold_id, wants, waiter=f"i|{hold}")
+        else:
+            await self.redis.settle(hold_id, wants, {"input_tokens": actual})
+        what, at_us = await sent()
+        assert what in (0, 1, -1)
+        assert figures[0] == hold_id
+        self.at_us = max(self.at_us, int(at_us))
+        if what == 1 and actual is None:
+            self.moves += [(self.at_us, -want.cost) for want in wants if want.kind == "requests"]
+        if actual is None:
+            await self.twin.release(hold_id, wants, waiter=f"i|{hold}")
+        else:
+            await self.twin.settle(hold_id, wants, {"input_tokens": actual})
+
+    def _spy(self) -> Callable:
+        """Catch the reply of the next script."""
+        caught = []
+        run = self.link.run
+
+        def spying(*args):
+            caught.append(run(*args))
+            return caught[0]
+
+        self.link.run = spying
+
+        async def reply():
+            del self.link.run
+            return await caught[0]
+
+        return reply
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(cases=CASES)
+def test_twin(valkey_url, cases):
+    """Whatever is reserved, settled and released in whatever order, the scripts and the reference say the same."""
+
+    async def play():
+        link = Link(valkey_url)
+        replay = Replay(link, f"t{time.monotonic_ns()}")
+        for step, *rest in cases:
+            if step == "reserve":
+                await replay.reserve(*rest)
+            elif step == "sleep":
+                await asyncio.sleep(rest[0] / 1000)
+            else:
+                await replay.close(rest[0], rest[1] if step == "settle" else None)
+        await link.aclose()
+        if replay.moves:
+            assert worst_window(replay.moves, rate_per_minute=60_000, capacity=5).is_kept
+
+    asyncio.run(play())
+
+
+async def test_audit(link, valkey_url):
+    """Every grant of a rate bucket is told to the audit stream, at Redis's time; waits and permits are not."""
+    ledger = RedisLedger(link, audit="audit")
+    wants = (replace(REQUESTS, cost=12), PERMITS)
+    granted = await ledger.reserve("a", wants, waiter="i|1", waited_s=0)
+    await ledger.reserve("b", wants, waiter="i|2", waited_s=0)
+    with redis.Redis.from_url(valkey_url) as client:
+        entries = [entry for _, entry in client.xrange("audit")]
+    bucket = keys.bucket(REQUESTS.bucket_id).encode()
+    assert entries == [{b"bucket": bucket, b"at_us": str(granted.at_us).encode(), b"cost": b"12"}]
+
+
+async def test_promise_under_load(link, valkey_url):
+    """Two hundred that ask without a pause get no more than the promise, and nearly all of it."""
+    ledger = RedisLedger(link, audit="audit")
+    want = replace(REQUESTS, rate_per_minute=6000, capacity=50)
+    stop = time.monotonic() + 1.5
+
+    async def press(name):
+        for number in range(10**6):
+            outcome = None
+            while not isinstance(outcome, Granted):
+                if time.monotonic() > stop:
+                    return
+                outcome = await ledger.reserve(f"{name}.{number}", (want,), waiter=f"i|{name}", waited_s=0)
+                await asyncio.sleep(0.02 if outcome is None else getattr(outcome, "seconds", 0))
+
+    await asyncio.gather(*(press(name) for name in range(30)))
+    with redis.Redis.from_url(valkey_url) as client:
+        grants = [(int(entry[b"at_us"]), int(entry[b"cost"])) for _, entry in client.xrange("audit")]
+    assert worst_window(grants, rate_per_minute=6000, capacity=50).is_kept
+    assert used_share(grants, rate_per_minute=6000, capacity=50, seconds=1.5) > 0.9

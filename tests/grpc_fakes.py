@@ -1,0 +1,139 @@
+"""A flow that answers as it is told, callers by a dict of keys, and a gRPC server around them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import msgspec
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from headrace import forms
+from headrace.admission import Admission
+from headrace.cache.entry import Entry
+from headrace.clock import SystemClock
+from headrace.edge.grpc_server import GrpcServer
+from headrace.errors import UnknownCaller
+from headrace.flow import Hit
+from headrace.model import Answer, Call, Caller, Event, Form, Reply, Source
+
+DETAILS = (
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.RetryInfo,
+    error_details_pb2.QuotaFailure,
+    error_details_pb2.BadRequest,
+    error_details_pb2.ResourceInfo,
+)
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [{"type": "text", "text": "hello"}, {"type": "whatever", "x": [1, 2.5]}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}
+
+
+def json_answer(message: dict[str, Any] = MESSAGE) -> Answer:
+    return Answer(Form.JSON, msgspec.json.encode(message), created=time.time(), request_id="req_1")
+
+
+def event(data: dict[str, Any], name: str = "") -> Event:
+    return forms.make_event(name or data["type"], msgspec.json.encode(data))
+
+
+def reply(answer: Answer | None = None, events: AsyncIterator[Event] | None = None) -> Reply:
+    return Reply(
+        Source.UPSTREAM, attempts=2, cache_status="headrace; fwd=miss", request_id="req_1", answer=answer, events=events
+    )
+
+
+class FakeFlow:
+    """Answers by `respond`; keeps complete answers for the digests it is told to remember."""
+
+    def __init__(self) -> None:
+        self.respond: Callable[[Call], Reply | Exception] = lambda call: reply(json_answer())
+        self.asked: list[Call] = []
+        self.left = 0
+        self._known: dict[bytes, Call] = {}
+        self._kept: dict[str, Entry] = {}
+
+    def glance(self, digest: bytes) -> Hit | None:
+        call = self._known.get(digest)
+        entry = self._kept.get(call.fingerprint) if call else None
+        return Hit(entry, 1.5, call) if call and entry else None
+
+    def remember(self, digest: bytes, call: Call) -> None:
+        self._known[digest] = call
+
+    @contextlib.asynccontextmanager
+    async def answer(self, call: Call) -> AsyncIterator[Reply]:
+        self.asked.append(call)
+        try:
+            outcome = self.respond(call)
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome.answer is not None:
+                now = time.time()
+                self._kept[call.fingerprint] = Entry(
+                    call.fingerprint, outcome.answer, call.scope, call.model, now + 60, now + 99
+                )
+            yield outcome
+        finally:
+            self.left += 1
+
+
+class FakeCallers:
+    """Keys by name; without keys everybody is who they say."""
+
+    def __init__(self, keys: dict[str, str] | None = None) -> None:
+        self.required = keys is not None
+        self._keys = keys or {}
+
+    def identify(self, key: str, named: str) -> Caller:
+        if not self.required:
+            return Caller(named or "default")
+        if key not in self._keys:
+            raise UnknownCaller("who?")
+        return Caller(self._keys[key])
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    directory: Path, flow: Any = None, *, callers: Any = None, tickets: Any = None, cache: Any = None, **options: Any
+) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
+    """Run a server on a free port, and a channel to it."""
+    options.setdefault("addresses", ("127.0.0.1:0",))
+    admission = Admission(SystemClock(), version="2023-06-01", is_shared=False, max_age_s=570)
+    server = GrpcServer(
+        flow or FakeFlow(), admission, callers or FakeCallers(), tickets, cache, runtime_dir=directory, **options
+    )
+    await server.start()
+    await server.set_serving(True)
+    try:
+        target = server.addresses[0] if server.addresses[0].startswith("unix:") else f"127.0.0.1:{server.ports[0]}"
+        async with grpc.aio.insecure_channel(target, options=(("grpc.max_receive_message_length", -1),)) as channel:
+            yield server, channel
+    finally:
+        await server.stop()
+
+
+def details(error: grpc.aio.AioRpcError) -> dict[str, Message]:
+    """Return the details of an error's google.rpc.Status, by name."""
+    status: status_pb2.Status | None = rpc_status.from_call(error)
+    assert status is not None
+    assert status.code == error.code().value[0]
+    found: dict[str, Message] = {}
+    for packed in status.details:
+        cls = next(cls for cls in DETAILS if packed.Is(cls.DESCRIPTOR))
+        found[cls.DESCRIPTOR.name] = cls()
+        packed.Unpack(found[cls.DESCRIPTOR.name])
+    return found

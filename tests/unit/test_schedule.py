@@ -1,0 +1,558 @@
+"""Waiting for a turn: in order, within deadlines, and whatever was taken is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import tracemalloc
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from conftest import until
+from headrace.budget.estimate import Estimator
+from headrace.budget.limits import Limit, Limits
+from headrace.budget.line import MAX_ASKING
+from headrace.budget.loss import LossPolicy
+from headrace.budget.memory import MemoryLedger
+from headrace.clock import HandClock
+from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
+from headrace.model import Call, Caller, Lane, Usage
+from headrace.schedule import Schedule
+
+ONE_A_SECOND = Limit("org", requests_per_minute=60, burst_s=1.0)
+ONE_AT_A_TIME = Limit("org", concurrency=1)
+
+
+class SteppedLedger(MemoryLedger):
+    """A ledger in memory that takes a few turns of the loop to answer, as Redis does, and can be away."""
+
+    def __init__(self, now_us) -> None:
+        super().__init__(now_us, nudge=lambda waiter: self.tell(waiter))
+        self.tell = lambda waiter: None
+        self.is_away = False
+        self.asked = 0
+
+    async def reserve(self, hold_id, wants, *, waiter, waited_s):
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise RedisAway("gone")
+        outcome = await super().reserve(hold_id, wants, waiter=waiter, waited_s=waited_s)
+        await asyncio.sleep(0)
+        return outcome
+
+    async def renew(self, holds):
+        if self.is_away:
+            raise RedisAway("gone")
+        await super().renew(holds)
+
+
+class House:
+    """A schedule with everything around it, and a clock turned by hand."""
+
+    def __init__(self, *limits: Limit, **options: int) -> None:
+        self.clock = HandClock()
+        self.ledger = SteppedLedger(lambda: round(self.clock.now() * 1e6))
+        link = SimpleNamespace(inbox="inbox", on=lambda topic, handler: None)
+        self.schedule = Schedule(Limits(limits), self.ledger, Estimator(), link, self.clock, **options)
+        self.ledger.tell = self.schedule.nudge
+        self.went: list[str] = []
+        self.number = 0
+
+    def call(self, name: str = "x", *, within: float = 60.0, arrival: float | None = None, **more) -> Call:
+        now = self.clock.now()
+        call = Call(
+            caller=Caller(name), body=b"{}", model="m", max_tokens=100, stream=False, version="", betas=(), headers=(),
+            lane=Lane.STANDARD, fingerprint="f", scope="", arrival=now if arrival is None else arrival, deadline=now + within,
+        )  # fmt: skip
+        return replace(call, **more)
+
+    def go(self, name: str = "x", *, hold_s: float = 0.0, **more) -> asyncio.Task[None]:
+        self.number += 1
+        return asyncio.ensure_future(self._go(self.call(name, **more), f"h{self.number}", hold_s))
+
+    async def _go(self, call: Call, hold_id: str, hold_s: float) -> None:
+        async with self.schedule.turn(call, hold_id) as turn:
+            turn.sent()
+            self.went.append(call.caller.name)
+            if hold_s:
+                await self.clock.sleep(hold_s)
+            await turn.settle(Usage(10, 10))
+
+    async def settle_down(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[None]:
+    """Nothing may go on in the background when a test ends."""
+    yield
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+pytestmark = pytest.mark.usefixtures("tasks")
+
+
+async def test_no_limits():
+    """Without limits nothing is asked and nothing waited for."""
+    house = House()
+    await house.go("ann")
+    assert house.went == ["ann"]
+    assert house.ledger.asked == 0
+    assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
+
+
+async def test_in_order():
+    """Who comes first goes first, and each exactly when its token has flowed in."""
+    house = House(ONE_A_SECOND)
+    for name in "abc":
+        house.go(name)
+    await house.settle_down()
+    assert house.went == ["a"]
+    assert repr(house.schedule) == "<Schedule [2 waiting, 2 asking, 0 permits]>"
+    await house.clock.advance(0.999)
+    await house.settle_down()
+    assert house.went == ["a"]
+    await house.clock.advance(0.002)
+    await house.settle_down()
+    assert house.went == ["a", "b"]
+    await house.clock.advance(1.0)
+    await house.settle_down()
+    assert house.went == ["a", "b", "c"]
+    assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
+
+
+async def test_only_the_front_asks():
+    """Those behind the front do not trouble the ledger."""
+    house = House(ONE_A_SECOND)
+    house.go("a")
+    await house.settle_down()
+    house.go("b")
+    await house.settle_down()
+    asked = house.ledger.asked
+    for number in range(20):
+        house.go(f"c{number}")
+    await house.settle_down()
+    assert house.ledger.asked == asked
+    assert repr(house.schedule) == "<Schedule [21 waiting, 1 asking, 0 permits]>"
+
+
+async def test_many_at_once():
+    """A crowd that comes at once does not all ask at once."""
+    house = House(ONE_AT_A_TIME)
+    for number in range(500):
+        house.go(f"c{number}")
+    await house.settle_down()
+    assert house.ledger.asked == MAX_ASKING
+
+
+async def test_batch():
+    """What has flowed in meanwhile is used at once: as many are called as fit."""
+    house = House(Limit("org", requests_per_minute=6000, burst_s=1.0))
+    for number in range(150):
+        house.go(f"c{number}")
+    await house.settle_down()
+    await house.settle_down()
+    assert len(house.went) == 100
+    await house.clock.advance(0.0101)
+    await house.clock.advance(0.5)
+    for _ in range(5):
+        await house.settle_down()
+    assert len(house.went) == 150
+
+
+async def test_comes_back():
+    """A call that comes back after a failed attempt has its old place."""
+    house = House(ONE_A_SECOND)
+    before = house.clock.now()
+    await house.clock.advance(5)
+    for name in "abc":
+        house.go(name)
+    await house.settle_down()
+    house.go("old", arrival=before)
+    await house.settle_down()
+    await house.clock.advance(1.001)
+    await house.settle_down()
+    assert house.went == ["a", "old"]
+
+
+async def test_too_late_at_entry():
+    """A call behind others that cannot make its deadline is refused at once, with the time that would work."""
+    house = House(ONE_A_SECOND)
+    for _ in range(5):
+        house.go("early")
+    await house.settle_down()
+    late = house.go("late", within=3.0)
+    await house.settle_down()
+    with pytest.raises(BudgetExhausted) as refused:
+        await late
+    assert refused.value.retry_after_s == pytest.approx(5.0, abs=0.01)
+    assert refused.value.metadata == {"limit": "org", "kind": "requests"}
+
+
+async def test_too_late_at_front():
+    """So is one that finds nobody waiting but too little in the bucket; and it leaves nothing behind."""
+    house = House(ONE_A_SECOND)
+    await house.go("a")
+    with pytest.raises(BudgetExhausted) as refused:
+        await house.go("b", within=0.5)
+    assert refused.value.retry_after_s == pytest.approx(1.0, abs=0.01)
+    await house.clock.advance(1.0)
+    await house.go("c")
+
+
+async def test_estimates_worsen():
+    """Those in line are refused when it turns out that their deadline will come first, not when it comes."""
+    house = House(Limit("org", input_tokens_per_minute=6000, burst_s=10.0))
+    house.go("a", body=b"x" * 3000)
+    await house.settle_down()
+    house.go("b", body=b"x" * 3000)
+    last = house.go("c", within=20.0)
+    await house.settle_down()
+    assert not last.done()
+    wants = house.schedule._limits.wants(house.call(), Estimator().estimate(house.call()))
+    await house.ledger.settle("elsewhere", wants, {"input_tokens": 5000})
+    await house.clock.advance(1.1)
+    await house.clock.advance(1.1)
+    await house.settle_down()
+    with pytest.raises(BudgetExhausted) as refused:
+        await last
+    assert refused.value.retry_after_s > 20
+
+
+async def test_never():
+    """An input that is surely over the capacity is refused for good, without asking."""
+    house = House(Limit("org", input_tokens_per_minute=100))
+    with pytest.raises(BudgetExhausted) as refused:
+        await house.go(body=b"x" * 16_000)
+    assert refused.value.retry_after_s is None
+    assert house.ledger.asked == 0
+
+
+async def test_queue_full():
+    """Beyond max_waiting calls are refused at once, those that need not wait excepted."""
+    house = House(ONE_A_SECOND, max_waiting=1)
+    house.go("a")
+    house.go("b")
+    await house.settle_down()
+    with pytest.raises(QueueFull):
+        await house.go("c")
+    await house.clock.advance(1.001)
+    await house.settle_down()
+    assert house.went == ["a", "b"]
+
+
+async def test_queue_full_of_bytes():
+    """The bytes of those who wait are bounded, too."""
+    house = House(ONE_A_SECOND, max_waiting_bytes=1000)
+    house.go("a")
+    await house.settle_down()
+    house.go("b", body=b"x" * 900)
+    await house.settle_down()
+    with pytest.raises(QueueFull):
+        await house.go("c", body=b"x" * 200)
+    assert "2 waiting" not in repr(house.schedule)
+
+
+async def test_permit():
+    """A permit that comes back lets the next one go at once."""
+    house = House(ONE_AT_A_TIME)
+    house.go("a", hold_s=7.5)
+    house.go("b", hold_s=1)
+    await house.settle_down()
+    assert repr(house.schedule) == "<Schedule [1 waiting, 1 asking, 1 permits]>"
+    await house.clock.advance(7.45)
+    assert house.went == ["a"]
+    await house.clock.advance(0.06)
+    await house.settle_down()
+    assert house.went == ["a", "b"]
+
+
+async def test_permit_deadline():
+    """One that waits for a permit is refused when its deadline comes."""
+    house = House(ONE_AT_A_TIME)
+    house.go("a", hold_s=100)
+    waiting = house.go("b", within=3.5)
+    await house.settle_down()
+    await house.clock.advance(3.4)
+    assert not waiting.done()
+    await house.clock.advance(0.2)
+    await house.settle_down()
+    with pytest.raises(BudgetExhausted):
+        await waiting
+
+
+async def test_long_call():
+    """The permit of a long call is renewed, so nobody else gets it."""
+    house = House(ONE_AT_A_TIME)
+    house.go("a", hold_s=200)
+    waiting = house.go("b", within=300)
+    await house.settle_down()
+    await house.clock.advance(190)
+    assert house.went == ["a"]
+    await house.clock.advance(15)
+    await house.settle_down()
+    assert house.went == ["a", "b"]
+    await waiting
+
+
+@pytest.mark.parametrize(
+    ("failure", "sent", "left"),
+    [
+        (Failure.RATE_LIMITED, True, (59, 60)),
+        (Failure.OVERLOADED, True, (59, 60)),
+        (Failure.FINAL, True, (59, 60)),
+        (Failure.BROKEN, True, (59, 10)),
+        (Failure.BROKEN, False, (60, 60)),
+    ],
+)
+async def test_fail(failure, sent, left):
+    """A failed attempt keeps its request if it was sent, and its tokens only where their use is unknown."""
+    house = House(Limit("org", requests_per_minute=60, output_tokens_per_minute=60))
+    async with house.schedule.turn(house.call(), "h") as turn:
+        turn.sent()
+        await turn.fail(failure, sent)
+    assert await levels(house) == left
+
+
+@pytest.mark.parametrize(("sent", "left"), [(True, (59, 10)), (False, (60, 60))])
+async def test_left_unsettled(sent, left):
+    """A turn that is left without a word keeps what may have been used, and gives back what surely was not."""
+    house = House(Limit("org", requests_per_minute=60, output_tokens_per_minute=60))
+    with pytest.raises(ZeroDivisionError):
+        async with house.schedule.turn(house.call(), "h") as turn:
+            if sent:
+                turn.sent()
+            raise ZeroDivisionError
+    assert await levels(house) == left
+
+
+async def levels(house: House) -> tuple[int, ...]:
+    wants = [replace(want, cost=0) for want in house.schedule._limits.buckets(house.call())]
+    return (await MemoryLedger.reserve(house.ledger, "look", wants, waiter="", waited_s=0)).levels
+
+
+async def test_unknown_use():
+    """An answer that never said what it used keeps what was reserved."""
+    house = House(Limit("org", output_tokens_per_minute=60))
+    async with house.schedule.turn(house.call(), "h") as turn:
+        turn.sent()
+        await turn.settle(Usage(known=False))
+    assert await levels(house) == (10,)
+
+
+async def test_granted_too_late():
+    """A grant that comes after the deadline is given back."""
+    house = House(ONE_A_SECOND)
+    call = house.call(within=1.0)
+    asking = asyncio.ensure_future(house.schedule.take(call, "h"))
+    await asyncio.sleep(0)
+    await house.clock.advance(2)
+    with pytest.raises(DeadlinePassed):
+        await asking
+    assert await levels(house) == (1,)
+
+
+LIMITS = Limit("org", requests_per_minute=60, burst_s=1.0, concurrency=1)
+
+
+@pytest.mark.parametrize("steps", range(14))
+@pytest.mark.parametrize("is_blocked", [False, True])
+async def test_cancelled_anywhere(steps, is_blocked):
+    """Cancelled after any number of steps, a call leaves everything as it was: tokens, permits, lines, counts."""
+    house = House(LIMITS)
+    if is_blocked:
+        house.go("first", hold_s=1.5)
+        await house.settle_down()
+    second = house.go("second", hold_s=60)
+    third = house.go("third", hold_s=0)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    was_sent = "second" in house.went
+    second.cancel()
+    await house.settle_down()
+    assert second.cancelled()
+    await house.clock.advance(2 if is_blocked else 0)
+    await house.settle_down()
+    if not was_sent:
+        assert "third" in house.went
+    await house.clock.advance(3)
+    await third
+    await house.settle_down()
+    assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
+    assert await levels(house) == (1, 1)
+    assert all(not state.line and not state.permits for state in house.ledger._states.values())
+
+
+@pytest.mark.parametrize("victim", range(4))
+async def test_cancelled_in_line(victim):
+    """Whoever leaves the line, front or not, the others go on in order."""
+    house = House(ONE_A_SECOND)
+    names = ["a", "b", "c", "d"]
+    await house.go("first")
+    waiting = []
+    for name in names:
+        waiting.append(house.go(name))
+        await house.settle_down()
+    waiting[victim].cancel()
+    for _ in range(5):
+        await house.clock.advance(1.001)
+        await house.settle_down()
+    assert house.went == ["first", *(name for name in names if name != names[victim])]
+
+
+async def test_redis_back_in_time():
+    """A call waits for Redis, and goes on when it is back."""
+    house = House(ONE_A_SECOND)
+    house.ledger.is_away = True
+    going = house.go("a")
+    await house.clock.advance(4)
+    assert not going.done()
+    house.ledger.is_away = False
+    await house.clock.advance(0.6)
+    await going
+
+
+async def test_redis_away():
+    """Redis away for five seconds: the call is refused; and with it those behind it, not one after the other."""
+    house = House(ONE_A_SECOND)
+    house.go("a")
+    await house.settle_down()
+    crowd = [house.go("b", within=1000) for _ in range(100)]
+    await house.settle_down()
+    house.ledger.is_away = True
+    await house.clock.advance(4)
+    assert not any(call.done() for call in crowd)
+    await house.clock.advance(3)
+    await house.settle_down()
+    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+    assert all(isinstance(outcome, RedisAway) for outcome in outcomes)
+    assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
+
+
+async def test_redis_away_deadline():
+    """Nobody waits for Redis beyond its deadline."""
+    house = House(ONE_A_SECOND)
+    house.ledger.is_away = True
+    going = house.go("a", within=1.0)
+    await house.clock.advance(1.1)
+    await house.settle_down()
+    with pytest.raises(RedisAway):
+        await going
+
+
+def surviving(house: House, hosts: int = 2) -> None:
+    own = MemoryLedger(lambda: round(house.clock.now() * 1e6), nudge=house.schedule.nudge)
+    house.schedule._ledger = LossPolicy(house.ledger, own, is_up=lambda: not house.ledger.is_away, known_hosts=lambda: hosts)
+
+
+async def test_open():
+    """With `open`, calls pass while Redis is away, and Redis hears nothing of them."""
+    house = House(replace(ONE_A_SECOND, on_redis_loss="open"))
+    surviving(house)
+    house.ledger.is_away = True
+    for _ in range(5):
+        await house.go()
+    assert len(house.went) == 5
+    house.ledger.is_away = False
+    assert await levels(house) == (1,)
+
+
+async def test_share():
+    """With `share`, each host spends its part."""
+    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"))
+    surviving(house)
+    house.ledger.is_away = True
+    for _ in range(8):
+        house.go()
+    await house.settle_down()
+    assert len(house.went) == 5
+    await house.clock.advance(2.01)
+    await house.settle_down()
+    assert len(house.went) == 6
+
+
+async def test_closed_wins():
+    """A call under several limits obeys the strictest."""
+    house = House(replace(ONE_A_SECOND, on_redis_loss="open"), Limit("other", concurrency=5))
+    surviving(house)
+    house.ledger.is_away = True
+    going = house.go()
+    await house.clock.advance(6)
+    await house.settle_down()
+    with pytest.raises(RedisAway):
+        await going
+
+
+async def test_lost_in_the_middle():
+    """A call granted without Redis settles without it, though Redis is back."""
+    house = House(Limit("org", concurrency=2, on_redis_loss="share"))
+    surviving(house, hosts=1)
+    house.ledger.is_away = True
+    going = house.go(hold_s=5)
+    await house.settle_down()
+    house.ledger.is_away = False
+    await house.clock.advance(6)
+    await going
+    assert repr(house.schedule._ledger).startswith("<LossPolicy [0 held without Redis]")
+
+
+async def test_headers():
+    """Headers tell the caller's own budget, as far as it is known."""
+    house = House(
+        Limit("org", requests_per_minute=600, output_tokens_per_minute=6000), Limit("mine", per=("caller",), requests_per_minute=60)
+    )
+    assert house.schedule.budget_headers(house.call()) == ()
+    await house.go()
+    await house.clock.advance(0.5)
+    assert dict(house.schedule.budget_headers(house.call())) == {
+        "anthropic-ratelimit-requests-limit": "60",
+        "anthropic-ratelimit-requests-remaining": "59",
+        "anthropic-ratelimit-requests-reset": "2027-01-15T08:00:01Z",
+        "anthropic-ratelimit-output-tokens-limit": "6000",
+        "anthropic-ratelimit-output-tokens-remaining": "6000",
+        "anthropic-ratelimit-output-tokens-reset": "2027-01-15T08:00:00Z",
+    }
+
+
+async def test_reload():
+    """New limits hold for calls that come after them."""
+    house = House(ONE_A_SECOND)
+    await house.go()
+    house.schedule.reload(Limits())
+    await house.go()
+    assert house.ledger.asked == 1
+
+
+async def test_ten_thousand():
+    """Ten thousand that wait cost little memory, ask nothing, and leave in no time."""
+    house = House(ONE_AT_A_TIME)
+    house.go("first", hold_s=10_000)
+    house.go("second")
+    await house.settle_down()
+    gc.collect()
+    tracemalloc.start()
+    crowd = [house.go("c", within=5000) for _ in range(9_998)]
+    started = time.perf_counter()
+    await house.settle_down()
+    spent_s = time.perf_counter() - started
+    gc.collect()
+    each = tracemalloc.get_traced_memory()[0] / len(crowd)
+    tracemalloc.stop()
+    assert "9999 waiting, 1 asking" in repr(house.schedule)
+    assert each < 12 * 1024
+    assert spent_s < 5
+    started = time.perf_counter()
+    for call in crowd:
+        call.cancel()
+    await house.settle_down()
+    assert time.perf_counter() - started < 2
+    await until(lambda: "[1 waiting, 1 asking" in repr(house.schedule), within=1)
+    print(f"{each / 1024:.1f} KiB each, {spent_s * 1e6 / len(crowd):.0f} us each under tracemalloc")

@@ -1,0 +1,134 @@
+"""Every error has its gRPC code, one ErrorInfo, and what its caller needs for the next step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from grpc import StatusCode
+
+from headrace import errors
+from headrace.edge import status
+from headrace.errors import HeadraceError, UpstreamError
+
+DETAILS = {
+    cls.DESCRIPTOR.full_name: cls
+    for cls in (
+        error_details_pb2.ErrorInfo,
+        error_details_pb2.RetryInfo,
+        error_details_pb2.QuotaFailure,
+        error_details_pb2.BadRequest,
+        error_details_pb2.ResourceInfo,
+    )
+}
+AGAIN = {"RetryInfo"}
+
+
+def details_of(said: Any) -> dict[str, Any]:
+    found = {}
+    for packed in said.details:
+        detail = DETAILS[packed.TypeName()]()
+        assert packed.Unpack(detail)
+        assert detail.DESCRIPTOR.name not in found
+        found[detail.DESCRIPTOR.name] = detail
+    return found
+
+
+OURS = [
+    (errors.InvalidCall("m", metadata={"field": "model"}), StatusCode.INVALID_ARGUMENT, {"BadRequest"}),
+    (errors.TooLarge("m"), StatusCode.INVALID_ARGUMENT, {"BadRequest"}),
+    (errors.UnknownCaller("m"), StatusCode.UNAUTHENTICATED, set()),
+    (errors.NotAllowed("m"), StatusCode.PERMISSION_DENIED, set()),
+    (errors.BudgetExhausted("m", retry_after_s=2.5), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure", "RetryInfo"}),
+    (errors.BudgetExhausted("m"), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure"}),
+    (errors.QueueFull("m"), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure", "RetryInfo"}),
+    (errors.DeadlinePassed("m"), StatusCode.DEADLINE_EXCEEDED, set()),
+    (errors.Draining("m"), StatusCode.UNAVAILABLE, AGAIN),
+    (errors.RedisAway("m"), StatusCode.UNAVAILABLE, AGAIN),
+    (errors.NotCached("m"), StatusCode.NOT_FOUND, {"ResourceInfo"}),
+    (errors.IdempotencyConflict("m"), StatusCode.ALREADY_EXISTS, {"ResourceInfo"}),
+    (errors.TicketNotFound("m", metadata={"ticket": "t1"}), StatusCode.NOT_FOUND, {"ResourceInfo"}),
+    (errors.Canceled("m"), StatusCode.CANCELLED, set()),
+    (errors.BrokenStream("m", status=529), StatusCode.UNAVAILABLE, AGAIN),
+]
+UPSTREAMS = [
+    (400, StatusCode.INVALID_ARGUMENT, {"BadRequest"}),
+    (401, StatusCode.UNAUTHENTICATED, set()),
+    (402, StatusCode.FAILED_PRECONDITION, set()),
+    (403, StatusCode.PERMISSION_DENIED, set()),
+    (404, StatusCode.NOT_FOUND, {"ResourceInfo"}),
+    (408, StatusCode.UNAVAILABLE, AGAIN),
+    (409, StatusCode.ABORTED, set()),
+    (413, StatusCode.INVALID_ARGUMENT, {"BadRequest"}),
+    (418, StatusCode.FAILED_PRECONDITION, set()),
+    (429, StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure"}),
+    (500, StatusCode.UNAVAILABLE, AGAIN),
+    (502, StatusCode.UNAVAILABLE, AGAIN),
+    (504, StatusCode.UNAVAILABLE, AGAIN),
+    (529, StatusCode.UNAVAILABLE, AGAIN),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "names"), OURS, ids=lambda value: type(value).__name__)
+def test_ours(error: HeadraceError, code: StatusCode, names: set[str]) -> None:
+    """Each of our refusals, with its reason and all that varies as metadata."""
+    said = status.say(error)
+    found = details_of(said)
+    assert status.row(error).code is code
+    assert said.code == code.value[0]
+    assert set(found) == {"ErrorInfo"} | names
+    assert (found["ErrorInfo"].reason, found["ErrorInfo"].domain) == (error.reason, "headrace")
+    assert dict(found["ErrorInfo"].metadata).items() >= error.metadata.items()
+
+
+@pytest.mark.parametrize(("http", "code", "names"), UPSTREAMS)
+def test_upstream(http: int, code: StatusCode, names: set[str]) -> None:
+    """Each of upstream's errors, by its HTTP status."""
+    error = UpstreamError("no", status=http, type="some_error", headers=(("request-id", "req_1"),))
+    found = details_of(status.say(error))
+    assert status.row(error).code is code
+    assert set(found) == {"ErrorInfo"} | names
+    expected = {"upstream_status": str(http), "upstream_type": "some_error", "request_id": "req_1"}
+    assert dict(found["ErrorInfo"].metadata) == expected
+
+
+def test_every_error_has_a_row() -> None:
+    """A refusal that is new to the tree must be given a code."""
+    classes = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.Refusal)}
+    known = {type(error) for error, _, _ in OURS}
+    assert classes - {errors.Refusal} <= known
+
+
+def test_waiting() -> None:
+    """RetryInfo says how long, and upstream's own word is passed on."""
+    assert (
+        details_of(status.say(errors.BudgetExhausted("m", retry_after_s=2.5)))["RetryInfo"].retry_delay.ToMilliseconds() == 2500
+    )
+    limited = UpstreamError("m", status=429, retry_after_s=7)
+    assert details_of(status.say(limited))["RetryInfo"].retry_delay.seconds == 7
+
+
+def test_names() -> None:
+    """The field, the limit and the ticket are named where machines look for them."""
+    bad = details_of(status.say(errors.InvalidCall("m", metadata={"field": "max_tokens"})))
+    assert bad["BadRequest"].field_violations[0].field == "max_tokens"
+    spent = details_of(status.say(errors.BudgetExhausted("m", metadata={"limit": "org"})))
+    assert spent["QuotaFailure"].violations[0].subject == "org"
+    lost = details_of(status.say(errors.TicketNotFound("m", metadata={"ticket": "t1"})))
+    assert lost["ResourceInfo"].resource_name == "t1"
+
+
+@pytest.mark.parametrize("error", [ValueError("a prompt"), HeadraceError("a prompt"), KeyError("a prompt")])
+def test_internal(error: Exception) -> None:
+    """What is not ours to explain says nothing of itself."""
+    said = status.say(error)
+    assert (said.code, said.message) == (code_pb2.INTERNAL, "internal error")
+    assert "prompt" not in str(said)
+    assert set(details_of(said)) == {"ErrorInfo"}
+
+
+def test_long_text() -> None:
+    """Trailers are small: a long message is cut, and half a surrogate pair does no harm."""
+    said = status.say(errors.InvalidCall("\ud83d" + "x" * 100_000))
+    assert len(said.SerializeToString()) < 4000
