@@ -170,7 +170,10 @@ class Leader:
     def _may_keep(self, call: Call, answer: Answer) -> bool:
         if not self._cache.is_enabled or call.cache.no_store or call.no_keep:
             return False
-        return not no_keep_message(forms.message(answer))
+        try:
+            return not no_keep_message(forms.message(answer))
+        except ValueError:  # nested past reason
+            return False
 
     def _entry(self, call: Call, answer: Answer) -> Entry:
         fresh_until = answer.created + self._keeping.ttl_s

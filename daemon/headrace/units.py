@@ -26,7 +26,7 @@ _BYTES = {
     "KiB": 2**10, "kB": 10**3,
     "B": 1,
 }  # fmt: skip
-_BY_LOWER_CASE = {unit.lower(): size for unit, size in _BYTES.items()} | {"": 1}
+_BY_LOWER_CASE = {unit.lower(): size for unit, size in _BYTES.items()}
 
 
 def parse_duration(text: str) -> float:
@@ -53,7 +53,9 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of "64MB", "1.5GiB", "512" or "0"; raises ValueError."""
+    """Return the bytes of "64MB", "1.5GiB", "512B" or "0"; raises ValueError."""
+    if text == "0":  # any other bare number is a unit forgotten: 64 hardly means 64 bytes
+        return 0
     found = _SIZE.fullmatch(text) if text.isascii() else None
     unit = _BY_LOWER_CASE.get(found[2].lower()) if found else None
     if found is None or unit is None:
@@ -70,7 +72,7 @@ def format_size(size: int) -> str:
     """Return the shortest text that `parse_size` reads as *size*."""
     if size == 0:
         return "0"
-    return next(f"{size // bytes}{unit}" for unit, bytes in _BYTES.items() if size % bytes == 0)
+    return next(f"{size // n}{unit}" for unit, n in _BYTES.items() if size % n == 0)
 
 
 def parse_range(text: str) -> tuple[float, float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -22,6 +23,8 @@ from headrace import worker
 from headrace.errors import RedisAway
 from headrace.retry.rq import FUNCTION, NAME, Queue, connect, job_id
 from headrace.retry.rq_worker import Worker
+from headrace.retry.sweeper import Sweeper
+from ticket_parts import Process, a_call
 
 
 class Made:
@@ -135,7 +138,7 @@ async def test_failing_job(crew, queue, stock, made):
     await until(lambda: failed.get_job_ids() == ["tkt_1-1"])
     assert made.calls == 4
     assert StartedJobRegistry(queue=stock).count == 0
-    assert repr(crew) == "<Worker [healthy] <AsyncioWorker [0 of 50 running]>>"
+    await until(lambda: repr(crew) == "<Worker [healthy] <AsyncioWorker [0 of 50 running]>>")
     assert 6 * 86_400 < stock.connection.zscore(failed.key, "tkt_1-1") - time.time() <= 7 * 86_400
 
 
@@ -164,10 +167,19 @@ async def test_done_job(crew, queue, stock, made):
     assert stock.connection.llen(f"{stock.key}:intermediate") == 0
 
 
-async def test_signals(crew):
-    """The worker leaves signals and processes alone."""
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "rq"], capture_output=True).stdout == b""
+def children() -> set[str]:
+    return {pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
+
+
+async def test_leaves_the_process_alone(valkey_url, made, queue):
+    """The worker installs no signal handlers and starts no processes."""
+    before = children(), signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    crew = Worker(valkey_url)
+    crew.start()
+    await queue.schedule("tkt_1", 1, 0.0)
+    await until(lambda: made.attempts)
+    assert (children(), signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    await crew.stop()
 
 
 async def test_stop(valkey_url, queue, stock, made):
@@ -274,29 +286,29 @@ async def test_killed_worker(valkey_url, queue, made):
 
         asyncio.run(main(sys.argv[1]))
     """
-    from contract.test_tickets import Process, a_call
-    from headrace.retry.sweeper import Sweeper
-
     here = await Process(valkey_url).start()
     here.tickets._alarms = queue
     sweeper = Sweeper(here.link, here.tickets._clock, here.tickets, queue)
-    victim = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), valkey_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    victim = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(script), valkey_url, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     sweeping = asyncio.create_task(sweeper.run())
     crew = Worker(valkey_url)
     try:
         ticket_id = (await here.tickets.submit(a_call())).ticket
-        assert await asyncio.to_thread(victim.stdout.readline) == b"started\n"
+        while await victim.stdout.readline() != b"started\n":
+            pass
         victim.kill()
         killed = time.monotonic()
         crew.start()
         await until(lambda: made.attempts, within=30)
         assert made.attempts[0][:2] == (ticket_id, 2)
         assert time.monotonic() - killed < 20
+        print(f"recovered after {time.monotonic() - killed:.1f} s")
     finally:
         sweeping.cancel()
-        victim.kill()
-        victim.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            victim.kill()
+        await victim.communicate()
         await crew.stop()
         await here.aclose()

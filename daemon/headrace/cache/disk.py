@@ -7,8 +7,8 @@ so each entry carries its own checksum; one that does not add up is a miss, and 
 
 SQLite blocks, so it lives on two threads: one reads, one writes. What is put is written behind, in batches, off the path of
 the call; if the writer falls too far behind, new entries are not written, and counted. A database that is broken is moved
-aside (one is kept, to look at) and the tier starts empty. Where even that fails, as in a read-only directory, the tier
-switches itself off, and the rest of the cache goes on.
+aside (one is kept to look at, until a purge) and the tier starts empty. Where even that fails, as in a read-only directory,
+the tier switches itself off, and the rest of the cache goes on.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ import msgspec
 
 from headrace.config.tables import Settings, Table, fields_of
 
-FILE_VARIABLE = "HEADRACE_CONFIG"  # the path of the file, no key
+# No settings, though they begin like ours: the path of the file, and the key that commands present to a daemon.
+FILE_VARIABLE = "HEADRACE_CONFIG"
+KEY_VARIABLE = "HEADRACE_KEY"
 
 _PREFIX = "HEADRACE_"
 
@@ -28,7 +30,7 @@ class FromEnvironment(str):
 
 def lay_over(values: dict[str, Any], variable: str, text: str, problems: list[str]) -> None:
     """Put what *variable* says, if it is one of ours, into the tables of the file."""
-    if not variable.startswith(_PREFIX) or variable == FILE_VARIABLE:
+    if not variable.startswith(_PREFIX) or variable in (FILE_VARIABLE, KEY_VARIABLE):
         return
     *tables, key = variable.removeprefix(_PREFIX).lower().split("__")
     if not tables and key not in fields_of(Settings):
@@ -76,8 +78,7 @@ _VARIABLES = {
 
 def ignored_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield the variables that begin like ours and mean nothing to us, as a cluster may set for a service of our name."""
-    tables = fields_of(Settings)
+    names = {_PREFIX + name.upper() for name in fields_of(Settings)} | {FILE_VARIABLE, KEY_VARIABLE}
     for variable in sorted(environ):
-        if variable.startswith(_PREFIX) and variable != FILE_VARIABLE and "__" not in variable:
-            if variable.removeprefix(_PREFIX).lower() not in tables:
-                yield variable
+        if variable.startswith(_PREFIX) and "__" not in variable and variable not in names:
+            yield variable

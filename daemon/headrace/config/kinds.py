@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import Annotated, Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 from headrace import units
 
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _MODE = re.compile(r"0?[0-7]{3}")
+# By pattern and not by parsing: also what is no URL, and is shown for that reason, may have a password in it.
+_PASSWORD = re.compile(r"(://[^:/@]*:).*(@)")
+_PASSWORD_OPTION = re.compile(r"(\bpassword=)[^&]*")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -66,10 +69,7 @@ def _text(read: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 
 def _size(value: Any) -> int:
-    # 0 is the one size that needs no unit; a bare 64 more likely means 64 MB than 64 bytes.
-    if isinstance(value, int) and not isinstance(value, bool) and value == 0:
-        return 0
-    return units.parse_size(_text(str)(value))
+    return 0 if value == 0 and type(value) is int else units.parse_size(_text(str)(value))
 
 
 def _backoff(text: str) -> tuple[float, float]:
@@ -114,11 +114,7 @@ def _redis_url(text: str) -> Url:
 
 def hide_password(url: str) -> str:
     """Return the URL with the password, if there is one, as ***."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user_info, _, place = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user_info.partition(':')[0]}:***@{place}"))
+    return _PASSWORD.sub(r"\1***\2", _PASSWORD_OPTION.sub(r"\1***", url))
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ be a secret) and what would be right.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import tomllib
@@ -37,7 +38,10 @@ def find_file(option: Path | None, environ: Mapping[str, str], default: Path = D
         return option
     if named := environ.get(FILE_VARIABLE):
         return Path(named)
-    return default if default.exists() else None
+    try:
+        return default if default.exists() else None
+    except OSError:  # it may be there, and saying that it cannot be read is better than doing as if it were not
+        return default
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -73,106 +77,102 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self._variables: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<_Reader [{len(self.problems)} problems]>"
 
-    def table(self, table: type[msgspec.Struct], values: Any, path: str) -> Any:
-        if isinstance(values, FromEnvironment):
-            values = self._parse(values, path)
-        if not isinstance(values, dict):
-            return (
-                self._note(path, values, f"must be a table: [{path}], with its keys below")
-                if values is not _MISSING
-                else values
-            )
-        kinds = fields_of(table)
-        for key in values.keys() - kinds.keys():
-            self._note_unknown(_join(path, key), values[key], kinds)
-        read = {key: self.value(kinds[key], values[key], _join(path, key)) for key in kinds if key in values}
-        return table(**{key: value for key, value in read.items() if value is not _MISSING})
-
     def value(self, kind: Any, value: Any, path: str) -> Any:
+        if isinstance(value, FromEnvironment):
+            self._variables[path] = value.variable
+            value = str(value) if is_text(kind) else self._parse(str(value), path)
+        if value is _MISSING:
+            return _MISSING
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.table(kind, value, path)
         if get_origin(kind) is dict:
             return self._callers(get_args(kind)[1], value, path)
-        if get_args(kind)[:1] == (Limit,):
-            return self._limits(value, path)
-        plain = value
-        if isinstance(value, FromEnvironment):
-            plain = str(value) if is_text(kind) else self._parse(value, path)
-        return self._scalar(kind, plain, value, path) if plain is not _MISSING else _MISSING
+        if get_origin(kind) is tuple:
+            return self._list(get_args(kind)[0], value, path)
+        return self._scalar(kind, value, path)
 
-    def _scalar(self, kind: Any, plain: Any, value: Any, path: str) -> Any:
+    def table(self, table: type[msgspec.Struct], values: Any, path: str) -> Any:
+        if not isinstance(values, dict):
+            return self._note(path, values, f"must be a table: [{path}], with its keys below")
+        kinds = fields_of(table)
+        for key, value in values.items():
+            if key not in kinds:
+                self._note_unknown(path, key, value, kinds)
+        read = {key: self.value(kinds[key], values[key], _join(path, key)) for key in kinds if key in values}
+        return table(**{key: value for key, value in read.items() if value is not _MISSING})
+
+    def _scalar(self, kind: Any, value: Any, path: str) -> Any:
         spelling = spelling_of(kind)
-        if spelling is None and get_origin(kind) is tuple:
-            return self._list(get_args(kind)[0], plain, value, path)
         try:
-            return spelling.read(plain) if spelling else msgspec.convert(plain, kind)
-        except (ValueError, msgspec.ValidationError):
+            return spelling.read(value) if spelling else msgspec.convert(value, kind)
+        except ValueError:  # msgspec's are ValueErrors, too
             return self._note(path, value, f"must be {right(kind)}", hidden=is_secret(kind))
 
-    def _list(self, kind: Any, plain: Any, value: Any, path: str) -> Any:
-        if not isinstance(plain, list):
-            return self._note(path, value, f"must be a list, each item {right(kind)}")
-        items = [self.value(kind, item, f"{path}[{n}]") for n, item in enumerate(plain)]
+    def _list(self, kind: Any, values: Any, path: str) -> Any:
+        if not isinstance(values, list):
+            return self._note(path, values, f"must be a list, each item {right(kind)}")
+        if kind is Limit:
+            items = [self._limit(row, f"{path}[{_name_of(row) or n}]") for n, row in enumerate(values)]
+        else:
+            items = [self.value(kind, item, f"{path}[{n}]") for n, item in enumerate(values)]
         return tuple(item for item in items if item is not _MISSING)
 
-    def _callers(self, kind: Any, value: Any, path: str) -> Any:
-        values = self._parse(value, path) if isinstance(value, FromEnvironment) else value
+    def _callers(self, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, dict):
-            return self._note(path, value, "must be a table for each caller, as [caller.checkout]")
+            return self._note(path, values, "must be a table for each caller, as [caller.checkout]")
         for name in values:
             if not is_name(name):
                 self.problems.append(f"{path}.{name!r}: must be 1 to 64 letters, digits, dots, underscores or hyphens")
         read = {name: self.value(kind, inner, _join(path, name)) for name, inner in values.items()}
         return {name: caller for name, caller in read.items() if caller is not _MISSING}
 
-    def _limits(self, value: Any, path: str) -> Any:
-        rows = self._parse(value, path) if isinstance(value, FromEnvironment) else value
-        if rows is _MISSING:
-            return _MISSING
-        if not isinstance(rows, list):
-            return self._note(path, value, "must be a list of tables, each begun with [[limit]]")
-        read = [self._limit(row, f"{path}[{_name_of(row) or n}]") for n, row in enumerate(rows)]
-        return tuple(limit for limit in read if limit is not None)
-
-    def _limit(self, row: Any, path: str) -> Limit | None:
+    def _limit(self, row: Any, path: str) -> Any:
         before = len(self.problems)
         table = self.table(LimitTable, row, path)
         if len(self.problems) > before:
-            return None
+            return _MISSING
         try:
             validate(table.limit)
         except ValueError as error:
             self.problems.append(f"{path}: {error}")
-            return None
-        return table.limit  # type: ignore[no-any-return]
+            return _MISSING
+        return table.limit
 
-    def _parse(self, text: FromEnvironment, path: str) -> Any:
-        for parse in (lambda: tomllib.loads(f"value = {text}"), lambda: {"value": json.loads(text)}):
-            try:
-                found = parse()
-            except ValueError:
-                continue
-            if found.keys() == {"value"}:
-                return found["value"]
+    def _parse(self, text: str, path: str) -> Any:
+        for parse in (_parse_toml, json.loads):
+            with contextlib.suppress(ValueError):
+                return parse(text)
         return self._note(path, text, 'must be a value as TOML has it, such as 5, true, ["a", "b"] or { key = "value" }')
 
     def _note(self, path: str, value: Any, wanted: str, *, hidden: bool = False) -> Any:
-        source = f" (from {value.variable})" if isinstance(value, FromEnvironment) else ""
+        source = f" (from {self._variables[path]})" if path in self._variables else ""
         self.problems.append(f"{path} = {'(not shown)' if hidden else shown(value)}{source}: {wanted}")
         return _MISSING
 
-    def _note_unknown(self, path: str, value: Any, kinds: Mapping[str, Any]) -> None:
-        key = path.rpartition(".")[2]
+    def _note_unknown(self, path: str, key: str, value: Any, kinds: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(key, kinds, 1)
         elsewhere = [known for known in known_keys() if known.rpartition(".")[2] == key]
-        meant = _join(path.rpartition(".")[0], near[0]) if near else elsewhere[0] if elsewhere else ""
-        hint = f"did you mean {meant}?" if meant else f"there are {', '.join(kinds)}"
-        hidden = bool(near) and is_secret(kinds[near[0]])
-        self._note(path, value, f"no such key; {hint}", hidden=hidden)
+        meant = _join(path, near[0]) if near else elsewhere[0] if elsewhere else ""
+        if isinstance(value, FromEnvironment):
+            self._variables[_join(path, key)] = value.variable
+        self._note(
+            _join(path, key),
+            value,
+            f"no such key; did you mean {meant}?" if meant else f"no such key; there are {', '.join(kinds)}",
+            hidden=bool(near) and is_secret(kinds[near[0]]),
+        )
+
+
+def _parse_toml(text: str) -> Any:
+    values = tomllib.loads(f"value = {text}")
+    if len(values) > 1:
+        raise ValueError("is more than one value")
+    return values["value"]
 
 
 def _join(path: str, key: str) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import Enum
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
+from headrace.budget.limits import Limit
 from headrace.config.kinds import Secret, hide_password
 from headrace.config.tables import spelling_of
+
+# What looks like a key, or like a password in something that is no URL.
+_KEY = re.compile(r"\bsk-|\bhr_[0-9a-f]|password|:(?!//)(?!\*\*\*@).*@", re.IGNORECASE)
+_LONGEST = 100
 
 
 def is_secret(kind: Any) -> bool:
@@ -39,12 +45,12 @@ def right(kind: Any) -> str:
         return f"one of {', '.join(shown(member.value) for member in kind)}"
     if NoneType in get_args(kind):
         return "a whole number"
+    if kind is Limit:
+        return "a table begun with [[limit]]"
     return {bool: "true or false", str: "text in quotes"}.get(kind, "something else")
 
 
 def shown(value: Any) -> str:
     """Return the value for a message: cut short, without passwords and keys."""
-    if not isinstance(value, str):
-        return json.dumps(value, default=str)[:80]
-    text = hide_password(value) if "://" in value else value
-    return "(not shown)" if text.startswith(("sk-", "hr_")) else json.dumps(text[:80], ensure_ascii=False)
+    text = json.dumps(hide_password(value) if isinstance(value, str) else value, ensure_ascii=False, default=str)
+    return "(not shown)" if _KEY.search(text) else text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -10,10 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from headrace.admission import Ask
 from headrace.edge import translate
 from headrace.errors import InvalidCall
-from headrace.model import CacheControl, Caller, Source
+from headrace.model import CacheControl, Caller, Reply, Source
 from headrace.v1 import messages_pb2, messages_service_pb2, options_pb2
-
-Origin = options_pb2.Origin
 
 _LANES = {
     options_pb2.LANE_UNSPECIFIED: "",
@@ -21,7 +19,7 @@ _LANES = {
     options_pb2.LANE_STANDARD: "standard",
     options_pb2.LANE_BATCH: "batch",
 }
-_SOURCES = {
+SOURCES = {
     Source.UPSTREAM: options_pb2.ANSWER_SOURCE_UPSTREAM,
     Source.SHARED: options_pb2.ANSWER_SOURCE_SHARED,
     Source.CACHE: options_pb2.ANSWER_SOURCE_CACHE,
@@ -74,22 +72,18 @@ def answer_timeout_s(request: messages_service_pb2.SubmitMessageRequest) -> floa
     return seconds
 
 
-def origin(source: Source, *, attempts: int, age_s: float, ticket: str, cache_status: str, request_id: str) -> Origin:
+def origin(reply: Reply) -> options_pb2.Origin:
     """Return where an answer came from."""
-    return options_pb2.Origin(
-        source=_SOURCES[source],
-        attempts=attempts,
-        age=duration(age_s) if age_s > 0 else None,
-        ticket=ticket,
-        cache_status=cache_status,
-        request_id=request_id,
+    said = options_pb2.Origin(
+        source=SOURCES[reply.source],
+        attempts=reply.attempts,
+        ticket=reply.ticket,
+        cache_status=reply.cache_status,
+        request_id=reply.request_id,
     )
-
-
-def duration(seconds: float) -> Duration:
-    """Return a span, to the millisecond: more would only be noise."""
-    whole, rest = divmod(round(seconds * 1000), 1000)
-    return Duration(seconds=whole, nanos=rest * 1_000_000)
+    if reply.age_s > 0:
+        said.age.FromMilliseconds(int(reply.age_s * 1000))
+    return said
 
 
 def _cache_control(asked: options_pb2.CacheControl) -> CacheControl:

@@ -13,17 +13,19 @@ from typing import Any
 
 from headrace import forms, observe
 from headrace.admission import Admission
-from headrace.cache import status as cache_status
+from headrace.cache import status
 from headrace.edge import translate
-from headrace.edge.grpc_asks import Origin, Request, answer_timeout_s, origin, read_ask
+from headrace.edge.grpc_asks import Request, answer_timeout_s, origin, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.edge.grpc_tickets import ticket_message
 from headrace.flow import Flow, Hit
-from headrace.model import Answer, Call, Event, Reply, Source
-from headrace.v1 import events_pb2, messages_pb2, messages_service_pb2
+from headrace.model import Answer, Call, Event, Reply
+from headrace.v1 import events_pb2, messages_pb2, messages_service_pb2, options_pb2
 
 _UNARY = "grpc.unary"
 _STREAM = "grpc.stream"
+
+_Response = messages_service_pb2.CreateMessageResponse | messages_service_pb2.StreamMessageResponse
 
 
 class MessagesServicer:
@@ -54,13 +56,13 @@ class MessagesServicer:
         digest = _digest(b"create", self._who.scope(key, own_key), raw)
         if hit := self._flow.glance(digest):
             observe.CALLS.inc("grpc", "cache")
-            return _kept_unary(hit) + _unary_origin(_hit_origin(hit))
+            return _kept_unary(hit) + _UNARY_TAIL.of(hit)
         request = parse(messages_service_pb2.CreateMessageRequest, raw)
         call = self._admit(request, key, own_key, stream=False, timeout_s=context.time_remaining())
         self._flow.remember(digest, call)
         async with self._flow.answer(call) as reply:
             observe.CALLS.inc("grpc", reply.source)
-            return _unary(_whole(reply)) + _unary_origin(_reply_origin(reply))
+            return _unary(_whole(reply)) + _unary_origin(reply)
 
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:
@@ -69,7 +71,7 @@ class MessagesServicer:
         digest = _digest(b"stream", self._who.scope(key, own_key), raw)
         if hit := self._flow.glance(digest):
             observe.CALLS.inc("grpc", "cache")
-            await _write(context, _kept_events(hit), _hit_origin(hit))
+            await _write(context, _kept_events(hit), _STREAM_TAIL.of(hit))
             return
         request = parse(messages_service_pb2.StreamMessageRequest, raw)
         call = self._admit(request, key, own_key, stream=True, timeout_s=context.time_remaining())
@@ -77,9 +79,9 @@ class MessagesServicer:
         async with self._flow.answer(call) as reply:
             observe.CALLS.inc("grpc", reply.source)
             if reply.events is None:
-                await _write(context, map(_event, forms.event_list(_whole(reply))), _reply_origin(reply))
+                await _write(context, map(_event, forms.event_list(_whole(reply))), _stream_origin(reply))
             else:
-                await _write_live(context, reply.events, _reply_origin(reply))
+                await _write_live(context, reply.events, _stream_origin(reply))
 
     @guarded
     async def submit(self, raw: bytes, context: Any) -> bytes:
@@ -122,10 +124,6 @@ def _unary(answer: Answer) -> bytes:
     return messages_service_pb2.CreateMessageResponse(message=message).SerializeToString()
 
 
-def _unary_origin(where: Origin) -> bytes:
-    return messages_service_pb2.CreateMessageResponse(origin=where).SerializeToString()
-
-
 # Answers as events.
 
 
@@ -145,45 +143,46 @@ def _event(event: Event) -> bytes:
     return messages_service_pb2.StreamMessageResponse(event=said, event_name=name).SerializeToString()
 
 
-async def _write(context: Any, responses: Iterable[bytes], where: Origin) -> None:
-    tail = _stream_origin(where)  # in the first response only
+async def _write(context: Any, responses: Iterable[bytes], tail: bytes) -> None:
     for response in responses:
         await context.write(response + tail)
-        tail = b""
+        tail = b""  # in the first response only
 
 
-async def _write_live(context: Any, events: AsyncIterator[Event], where: Origin) -> None:
-    tail = _stream_origin(where)
+async def _write_live(context: Any, events: AsyncIterator[Event], tail: bytes) -> None:
     async for event in events:
         await context.write(_event(event) + tail)
         tail = b""
 
 
-def _stream_origin(where: Origin) -> bytes:
-    return messages_service_pb2.StreamMessageResponse(origin=where).SerializeToString()
+# Where they came from: the tail of a response.
 
 
-# Where they came from.
+def _unary_origin(reply: Reply) -> bytes:
+    return messages_service_pb2.CreateMessageResponse(origin=origin(reply)).SerializeToString()
 
 
-def _hit_origin(hit: Hit) -> Origin:
-    entry, age_s = hit.entry, hit.age_s
-    return origin(
-        Source.CACHE,
-        attempts=0,
-        age_s=age_s,
-        ticket="",
-        cache_status=cache_status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - age_s),
-        request_id=entry.answer.request_id,
-    )
+def _stream_origin(reply: Reply) -> bytes:
+    return messages_service_pb2.StreamMessageResponse(origin=origin(reply)).SerializeToString()
 
 
-def _reply_origin(reply: Reply) -> Origin:
-    return origin(
-        reply.source,
-        attempts=reply.attempts,
-        age_s=reply.age_s,
-        ticket=reply.ticket,
-        cache_status=reply.cache_status,
-        request_id=reply.request_id,
-    )
+class _HitTail:
+    """Makes the tails of hits in one message, over and over: building it anew would cost as much as the rest of a hit."""
+
+    def __init__(self, response: _Response) -> None:
+        self._response = response
+        self._origin = response.origin
+        self._origin.source = options_pb2.ANSWER_SOURCE_CACHE
+        self._age = self._origin.age
+
+    def of(self, hit: Hit) -> bytes:
+        entry, age_s = hit.entry, hit.age_s
+        self._age.seconds = int(age_s)
+        self._age.nanos = int(age_s % 1 * 1000) * 1_000_000
+        self._origin.cache_status = status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - age_s)
+        self._origin.request_id = entry.answer.request_id
+        return self._response.SerializeToString()
+
+
+_UNARY_TAIL = _HitTail(messages_service_pb2.CreateMessageResponse())
+_STREAM_TAIL = _HitTail(messages_service_pb2.StreamMessageResponse())

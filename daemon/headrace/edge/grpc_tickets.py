@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace import forms
 from headrace.edge import status, translate
-from headrace.edge.grpc_asks import Origin, origin
+from headrace.edge.grpc_asks import SOURCES
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.errors import HeadraceError, InvalidCall, UpstreamError
 from headrace.model import Source
@@ -103,13 +103,11 @@ def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Tick
     return said
 
 
-def _origin(ticket: Ticket) -> Origin:
-    return origin(
-        Source(ticket.source or Source.UPSTREAM),
+def _origin(ticket: Ticket) -> options_pb2.Origin:
+    return options_pb2.Origin(
+        source=SOURCES[Source(ticket.source or Source.UPSTREAM)],
         attempts=ticket.attempts,
-        age_s=0.0,
         ticket=ticket.id,
-        cache_status="",
         request_id=ticket.answer.request_id if ticket.answer else "",
     )
 

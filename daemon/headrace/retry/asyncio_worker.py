@@ -14,10 +14,12 @@ import contextlib
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import redis
 import structlog
@@ -34,7 +36,8 @@ from headrace.retry.rq import NAME, SERIALIZER
 
 log = structlog.get_logger()
 
-_WORKER_TTL_S = 17  # RQ blocks on its queue for this less 15 s, and a stop must not wait longer
+_WORKER_TTL_S = 17
+_DEQUEUE_S = 1  # how long a stop may have to wait
 _MAINTENANCE_S = 5
 _HEARTBEAT_S = 5
 _DEAD_AFTER_S = 20  # a job without a heartbeat
@@ -94,14 +97,20 @@ class AsyncioWorker(BaseWorker):
     # What RQ would do, and we do not.
 
     @property
+    def dequeue_timeout(self) -> int:
+        return _DEQUEUE_S
+
+    @property
     def connection_timeout(self) -> int:
-        return self.dequeue_timeout + 3
+        return _DEQUEUE_S + 4
 
     def procline(self, message: str) -> None: ...
 
     def subscribe(self) -> None: ...
 
     def unsubscribe(self) -> None: ...
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None: ...  # it logs messages, which may quote what was asked
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return _DEAD_AFTER_S
@@ -210,7 +219,9 @@ class AsyncioWorker(BaseWorker):
         execution: Execution,
         error: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
     ) -> None:
-        log.error(observe.WORKER_CRASHED, job=job.id, error=error[0].__name__ if error[0] else "")
+        frames = traceback.extract_tb(error[2])
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        log.error(observe.WORKER_CRASHED, job=job.id, error=error[0].__name__ if error[0] else "", where=where)
         self._finalize_failure(job, queue, execution, error)
 
     def _put_back(self, job: Job, queue: Queue, execution: Execution) -> None:

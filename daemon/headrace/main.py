@@ -1,0 +1,301 @@
+"""
+The command line: `headrace serve` and its kin.
+
+A command imports what it needs when it runs, so that `headrace --help` is quick and `serve` can start its Valkey before gRPC
+is loaded. What can be expected to go wrong ends with one clear sentence on stderr: exit code 2 for a wrong configuration, 1
+for everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from headrace.errors import ConfigError, HeadraceError, StartupError
+
+if TYPE_CHECKING:
+    from headrace.callers import KeyStore
+    from headrace.config import Settings
+    from headrace.v1.cache_service_pb2_grpc import CacheServiceStub
+
+T = TypeVar("T")
+
+_RPC_TIMEOUT_S = 30.0
+
+app = typer.Typer(
+    help="A daemon between your services and the Anthropic API: it caches, shares, meters and retries.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make, list and revoke the keys that callers present.", no_args_is_help=True)
+cache_app = typer.Typer(help="Look into the cache of the running daemon, or empty it.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(keys_app, name="keys")
+app.add_typer(cache_app, name="cache")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration file; else HEADRACE_CONFIG, else /etc/headrace/config.toml."),
+]
+KeyOption = Annotated[
+    str, typer.Option("--as-key", envvar="HEADRACE_KEY", help="The key to present, where the daemon asks for one.")
+]
+
+
+def run() -> None:
+    """Run the command line, and say expected errors without a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        _leave(error, 2)
+    except (StartupError, HeadraceError) as error:
+        _leave(error, 1)
+
+
+def _leave(error: Exception, code: int) -> None:
+    typer.echo(f"headrace: {error}", err=True)
+    sys.exit(code)
+
+
+def _load(option: Path | None) -> tuple[Settings, Callable[[], Settings]]:
+    from headrace import config
+
+    path = config.find_file(option, os.environ)
+    return config.load(path, os.environ), lambda: config.load(path, os.environ)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Run one of the commands below."""
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Run the daemon."""
+    settings, reload = _load(config)
+    from headrace import daemon
+
+    daemon.serve(settings, reload)
+
+
+@app.command()
+def worker(config: ConfigOption = None) -> None:
+    """Run a worker that makes the attempts of parked and submitted calls, beside daemons on the same Redis."""
+    settings, _ = _load(config)
+    from headrace import daemon
+
+    daemon.work(settings)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def simulate(context: typer.Context) -> None:
+    """Run a stand-in for the Anthropic API, to rehearse a configuration on."""
+    from headrace.simulator import command
+
+    # Its many options are read by a program of its own, so that only who simulates waits for it to be imported.
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(command.simulate)
+    program(args=context.args, prog_name="headrace simulate")
+
+
+@app.command()
+def demo(
+    upstream: Annotated[str, typer.Option(help="Ask this API instead of the simulator; needs ANTHROPIC_API_KEY.")] = "",
+) -> None:
+    """Show the main job in under a minute, on loopback."""
+    from headrace import demo as show
+
+    show.run(upstream or None)
+
+
+# The configuration.
+
+
+@config_app.command("check")
+def check_config(config: ConfigOption = None) -> None:
+    """Say whether the configuration is right, and what in it is doubtful."""
+    from headrace.config import find_file, warnings
+
+    settings, _ = _load(config)
+    for warning in warnings(settings, os.environ):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{find_file(config, os.environ) or 'no file, defaults and environment'}: ok")
+
+
+@config_app.command("show")
+def show_config(config: ConfigOption = None) -> None:
+    """Print the configuration as it is in force, environment and defaults included, secrets hidden."""
+    from headrace.config import toml
+
+    settings, _ = _load(config)
+    typer.echo(toml.dumps(settings.redacted()), nl=False)
+
+
+# Keys.
+
+
+@keys_app.command("create")
+def create_key(name: Annotated[str, typer.Argument(help="The caller's name.")], config: ConfigOption = None) -> None:
+    """Make a key for a caller and print it: the only time that it is shown."""
+    typer.echo(_with_keys(config, lambda store: store.create(name)))
+
+
+@keys_app.command("list")
+def list_keys(config: ConfigOption = None) -> None:
+    """List the keys; the secrets in them are not kept anywhere."""
+    from datetime import UTC, datetime
+
+    keys = _with_keys(config, lambda store: store.list())
+    rows = [(key.id, key.name, f"{datetime.fromtimestamp(key.created, UTC):%Y-%m-%d %H:%M} UTC") for key in keys]
+    _print_table(("id", "caller", "created"), rows)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    target: Annotated[str, typer.Argument(metavar="ID_OR_NAME", help="A key's id, or a caller's name for all its keys.")],
+    config: ConfigOption = None,
+) -> None:
+    """Revoke a key, or all keys of a caller; every daemon refuses them at once."""
+    count = _with_keys(config, lambda store: store.revoke(target))
+    if not count:
+        _leave(StartupError(f"there is no key with the id {target}, and none of a caller {target}"), 1)
+    typer.echo(f"revoked {count} key{'s' if count > 1 else ''}")
+
+
+def _with_keys(option: Path | None, work: Callable[[KeyStore], Awaitable[T]]) -> T:
+    from headrace.callers import KeyStore
+    from headrace.link import Link
+
+    async def go(url: str) -> T:
+        link = Link(url)
+        try:
+            return await work(KeyStore(link))
+        finally:
+            await link.aclose()
+
+    settings, _ = _load(option)
+    with _redis_url(settings) as url:
+        return asyncio.run(go(url))
+
+
+@contextmanager
+def _redis_url(settings: Settings) -> Iterator[str]:
+    from headrace import observe
+    from headrace.embedded import EmbeddedValkey, running_url
+
+    directory = Path(settings.state.dir, "valkey")
+    if url := settings.redis.url or running_url(directory):
+        yield url
+        return
+    _refuse_foreign(Path(settings.state.dir))
+    observe.set_up_logs(level=40)  # the server's comings and goings are no news here
+    with EmbeddedValkey(directory) as valkey:
+        yield valkey.url
+
+
+def _refuse_foreign(directory: Path) -> None:
+    # Files that root leaves in the daemon's directory would keep the daemon from starting.
+    import pwd
+
+    if directory.exists() and directory.stat().st_uid != os.geteuid():
+        owner = pwd.getpwuid(directory.stat().st_uid).pw_name
+        raise StartupError(f"{directory} belongs to {owner}; run this as that user (sudo -u {owner} ...), or start the daemon")
+
+
+# The cache.
+
+
+@cache_app.command("stats")
+def show_cache(config: ConfigOption = None, as_key: KeyOption = "") -> None:
+    """Print what each tier holds and did, as the running daemon sees it."""
+    from rich.filesize import decimal
+
+    from headrace.v1.cache_service_pb2 import GetCacheStatsRequest
+
+    reply = _ask_daemon(config, as_key, lambda stub, **options: stub.GetCacheStats(GetCacheStatsRequest(), **options))
+    rows = [
+        (
+            tier.tier,
+            f"{tier.entry_count}",
+            f"{decimal(tier.size_bytes)} of {decimal(tier.max_size_bytes)}",
+            *map(str, (tier.hit_count, tier.miss_count, tier.store_count, tier.drop_count, tier.error_count)),
+        )
+        for tier in reply.tiers
+    ]
+    _print_table(("tier", "entries", "size", "hits", "misses", "stores", "drops", "errors"), rows)
+
+
+@cache_app.command("purge")
+def purge_cache(
+    key: Annotated[str, typer.Option(help="One answer, by the key that Cache-Status named.")] = "",
+    caller: Annotated[str, typer.Option(help="The answers of this caller.")] = "",
+    model: Annotated[str, typer.Option(help="The answers of this model.")] = "",
+    all: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+) -> None:
+    """Remove kept answers from every tier on every host."""
+    from headrace.v1.cache_service_pb2 import PurgeCacheRequest
+
+    chosen: dict[str, Any] = {
+        name: value for name, value in {"key": key, "caller": caller, "model": model, "all": all}.items() if value
+    }
+    if len(chosen) != 1:
+        raise typer.BadParameter("give one of --key, --caller, --model and --all")
+    request = PurgeCacheRequest(**chosen)
+    reply = _ask_daemon(config, as_key, lambda stub, **options: stub.PurgeCache(request, **options))
+    typer.echo(f"purged {reply.purged_entry_count} entries")
+
+
+def _ask_daemon(option: Path | None, key: str, ask: Callable[..., T]) -> T:
+    settings, _ = _load(option)
+    target = _daemon_address(settings)
+    import grpc
+
+    from headrace.v1.cache_service_pb2_grpc import CacheServiceStub
+
+    with grpc.insecure_channel(target) as channel:
+        try:
+            stub: CacheServiceStub = CacheServiceStub(channel)
+            return ask(stub, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
+        except grpc.RpcError as error:
+            code, details = error.code().name, error.details()
+            raise StartupError(f"the daemon at {target}: {code}: {details}") from error
+
+
+def _daemon_address(settings: Settings) -> str:
+    from headrace.config import resolve, runtime_dir
+
+    if not settings.listen.grpc:
+        raise ConfigError("listen.grpc = []: is empty, and this command talks to the daemon over gRPC; name an address")
+    return resolve(settings.listen.grpc[0], runtime_dir(os.environ, settings))
+
+
+def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
