@@ -97,11 +97,12 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         parts = Parts(settings, _redis_url(settings, valkey), lambda: api_key(settings, os.environ))
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
-        edges = Edges(parts, runtime_dir(os.environ))
+        edges = Edges(parts, runtime_dir(os.environ, settings))
         await stack.enter_async_context(edges.open())
         heart = asyncio.create_task(_beat(parts, edges, notifier, valkey))
         stack.callback(heart.cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, notifier)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
         notifier.ready(f"serving {', '.join(edges.addresses)}")
         log.info(observe.DAEMON_STARTED, addresses=edges.addresses, redis=settings.redis.url != "")
         await leave.wait()
@@ -147,6 +148,10 @@ def _reload(reload: Reload, parts: Parts, notifier: Notifier) -> None:
     else:
         log.info(observe.CONFIG_RELOADED)
     notifier.ready("serving")
+
+
+def _show(parts: Parts) -> None:
+    log.info(observe.STATE_SHOWN, state=repr(parts))
 
 
 # The heartbeat.

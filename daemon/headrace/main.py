@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -177,7 +177,7 @@ def revoke_key(
     """Revoke a key, or all keys of a caller; every daemon refuses them at once."""
     count = _with_keys(config, lambda store: store.revoke(target))
     if not count:
-        _leave(StartupError(f"there is no key with the id {target}, and none of a caller {target}"), 1)
+        raise StartupError(f"there is no key with the id {target}, and none of a caller {target}")
     typer.echo(f"revoked {count} key{'s' if count > 1 else ''}")
 
 
@@ -278,8 +278,9 @@ def _ask_daemon(option: Path | None, key: str, ask: Callable[..., T]) -> T:
             stub: CacheServiceStub = CacheServiceStub(channel)
             return ask(stub, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
         except grpc.RpcError as error:
-            code, details = error.code().name, error.details()
-            raise StartupError(f"the daemon at {target}: {code}: {details}") from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
+                raise StartupError(f"no daemon answers on {target} (the first of listen.grpc); is it running?") from error
+            raise StartupError(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
 
 
 def _daemon_address(settings: Settings) -> str:
@@ -290,7 +291,7 @@ def _daemon_address(settings: Settings) -> str:
     return resolve(settings.listen.grpc[0], runtime_dir(os.environ, settings))
 
 
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from conftest import until
 from headrace import keys
 from headrace.budget import ledger as rules
@@ -17,8 +20,6 @@ from headrace.budget.limits import Want
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.redis import RedisLedger
 from headrace.link import Link
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from windows import used_share, worst_window
 
 REQUESTS = Want("org:requests", "org", "requests", 600, 20, 1)
@@ -330,15 +331,13 @@ class Replay:
         wants = self.wants.get(hold)
         if wants is None:
             return
-        figures = [hold_id := f"{self.prefix}{hold}", f"i|{hold}" if actual is None else "", rules.CLOSED_US]
+        hold_id = f"{self.prefix}{hold}"
         sent = self._spy()
         if actual is None:
             await self.redis.release(hold_id, wants, waiter=f"i|{hold}")
         else:
             await self.redis.settle(hold_id, wants, {"input_tokens": actual})
         what, at_us = await sent()
-        assert what in (0, 1, -1)
-        assert figures[0] == hold_id
         self.at_us = max(self.at_us, int(at_us))
         if what == 1 and actual is None:
             self.moves += [(self.at_us, -want.cost) for want in wants if want.kind == "requests"]

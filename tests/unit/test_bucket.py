@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from headrace.budget.bucket import MAX_UNITS, UNITS, Bucket
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace.budget.bucket import MAX_UNITS, UNITS, Bucket
 from windows import worst_window
 
 
@@ -50,6 +51,7 @@ def test_clock_back():
     late.flow(1_000_000)
     level = late.level
     late.flow(0)
+    assert late.level == level
     late.flow(1_000_000)
     assert late.level == level
     assert late.wait_us(level + 1, 0) == 1_000_001

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from headrace.budget.estimate import Estimate, Estimator, measure
-from headrace.model import Call, Caller, Lane, Usage
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace.budget.estimate import Estimate, Estimator, measure
+from headrace.model import Call, Caller, Lane, Usage
 
 
 def call(text: str = "hello", *, max_tokens: int = 1000, caller: str = "ann", model: str = "m", **more: object) -> Call:

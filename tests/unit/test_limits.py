@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from headrace.budget.bucket import MAX_UNITS, UNITS
 from headrace.budget.estimate import Estimate
 from headrace.budget.limits import Limit, Limits, Match, validate
@@ -37,12 +38,14 @@ def test_kinds():
 
 def test_match():
     """All globs must match; any number of limits may hold for one call."""
-    limits = Limits([
-        Limit("models", Match(model="claude-*"), requests_per_minute=60),
-        Limit("anns", Match(caller="ann"), requests_per_minute=60),
-        Limit("batch", Match(lane="batch"), requests_per_minute=60),
-        Limit("both", Match(model="claude-*", caller="bob"), requests_per_minute=60),
-    ])
+    limits = Limits(
+        [
+            Limit("models", Match(model="claude-*"), requests_per_minute=60),
+            Limit("anns", Match(caller="ann"), requests_per_minute=60),
+            Limit("batch", Match(lane="batch"), requests_per_minute=60),
+            Limit("both", Match(model="claude-*", caller="bob"), requests_per_minute=60),
+        ]
+    )
     assert [want.limit for want in limits.wants(call(), ESTIMATE)] == ["models", "anns"]
     assert [want.limit for want in limits.wants(call("gpt", "bob", Lane.BATCH), ESTIMATE)] == ["batch"]
 

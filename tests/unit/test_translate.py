@@ -205,6 +205,32 @@ def test_untouched() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", True),
+        ("max_tokens", 1.0),
+        ("max_tokens", 2**63),
+        ("max_tokens", None),
+        ("temperature", 2**53 + 1),
+        ("temperature", False),
+        ("stream", 1),
+        ("model", "\ud83d"),
+        ("stop_sequences", []),
+        ("stop_sequences", ["a", 1]),
+        ("system", {"text": "s"}),
+        ("metadata", "u"),
+        ("extra_json", {}),
+    ],
+)
+def test_misfits(name: str, value: Any) -> None:
+    """What a field cannot hold exactly goes to extra_json, untouched."""
+    params = translate.read(json.dumps({name: value}).encode(), messages_pb2.MessageParams)
+    assert [field.name for field, _ in params.ListFields()] == ["extra_json"]
+    assert exact(json.loads(params.extra_json)) == exact({name: value})
+    assert_identity({name: value}, messages_pb2.MessageParams)
+
+
+@pytest.mark.parametrize(
     ("message", "field"),
     [
         (messages_pb2.MessageParams(extra_json=b"{"), "MessageParams.extra_json"),

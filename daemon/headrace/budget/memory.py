@@ -82,9 +82,7 @@ class MemoryLedger:
             return Never(never[0])
         states = [self._look(want, now_us) for want in wants]
         arrival_us = self._arrival_us(states, waiter, now_us - round(max(0.0, waited_s) * 1e6))
-        waits_us = [
-            self._wait_us(want, state, (arrival_us, waiter), now_us) for want, state in zip(wants, states, strict=True)
-        ]
+        waits_us = [self._wait_us(want, state, (arrival_us, waiter), now_us) for want, state in zip(wants, states, strict=True)]
         if max(waits_us, default=-1) < 0:
             return self._take(hold_id, wants, states, waiter, now_us)
         for want, state, wait_us in zip(wants, states, waits_us, strict=True):

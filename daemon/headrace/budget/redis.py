@@ -1,14 +1,15 @@
 """
 The ledger of all processes: its state is in Redis, its rules are in the Lua scripts, its clock is Redis's.
 
-A settlement must arrive, but nobody should wait for it long. It is sent at once, and while Redis is away it is sent again in
-the background for a minute. After that, permits have lapsed by themselves, and what the rate buckets gave stays taken.
+A settlement must arrive, but nobody should wait for it long. It is sent at once; if Redis is away, it is sent again in the
+background for a minute. After that, permits have lapsed by themselves, and what the rate buckets gave stays taken.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from headrace import keys
@@ -83,23 +84,28 @@ class RedisLedger:
         args: list[Any] = [hold_id, waiter, ledger.CLOSED_US]
         for want, tokens in zip(wants, back, strict=True):
             args += want.rate_per_minute, want.capacity, tokens
-        task = asyncio.ensure_future(self._see_closed(self._link.run(_SETTLE, names, args), names, args))
+        # Whoever awaits it may be cancelled; the closing goes on.
+        return asyncio.shield(self._in_background(self._see_closed(self._link.run(_SETTLE, names, args), names, args)))
+
+    def _in_background(self, closing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        # Whoever awaits it may be cancelled; the closing goes on.
-        return asyncio.shield(task)
+        return task
 
     async def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any]) -> None:
+        try:
+            await reply
+        except RedisAway:
+            self._in_background(self._keep_trying(names, args))
+
+    async def _keep_trying(self, names: list[str], args: list[Any]) -> None:
         give_up = self._clock.now() + _KEEP_TRYING_S
-        while True:
-            try:
-                await reply
-                return
-            except RedisAway:
-                if self._clock.now() >= give_up:
-                    return
+        while self._clock.now() < give_up:
             await self._clock.sleep(_TRY_EVERY_S)
-            reply = self._link.run(_SETTLE, names, args)
+            with contextlib.suppress(RedisAway):
+                await self._link.run(_SETTLE, names, args)
+                return
 
 
 def _names(hold_id: str, wants: Sequence[Want]) -> list[str]:

@@ -39,13 +39,15 @@ def lay_over(values: dict[str, Any], variable: str, text: str, problems: list[st
         return
     value = FromEnvironment(text)
     value.variable = variable
+    if tables[:1] == ["limit"]:
+        values.setdefault("limit", [])
     place: Any = values
     for table in tables:
         place = _inner(place, table)
     if isinstance(place, dict):
         place[_existing(place, key)] = value
     else:
-        problems.append(f"{variable}: there is no such table to put it in")
+        problems.append(f"{variable}: there is no such limit or table to put it in")
 
 
 def _inner(place: Any, name: str) -> Any:
