@@ -124,7 +124,7 @@ def demo(
     """Show the main job in under a minute, on loopback."""
     from headrace import demo as show
 
-    show.run(upstream or None)
+    raise typer.Exit(show.run(upstream or None))
 
 
 # The configuration.

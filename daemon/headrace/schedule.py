@@ -381,9 +381,10 @@ class Turn:
         return self._schedule.release(self._hold_id, self._wants)
 
 
-async def _briefly(closing: Awaitable[None]) -> None:
-    # The ledger sees it through by itself; nobody's answer waits long for it.
-    await asyncio.wait((asyncio.ensure_future(closing),), timeout=_CLOSING_PATIENCE_S)
+async def _briefly(closing: asyncio.Future[Any]) -> None:
+    # The ledger sees it through by itself, whether we are cancelled here or not; nobody's answer waits long for it.
+    if not closing.done():
+        await asyncio.wait((closing,), timeout=_CLOSING_PATIENCE_S)
 
 
 def _nothing() -> Awaitable[None]:

@@ -97,7 +97,7 @@ async def in_the_air(host):
 
 
 async def followed(host):
-    await until(lambda: any(lease.is_followed for lease in host.leases._led.values()), what="a follower outside")
+    await until(lambda: any(lease.publisher for lease in host.leases._led.values()), what="a follower outside")
 
 
 async def test_one_call_over_two_hosts(valkey_url):

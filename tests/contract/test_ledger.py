@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from conftest import until
 from headrace import keys
 from headrace.budget import ledger as rules
+from headrace.budget.bucket import UNITS
 from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Wait
 from headrace.budget.limits import Want
 from headrace.budget.memory import MemoryLedger
@@ -259,6 +260,20 @@ async def test_nothing_left_behind(link, valkey_url):
     assert not any(":line:" in key or ":waits:" in key or ":permits:" in key for key in left)
 
 
+async def test_clock_back(link, valkey_url):
+    """When Redis's clock has gone back, a bucket keeps its later moment: the same span does not flow in twice."""
+    ledger, bucket = RedisLedger(link), keys.bucket(REQUESTS.bucket_id)
+    later_us = now_us() + 5_000_000
+    with redis.Redis.from_url(valkey_url) as client:
+        client.hset(bucket, mapping={"level": 10 * UNITS, "at": later_us})
+        assert (await ledger.reserve("a", (REQUESTS,), waiter="i|1", waited_s=0)).levels == (9,)
+        assert client.hmget(bucket, "level", "at") == [b"%d" % (9 * UNITS), b"%d" % later_us]
+        await ledger.release("a", (REQUESTS,))
+        assert client.hmget(bucket, "level", "at") == [b"%d" % (10 * UNITS), b"%d" % later_us]
+    waiting = await ledger.reserve("b", (replace(REQUESTS, cost=20),), waiter="i|2", waited_s=0)
+    assert waiting.seconds == pytest.approx(6, abs=0.2)
+
+
 async def test_scripts_forgotten(link, valkey_url):
     """A Redis that has forgotten the scripts is told them again."""
     ledger = RedisLedger(link)
@@ -346,6 +361,17 @@ class Replay:
         else:
             await self.twin.settle(hold_id, wants, {"input_tokens": actual})
 
+    async def compare_levels(self):
+        """Compare what is in the buckets to the unit."""
+        for bucket_id, state in self.twin._states.items():
+            if state.bucket is not None:
+                level, at_us = await self.link.do("HMGET", keys.bucket(bucket_id), "level", "at")
+                if level is not None:
+                    kept = replace(state.bucket, level=int(level), at_us=int(at_us))
+                    kept.flow(self.at_us)
+                    state.bucket.flow(self.at_us)
+                    assert kept == state.bucket
+
     def _spy(self) -> Callable:
         """Catch the reply of the next script."""
         caught = []
@@ -380,6 +406,7 @@ def test_twin(valkey_url, cases):
                 await asyncio.sleep(rest[0] / 1000)
             else:
                 await replay.close(rest[0], rest[1] if step == "settle" else None)
+        await replay.compare_levels()
         await link.aclose()
         if replay.moves:
             assert worst_window(replay.moves, rate_per_minute=60_000, capacity=5).is_kept

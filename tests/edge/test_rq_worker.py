@@ -111,6 +111,14 @@ async def test_schedule(queue, stock, valkey_url):
     assert await queue.are_waiting([("tkt_1", 1, 3)]) == [False], "taken, not begun: its worker may be dead"
 
 
+async def test_wrong_alarm(queue):
+    """Whoever sets an alarm is told, whatever goes wrong, and the queue goes on."""
+    with pytest.raises(ValueError, match="Job ID"):
+        await asyncio.wait_for(queue.schedule("no id!", 1, 0.0), 5)
+    await queue.schedule("tkt_1", 1, 0.0)
+    assert repr(queue) == "<Queue headrace [0 to set]>"
+
+
 async def test_concurrency(valkey_url, queue, made):
     """A worker takes no more jobs than it has slots; the others stay in the queue for others."""
     made._seconds = 0.3

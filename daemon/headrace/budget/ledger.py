@@ -14,9 +14,10 @@ The ledger: who has reserved what, and who comes next. This is the port; redis.p
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from headrace.budget.limits import Want
 
@@ -69,16 +70,17 @@ class Ledger(Protocol):
     """
     What the schedule needs. `waiter` names a place in line: "<inbox channel>|<number>".
 
-    `settle` and `release` send their command when they are called, awaited or not, and do not raise.
+    `settle` and `release` send their command when they are called, and see to it that it arrives; the future that they return
+    is done when it has arrived or has failed for the first time. Look at it with `asyncio.wait`, or not at all.
     """
 
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
         """Take all costs or none. Raises `RedisAway`."""
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> Awaitable[None]:
+    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
         """Replace what was reserved by *actual*, kind by kind; a kind that is not in it keeps what was reserved."""
 
-    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> Awaitable[None]:
+    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
 
     async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:

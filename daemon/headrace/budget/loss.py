@@ -11,8 +11,10 @@ Who was granted without Redis is remembered until it settles, so that Redis is t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from headrace import observe
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
@@ -69,14 +71,14 @@ class LossPolicy:
     def _parts(self, wants: Sequence[Want]) -> list[Want]:
         return [_part(want, self._known_hosts()) for want in wants if want.on_redis_loss == "share"]
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> Awaitable[None]:
+    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used, where it was reserved."""
         self._waiting_alone.discard(hold_id)
         if hold_id in self._alone:
             return self._own.settle(hold_id, self._alone.pop(hold_id), actual)
         return self._shared.settle(hold_id, wants, actual)
 
-    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> Awaitable[None]:
+    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back where it was reserved, and leave all lines."""
         if hold_id in self._alone:
             return self._own.release(hold_id, self._alone.pop(hold_id), waiter=waiter)

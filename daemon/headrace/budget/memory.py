@@ -8,8 +8,9 @@ without an await in between, so it is as atomic as a script.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.budget import ledger
 from headrace.budget.bucket import UNITS, Bucket
@@ -93,11 +94,11 @@ class MemoryLedger:
         longest = waits_us.index(max(waits_us))
         return Wait(waits_us[longest] / 1e6, wants[longest].bucket_id, now_us, _levels(wants, states))
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> Awaitable[None]:
+    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used."""
         return self._close(hold_id, wants, given_back(wants, actual), "")
 
-    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> Awaitable[None]:
+    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
         return self._close(hold_id, wants, [want.cost for want in wants], waiter)
 
@@ -145,7 +146,7 @@ class MemoryLedger:
             if state.bucket is None:
                 state.permits[hold_id] = now_us + ledger.PERMIT_LEASE_US
             else:
-                state.bucket.take(want.cost * UNITS)
+                state.bucket.take(want.cost * UNITS - 1)
         grant = Granted(now_us, _levels(wants, states))
         self._holds[hold_id] = _Hold(now_us + ledger.HOLD_US, grant)
         for want, state in zip(wants, states, strict=True):
@@ -154,7 +155,7 @@ class MemoryLedger:
         self._sweep(now_us)
         return grant
 
-    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> Awaitable[None]:
+    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> asyncio.Future[Any]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         now_us = self._now_us()

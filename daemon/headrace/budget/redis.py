@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace import keys
@@ -50,25 +51,18 @@ class RedisLedger:
         names = _names(hold_id, wants)
         if self._audit:
             names.append(self._audit)
-        args: list[Any] = [
-            hold_id,
-            waiter,
-            round(max(0.0, waited_s) * 1e6),
-            ledger.HOLD_US,
-            ledger.PERMIT_LEASE_US,
-            ledger.WAIT_LEASE_US,
-            ledger.BEHIND_US,
-            ledger.PERMIT_US,
-        ]
-        for want in wants:
-            args += want.rate_per_minute, want.capacity, want.cost
-        return _outcome(hold_id, wants, await self._link.run(_RESERVE, names, args))
+        spans = (
+            f"{round(max(0.0, waited_s) * 1e6)} {ledger.HOLD_US} {ledger.PERMIT_LEASE_US} {ledger.WAIT_LEASE_US} "
+            f"{ledger.BEHIND_US} {ledger.PERMIT_US}"
+        )
+        figures = _figures(wants, [want.cost for want in wants])
+        return _outcome(hold_id, wants, await self._link.run(_RESERVE, names, [hold_id, waiter, spans, figures]))
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> Awaitable[None]:
+    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used."""
         return self._close(hold_id, wants, given_back(wants, actual), "")
 
-    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> Awaitable[None]:
+    def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
         return self._close(hold_id, wants, [want.cost for want in wants], waiter)
 
@@ -79,25 +73,17 @@ class RedisLedger:
             args = [ledger.PERMIT_LEASE_US, *(hold_id for _, hold_id in permits)]
             await self._link.run(_RENEW, [keys.permits(bucket_id) for bucket_id, _ in permits], args)
 
-    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> Awaitable[None]:
-        names = _names(hold_id, wants)
-        args: list[Any] = [hold_id, waiter, ledger.CLOSED_US]
-        for want, tokens in zip(wants, back, strict=True):
-            args += want.rate_per_minute, want.capacity, tokens
-        # Whoever awaits it may be cancelled; the closing goes on.
-        return asyncio.shield(self._in_background(self._see_closed(self._link.run(_SETTLE, names, args), names, args)))
+    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> asyncio.Future[Any]:
+        names, args = _names(hold_id, wants), [hold_id, waiter, ledger.CLOSED_US, _figures(wants, back)]
+        reply = self._link.run(_SETTLE, names, args)
+        reply.add_done_callback(lambda reply: self._see_closed(reply, names, args))
+        return reply
 
-    def _in_background(self, closing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(closing)
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-        return task
-
-    async def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any]) -> None:
-        try:
-            await reply
-        except RedisAway:
-            self._in_background(self._keep_trying(names, args))
+    def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any]) -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            task = asyncio.create_task(self._keep_trying(names, args))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def _keep_trying(self, names: list[str], args: list[Any]) -> None:
         give_up = self._clock.now() + _KEEP_TRYING_S
@@ -109,12 +95,22 @@ class RedisLedger:
 
 
 def _names(hold_id: str, wants: Sequence[Want]) -> list[str]:
-    names = [keys.hold(hold_id)]
+    names: list[str] = [keys.hold(hold_id)]
     for want in wants:
-        bucket_id = want.bucket_id
-        bucket = keys.bucket(bucket_id) if want.rate_per_minute else keys.permits(bucket_id)
-        names += bucket, keys.line(bucket_id), keys.waits(bucket_id)
+        names += _names_of(want.bucket_id, want.rate_per_minute > 0)
     return names
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_of(bucket_id: str, is_rate: bool) -> tuple[str, str, str]:
+    # The same few for every call.
+    bucket = keys.bucket(bucket_id) if is_rate else keys.permits(bucket_id)
+    return bucket, keys.line(bucket_id), keys.waits(bucket_id)
+
+
+def _figures(wants: Sequence[Want], tokens: Sequence[int]) -> str:
+    # As one argument: the client spends more on each argument than Lua on taking them apart.
+    return " ".join(f"{want.rate_per_minute} {want.capacity} {number}" for want, number in zip(wants, tokens, strict=True))
 
 
 def _outcome(hold_id: str, wants: Sequence[Want], reply: list[Any]) -> Granted | Wait | Never:

@@ -9,16 +9,17 @@
 --
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it
--- ARGV[3]           waited_us      since the call arrived
--- ARGV[4]           hold_us        how long the hold is remembered
--- ARGV[5]           permit_us      lease of a concurrency permit
--- ARGV[6]           wait_us        lease of a place in line
--- ARGV[7]           behind_us      how soon to ask again when only somebody earlier stands in the way
--- ARGV[8]           poll_us        how soon to ask again for a permit
--- then for the i-th want (i from 0):
--- ARGV[9+3i]        rate           tokens a minute, which is units a microsecond; 0: concurrency
--- ARGV[10+3i]       capacity       tokens, or permits
--- ARGV[11+3i]       cost           tokens, or permits
+-- ARGV[3]           six spans (us), by spaces:
+--                   waited    since the call arrived
+--                   hold      how long the hold is remembered
+--                   permit    lease of a concurrency permit
+--                   place     lease of a place in line
+--                   behind    how soon to ask again when only somebody earlier stands in the way
+--                   poll      how soon to ask again for a permit
+-- ARGV[4]           three numbers for each want, by spaces:
+--                   rate      tokens a minute, which is units a microsecond; 0: concurrency
+--                   capacity  tokens, or permits
+--                   cost      tokens, or permits
 --
 -- Returns {'granted', "<at_us> <whole tokens left> ..."}
 --       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ..."}
@@ -31,8 +32,16 @@
 
 local UNITS = 60000000
 local id, waiter = ARGV[1], ARGV[2]
-local wait_lease_us, behind_us, poll_us = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local count = math.floor((#ARGV - 8) / 3)
+
+local function numbers(text)
+    local list = {}
+    for word in string.gmatch(text, '%S+') do list[#list + 1] = tonumber(word) end
+    return list
+end
+
+local waited_us, hold_us, permit_us, place_us, behind_us, poll_us = unpack(numbers(ARGV[3]))
+local figures = numbers(ARGV[4])
+local count = #figures / 3
 
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {'closed'} end
@@ -40,7 +49,7 @@ if seen then return {'granted', seen} end
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
-local arrival_us = now_us - tonumber(ARGV[3])
+local arrival_us = now_us - waited_us
 
 local function whole(number) return string.format('%.0f', number) end
 
@@ -49,11 +58,11 @@ local wants = {}
 for i = 1, count do
     local want = {
         bucket = KEYS[3 * i - 1], line = KEYS[3 * i], waits = KEYS[3 * i + 1],
-        rate = tonumber(ARGV[3 * i + 6]), at_us = now_us,
+        rate = figures[3 * i - 2], at_us = now_us,
     }
     want.unit = want.rate > 0 and UNITS or 1
-    want.capacity = tonumber(ARGV[3 * i + 7]) * want.unit
-    want.cost = tonumber(ARGV[3 * i + 8]) * want.unit
+    want.capacity = figures[3 * i - 1] * want.unit
+    want.cost = figures[3 * i] * want.unit
     if want.cost > want.capacity then return {'never', i} end
     if want.rate > 0 then
         local stored = redis.call('HMGET', want.bucket, 'level', 'at')
@@ -139,9 +148,9 @@ if longest > 0 then
     for _, want in ipairs(wants) do
         if want.is_blocking then
             redis.call('ZADD', want.line, whole(arrival_us), waiter)
-            redis.call('HSET', want.waits, waiter, whole(now_us + wait_lease_us) .. ' ' .. whole(want.cost))
-            redis.call('PEXPIRE', want.line, math.ceil(wait_lease_us / 1e3) + 1000)
-            redis.call('PEXPIRE', want.waits, math.ceil(wait_lease_us / 1e3) + 1000)
+            redis.call('HSET', want.waits, waiter, whole(now_us + place_us) .. ' ' .. whole(want.cost))
+            redis.call('PEXPIRE', want.line, math.ceil(place_us / 1e3) + 1000)
+            redis.call('PEXPIRE', want.waits, math.ceil(place_us / 1e3) + 1000)
         elseif want.has_line and leave(want, waiter) then
             nudge(want)
         end
@@ -158,15 +167,15 @@ for i, want in ipairs(wants) do
         local full_us = (want.capacity - want.level) / want.rate + want.at_us - now_us
         redis.call('PEXPIRE', want.bucket, math.ceil(full_us / 1e3) + 1000)
         if #KEYS > 3 * count + 1 then
-            redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'cost', ARGV[3 * i + 8])
+            redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'cost', whole(figures[3 * i]))
         end
     else
-        redis.call('ZADD', want.bucket, whole(now_us + tonumber(ARGV[5])), id)
-        redis.call('PEXPIRE', want.bucket, math.ceil(tonumber(ARGV[5]) / 1e3) + 1000)
+        redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)
+        redis.call('PEXPIRE', want.bucket, math.ceil(permit_us / 1e3) + 1000)
     end
 end
 local grant = levels()
-redis.call('SET', KEYS[1], grant, 'PX', math.ceil(tonumber(ARGV[4]) / 1e3))
+redis.call('SET', KEYS[1], grant, 'PX', math.ceil(hold_us / 1e3))
 
 -- Whoever is first in line now may have asked a moment too early, or waited for this place only.
 for _, want in ipairs(wants) do

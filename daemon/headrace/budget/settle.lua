@@ -12,10 +12,10 @@
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         to take from the lines, or ''
 -- ARGV[3]           closed_us      how long a closed hold is remembered
--- then for the i-th want (i from 0):
--- ARGV[4+3i]        rate           tokens a minute, which is units a microsecond; 0: concurrency
--- ARGV[5+3i]        capacity       tokens, or permits
--- ARGV[6+3i]        back           tokens to give back; below zero: taken in addition, which may leave debt
+-- ARGV[4]           three numbers for each want, by spaces:
+--                   rate      tokens a minute, which is units a microsecond; 0: concurrency
+--                   capacity  tokens, or permits
+--                   back      tokens to give back; below zero: taken in addition, which may leave debt
 --
 -- Returns {what, now_us}, what being 1 if the hold was open, 0 if it was closed before (then nothing happens), -1 if it is
 -- unknown: it was never granted, or its call ran for longer than holds are remembered. Nothing is given back to a rate
@@ -66,9 +66,11 @@ local function nudge(line, waits, level)
     end
 end
 
-for i = 1, math.floor((#ARGV - 3) / 3) do
+local i = 0
+for rate, capacity, back in string.gmatch(ARGV[4], '(%S+) (%S+) (%S+)') do
+    i = i + 1
+    rate, capacity, back = tonumber(rate), tonumber(capacity), tonumber(back)
     local bucket, line, waits = KEYS[3 * i - 1], KEYS[3 * i], KEYS[3 * i + 1]
-    local rate, capacity, back = tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2]), tonumber(ARGV[3 * i + 3])
     local level
     if rate > 0 then
         if not seen then back = math.min(back, 0) end

@@ -45,9 +45,7 @@ def _credentials(settings: Settings) -> Iterator[str]:
 
 
 def _addresses(settings: Settings) -> Iterator[str]:
-    addresses = [*settings.listen.grpc, *([settings.listen.http] if settings.listen.http else [])]
-    if not addresses:
-        yield "listen: grpc and http are both empty, and nobody could call; name at least one address"
+    addresses = [*settings.listen.grpc, settings.listen.http]
     for address in _repeated([address for address in addresses if not address.endswith(":0")]):
         yield f'listen: "{address}" is named twice; give each endpoint an address of its own'
 
@@ -93,9 +91,8 @@ def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _about_doors(settings: Settings) -> Iterator[str]:
-    addresses = [address for address in (*settings.listen.grpc, settings.listen.http) if address]
     is_open = not settings.auth.required and settings.upstream.credentials == "own"
-    for address in addresses:
+    for address in (*settings.listen.grpc, settings.listen.http):
         if is_open and not address.startswith("unix:") and not _is_loopback(split_address(address)[0]):
             yield f"listen: whoever reaches {address} can spend your key; set auth.required = true, or listen on loopback"
     if group := settings.listen.socket_group:

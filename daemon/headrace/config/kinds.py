@@ -131,8 +131,7 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def _http_address(text: str) -> str:
-    if text:
-        split_address(text)
+    split_address(text)
     return text
 
 
@@ -186,9 +185,7 @@ RedisUrl = Annotated[
         hide_password,
     ),
 ]
-HttpAddress = Annotated[
-    str, Spelling('an address such as "127.0.0.1:7480" or "[::1]:7480", or empty for none', _text(_http_address))
-]
+HttpAddress = Annotated[str, Spelling('an address such as "127.0.0.1:7480" or "[::1]:7480"', _text(_http_address))]
 GrpcAddress = Annotated[
     str, Spelling('an address such as "127.0.0.1:7400", "unix:headrace.sock" or "unix:/run/h.sock"', _text(_grpc_address))
 ]

@@ -44,6 +44,11 @@ class Address:
     def __repr__(self) -> str:
         return f"<Address {self.text} [{f'port {self.port}' if self.port else 'not bound'}]>"
 
+    @property
+    def bound(self) -> str:
+        """The address with its real port, once there is one."""
+        return f"{self.text[:-1]}{self.port}" if self.port and self.text.endswith(":0") else self.text
+
     def bind(self, server: grpc.aio.Server) -> None:
         """Lock the address and bind the server to it; `StartupError` when it is taken, or cannot be."""
         if self._lock is not None:

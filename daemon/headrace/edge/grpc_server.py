@@ -81,8 +81,8 @@ class GrpcServer:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, in full."""
-        return [address.text for address in self._addresses]
+        """Where it listens, in full, real ports included."""
+        return [address.bound for address in self._addresses]
 
     @property
     def ports(self) -> list[int]:

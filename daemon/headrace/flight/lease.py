@@ -47,7 +47,7 @@ class Lease:
     token: str
     ticket: str = ""
     published: int = 0
-    is_followed: bool = False
+    publisher: asyncio.Task[None] | None = None
     is_landed: bool = False
 
     @property
@@ -203,7 +203,7 @@ class Leases:
     @contextlib.asynccontextmanager
     async def publishing(self, flight: Flight, ticket: str) -> AsyncIterator[None]:
         """Hand on what is said in *flight*, an attempt of a ticket, to whoever follows the ticket."""
-        lease = Lease(f"ticket:{ticket}", "log", is_followed=True)
+        lease = Lease(f"ticket:{ticket}", "log")
         publisher = asyncio.create_task(self._publish(flight, lease))
         try:
             yield
@@ -223,7 +223,6 @@ class Leases:
         lease = role.lease
         self._led[lease.name] = lease
         flight.outside = lambda: self._is_followed(lease)
-        publisher = asyncio.create_task(self._publish(flight, lease))
         try:
             landing = await lead(lease, role.ticket)
             await self.land(flight, lease, landing)
@@ -236,7 +235,8 @@ class Leases:
             raise
         finally:
             self._led.pop(lease.name, None)
-            publisher.cancel()
+            if lease.publisher is not None:
+                lease.publisher.cancel()
 
     async def land(self, flight: Flight, lease: Lease, landing: Landing) -> None:
         """
@@ -274,9 +274,9 @@ class Leases:
 
     async def _publish(self, flight: Flight, lease: Lease) -> None:
         # Hand over what was said as it is said, but only from the first content on (before it, an attempt may be forgotten),
-        # and only once somebody outside follows.
+        # and only once somebody outside follows; most flights never need this task.
         while True:
-            if lease.is_followed and flight.is_open and lease.published < len(flight.events):
+            if flight.is_open and lease.published < len(flight.events):
                 fresh = flight.events[lease.published :]
                 names = [keys.audience(lease.name), lease.log]
                 args = [LOG_MS, lease.name, lease.published + 1, *map(items.encode_event, fresh)]
@@ -316,8 +316,8 @@ class Leases:
         flight = self._flights.get(lease.fingerprint) if lease else None
         if lease is None or flight is None:
             return
-        lease.is_followed = True
-        flight.poke()
+        if lease.publisher is None:
+            lease.publisher = asyncio.create_task(self._publish(flight, lease))
         if not flight.waiting:  # somebody may just have left who was the last
             self._flights.look_after(flight)
 

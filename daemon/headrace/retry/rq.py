@@ -31,7 +31,7 @@ NAME = "headrace"
 SERIALIZER = "json"
 FUNCTION = "headrace.worker.run_attempt"
 
-_AHEAD_S = 1.5  # RQ cuts to whole seconds and looks twice a second: measured up to 1 s early, 0.8 s late
+_AHEAD_S = -1.5  # RQ cuts to whole seconds and looks twice a second: measured up to 1 s early, 0.8 s late
 _SLEPT_S = 2.0  # a wait that is not worth scheduling
 _RESULT_TTL_S = 60
 _FAILURE_TTL_S = 7 * 86_400
@@ -75,16 +75,27 @@ class Queue:
         try:
             while self._asked:
                 batch, self._asked = self._asked, []
-                error: Exception | None = None
-                try:
-                    await self._run(lambda batch=batch: self._set([alarm for alarm, _ in batch]))  # type: ignore[misc]
-                except RedisAway as away:
-                    error = away
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(error) if error else done.set_result(None)
+                await self._set_all(batch)
         finally:
             self._flushing = None
+
+    async def _set_all(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[None]]]) -> None:
+        # Whatever happens, everybody who waits is told.
+        error: BaseException | None = None
+        try:
+            await self._run(lambda: self._set([alarm for alarm, _ in batch]))
+        except BaseException as raised:
+            error = raised
+            if not isinstance(raised, Exception):
+                raise
+        finally:
+            for _, done in batch:
+                if done.done():
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error if isinstance(error, Exception) else RedisAway("the queue was closed"))
 
     def _set(self, alarms: list[tuple[Any, ...]]) -> None:
         with self._client.pipeline() as pipe:

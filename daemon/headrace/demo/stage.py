@@ -1,0 +1,162 @@
+"""
+The processes of the demo: simulator, daemon and worker, in a temporary directory and on free loopback ports.
+
+The daemon runs its own Valkey, as it does by default, and the worker is told where that is. All are sessions of their own, so
+that a Ctrl-C reaches only us, and we end them in the right order: worker, daemon, simulator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from headrace.embedded import running_url
+from headrace.errors import StartupError
+
+_PATIENCE_S = 30.0
+_TURN_S = 0.02
+
+_CONFIG = """\
+[upstream]
+base_url = "{upstream}"
+[listen]
+grpc = ["127.0.0.1:0"]
+http = "127.0.0.1:0"
+[drain]
+time = "2s"
+[[limit]]
+name = "metered"
+match = {{ caller = "metered" }}
+per = ["caller"]
+requests_per_minute = 60
+burst = "3s"
+"""
+
+
+class Stage:
+    """
+    What runs while the demo lasts. Where it is, `http`, `grpc` and `simulator` say.
+
+    Args:
+        upstream: the API to ask; None starts the simulator.
+        key: for that API.
+        tell: is told what is being started.
+    """
+
+    def __init__(self, upstream: str | None, key: str, *, tell: Callable[[str], None]) -> None:
+        self._upstream = upstream
+        self._key = key
+        self._tell = tell
+        self._stack = contextlib.ExitStack()
+        self.http = self.grpc = ""
+        self.simulator: str | None = None
+
+    def __enter__(self) -> Stage:
+        with contextlib.ExitStack() as stack:
+            home = tempfile.TemporaryDirectory(prefix="headrace-demo-", ignore_cleanup_errors=True)
+            self._start(Path(stack.enter_context(home)), stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def _start(self, home: Path, stack: contextlib.ExitStack) -> None:
+        environ = _environment(home, self._key or "demo")
+        if self._upstream is None:
+            self.simulator = self._start_simulator(home, environ, stack)
+        config = home / "config.toml"
+        config.write_text(_CONFIG.format(upstream=self._upstream or self.simulator))
+        self._tell("starting the daemon, with a Valkey of its own")
+        daemon = stack.enter_context(Child("serve", "--config", str(config), environ=environ, home=home))
+        self.grpc, self.http = json.loads(daemon.wait_for("daemon.started"))["addresses"]
+        self._tell(f"  gRPC on {self.grpc}, HTTP on {self.http}")
+        self._tell("starting a worker beside it")
+        theirs = {"HEADRACE_STATE__DIR": str(home / "worker"), "HEADRACE_REDIS__URL": running_url(home / "valkey") or ""}
+        worker = stack.enter_context(Child("worker", "--config", str(config), environ=environ | theirs, home=home))
+        worker.wait_for("worker.started")
+
+    def _start_simulator(self, home: Path, environ: Mapping[str, str], stack: contextlib.ExitStack) -> str:
+        self._tell("starting the simulator, a stand-in for the API")
+        simulator = stack.enter_context(Child("simulate", "--port", "0", "--seed", "7", environ=environ, home=home))
+        url = simulator.wait_for("listening on").split()[-1]
+        self._tell(f"  on {url}")
+        return url
+
+
+class Child:
+    """One process, from its start to its end; what it says goes into a file."""
+
+    def __init__(self, *arguments: str, environ: Mapping[str, str], home: Path) -> None:
+        self._name = arguments[0]
+        self._log = home / f"{self._name}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603  # our own program
+                [sys.executable, "-m", "headrace", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(environ),
+                start_new_session=True,
+            )
+
+    def __repr__(self) -> str:
+        return f"<Child {self._name} [pid {self._process.pid}]>"
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
+                self._process.wait(_PATIENCE_S)
+            finally:  # out of patience, or a second Ctrl-C
+                self._process.kill()
+                self._process.wait()
+
+    def wait_for(self, words: str) -> str:
+        """Return the first whole line of its output that has these words in it."""
+        give_up = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < give_up:
+            is_alive = self._process.poll() is None
+            for line in self._log.read_text(errors="replace").splitlines(keepends=True):
+                if words in line and line.endswith("\n"):
+                    return line.strip()
+            if not is_alive:
+                break
+            time.sleep(_TURN_S)
+        tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
+        raise StartupError(f"headrace {self._name} did not say {words!r}; the end of what it said:\n{tail}")
+
+
+def _environment(home: Path, key: str) -> dict[str, str]:
+    # Nothing of an installation on this machine may leak in, and nothing of ours into it.
+    ours = ("HEADRACE_", "ANTHROPIC_")
+    theirs = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) and name not in theirs}
+    return kept | {"STATE_DIRECTORY": str(home), "RUNTIME_DIRECTORY": str(home), "HEADRACE_UPSTREAM__API_KEY": key}
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP as a Ctrl-C, so that the processes are ended then, too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,383 @@
+"""The configuration: defaults, file, environment, and what it says of mistakes."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from headrace import config
+from headrace.budget.limits import Limit, Match
+from headrace.config import toml
+from headrace.config.environment import known_keys
+from headrace.errors import ConfigError
+from headrace.model import Caller, Lane
+
+ROOT = Path(__file__).parents[2]
+HOME = {"HOME": "/home/ada"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a configuration file, and return its path."""
+
+    def write(text):
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def problems(path, environ=None):
+    """Load what is wrong, and return what is said of it."""
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, HOME | (environ or {}))
+    return str(caught.value)
+
+
+def test_defaults():
+    """No file at all: sockets and loopback only, our own Valkey, no limits, no callers."""
+    settings = config.load(None, HOME)
+    assert settings.listen.grpc == ("unix:headrace.sock", "127.0.0.1:7400")
+    assert settings.listen.http == "127.0.0.1:7480"
+    assert settings.redis.url == ""
+    assert settings.state.dir == "/home/ada/.local/state/headrace"
+    assert (settings.limit, settings.caller) == ((), {})
+    assert (settings.cache.ttl, settings.cache.stale, settings.cache.memory) == (3600, 86_400, 64_000_000)
+    assert settings.retry.backoff == (0.5, 30.0)
+    assert settings.retry.max_age == 570
+
+
+def test_example_is_the_defaults(tmp_path):
+    """The example with every comment mark taken off a key is valid, and without the examples in it says the defaults."""
+    text = (ROOT / "config.example.toml").read_text()
+    lines = [line.removeprefix("# ") if line.startswith("# ") and " = " in line else line for line in text.splitlines()]
+    keys = [line for line in lines if not line.startswith("#")]
+    path = tmp_path / "config.toml"
+    path.write_text("\n".join(keys))
+    settings = config.load(path, {})
+    defaults = config.load(None, {"STATE_DIRECTORY": "/var/lib/headrace"})
+    assert settings.limit[0] == Limit("org", Match(model="claude-*"), ("model",), 1000, 400_000, 80_000, 50, 60.0, "closed")
+    assert config.callers(settings) == {"checkout": Caller("checkout", Lane.INTERACTIVE, 2)}
+    said, default = settings.redacted(), defaults.redacted()
+    assert {**said, "limit": [], "caller": {}} == default
+    assert {name: set(table) for name, table in tomllib.loads("\n".join(keys)).items() if name not in ("limit", "caller")} == {
+        name: set(table) for name, table in default.items() if name not in ("limit", "caller")
+    } | {"upstream": set(default["upstream"]) - {"api_key"}}
+
+
+def test_shown_can_be_read_again(write):
+    """What `config show` prints is a configuration, and the same one."""
+    path = write(
+        """
+        [listen]
+        grpc = []
+        [cache]
+        disk = 0
+        memory = "1GiB"
+        [[limit]]
+        name = "a"
+        per = ["caller", "lane"]
+        requests_per_minute = 600
+        burst = "2s"
+        on_redis_loss = "share"
+        [caller."batch.jobs"]
+        lane = "batch"
+        """
+    )
+    settings = config.load(path, HOME)
+    assert config.load(write(toml.dumps(settings.redacted())), {}) == settings
+
+
+def test_secrets_are_hidden(write):
+    """Neither the repr nor `config show` tells a key or a password."""
+    path = write('[upstream]\napi_key = "sk-ant-hunter2"\n[redis]\nurl = "rediss://ada:hunter2@db:6379/1?password=hunter2"')
+    settings = config.load(path, HOME)
+    assert "hunter2" not in repr(settings) + repr(settings.redis.url) + toml.dumps(settings.redacted())
+    assert "ada:***@db" in repr(settings)
+    assert settings.upstream.api_key == "sk-ant-hunter2"
+    assert config.api_key(settings, {}) == "sk-ant-hunter2"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[cache]\ntll = "1h"', 'cache.tll = "1h": no such key; did you mean cache.ttl?'),
+        ("[cache]\nmax_attempts = 3", "cache.max_attempts = 3: no such key; did you mean retry.max_attempts?"),
+        ("[cash]\nttl = 1", 'cash = {"ttl": 1}: no such key; did you mean cache?'),
+        ('[cache]\nttl = "1x"', 'cache.ttl = "1x": must be a duration such as'),
+        ("[cache]\nttl = 60", "cache.ttl = 60: must be a duration such as"),
+        ('[cache]\nmemory = "64"', 'cache.memory = "64": must be a size such as'),
+        ("[cache]\nmemory = true", "cache.memory = true: must be a size such as"),
+        ('[cache]\nenabled = "yes"', 'cache.enabled = "yes": must be true or false'),
+        ('[cache]\nscope = "all"', 'cache.scope = "all": must be one of "caller", "shared"'),
+        ("[cache]\nmax_entry = 0", "cache.max_entry = 0: would keep nothing"),
+        ("cache = 3", "cache = 3: must be a table"),
+        ("[retry]\nmax_attempts = 0", "retry.max_attempts = 0: must be a whole number, at least 1"),
+        ('[retry]\nbackoff = "30s..1s"', 'retry.backoff = "30s..1s": must be two durations, the shorter one first'),
+        ('[retry]\nbackoff = "0s..1s"', 'retry.backoff = "0s..1s": must be two durations'),
+        ('[retry]\nmax_age = "0s"', 'retry.max_age = "0s": would give up every call at once'),
+        ('[schedule]\nmax_waiting_bytes = "0"', "schedule.max_waiting_bytes = 0: would refuse every call"),
+        ('[listen]\ngrpc = "unix:a.sock"', 'listen.grpc = "unix:a.sock": must be a list, each item an address such as'),
+        ('[listen]\ngrpc = ["nope"]', 'listen.grpc[0] = "nope": must be an address such as'),
+        ('[listen]\ngrpc = ["unix:"]', 'listen.grpc[0] = "unix:": must be an address such as'),
+        ('[listen]\ngrpc = ["unix://a.sock"]', 'listen.grpc[0] = "unix://a.sock": must be an address such as'),
+        ('[listen]\nhttp = "127.0.0.1:70000"', 'listen.http = "127.0.0.1:70000": must be an address such as'),
+        ('[listen]\nhttp = "127.0.0.1"', 'listen.http = "127.0.0.1": must be an address such as'),
+        ('[listen]\nhttp = ""', 'listen.http = "": must be an address such as'),
+        ('[listen]\nhttp = "127.0.0.1:7400"', 'listen: "127.0.0.1:7400" is named twice'),
+        ('[listen]\nsocket_mode = "rw"', 'listen.socket_mode = "rw": must be permissions in octal'),
+        ('[state]\ndir = "here"', 'state.dir = "here": must be an absolute path'),
+        ('[redis]\nurl = "http://x"', 'redis.url = "http://x": must be empty, or a URL such as'),
+        ('[redis]\nurl = "redis://x:port"', 'redis.url = "redis://x:port": must be empty, or a URL such as'),
+        ('[upstream]\nbase_url = "api.anthropic.com"', 'upstream.base_url = "api.anthropic.com": must be a URL such as'),
+        ('[upstream]\nversion = "latest"', 'upstream.version = "latest": must be an API version'),
+        ('[upstream]\ncredentials = "callers"', 'upstream.credentials = "callers": must be one of "own", "caller"'),
+        ('[auth]\nrequired = true\n[upstream]\ncredentials = "caller"', "auth.required = true: cannot go with"),
+        ('[cache]\nscope = "shared"\n[upstream]\ncredentials = "caller"', 'cache.scope = "shared": cannot go with'),
+        ("[limit]\nname = 'a'", 'limit = {"name": "a"}: must be a list, each item a table begun with [[limit]]'),
+        ("[[limit]]\nname = 'a'", "limit[a]: bounds nothing: set requests_per_minute"),
+        ("[[limit]]\nconcurrency = 1", "limit[0]: name '': use 1 to 64"),
+        ("[[limit]]\nname = 'a'\nrequest_per_minute = 1", "limit[a].request_per_minute = 1: no such key; did you mean"),
+        ("[[limit]]\nname = 'a'\nrequests_per_minute = '9'", 'limit[a].requests_per_minute = "9": must be a whole number'),
+        ("[[limit]]\nname = 'a'\nrequests_per_minute = 0", "limit[a]: requests_per_minute 0: at least 1"),
+        (
+            "[[limit]]\nname = 'a'\nconcurrency = 1\nper = ['user']",
+            'limit[a].per[0] = "user": must be one of "caller", "model"',
+        ),
+        ("[[limit]]\nname = 'a'\nconcurrency = 1\nmatch = {lane = 'fast'}", 'limit[a].match.lane = "fast": fits no lane'),
+        ("[[limit]]\nname = 'a'\nconcurrency = 1\nmatch = {model = ''}", 'limit[a].match.model = "": must be a pattern'),
+        ("[[limit]]\nname='a'\nconcurrency=1\n[[limit]]\nname='a'\nconcurrency=2", 'limit[a].name = "a": two limits have it'),
+        ("[caller.'a b']", "caller.'a b': must be 1 to 64 letters"),
+        ("[caller.x]\nlane = 'fast'", 'caller.x.lane = "fast": must be one of "interactive", "standard", "batch"'),
+        ("[caller.x]\nweight = 0", "caller.x.weight = 0: must be a whole number, at least 1"),
+        ("[caller]\nx = 1", "caller.x = 1: must be a table"),
+        ("ttl =", "is not TOML: Invalid value (at"),
+    ],
+)
+def test_mistakes(write, text, said):
+    """Each mistake is answered with the key, the value and what would be right."""
+    assert said in problems(write(text))
+
+
+def test_all_mistakes_at_once(write):
+    """Whoever made three mistakes hears of all three."""
+    said = problems(write('[cache]\nttl = "x"\ndisk = "x"\n[drain]\ntime = 3'))
+    assert [line.split(" = ")[0].strip() for line in said.splitlines()[1:]] == ["cache.ttl", "cache.disk", "drain.time"]
+
+
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        ('[upstream]\napi_kye = "tophunter2"', {}),
+        ('[upstream]\napi_key = "top hunter2"', {}),
+        ('[upstreem]\napi_key = "sk-hunter2"', {}),
+        ('[redis]\nurl = "redis//ada:hunter2@db"', {}),
+        ('[redis]\nurl = "redis://ada:hunter2@db:x"', {}),
+        ("", {"HEADRACE_UPSTREAM__API_KEY": "top hunter2"}),
+        ("", {"HEADRACE_UPSTREAM": '{api_key = "sk-hunter2"'}),
+    ],
+)
+def test_mistakes_keep_secrets(write, text, environ):
+    """A key or a password with a mistake in it, or near one, is not shown."""
+    assert "hunter2" not in problems(write(text), environ)
+
+
+def test_no_file(tmp_path):
+    """A named file must be there, and be readable text."""
+    assert "absent.toml: cannot be read: No such file" in problems(tmp_path / "absent.toml")
+    assert "cannot be read: Is a directory" in problems(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    assert "is not UTF-8 (byte 5)" in problems(tmp_path / "latin.toml")
+
+
+def test_which_file(tmp_path):
+    """The option wins over the environment, the environment over the default, which need not be there."""
+    default = tmp_path / "config.toml"
+    environ = {"HEADRACE_CONFIG": "/b.toml"}
+    assert config.find_file(Path("/a.toml"), environ, default) == Path("/a.toml")
+    assert config.find_file(None, environ, default) == Path("/b.toml")
+    assert config.find_file(None, {}, default) is None
+    default.touch()
+    assert config.find_file(None, {}, default) == default
+
+
+# The environment.
+
+
+def test_environment(write):
+    """The environment wins over the file; texts need no quotes there, everything else is TOML."""
+    path = write('[cache]\nttl = "2h"\n[caller.batch-jobs]\nweight = 3\n[[limit]]\nname = "org"\nconcurrency = 5')
+    settings = config.load(
+        path,
+        {
+            "HEADRACE_CACHE__TTL": "3h",
+            "HEADRACE_CACHE__ENABLED": "false",
+            "HEADRACE_CACHE__DISK": "0",
+            "HEADRACE_LISTEN__GRPC": '["unix:a.sock"]',
+            "HEADRACE_RETRY__BACKOFF": "1s..2s",
+            "HEADRACE_CALLER__CHECKOUT__LANE": "batch",
+            "HEADRACE_CALLER__BATCH_JOBS__WEIGHT": "4",
+            "HEADRACE_LIMIT__ORG__CONCURRENCY": "6",
+            "HEADRACE_LIMIT__ORG__MATCH__MODEL": "claude-*",
+            "HEADRACE_STATE__DIR": "/srv/headrace",
+            "STATE_DIRECTORY": "/var/lib/headrace",
+        },
+    )
+    assert (settings.cache.ttl, settings.cache.enabled, settings.cache.disk) == (10_800, False, 0)
+    assert settings.listen.grpc == ("unix:a.sock",)
+    assert settings.retry.backoff == (1.0, 2.0)
+    assert settings.state.dir == "/srv/headrace"
+    assert settings.limit == (Limit("org", Match(model="claude-*"), concurrency=6),)
+    assert config.callers(settings) == {
+        "checkout": Caller("checkout", Lane.BATCH),
+        "batch-jobs": Caller("batch-jobs", Lane.STANDARD, 4),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ['[{ name = "org", concurrency = 5 }]', '[{"name": "org", "concurrency": 5}]'], ids=["toml", "json"]
+)
+def test_limits_from_the_environment(text):
+    """All limits can be given in one line, as TOML or as JSON."""
+    assert config.load(None, HOME | {"HEADRACE_LIMIT": text}).limit == (Limit("org", concurrency=5),)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("HEADRACE_CACHE__TTL", "1x", 'cache.ttl = "1x" (from HEADRACE_CACHE__TTL): must be a duration'),
+        ("HEADRACE_CACHE__ENABLED", "yes", 'cache.enabled = "yes" (from HEADRACE_CACHE__ENABLED): must be a value as TOML'),
+        ("HEADRACE_RETRY__MAX_ATTEMPTS", "0", "retry.max_attempts = 0 (from HEADRACE_RETRY__MAX_ATTEMPTS): must be a whole"),
+        ("HEADRACE_CACHE__TLL", "1h", 'cache.tll = "1h" (from HEADRACE_CACHE__TLL): no such key; did you mean cache.ttl?'),
+        ("HEADRACE_CASH__TTL", "1h", "no such key; did you mean cache?"),
+        ("HEADRACE_UPSTREAM_BASE_URL", "x", "HEADRACE_UPSTREAM_BASE_URL: no such key; two underscores part the levels"),
+        ("HEADRACE_LIMIT__NONE__BURST", "1s", "there is no such limit or table"),
+        ("HEADRACE_LIMIT", "3", "limit = 3 (from HEADRACE_LIMIT): must be a list"),
+        ("HEADRACE_LISTEN__GRPC", "unix:a.sock", "listen.grpc = \"unix:a.sock\" (from HEADRACE_LISTEN__GRPC): must be a value"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_environment(variable, text, said):
+    """A mistake in the environment is said with the variable that has it."""
+    assert said in problems(None, {variable: text})
+
+
+def test_neighbours_in_the_environment():
+    """What a cluster sets for a service called headrace is no setting of ours: it is ignored, with a warning."""
+    environ = HOME | {
+        "HEADRACE_PORT": "tcp://10.0.0.1:7480",
+        "HEADRACE_REDIS_SERVICE_HOST": "10.0.0.2",
+        "HEADRACE_CONFIG": "/x",
+    }
+    settings = config.load(None, environ | {"ANTHROPIC_API_KEY": "k"})
+    assert [warning.split()[0] for warning in config.warnings(settings, environ | {"ANTHROPIC_API_KEY": "k"})] == [
+        "HEADRACE_PORT",
+        "HEADRACE_REDIS_SERVICE_HOST",
+    ]
+
+
+# Places.
+
+
+def test_state_and_runtime_directories():
+    """systemd's directories come first, then the user's."""
+    assert config.load(None, {"STATE_DIRECTORY": "/var/lib/headrace:/x", **HOME}).state.dir == "/var/lib/headrace"
+    assert config.load(None, {"XDG_STATE_HOME": "/s", **HOME}).state.dir == "/s/headrace"
+    assert config.runtime_dir({"RUNTIME_DIRECTORY": "/run/headrace", "XDG_RUNTIME_DIR": "/run/user/1"}) == Path("/run/headrace")
+    assert config.runtime_dir({"XDG_RUNTIME_DIR": "/run/user/1"}) == Path("/run/user/1/headrace")
+    assert config.runtime_dir(HOME) == Path("/home/ada/.local/state/headrace")
+    assert config.runtime_dir(HOME, config.load(None, {"STATE_DIRECTORY": "/var/lib/h"})) == Path("/var/lib/h")
+
+
+def test_sockets():
+    """A relative socket lies in the runtime directory."""
+    assert config.resolve("unix:headrace.sock", Path("/run/headrace")) == "unix:/run/headrace/headrace.sock"
+    assert config.resolve("unix:/tmp/h.sock", Path("/run/headrace")) == "unix:/tmp/h.sock"
+    assert config.resolve("127.0.0.1:7400", Path("/run/headrace")) == "127.0.0.1:7400"
+    settings = config.load(None, HOME | {"HEADRACE_LISTEN__GRPC": '["unix:///run/h.sock", "[::1]:7400"]'})
+    assert settings.listen.grpc == ("unix:/run/h.sock", "[::1]:7400")
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Settings whose key file is absent, and the environment that goes with them."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    environ = HOME | {"HEADRACE_UPSTREAM__API_KEY_FILE": str(tmp_path / "key"), "CREDENTIALS_DIRECTORY": str(credentials)}
+    return config.load(None, environ), environ, tmp_path / "key", credentials / "anthropic_api_key"
+
+
+def test_key_order(places):
+    """The key comes from the settings, the key file, the environment or systemd's credential, in this order, read anew."""
+    settings, environ, file, credential = places
+    assert config.api_key(settings, environ) == ""
+    credential.write_text("from-credential\n")
+    assert config.api_key(settings, environ) == "from-credential"
+    environ |= {"ANTHROPIC_API_KEY": "from-environment"}
+    assert config.api_key(settings, environ) == "from-environment"
+    file.write_text(" from-file\n")
+    assert config.api_key(settings, environ) == "from-file"
+    settings = config.load(None, environ | {"HEADRACE_UPSTREAM__API_KEY": "from-settings"})
+    assert config.api_key(settings, environ) == "from-settings"
+
+
+def test_bad_keys_are_passed_over(places):
+    """What cannot be sent in a header is no key; the next place is asked."""
+    settings, environ, file, credential = places
+    credential.write_text("good")
+    for bad in (b"", b"two\nlines", "schlüssel".encode(), b"\xff\xfe", b"a b"):
+        file.write_bytes(bad)
+        assert config.api_key(settings, environ) == "good"
+        assert any(str(file) in warning for warning in config.warnings(settings, environ))
+
+
+def test_no_key(places):
+    """Without any key the daemon runs, and warns with all the places that were tried."""
+    settings, environ, file, credential = places
+    [warning] = config.warnings(settings, environ)
+    assert warning.startswith("there is no key for upstream")
+    assert all(place in warning for place in ("upstream.api_key", str(file), "ANTHROPIC_API_KEY", str(credential)))
+    credentials = environ | {"HEADRACE_UPSTREAM__CREDENTIALS": "caller"}
+    assert config.warnings(config.load(None, credentials), credentials) == []
+
+
+def test_doubtful(tmp_path):
+    """What is allowed but hardly meant is said."""
+    (tmp_path / "key").write_text("k")
+    (tmp_path / "key").chmod(0o644)
+    environ = HOME | {
+        "HEADRACE_UPSTREAM__API_KEY_FILE": str(tmp_path / "key"),
+        "HEADRACE_UPSTREAM__BASE_URL": "http://example.com",
+        "HEADRACE_LISTEN__HTTP": "0.0.0.0:7480",
+        "HEADRACE_LISTEN__GRPC": '["localhost:7400"]',
+        "HEADRACE_LISTEN__SOCKET_GROUP": "nobody-has-this-group",
+    }
+    said = config.warnings(config.load(None, environ), environ)
+    assert [warning.split(":")[0].split(" =")[0] for warning in said] == [
+        "upstream.api_key_file",
+        "listen",
+        "listen.socket_group",
+        "upstream.base_url",
+    ]
+    environ |= {"HEADRACE_AUTH__REQUIRED": "true"}
+    assert not any(warning.startswith("listen:") for warning in config.warnings(config.load(None, environ), environ))
+
+
+def test_documented():
+    """docs/configuration.md has every key, and the defaults of all that have one."""
+    rows = re.findall(r"^\| `([a-zA-Z_.]+)` \| (?:`(.*?)`)?", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
+    documented = dict(rows)
+    assert set(known_keys()) - {name for name in documented} == {
+        "upstream", "listen", "state", "redis", "auth", "cache", "retry", "schedule", "drain",
+    }  # fmt: skip
+    defaults = config.load(None, HOME).redacted()
+    limit = config.load(None, HOME | {"HEADRACE_LIMIT": '[{name = "a", concurrency = 1}]'}).redacted()["limit"][0]
+    caller = config.load(None, HOME | {"HEADRACE_CALLER__X__WEIGHT": "1"}).redacted()["caller"]["x"]
+    tables = defaults | {"limit": limit, "caller": {"NAME": caller}}
+    for key, said in rows:
+        value = tables
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if said:
+            assert tomllib.loads(f"value = {said}")["value"] in (value, int(value) if value == "0" else value), key
