@@ -39,7 +39,7 @@ def serve(settings: Settings, reload: Reload) -> None:
     """Run the daemon until SIGTERM or SIGINT. Call it from the main thread."""
     observe.set_up_logs()
     for warning in warnings(settings, os.environ):
-        log.warning("config.doubtful", warning=warning)
+        log.warning(observe.CONFIG_DOUBTFUL, warning=warning)
     notifier = Notifier()
     with _valkey(settings, notifier) as valkey:
         _run(_serve(settings, reload, notifier, valkey))

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -138,14 +138,16 @@ class Leader:
             observe.UPSTREAM_TOKENS.inc("input", by=answer.usage.metered_input_tokens)
             observe.UPSTREAM_TOKENS.inc("output", by=answer.usage.output_tokens)
             landing = Landing(answer, attempts=number, ticket=flight.ticket, stored=self._may_keep(call, answer))
-            # One round trip: the three leave in the same turn of the loop. The entry is kept before the flight lands, so no
-            # second call slips in between.
-            done: list[Awaitable[object]] = [turn.settle(answer.usage)]
+            # One round trip: the three leave in the same turn of the loop (tasks created first, so that they are in time
+            # for the batch). The entry is kept before the flight lands, so no second call slips in between.
+            sent: list[asyncio.Task[Any]] = []
             if landing.stored:
-                done.append(self._cache.put(self._entry(call, answer)))
+                sent.append(asyncio.create_task(self._cache.put(self._entry(call, answer))))
             if lease is not None:
-                done.append(self._leases.land(flight, lease, landing))
-            await asyncio.gather(*done)
+                sent.append(asyncio.create_task(self._leases.land(flight, lease, landing)))
+            await turn.settle(answer.usage)
+            for task in sent:
+                await task
             return landing
 
     async def _ask(self, call: Call, flight: Flight) -> Answer:

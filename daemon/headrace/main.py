@@ -214,11 +214,11 @@ def _redis_url(settings: Settings) -> Iterator[str]:
 
 def _refuse_foreign(directory: Path) -> None:
     # Files that root leaves in the daemon's directory would keep the daemon from starting.
-    import pwd
-
-    if directory.exists() and directory.stat().st_uid != os.geteuid():
-        owner = pwd.getpwuid(directory.stat().st_uid).pw_name
-        raise StartupError(f"{directory} belongs to {owner}; run this as that user (sudo -u {owner} ...), or start the daemon")
+    owner = directory.stat().st_uid if directory.exists() else os.geteuid()
+    if owner != os.geteuid():
+        raise StartupError(
+            f"{directory} belongs to another user; start the daemon, or run this as that user: sudo -u '#{owner}' headrace ..."
+        )
 
 
 # The cache.

@@ -18,12 +18,12 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Coroutine, Mapping
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 from headrace import observe
 from headrace.budget.estimate import Estimator
+from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.limits import Limits, Want
 from headrace.budget.line import Line, Place
@@ -37,9 +37,6 @@ _REDIS_PATIENCE_S = 5.0
 _SCAN_EVERY_S = 1.0
 _RENEW_EVERY_S = 10.0
 _CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
-_KNOWN = 8192
-
-_HEADER_KINDS = {"requests": "requests", "input_tokens": "input-tokens", "output_tokens": "output-tokens"}
 
 
 class Schedule:
@@ -75,7 +72,7 @@ class Schedule:
         self._waiting = 0
         self._waiting_bytes = 0
         self._redis_away_since: float | None = None
-        self._known: dict[str, tuple[int, float]] = {}  # bucket id -> whole tokens left, and when
+        self._known = Known()
         self._permits: dict[str, tuple[Want, ...]] = {}  # what this process holds of concurrency, by hold id
         self._renewing: asyncio.Task[None] | None = None
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
@@ -210,7 +207,7 @@ class Schedule:
             now = self._clock.now()
             if isinstance(outcome, Never):
                 raise _never(_want(place, outcome.bucket_id))
-            self._learn(place.wants, outcome.levels, now)
+            self._known.learn(place.wants, outcome.levels, now)
             if isinstance(outcome, Granted):
                 if now > place.deadline:
                     raise DeadlinePassed("the call's turn came after its deadline")
@@ -309,25 +306,9 @@ class Schedule:
         """Let later estimates be better; for `Turn`."""
         self._estimator.learn(call, usage)
 
-    # What callers are told of their budget.
-
-    def _learn(self, wants: tuple[Want, ...], levels: tuple[int, ...], now: float) -> None:
-        if len(self._known) > _KNOWN:
-            self._known.clear()
-        for want, level in zip(wants, levels, strict=False):
-            self._known[want.bucket_id] = level, now
-
     def budget_headers(self, call: Call) -> tuple[tuple[str, str], ...]:
-        """Return the `anthropic-ratelimit-*` headers of a call's own budget, kind by kind the tightest, as last seen."""
-        now = self._clock.now()
-        tightest: dict[str, tuple[int, Want]] = {}
-        for want in self._limits.buckets(call):
-            if want.kind in _HEADER_KINDS and want.bucket_id in self._known:
-                level, at = self._known[want.bucket_id]
-                left = min(want.capacity, level + int((now - at) * want.rate_per_minute / 60))
-                if want.kind not in tightest or left < tightest[want.kind][0]:
-                    tightest[want.kind] = left, want
-        return tuple(header for left, want in tightest.values() for header in _headers(want, left, now))
+        """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
+        return self._known.headers(self._limits.buckets(call), self._clock.now())
 
 
 class Turn:
@@ -409,14 +390,4 @@ def _never(want: Want) -> BudgetExhausted:
     return BudgetExhausted(
         f"this call wants {want.cost} {want.kind} at least; limit {want.limit} never holds more than {want.capacity}",
         metadata={"limit": want.limit, "kind": want.kind, "cost": str(want.cost), "capacity": str(want.capacity)},
-    )
-
-
-def _headers(want: Want, left: int, now: float) -> tuple[tuple[str, str], ...]:
-    full_at = now + (want.capacity - left) * 60 / want.rate_per_minute
-    name = f"anthropic-ratelimit-{_HEADER_KINDS[want.kind]}"
-    return (
-        (f"{name}-limit", str(want.capacity)),
-        (f"{name}-remaining", str(max(0, left))),
-        (f"{name}-reset", datetime.fromtimestamp(full_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
     )

@@ -14,8 +14,7 @@ _LONGEST_S = 100 * 365 * 86_400
 _LARGEST = 2**63 - 1
 
 _NUMBER = r"(\d{1,19}(?:\.\d{1,9})?)"
-# Each unit once, the longest first. "(?!s)" keeps the m of ms for milliseconds.
-_DURATION = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_DURATION = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
 _SECONDS = (Decimal(86_400), Decimal(3_600), Decimal(60), Decimal(1), Decimal("0.001"))
 _SIZE = re.compile(rf"{_NUMBER} ?([A-Za-z]*)")
 

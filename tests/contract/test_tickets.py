@@ -113,6 +113,18 @@ async def test_parked_again_and_again(here):
     assert here.alarms.set[1:] == [(ticket_id, 3, call.arrival + 20, 0)]
 
 
+async def test_attempt_taken_back(here):
+    """An attempt that began but was not made is awaited anew, by alarms of other names."""
+    ticket_id = (await here.tickets.submit(a_call())).ticket
+    for n in (1, 2):
+        ticket = await here.tickets.start(ticket_id, 1)
+        await here.tickets.park(ticket.call, attempts=0, broken=0, due=5.0)
+        assert here.alarms.set[-1] == (ticket_id, 1, 5.0, n)
+    await here.tickets.start(ticket_id, 1)
+    await here.tickets.finish(ticket_id, answer=ANSWER, attempts=0)
+    assert (await here.tickets.get(ticket_id, "checkout")).attempts == 0
+
+
 async def test_failed(here):
     """A failed ticket keeps its error whole, class and all, for a week, with its call for a person to look at."""
     ticket_id = (await here.tickets.submit(a_call())).ticket

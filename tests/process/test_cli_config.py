@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it ends when something is wrong."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -7,7 +8,8 @@ import tomllib
 import pytest
 
 from daemon_process import environment, headrace, serving
-from headrace import config
+from headrace import config, main
+from headrace.errors import StartupError
 
 
 @pytest.fixture
@@ -92,6 +94,15 @@ def test_keys(environ):
     assert key_id in gone.stderr
     odd = headrace("keys", "create", "a b", environ=environ)
     assert (odd.returncode, len(odd.stderr.splitlines())) == (1, 1)
+
+
+def test_keys_of_another_user(environ, tmp_path, monkeypatch):
+    """A command that would leave its files in another user's daemon's directory refuses, and says how to do it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(os, "environ", environ | {"HEADRACE_STATE__DIR": str(tmp_path)})
+    with pytest.raises(StartupError, match=f"{tmp_path} belongs to another user.*sudo -u '#{tmp_path.stat().st_uid}'"):
+        main.list_keys()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_keys_need_redis(environ):

@@ -146,7 +146,7 @@ class MemoryLedger:
             if state.bucket is None:
                 state.permits[hold_id] = now_us + ledger.PERMIT_LEASE_US
             else:
-                state.bucket.take(want.cost * UNITS - 1)
+                state.bucket.take(want.cost * UNITS)
         grant = Granted(now_us, _levels(wants, states))
         self._holds[hold_id] = _Hold(now_us + ledger.HOLD_US, grant)
         for want, state in zip(wants, states, strict=True):

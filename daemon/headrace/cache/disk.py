@@ -38,7 +38,8 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 _MAX_BACKLOG_BYTES = 32 * 2**20
-_BATCH = 64
+_BATCH = 256
+_GROW_S = 0.1  # a batch that had time to grow costs a third per entry, and disturbs the loop less often
 _DATABASE = "cache.db"
 _SEEN = "purges-seen"
 
@@ -106,6 +107,7 @@ class Disk:
         self._backlog_bytes = 0
         self._writing: Mapping[str, tuple[Entry, bytes]] = {}
         self._writer_task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
         self._repair = asyncio.Lock()
         self._reader = ThreadPoolExecutor(1, "headrace-disk-read")
         self._writer = ThreadPoolExecutor(1, "headrace-disk-write")
@@ -176,8 +178,10 @@ class Disk:
 
     async def flush(self) -> None:
         """Wait until everything that was put is written."""
+        self._hurry.set()
         while self._writer_task is not None and not self._writer_task.done():
             await asyncio.shield(self._writer_task)
+        self._hurry.clear()
 
     async def close(self) -> None:
         await self.flush()
@@ -212,6 +216,8 @@ class Disk:
 
     async def _write_behind(self) -> None:
         while self._backlog:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), _GROW_S)
             batch = {key: self._backlog[key] for key in list(self._backlog)[:_BATCH]}
             for fingerprint in batch:
                 self._forget_backlog(fingerprint)

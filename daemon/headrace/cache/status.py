@@ -10,7 +10,7 @@ _NAME = "headrace"
 def hit(fingerprint: str, ttl_s: float, detail: str = "") -> str:
     """Return the status of a kept answer; a negative *ttl_s* says for how long it has been stale."""
     extra = f"; detail={detail}" if detail else ""
-    return f'{_NAME}; hit; ttl={int(ttl_s)}; key="{fingerprint[:16]}"{extra}'
+    return f'{_NAME}; hit; ttl={int(ttl_s)}; key="{fingerprint}"{extra}'
 
 
 def forwarded(call: Call, *, is_shared: bool, is_stored: bool, detail: str = "") -> str:
@@ -20,7 +20,7 @@ def forwarded(call: Call, *, is_shared: bool, is_stored: bool, detail: str = "")
         parts.append("collapsed")
     if is_stored:
         parts.append("stored")
-    parts.append(f'key="{call.fingerprint[:16]}"')
+    parts.append(f'key="{call.fingerprint}"')
     if detail:
         parts.append(f"detail={detail}")
     return "; ".join(parts)

@@ -106,7 +106,7 @@ def _group_id(name: str) -> int | None:
 def _chown(path: Path, group_id: int, name: str) -> None:
     try:
         os.chown(path, -1, group_id)
-    except PermissionError as error:
+    except OSError as error:  # in a private user namespace a foreign group is an invalid argument
         raise StartupError(f"listen.socket_group: this user may not give {path} to {name!r}; make it a member") from error
 
 

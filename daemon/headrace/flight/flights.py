@@ -172,7 +172,7 @@ class Flights:
             flight.land(Landing(error=Refusal("the call was cancelled")))
             raise
         except Exception as error:  # the fault is ours; whoever waits must not wait for ever
-            log.exception("flight.crashed", kind=type(error).__name__)
+            log.exception(observe.FLIGHT_CRASHED, kind=type(error).__name__)
             flight.land(Landing(error=HeadraceError("internal error")))
         finally:
             self._forget(flight)

@@ -23,7 +23,7 @@
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
-local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'attempts')
+local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us')
 local state, wanted_us = t[1], tonumber(t[4])
 if state ~= 'QUEUED' and state ~= 'RUNNING' then
     return t[2] == ARGV[2] and 1 or 0
@@ -48,7 +48,10 @@ end
 
 local succeeded = ARGV[3] == 'SUCCEEDED'
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'by', ARGV[2], succeeded and 'answer' or 'error', ARGV[4],
-    'source', ARGV[5], 'ended', ARGV[10], 'attempts', math.max(tonumber(t[6]), tonumber(ARGV[6])))
+    'source', ARGV[5], 'ended', ARGV[10])
+if tonumber(ARGV[6]) >= 0 then
+    redis.call('HSET', KEYS[1], 'attempts', ARGV[6])
+end
 -- Only a dead letter that stood for itself needs its call again, should a person want to repeat it.
 if ARGV[3] ~= 'FAILED' or wanted_us > 0 then
     redis.call('HDEL', KEYS[1], 'call', 'body')

@@ -4,27 +4,29 @@
 -- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
 -- ARGV[1]  id
 -- ARGV[2]  holder                  only whoever holds it may park it
--- ARGV[3]  attempts                made so far; -1 leaves the count
+-- ARGV[3]  attempts                made so far; one that began but was not made is taken back; -1 leaves the count
 -- ARGV[4]  broken                  of them; -1 leaves the count
 -- ARGV[5]  due                     of the next (unix s)
 -- ARGV[6]  look_us                 when the sweeper should look (unix, us)
 --
--- Returns the number of the awaited attempt, or 0 if the ticket is in other hands or has ended.
+-- Returns {number of the awaited attempt, number of its alarm}, or {} if the ticket is in other hands or has ended.
 -- Sent twice, it changes nothing and says the same.
 
-local t = redis.call('HMGET', KEYS[1], 'state', 'holder', 'attempts', 'broken')
+local t = redis.call('HMGET', KEYS[1], 'state', 'holder', 'attempts', 'broken', 'rescues')
 if t[2] ~= ARGV[2] then
-    return 0
+    return {}
 end
 if t[1] == 'QUEUED' then
-    return tonumber(t[3]) + 1
+    return {tonumber(t[3]) + 1, tonumber(t[5])}
 end
 if t[1] ~= 'RUNNING' then
-    return 0
+    return {}
 end
+local attempts = tonumber(ARGV[3]) < 0 and tonumber(t[3]) or tonumber(ARGV[3])
+local broken = tonumber(ARGV[4]) < 0 and tonumber(t[4]) or tonumber(ARGV[4])
+-- An attempt that is awaited anew needs an alarm of another name: the job that began it may not have ended yet.
+local rescues = attempts < tonumber(t[3]) and tonumber(t[5]) + 1 or 0
 -- The holder stays on record, so that a repeat of this very command is known for what it is.
-local attempts = math.max(tonumber(t[3]), tonumber(ARGV[3]))
-redis.call('HSET', KEYS[1], 'state', 'QUEUED', 'attempts', attempts, 'rescues', 0,
-    'broken', math.max(tonumber(t[4]), tonumber(ARGV[4])), 'due', ARGV[5])
+redis.call('HSET', KEYS[1], 'state', 'QUEUED', 'attempts', attempts, 'broken', broken, 'rescues', rescues, 'due', ARGV[5])
 redis.call('ZADD', KEYS[2], ARGV[6], ARGV[1])
-return attempts + 1
+return {attempts + 1, rescues}

@@ -142,7 +142,7 @@ class Tickets:
         Queue a call for its next attempt, durably, and return its ticket.
 
         A ticket of the call's own (`call.ticket`, held here) goes back into the queue; for another call one is made, which
-        lives as long as somebody waits for it.
+        lives as long as somebody waits for it. *attempts* may be one less than began, if that one was not made.
         """
         if call.ticket:
             await self._repark(call.ticket, attempts, broken, due)
@@ -201,10 +201,10 @@ class Tickets:
         observe.TICKETS.inc(state)
         return Claimed(ticket_id)
 
-    async def _set_alarm(self, ticket_id: str, attempt: int, due: float) -> None:
+    async def _set_alarm(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
         # The ticket itself is durable by now; if its alarm is not, the sweeper will find it overdue.
         try:
-            await self._alarms.schedule(ticket_id, attempt, due)
+            await self._alarms.schedule(ticket_id, attempt, due, rescue=rescue)
         except RedisAway:
             log.warning(observe.ALARM_FAILED, ticket=ticket_id, attempt=attempt)
 
@@ -251,11 +251,11 @@ class Tickets:
         if hold is None:
             return  # in other hands, or ended: whoever waits for it will see
         args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
-        attempt = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS], args)
+        alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS], args)
         self._held.pop(ticket_id, None)
-        if attempt:
+        if alarm:
             observe.TICKETS.inc(State.QUEUED)
-            await self._set_alarm(ticket_id, attempt, due)
+            await self._set_alarm(ticket_id, alarm[0], due, rescue=alarm[1])
 
     async def leave(self) -> None:
         """Give all tickets in our hands back to the queue: this process goes, and will do no more for them."""

@@ -1,0 +1,54 @@
+"""
+What callers are told of their budget: the levels that the ledger last named, as `anthropic-ratelimit-*` headers. Pure.
+
+No question is asked for a header. A bucket of which nothing is known yet is not mentioned; of several limits on one kind, the
+tightest is told. `limit` is the bucket's capacity, which is what `remaining` comes back to at `reset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from headrace.budget.limits import Want
+
+_NAMES = {"requests": "requests", "input_tokens": "input-tokens", "output_tokens": "output-tokens"}
+_BOUND = 8192
+
+
+class Known:
+    """The last known levels."""
+
+    def __init__(self) -> None:
+        self._levels: dict[str, tuple[int, float]] = {}  # bucket id -> whole tokens left, and when
+
+    def __repr__(self) -> str:
+        return f"<Known [{len(self._levels)} buckets]>"
+
+    def learn(self, wants: Sequence[Want], levels: Sequence[int], now: float) -> None:
+        """Take in what the ledger said is left, want by want."""
+        if len(self._levels) > _BOUND:
+            self._levels.clear()
+        for want, level in zip(wants, levels, strict=False):
+            self._levels[want.bucket_id] = level, now
+
+    def headers(self, wants: Sequence[Want], now: float) -> tuple[tuple[str, str], ...]:
+        """Return the headers for a call that draws from these buckets."""
+        tightest: dict[str, tuple[int, Want]] = {}
+        for want in wants:
+            if want.kind in _NAMES and want.bucket_id in self._levels:
+                level, at = self._levels[want.bucket_id]
+                left = min(want.capacity, level + int((now - at) * want.rate_per_minute / 60))
+                if want.kind not in tightest or left < tightest[want.kind][0]:
+                    tightest[want.kind] = left, want
+        return tuple(header for left, want in tightest.values() for header in _headers(want, left, now))
+
+
+def _headers(want: Want, left: int, now: float) -> tuple[tuple[str, str], ...]:
+    full_at = now + (want.capacity - left) * 60 / want.rate_per_minute
+    name = f"anthropic-ratelimit-{_NAMES[want.kind]}"
+    return (
+        (f"{name}-limit", str(want.capacity)),
+        (f"{name}-remaining", str(max(0, left))),
+        (f"{name}-reset", datetime.fromtimestamp(full_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
+    )
