@@ -12,8 +12,8 @@ from headrace.errors import RedisAway, UpstreamError
 from headrace.link import Link
 from headrace.model import Answer, Call, Caller, Form, Lane, Usage
 from headrace.retry.sweeper import Sweeper
-from headrace.retry.ticket import State
-from headrace.retry.tickets import Tickets, Timing
+from headrace.retry.ticket import State, Timing
+from headrace.retry.tickets import Tickets
 
 ANSWER = Answer(Form.JSON, b'{"type":"message"}\n', 1.5, Usage(1, 2, 3, 4), "req_1")
 ERROR = UpstreamError(

@@ -21,8 +21,10 @@ import typer
 from headrace.errors import ConfigError, HeadraceError, StartupError
 
 if TYPE_CHECKING:
+    from headrace.cache.store import Selector
     from headrace.callers import KeyStore
     from headrace.config import Settings
+    from headrace.link import Link
     from headrace.v1.cache_service_pb2_grpc import CacheServiceStub
 
 T = TypeVar("T")
@@ -183,16 +185,21 @@ def revoke_key(
 
 def _with_keys(option: Path | None, work: Callable[[KeyStore], Awaitable[T]]) -> T:
     from headrace.callers import KeyStore
+
+    settings, _ = _load(option)
+    return _with_link(settings, lambda link: work(KeyStore(link)))
+
+
+def _with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
     from headrace.link import Link
 
     async def go(url: str) -> T:
         link = Link(url)
         try:
-            return await work(KeyStore(link))
+            return await work(link)
         finally:
             await link.aclose()
 
-    settings, _ = _load(option)
     with _redis_url(settings) as url:
         return asyncio.run(go(url))
 
@@ -251,19 +258,30 @@ def purge_cache(
     model: Annotated[str, typer.Option(help="The answers of this model.")] = "",
     all: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     config: ConfigOption = None,
-    as_key: KeyOption = "",
 ) -> None:
-    """Remove kept answers from every tier on every host."""
-    from headrace.v1.cache_service_pb2 import PurgeCacheRequest
+    """Remove kept answers from every tier on every host, whether or not a daemon runs here."""
+    from headrace.cache.store import Selector
 
     chosen: dict[str, Any] = {
-        name: value for name, value in {"key": key, "caller": caller, "model": model, "all": all}.items() if value
+        name: value for name, value in {"fingerprint": key, "scope": caller, "model": model, "all": all}.items() if value
     }
     if len(chosen) != 1:
         raise typer.BadParameter("give one of --key, --caller, --model and --all")
-    request = PurgeCacheRequest(**chosen)
-    reply = _ask_daemon(config, as_key, lambda stub, **options: stub.PurgeCache(request, **options))
-    typer.echo(f"purged {reply.purged_entry_count} entries")
+    settings, _ = _load(config)
+    count = _with_link(settings, lambda link: _purge(settings, link, Selector(**chosen)))
+    typer.echo(f"purged {count} entries from Redis; every daemon drops its own")
+
+
+async def _purge(settings: Settings, link: Link, selector: Selector) -> int:
+    # Through Redis, not through a daemon: who may write there may purge for all callers, and daemons that are down hear of it
+    # when they are back.
+    from headrace.cache.tiered import Cache
+    from headrace.clock import SystemClock
+
+    nowhere = Path(settings.state.dir)
+    redis = settings.cache.redis
+    cache = Cache(link, SystemClock(), directory=nowhere, memory=0, disk=0, redis=redis, max_entry=settings.cache.max_entry)
+    return await cache.purge(selector)
 
 
 def _ask_daemon(option: Path | None, key: str, ask: Callable[..., T]) -> T:

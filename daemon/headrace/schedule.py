@@ -308,7 +308,8 @@ class Schedule:
 
     def budget_headers(self, call: Call) -> tuple[tuple[str, str], ...]:
         """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
-        return self._known.headers(self._limits.buckets(call), self._clock.now())
+        buckets = self._limits.buckets(call)
+        return self._known.headers(buckets, self._clock.now()) if buckets else ()
 
 
 class Turn:

@@ -52,13 +52,15 @@ class Parts:
 
     Args:
         redis_url: the configured Redis, or our own Valkey's socket.
-        api_key: upstream's key, read anew at each call so that a reload changes it.
+        read_key: returns upstream's key; read at the start and at each reload.
     """
 
-    def __init__(self, settings: Settings, redis_url: str, api_key: Callable[[], str], clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, redis_url: str, read_key: Callable[[], str], clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale)
         self.settings = settings
+        self._read_key = read_key
+        self._key = read_key()
         self.is_draining = False
         self.clock = clock
         self.link = Link(redis_url)
@@ -92,7 +94,7 @@ class Parts:
             max_waiting=settings.schedule.max_waiting,
             max_waiting_bytes=settings.schedule.max_waiting_bytes,
         )
-        self.upstream = Upstream(settings.upstream.base_url, api_key, version=settings.upstream.version, clock=clock)
+        self.upstream = Upstream(settings.upstream.base_url, lambda: self._key, version=settings.upstream.version, clock=clock)
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
@@ -167,7 +169,8 @@ class Parts:
         return [reason for is_so, reason in checks if is_so]
 
     def reload(self, settings: Settings) -> None:
-        """Go on with new limits and callers."""
+        """Go on with new limits and callers, and with upstream's key as it is now."""
+        self._key = self._read_key()
         self.schedule.reload(Limits(settings.limit))
         self.callers.reload(callers(settings), required=settings.auth.required)
 

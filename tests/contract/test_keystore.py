@@ -1,6 +1,7 @@
 """The store of callers' keys: what it promises, against a real Valkey."""
 
 import pytest
+
 from conftest import until
 from headrace import keys
 from headrace.callers import KeyStore

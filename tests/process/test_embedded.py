@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+
 from conftest import start_valkey, valkey_binary
 from headrace import embedded, sockets
 from headrace.embedded import EmbeddedValkey, running_url

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from conftest import start_valkey, until
 from headrace import keys
 from headrace.callers import Callers, KeyStore, is_name

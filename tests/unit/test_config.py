@@ -1,10 +1,13 @@
 """The configuration: defaults, file, environment, and what it says of mistakes."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace import config
 from headrace.budget.limits import Limit, Match
@@ -277,6 +280,23 @@ def test_neighbours_in_the_environment():
         "HEADRACE_PORT",
         "HEADRACE_REDIS_SERVICE_HOST",
     ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([*known_keys(), "caller.x", "caller.x.lane", "limit.x.per"]), st.text() | JSON.map(json.dumps))
+def test_any_value_anywhere(key, text):
+    """Whatever is written into a key is taken or refused with its reason; nothing else happens, and what is taken shows."""
+    try:
+        settings = config.load(None, HOME | {f"HEADRACE_{key.replace('.', '__').upper()}": text})
+    except ConfigError:
+        return
+    tomllib.loads(toml.dumps(settings.redacted()))
 
 
 # Places.

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from conftest import start_valkey, until
 from headrace.errors import RedisAway
 from headrace.link import Link, Script

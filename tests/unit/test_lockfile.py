@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from headrace.errors import StartupError
 from headrace.lockfile import AddressLock, StateLock
 

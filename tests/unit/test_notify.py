@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+
 from headrace.notify import Notifier
 
 

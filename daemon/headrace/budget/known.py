@@ -12,8 +12,11 @@ from datetime import UTC, datetime
 
 from headrace.budget.limits import Want
 
+Headers = tuple[tuple[str, str], ...]
+
 _NAMES = {"requests": "requests", "input_tokens": "input-tokens", "output_tokens": "output-tokens"}
 _BOUND = 8192
+_TOLD_S = 0.1  # a hit costs less than spelling nine headers, so they are spelled anew this often and no more
 
 
 class Known:
@@ -21,6 +24,7 @@ class Known:
 
     def __init__(self) -> None:
         self._levels: dict[str, tuple[int, float]] = {}  # bucket id -> whole tokens left, and when
+        self._told: dict[int, tuple[tuple[Want, ...], float, Headers]] = {}
 
     def __repr__(self) -> str:
         return f"<Known [{len(self._levels)} buckets]>"
@@ -32,8 +36,18 @@ class Known:
         for want, level in zip(wants, levels, strict=False):
             self._levels[want.bucket_id] = level, now
 
-    def headers(self, wants: Sequence[Want], now: float) -> tuple[tuple[str, str], ...]:
-        """Return the headers for a call that draws from these buckets."""
+    def headers(self, wants: tuple[Want, ...], now: float) -> Headers:
+        """Return the headers for a call that draws from these buckets, a tenth of a second old at most."""
+        # By identity: equal calls share one tuple of buckets, and hashing it would cost as much as spelling.
+        known, told_at, told = self._told.get(id(wants), ((), 0.0, ()))
+        if known is not wants or not 0 <= now - told_at < _TOLD_S:
+            told = self._headers(wants, now)
+            if len(self._told) > _BOUND:
+                self._told.clear()
+            self._told[id(wants)] = wants, now, told
+        return told
+
+    def _headers(self, wants: tuple[Want, ...], now: float) -> Headers:
         tightest: dict[str, tuple[int, Want]] = {}
         for want in wants:
             if want.kind in _NAMES and want.bucket_id in self._levels:
@@ -44,7 +58,7 @@ class Known:
         return tuple(header for left, want in tightest.values() for header in _headers(want, left, now))
 
 
-def _headers(want: Want, left: int, now: float) -> tuple[tuple[str, str], ...]:
+def _headers(want: Want, left: int, now: float) -> Headers:
     full_at = now + (want.capacity - left) * 60 / want.rate_per_minute
     name = f"anthropic-ratelimit-{_NAMES[want.kind]}"
     return (

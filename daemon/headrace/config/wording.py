@@ -26,10 +26,8 @@ def is_secret(kind: Any) -> bool:
 
 def is_text(kind: Any) -> bool:
     """Whether values of this kind are texts in TOML, so that the environment need not quote them."""
-    if get_origin(kind) is tuple:
-        return False
-    bare = get_args(kind)[0] if spelling_of(kind) else kind
-    return spelling_of(kind) is not None or get_origin(kind) is Literal or (isinstance(bare, type) and issubclass(bare, str))
+    is_word = get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, str))
+    return is_word or spelling_of(kind) is not None
 
 
 def right(kind: Any) -> str:

@@ -35,6 +35,22 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """
+    How long things last without a word.
+
+    Args:
+        lease_s: an attempt whose process is gone.
+        want_s: a parked call whose RPC is gone.
+        grace_s: how long after its due time a queued ticket is looked after.
+    """
+
+    lease_s: float = 15.0
+    want_s: float = 30.0
+    grace_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """
     The durable record of a call that may outlive its RPC.
@@ -75,6 +91,41 @@ SUMMARY = (
 )  # fmt: skip
 FULL = (*SUMMARY, "answer")
 RUN = (*SUMMARY, "call", "body")
+
+
+def encode_ticket(
+    call: Call,
+    *,
+    state: State,
+    created: float,
+    due: float,
+    attempts: int,
+    broken: int,
+    submitted: bool,
+    idempotency: str,
+    holder: str,
+) -> list[Any]:
+    """Return a new ticket as its hash's fields and values, in turn."""
+    fields: dict[str, Any] = {
+        "caller": call.caller.name,
+        "state": state,
+        "model": call.model.encode(errors="replace"),
+        "fingerprint": call.fingerprint,
+        "created": repr(created),
+        "due": repr(due),
+        "deadline": repr(call.deadline),
+        "attempts": attempts,
+        "broken": broken,
+        "rescues": 0,
+        "stream": int(call.stream),
+        "submitted": int(submitted),
+        "bound": int(bool(call.credential)),
+        "idempotency": idempotency,
+        "holder": holder,
+        "call": encode_call(call),
+        "body": call.body,
+    }
+    return [part for pair in fields.items() for part in pair]
 
 
 def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | None]) -> Ticket | None:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,8 @@ from headrace.clock import Clock
 from headrace.errors import Canceled, DeadlinePassed, Draining, HeadraceError, InvalidCall, RedisAway, TicketNotFound
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
-from headrace.retry.ticket import FULL, RUN, SUMMARY, State, Ticket, decode_ticket, encode_call, terminal_state
+from headrace.retry.holds import Hold, Holds
+from headrace.retry.ticket import FULL, RUN, SUMMARY, State, Ticket, Timing, decode_ticket, encode_ticket, terminal_state
 
 log = structlog.get_logger()
 
@@ -51,22 +52,6 @@ class Alarms(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """
-    How long things last without a word.
-
-    Args:
-        lease_s: an attempt whose process is gone.
-        want_s: a parked call whose RPC is gone.
-        grace_s: how long after its due time a queued ticket is looked after.
-    """
-
-    lease_s: float = 15.0
-    want_s: float = 30.0
-    grace_s: float = 3.0
-
-
-@dataclass(frozen=True, slots=True)
 class Claimed:
     """The ticket is new, and the caller's to pursue."""
 
@@ -85,21 +70,6 @@ class Conflict:
     """The idempotency key stands for another call."""
 
 
-@dataclass(slots=True)
-class _Hold:
-    # A ticket in this process's hands.
-    holder: str
-    idempotency: str = ""
-    is_bound: bool = False  # needs its caller's own key, which only this process has
-    task: asyncio.Task[Any] | None = None  # does its work, inside `held`
-    stop: Callable[[], None] | None = None  # stops that work
-    ending: Sequence[Any] | None = None  # a finish that Redis has not heard yet
-
-    def lose(self) -> None:
-        if self.stop is not None:
-            self.stop()
-
-
 class Tickets:
     """All tickets, as one process sees them. Run `keep` as a task."""
 
@@ -108,7 +78,7 @@ class Tickets:
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
-        self._held: dict[str, _Hold] = {}
+        self._held = Holds(link.inbox)
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._background: set[asyncio.Task[None]] = set()
         link.on("ticket", self._on_ticket)
@@ -129,12 +99,12 @@ class Tickets:
     async def claim(self, call: Call) -> Claimed | Same | Conflict:
         """Claim the call's idempotency key. If it is `Claimed`, attempt 1 of the ticket is ours: `park` or `finish` it."""
         ticket_id = _new_id()
-        hold = self._new_hold()
+        hold = self._held.new()
         hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
         hold.is_bound = bool(call.credential)
         outcome = await self._create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
         if isinstance(outcome, Claimed):
-            self._held[ticket_id] = hold
+            self._held.put(ticket_id, hold)
         return outcome
 
     async def park(self, call: Call, *, attempts: int, broken: int, due: float) -> str:
@@ -166,25 +136,17 @@ class Tickets:
         is_wanted: bool = False,
     ) -> Claimed | Same | Conflict:
         idempotency = keys.idempotency(call.caller.name, call.idempotency_key) if call.idempotency_key else ""
-        fields: dict[str, Any] = {
-            "caller": call.caller.name,
-            "state": state,
-            "model": call.model.encode(errors="replace"),
-            "fingerprint": call.fingerprint,
-            "created": repr(self._clock.now()),
-            "due": repr(due),
-            "deadline": repr(call.deadline),
-            "attempts": attempts,
-            "broken": broken,
-            "rescues": 0,
-            "stream": int(call.stream),
-            "submitted": int(is_submitted),
-            "bound": int(bool(call.credential)),
-            "idempotency": idempotency,
-            "holder": holder,
-            "call": encode_call(call),
-            "body": call.body,
-        }
+        fields = encode_ticket(
+            call,
+            state=state,
+            created=self._clock.now(),
+            due=due,
+            attempts=attempts,
+            broken=broken,
+            submitted=is_submitted,
+            idempotency=idempotency,
+            holder=holder,
+        )
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
         args = [
             ticket_id,
@@ -195,7 +157,7 @@ class Tickets:
             _DAY_MS,
             _LISTED_MS,
         ]
-        outcome, other = await self._link.run(_CREATE, names, [*args, *(part for pair in fields.items() for part in pair)])
+        outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
         if outcome != b"created":
             return Same(other.decode()) if outcome == b"same" else Conflict()
         observe.TICKETS.inc(state)
@@ -216,7 +178,7 @@ class Tickets:
 
         Whoever gets it must `park` or `finish` it, and should do the work inside `held`.
         """
-        hold = self._new_hold()
+        hold = self._held.new()
         names = [keys.ticket(ticket_id), keys.TICKETS]
         outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, _us(self._timing.lease_s)])
         if outcome != b"started":
@@ -224,27 +186,13 @@ class Tickets:
             return None
         ticket = await self._read(ticket_id, RUN)
         hold.idempotency = ticket.idempotency
-        self._held[ticket_id] = hold
+        self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
         return ticket
 
-    @contextlib.asynccontextmanager
-    async def held(self, ticket_id: str) -> AsyncIterator[None]:
+    def held(self, ticket_id: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Do the work of a ticket in our hands; raises `Canceled` at once when it ends elsewhere or its lease is lost."""
-        hold = self._held.get(ticket_id)
-        if hold is None:
-            raise Canceled("the ticket ended before its attempt began")
-        timeout = asyncio.timeout(None)
-        try:
-            async with timeout:
-                hold.task, hold.stop = asyncio.current_task(), lambda: timeout.reschedule(0)
-                yield
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise Canceled("the ticket ended while its attempt ran") from error
-        finally:
-            hold.stop = None
+        return self._held.doing(ticket_id)
 
     async def _repark(self, ticket_id: str, attempts: int, broken: int, due: float) -> None:
         hold = self._held.get(ticket_id)
@@ -252,7 +200,7 @@ class Tickets:
             return  # in other hands, or ended: whoever waits for it will see
         args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
         alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS], args)
-        self._held.pop(ticket_id, None)
+        self._held.drop(ticket_id)
         if alarm:
             observe.TICKETS.inc(State.QUEUED)
             await self._set_alarm(ticket_id, alarm[0], due, rescue=alarm[1])
@@ -262,7 +210,7 @@ class Tickets:
         mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]
         await asyncio.gather(*(self._give_back(ticket_id, hold) for ticket_id, hold in mine))
 
-    async def _give_back(self, ticket_id: str, hold: _Hold) -> None:
+    async def _give_back(self, ticket_id: str, hold: Hold) -> None:
         if hold.is_bound:
             await self.finish(ticket_id, error=Draining("the daemon left before there was an answer", retry_after_s=1.0))
         else:
@@ -272,19 +220,14 @@ class Tickets:
         """Renew the leases of all tickets in our hands, until cancelled. Run it as a task."""
         while True:
             await asyncio.sleep(self._timing.lease_s / 3)
-            await asyncio.gather(*(self._renew(ticket_id, hold) for ticket_id, hold in list(self._held.items())))
+            await asyncio.gather(*(self._renew(ticket_id, hold) for ticket_id, hold in self._held.items()))
 
-    async def _renew(self, ticket_id: str, hold: _Hold) -> None:
+    async def _renew(self, ticket_id: str, hold: Hold) -> None:
         with contextlib.suppress(RedisAway):
             if hold.ending is not None:
                 await self._send_end(ticket_id, hold.idempotency, hold.ending)
             elif not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, _us(self._timing.lease_s)]):
-                self._lose(ticket_id, hold)
-
-    def _lose(self, ticket_id: str, hold: _Hold) -> None:
-        if self._held.get(ticket_id) is hold and hold.ending is None:
-            del self._held[ticket_id]
-            hold.lose()
+                self._held.lose(ticket_id, hold)
 
     # Ending one.
 
@@ -328,9 +271,8 @@ class Tickets:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket]
         won = bool(await self._link.run(_FINISH, names, args))
-        hold = self._held.pop(ticket_id, None)
-        if hold is not None and hold.task is not asyncio.current_task():
-            hold.lose()  # somebody else here ended what an attempt still works for
+        if hold := self._held.drop(ticket_id):
+            hold.halt()  # unless this is the attempt itself, it works for nothing
         if won:
             observe.TICKETS.inc(args[2])
             log.info(observe.TICKET_ENDED, ticket=ticket_id, state=args[2])
@@ -431,10 +373,7 @@ class Tickets:
         for nudged in self._waiters.get(ticket_id, ()):
             nudged.set()
         if hold := self._held.get(ticket_id):
-            self._lose(ticket_id, hold)
-
-    def _new_hold(self) -> _Hold:
-        return _Hold(f"{self._link.inbox}|{os.urandom(8).hex()}")
+            self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:
         return _us(due + self._timing.grace_s)

@@ -1,0 +1,95 @@
+"""
+What is in this process's hands: the tickets whose attempts it makes, and how to stop such an attempt.
+
+A hold is lost when its ticket ends elsewhere (canceled, expired) or its lease went to another process; then whatever is being
+done for it should stop at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.errors import Canceled
+
+
+@dataclass(slots=True)
+class Hold:
+    """
+    One ticket in this process's hands.
+
+    Args:
+        holder: "<inbox>|<token>", which Redis knows the hold by.
+        idempotency: the Redis key of the ticket's idempotency key, if it has one.
+        is_bound: it needs its caller's own key, which only this process has.
+        task, stop: who does its work inside `Holds.doing`, and what stops that.
+        ending: a finish that Redis has not heard yet.
+    """
+
+    holder: str
+    idempotency: str = ""
+    is_bound: bool = False
+    task: asyncio.Task[Any] | None = None
+    stop: Callable[[], None] | None = None
+    ending: Sequence[Any] | None = None
+
+    def halt(self) -> None:
+        """Stop the work, unless it is the work itself that says so."""
+        if self.stop is not None and self.task is not asyncio.current_task():
+            self.stop()
+
+
+class Holds:
+    """All tickets in this process's hands, by id."""
+
+    def __init__(self, inbox: str) -> None:
+        self._inbox = inbox
+        self._by_id: dict[str, Hold] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def new(self) -> Hold:
+        """Return a hold to be `put` once Redis agreed to it."""
+        return Hold(f"{self._inbox}|{os.urandom(8).hex()}")
+
+    def put(self, ticket_id: str, hold: Hold) -> None:
+        self._by_id[ticket_id] = hold
+
+    def get(self, ticket_id: str) -> Hold | None:
+        return self._by_id.get(ticket_id)
+
+    def drop(self, ticket_id: str) -> Hold | None:
+        """Let a ticket go, and return the hold on it; the work goes on."""
+        return self._by_id.pop(ticket_id, None)
+
+    def items(self) -> list[tuple[str, Hold]]:
+        return list(self._by_id.items())
+
+    def lose(self, ticket_id: str, hold: Hold) -> None:
+        """Stop the work for a ticket that is no longer ours, unless it is done and only Redis does not know."""
+        if self._by_id.get(ticket_id) is hold and hold.ending is None:
+            del self._by_id[ticket_id]
+            hold.halt()
+
+    @contextlib.asynccontextmanager
+    async def doing(self, ticket_id: str) -> AsyncIterator[None]:
+        """Do the work of a ticket in our hands; raises `Canceled` at once when the hold is lost."""
+        hold = self._by_id.get(ticket_id)
+        if hold is None:
+            raise Canceled("the ticket ended before its attempt began")
+        timeout = asyncio.timeout(None)
+        try:
+            async with timeout:
+                hold.task, hold.stop = asyncio.current_task(), lambda: timeout.reschedule(0)
+                yield
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise Canceled("the ticket ended while its attempt ran") from error
+        finally:
+            hold.stop = None
