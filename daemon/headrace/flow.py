@@ -39,20 +39,32 @@ from headrace.errors import (
 )
 from headrace.flight.flights import Flight, Flights, Fly, Landing
 from headrace.leader import Leader
-from headrace.model import Answer, Call, Event, Reply, Source
+from headrace.model import Answer, Call, Caller, Event, Lane, Reply, Source
 from headrace.retry.ticket import Ticket
 from headrace.retry.tickets import Conflict, Same, Tickets
 
-_MEMO = 32_768  # digests remembered; about 500 bytes each
+_MEMO = 65_536  # digests remembered; about 300 bytes each
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Seen:
+    """What the bytes of an earlier call asked; not frozen, since that would triple what it costs to remember a call."""
+
+    fingerprint: str
+    caller: Caller
+    model: str
+    lane: Lane
+    stream: bool
+    max_age_s: float | None
+
+
+@dataclass(slots=True)
 class Hit:
-    """A kept answer that may be given as it stands; `call` is the earlier call of the same bytes, without its body."""
+    """A kept answer that may be given as it stands, to a call that was seen before."""
 
     entry: Entry
     age_s: float
-    call: Call
+    seen: Seen
 
 
 class Flow:
@@ -65,8 +77,8 @@ class Flow:
         self._clock = clock
         self._flights = flights
         self._leader = leader
-        # Digest of the raw bytes of an earlier call -> that call, without its body: a repeat is found without parsing it.
-        self._memo: OrderedDict[bytes, Call] = OrderedDict()
+        # By the digest of a call's raw bytes: a repeat is found without parsing it.
+        self._memo: OrderedDict[bytes, Seen] = OrderedDict()
 
     def __repr__(self) -> str:
         state = "draining" if self.is_draining else "open"
@@ -76,24 +88,23 @@ class Flow:
 
     def glance(self, digest: bytes) -> Hit | None:
         """Return the fresh answer to the very bytes of this digest, if it lies in memory."""
-        call = self._memo.get(digest)
-        if call is None or self.is_draining:
+        seen = self._memo.get(digest)
+        if seen is None or self.is_draining:
             return None
-        entry = self.cache.glance(call.fingerprint)
+        entry = self.cache.glance(seen.fingerprint)
         if entry is None:
             return None
         now = self._clock.now()
         age_s = max(0.0, now - entry.answer.created)
-        max_age_s = call.cache.max_age_s
-        is_fresh = now < entry.fresh_until and (max_age_s is None or age_s <= max_age_s)
-        return Hit(entry, age_s, call) if is_fresh else None
+        is_fresh = now < entry.fresh_until and (seen.max_age_s is None or age_s <= seen.max_age_s)
+        return Hit(entry, age_s, seen) if is_fresh else None
 
     def remember(self, digest: bytes, call: Call) -> None:
         """Remember what these bytes ask, unless they ask for more than a look-up."""
         asks = call.cache
         if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
             return
-        self._memo[digest] = replace(call, body=b"", credential="")
+        self._memo[digest] = Seen(call.fingerprint, call.caller, call.model, call.lane, call.stream, asks.max_age_s)
         if len(self._memo) > _MEMO:
             self._memo.popitem(last=False)
 
@@ -246,7 +257,7 @@ class Flow:
         return Reply(
             source=Source.SHARED if shared else source,
             attempts=landing.attempts if landing else flight.attempts,
-            age_s=max(0.0, self._clock.now() - answer.created) if answer and source is Source.CACHE else 0.0,
+            age_s=max(0.0, self._clock.now() - answer.created) if answer and source in (Source.CACHE, Source.STALE) else 0.0,
             ticket=landing.ticket if landing else flight.ticket,
             cache_status=self._leader.cache_status(call, landing, is_shared=shared),
             request_id=answer.request_id if answer else flight.request_id,

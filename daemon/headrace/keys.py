@@ -10,7 +10,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | lease by lease |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by arrival (us) | with its last waiter |
 | headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units) | with its last waiter |
-| headrace:{budget}:hold:<id> | string | a reservation's state: a re-sent script does nothing twice | an hour; a minute past its end |
+| headrace:{budget}:hold:<id> | string | a reservation's state, against scripts sent twice | an hour; a minute past its end |
 | headrace:cache:entry:<fingerprint> | string | one encoded entry | ttl + stale |
 | headrace:cache:index | zset | fingerprints by the moment they go | never (entry by entry) |
 | headrace:cache:about | hash | fingerprint -> "bytes|scope|model" | never (entry by entry) |

@@ -241,11 +241,12 @@ class Leader:
         if ended.answer.form is Form.EVENTS and flight.is_open:
             for event in forms.event_list(ended.answer)[len(flight.events) :]:
                 flight.append(event, is_content=True)
-        return Landing(answer=ended.answer, attempts=ended.attempts, ticket=ticket)
+        source = Source(ended.source or Source.UPSTREAM)
+        return Landing(answer=ended.answer, source=source, attempts=ended.attempts, ticket=ticket)
 
     def cache_status(self, call: Call, landing: Landing | None, *, is_shared: bool) -> str:
         """Return the `Cache-Status` of an answer that came from a flight."""
-        if landing is not None and landing.source is Source.CACHE and landing.answer is not None:
+        if landing is not None and landing.source in (Source.CACHE, Source.STALE) and landing.answer is not None:
             fresh_until = landing.answer.created + self._keeping.ttl_s
             return status.hit(call.fingerprint, fresh_until - self._clock.now())
         return status.forwarded(call, is_shared=is_shared, is_stored=bool(landing and landing.stored), detail=call.no_keep)

@@ -25,7 +25,7 @@ from headrace import observe
 from headrace.budget.estimate import Estimator
 from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
-from headrace.budget.limits import Limits, Want
+from headrace.budget.limits import Limits, Payer, Want
 from headrace.budget.line import Line, Place
 from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
@@ -306,7 +306,7 @@ class Schedule:
         """Let later estimates be better; for `Turn`."""
         self._estimator.learn(call, usage)
 
-    def budget_headers(self, call: Call) -> tuple[tuple[str, str], ...]:
+    def budget_headers(self, call: Payer) -> tuple[tuple[str, str], ...]:
         """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
         buckets = self._limits.buckets(call)
         return self._known.headers(buckets, self._clock.now()) if buckets else ()

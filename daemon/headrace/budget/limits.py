@@ -14,11 +14,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, Protocol
 
 from headrace.budget.bucket import MAX_UNITS, UNITS
 from headrace.budget.estimate import Estimate
-from headrace.model import Call
+from headrace.model import Call, Caller, Lane
 
 Kind = Literal["requests", "input_tokens", "output_tokens", "concurrency"]
 OnRedisLoss = Literal["closed", "open", "share"]
@@ -26,6 +26,17 @@ OnRedisLoss = Literal["closed", "open", "share"]
 _DIMENSIONS = ("caller", "model", "lane")
 _MEMO = 4096
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+
+
+class Payer(Protocol):
+    """What decides which buckets a call draws from."""
+
+    @property
+    def caller(self) -> Caller: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def lane(self) -> Lane: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +164,7 @@ class Limits:
     def __bool__(self) -> bool:
         return bool(self._limits)
 
-    def buckets(self, call: Call) -> tuple[Want, ...]:
+    def buckets(self, call: Payer) -> tuple[Want, ...]:
         """Return the buckets that a call draws from, each with the cost that is the same for all calls."""
         key = (call.model, call.caller.name, call.lane.value)
         found = self._memo.get(key)

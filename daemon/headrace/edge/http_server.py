@@ -25,7 +25,7 @@ from headrace.callers import Callers
 from headrace.edge import http_errors
 from headrace.edge.http_asks import credential, digest, presented_key, read_ask
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge
-from headrace.flow import Flow, Hit
+from headrace.flow import Flow, Hit, Seen
 from headrace.model import Answer, Call, Caller, Event, Reply, Source
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can
 
 Headers = list[tuple[str, str]]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Budget = Callable[[Call], tuple[tuple[str, str], ...]]
+Budget = Callable[[Call | Seen], tuple[tuple[str, str], ...]]
 
 
 class HttpServer:
@@ -149,18 +149,18 @@ class HttpServer:
 
     def _hit(self, hit: Hit) -> web.StreamResponse:
         entry = hit.entry
-        rendition = "http.events" if hit.call.stream else "http.json"
+        rendition = "http.events" if hit.seen.stream else "http.json"
         body = entry.renditions.get(rendition)
         if body is None:
-            body = entry.renditions[rendition] = _payload(entry.answer, stream=hit.call.stream)
+            body = entry.renditions[rendition] = _payload(entry.answer, stream=hit.seen.stream)
         headers = [
-            _SSE if hit.call.stream else _JSON,
+            _SSE if hit.seen.stream else _JSON,
             ("request-id", entry.answer.request_id),
             ("cache-status", status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - hit.age_s)),
             ("age", str(int(hit.age_s))),
             ("x-headrace-source", "cache"),
             ("x-headrace-attempts", "0"),
-            *self._budget_headers(hit.call),
+            *self._budget_headers(hit.seen),
         ]
         return _response(200, body, headers)
 
