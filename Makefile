@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := daemon tests clients
-PROTOS := $(wildcard protos/headrace/v1/*.proto)
+PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
 
 .DEFAULT_GOAL := help
@@ -52,11 +52,12 @@ fmt: dev                     ## Format the code and mend what can be mended.
 	cd protos && ../$(BIN)/buf format -w
 
 protos: dev                  ## Generate daemon/headrace/v1 from protos/.
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=daemon --grpc_python_out=daemon \
-	    --mypy_out=daemon --mypy_grpc_out=daemon $(PROTOS)
+	rm -f daemon/headrace/v1/*_pb2*
+	$(PROTOC) --python_out=daemon --mypy_out=quiet:daemon protos/headrace/v1/*.proto
+	$(PROTOC) --grpc_python_out=daemon --mypy_grpc_out=quiet:daemon protos/headrace/v1/*_service.proto
 
 protos-check: protos         ## Fail if the generated code is not what protos/ say.
-	@git diff --exit-code --stat -- daemon/headrace/v1 || { echo "daemon/headrace/v1 is stale: run make protos" >&2; exit 1; }
+	@test -z "$$(git status --porcelain -- daemon/headrace/v1)" || { echo "daemon/headrace/v1 is stale: run make protos" >&2; exit 1; }
 
 bench: dev                   ## Measure beside the floor, and print the table.
 	$(BIN)/python -m tests.bench
