@@ -8,7 +8,7 @@ to hit is appended to it, since serialised messages concatenate. Only bytes that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from headrace import forms, observe
@@ -79,7 +79,7 @@ class MessagesServicer:
         async with self._flow.answer(call) as reply:
             observe.CALLS.inc("grpc", reply.source)
             if reply.events is None:
-                await _write(context, map(_event, forms.event_list(_whole(reply))), _stream_origin(reply))
+                await _write(context, _events(_whole(reply)), _stream_origin(reply))
             else:
                 await _write_live(context, reply.events, _stream_origin(reply))
 
@@ -130,8 +130,12 @@ def _unary(answer: Answer) -> bytes:
 def _kept_events(hit: Hit) -> tuple[bytes, ...]:
     kept: tuple[bytes, ...] | None = hit.entry.renditions.get(_STREAM)
     if kept is None:
-        kept = hit.entry.renditions[_STREAM] = tuple(map(_event, forms.event_list(hit.entry.answer)))
+        kept = hit.entry.renditions[_STREAM] = tuple(_events(hit.entry.answer))
     return kept
+
+
+def _events(answer: Answer) -> Iterator[bytes]:
+    return (_event(event) for event in forms.event_list(answer) if event.data)
 
 
 def _event(event: Event) -> bytes:
@@ -151,8 +155,9 @@ async def _write(context: Any, responses: Iterable[bytes], tail: bytes) -> None:
 
 async def _write_live(context: Any, events: AsyncIterator[Event], tail: bytes) -> None:
     async for event in events:
-        await context.write(_event(event) + tail)
-        tail = b""
+        if event.data:  # a comment between events says nothing
+            await context.write(_event(event) + tail)
+            tail = b""
 
 
 # Where they came from: the tail of a response.

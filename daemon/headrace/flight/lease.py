@@ -28,6 +28,7 @@ LOG_MS = 60_000
 
 _LEAD = Script(__package__, "lead.lua")
 _RENEW = Script(__package__, "renew.lua")
+_END = Script(__package__, "end.lua")
 _LAND = Script(__package__, "land.lua")
 _APPEND = Script(__package__, "append.lua")
 _JOIN = Script(__package__, "join.lua")
@@ -245,12 +246,15 @@ class Leases:
         Sent before the first await, so that it can share a round trip. Redis away is no error here: followers will find
         the lease lapsed.
         """
-        if not lease.is_landed:
-            with contextlib.suppress(RedisAway):
-                await self._send_landing(flight, lease, landing)
+        if lease.is_landed:
+            return
+        lease.is_landed = True
+        with contextlib.suppress(RedisAway):
+            if lease.publisher is None and await self._link.run(_END, _landing_keys(lease)[:2], [lease.token]):
+                return
+            await self._send_landing(flight, lease, landing)
 
     def _send_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
-        lease.is_landed = True
         said = flight.events[lease.published :] if flight.is_open or landing.answer else []
         rest = [*map(items.encode_event, said), items.encode_landing(landing)]
         return self._link.run(_LAND, _landing_keys(lease), [lease.token, LOG_MS, lease.name, lease.published + 1, *rest])
