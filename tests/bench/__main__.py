@@ -148,9 +148,11 @@ def rig(kinds: set[str]) -> Iterator[dict[str, str]]:
         config.write_text(
             CONFIG.format(upstream=upstream, grpc=addresses["headrace-grpc"], http=addresses["headrace-http"], state=state)
         )
-        daemon = [str(Path(sys.executable).parent / "headrace"), "serve", "--config", str(config)]
-        stack.enter_context(server(0, *daemon, address=addresses["headrace-http"]))
+        command = [str(Path(sys.executable).parent / "headrace"), "serve", "--config", str(config)]
+        daemon = stack.enter_context(server(0, *command, address=addresses["headrace-http"]))
+        at_rest = resident_mb(daemon)
         yield addresses
+        print(f"- memory: {at_rest:.0f} MB at rest, {resident_mb(daemon):.0f} MB at the end, caches filled")
 
 
 def measure(addresses: dict[str, str], rounds: int, seconds: float, connections: int) -> list[tuple[str, float, ...]]:
@@ -175,11 +177,26 @@ def measure(addresses: dict[str, str], rounds: int, seconds: float, connections:
     return rows
 
 
+def alone(addresses: dict[str, str], seconds: float) -> None:
+    """Print the p50 of hits with one call in the air, beside the floor's."""
+    for name, kind, what, floor, _ in ROWS[:2]:
+        low = load(kind, addresses[floor], what, 1, seconds)
+        here = load(kind, addresses[f"headrace-{kind}"], what, 1, seconds)
+        ratio = here["p50_ms"] / low["p50_ms"]
+        print(f"- {name}, one call in the air: p50 {here['p50_ms']:.2f} ms, floor {low['p50_ms']:.2f} ms, {ratio:.2f} of it")
+
+
+def resident_mb(process: subprocess.Popen[bytes]) -> float:
+    """Return the resident memory of a process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1000
+
+
 def litellm(seconds: float, connections: int) -> None:
     """Measure LiteLLM's proxy on /v1/messages, if it is installed."""
     program = shutil.which("litellm") or shutil.which("litellm", path=str(Path(sys.executable).parent))
     if program is None:
-        print("\nLiteLLM is not installed (pip install 'litellm[proxy]'), so it was not measured.")
+        print("- LiteLLM is not installed (pip install 'litellm[proxy]'), so it was not measured.")
         return
     upstream, address = free_address(), free_address()
     with contextlib.ExitStack() as stack:
@@ -195,7 +212,7 @@ def litellm(seconds: float, connections: int) -> None:
         stack.enter_context(server(0, *command, address=address))
         load("http", address, "miss", connections, 2)
         there = load("http", address, "miss", connections, seconds)
-        print(f"\nLiteLLM, HTTP miss on the same cores: {there['rate']:,.0f} calls/s, p50 {there['p50_ms']:.0f} ms")
+        print(f"- LiteLLM's proxy, HTTP miss on the same cores: {there['rate']:,.0f} calls/s, p50 {there['p50_ms']:.0f} ms")
 
 
 def main() -> int:
@@ -210,6 +227,8 @@ def main() -> int:
     print("| one core | floor, calls/s | Headrace, calls/s | ratio | goal | p50 |\n|---|---|---|---|---|---|", flush=True)
     with rig({row[3] for row in ROWS}) as addresses:
         rows = measure(addresses, rounds, seconds, options.connections)
+        print()
+        alone(addresses, seconds)
     if not options.short:
         litellm(seconds, options.connections)
     missed = [name for name, _, _, ratio, goal, _ in rows if ratio < goal * share]

@@ -111,6 +111,16 @@ async def test_schedule(queue, stock, valkey_url):
     assert await queue.are_waiting([("tkt_1", 1, 3)]) == [False], "taken, not begun: its worker may be dead"
 
 
+async def test_batch_in_any_order(queue, stock):
+    """Alarms that are set together are all set, be they due soon or late, in whatever order."""
+    soon, late = time.time(), time.time() + 60
+
+    await asyncio.gather(*(queue.schedule(f"t{n}", 1, soon if n % 2 else late) for n in range(6)))
+
+    assert sorted(stock.job_ids) == ["t1-1", "t3-1", "t5-1"]
+    assert sorted(ScheduledJobRegistry(queue=stock).get_job_ids()) == ["t0-1", "t2-1", "t4-1"]
+
+
 async def test_wrong_alarm(queue):
     """Whoever sets an alarm is told, whatever goes wrong, and the queue goes on."""
     with pytest.raises(ValueError, match="Job ID"):

@@ -99,6 +99,9 @@ class Queue:
 
     def _set(self, alarms: list[tuple[Any, ...]]) -> None:
         with self._client.pipeline() as pipe:
+            # RQ starts the transaction itself when the first job is to be queued at once, but that fails if one to be
+            # scheduled came before it.
+            pipe.multi()
             for ticket_id, attempt, due, rescue in alarms:
                 options = {
                     "args": (ticket_id, attempt, due),
@@ -138,7 +141,7 @@ class Queue:
     async def _run(self, work: Callable[[], _T]) -> _T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (redis.RedisError, OSError) as error:
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             raise RedisAway(f"the queue cannot be reached: {type(error).__name__}", retry_after_s=1.0) from error
 
     async def aclose(self) -> None:
