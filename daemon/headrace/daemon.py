@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -103,6 +104,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         stack.callback(heart.cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
+        _settle_in()
         notifier.ready(f"serving {', '.join(edges.addresses)}")
         log.info(observe.DAEMON_STARTED, addresses=edges.addresses, redis=settings.redis.url != "")
         await leave.wait()
@@ -120,11 +122,20 @@ async def _work(settings: Settings, notifier: Notifier) -> None:
         await stack.enter_async_context(parts.working())
         heart = asyncio.create_task(_beat(parts, None, notifier, None))
         stack.callback(heart.cancel)
+        _settle_in()
         notifier.ready("working")
         log.info(observe.WORKER_STARTED)
         await leave.wait()
         notifier.stopping("draining")
     log.info(observe.WORKER_STOPPED)
+
+
+def _settle_in() -> None:
+    # What the start made stays for good, and need not be walked through at each collection; and a call makes so many
+    # short-lived objects that the usual 700 collect several times a call: a sixth of what a miss cost, measured.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _redis_url(settings: Settings, valkey: EmbeddedValkey | None) -> str:

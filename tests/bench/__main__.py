@@ -97,7 +97,7 @@ def valkey(core: int, directory: str) -> Iterator[None]:
         yield
 
 
-def wait_for(address: str, process: subprocess.Popen[bytes], patience_s: float = 60) -> None:
+def wait_for(address: str, process: subprocess.Popen[bytes], patience_s: float = 240) -> None:
     give_up = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(OSError), _connect(address):
