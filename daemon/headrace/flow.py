@@ -252,14 +252,15 @@ class Flow:
     def _reply(self, call: Call, flight: Flight, leads: bool) -> Reply:
         landing = flight.landing
         answer = landing.answer if landing else None
-        source = landing.source if landing else Source.UPSTREAM
-        shared = not leads and source is Source.UPSTREAM
+        source = landing.source if landing else flight.source
+        if source is Source.UPSTREAM and not leads:
+            source = Source.SHARED
         return Reply(
-            source=Source.SHARED if shared else source,
+            source=source,
             attempts=landing.attempts if landing else flight.attempts,
             age_s=max(0.0, self._clock.now() - answer.created) if answer and source in (Source.CACHE, Source.STALE) else 0.0,
             ticket=landing.ticket if landing else flight.ticket,
-            cache_status=self._leader.cache_status(call, landing, is_shared=shared),
+            cache_status=self._leader.cache_status(call, landing, is_shared=source is Source.SHARED),
             request_id=answer.request_id if answer else flight.request_id,
             answer=answer,
             events=None if answer else flight.replay(),

@@ -53,6 +53,7 @@ class Flight:
         self.events: list[Event] = []
         self.is_open = False  # the first content delta is here: from now on a retry would be seen
         self.setback: HeadraceError | None = None  # the last failed attempt, while the next one is awaited
+        self.source = Source.UPSTREAM  # SHARED while another process leads it
         self.attempts = 1
         self.ticket = ""
         self.request_id = ""

@@ -38,7 +38,11 @@ def encode_landing(landing: Landing) -> bytes:
 
 
 def decode_landing(item: bytes, flight: Flight) -> Landing:
-    """Return the landing; a stream's payload is put together from the events that *flight* has by now."""
+    """
+    Return the landing as it is for us, who followed: what another asked of upstream was shared with us.
+
+    A stream's payload is put together from the events that *flight* has by now.
+    """
     head, _, body = item[1:].partition(b"\n")
     attempts, stored, source, ticket = head.decode().split(" ", 3)
     if body[:1] == b"!":
@@ -46,4 +50,5 @@ def decode_landing(item: bytes, flight: Flight) -> Landing:
     answer = codec.decode_answer(body[1:])
     if answer.form is Form.EVENTS:
         answer = replace(answer, payload=b"".join(event.raw for event in flight.events))
-    return Landing(answer=answer, attempts=int(attempts), ticket=ticket, stored=stored == "1", source=Source(source))
+    told = Source.SHARED if source == Source.UPSTREAM else Source(source)
+    return Landing(answer=answer, attempts=int(attempts), ticket=ticket, stored=stored == "1", source=told)

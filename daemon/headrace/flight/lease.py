@@ -22,6 +22,7 @@ from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flights import Flight, Flights, Landing
 from headrace.link import Link, Script
+from headrace.model import Source
 
 LEASE_MS = 15_000
 LOG_MS = 60_000
@@ -117,23 +118,37 @@ class Leases:
         token, followed = os.urandom(8).hex(), ""
         async with self._nudged(flight) as nudged:
             while True:
-                nudged.clear()
                 role = await self.ask(flight.key, token, fresh_ms)
                 if isinstance(role, Recalled):
                     return role
-                if isinstance(role, Following):
-                    followed = role.token
-                if followed and (landing := await self._read(flight, followed)):
-                    if isinstance(role, Leading):
-                        await self.give_up(role.lease)
-                    if not isinstance(landing.error, Refusal):
-                        return landing
-                    followed = ""  # its leader's own no; ask again who leads
-                    continue
                 if isinstance(role, Leading):
+                    if landing := await self._late_landing(flight, followed, role.lease):
+                        return landing
                     return await self._take_over(flight, role, lead)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(nudged.wait(), self._lease_ms / 3000)
+                followed = role.token
+                landing = await self._listen(flight, followed, nudged)
+                if landing is not None and not isinstance(landing.error, Refusal):
+                    return landing  # a refusal is its leader's own no: ask again who leads
+
+    async def _listen(self, flight: Flight, token: str, nudged: asyncio.Event) -> Landing | None:
+        """Follow until the landing; None when nothing was heard for so long that it is time to ask again."""
+        flight.source = Source.SHARED
+        while True:
+            nudged.clear()
+            if landing := await self._read(flight, token):
+                return landing
+            try:
+                await asyncio.wait_for(nudged.wait(), self._lease_ms / 3000)
+            except TimeoutError:
+                return None
+
+    async def _late_landing(self, flight: Flight, followed: str, lease: Lease) -> Landing | None:
+        # We lead because the flight that we followed is over; if it landed, there is no need to fly again.
+        landing = await self._read(flight, followed) if followed else None
+        if landing is None or isinstance(landing.error, Refusal):
+            return None
+        await self.give_up(lease)
+        return landing
 
     @contextlib.asynccontextmanager
     async def _nudged(self, flight: Flight) -> AsyncIterator[asyncio.Event]:
@@ -222,6 +237,7 @@ class Leases:
 
     async def _lead(self, flight: Flight, role: Leading, lead: Lead) -> Landing:
         lease = role.lease
+        flight.source = Source.UPSTREAM
         self._led[lease.name] = lease
         flight.outside = lambda: self._is_followed(lease)
         try:

@@ -1,0 +1,57 @@
+"""A small fleet for tests: a simulator in this process, and installed daemons on one Redis, each a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon_process import Served, environment, serving
+from headrace.simulator import Options, Simulator, start
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A daemon that serves: where, and its process."""
+
+    http: str
+    grpc: str
+    served: Served
+
+
+@contextlib.asynccontextmanager
+async def simulated(options: Options | None = None) -> AsyncIterator[Simulator]:
+    """Run a simulator that answers at once, unless told otherwise."""
+    simulator = await start(options or Options.instant())
+    try:
+        yield simulator
+    finally:
+        await simulator.stop()
+
+
+@contextlib.contextmanager
+def daemon(upstream: str, redis_url: str = "", **settings: str):
+    """Run a daemon; *settings* are environment variables less their prefix, such as CACHE__TTL."""
+    with tempfile.TemporaryDirectory(prefix="d") as directory:
+        more = {
+            "HEADRACE_UPSTREAM__BASE_URL": upstream,
+            "HEADRACE_UPSTREAM__API_KEY": "sk-test",
+            "HEADRACE_LISTEN__GRPC": '["127.0.0.1:0"]',
+        } | {f"HEADRACE_{name}": value for name, value in settings.items()}
+        if redis_url:
+            more["HEADRACE_REDIS__URL"] = redis_url
+        with serving(environment(Path(directory), **more)) as served:
+            grpc, http = _addresses(served)
+            yield Daemon(http, grpc, served)
+
+
+def _addresses(served: Served) -> list[str]:
+    for line in served.log.splitlines():
+        with contextlib.suppress(ValueError):
+            said = json.loads(line)
+            if said.get("event") == "daemon.started":
+                return said["addresses"]
+    raise AssertionError(f"it does not say where it listens:\n{served.log}")
