@@ -66,10 +66,10 @@ bench-short: dev             ## The same in its short form: it must run and stay
 	$(BIN)/python -m tests.bench --short
 
 limits: dev                  ## Hold two daemons to one limit for three minutes, and look at every window.
-	$(BIN)/pytest tests/process/test_limit_promise.py --long
+	$(BIN)/pytest tests/process/test_limit_promise.py --long -s
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
-	$(BIN)/pytest tests/process/test_storm.py --long
+	$(BIN)/pytest tests/process/test_ridden_out.py --long -s
 
 clean:                       ## Remove what was installed and cached.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

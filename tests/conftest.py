@@ -16,6 +16,16 @@ import redis
 from headrace.link import Link
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long forms of tests that have one")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether to run the long form."""
+    return bool(request.config.getoption("--long"))
+
+
 def missing(tool: str) -> None:
     """Skip on a laptop, fail in CI: a missing tool must not turn a check into a shrug."""
     reason = f"{tool} is not installed"

@@ -183,7 +183,7 @@ def _idempotency_key(key: str) -> str:
 
 
 def _field_error(name: str, right: str, body: Mapping[str, Any]) -> InvalidCall:
-    found = f"not {_kind(body[name])}" if name in body else "and is missing"
+    found = "and is missing" if name not in body else "and is empty" if body[name] == [] else f"not {_kind(body[name])}"
     return InvalidCall(f"{name}: must be {right}, {found}", metadata={"field": name})
 
 
