@@ -41,7 +41,10 @@ def serving(environ: Mapping[str, str], command: Sequence[str] = (HEADRACE, "ser
                 served.hear("READY=1")
                 yield served
             finally:
-                served.stop()
+                try:
+                    served.stop()
+                finally:
+                    served.keep_log()
 
 
 class Served:
@@ -49,11 +52,16 @@ class Served:
 
     def __init__(self, process: subprocess.Popen[bytes], ear: socket.socket, log: Path) -> None:
         self.process, self._ear, self._log = process, ear, log
+        self._kept = ""
 
     @property
     def log(self) -> str:
         """What it has said so far."""
-        return self._log.read_text()
+        return self._kept or self._log.read_text()
+
+    def keep_log(self) -> None:
+        """Remember what it has said: its file goes with the block."""
+        self._kept = self._log.read_text()
 
     def hear(self, word: str, *, within: float = 20.0) -> None:
         """Wait until it tells its service manager *word*."""

@@ -8,6 +8,7 @@ one. What only upstream can judge is left to upstream: a parameter that we have 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from headrace.model import CacheControl, Call, Caller, Lane
 
 MAX_BODY = 32_000_000  # upstream's own limit for messages
 _MAX_IDEMPOTENCY_KEY = 255
+_LONGEST_S = 86_400.0  # a deadline later than this is as good as this
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Admission:
         With callers' own keys upstream, only the same key shares: another may not be allowed the model.
         """
         scope = "" if self._is_shared else caller.name
-        return f"{scope}#{hashlib.sha256(credential.encode()).hexdigest()}" if credential else scope
+        return f"{scope}#{hashlib.sha256(credential.encode(errors='surrogateescape')).hexdigest()}" if credential else scope
 
     def admit(self, ask: Ask) -> Call:
         """Return the call, or raise `InvalidCall` or `TooLarge` saying what is wrong and what would be right."""
@@ -104,7 +106,7 @@ class Admission:
             ),
             scope=scope,
             arrival=now,
-            deadline=now + (self._max_age_s if ask.timeout_s is None else ask.timeout_s),
+            deadline=now + (self._max_age_s if ask.timeout_s is None else min(ask.timeout_s, _LONGEST_S)),
             cache=ask.cache,
             idempotency_key=_idempotency_key(ask.idempotency_key),
             no_keep=no_keep_call(body),
@@ -116,6 +118,7 @@ class Admission:
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
         body = _decode(raw)
+        _refuse_doubles(raw, body)
     except RecursionError as error:
         raise InvalidCall("the body is nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -136,6 +139,21 @@ def _decode(raw: bytes) -> Any:
             return json.loads(raw, parse_constant=_refuse)
         except ValueError:
             raise error from None
+
+
+def _refuse_doubles(raw: bytes, body: Any) -> None:
+    # Of a name that comes twice in one object some readers take the first, some the last. If upstream read another call than
+    # the one we meter and keep, its answer would be kept for calls that never asked for it. A glance first: with nothing
+    # said twice, both texts hold as many names.
+    with contextlib.suppress(UnicodeEncodeError, msgspec.DecodeError):
+        if msgspec.json.format(raw, indent=-1).count(b'":') == msgspec.json.encode(body).count(b'":'):
+            return
+    json.loads(raw, object_pairs_hook=_no_doubles)
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise InvalidCall("the body names a field twice in one object: nobody can say which of the two counts")
 
 
 def _refuse(constant: str) -> None:
@@ -179,6 +197,8 @@ def _idempotency_key(key: str) -> str:
             f"the idempotency key has {len(key)} characters; {_MAX_IDEMPOTENCY_KEY} is the most",
             metadata={"field": "idempotency_key"},
         )
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise InvalidCall("the idempotency key is not valid UTF-8", metadata={"field": "idempotency_key"})
     return key
 
 

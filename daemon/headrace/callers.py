@@ -130,7 +130,8 @@ class Callers:
                 with contextlib.suppress(RedisAway):
                     await self.load()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stale.wait(), self._refresh_s)
+                async with asyncio.timeout(self._refresh_s):  # wait_for may swallow a cancellation
+                    await self._stale.wait()
 
     async def _note_connect(self) -> None:
         self._stale.set()

@@ -182,6 +182,14 @@ class AttemptFailed(HeadraceError):
         self.sent = sent
 
 
+class OutOfTime(UpstreamError):
+    """
+    Upstream's word on the last attempt that a caller had time for; `retry_after_s` is how long the next would have to wait.
+
+    Whoever shares the flight and has longer than that is not bound by it.
+    """
+
+
 class BrokenStream(UpstreamError):
     """
     Upstream broke off after its first content.

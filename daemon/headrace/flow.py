@@ -27,21 +27,24 @@ from headrace.clock import Clock
 from headrace.deadline import until
 from headrace.errors import (
     BrokenStream,
+    Canceled,
     Draining,
     HeadraceError,
     IdempotencyConflict,
     InvalidCall,
     NotCached,
+    OutOfTime,
     QueueFull,
     RedisAway,
     Refusal,
+    TicketNotFound,
     UpstreamError,
 )
 from headrace.flight.flights import Flight, Flights, Fly, Landing
 from headrace.leader import Leader
 from headrace.model import Answer, Call, Caller, Event, Lane, Reply, Source
 from headrace.retry.ticket import Ticket
-from headrace.retry.tickets import Conflict, Same, Tickets
+from headrace.retry.tickets import Claimed, Conflict, Same, Tickets
 
 _MEMO = 65_536  # digests remembered; about 300 bytes each
 
@@ -135,7 +138,9 @@ class Flow:
         asks = call.cache
         if asks.no_store or asks.no_cache or call.no_keep:
             return None
-        entry = await self.cache.near(call.fingerprint)
+        # Shared with other hosts is one more place to look, but asking there is part of flying, unless there is no flight.
+        look = self.cache.far if asks.only_if_cached else self.cache.near
+        entry = await look(call.fingerprint)
         if entry is None or not self._leader.is_fresh(entry, call):
             return None
         return self._reply_kept(entry, Source.CACHE)
@@ -144,7 +149,9 @@ class Flow:
         while True:
             flight, leads = aboard.enter_context(self._flights.board(key, fly))
             try:
-                return await self._ride(call, flight, leads, live=live)
+                reply = await self._ride(call, flight, leads, live=live)
+                if leads or self._accepts(call, reply):
+                    return reply
             except BrokenStream:
                 if live:
                     raise  # some of it may have been seen; those who have had nothing of it ask again
@@ -154,16 +161,33 @@ class Flow:
             except UpstreamError as error:
                 if stale := await self._stale(call, error):
                     return stale
-                raise
+                await self._outlast(call, error)
 
     async def _ride(self, call: Call, flight: Flight, leads: bool, *, live: bool) -> Reply:
+        setback: HeadraceError | None = None
         while flight.landing is None and not (live and flight.is_open):
-            if flight.setback is not None and (stale := await self._stale(call, flight.setback)):
-                return stale
+            if flight.setback not in (None, setback):
+                setback = flight.setback
+                if stale := await self._stale(call, setback):
+                    return stale
+                continue  # the flight went on while we looked
             await flight.changed()
         if flight.landing is not None and flight.landing.error is not None:
             raise flight.landing.error
         return self._reply(call, flight, leads)
+
+    def _accepts(self, call: Call, reply: Reply) -> bool:
+        # A flight that we joined may have found a kept answer, which was good enough for whoever led it.
+        asks = call.cache
+        is_kept = reply.source in (Source.CACHE, Source.STALE)
+        return not is_kept or not (asks.no_cache or (asks.max_age_s is not None and reply.age_s > asks.max_age_s))
+
+    async def _outlast(self, call: Call, error: UpstreamError) -> None:
+        # Raise it, unless it only says that whoever led had no time to ask again, and this call has.
+        wait_s = error.retry_after_s or 0.0
+        if not isinstance(error, OutOfTime) or self._clock.now() + wait_s >= call.deadline:
+            raise error
+        await self._clock.sleep(wait_s)
 
     async def _stale(self, call: Call, error: HeadraceError) -> Reply | None:
         # RFC 5861: an answer past its time is better than upstream's trouble, if the caller says so.
@@ -197,28 +221,37 @@ class Flow:
         """
         async with self._ending(call, spared=(QueueFull, RedisAway)), contextlib.AsyncExitStack() as aboard:
             reply = await self._answer(call, aboard, live=False)
-            await self.tickets.finish(call.ticket, answer=reply.answer, source=reply.source, attempts=reply.attempts)
+            if reply.answer is not None:
+                await self._finish(call, reply, reply.answer)
 
     async def _once(self, call: Call, aboard: contextlib.AsyncExitStack) -> Reply:
         # The first call with an idempotency key is answered on behalf of all who come with it; they ride along.
-        claim = await self.tickets.claim(call)
-        if isinstance(claim, Conflict):
-            raise _conflict()
-        key, first = f"ticket:{claim.ticket}", replace(call, idempotency_key="", ticket=claim.ticket)
+        while True:
+            claim = await self.tickets.claim(call)
+            if isinstance(claim, Conflict):
+                raise _conflict()
+            flight, leads = aboard.enter_context(self._flights.board(f"ticket:{claim.ticket}", self._flying(call, claim)))
+            try:
+                return await self._ride(call, flight, leads, live=call.stream)
+            except (Refusal, BrokenStream) as error:
+                if isinstance(claim, Claimed) or isinstance(error, Canceled | TicketNotFound):
+                    raise  # to the first: it was its own no; to those who ride along it is none, and the key is free again
+            except UpstreamError as error:
+                if stale := await self._stale(call, error):
+                    return stale
+                await self._outlast(call, error)
 
-        async def fly(flight: Flight) -> Landing:
-            if isinstance(claim, Same):
-                return await self._leader.wait(flight, claim.ticket)
-            return await self._sponsor(first, flight)
-
-        return await self._share(call, aboard, key, fly, live=call.stream)
+    def _flying(self, call: Call, claim: Claimed | Same) -> Fly:
+        if isinstance(claim, Same):
+            return lambda flight: self._leader.wait(flight, claim.ticket)
+        return lambda flight: self._sponsor(replace(call, idempotency_key="", ticket=claim.ticket), flight)
 
     async def _sponsor(self, call: Call, flight: Flight) -> Landing:
         flight.outside, flight.ticket = _somebody, call.ticket
         async with self._ending(call), contextlib.AsyncExitStack() as aboard:
             reply = await self._answer(call, aboard, live=call.stream)
             answer = reply.answer or await self._listen(flight, reply)
-            await self.tickets.finish(call.ticket, answer=answer, source=reply.source, attempts=reply.attempts)
+            await self._finish(call, reply, answer)
             return Landing(answer, source=reply.source, attempts=reply.attempts, ticket=call.ticket)
 
     @contextlib.asynccontextmanager
@@ -227,11 +260,22 @@ class Flow:
             async with self.tickets.held(call.ticket), until(call.deadline, self._clock):
                 yield
         except HeadraceError as error:
-            if not isinstance(error, spared):
-                await self.tickets.finish(call.ticket, error=error)
+            # Canceled: it has ended, or is in other hands.
+            if not isinstance(error, (Canceled, *spared)):
+                with contextlib.suppress(RedisAway):
+                    await self.tickets.finish(call.ticket, error=error)
+            raise
+        except Exception:  # the fault is ours; the ticket would stay in our hands until its deadline
+            await self.tickets.finish(call.ticket, error=HeadraceError("internal error"))
             raise
 
+    async def _finish(self, call: Call, reply: Reply, answer: Answer) -> None:
+        # Redis is away only for a ticket that is no longer in our hands: it was parked, and whoever made the attempt ended it.
+        with contextlib.suppress(RedisAway):
+            await self.tickets.finish(call.ticket, answer=answer, source=reply.source, attempts=reply.attempts)
+
     async def _listen(self, flight: Flight, reply: Reply) -> Answer:
+        flight.request_id, flight.attempts, flight.source = reply.request_id, reply.attempts, reply.source
         async for event in reply.events or _silence():
             flight.append(event, is_content=True)
         return forms.answer_of_events(flight.events, created=self._clock.now(), request_id=reply.request_id)
@@ -259,12 +303,18 @@ class Flow:
             source=source,
             attempts=landing.attempts if landing else flight.attempts,
             age_s=max(0.0, self._clock.now() - answer.created) if answer and source in (Source.CACHE, Source.STALE) else 0.0,
-            ticket=landing.ticket if landing else flight.ticket,
+            ticket=_ticket(call, flight, leads),
             cache_status=self._leader.cache_status(call, landing, is_shared=source is Source.SHARED),
             request_id=answer.request_id if answer else flight.request_id,
             answer=answer,
             events=None if answer else flight.replay(),
         )
+
+
+def _ticket(call: Call, flight: Flight, leads: bool) -> str:
+    # Where callers share answers, the ticket on which a flight waited may be another's; not even its name is told.
+    ticket = flight.landing.ticket if flight.landing else flight.ticket
+    return ticket if call.scope or call.idempotency_key or (leads and ticket == flight.ticket) else ""
 
 
 async def _somebody() -> bool:

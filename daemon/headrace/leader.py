@@ -73,9 +73,6 @@ class Leader:
         if flight.key != call.fingerprint:
             return await self._lead(call, flight, None, "")
 
-        async def lead(lease: Lease, ticket: str) -> Landing:
-            return await self._lead(call, flight, lease, ticket)
-
         fresh_ms = self._fresh_ms(call)
         while True:
             try:
@@ -239,10 +236,17 @@ class Leader:
         if ended.answer is None:
             raise DeadlinePassed(f"the ticket ended as {ended.state}")
         if ended.answer.form is Form.EVENTS and flight.is_open:
-            for event in forms.event_list(ended.answer)[len(flight.events) :]:
-                flight.append(event, is_content=True)
+            self._complete(flight, ended.answer)
         source = Source(ended.source or Source.UPSTREAM)
         return Landing(answer=ended.answer, source=source, attempts=ended.attempts, ticket=ticket)
+
+    def _complete(self, flight: Flight, answer: Answer) -> None:
+        events, seen = forms.event_list(answer), len(flight.events)
+        if [event.raw for event in events[:seen]] != [event.raw for event in flight.events]:
+            # A worker stopped in mid-stream and another one asked anew: this is the end of another stream.
+            raise BrokenStream("the stream broke off", status=502)
+        for event in events[seen:]:
+            flight.append(event, is_content=True)
 
     def cache_status(self, call: Call, landing: Landing | None, *, is_shared: bool) -> str:
         """Return the `Cache-Status` of an answer that came from a flight."""

@@ -34,7 +34,7 @@ import hiredis
 import redis.asyncio as redis_asyncio
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from headrace import keys
@@ -43,7 +43,8 @@ from headrace.errors import RedisAway
 Handler = Callable[[bytes], None]
 
 _GONE = (RedisConnectionError, RedisTimeoutError, OSError)  # asyncio's TimeoutError is an OSError too
-_NOT_READY = ("LOADING", "READONLY", "MASTERDOWN")
+_NOT_READY = (ReadOnlyError, MasterDownError)  # another one is the master now; LOADING counts as a broken connection
+_NO_WRITES = ("MISCONF", "NOREPLICAS", "OOM")
 _MAX_BATCH = 256
 
 
@@ -113,6 +114,9 @@ class Link:
     def _enqueue(self, command: tuple[Any, ...], script: Script | None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
+        if self._is_closed:
+            _resolve(reply, RedisAway("the link to Redis was closed"))
+            return reply
         self._batch.append(_Command(command, reply, script))
         if len(self._batch) == 1:
             loop.call_soon(self._take_off)
@@ -136,6 +140,8 @@ class Link:
         try:
             replies = await self._send_twice([command.words for command in batch])
             for command, value in zip(batch, replies, strict=True):
+                if isinstance(value, ResponseError) and _refuses_writes(value):
+                    value = RedisAway("Redis refuses to write", retry_after_s=1.0)
                 if isinstance(value, NoScriptError) and command.script is not None:
                     value = (await self._send_twice([("EVAL", command.script.text, *command.words[2:])]))[0]
                 _resolve(command.reply, value)
@@ -150,6 +156,7 @@ class Link:
         try:
             return await self._send(commands)
         except _GONE:
+            await self._hang_up()  # the others may well have died of the same
             try:
                 return await self._send(commands)
             except _GONE as error:
@@ -169,7 +176,7 @@ class Link:
             # Half a conversation: whatever comes next on it would be taken for another's reply.
             await asyncio.shield(connection.disconnect(nowait=True))
             raise
-        if any(isinstance(r, ResponseError) and str(r).startswith(_NOT_READY) for r in replies):
+        if any(isinstance(reply, _NOT_READY) for reply in replies):
             await connection.disconnect(nowait=True)
             raise RedisConnectionError("Redis is not ready")
         self._idle.append(connection)
@@ -246,7 +253,11 @@ class Link:
         await asyncio.gather(*self._flushes, return_exceptions=True)
         for command in self._batch:
             _resolve(command.reply, RedisAway("the link to Redis was closed"))
-        for connection in self._idle:
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
             await connection.disconnect(nowait=True)
 
 
@@ -255,6 +266,11 @@ async def _read(connection: AbstractConnection) -> Any:
         return await connection.read_response(disable_decoding=True)
     except ResponseError as error:  # one command's own
         return error
+
+
+def _refuses_writes(error: ResponseError) -> bool:
+    # Full, or unable to save what it has: its own trouble, not our command's.
+    return isinstance(error, OutOfMemoryError) or str(error).startswith(_NO_WRITES)
 
 
 def _resolve(reply: asyncio.Future[Any], value: Any) -> None:

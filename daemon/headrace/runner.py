@@ -9,7 +9,6 @@ for its own retries, it must not hold a place in the worker that those retries n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 
 import structlog
@@ -17,7 +16,7 @@ import structlog
 from headrace import observe
 from headrace.clock import Clock
 from headrace.deadline import until
-from headrace.errors import AttemptFailed, BrokenStream, Failure, HeadraceError, QueueFull, RedisAway
+from headrace.errors import AttemptFailed, BrokenStream, Canceled, Failure, HeadraceError, QueueFull, RedisAway
 from headrace.flight.flights import Flight
 from headrace.flight.lease import Leases
 from headrace.flow import Flow
@@ -30,6 +29,7 @@ from headrace.retry.tickets import Tickets
 log = structlog.get_logger()
 
 _COME_BACK_S = 2.0  # to a queue that was full
+_TELL_AGAIN_S = 0.5  # Redis, when it was away
 
 
 class Runner:
@@ -64,8 +64,7 @@ class Runner:
             await self._flow.pursue(call)
         except (QueueFull, RedisAway):
             # Not the call's fault; the ticket is still ours, and its first attempt is not made.
-            with contextlib.suppress(RedisAway):
-                await self._tickets.park(call, attempts=0, broken=0, due=self._come_back())
+            await self._park(call, attempts=0, broken=0, due=self._come_back())
         except Exception as error:
             log.exception(observe.CALL_FAILED, edge="worker", kind=type(error).__name__)
 
@@ -86,9 +85,14 @@ class Runner:
             else:
                 await self._tickets.finish(ticket.id, error=broken)
         except (QueueFull, RedisAway):
-            await self._tickets.park(call, attempts=attempt - 1, broken=ticket.broken, due=self._come_back())
+            await self._park(call, attempts=attempt - 1, broken=ticket.broken, due=self._come_back())
+        except Canceled:
+            log.debug(observe.TICKET_LOST, ticket=ticket.id)  # it has ended, or is in other hands
         except HeadraceError as error:
             await self._tickets.finish(ticket.id, error=error)
+        except Exception:  # the fault is ours; the ticket would stay in our hands until its deadline
+            await self._tickets.finish(ticket.id, error=HeadraceError("internal error"))
+            raise
         else:
             await self._tickets.finish(ticket.id, answer=landing.answer, attempts=attempt)
 
@@ -101,7 +105,17 @@ class Runner:
         except HeadraceError as final:
             await self._tickets.finish(ticket.id, error=final)
         else:
-            await self._tickets.park(call, attempts=attempt, broken=broken, due=due)
+            await self._park(call, attempts=attempt, broken=broken, due=due)
+
+    async def _park(self, call: Call, *, attempts: int, broken: int, due: float) -> None:
+        # The ticket is in our hands: until Redis hears that it is not, nobody else looks at it.
+        while True:
+            try:
+                await self._tickets.park(call, attempts=attempts, broken=broken, due=due)
+            except RedisAway:
+                await self._clock.sleep(_TELL_AGAIN_S)
+            else:
+                return
 
     def _come_back(self) -> float:
         return self._clock.now() + _COME_BACK_S * (0.5 + random.random())  # noqa: S311  # jitter, not a secret

@@ -250,7 +250,8 @@ class Schedule:
             return await asking
         try:
             # A Redis that hangs would hold up each question longer than there is patience left.
-            return await asyncio.wait_for(asking, max(0.1, self._patience_s(place, now)))
+            async with asyncio.timeout(max(0.1, self._patience_s(place, now))):
+                return await asking
         except TimeoutError as error:
             raise RedisAway("Redis does not answer", retry_after_s=1.0) from error
 

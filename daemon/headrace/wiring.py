@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import structlog
 from prometheus_client import generate_latest
 
 from headrace import observe
@@ -44,6 +45,10 @@ from headrace.runner import Runner
 from headrace.schedule import Schedule
 from headrace.upstream.client import Upstream
 from headrace.worker import serve_with
+
+log = structlog.get_logger()
+
+_AGAIN_S = 1.0
 
 
 class Parts:
@@ -125,20 +130,21 @@ class Parts:
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.schedule.close)
-            for task in map(asyncio.create_task, self._beside()):
-                stack.push_async_callback(_end, task)
+            for work in self._beside():
+                stack.push_async_callback(_end, asyncio.create_task(_lasting(work)))
+            stack.push_async_callback(self.flights.aclose)
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(self.link.is_up)
             yield
 
-    def _beside(self) -> tuple[Coroutine[Any, Any, None], ...]:
+    def _beside(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         return (
-            self.link.listen(),
-            self.leases.keep(),
-            self.tickets.keep(),
-            self.sweeper.run(),
-            self.callers.keep_fresh(),
-            self.hosts.stay(),
+            self.link.listen,
+            self.leases.keep,
+            self.tickets.keep,
+            self.sweeper.run,
+            self.callers.keep_fresh,
+            self.hosts.stay,
         )
 
     @contextlib.asynccontextmanager
@@ -232,6 +238,18 @@ class Edges:
         await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
 
 
+async def _lasting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    # What runs beside the calls must not end by a fault of ours: leases would lapse, nudges stay away, and nobody notice.
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            log.exception(observe.PART_CRASHED, part=work.__qualname__, kind=type(error).__name__)
+            await asyncio.sleep(_AGAIN_S)
+
+
 async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    # Again, if need be: a library that waits with asyncio.wait_for may swallow a cancellation (Python 3.11 does).
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=1.0)

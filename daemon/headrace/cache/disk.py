@@ -217,7 +217,8 @@ class Disk:
     async def _write_behind(self) -> None:
         while self._backlog:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), _GROW_S)
+                async with asyncio.timeout(_GROW_S):
+                    await self._hurry.wait()
             batch = {key: self._backlog[key] for key in list(self._backlog)[:_BATCH]}
             for fingerprint in batch:
                 self._forget_backlog(fingerprint)

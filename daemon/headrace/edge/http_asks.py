@@ -12,7 +12,8 @@ from headrace.model import CacheControl, Caller
 
 # Known to say nothing about the call itself.
 _NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"})
-_COUNTS = ("anthropic-", "cache-control")
+_COUNTS = ("anthropic-", "cache-control", "x-headrace-lane")  # the lane for the budget that is shown
+_MAX_DIGITS = 12
 
 
 def presented_key(headers: Mapping[str, str]) -> str:
@@ -60,7 +61,7 @@ def read_ask(caller: Caller, headers: Mapping[str, str], body: bytes, path: str,
         ),
         lane=headers.get("x-headrace-lane", ""),
         timeout_s=_timeout_s(headers),
-        cache=parse_cache_control(headers["cache-control"]) if "cache-control" in headers else CacheControl(),
+        cache=parse_cache_control(", ".join(_all(headers, "cache-control"))) if "cache-control" in headers else CacheControl(),
         idempotency_key=headers.get("idempotency-key", ""),
         path=path,
         credential=credential,
@@ -68,19 +69,24 @@ def read_ask(caller: Caller, headers: Mapping[str, str], body: bytes, path: str,
 
 
 def _betas(headers: Mapping[str, str]) -> tuple[str, ...]:
-    # The header may come once with commas, or several times.
-    values = headers.getall("anthropic-beta", []) if hasattr(headers, "getall") else [headers.get("anthropic-beta", "")]
-    return tuple(beta for value in values for beta in (part.strip() for part in value.split(",")) if beta)
+    parts = (part.strip() for value in _all(headers, "anthropic-beta") for part in value.split(","))
+    return tuple(beta for beta in parts if beta)
+
+
+def _all(headers: Mapping[str, str], name: str) -> list[str]:
+    # A header that is a list may come once with commas, or several times.
+    values: list[str] = headers.getall(name, []) if hasattr(headers, "getall") else [headers.get(name, "")]
+    return values
 
 
 def _timeout_s(headers: Mapping[str, str]) -> float | None:
     asked = []
     if (given := headers.get("x-headrace-timeout-ms")) is not None:
-        if not given.isdecimal():
+        if not given.isdecimal() or len(given) > _MAX_DIGITS:
             raise InvalidCall(f"x-headrace-timeout-ms: must be a whole number of milliseconds, not {given[:32]!r}")
         asked.append(int(given) / 1000)
     # What the official SDKs will wait; other values than seconds ("NOT_GIVEN") mean that they did not say.
     stainless = headers.get("x-stainless-timeout", "")
-    if stainless.replace(".", "", 1).isdecimal():
+    if stainless.replace(".", "", 1).isdecimal() and len(stainless) <= _MAX_DIGITS:
         asked.append(float(stainless))
     return min(asked, default=None)

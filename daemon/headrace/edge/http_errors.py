@@ -81,6 +81,7 @@ def _upstream(error: UpstreamError, request_id: str) -> Said:
 
 def error_body(type: str, message: str, request_id: str) -> bytes:
     """Return an error in the shape of the API's."""
+    message = message.encode(errors="replace").decode()  # it may quote half a character
     return msgspec.json.encode({"type": "error", "error": {"type": type, "message": message}, "request_id": request_id})
 
 

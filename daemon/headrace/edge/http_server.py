@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -26,7 +26,7 @@ from headrace.edge import http_errors
 from headrace.edge.http_asks import credential, digest, presented_key, read_ask
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge
 from headrace.flow import Flow, Hit, Seen
-from headrace.model import Answer, Call, Caller, Event, Reply, Source
+from headrace.model import Answer, Call, Caller, Reply, Source
 
 log = structlog.get_logger()
 
@@ -134,7 +134,8 @@ class HttpServer:
             own_key = credential(headers) if self._passes_credentials else ""
             key = b""
             if "idempotency-key" not in headers:
-                key = digest(self._admission.scope(caller, own_key), request.path_qs, headers, body)
+                # By name, even where answers are shared: the budget that a hit shows is the caller's own.
+                key = digest(f"{caller.name}\n{self._admission.scope(caller, own_key)}", request.path_qs, headers, body)
                 if hit := self._flow.glance(key):
                     observe.CALLS.inc("http", "cache")
                     return self._hit(hit)
@@ -170,14 +171,27 @@ class HttpServer:
         call = self._admission.admit(read_ask(caller, request.headers, body, request.path, own_key))
         if key:
             self._flow.remember(key, call)
-        async with self._flow.answer(call) as reply:
-            observe.CALLS.inc("http", reply.source)
-            headers = self._headers(call, reply)
-            if reply.events is not None:
-                return await self._stream(request, reply.events, headers)
-            if reply.answer is None:
-                raise RuntimeError("a reply has an answer or events")
-            return _response(200, _payload(reply.answer, stream=call.stream), headers)
+        stream: web.StreamResponse | None = None
+        try:
+            async with self._flow.answer(call) as reply:
+                observe.CALLS.inc("http", reply.source)
+                headers = self._headers(call, reply)
+                if reply.answer is not None:
+                    return _response(200, _payload(reply.answer, stream=call.stream), headers)
+                if reply.events is None:
+                    raise RuntimeError("a reply has an answer or events")
+                stream = web.StreamResponse(status=200, headers=[*headers, ("cache-control", "no-cache")])
+                await stream.prepare(request)
+                async for event in reply.events:
+                    await stream.write(event.raw)
+        except HeadraceError as error:
+            if stream is None:
+                raise
+            # The status is long gone: the error is the stream's last event, as upstream itself would have it.
+            observe.ERRORS.inc("http", error.reason)
+            await stream.write(http_errors.error_event(error, _new_id()))
+        await stream.write_eof()
+        return stream
 
     def _headers(self, call: Call, reply: Reply) -> Headers:
         headers = [
@@ -193,19 +207,6 @@ class HttpServer:
         if reply.ticket:
             headers.append(("x-headrace-ticket", reply.ticket))
         return headers
-
-    async def _stream(self, request: web.BaseRequest, events: AsyncIterator[Event], headers: Headers) -> web.StreamResponse:
-        response = web.StreamResponse(status=200, headers=[*headers, ("cache-control", "no-cache")])
-        await response.prepare(request)
-        try:
-            async for event in events:
-                await response.write(event.raw)
-        except HeadraceError as error:
-            # The status is long gone: the error is the stream's last event, as upstream itself would have it.
-            observe.ERRORS.inc("http", error.reason)
-            await response.write(http_errors.error_event(error, _new_id()))
-        await response.write_eof()
-        return response
 
     def _refuse(self, error: Exception) -> web.StreamResponse:
         observe.ERRORS.inc("http", getattr(error, "reason", "INTERNAL"))

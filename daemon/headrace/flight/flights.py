@@ -117,9 +117,10 @@ class Flight:
     def start(self, flying: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.create_task(flying)
 
-    def cancel(self) -> None:
+    def cancel(self) -> asyncio.Task[None] | None:
         if self._task is not None:
             self._task.cancel()
+        return self._task
 
 
 Fly = Callable[[Flight], Coroutine[Any, Any, Landing]]
@@ -181,6 +182,11 @@ class Flights:
     def _forget(self, flight: Flight) -> None:
         if self._by_key.get(flight.key) is flight:
             del self._by_key[flight.key]
+
+    async def aclose(self) -> None:
+        """Give up whatever is still in the air, so that it leaves in good order: turns, leases, connections."""
+        flying = [flight.cancel() for flight in list(self._by_key.values())]
+        await asyncio.gather(*(task for task in flying if task is not None), return_exceptions=True)
 
     def look_after(self, flight: Flight) -> None:
         """Cancel a flight that nobody waits for any more, here or outside."""

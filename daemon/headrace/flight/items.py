@@ -9,16 +9,19 @@ from headrace.flight.flights import Flight, Landing
 from headrace.model import Event, Form, Source
 
 
-def encode_event(event: Event) -> bytes:
-    """Return an event as an item of the log."""
-    return b"e" + event.name.encode() + b"\n" + len(event.data).to_bytes(4, "big") + event.data + event.raw
+def encode_event(event: Event, flight: Flight) -> bytes:
+    """Return an event as an item of the log, with what is known of the flight that it happened in."""
+    head = f"e{flight.attempts} {flight.request_id} {event.name}\n".encode()
+    return head + len(event.data).to_bytes(4, "big") + event.data + event.raw
 
 
-def decode_event(item: bytes) -> Event:
-    """Return the event of an item that `is_landing` says is none."""
-    name, _, rest = item[1:].partition(b"\n")
+def decode_event(item: bytes, flight: Flight) -> Event:
+    """Return the event of an item that `is_landing` says is none; *flight* learns what is known of it."""
+    head, _, rest = item[1:].partition(b"\n")
+    attempts, flight.request_id, name = head.decode().split(" ", 2)
+    flight.attempts = int(attempts)
     size = int.from_bytes(rest[:4], "big")
-    return Event(name.decode(), rest[4 : 4 + size], rest[4 + size :])
+    return Event(name, rest[4 : 4 + size], rest[4 + size :])
 
 
 def is_landing(item: bytes) -> bool:

@@ -48,6 +48,7 @@ class Lease:
     fingerprint: str
     token: str
     ticket: str = ""
+    flight: Flight | None = None
     published: int = 0
     publisher: asyncio.Task[None] | None = None
     is_landed: bool = False
@@ -115,32 +116,36 @@ class Leases:
 
         Raises `NoLease` when Redis is away, and whatever *lead* raises.
         """
-        token, followed = os.urandom(8).hex(), ""
+        token, followed = os.urandom(8).hex(), ""  # once it is open, what we follow is what callers here have had some of
         async with self._nudged(flight) as nudged:
             while True:
-                role = await self.ask(flight.key, token, fresh_ms)
+                # Who has had some of a stream gets the rest of that one, never of another, nor of a kept one.
+                role = await self.ask(flight.key, token, -1 if flight.is_open else fresh_ms)
                 if isinstance(role, Recalled):
                     return role
                 if isinstance(role, Leading):
                     if landing := await self._late_landing(flight, followed, role.lease):
                         return landing
                     return await self._take_over(flight, role, lead)
+                if flight.is_open and role.token != followed:
+                    raise _broken_off()
                 followed = role.token
                 landing = await self._listen(flight, followed, nudged)
                 if landing is not None and not isinstance(landing.error, Refusal):
                     return landing  # a refusal is its leader's own no: ask again who leads
 
     async def _listen(self, flight: Flight, token: str, nudged: asyncio.Event) -> Landing | None:
-        """Follow until the landing; None when nothing was heard for so long that it is time to ask again."""
+        """Follow until the landing; None when it is time to ask again, lest we lapse as one who follows."""
         flight.source = Source.SHARED
-        while True:
-            nudged.clear()
-            if landing := await self._read(flight, token):
-                return landing
-            try:
-                await asyncio.wait_for(nudged.wait(), self._lease_ms / 3000)
-            except TimeoutError:
-                return None
+        # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lease_ms / 3000):
+                while True:
+                    nudged.clear()
+                    if landing := await self._read(flight, token):
+                        return landing
+                    await nudged.wait()
+        return None
 
     async def _late_landing(self, flight: Flight, followed: str, lease: Lease) -> Landing | None:
         # We lead because the flight that we followed is over; if it landed, there is no need to fly again.
@@ -158,10 +163,16 @@ class Leases:
             yield nudged
         except asyncio.CancelledError:
             # Not awaited: who is cancelled leaves at once, and the place in the audience would lapse anyway.
-            self._link.run(_LEAVE, [keys.audience(name), keys.flight(flight.key)], [self._link.inbox, name])
+            if self._nudges.get(name) is nudged:
+                self._link.run(_LEAVE, [keys.audience(name), keys.flight(flight.key)], [self._link.inbox, name])
             raise
         finally:
-            self._nudges.pop(name, None)
+            self._forget(name, nudged)
+
+    def _forget(self, name: str, nudged: asyncio.Event) -> None:
+        # Another flight of the same name may have begun here while this one was being given up.
+        if self._nudges.get(name) is nudged:
+            del self._nudges[name]
 
     async def ask(self, fingerprint: str, token: str, fresh_ms: int) -> Recalled | Leading | Following:
         """Recall, lead or follow, in one step; asked again with the same token, nothing changes."""
@@ -184,7 +195,7 @@ class Leases:
                 observe.FLIGHTS.inc("followed")
                 return items.decode_landing(item, flight)
             # What is handed over starts with the first content, so all of it counts as open.
-            flight.append(items.decode_event(item), is_content=True)
+            flight.append(items.decode_event(item, flight), is_content=True)
         return None
 
     # A ticket's attempts, made by some worker, followed by whoever parked it.
@@ -209,12 +220,14 @@ class Leases:
                 with contextlib.suppress(RedisAway):
                     self._link.run(_JOIN, [keys.audience(name)], [self._link.inbox, self._lease_ms])
                     for _, (_, item) in await self._link.do("XRANGE", log, f"({len(flight.events)}-0", "+"):
-                        flight.append(items.decode_event(item), is_content=True)
+                        flight.append(items.decode_event(item, flight), is_content=True)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(nudged.wait(), self._lease_ms / 3000)
+                    async with asyncio.timeout(self._lease_ms / 3000):
+                        await nudged.wait()
         finally:
-            self._nudges.pop(name, None)
-            self._link.do("ZREM", keys.audience(name), self._link.inbox)
+            self._forget(name, nudged)
+            if name not in self._nudges:
+                self._link.do("ZREM", keys.audience(name), self._link.inbox)
 
     @contextlib.asynccontextmanager
     async def publishing(self, flight: Flight, ticket: str) -> AsyncIterator[None]:
@@ -232,13 +245,13 @@ class Leases:
         if flight.is_open:
             # The leader died in the middle of a stream that callers here have had some of.
             await self.give_up(role.lease)
-            raise BrokenStream("the stream broke off", status=502)
+            raise _broken_off()
         return await self._lead(flight, role, lead)
 
     async def _lead(self, flight: Flight, role: Leading, lead: Lead) -> Landing:
         lease = role.lease
         flight.source = Source.UPSTREAM
-        self._led[lease.name] = lease
+        self._led[lease.name], lease.flight = lease, flight
         flight.outside = lambda: self._is_followed(lease)
         try:
             landing = await lead(lease, role.ticket)
@@ -251,7 +264,8 @@ class Leases:
             self._send_landing(flight, lease, Landing(error=Refusal("the leader left")))
             raise
         finally:
-            self._led.pop(lease.name, None)
+            if self._led.get(lease.name) is lease:
+                del self._led[lease.name]
             if lease.publisher is not None:
                 lease.publisher.cancel()
 
@@ -271,8 +285,9 @@ class Leases:
             await self._send_landing(flight, lease, landing)
 
     def _send_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
-        said = flight.events[lease.published :] if flight.is_open or landing.answer else []
-        rest = [*map(items.encode_event, said), items.encode_landing(landing)]
+        # Half a stream is for those who have had some of it; others had better ask again than get that.
+        said = flight.events[lease.published :] if landing.answer or lease.published else []
+        rest = [*(items.encode_event(event, flight) for event in said), items.encode_landing(landing)]
         return self._link.run(_LAND, _landing_keys(lease), [lease.token, LOG_MS, lease.name, lease.published + 1, *rest])
 
     async def give_up(self, lease: Lease) -> None:
@@ -299,7 +314,7 @@ class Leases:
             if flight.is_open and lease.published < len(flight.events):
                 fresh = flight.events[lease.published :]
                 names = [keys.audience(lease.name), lease.log]
-                args = [LOG_MS, lease.name, lease.published + 1, *map(items.encode_event, fresh)]
+                args = [LOG_MS, lease.name, lease.published + 1, *(items.encode_event(event, flight) for event in fresh)]
                 try:
                     await self._link.run(_APPEND, names, args)
                 except RedisAway:
@@ -322,8 +337,11 @@ class Leases:
         """Renew the leases of all flights that we lead, until cancelled. Run it as a task."""
         while True:
             await asyncio.sleep(self._lease_ms / 3000)
-            renewals = [self._renew(lease, self._lease_ms) for lease in list(self._led.values())]
+            renewals = [self._renew(lease, self._lease_ms) for lease in self._led.values()]
             await asyncio.gather(*renewals, return_exceptions=True)
+            for lease in self._led.values():
+                if lease.flight and not lease.flight.waiting:  # those outside may have died without a word
+                    self._flights.look_after(lease.flight)
 
     # Nudges.
 
@@ -333,13 +351,17 @@ class Leases:
 
     def _on_audience(self, name: bytes) -> None:
         lease = self._led.get(name.decode())
-        flight = self._flights.get(lease.fingerprint) if lease else None
+        flight = lease.flight if lease else None
         if lease is None or flight is None:
             return
         if lease.publisher is None:
             lease.publisher = asyncio.create_task(self._publish(flight, lease))
         if not flight.waiting:  # somebody may just have left who was the last
             self._flights.look_after(flight)
+
+
+def _broken_off() -> BrokenStream:
+    return BrokenStream("the stream broke off", status=502)
 
 
 def _landing_keys(lease: Lease) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.errors import AttemptFailed, Failure
+from headrace.errors import AttemptFailed, Failure, OutOfTime, UpstreamError
 
 _MAX_DOUBLINGS = 30  # keeps 2**n a sane float in a storm of hours
 
@@ -35,6 +35,8 @@ class RetryPolicy:
         """
         Return when the next attempt is due (Unix seconds, before *deadline*), or raise upstream's own error.
 
+        If it is only the deadline that is in the way, that is an `OutOfTime`, which says the same.
+
         Args:
             attempt: the number of the attempt that failed.
             broken: how many attempts failed so far in a way that counts, this one included.
@@ -45,7 +47,7 @@ class RetryPolicy:
         wait_s = self._wait_s(failure.retry_after_s or 0.0, attempt, deadline - now, random())
         due = now + wait_s
         if due >= deadline:
-            raise failure.error
+            raise _out_of_time(failure.error, wait_s)
         return due
 
     def _wait_s(self, retry_after_s: float, attempt: int, left_s: float, chance: float) -> float:
@@ -58,3 +60,15 @@ class RetryPolicy:
         floor_s = self.backoff_low_s / 2
         ceiling_s = min(self.backoff_high_s, self.backoff_low_s * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS), left_s / 2)
         return floor_s + chance * max(0.0, ceiling_s - floor_s)
+
+
+def _out_of_time(error: UpstreamError, wait_s: float) -> OutOfTime:
+    return OutOfTime(
+        error.message,
+        status=error.status,
+        type=error.type,
+        body=error.body,
+        headers=error.headers,
+        retry_after_s=error.retry_after_s or wait_s,
+        metadata=error.metadata,
+    )

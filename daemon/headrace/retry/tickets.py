@@ -118,8 +118,12 @@ class Tickets:
             await self._repark(call.ticket, attempts, broken, due)
             return call.ticket
         ticket_id = _new_id()
-        await self._create(ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True)
-        await self._set_alarm(ticket_id, attempts + 1, due)
+        try:
+            await self._create(ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True)
+            await self._set_alarm(ticket_id, attempts + 1, due)
+        except (asyncio.CancelledError, RedisAway):
+            self.cancel_soon(ticket_id)  # it may be there all the same
+            raise
         return ticket_id
 
     async def _create(
@@ -292,7 +296,9 @@ class Tickets:
         return await self.get(ticket_id, caller)
 
     def cancel_soon(self, ticket_id: str) -> None:
-        """Cancel a ticket whose RPC went away, unless another process waits for it. If that fails, its want lapses."""
+        """Cancel a ticket whose RPC went away, unless somebody else waits for it. If that fails, its want lapses."""
+        if ticket_id in self._waiters:
+            return
         error = Canceled("nobody waits for the call any more")
         task = asyncio.create_task(self._cancel_alone(ticket_id, error))
         self._background.add(task)
@@ -340,10 +346,7 @@ class Tickets:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    while not await self._look(ticket_id):
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(nudged.wait(), _POLL_S)
-                        nudged.clear()
+                    return await self._ended(ticket_id, nudged)
         finally:
             waiters = self._waiters[ticket_id]
             waiters.discard(nudged)
@@ -351,13 +354,21 @@ class Tickets:
                 del self._waiters[ticket_id]
         return await self._read(ticket_id, FULL)
 
+    async def _ended(self, ticket_id: str, nudged: asyncio.Event) -> Ticket:
+        while True:
+            nudged.clear()
+            with contextlib.suppress(RedisAway):
+                if await self._look(ticket_id):
+                    return await self._read(ticket_id, FULL)
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await nudged.wait()
+
     async def _look(self, ticket_id: str) -> bool:
         names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
         args = [self._link.inbox, _us(3 * _POLL_S), _us(self._timing.want_s)]
-        try:
-            state = (await self._link.run(_LOOK, names, args)).decode()
-        except RedisAway:
-            return False
+        state = (await self._link.run(_LOOK, names, args)).decode()
         if not state:
             raise _not_found(ticket_id)
         return State(state).is_terminal

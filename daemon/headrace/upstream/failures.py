@@ -146,7 +146,8 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    # It may quote half a character of what the caller sent, which nobody could write down.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def _known(**facts: str) -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""What tests of the whole flow share: one daemon's real parts, without its doors, and calls to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from headrace import config, forms
+from headrace.admission import Ask
+from headrace.cache.control import parse_cache_control
+from headrace.errors import RedisAway
+from headrace.flight.lease import LEASE_MS
+from headrace.model import Call, Caller, Reply
+from headrace.wiring import Parts
+
+QUICK = {"HEADRACE_RETRY__BACKOFF": "0.05s..0.2s", "HEADRACE_CACHE__DISK": "0"}
+
+
+class Bells:
+    """Alarms that ring in this very process, at their time; in place of the queue, whose threads take a second to stop."""
+
+    def __init__(self) -> None:
+        self.parts: Parts | None = None
+        self.is_mute = False
+        self._ringing: set[asyncio.Task[None]] = set()
+
+    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+        ringing = asyncio.create_task(self._ring(ticket_id, attempt, due))
+        self._ringing.add(ringing)
+        ringing.add_done_callback(self._ringing.discard)
+
+    async def _ring(self, ticket_id: str, attempt: int, due: float) -> None:
+        await asyncio.sleep(due - time.time())
+        if self.parts is not None and not self.is_mute:
+            with contextlib.suppress(RedisAway):
+                await self.parts.runner.run(ticket_id, attempt)
+
+    async def are_waiting(self, alarms: list[tuple[str, int, int]]) -> list[bool]:
+        return [False for _ in alarms]
+
+    async def aclose(self) -> None:
+        for ringing in self._ringing:
+            ringing.cancel()
+        await asyncio.gather(*self._ringing, return_exceptions=True)
+
+
+class Daemon:
+    """One daemon's real parts on a real Valkey."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.flow = parts, parts.flow
+
+    def call(self, body: Any = None, *, cache: str = "", caller: str = "ann", **ask: Any) -> Call:
+        body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]} | (body or {})
+        asked = Ask(Caller(caller), json.dumps(body).encode(), cache=parse_cache_control(cache), **ask)
+        return self.parts.admission.admit(asked)
+
+    async def ask(self, call: Call) -> Reply:
+        """Return the whole reply, its events read to the end."""
+        async with self.flow.answer(call) as reply:
+            if reply.events is not None:
+                events = [event async for event in reply.events]
+                reply.events, reply.answer = None, forms.answer_of_events(events, created=0.0, request_id=reply.request_id)
+            return reply
+
+    def held(self) -> str:
+        """What is held of anything, by the parts' own word; "" if nothing is."""
+        parts = self.parts
+        said = [repr(parts.flights), repr(parts.leases), repr(parts.schedule), repr(parts.tickets)]
+        nothing = [
+            "<Flights [0 in the air, 0 waiting]>",
+            "<Leases [0 led, 0 asked]>",
+            "<Schedule [0 waiting, 0 asking, 0 permits]>",
+            "<Tickets [0 held, 0 waited for]>",
+        ]
+        upstream = parts.upstream.in_the_air
+        return "" if said == nothing and not upstream else f"{said} {upstream} in the air"
+
+
+@contextlib.asynccontextmanager
+async def daemon(
+    valkey_url: str, upstream_url: str, directory: Path, *, lease_ms: int = LEASE_MS, **settings: str
+) -> AsyncIterator[Daemon]:
+    """Run one; settings by the names of the environment, less the prefix."""
+    environ = QUICK | {"HEADRACE_STATE__DIR": str(directory), "HEADRACE_UPSTREAM__BASE_URL": upstream_url}
+    environ |= {f"HEADRACE_{name}": value for name, value in settings.items()}
+    parts = Parts(config.load(None, environ), valkey_url, lambda: "own-key")
+    parts.leases._lease_ms = lease_ms
+    bells = Bells()
+    await parts.alarms.aclose()
+    parts.alarms = parts.tickets._alarms = parts.sweeper._alarms = bells  # type: ignore[assignment]
+    bells.parts = parts
+    async with parts.running():
+        await asyncio.wait_for(parts.link.listening(), 5)
+        yield Daemon(parts)
+        await parts.runner.close()
+        with contextlib.suppress(RedisAway):
+            await parts.tickets.leave()
