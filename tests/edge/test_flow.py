@@ -639,7 +639,7 @@ async def test_cancelled_at_every_step(valkey_url: str, tmp_path: Path, kind: st
         await current[0](line)
 
     async with running(valkey_url, tmp_path, speak, LIMIT=LIMIT, RETRY__BACKOFF="0.01s..0.02s") as (one, _):
-        for step in range(0, 400):
+        for step in range(400):
             current[0] = talk()
             call = one.call({**body, "n": step}, idempotency_key=f"k{step}" if "idempotent" in kind else "")
             asked = asking(one, call)
@@ -653,7 +653,7 @@ async def test_cancelled_at_every_step(valkey_url: str, tmp_path: Path, kind: st
             await until(lambda: not one.held(), what=f"step {step}: {one.held()}")
             await until(lambda: not whole(valkey_url), what=f"step {step}: {whole(valkey_url)}")
             with redis.Redis.from_url(valkey_url) as client:
-                await until(lambda: client.zcard(keys.TICKETS) == 0, within=25, what=f"step {step}: a ticket is left")  # noqa: B023
+                await until(lambda: client.zcard(keys.TICKETS) == 0, within=25, what=f"step {step}: a ticket is left")
         else:
             pytest.fail("the call never ended")
         assert step > 5
