@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.errors import AttemptFailed, Failure, UpstreamError
+from headrace.errors import AttemptFailed, Failure, OutOfTime, UpstreamError
 from headrace.retry.policy import RetryPolicy
 
 NOW = 1_800_000_000.0
@@ -42,7 +42,8 @@ def test_bounds(failure, retry_after_s, attempt, left_s, chance):
     except UpstreamError as raised:
         error = raised
     if when is None:
-        assert error is failure.error
+        assert isinstance(error, OutOfTime)
+        assert (str(error), error.status) == (str(failure.error), failure.error.status)
         assert left_s <= max(0.25, retry_after_s or 0) + 1e-6
     else:
         assert NOW + (retry_after_s or 0.25) <= when < NOW + left_s

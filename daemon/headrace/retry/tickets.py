@@ -102,7 +102,11 @@ class Tickets:
         hold = self._held.new()
         hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
         hold.is_bound = bool(call.credential)
-        outcome = await self._create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
+        try:
+            outcome = await self._create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
+        except asyncio.CancelledError:
+            self.cancel_soon(ticket_id)  # nobody was told of it; else the key would be taken until the lease is over
+            raise
         if isinstance(outcome, Claimed):
             self._held.put(ticket_id, hold)
         return outcome
