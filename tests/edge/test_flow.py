@@ -429,16 +429,13 @@ async def test_leaves_while_parked(valkey_url: str, tmp_path: Path) -> None:
 async def test_cancelled_while_parking(valkey_url: str, tmp_path: Path) -> None:
     """A caller who leaves just as its call is being parked leaves no attempt behind."""
     async with running(valkey_url, tmp_path, overloaded) as (one, server):
-        create = one.parts.tickets._create
         parking = asyncio.Event()
 
-        async def creating(*args, **options):
-            made = await create(*args, **options)
+        async def setting(*_, **__):
             parking.set()
             await asyncio.sleep(10)
-            return made
 
-        one.parts.tickets._create = creating  # type: ignore[method-assign]
+        one.parts.tickets._set_alarm = setting  # type: ignore[method-assign]
         asked = asking(one, one.call())
         await asyncio.wait_for(parking.wait(), 5)
         asked.cancel()

@@ -15,9 +15,9 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -42,6 +42,8 @@ _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 _LISTED_MS = 8 * _DAY_MS
 _POLL_S = 1.0
+
+_Made = TypeVar("_Made")
 
 
 class Alarms(Protocol):
@@ -102,11 +104,8 @@ class Tickets:
         hold = self._held.new()
         hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
         hold.is_bound = bool(call.credential)
-        try:
-            outcome = await self._create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
-        except asyncio.CancelledError:
-            self.cancel_soon(ticket_id)  # nobody was told of it; else the key would be taken until the lease is over
-            raise
+        creating = self._create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
+        outcome = await self._unless_cancelled(ticket_id, creating)
         if isinstance(outcome, Claimed):
             self._held.put(ticket_id, hold)
         return outcome
@@ -123,12 +122,22 @@ class Tickets:
             return call.ticket
         ticket_id = _new_id()
         try:
-            await self._create(ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True)
+            creating = self._create(ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True)
+            await self._unless_cancelled(ticket_id, creating)
             await self._set_alarm(ticket_id, attempts + 1, due)
         except (asyncio.CancelledError, RedisAway):
             self.cancel_soon(ticket_id)  # it may be there all the same
             raise
         return ticket_id
+
+    async def _unless_cancelled(self, ticket_id: str, creating: Coroutine[Any, Any, _Made]) -> _Made:
+        # Who is cancelled on the way has not been told of the ticket, which may be made all the same; then it is ended.
+        task = asyncio.create_task(creating)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.cancel_soon(ticket_id, after=task)
+            raise
 
     async def _create(
         self,
@@ -299,18 +308,19 @@ class Tickets:
         await self.finish(ticket_id, error=Canceled("the ticket was canceled by its caller"))
         return await self.get(ticket_id, caller)
 
-    def cancel_soon(self, ticket_id: str) -> None:
+    def cancel_soon(self, ticket_id: str, after: asyncio.Task[Any] | None = None) -> None:
         """Cancel a ticket whose RPC went away, unless somebody else waits for it. If that fails, its want lapses."""
         if ticket_id in self._waiters:
             return
-        error = Canceled("nobody waits for the call any more")
-        task = asyncio.create_task(self._cancel_alone(ticket_id, error))
+        task = asyncio.create_task(self._cancel_alone(ticket_id, after))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _cancel_alone(self, ticket_id: str, error: Canceled) -> None:
+    async def _cancel_alone(self, ticket_id: str, after: asyncio.Task[Any] | None) -> None:
         with contextlib.suppress(RedisAway):
-            await self.finish(ticket_id, error=error, condition="alone")
+            if after is not None:
+                await after
+            await self.finish(ticket_id, error=Canceled("nobody waits for the call any more"), condition="alone")
 
     # Looking.
 

@@ -1,0 +1,176 @@
+"""The HTTP edge's promises at its door: what a header may be, and what a stream that ends badly looks like on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from conftest import until
+from flow_parts import Daemon, daemon
+from headrace.edge.http_server import HttpServer
+from scripted import EVENTS, Line, Server, say_message, serving
+
+BODY = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+LIMIT = json.dumps([
+    {"name": "ann", "match": {"caller": "ann"}, "requests_per_minute": 60},
+    {"name": "bob", "match": {"caller": "bob"}, "requests_per_minute": 6000},
+])  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def open_door(
+    url: str, path: Path, talk=say_message, **settings: str
+) -> AsyncIterator[tuple[HttpServer, Server, Daemon]]:
+    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
+        parts = one.parts
+        door = HttpServer(
+            parts.flow, parts.admission, parts.callers,
+            address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+            budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0,
+        )  # fmt: skip
+        await door.start()
+        try:
+            yield door, server, one
+        finally:
+            await door.stop()
+
+
+async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, target: str = "/v1/messages") -> tuple[int, bytes]:
+    """Say exactly this on the wire; return the status and everything that came."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = [f"POST {target} HTTP/1.1", "host: x", "connection: close", f"content-length: {len(raw)}", *headers]
+    writer.write(b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in head) + b"\r\n\r\n" + raw)
+    came = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return int(came.split()[1]), came
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x-headrace-timeout-ms: " + "9" * 400,
+        "x-headrace-timeout-ms: -1",
+        "x-headrace-timeout-ms: soon",
+        b"idempotency-key: \xff",
+        "idempotency-key: " + "k" * 256,
+        "x-headrace-lane: fast",
+        "x-headrace-caller: a b",
+        b"x-headrace-caller: \xff",
+        b"anthropic-version: \xff",
+        b"anthropic-beta: \xff",
+        b"anthropic-new: \xff",
+    ],
+)
+async def test_bad_header(valkey_url: str, tmp_path: Path, header: str | bytes) -> None:
+    """A header that makes no sense is 400, never 500."""
+    async with open_door(valkey_url, tmp_path) as (door, server, _):
+        status, came = await say(door, header)
+        assert status == 400, came
+        assert b"invalid_request_error" in came
+        assert server.calls == 0
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x-stainless-timeout: " + "9" * 400,
+        "x-stainless-timeout: NOT_GIVEN",
+        "x-headrace-timeout-ms: 999999999999",
+        b"x-api-key: \xff",
+    ],
+)
+async def test_odd_header(valkey_url: str, tmp_path: Path, header: str | bytes) -> None:
+    """What says nothing that counts is passed over."""
+    async with open_door(valkey_url, tmp_path) as (door, _, _):
+        assert (await say(door, header))[0] == 200
+
+
+async def test_odd_credential(valkey_url: str, tmp_path: Path) -> None:
+    """A caller's own key that HTTP cannot carry is 400."""
+    async with open_door(valkey_url, tmp_path, UPSTREAM__CREDENTIALS="caller") as (door, _, _):
+        assert (await say(door, b"x-api-key: \xff"))[0] == 400
+
+
+@pytest.mark.parametrize("target", ["/%ff", "/v1/%ed%a0%80", "/v2/messages"])
+async def test_odd_path(valkey_url: str, tmp_path: Path, target: str) -> None:
+    """Whatever is not there is 404."""
+    async with open_door(valkey_url, tmp_path) as (door, _, _):
+        assert (await say(door, target=target))[0] == 404
+
+
+async def test_cache_control_twice(valkey_url: str, tmp_path: Path) -> None:
+    """Several Cache-Control headers are one list (RFC 9110, 5.3)."""
+    async with open_door(valkey_url, tmp_path) as (door, server, _):
+        for _ in range(2):
+            await say(door, "cache-control: max-age=60", "cache-control: no-store")
+        assert server.calls == 2
+
+
+async def test_own_budget(valkey_url: str, tmp_path: Path) -> None:
+    """Where callers share answers, a hit still shows its caller's own budget."""
+    async with open_door(valkey_url, tmp_path, CACHE__SCOPE="shared", LIMIT=LIMIT) as (door, server, _):
+        for name, limit in (("ann", b"60"), ("ann", b"60"), ("bob", b"6000"), ("bob", b"6000")):
+            came = (await say(door, f"x-headrace-caller: {name}"))[1].lower()
+            assert b"anthropic-ratelimit-requests-limit: " + limit + b"\r" in came
+        assert server.calls == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi"}],"model":"n"}',
+        b'{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi","content":"ho"}]}',
+        b'{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi"}],"mod\\u0065l":"n"}',
+        b'{"model":"m","model":"m","max_tokens":5,"messages":[{"role":"user","content":"\\ud800"}]}',
+    ],
+)
+async def test_doubles(valkey_url: str, tmp_path: Path, body: bytes) -> None:
+    """A body of which two readers could make two calls is refused."""
+    async with open_door(valkey_url, tmp_path) as (door, server, _):
+        status, came = await say(door, body=body)
+        assert (status, server.calls) == (400, 0)
+        assert b"twice" in came
+
+
+@pytest.mark.parametrize(
+    "text", [b'say \\"a\\": 1, \\"a\\": 2', b"\\u0022a\\u0022:", b"\\ud800 \\u00e9", "é".encode(), b'{\\"a\\":{\\"a\\":1}}']
+)
+async def test_no_doubles(valkey_url: str, tmp_path: Path, text: bytes) -> None:
+    """What only looks like names said twice is let through."""
+    body = (
+        b'{"model": "m", "max_tokens": 5,\n "messages": [{"role": "user", "content": "%b"}, {"role": "user", "content": "hi"}]}'
+    )
+    async with open_door(valkey_url, tmp_path) as (door, _, _):
+        assert (await say(door, body=body % text))[0] == 200
+
+
+async def test_deadline_in_mid_stream(valkey_url: str, tmp_path: Path) -> None:
+    """A stream whose deadline passes ends with an error event, inside the one response that was begun."""
+
+    async def talk(line: Line) -> None:
+        await line.begin_stream()
+        await line.chunk(b"".join(EVENTS[:3]))
+        await line.reader.read()
+
+    async with open_door(valkey_url, tmp_path, talk) as (door, _, one):
+        status, came = await say(door, "x-headrace-timeout-ms: 500", body=BODY | {"stream": True})
+        assert status == 200
+        assert came.count(b"HTTP/1.1") == 1
+        assert b"event: error" in came
+        assert b"timeout_error" in came
+        assert came.endswith(b"0\r\n\r\n")
+        await until(lambda: not one.held(), what=one.held())
+
+
+async def test_path_has_no_leak(valkey_url: str, tmp_path: Path) -> None:
+    """A query does not hide a call from its own repeat."""
+    async with open_door(valkey_url, tmp_path) as (door, server, _):
+        for _ in range(2):
+            assert (await say(door, target="/v1/messages?beta=true"))[0] == 200
+        assert server.calls == 1
