@@ -11,6 +11,7 @@ from pathlib import Path
 
 from daemon_process import Served, environment, serving
 from headrace.simulator import Options, Simulator, start
+from pressing import AUDIT
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def daemon(upstream: str, redis_url: str = "", **settings: str):
             "HEADRACE_LISTEN__GRPC": '["127.0.0.1:0"]',
         } | {f"HEADRACE_{name}": value for name, value in settings.items()}
         if redis_url:
+            more["HEADRACE_AUDIT"] = AUDIT
             more["HEADRACE_REDIS__URL"] = redis_url
         with serving(environment(Path(directory), **more)) as served:
             grpc, http = _addresses(served)

@@ -94,3 +94,36 @@ async def test_redis_goes_and_comes_back(tmp_path):
     await link.aclose()
     process.terminate()
     process.wait(10)
+
+
+async def test_all_idle_ones_died(link):
+    """That every idle connection died is no loss of Redis: a fresh one is tried."""
+    for _ in range(3):
+        await asyncio.gather(*(link.do("PING") for _ in range(1000)))  # batches enough for several connections
+    assert len(link._idle) > 1
+    for connection in link._idle:
+        connection._writer.transport.abort()
+
+    assert await link.do("PING") == b"PONG"
+    assert link.is_up
+
+
+async def test_refuses_writes(link):
+    """A Redis that is full is as good as away, for those who would write."""
+    await link.do("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(RedisAway):
+            await link.do("SET", "a", "1")
+        assert await link.do("GET", "a") is None
+    finally:
+        await link.do("CONFIG", "SET", "maxmemory", "0")
+
+
+async def test_closed(valkey_url):
+    """After its end a link sends nothing, and says so."""
+    link = Link(valkey_url)
+    await link.do("PING")
+    await link.aclose()
+    with pytest.raises(RedisAway):
+        await link.do("PING")
+    assert not link._flushes
