@@ -112,13 +112,16 @@ def test_keys_need_redis(environ):
     assert done.stderr.startswith("headrace: Redis cannot be reached")
 
 
+PURGED = "purged 0 entries from Redis; every daemon drops its own\n"
+
+
 def test_cache_without_daemon(environ):
-    """The cache commands talk to a running daemon, and say where they looked for it."""
-    for arguments in (("stats",), ("purge", "--all")):
-        done = headrace("cache", *arguments, environ=environ)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "no daemon answers on unix:" in done.stderr
-        assert "headrace.sock" in done.stderr
+    """Stats come from a running daemon, and say where they looked for it; a purge needs none: daemons hear of it later."""
+    done = headrace("cache", "stats", environ=environ)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no daemon answers on unix:" in done.stderr
+    assert "headrace.sock" in done.stderr
+    assert headrace("cache", "purge", "--all", environ=environ).stdout == PURGED
     assert headrace("cache", "purge", environ=environ).returncode == 2
     assert headrace("cache", "purge", "--all", "--model", "m", environ=environ).returncode == 2
     none = headrace("cache", "stats", environ=environ | {"HEADRACE_LISTEN__GRPC": "[]"})
@@ -133,8 +136,8 @@ def test_beside_a_daemon(environ):
         assert "checkout" in headrace("keys", "list", environ=environ).stdout
         stats = headrace("cache", "stats", environ=environ)
         assert all(tier in stats.stdout for tier in ("memory", "disk", "redis")), stats.stderr
-        assert headrace("cache", "purge", "--all", environ=environ).stdout == "purged 0 entries\n"
-        assert headrace("cache", "purge", "--model", "claude-x", environ=environ).stdout == "purged 0 entries\n"
+        assert headrace("cache", "purge", "--all", environ=environ).stdout == PURGED
+        assert headrace("cache", "purge", "--model", "claude-x", environ=environ).stdout == PURGED
         assert daemon.stop() == 0
 
 
@@ -142,9 +145,9 @@ def test_key_for_the_daemon(environ):
     """Where the daemon asks for keys, so it does of the commands."""
     environ |= {"HEADRACE_AUTH__REQUIRED": "true"}
     with serving(environ):
-        refused = headrace("cache", "purge", "--all", environ=environ)
+        refused = headrace("cache", "stats", environ=environ)
         assert refused.returncode == 1
         assert "UNAUTHENTICATED" in refused.stderr
         key = headrace("keys", "create", "checkout", environ=environ).stdout.strip()
-        assert headrace("cache", "purge", "--all", environ=environ | {"HEADRACE_KEY": key}).stdout == "purged 0 entries\n"
-        assert headrace("cache", "purge", "--all", "--as-key", key, environ=environ).stdout == "purged 0 entries\n"
+        assert "memory" in headrace("cache", "stats", environ=environ | {"HEADRACE_KEY": key}).stdout
+        assert "memory" in headrace("cache", "stats", "--as-key", key, environ=environ).stdout
