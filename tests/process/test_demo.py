@@ -33,7 +33,15 @@ def environ(home: Path, **more: str) -> dict[str, str]:
 def start(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "headrace", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environ(home, **more), stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    # A shell's background job ignores Ctrl-C, and hands that down; the demo is to hear it as in a terminal.
+    return subprocess.Popen(
+        command,
+        env=environ(home, **more),
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def left(home: Path) -> list[str]:

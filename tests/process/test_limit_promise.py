@@ -28,7 +28,7 @@ def start(url: str, seconds: float) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_killed(valkey_url):
     """Three processes press on one limit, one is killed: no window is over the bound, and the others use what is left."""
-    doomed, *others = [start(valkey_url, 9.0) for _ in range(3)]
+    doomed, *others = [start(valkey_url, 15.0) for _ in range(3)]
     time.sleep(3)
     doomed.kill()
     doomed.communicate()
