@@ -134,3 +134,24 @@ async def test_versions(client, version):
     if version == "2026-10-21":
         with pytest.raises(anthropic.BadRequestError, match="Extra inputs"):
             await in_thread(client.messages.create, **ask("version"), **named, extra_body={"temperature": 1})
+
+
+async def test_query_is_passed_on(client, simulator):
+    """A query is part of what is asked, here and upstream."""
+    await in_thread(client.messages.create, **ask("query"))
+    answer = await in_thread(client.messages.with_raw_response.create, **ask("query"), extra_query={"beta": "true"})
+
+    assert answer.headers["x-headrace-source"] == "upstream"
+    assert simulator.counts.total == 2
+
+
+async def test_own_keys_go_upstream(simulator):
+    """With credentials = "caller" the caller's own key goes upstream, and without one there is nothing to send."""
+    with (
+        daemon(simulator.url, UPSTREAM__CREDENTIALS="caller") as running,
+        anthropic.Anthropic(api_key="sk-own", base_url=running.http, max_retries=0) as client,
+    ):
+        assert (await in_thread(client.messages.create, **ask("mine"))).role == "assistant"
+        without = {"Authorization": anthropic.Omit(), "X-Api-Key": anthropic.Omit()}
+        with pytest.raises(anthropic.AuthenticationError):
+            await in_thread(client.messages.create, **ask("mine"), extra_headers=without)

@@ -13,7 +13,7 @@ from headrace import observe
 from headrace.callers import Callers
 from headrace.edge import status
 from headrace.edge.http_asks import credential, presented_key
-from headrace.errors import HeadraceError, InvalidCall
+from headrace.errors import HeadraceError, InvalidCall, UnknownCaller
 from headrace.model import Caller
 
 M = TypeVar("M", bound=Message)
@@ -70,7 +70,10 @@ class Who:
         if not (self._callers.required or self._passes_credentials):
             return "", ""
         metadata = dict(context.invocation_metadata() or ())
-        return presented_key(metadata), credential(metadata) if self._passes_credentials else ""
+        own_key = credential(metadata) if self._passes_credentials else ""
+        if self._passes_credentials and not own_key:
+            raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
+        return presented_key(metadata), own_key
 
     def scope(self, key: str, own_key: str) -> str:
         """Return what tells this caller's bytes from another's same bytes; the name in the bytes themselves apart."""

@@ -24,7 +24,7 @@ from headrace.cache import status
 from headrace.callers import Callers
 from headrace.edge import http_errors
 from headrace.edge.http_asks import credential, digest, presented_key, read_ask
-from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge
+from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
 from headrace.flow import Flow, Hit, Seen
 from headrace.model import Answer, Call, Caller, Reply, Source
 
@@ -132,6 +132,8 @@ class HttpServer:
             headers = request.headers
             caller = self._callers.identify(presented_key(headers), headers.get("x-headrace-caller", ""))
             own_key = credential(headers) if self._passes_credentials else ""
+            if self._passes_credentials and not own_key:
+                raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
             key = b""
             if "idempotency-key" not in headers:
                 # By name, even where answers are shared: the budget that a hit shows is the caller's own.
@@ -168,7 +170,7 @@ class HttpServer:
     async def _miss(
         self, request: web.BaseRequest, caller: Caller, body: bytes, own_key: str, key: bytes
     ) -> web.StreamResponse:
-        call = self._admission.admit(read_ask(caller, request.headers, body, request.path, own_key))
+        call = self._admission.admit(read_ask(caller, request.headers, body, request.path_qs, own_key))
         if key:
             self._flow.remember(key, call)
         stream: web.StreamResponse | None = None
