@@ -119,8 +119,10 @@ async def test_interrupted(
     """Ctrl-C or SIGTERM, early or late: it ends soon, and every process with it."""
     process = demo("demo")
     assert process.stdout is not None
+    seen = ""
     while not (line := process.stdout.readline()).startswith(after):
-        assert line, "the demo ended by itself"
+        seen += line
+        assert line, f"the demo ended by itself: {seen}"
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
 
