@@ -46,7 +46,7 @@ def daemon(upstream: str, redis_url: str = "", **settings: str):
             more["HEADRACE_AUDIT"] = AUDIT
             more["HEADRACE_REDIS__URL"] = redis_url
         with serving(environment(Path(directory), **more)) as served:
-            grpc, http = _addresses(served)
+            *_, grpc, http = _addresses(served)
             yield Daemon(http, grpc, served)
 
 

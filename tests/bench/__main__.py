@@ -205,6 +205,7 @@ def litellm(seconds: float, connections: int) -> None:
         config.write_text(
             "model_list:\n  - model_name: claude-sonnet-4-5\n    litellm_params:\n"
             f"      model: anthropic/claude-sonnet-4-5\n      api_base: http://{upstream}\n      api_key: bench\n"
+            "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"  # it starts without a key only so
         )
         stack.enter_context(server(1, sys.executable, "-m", "tests.bench.upstream", upstream, address=upstream))
         host, _, port = address.rpartition(":")
