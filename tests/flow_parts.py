@@ -89,7 +89,7 @@ async def daemon(
     """Run one; settings by the names of the environment, less the prefix."""
     environ = QUICK | {"HEADRACE_STATE__DIR": str(directory), "HEADRACE_UPSTREAM__BASE_URL": upstream_url}
     environ |= {f"HEADRACE_{name}": value for name, value in settings.items()}
-    parts = Parts(config.load(None, environ), valkey_url, lambda: "own-key")
+    parts = Parts(config.load(None, environ), valkey_url, lambda: config.Keys("own-key", "admin-key"))
     parts.leases._lease_ms = lease_ms
     bells = Bells()
     await parts.alarms.aclose()

@@ -18,6 +18,7 @@ from headrace import forms
 from headrace.admission import Admission
 from headrace.cache.entry import Entry
 from headrace.clock import SystemClock
+from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
 from headrace.errors import UnknownCaller
 from headrace.flow import Hit
@@ -113,9 +114,16 @@ async def serving(
     """Run a server on a free port, and a channel to it."""
     options.setdefault("addresses", ("127.0.0.1:0",))
     admission = Admission(SystemClock(), version="2023-06-01", is_shared=False, max_age_s=570)
-    server = GrpcServer(
-        flow or FakeFlow(), admission, callers or FakeCallers(), tickets, cache, runtime_dir=directory, **options
+    flow = flow or FakeFlow()
+    exchange = Exchange(
+        SystemClock(),
+        flow,
+        None,
+        admission,
+        budget_headers=lambda call: (),
+        upstream_url="http://u",  # type: ignore[arg-type]
     )
+    server = GrpcServer(exchange, flow, admission, callers or FakeCallers(), tickets, cache, runtime_dir=directory, **options)
     await server.start()
     await server.set_serving(True)
     try:

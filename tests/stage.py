@@ -3,8 +3,7 @@ A stage for tests in other languages: a simulator and an installed daemon in fro
 
     python -m tests.stage [NAME=VALUE ...]     (settings of the daemon, such as AUTH__DEFAULT_ROLE=admin)
 
-Prints one line of JSON when both serve: `http` (the edge), `grpc` (host:port), `socket` (its unix socket) and `simulator`, all but
-`grpc` and `socket` as URLs.
+Prints one line of JSON when both serve: `http` (the edge) and `simulator`, as URLs, `grpc` (host:port) and `socket` (a path).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fleet import daemon, simulated  # noqa: E402
+from fleet import daemon, simulated
 
 
 async def main(settings: dict[str, str]) -> None:

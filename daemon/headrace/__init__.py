@@ -14,6 +14,7 @@ Doors and lives
 
 The line
     flow        the whole walk                leader      its second half: attempt, park, keep
+    endpoints   how each is treated           relay       the way of what is only carried
     runner      a ticket's next attempt       admission   bytes into a Call, without I/O
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule    waiting for a turn            budget/     buckets, limits, estimates, the ledger

@@ -20,12 +20,13 @@ import msgspec
 from headrace.cache.fingerprint import fingerprint
 from headrace.cache.policy import no_keep_call
 from headrace.clock import Clock
+from headrace.endpoints import CHAT, COUNT_TOKENS, MESSAGES, MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Lane
 
-MAX_BODY = 32_000_000  # upstream's own limit for messages
 _MAX_IDEMPOTENCY_KEY = 255
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
+_UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,12 @@ class Ask:
     What an edge read from the wire.
 
     Args:
-        body: the JSON that is to go upstream.
+        body: the JSON that is to go upstream; empty for a GET.
         stream: what the edge knows of the form; None leaves it to the body.
         lane: "" for the caller's own.
         timeout_s: how long the caller will wait; None if it did not say.
         headers: other `anthropic-*` headers, lower-case names.
+        method, path, endpoint: where it is to go: the path with its query.
         credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
     """
 
@@ -53,6 +55,8 @@ class Ask:
     cache: CacheControl = field(default_factory=CacheControl)
     idempotency_key: str = ""
     path: str = "/v1/messages"
+    method: str = "POST"
+    endpoint: Endpoint = MESSAGES
     credential: str = field(default="", repr=False)
 
 
@@ -83,14 +87,19 @@ class Admission:
 
     def admit(self, ask: Ask) -> Call:
         """Return the call, or raise `InvalidCall` or `TooLarge` saying what is wrong and what would be right."""
-        if len(ask.body) > MAX_BODY:
-            raise TooLarge(f"the body has {len(ask.body):,} bytes; upstream takes {MAX_BODY:,} at most")
-        body = _parse(ask.body)
-        model, max_tokens = _check(body)
+        check_size(ask.endpoint, len(ask.body))
+        body = _parse(ask.body) if ask.endpoint is not MODELS else _no_body(ask)
+        model, max_tokens = _CHECKS[ask.endpoint.name](body)
         stream = _stream(body, ask.stream)
-        now = self._clock.now()
         version = ask.version or self._version
         scope = self.scope(ask.caller, ask.credential)
+        # A POST by its path alone: most calls are, and what was kept before there were others stays good.
+        place = ask.path if ask.method == "POST" else f"{ask.method} {ask.path}"
+        betas, headers, endpoint = ask.betas, ask.headers, ask.endpoint.name
+        found = fingerprint(
+            scope=scope, path=place, version=version, betas=betas, headers=headers, body=body, endpoint=endpoint
+        )
+        now = self._clock.now()
         return Call(
             caller=ask.caller,
             body=ask.body,
@@ -98,21 +107,33 @@ class Admission:
             max_tokens=max_tokens,
             stream=stream,
             version=version,
-            betas=ask.betas,
-            headers=ask.headers,
-            lane=_lane(ask),
-            fingerprint=fingerprint(
-                scope=scope, path=ask.path, version=version, betas=ask.betas, headers=ask.headers, body=body
-            ),
+            betas=betas,
+            headers=headers,
+            lane=lane_of(ask.lane, ask.caller),
+            fingerprint=found,
             scope=scope,
             arrival=now,
-            deadline=now + (self._max_age_s if ask.timeout_s is None else min(ask.timeout_s, _LONGEST_S)),
+            deadline=self.deadline(now, ask.timeout_s, ask.endpoint),
             cache=ask.cache,
             idempotency_key=_idempotency_key(ask.idempotency_key),
             no_keep=no_keep_call(body),
             path=ask.path,
+            method=ask.method,
+            endpoint=endpoint,
             credential=ask.credential,
         )
+
+    def deadline(self, now: float, timeout_s: float | None, endpoint: Endpoint) -> float:
+        """Return until when an answer is wanted: what the caller said, else the endpoint's own time, else `retry.max_age`."""
+        if timeout_s is not None:
+            return now + min(timeout_s, _LONGEST_S)
+        return now + (self._max_age_s if endpoint.timeout_s is None else endpoint.timeout_s)
+
+
+def check_size(endpoint: Endpoint, length: int | None) -> None:
+    """Raise `TooLarge` if a body of *length* bytes is more than upstream takes."""
+    if endpoint.max_body is not None and (length or 0) > endpoint.max_body:
+        raise TooLarge(f"the body has {length:,} bytes; upstream takes {endpoint.max_body:,} at most")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -160,15 +181,63 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _check(body: Mapping[str, Any]) -> tuple[str, int]:
-    model, max_tokens = body.get("model"), body.get("max_tokens")
+def _no_body(ask: Ask) -> dict[str, Any]:
+    if ask.body:
+        raise InvalidCall(f"{ask.method} {ask.path.partition('?')[0]} takes no body")
+    return {}
+
+
+# What each endpoint must say, as far as the daemon needs it: the model, and how many tokens the answer may have.
+
+
+def _check_message(body: Mapping[str, Any]) -> tuple[str, int]:
+    max_tokens = body.get("max_tokens")
+    model = _model(body)
+    if not _is_count(max_tokens):
+        raise _field_error("max_tokens", "an integer, 0 or more", body)
+    _check_conversation(body)
+    return model, int(max_tokens)  # type: ignore[arg-type]
+
+
+def _check_count(body: Mapping[str, Any]) -> tuple[str, int]:
+    model = _model(body)
+    _check_conversation(body)
+    return model, 0
+
+
+def _check_chat(body: Mapping[str, Any]) -> tuple[str, int]:
+    model = _model(body)
+    _check_conversation(body)
+    said = [body[name] for name in ("max_completion_tokens", "max_tokens") if _is_count(body.get(name))]
+    return model, said[0] if said else _UNSAID_MAX_TOKENS
+
+
+def _check_nothing(body: Mapping[str, Any]) -> tuple[str, int]:
+    return "", 0
+
+
+_CHECKS = {
+    MESSAGES.name: _check_message,
+    COUNT_TOKENS.name: _check_count,
+    CHAT.name: _check_chat,
+    MODELS.name: _check_nothing,
+}
+
+
+def _model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
     if not isinstance(model, str) or not model:
         raise _field_error("model", 'a model name, such as "claude-sonnet-4-5"', body)
-    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 0:
-        raise _field_error("max_tokens", "an integer, 0 or more", body)
+    return model
+
+
+def _check_conversation(body: Mapping[str, Any]) -> None:
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise _field_error("messages", "a list with at least one message", body)
-    return model, max_tokens
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _stream(body: Mapping[str, Any], known: bool | None) -> bool:
@@ -180,14 +249,15 @@ def _stream(body: Mapping[str, Any], known: bool | None) -> bool:
     return stream
 
 
-def _lane(ask: Ask) -> Lane:
-    if not ask.lane:
-        return ask.caller.lane
+def lane_of(asked: str, caller: Caller) -> Lane:
+    """Return the lane that a call asks for, or its caller's own."""
+    if not asked:
+        return caller.lane
     try:
-        return Lane(ask.lane.lower())
+        return Lane(asked.lower())
     except ValueError as error:
         raise InvalidCall(
-            f"there is no lane {ask.lane[:32]!r}; there are interactive, standard and batch", metadata={"field": "lane"}
+            f"there is no lane {asked[:32]!r}; there are interactive, standard and batch", metadata={"field": "lane"}
         ) from error
 
 

@@ -19,6 +19,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -27,7 +28,7 @@ from headrace import keys
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
 from headrace.link import Link
-from headrace.model import Caller
+from headrace.model import Caller, Role
 
 DEFAULT_NAME = "default"
 TOPIC = "keys"
@@ -65,9 +66,18 @@ class Callers:
     Args:
         configured: what the configuration says of callers, by name; others get the defaults.
         required: whether a caller must present a key.
+        default_role: everybody's where no key is asked for, whatever name they give themselves.
     """
 
-    def __init__(self, configured: Mapping[str, Caller], *, required: bool, link: Link, refresh_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        configured: Mapping[str, Caller],
+        *,
+        required: bool,
+        link: Link,
+        refresh_s: float = 5.0,
+        default_role: Role = Role.CALLER,
+    ) -> None:
         self._link = link
         self._refresh_s = refresh_s
         self._keys: dict[str, tuple[str, bytes]] | None = None
@@ -77,16 +87,20 @@ class Callers:
         self._read = functools.lru_cache(_MEMO_SIZE)(_id_and_digest)
         link.on(TOPIC, lambda _: self._stale.set())
         link.on_connect(self._note_connect)
-        self.reload(configured, required=required)
+        self.reload(configured, required=required, default_role=default_role)
 
     def __repr__(self) -> str:
         loaded = "not loaded" if self._keys is None else f"{len(self._keys)} keys"
         return f"<Callers [{len(self._configured)} configured, {loaded}{', required' if self.required else ''}]>"
 
-    def reload(self, configured: Mapping[str, Caller], *, required: bool) -> None:
+    def reload(self, configured: Mapping[str, Caller], *, required: bool, default_role: Role = Role.CALLER) -> None:
         """Go on with a new configuration."""
-        self._configured = dict(configured)
-        self._others = functools.lru_cache(_MEMO_SIZE)(_by_default)
+        # A name that anybody can give is worth no role; one that comes with a key has its own.
+        self._configured = {
+            name: caller if required else replace(caller, role=default_role) for name, caller in configured.items()
+        }
+        everybodys = Role.CALLER if required else default_role
+        self._others = functools.lru_cache(_MEMO_SIZE)(functools.partial(_by_default, role=everybodys))
         self.required = required
         self._stale.set()
 
@@ -137,10 +151,10 @@ class Callers:
         self._stale.set()
 
 
-def _by_default(name: str) -> Caller:
+def _by_default(name: str, role: Role) -> Caller:
     if not is_name(name):
         raise InvalidCall("A caller's name has 1 to 64 letters, digits, dots, underscores or hyphens.")
-    return Caller(name)
+    return Caller(name, role=role)
 
 
 def _id_and_digest(key: str) -> tuple[str, bytes]:

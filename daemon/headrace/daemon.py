@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from headrace import observe
-from headrace.config import Settings, api_key, runtime_dir, warnings
+from headrace.config import Settings, keys, runtime_dir, warnings
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ConfigError, StartupError
 from headrace.notify import Notifier
@@ -95,7 +95,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, _redis_url(settings, valkey), lambda: api_key(settings, os.environ))
+        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ))
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         edges = Edges(parts, runtime_dir(os.environ, settings))
@@ -117,7 +117,7 @@ async def _work(settings: Settings, notifier: Notifier) -> None:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, settings.redis.url, lambda: api_key(settings, os.environ))
+        parts = Parts(settings, settings.redis.url, lambda: keys(settings, os.environ))
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         heart = asyncio.create_task(_beat(parts, None, notifier, None))

@@ -118,7 +118,8 @@ class UpstreamError(HeadraceError):
     Upstream's final word, or our word for its silence. Shared by all callers of a flight.
 
     `status` is upstream's HTTP status (or 502/504 where it gave none), `body` its exact bytes, `headers` those worth
-    passing on. `type` is Anthropic's error type.
+    passing on. `type` is Anthropic's error type. `is_untried` says that a repeat by the caller may help: we could make none,
+    since the body had gone by already.
     """
 
     reason = "UPSTREAM_ERROR"
@@ -139,6 +140,7 @@ class UpstreamError(HeadraceError):
         self.type = type
         self.body = body
         self.headers = headers
+        self.is_untried = False
 
 
 class ConfigError(Exception):

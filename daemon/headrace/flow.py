@@ -57,6 +57,7 @@ class Seen:
     caller: Caller
     model: str
     lane: Lane
+    endpoint: str
     stream: bool
     max_age_s: float | None
 
@@ -107,7 +108,9 @@ class Flow:
         asks = call.cache
         if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
             return
-        self._memo[digest] = Seen(call.fingerprint, call.caller, call.model, call.lane, call.stream, asks.max_age_s)
+        self._memo[digest] = Seen(
+            call.fingerprint, call.caller, call.model, call.lane, call.endpoint, call.stream, asks.max_age_s
+        )
         if len(self._memo) > _MEMO:
             self._memo.popitem(last=False)
 
@@ -121,7 +124,7 @@ class Flow:
         Raises a `Refusal` (ours, to this caller) or an `UpstreamError` (upstream's final word).
         """
         if self.is_draining:
-            raise _draining()
+            raise draining()
         async with until(call.deadline, self._clock), contextlib.AsyncExitStack() as aboard:
             yield await (self._once(call, aboard) if call.idempotency_key else self._answer(call, aboard, live=call.stream))
 
@@ -205,7 +208,7 @@ class Flow:
     async def submit(self, call: Call) -> Ticket:
         """Queue a call, durably, and return its ticket; a worker pursues it."""
         if self.is_draining:
-            raise _draining()
+            raise draining()
         if call.credential:
             raise InvalidCall("a call with its caller's own key cannot be submitted: no key goes into a queue")
         claim = await self.tickets.submit(call)
@@ -250,7 +253,7 @@ class Flow:
         flight.outside, flight.ticket = _somebody, call.ticket
         async with self._ending(call), contextlib.AsyncExitStack() as aboard:
             reply = await self._answer(call, aboard, live=call.stream)
-            answer = reply.answer or await self._listen(flight, reply)
+            answer = reply.answer or await self._listen(flight, reply, call.endpoint)
             await self._finish(call, reply, answer)
             return Landing(answer, source=reply.source, attempts=reply.attempts, ticket=call.ticket)
 
@@ -274,11 +277,11 @@ class Flow:
         with contextlib.suppress(RedisAway):
             await self.tickets.finish(call.ticket, answer=answer, source=reply.source, attempts=reply.attempts)
 
-    async def _listen(self, flight: Flight, reply: Reply) -> Answer:
+    async def _listen(self, flight: Flight, reply: Reply, endpoint: str) -> Answer:
         flight.request_id, flight.attempts, flight.source = reply.request_id, reply.attempts, reply.source
         async for event in reply.events or _silence():
             flight.append(event, is_content=True)
-        return forms.answer_of_events(flight.events, created=self._clock.now(), request_id=reply.request_id)
+        return forms.answer_of_events(flight.events, created=self._clock.now(), request_id=reply.request_id, endpoint=endpoint)
 
     # Replies.
 
@@ -326,7 +329,8 @@ async def _silence() -> AsyncIterator[Event]:
     yield
 
 
-def _draining() -> Draining:
+def draining() -> Draining:
+    """Return the refusal of a daemon that is leaving."""
     return Draining("the daemon is draining; ask another one, or again in a moment", retry_after_s=1.0)
 
 

@@ -20,7 +20,7 @@ import structlog
 from headrace import forms, observe
 from headrace.cache import status
 from headrace.cache.entry import Entry
-from headrace.cache.policy import no_keep_message
+from headrace.cache.policy import no_keep_answer
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, RedisAway
@@ -152,9 +152,12 @@ class Leader:
             return await self._upstream.ask(call)
         async with self._upstream.stream(call) as stream:
             flight.request_id = stream.request_id
+            is_content = forms.dialect(call.endpoint).is_content
             async for event in stream:
-                flight.append(event, is_content=forms.is_content(event))
-        return forms.answer_of_events(flight.events, created=self._clock.now(), request_id=stream.request_id)
+                flight.append(event, is_content=is_content(event))
+        return forms.answer_of_events(
+            flight.events, created=self._clock.now(), request_id=stream.request_id, endpoint=call.endpoint
+        )
 
     def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
         if flight.is_open:
@@ -170,7 +173,7 @@ class Leader:
         if not self._cache.is_enabled or call.cache.no_store or call.no_keep:
             return False
         try:
-            return not no_keep_message(forms.message(answer))
+            return not no_keep_answer(call.endpoint, answer)
         except ValueError:  # nested past reason
             return False
 

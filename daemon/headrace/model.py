@@ -20,6 +20,13 @@ class Lane(StrEnum):
     BATCH = "batch"
 
 
+class Role(StrEnum):
+    """What a caller may do: an admin may also use the Admin API, by which the organisation itself is run."""
+
+    CALLER = "caller"
+    ADMIN = "admin"
+
+
 class Source(StrEnum):
     """Where an answer came from; the values of `x-headrace-source`."""
 
@@ -54,6 +61,7 @@ class Caller:
     name: str
     lane: Lane = Lane.STANDARD
     weight: int = 1
+    role: Role = Role.CALLER
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ class Call:
         arrival: when we took it in; its place in line, kept while it is parked.
         deadline: the moment after which nobody wants the answer.
         no_keep: why an answer to this call may not be kept ("" if it may), as `Cache-Status` puts it.
+        method, path, endpoint: where it goes: the path with its query, the endpoint by its name in `endpoints.py`.
         ticket: the ticket that stands for this call already, if it was submitted or has an idempotency key.
         credential: the caller's own key where `upstream.credentials = "caller"`; never stored, never shown.
     """
@@ -94,6 +103,8 @@ class Call:
     idempotency_key: str = ""
     no_keep: str = ""
     path: str = "/v1/messages"
+    method: str = "POST"
+    endpoint: str = "messages"
     ticket: str = ""
     credential: str = field(default="", repr=False)
 

@@ -28,6 +28,7 @@ from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.limits import Limits, Payer, Want
 from headrace.budget.line import Line, Place
 from headrace.clock import Clock
+from headrace.endpoints import named
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
 from headrace.link import Link
 from headrace.model import Call, Usage
@@ -342,7 +343,8 @@ class Turn:
         """Settle what the answer used. The command leaves when this is called; await it as long as is convenient."""
         if not self._wants:
             return _nothing()
-        self._schedule.learn(self._call, usage)
+        if named(self._call.endpoint).is_metered:
+            self._schedule.learn(self._call, usage)
         if not usage.known:
             return self._settle({})
         return self._settle({"input_tokens": usage.metered_input_tokens, "output_tokens": usage.output_tokens})

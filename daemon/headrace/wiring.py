@@ -27,7 +27,8 @@ from headrace.budget.redis import RedisLedger
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
 from headrace.clock import Clock, SystemClock
-from headrace.config import Settings, callers
+from headrace.config import Keys, Settings, callers
+from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
 from headrace.errors import RedisAway
@@ -37,6 +38,7 @@ from headrace.flow import Flow
 from headrace.leader import Keeping, Leader
 from headrace.link import Link
 from headrace.presence import Hosts
+from headrace.relay import Relay
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
@@ -58,20 +60,22 @@ class Parts:
 
     Args:
         redis_url: the configured Redis, or our own Valkey's socket.
-        read_key: returns upstream's key; read at the start and at each reload.
+        read_keys: returns upstream's keys; read at the start and at each reload.
     """
 
-    def __init__(self, settings: Settings, redis_url: str, read_key: Callable[[], str], clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, redis_url: str, read_keys: Callable[[], Keys], clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale)
         self.settings = settings
-        self._read_key = read_key
-        self._key = read_key()
+        self._read_keys = read_keys
+        self._keys = read_keys()
         self.is_draining = False
         self.clock = clock
         self.link = Link(redis_url)
         self.hosts = Hosts(self.link, clock)
-        self.callers = Callers(callers(settings), required=settings.auth.required, link=self.link)
+        self.callers = Callers(
+            callers(settings), required=settings.auth.required, link=self.link, default_role=settings.auth.default_role
+        )
         self.cache = Cache(
             self.link,
             clock,
@@ -101,7 +105,13 @@ class Parts:
             max_waiting=settings.schedule.max_waiting,
             max_waiting_bytes=settings.schedule.max_waiting_bytes,
         )
-        self.upstream = Upstream(settings.upstream.base_url, lambda: self._key, version=settings.upstream.version, clock=clock)
+        self.upstream = Upstream(
+            settings.upstream.base_url,
+            lambda: self._keys.api,
+            admin_key=lambda: self._keys.admin,
+            version=settings.upstream.version,
+            clock=clock,
+        )
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
@@ -115,6 +125,15 @@ class Parts:
             version=settings.upstream.version,
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
+        )
+        self.relay = Relay(clock, self.schedule, self.upstream, policy)
+        self.exchange = Exchange(
+            clock,
+            self.flow,
+            self.relay,
+            self.admission,
+            budget_headers=self.schedule.budget_headers,
+            upstream_url=settings.upstream.base_url,
         )
 
     def __repr__(self) -> str:
@@ -178,9 +197,9 @@ class Parts:
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""
-        self._key = self._read_key()
+        self._keys = self._read_keys()
         self.schedule.reload(Limits(settings.limit))
-        self.callers.reload(callers(settings), required=settings.auth.required)
+        self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
 
 class Edges:
@@ -190,6 +209,7 @@ class Edges:
         settings = parts.settings
         passes_credentials = settings.upstream.credentials == "caller"
         self._grpc = GrpcServer(
+            parts.exchange,
             parts.flow,
             parts.admission,
             parts.callers,
@@ -202,6 +222,7 @@ class Edges:
             passes_credentials=passes_credentials,
         )
         self._http = HttpServer(
+            parts.exchange,
             parts.flow,
             parts.admission,
             parts.callers,

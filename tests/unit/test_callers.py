@@ -10,7 +10,7 @@ from headrace.callers import Callers, KeyStore, is_name
 from headrace.clock import HandClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
 from headrace.link import Link
-from headrace.model import Caller, Lane
+from headrace.model import Caller, Lane, Role
 from headrace.presence import Hosts
 
 CHECKOUT = Caller("checkout", Lane.INTERACTIVE, 2)
@@ -44,13 +44,30 @@ async def test_without_auth(link):
     """A caller is who it says, else `default`; any key is ignored."""
     callers = Callers({"checkout": CHECKOUT}, required=False, link=link)
 
-    assert callers.identify("hr_whatever", "checkout") is CHECKOUT
+    assert callers.identify("hr_whatever", "checkout") == CHECKOUT
     assert callers.identify("", "other") == Caller("other")
     assert callers.identify("", "other") is callers.identify("", "other")
     assert callers.identify("sk-ant-1", "") == Caller("default")
     for name in ("a b", "x" * 65, "é", "a\n", "../x"):
         with pytest.raises(InvalidCall):
             callers.identify("", name)
+
+
+async def test_roles(link):
+    """A role comes with a key; where none is asked for, everybody has the default one, whatever name they give."""
+    admin = Caller("ops", role=Role.ADMIN)
+    callers = Callers({"ops": admin}, required=False, link=link)
+    assert callers.identify("", "ops").role is Role.CALLER
+
+    callers.reload({"ops": admin}, required=False, default_role=Role.ADMIN)
+    assert {callers.identify("", name).role for name in ("ops", "other")} == {Role.ADMIN}
+
+    key = await KeyStore(link).create("ops")
+    other = await KeyStore(link).create("other")
+    callers.reload({"ops": admin}, required=True, default_role=Role.ADMIN)
+    await callers.load()
+    assert callers.identify(key, "").role is Role.ADMIN
+    assert callers.identify(other, "").role is Role.CALLER
 
 
 @pytest.mark.parametrize(

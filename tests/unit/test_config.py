@@ -67,7 +67,7 @@ def test_example_is_the_defaults(tmp_path):
     assert {**said, "limit": [], "caller": {}} == default
     assert {name: set(table) for name, table in tomllib.loads("\n".join(keys)).items() if name not in ("limit", "caller")} == {
         name: set(table) for name, table in default.items() if name not in ("limit", "caller")
-    } | {"upstream": set(default["upstream"]) - {"api_key"}}
+    } | {"upstream": set(default["upstream"]) - {"api_key", "admin_api_key"}}
 
 
 def test_shown_can_be_read_again(write):

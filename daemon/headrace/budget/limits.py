@@ -18,12 +18,14 @@ from typing import Literal, Protocol
 
 from headrace.budget.bucket import MAX_UNITS, UNITS
 from headrace.budget.estimate import Estimate
+from headrace.endpoints import named
 from headrace.model import Call, Caller, Lane
 
 Kind = Literal["requests", "input_tokens", "output_tokens", "concurrency"]
 OnRedisLoss = Literal["closed", "open", "share"]
 
 _DIMENSIONS = ("caller", "model", "lane")
+_TOKENS = ("input_tokens", "output_tokens")
 _MEMO = 4096
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
@@ -37,6 +39,8 @@ class Payer(Protocol):
     def model(self) -> str: ...
     @property
     def lane(self) -> Lane: ...
+    @property
+    def endpoint(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,15 @@ class Match:
     model: str = "*"
     caller: str = "*"
     lane: str = "*"
+    endpoint: str = ""  # "": those that use a model's tokens
 
-    def fits(self, model: str, caller: str, lane: str) -> bool:
-        return fnmatchcase(model, self.model) and fnmatchcase(caller, self.caller) and fnmatchcase(lane, self.lane)
+    def fits(self, model: str, caller: str, lane: str, endpoint: str) -> bool:
+        return (
+            fnmatchcase(model, self.model)
+            and fnmatchcase(caller, self.caller)
+            and fnmatchcase(lane, self.lane)
+            and (fnmatchcase(endpoint, self.endpoint) if self.endpoint else named(endpoint).is_metered)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,7 @@ class Limits:
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"name {twice[0]!r}: two limits have it, and would share their buckets")
         self._limits = tuple(limits)
-        self._memo: dict[tuple[str, str, str], tuple[Want, ...]] = {}
+        self._memo: dict[tuple[str, str, str, str], tuple[Want, ...]] = {}
 
     def __repr__(self) -> str:
         return f"<Limits [{', '.join(limit.name for limit in self._limits)}]>"
@@ -166,13 +176,17 @@ class Limits:
 
     def buckets(self, call: Payer) -> tuple[Want, ...]:
         """Return the buckets that a call draws from, each with the cost that is the same for all calls."""
-        key = (call.model, call.caller.name, call.lane.value)
+        key = (call.model, call.caller.name, call.lane.value, call.endpoint)
         found = self._memo.get(key)
         if found is None:
             if len(self._memo) >= _MEMO:  # model names are the callers' free text
                 self._memo.clear()
             found = self._memo[key] = tuple(
-                want for limit in self._limits if limit.match.fits(*key) for want in _buckets_of(limit, *key)
+                want
+                for limit in self._limits
+                if limit.match.fits(*key)
+                for want in _buckets_of(limit, *key[:3])
+                if want.kind not in _TOKENS or named(call.endpoint).is_metered
             )
         return found
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.endpoints import MESSAGES
 from headrace.errors import InvalidCall
 
 FORMAT = 1  # change it whenever the bytes below change: old entries are then simply not found
@@ -22,6 +23,8 @@ FORMAT = 1  # change it whenever the bytes below change: old entries are then si
 # At the top level of the body. `stream` is the form of the answer, `metadata` (a user id, for abuse reports) is not shown
 # to the model.
 _HARMLESS_FIELDS = frozenset({"stream", "metadata"})
+# Elsewhere the form is part of the answer: a chat's stream cannot be made of its whole, nor the other way round.
+_HARMLESS_ELSEWHERE: frozenset[str] = frozenset()
 
 HARMLESS_HEADERS = frozenset({"anthropic-dangerous-direct-browser-access"})  # a browser's word to the API's CORS check
 
@@ -34,6 +37,7 @@ def fingerprint(
     betas: Iterable[str],
     headers: Iterable[tuple[str, str]],
     body: Mapping[str, Any],
+    endpoint: str = MESSAGES.name,
 ) -> str:
     """
     Return the hex SHA-256 of the call's canonical form.
@@ -44,11 +48,13 @@ def fingerprint(
         version, betas: `anthropic-version`; `anthropic-beta` split up (order and repeats do not matter).
         headers: the other headers that go upstream.
         body: the parsed JSON.
+        endpoint: by its name.
     """
     named = ((name.lower(), value) for name, value in headers)
     counted = sorted(list(pair) for pair in named if pair[0] not in HARMLESS_HEADERS)
     head = [FORMAT, scope, path, version, sorted(set(betas)), counted]
-    essence = {name: value for name, value in body.items() if name not in _HARMLESS_FIELDS}
+    harmless = _HARMLESS_FIELDS if endpoint == MESSAGES.name else _HARMLESS_ELSEWHERE
+    essence = {name: value for name, value in body.items() if name not in harmless}
     # Compact JSON holds no line break, so one between the two texts keeps them apart.
     return hashlib.sha256(canonical(head) + b"\n" + canonical(essence)).hexdigest()
 

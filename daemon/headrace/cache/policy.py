@@ -36,9 +36,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headrace import forms
+from headrace.endpoints import CHAT, MESSAGES
+from headrace.model import Answer, Form
+
 # Only what is known to run at the caller's. The date is part of the pattern: `bash_20250124` is a client tool,
 # `bash_code_execution_...` would not be.
-_CLIENT_TOOL = re.compile(r"custom|(bash|text_editor|computer|(computer|browser)_toolset)_\d{8}")
+_CLIENT_TOOL = re.compile(r"custom|function|(bash|text_editor|computer|(computer|browser)_toolset)_\d{8}")
 _SERVER_TOOL = re.compile(r"(web_search|web_fetch|(bash_|text_editor_)?code_execution|tool_search|advisor)(_|$)")
 
 _OUTSIDE_FIELDS = {
@@ -52,7 +56,30 @@ _OUTSIDE_SOURCES = {"url": "url-source", "file": "file-source"}
 
 _WHOLE = frozenset({"end_turn", "max_tokens", "stop_sequence", "tool_use"})
 _HALF = {"refusal": "refusal", "pause_turn": "pause-turn"}
+_CHAT_WHOLE = frozenset({"stop", "length", "tool_calls", "function_call"})
 _CLIENT_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
+
+
+def no_keep_answer(endpoint: str, answer: Answer) -> str:
+    """Return why this answer of an endpoint may not be kept, or ""; ValueError if it cannot be read."""
+    if endpoint == MESSAGES.name:
+        return no_keep_message(forms.message(answer))
+    return _no_keep_chat(answer) if endpoint == CHAT.name else ""
+
+
+def _no_keep_chat(answer: Answer) -> str:
+    said = [event.data for event in forms.split(answer.payload)] if answer.form is Form.EVENTS else [answer.payload]
+    reasons = {
+        choice.get("finish_reason")
+        for payload in said
+        if payload.startswith(b"{")
+        for choice in _maps(forms.parse(payload).get("choices"))
+    } - {None}
+    if not reasons:
+        return "bad-message"
+    if "content_filter" in reasons:
+        return "refusal"
+    return "" if reasons <= _CHAT_WHOLE else "stop-reason"
 
 
 def no_keep_call(body: Mapping[str, Any]) -> str:
@@ -107,6 +134,9 @@ def _no_keep_block(block: Mapping[str, Any]) -> str:
         return "container"
     source = block.get("source")
     kind = source.get("type") if isinstance(source, Mapping) else None
+    image = block.get("image_url")  # a chat's; one in the call itself is a data: URL
+    if isinstance(image, Mapping) and not str(image.get("url")).startswith("data:"):
+        return "url-source"
     return _OUTSIDE_SOURCES.get(kind, "") if isinstance(kind, str) else ""
 
 

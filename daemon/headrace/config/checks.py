@@ -14,11 +14,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from headrace import endpoints
 from headrace.config import places
 from headrace.config.environment import ignored_variables
 from headrace.config.kinds import split_address
 from headrace.config.tables import Settings
-from headrace.model import Lane
+from headrace.model import Lane, Role
 
 
 def contradictions(settings: Settings) -> Iterator[str]:
@@ -67,6 +68,10 @@ def _limits(settings: Settings) -> Iterator[str]:
             lanes = ", ".join(Lane)
             yield f'limit[{limit.name}].match.lane = "{limit.match.lane}": fits no lane; there are {lanes}'
 
+        if limit.match.endpoint and not any(fnmatchcase(name, limit.match.endpoint) for name in endpoints.NAMES):
+            names = ", ".join(endpoints.NAMES)
+            yield f'limit[{limit.name}].match.endpoint = "{limit.match.endpoint}": fits no endpoint; there are {names}'
+
 
 def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
@@ -86,12 +91,20 @@ def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         yield f"there is no key for upstream, so calls that are not in the cache end in authentication errors ({tried})"
     elif sources[1][2] and not places.is_default_key_file(settings):
         yield f"upstream.api_key_file: {sources[1][0]}: {sources[1][2]}; the key comes from elsewhere"
-    if _is_open_to_all(Path(settings.upstream.api_key_file)):
-        yield f"upstream.api_key_file: every user of this machine may read {settings.upstream.api_key_file}; chmod it to 0600"
+    for name, path in (
+        ("api_key_file", settings.upstream.api_key_file),
+        ("admin_api_key_file", settings.upstream.admin_api_key_file),
+    ):
+        if path and _is_open_to_all(Path(path)):
+            yield f"upstream.{name}: every user of this machine may read {path}; chmod it to 0600"
+    if (path := settings.upstream.admin_api_key_file) and not places.admin_api_key(settings, environ):
+        yield f"upstream.admin_api_key_file: {path} holds no key; the Admin API answers with authentication errors"
 
 
 def _about_doors(settings: Settings) -> Iterator[str]:
     is_open = not settings.auth.required and settings.upstream.credentials == "own"
+    if settings.auth.default_role is Role.ADMIN and not settings.auth.required:
+        yield 'auth.default_role = "admin": whoever reaches this daemon can use the Admin API; better require keys'
     for address in (*settings.listen.grpc, settings.listen.http):
         if is_open and not address.startswith("unix:") and not _is_loopback(split_address(address)[0]):
             yield f"listen: whoever reaches {address} can spend your key; set auth.required = true, or listen on loopback"

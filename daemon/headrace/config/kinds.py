@@ -190,6 +190,13 @@ GrpcAddress = Annotated[
     str, Spelling('an address such as "127.0.0.1:7400", "unix:headrace.sock" or "unix:/run/h.sock"', _text(_grpc_address))
 ]
 Folder = Annotated[str, Spelling('an absolute path such as "/var/lib/headrace"', _text(_folder))]
+OptionalFile = Annotated[
+    str,
+    Spelling('empty, or an absolute path such as "/etc/headrace/admin_key"', _text(lambda text: _folder(text) if text else "")),
+]
 Mode = Annotated[str, Spelling('permissions in octal, such as "0660"', _text(_matching(_MODE)))]
 Version = Annotated[str, Spelling('an API version such as "2023-06-01"', _text(_matching(_VERSION)))]
 Glob = Annotated[str, Spelling('a pattern such as "claude-*", or "*" for any', _text(_matching(re.compile(r".+", re.DOTALL))))]
+EndpointGlob = Annotated[
+    str, Spelling('empty, or a pattern such as "batches", "count_tokens" or "*" for every endpoint', _text(str))
+]

@@ -8,12 +8,14 @@ environment is always an argument, so that a test or a command can ask for anoth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.config.kinds import is_usable_key
 from headrace.config.tables import DEFAULT_KEY_FILE, Settings
 
 CREDENTIAL = "anthropic_api_key"
+ADMIN_CREDENTIAL = "anthropic_admin_api_key"
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:
@@ -43,6 +45,33 @@ def resolve(address: str, directory: Path) -> str:
 def api_key(settings: Settings, environ: Mapping[str, str]) -> str:
     """Return upstream's key, read anew from the first place that has one; "" if none has."""
     return next((key for _, key, problem in key_sources(settings, environ) if not problem), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Upstream's keys, "" where there is none: for calls, and for the Admin API."""
+
+    api: str = field(default="", repr=False)
+    admin: str = field(default="", repr=False)
+
+
+def keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
+    """Return upstream's keys, read anew."""
+    return Keys(api_key(settings, environ), admin_api_key(settings, environ))
+
+
+def admin_api_key(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return the key for the Admin API, read anew from the first place that has one; "" if none has."""
+    return next((key for _, key, problem in admin_key_sources(settings, environ) if not problem), "")
+
+
+def admin_key_sources(settings: Settings, environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the places of the admin key in their order, as `key_sources` does."""
+    yield _judged("upstream.admin_api_key", settings.upstream.admin_api_key)
+    if path := settings.upstream.admin_api_key_file:
+        yield _read_key(Path(path))
+    if directory := environ.get("CREDENTIALS_DIRECTORY"):
+        yield _read_key(Path(directory, ADMIN_CREDENTIAL))
 
 
 def key_sources(settings: Settings, environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

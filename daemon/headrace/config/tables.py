@@ -16,12 +16,14 @@ from headrace.config.kinds import (
     Backoff,
     BaseUrl,
     Duration,
+    EndpointGlob,
     Folder,
     Glob,
     GrpcAddress,
     HiddenText,
     HttpAddress,
     Mode,
+    OptionalFile,
     RedisUrl,
     Secret,
     Size,
@@ -29,7 +31,7 @@ from headrace.config.kinds import (
     Url,
     Version,
 )
-from headrace.model import Caller, Lane
+from headrace.model import Caller, Lane, Role
 
 DEFAULT_KEY_FILE = "/etc/headrace/api_key"
 
@@ -44,6 +46,8 @@ class Upstream(Table, frozen=True):
     base_url: BaseUrl = Url("https://api.anthropic.com")
     api_key: HiddenText = Secret("")
     api_key_file: Folder = DEFAULT_KEY_FILE
+    admin_api_key: HiddenText = Secret("")
+    admin_api_key_file: OptionalFile = ""
     credentials: Literal["own", "caller"] = "own"
     version: Version = "2023-06-01"
 
@@ -65,6 +69,7 @@ class Redis(Table, frozen=True):
 
 class Auth(Table, frozen=True):
     required: bool = False
+    default_role: Role = Role.CALLER
 
 
 class Cache(Table, frozen=True):
@@ -96,12 +101,14 @@ class Drain(Table, frozen=True):
 class CallerSettings(Table, frozen=True):
     lane: Lane = Lane.STANDARD
     weight: Count = 1
+    role: Role = Role.CALLER
 
 
 class MatchTable(Table, frozen=True):
     model: Glob = "*"
     caller: Glob = "*"
     lane: Glob = "*"
+    endpoint: EndpointGlob = ""
 
 
 class LimitTable(Table, frozen=True):
@@ -126,7 +133,7 @@ class LimitTable(Table, frozen=True):
     @classmethod
     def of(cls, limit: Limit) -> LimitTable:
         same = {name: getattr(limit, name) for name in cls.__struct_fields__ if name not in ("match", "burst")}
-        match = MatchTable(limit.match.model, limit.match.caller, limit.match.lane)
+        match = MatchTable(limit.match.model, limit.match.caller, limit.match.lane, limit.match.endpoint)
         return cls(match=match, burst=limit.burst_s, **same)
 
 
@@ -162,7 +169,7 @@ def spelling_of(kind: Any) -> Spelling | None:
 
 def callers(settings: Settings) -> dict[str, Caller]:
     """Return the configured callers by name."""
-    return {name: Caller(name, caller.lane, caller.weight) for name, caller in settings.caller.items()}
+    return {name: Caller(name, caller.lane, caller.weight, caller.role) for name, caller in settings.caller.items()}
 
 
 def _as_written(kind: Any, value: Any) -> Any:

@@ -1,22 +1,44 @@
 """
-A call to the API as a door hands it over, whatever the door: the same for the HTTP edge, for `ApiService.Call` and for the typed
-services, which are conveniences over it.
+A call to the API as a door hands it over, whatever the door: the same for the HTTP edge, for `ApiService.Call` and for the
+typed services, which are conveniences over it.
 
     async with exchange.open(Request("GET", "/v1/models", caller=caller)) as response:
         ...  # response.status, response.headers, response.origin
         whole = await response.read()
 
-What the endpoint's row in `endpoints.py` says decides the way: along the flow (cache, flights, schedule, retries, tickets), or
-past it, as a stream in both directions that is still held to limits and tried again where that is safe.
+What the endpoint's row in `endpoints.py` says decides the way: along the flow (cache, flights, schedule, retries, tickets),
+or past it, as a stream in both directions that is still held to limits and tried again where that is safe.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import os
+import re
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from headrace.model import Caller, Source
+from multidict import CIMultiDict
+
+from headrace import endpoints, forms
+from headrace.admission import Admission, check_size, lane_of
+from headrace.clock import Clock
+from headrace.edge.http_asks import cache_control, read_ask, timeout_s
+from headrace.endpoints import Endpoint
+from headrace.errors import AttemptFailed, BrokenStream, InvalidCall, NotAllowed, NotCached
+from headrace.flow import Flow, Seen, draining
+from headrace.model import Answer, Call, Caller, Event, Reply, Role, Source
+from headrace.relay import Load, Relay
+from headrace.upstream.carrying import Body
+
+Headers = CIMultiDict[str]
+Budget = Callable[[Call | Seen], tuple[tuple[str, str], ...]]
+
+JSON = ("content-type", "application/json")
+SSE = ("content-type", "text/event-stream; charset=utf-8")
+
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+_HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 
 @dataclass(slots=True)
@@ -51,11 +73,13 @@ class Response:
     Args:
         headers: lower-case names, ready to be sent on; ours (`x-headrace-source`, `cache-status`, ...) included.
         chunks: the body as it comes, spelled as `content-encoding` in the headers says.
+        whole: all of it, if it is there already.
     """
 
     status: int
     headers: list[tuple[str, str]]
     chunks: AsyncIterator[bytes]
+    whole: bytes | None = field(default=None, repr=False)
     source: Source = Source.UPSTREAM
     attempts: int = 1
     age_s: float = 0.0
@@ -69,14 +93,212 @@ class Response:
 
 
 class Exchange:
-    """The way of every call that is not a hit of the very bytes."""
+    """
+    The way of every call that is not a hit of the very bytes.
+
+    Args:
+        budget_headers: `anthropic-ratelimit-*` of a call's caller; no I/O.
+        upstream_url: where upstream is, as it names itself in answers.
+    """
+
+    def __init__(
+        self, clock: Clock, flow: Flow, relay: Relay, admission: Admission, *, budget_headers: Budget, upstream_url: str
+    ) -> None:
+        self._clock = clock
+        self._flow = flow
+        self._relay = relay
+        self._admission = admission
+        self._budget_headers = budget_headers
+        self._upstream_url = upstream_url.encode()
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._flow!r} {self._relay!r}>"
 
     @contextlib.asynccontextmanager
-    async def open(self, request: Request) -> AsyncIterator[Response]:
+    async def open(self, request: Request, *, seen: Callable[[Call], None] = lambda call: None) -> AsyncIterator[Response]:
         """
         Answer a request. Leaving early gives it up.
 
         Raises a `Refusal` (ours, to this caller) or an `UpstreamError` with upstream's status, body and headers.
+
+        Args:
+            seen: is told the call, once it is admitted, if its answer may be kept.
         """
-        raise NotImplementedError
-        yield
+        endpoint = endpoint_of(request)
+        if endpoint.is_admins and request.caller.role is not Role.ADMIN:
+            raise NotAllowed("This endpoint is for callers with the role admin.")
+        check_size(endpoint, request.length)
+        headers = CIMultiDict(request.headers)
+        way = self._kept(request, endpoint, headers, seen) if endpoint.is_kept else self._carried(request, endpoint, headers)
+        async with way as response:
+            yield response
+
+    # Along the flow.
+
+    @contextlib.asynccontextmanager
+    async def _kept(
+        self, request: Request, endpoint: Endpoint, headers: Headers, seen: Callable[[Call], None]
+    ) -> AsyncIterator[Response]:
+        body = await _whole(request.body, endpoint)
+        ask = read_ask(
+            request.caller,
+            headers,
+            body,
+            method=request.method,
+            path=request.target,
+            endpoint=endpoint,
+            credential=request.credential,
+            within_s=request.timeout_s,
+        )
+        call = self._admission.admit(ask)
+        seen(call)
+        async with self._flow.answer(call) as reply:
+            whole = None if reply.events is not None else payload(reply.answer, stream=call.stream)
+            yield Response(
+                status=200,
+                headers=self._headers(call, reply),
+                chunks=_live(reply.events) if reply.events is not None else _once(whole or b""),
+                whole=whole,
+                source=reply.source,
+                attempts=reply.attempts,
+                age_s=reply.age_s,
+                ticket=reply.ticket,
+                cache_status=reply.cache_status,
+                request_id=reply.request_id,
+            )
+
+    def _headers(self, call: Call, reply: Reply) -> list[tuple[str, str]]:
+        headers = [
+            SSE if call.stream else JSON,
+            ("request-id", reply.request_id or new_id()),
+            ("cache-status", reply.cache_status),
+            ("x-headrace-source", str(reply.source)),
+            ("x-headrace-attempts", str(reply.attempts)),
+            *self._budget_headers(call),
+        ]
+        if reply.source in (Source.CACHE, Source.STALE):
+            headers.append(("age", str(int(reply.age_s))))
+        if reply.ticket:
+            headers.append(("x-headrace-ticket", reply.ticket))
+        if call.stream and reply.events is not None:
+            headers.append(("cache-control", "no-cache"))
+        return headers
+
+    # Past it.
+
+    @contextlib.asynccontextmanager
+    async def _carried(self, request: Request, endpoint: Endpoint, headers: Headers) -> AsyncIterator[Response]:
+        if self._flow.is_draining:
+            raise draining()
+        load = self._load(request, endpoint, headers)
+        async with self._relay.carry(load) as (carried, attempts):
+            own = self._budget_headers(load.call)
+            said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
+            said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(attempts)), *own]
+            chunks = _unbroken(carried.chunks())
+            if endpoint.has_addresses and carried.status == 200 and request.method != "HEAD":
+                body = self._readdressed(await carried.read(), headers)
+                said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
+                said.append(("content-length", str(len(body))))
+                chunks = _once(body)
+            yield Response(carried.status, said, chunks, attempts=attempts, request_id=carried.request_id)
+
+    def _load(self, request: Request, endpoint: Endpoint, headers: Headers) -> Load:
+        asks = cache_control(headers)
+        if asks.only_if_cached:
+            raise NotCached("only-if-cached was asked, and answers of this endpoint are never kept")
+        now = self._clock.now()
+        call = Call(
+            caller=request.caller,
+            body=b"",
+            model="",
+            max_tokens=0,
+            stream=False,
+            version=headers.get("anthropic-version", ""),
+            betas=(),
+            headers=(),
+            lane=lane_of(headers.get("x-headrace-lane", ""), request.caller),
+            fingerprint="",
+            scope="",
+            arrival=now,
+            deadline=self._admission.deadline(now, timeout_s(headers, request.timeout_s), endpoint),
+            path=request.target,
+            method=request.method,
+            endpoint=endpoint.name,
+            credential=request.credential,
+        )
+        body = Body(bounded(request.body, endpoint), request.length)
+        return Load(call, endpoint, tuple((name.lower(), value) for name, value in headers.items()), body)
+
+    def _readdressed(self, body: bytes, headers: Headers) -> bytes:
+        # As the caller sees us: what it follows must lead back here, and not to an address for which it has no key.
+        host = headers.get("host", "")
+        if not _HOST.fullmatch(host):
+            return body
+        scheme = "https" if headers.get("x-forwarded-proto", "") == "https" else "http"
+        pattern = rb'("results_url"\s*:\s*")' + re.escape(self._upstream_url) + rb"(?=/)"
+        return re.sub(pattern, lambda found: found[1] + f"{scheme}://{host}".encode(), body)
+
+
+def endpoint_of(request: Request) -> Endpoint:
+    """Return how a request is treated; raises `InvalidCall` for what is no path of the API, or no method."""
+    path = request.target.partition("?")[0]
+    if not endpoints.is_path(path):
+        raise InvalidCall(f"{path[:200]!r} is no path of the API: it begins with /v1/, and nothing in it leads elsewhere")
+    if request.method not in _METHODS:
+        raise InvalidCall(f"the method {request.method[:32]!r} is not carried; there are {', '.join(sorted(_METHODS))}")
+    return endpoints.find(request.method, path)
+
+
+# Bodies.
+
+
+async def _whole(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return b"".join([chunk async for chunk in _counted(body, endpoint)])
+
+
+def bounded(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes | AsyncIterator[bytes]:
+    """Return the body, refused as soon as it is more than upstream takes."""
+    return body if isinstance(body, bytes) else _counted(body, endpoint)
+
+
+async def _counted(body: AsyncIterator[bytes], endpoint: Endpoint) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in body:
+        size += len(chunk)
+        check_size(endpoint, size)
+        yield chunk
+
+
+def payload(answer: Answer | None, *, stream: bool) -> bytes:
+    """Return an answer as HTTP says it."""
+    if answer is None:
+        raise RuntimeError("a reply has an answer or events")
+    return forms.sse_payload(answer) if stream else forms.json_payload(answer)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    if body:
+        yield body
+
+
+async def _live(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in events:
+        yield event.raw
+
+
+async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    # What breaks off in the middle is final: some of it is gone to the caller.
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except AttemptFailed as failure:
+        error = failure.error
+        raise BrokenStream(error.message, status=error.status, type=error.type, headers=error.headers) from failure
+
+
+def new_id() -> str:
+    """Return a request id of ours."""
+    return f"req_headrace_{os.urandom(9).hex()}"

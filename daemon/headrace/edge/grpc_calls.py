@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import structlog
@@ -17,8 +17,8 @@ from headrace.errors import HeadraceError, InvalidCall, UnknownCaller
 from headrace.model import Caller
 
 M = TypeVar("M", bound=Message)
-Handler = Callable[[bytes, Any], Awaitable[bytes | None]]
-Method = Callable[[Any, bytes, Any], Awaitable[bytes | None]]
+Handler = Callable[[Any, Any], Awaitable[bytes | None]]  # the request, in bytes or as an iterator of them, and the context
+Method = Callable[[Any, Any, Any], Awaitable[bytes | None]]
 
 log = structlog.get_logger()
 
@@ -27,7 +27,7 @@ def guarded(method: Method) -> Method:
     """End the RPC as `status` says when the method raises; cancellation passes."""
 
     @functools.wraps(method)
-    async def run(self: Any, raw: bytes, context: Any) -> bytes | None:
+    async def run(self: Any, raw: Any, context: Any) -> bytes | None:
         try:
             return await method(self, raw, context)
         except HeadraceError as error:
@@ -65,11 +65,15 @@ class Who:
         self._callers = callers
         self._passes_credentials = passes_credentials
 
-    def keys(self, context: Any) -> tuple[str, str]:
-        """Return the key that is presented, and what of it goes upstream; "" where nobody asks."""
+    def keys(self, context: Any, headers: Mapping[str, str] | None = None) -> tuple[str, str]:
+        """
+        Return the key that is presented, and what of it goes upstream; "" where nobody asks.
+
+        It is looked for in the *headers* of a request inside the RPC if they have one, else in the metadata.
+        """
         if not (self._callers.required or self._passes_credentials):
             return "", ""
-        metadata = dict(context.invocation_metadata() or ())
+        metadata = headers or dict(context.invocation_metadata() or ())
         own_key = credential(metadata) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")

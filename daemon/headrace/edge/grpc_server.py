@@ -13,20 +13,22 @@ from grpc_reflection.v1alpha import reflection
 from headrace.admission import Admission
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
+from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_addresses import Address
+from headrace.edge.grpc_api import ApiServicer
 from headrace.edge.grpc_cache import CacheServicer
 from headrace.edge.grpc_calls import Who
 from headrace.edge.grpc_messages import MessagesServicer
 from headrace.edge.grpc_tickets import TicketsServicer
 from headrace.flow import Flow
 from headrace.retry.tickets import Tickets
-from headrace.v1 import cache_service_pb2, messages_service_pb2, tickets_service_pb2
+from headrace.v1 import api_service_pb2, cache_service_pb2, messages_service_pb2, tickets_service_pb2
 
 MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
 
 _SERVICES = tuple(
     service.full_name
-    for file in (messages_service_pb2, tickets_service_pb2, cache_service_pb2)
+    for file in (messages_service_pb2, tickets_service_pb2, cache_service_pb2, api_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 _OPTIONS = (
@@ -54,6 +56,7 @@ class GrpcServer:
 
     def __init__(
         self,
+        exchange: Exchange,
         flow: Flow,
         admission: Admission,
         callers: Callers,
@@ -70,6 +73,7 @@ class GrpcServer:
         self._messages = MessagesServicer(flow, admission, who)
         self._tickets = TicketsServicer(tickets, who)
         self._cache = CacheServicer(cache, admission, who)
+        self._api = ApiServicer(exchange, who)
         mode = int(socket_mode, 8)
         self._addresses = [Address(text, runtime_dir=runtime_dir, mode=mode, group=socket_group) for text in addresses]
         self._health = health.aio.HealthServicer()
@@ -134,12 +138,13 @@ class GrpcServer:
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         # No (de)serializers: the handlers take and give bytes.
-        messages, tickets, cache = _SERVICES
+        messages, tickets, cache, api = _SERVICES
         streaming = {name: grpc.unary_stream_rpc_method_handler(run) for name, run in self._messages.streaming.items()}
         return (
             grpc.method_handlers_generic_handler(messages, {**_unary(self._messages.unary), **streaming}),
             grpc.method_handlers_generic_handler(tickets, _unary(self._tickets.unary)),
             grpc.method_handlers_generic_handler(cache, _unary(self._cache.unary)),
+            grpc.method_handlers_generic_handler(api, {"Call": grpc.stream_stream_rpc_method_handler(self._api.call)}),
         )
 
 

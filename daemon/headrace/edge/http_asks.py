@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from headrace.admission import Ask
 from headrace.cache.control import parse_cache_control
+from headrace.endpoints import Endpoint
 from headrace.errors import InvalidCall
 from headrace.model import CacheControl, Caller
 
@@ -33,21 +34,31 @@ def credential(headers: Mapping[str, str]) -> str:
     return ""
 
 
-def digest(scope: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+def digest(scope: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
     """
-    Return the hash of all that decides the answer: scope, path and query, the headers that count, and the raw body.
+    Return the hash of all that decides the answer: scope, method, path and query, the headers that count, and the raw body.
 
     Lengths keep the parts apart: no two different requests run together.
     """
     counted = [f"{name}:{value}" for name, value in headers.items() if name.lower().startswith(_COUNTS)]
-    head = "\n".join((scope, target, *sorted(counted)))
+    head = "\n".join((scope, method, target, *sorted(counted)))
     state = hashlib.sha256(b"%d:" % len(head))
     state.update(head.encode("utf-8", "surrogateescape"))
     state.update(body)
     return state.digest()
 
 
-def read_ask(caller: Caller, headers: Mapping[str, str], body: bytes, path: str, credential: str) -> Ask:
+def read_ask(
+    caller: Caller,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    method: str,
+    path: str,
+    endpoint: Endpoint,
+    credential: str,
+    within_s: float | None,
+) -> Ask:
     """Return what the request asks; raises `InvalidCall` for a header that makes no sense."""
     return Ask(
         caller=caller,
@@ -60,12 +71,21 @@ def read_ask(caller: Caller, headers: Mapping[str, str], body: bytes, path: str,
             if name.lower().startswith("anthropic-") and name.lower() not in _NOT_PASSED_ON
         ),
         lane=headers.get("x-headrace-lane", ""),
-        timeout_s=_timeout_s(headers),
-        cache=parse_cache_control(", ".join(_all(headers, "cache-control"))) if "cache-control" in headers else CacheControl(),
+        timeout_s=timeout_s(headers, within_s),
+        cache=cache_control(headers),
         idempotency_key=headers.get("idempotency-key", ""),
         path=path,
+        method=method,
+        endpoint=endpoint,
         credential=credential,
     )
+
+
+def cache_control(headers: Mapping[str, str]) -> CacheControl:
+    """Return what the request says to caches."""
+    if "cache-control" not in headers:
+        return CacheControl()
+    return parse_cache_control(", ".join(_all(headers, "cache-control")))
 
 
 def _betas(headers: Mapping[str, str]) -> tuple[str, ...]:
@@ -79,8 +99,9 @@ def _all(headers: Mapping[str, str], name: str) -> list[str]:
     return values
 
 
-def _timeout_s(headers: Mapping[str, str]) -> float | None:
-    asked = []
+def timeout_s(headers: Mapping[str, str], within_s: float | None = None) -> float | None:
+    """Return how long the caller will wait: the shortest of what its headers and its RPC say; None if nobody does."""
+    asked = [] if within_s is None else [within_s]
     if (given := headers.get("x-headrace-timeout-ms")) is not None:
         if not given.isdecimal() or len(given) > _MAX_DIGITS:
             raise InvalidCall(f"x-headrace-timeout-ms: must be a whole number of milliseconds, not {given[:32]!r}")

@@ -74,7 +74,8 @@ def _upstream(error: UpstreamError, request_id: str) -> Said:
     if not error.body:
         passed["content-type"] = "application/json"
     passed.setdefault("content-type", "application/json")
-    passed["x-should-retry"] = "false"  # whatever a repeat could do has been done
+    if not error.is_untried:
+        passed["x-should-retry"] = "false"  # whatever a repeat could do has been done
     body = error.body or error_body(error.type, error.message, passed["request-id"])
     return Said(error.status, body, tuple(passed.items()))
 

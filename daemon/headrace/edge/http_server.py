@@ -1,5 +1,5 @@
 """
-The HTTP edge: the Anthropic API as the official SDKs know it, at another address.
+The HTTP edge: the Anthropic API as the official SDKs know it, at another address. Whatever begins with /v1/ is a call.
 
 aiohttp's low-level server and a dict of routes: a hit is a digest, a look-up and stored bytes, so a router and middlewares
 would cost more than the answer. Nothing is sent to a caller, its status included, before the first content delta, so that
@@ -10,33 +10,31 @@ with it its part of the flight.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
-from headrace import forms, observe
-from headrace.admission import MAX_BODY, Admission
+from headrace import observe
+from headrace.admission import Admission, check_size
 from headrace.cache import status
 from headrace.callers import Callers
 from headrace.edge import http_errors
-from headrace.edge.http_asks import credential, digest, presented_key, read_ask
+from headrace.edge.exchange import JSON, SSE, Budget, Exchange, Request, endpoint_of, new_id, payload
+from headrace.edge.http_asks import credential, digest, presented_key
+from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
-from headrace.flow import Flow, Hit, Seen
-from headrace.model import Answer, Call, Caller, Reply, Source
+from headrace.flow import Flow, Hit
 
 log = structlog.get_logger()
 
-_JSON = ("content-type", "application/json")
-_SSE = ("content-type", "text/event-stream; charset=utf-8")
+_WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
 _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
 
 Headers = list[tuple[str, str]]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Budget = Callable[[Call | Seen], tuple[tuple[str, str], ...]]
 
 
 class HttpServer:
@@ -53,6 +51,7 @@ class HttpServer:
 
     def __init__(
         self,
+        exchange: Exchange,
         flow: Flow,
         admission: Admission,
         callers: Callers,
@@ -64,6 +63,7 @@ class HttpServer:
         metrics: Callable[[], bytes],
         grace_s: float,
     ) -> None:
+        self._exchange = exchange
         self._flow = flow
         self._admission = admission
         self._callers = callers
@@ -75,7 +75,6 @@ class HttpServer:
         self._grace_s = grace_s
         self._runner: web.ServerRunner | None = None
         self._routes: dict[str, dict[str, Handler]] = {
-            "/v1/messages": {"POST": self._messages},
             "/healthz": {"GET": self._healthz, "HEAD": self._healthz},
             "/readyz": {"GET": self._readyz, "HEAD": self._readyz},
             "/metrics": {"GET": self._show_metrics},
@@ -113,35 +112,43 @@ class HttpServer:
             self._runner = None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.startswith("/v1/"):
+            return await self._call(request)
         methods = self._routes.get(request.path)
         handler = methods.get(request.method) if methods else None
         if handler is not None:
             return await handler(request)
-        request_id = _new_id()
+        request_id = new_id()
         if methods is None:
             body = http_errors.error_body("not_found_error", f"there is nothing at {request.path[:200]}", request_id)
-            return _response(404, body, [_JSON, ("request-id", request_id)])
+            return _response(404, body, [JSON, ("request-id", request_id)])
         body = http_errors.error_body("invalid_request_error", f"{request.method} is not allowed here", request_id)
-        return _response(405, body, [_JSON, ("request-id", request_id), ("allow", ", ".join(methods))])
+        return _response(405, body, [JSON, ("request-id", request_id), ("allow", ", ".join(methods))])
 
-    # Messages.
+    # The API.
 
-    async def _messages(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _call(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            body = await _read(request)
-            headers = request.headers
-            caller = self._callers.identify(presented_key(headers), headers.get("x-headrace-caller", ""))
-            own_key = credential(headers) if self._passes_credentials else ""
-            if self._passes_credentials and not own_key:
-                raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
+            asked = self._read(request)
+            endpoint = endpoint_of(asked)
+            if asked.length:
+                check_size(endpoint, asked.length)
+            _invite(request)
+            if not endpoint.is_kept:
+                if asked.length is not None and asked.length <= _WHOLE:
+                    asked.body = await _read(request)
+                return await self._answer(request, asked)
+            body = asked.body = await _read(request)
+            asked.length = len(body)
             key = b""
-            if "idempotency-key" not in headers:
+            if "idempotency-key" not in request.headers:
                 # By name, even where answers are shared: the budget that a hit shows is the caller's own.
-                key = digest(f"{caller.name}\n{self._admission.scope(caller, own_key)}", request.path_qs, headers, body)
+                scope = f"{asked.caller.name}\n{self._admission.scope(asked.caller, asked.credential)}"
+                key = digest(scope, asked.method, asked.target, request.headers, body)
                 if hit := self._flow.glance(key):
                     observe.CALLS.inc("http", "cache")
                     return self._hit(hit)
-            return await self._miss(request, caller, body, own_key, key)
+            return await self._answer(request, asked, key)
         except HeadraceError as error:
             return self._refuse(error)
         except (asyncio.CancelledError, ConnectionError):
@@ -150,14 +157,31 @@ class HttpServer:
             log.exception(observe.CALL_FAILED, edge="http", kind=type(error).__name__)
             return self._refuse(error)
 
+    def _read(self, request: web.BaseRequest) -> Request:
+        headers = request.headers
+        caller = self._callers.identify(presented_key(headers), headers.get("x-headrace-caller", ""))
+        own_key = credential(headers) if self._passes_credentials else ""
+        if self._passes_credentials and not own_key:
+            raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
+        has_body = request.body_exists
+        return Request(
+            method=request.method,
+            target=request.rel_url.raw_path_qs,
+            caller=caller,
+            headers=tuple(headers.items()),
+            body=_chunks(request) if has_body else b"",
+            length=request.content_length if has_body else 0,
+            credential=own_key,
+        )
+
     def _hit(self, hit: Hit) -> web.StreamResponse:
         entry = hit.entry
         rendition = "http.events" if hit.seen.stream else "http.json"
         body = entry.renditions.get(rendition)
         if body is None:
-            body = entry.renditions[rendition] = _payload(entry.answer, stream=hit.seen.stream)
+            body = entry.renditions[rendition] = payload(entry.answer, stream=hit.seen.stream)
         headers = [
-            _SSE if hit.seen.stream else _JSON,
+            SSE if hit.seen.stream else JSON,
             ("request-id", entry.answer.request_id),
             ("cache-status", status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - hit.age_s)),
             ("age", str(int(hit.age_s))),
@@ -167,52 +191,32 @@ class HttpServer:
         ]
         return _response(200, body, headers)
 
-    async def _miss(
-        self, request: web.BaseRequest, caller: Caller, body: bytes, own_key: str, key: bytes
-    ) -> web.StreamResponse:
-        call = self._admission.admit(read_ask(caller, request.headers, body, request.path_qs, own_key))
-        if key:
-            self._flow.remember(key, call)
+    async def _answer(self, request: web.BaseRequest, asked: Request, key: bytes = b"") -> web.StreamResponse:
         stream: web.StreamResponse | None = None
         try:
-            async with self._flow.answer(call) as reply:
+            async with self._exchange.open(asked, seen=lambda call: self._flow.remember(key, call) if key else None) as reply:
                 observe.CALLS.inc("http", reply.source)
-                headers = self._headers(call, reply)
-                if reply.answer is not None:
-                    return _response(200, _payload(reply.answer, stream=call.stream), headers)
-                if reply.events is None:
-                    raise RuntimeError("a reply has an answer or events")
-                stream = web.StreamResponse(status=200, headers=[*headers, ("cache-control", "no-cache")])
+                if reply.whole is not None:
+                    return _response(reply.status, reply.whole, reply.headers)
+                stream = web.StreamResponse(status=reply.status, headers=reply.headers)
                 await stream.prepare(request)
-                async for event in reply.events:
-                    await stream.write(event.raw)
+                async for chunk in reply.chunks:
+                    await stream.write(chunk)
         except HeadraceError as error:
             if stream is None:
                 raise
-            # The status is long gone: the error is the stream's last event, as upstream itself would have it.
+            # The status is long gone.
             observe.ERRORS.inc("http", error.reason)
-            await stream.write(http_errors.error_event(error, _new_id()))
+            if not stream.headers.get("content-type", "").startswith("text/event-stream"):
+                return _cut(request, stream)
+            # The error is the stream's last event, as upstream itself would have it.
+            await stream.write(http_errors.error_event(error, new_id()))
         await stream.write_eof()
         return stream
 
-    def _headers(self, call: Call, reply: Reply) -> Headers:
-        headers = [
-            _SSE if call.stream else _JSON,
-            ("request-id", reply.request_id or _new_id()),
-            ("cache-status", reply.cache_status),
-            ("x-headrace-source", str(reply.source)),
-            ("x-headrace-attempts", str(reply.attempts)),
-            *self._budget_headers(call),
-        ]
-        if reply.source in (Source.CACHE, Source.STALE):
-            headers.append(("age", str(int(reply.age_s))))
-        if reply.ticket:
-            headers.append(("x-headrace-ticket", reply.ticket))
-        return headers
-
     def _refuse(self, error: Exception) -> web.StreamResponse:
         observe.ERRORS.inc("http", getattr(error, "reason", "INTERNAL"))
-        said = http_errors.say(error, _new_id())
+        said = http_errors.say(error, new_id())
         return _response(said.status, said.body, list(said.headers))
 
     # The rest.
@@ -230,26 +234,43 @@ class HttpServer:
 
 
 def _make_request(message: Any, payload: Any, protocol: RequestHandler, writer: Any, task: Any) -> web.BaseRequest:
-    limit = MAX_BODY + _BODY_SLACK
+    limit = (MESSAGES.max_body or 0) + _BODY_SLACK
     return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=limit)
+
+
+def _invite(request: web.BaseRequest) -> None:
+    # A caller that asked whether to send its body is told to: nothing that we know by now speaks against it.
+    if (asked := request.headers.get("expect")) is None:
+        return
+    if asked.lower() != "100-continue":
+        raise InvalidCall(f"expect: {asked[:32]!r} is not known here; 100-continue is")
+    if request.version >= HttpVersion11 and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def _read(request: web.BaseRequest) -> bytes:
     try:
         return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
-        raise TooLarge(f"the body is over {MAX_BODY:,} bytes, the most that upstream takes") from error
+        raise TooLarge(f"the body is over {MESSAGES.max_body:,} bytes, the most that upstream takes") from error
     except web.RequestPayloadError as error:
         raise InvalidCall("the body ended before it was whole") from error
 
 
-def _payload(answer: Answer, *, stream: bool) -> bytes:
-    return forms.sse_payload(answer) if stream else forms.json_payload(answer)
+async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.content.iter_any():
+            yield chunk
+    except web.RequestPayloadError as error:
+        raise InvalidCall("the body ended before it was whole") from error
+
+
+def _cut(request: web.BaseRequest, stream: web.StreamResponse) -> web.StreamResponse:
+    # A body that is not whole must not look like one.
+    if request.transport is not None:
+        request.transport.abort()
+    return stream
 
 
 def _response(status: int, body: bytes, headers: Headers) -> web.Response:
     return web.Response(status=status, body=body, headers=headers)
-
-
-def _new_id() -> str:
-    return f"req_headrace_{os.urandom(9).hex()}"

@@ -3,7 +3,7 @@ The two forms of an answer, and the way from each to the other.
 
 Upstream says an answer as one JSON message or as a sequence of server-sent events. Whoever asks later may want the other
 form: `sse` splits streams, `assemble` makes messages of events, `tell` makes events of messages, and `exact` sees to it that
-nothing inside is spelled anew on the way.
+nothing inside is spelled anew on the way. That is so for the Messages API; `dialects` knows how other endpoints say theirs.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headrace.endpoints import MESSAGES
 from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
+from headrace.forms.dialects import Dialect, dialect
 from headrace.forms.exact import parse
 from headrace.forms.sse import Splitter, error_of, is_content, is_sound, is_terminal, join, make_event, split
 from headrace.forms.tell import events_of_json, events_of_message
 from headrace.model import Answer, Event, Form
 
 __all__ = [
+    "Dialect",
     "Splitter",
     "answer_of_events",
+    "dialect",
     "error_of",
     "event_list",
     "events_of_message",
@@ -50,9 +54,9 @@ def message(answer: Answer) -> dict[str, Any]:
     return said
 
 
-def answer_of_events(events: Sequence[Event], *, created: float, request_id: str = "") -> Answer:
-    """Return the complete answer that *events*, `message_stop` included, are."""
-    return Answer(Form.EVENTS, join(events), created, usage_of(events), request_id)
+def answer_of_events(events: Sequence[Event], *, created: float, request_id: str = "", endpoint: str = MESSAGES.name) -> Answer:
+    """Return the complete answer that *events*, the last one included, are."""
+    return Answer(Form.EVENTS, join(events), created, dialect(endpoint).usage_of_events(events), request_id)
 
 
 def event_list(answer: Answer) -> list[Event]:

@@ -1,9 +1,10 @@
 """
 Upstream: the Anthropic API as the flow sees it. One attempt is one request; nothing is ever retried here.
 
-`ask` returns a whole answer, `stream` the events of one as they come. Everything that can go wrong comes out as
-`AttemptFailed`, which says what it means for retries and budgets: a status, an error event, half a JSON, half a stream, a
-connection that broke or fell silent. A caller who is cancelled closes the connection, so that upstream stops generating.
+`ask` returns a whole answer, `stream` the events of one as they come, `carry` whatever the endpoint says, untouched.
+Everything that can go wrong comes out as `AttemptFailed`, which says what it means for retries and budgets: a status, an
+error event, half a JSON, half a stream, a connection that broke or fell silent. A caller who is cancelled closes the
+connection, so that upstream stops generating.
 
 Time: connecting has seconds; a stream may pause for `gap_s` (pings come in between); a unary answer may be silent until the
 call's deadline. Our own semaphore stays below the pool's limit, so that a call never waits inside the pool.
@@ -16,17 +17,22 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from enum import Enum, auto
 from importlib.metadata import version as installed_version
+from typing import cast
 
-from headrace import observe
+from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, Failure, UpstreamError
 from headrace.model import Answer, Call, Form
+from headrace.upstream.carrying import Body, Headers, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
 from headrace.upstream.transport import NETWORK_ERRORS, URL, ByteStream, Request, Response, Transport, open_transport
 
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})  # which need not say that they have none
 _SPARE_CONNECTIONS = 64  # above the semaphore: connections that are being closed still count in the pool
+_VIA = "1.1 headrace"
 _USER_AGENT = f"headrace/{installed_version('headrace')}"
 
 # Ours to say, or of one hop only; never passed on from a caller.
@@ -43,7 +49,7 @@ class Upstream:
 
     Args:
         base_url: where it is.
-        api_key: returns our own key, each time anew, for it may be changed under way.
+        api_key, admin_key: return our own keys, each time anew, for they may be changed under way.
         version: `anthropic-version` where a call names none.
         max_in_the_air: calls at once; more wait for one to end.
         connect_s: bound of making a connection.
@@ -56,6 +62,7 @@ class Upstream:
         base_url: str,
         api_key: Callable[[], str],
         *,
+        admin_key: Callable[[], str] = str,
         version: str = "2023-06-01",
         clock: Clock | None = None,
         max_in_the_air: int = 512,
@@ -65,7 +72,7 @@ class Upstream:
         transport: Transport | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._api_key, self._version = api_key, version
+        self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
         self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
         self._slots = asyncio.Semaphore(max_in_the_air)
@@ -81,7 +88,7 @@ class Upstream:
         with _Measured(Form.JSON) as measure:
             async with self._open(call) as response:
                 payload = await read_whole(response)
-            answer = answer_of(payload, response, self._clock.now())
+            answer = answer_of(payload, response, self._clock.now(), forms.dialect(call.endpoint))
             measure.outcome = "answered"
             return answer
 
@@ -94,11 +101,38 @@ class Upstream:
         """
         with _Measured(Form.EVENTS) as measure:
             async with self._open(call) as response:
-                events = Stream(response)
+                events = Stream(response, forms.dialect(call.endpoint))
                 yield events
                 if events.complete:
                     measure.outcome = "answered"
                     await events.drain()
+
+    @contextlib.asynccontextmanager
+    async def carry(self, call: Call, headers: Headers, body: Body) -> AsyncIterator[Carried]:
+        """
+        Carry a request as it is, and hand over what comes back: a status under 400, headers, and the body as it comes.
+
+        The deadline bounds how long the answer may take to begin; then it may pause for `gap_s`. Raises `AttemptFailed`, whose
+        error has all the headers that upstream sent, on entering or among the chunks. Leaving early hangs up.
+        """
+        with _Measured(Form.JSON) as measure:
+            async with self._opened(call, self._carried(call, headers, body), _Bound.BEGINNING) as response:
+                carried = Carried(response, self._gap_s)
+                await carried.check()
+                yield carried
+                measure.outcome = "answered"
+
+    def _carried(self, call: Call, headers: Headers, body: Body) -> Request:
+        named = dict(headers)
+        given = [*onward(headers), ("via", _VIA), self._key(call)]
+        if "accept-encoding" not in named:
+            given.append(("accept-encoding", "identity"))  # else the transport would ask for what it likes itself
+        if "anthropic-version" not in named:
+            given.append(("anthropic-version", call.version or self._version))
+        if body.length is not None and (body.length or call.method not in _WITHOUT_BODY):
+            given.append(("content-length", str(body.length)))
+        stream = Outgoing(body) if not isinstance(body.content, bytes) else ByteStream(body.content)
+        return self._sendable(call, given, stream, read_s=None)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -106,20 +140,27 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def _open(self, call: Call) -> AsyncIterator[Response]:
+        left_s = min(self._silence_s, self._time_left(call))
+        # A stream that goes on has no end that we may set: others may follow it past its leader's deadline.
+        read_s, bound = (self._gap_s, _Bound.NONE) if call.stream else (left_s, _Bound.WHOLE)
+        async with self._opened(call, self._request(call, read_s), bound) as response:
+            if response.status_code != 200:
+                raise await read_failure(response)
+            yield response
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, call: Call, request: Request, what: _Bound) -> AsyncIterator[Response]:
         await self._take_slot(call)
         self.in_the_air += 1
         try:
-            left_s = min(self._silence_s, self._time_left(call))
-            # A stream that goes on has no end that we may set: others may follow it past its leader's deadline.
-            read_s, whole_s = (self._gap_s, None) if call.stream else (left_s, left_s)
-            request = self._request(call, read_s)
-            bound = asyncio.timeout(whole_s)
+            left_s = min(self._silence_s, self._time_left(call)) if what is _Bound.WHOLE else self._time_left(call)
+            bound = asyncio.timeout(None if what is _Bound.NONE else left_s)
             async with bound:
                 with Translated():
                     response = await self._transport.handle_async_request(request)
+                if what is _Bound.BEGINNING:
+                    bound.reschedule(None)
                 try:
-                    if response.status_code != 200:
-                        raise await read_failure(response)
                     yield response
                 finally:
                     with contextlib.suppress(*NETWORK_ERRORS):
@@ -150,20 +191,26 @@ class Upstream:
         return left_s
 
     def _request(self, call: Call, read_s: float) -> Request:
-        headers = list(self._headers(call))
+        # Given as a stream, the body costs no second look at the headers; aiohttp knows its length.
+        return self._sendable(call, list(self._headers(call)), ByteStream(call.body), read_s)
+
+    def _sendable(
+        self, call: Call, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
+    ) -> Request:
         if not all(value.isascii() and value.isprintable() for _, value in headers):
             # A line end in a value would let a caller write headers of its own.
             raise _unsendable("a header value holds characters that HTTP cannot carry")
         # The pool's bound is no bound of waiting for it (see above) but of looking the name up and of TLS.
         timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
-        # Given as a stream, the body costs no second look at the headers; aiohttp knows its length.
-        body = ByteStream(call.body)
-        request = Request("POST", self._url(call.path), headers=headers, stream=body, extensions={"timeout": timeout})
-        request.read()
+        request = Request(call.method, self._url(call.path), headers=headers, stream=body, extensions={"timeout": timeout})
+        if isinstance(body, ByteStream):
+            request.read()
         return request
 
     def _headers(self, call: Call) -> Iterator[tuple[str, str]]:
-        yield "content-type", "application/json"
+        if call.body:
+            yield "content-type", "application/json"
+        yield "via", _VIA
         yield "user-agent", _USER_AGENT
         # A stream uncompressed: a compressor may hold events back.
         yield "accept", "text/event-stream" if call.stream else "application/json"
@@ -171,10 +218,62 @@ class Upstream:
         yield "anthropic-version", call.version or self._version
         if call.betas:
             yield "anthropic-beta", ",".join(call.betas)
-        yield _credential(call.credential) if call.credential else ("x-api-key", self._api_key())
+        yield self._key(call)
         for name, value in call.headers:
             if name.lower() not in _NOT_PASSED_ON:
                 yield name, value
+
+    def _key(self, call: Call) -> tuple[str, str]:
+        if call.credential:
+            return _credential(call.credential)
+        if endpoints.find(call.method, call.path.partition("?")[0]).is_admins:
+            return "x-api-key", self._admin_key()
+        # The compatible endpoint is OpenAI's in this, too.
+        key = self._api_key()
+        return ("authorization", f"Bearer {key}") if call.endpoint == endpoints.CHAT.name else ("x-api-key", key)
+
+
+class _Bound(Enum):
+    """How much of an answer must be here by the call's deadline."""
+
+    NONE = auto()
+    BEGINNING = auto()
+    WHOLE = auto()
+
+
+class Carried:
+    """
+    An answer that is carried, up to its body. An error is read whole and raised, all else goes by.
+
+    `status` is under 400; `headers` are those of the caller's hop.
+    """
+
+    def __init__(self, response: Response, gap_s: float) -> None:
+        self.status: int = response.status_code
+        self.headers = back((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
+        self.request_id = dict(self.headers).get("request-id", "")
+        self._response = response
+        self._gap_s = gap_s
+
+    def __repr__(self) -> str:
+        return f"<Carried [{self.status}] {self.request_id}>"
+
+    async def check(self) -> None:
+        """Raise `AttemptFailed` if this is an error."""
+        if self.status >= 400:
+            raise await read_failure(self._response, passed_on=_less_of_encoding(self.headers))
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it is on the wire."""
+        return incoming(aiter(cast("AsyncIterator[bytes]", self._response.stream)), self._gap_s, self.request_id)
+
+    async def read(self) -> bytes:
+        """Return the whole body, decoded."""
+        return await read_whole(self._response)
+
+
+def _less_of_encoding(headers: Headers) -> Headers:
+    return tuple((name, value) for name, value in headers if name not in ("content-encoding", "content-length"))
 
 
 class _Measured:

@@ -43,8 +43,10 @@ _PASSED_ON = frozenset({"request-id", "retry-after", "retry-after-ms", "content-
 _LONGEST_MESSAGE = 1000  # characters; it travels in gRPC trailers, which have 8 KB
 
 
-def classify(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
-    """Return what an answer other than 200 means, with upstream's exact word for the caller."""
+def classify(
+    status: int, headers: Mapping[str, str], body: bytes, *, passed_on: tuple[tuple[str, str], ...] | None = None
+) -> AttemptFailed:
+    """Return what an answer other than 200 means, with upstream's exact word, and the headers *passed_on*, for the caller."""
     named = {name.lower(): value for name, value in headers.items()}
     said = _read(body)
     kind, code = _text(said.get("type")), _text(_object(said.get("details")).get("error_code"))
@@ -55,7 +57,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFai
         status=status if status >= 400 else 502,
         type=kind or usual_kind,
         body=body,
-        headers=_worth_passing(named),
+        headers=_worth_passing(named) if passed_on is None else passed_on,
         retry_after_s=retry_after(named),
         metadata=_known(status=str(status), type=kind or usual_kind, error_code=code, request_id=named.get("request-id", "")),
     )

@@ -42,11 +42,12 @@ class Translated:
 
 
 class Stream:
-    """The events of one answer as they come, `message_stop` being the last. An error among them is raised."""
+    """The events of one answer as they come, up to the last. An error among them is raised."""
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, dialect: forms.Dialect) -> None:
         self.request_id: str = _request_id(response)
         self.complete = False
+        self._dialect = dialect
         self._headers = response.headers
         self._chunks = _chunks(response)
         self._splitter = forms.Splitter()
@@ -78,12 +79,14 @@ class Stream:
             raise broken("upstream's event is larger than an answer may be", request_id=self.request_id)
 
     def _check(self, event: Event) -> None:
-        if forms.error_of(event):
+        dialect = self._dialect
+        if dialect.error_of(event):
             raise classify_event(event.data, self._headers)
-        self._started |= event.name == "message_start"
-        if not forms.is_sound(event) or (forms.is_terminal(event) and not self._started):
+        is_terminal = dialect.is_terminal(event)
+        if not dialect.is_sound(event) or (is_terminal and not self._started):
             raise broken("upstream's stream cannot be read", request_id=self.request_id)
-        self.complete = forms.is_terminal(event)
+        self._started |= dialect.is_start(event)
+        self.complete = is_terminal
 
     async def drain(self) -> None:
         """Read the last bytes after the last event, if they are there, so that the connection can serve again."""
@@ -121,22 +124,22 @@ async def read_whole(response: Response) -> bytes:
     return received[0] if len(received) == 1 else b"".join(received)
 
 
-def answer_of(payload: bytes, response: Response, now: float) -> Answer:
+def answer_of(payload: bytes, response: Response, now: float, dialect: forms.Dialect) -> Answer:
     """Return the answer that *payload* spells, if it is a whole one."""
     request_id = _request_id(response)
     try:
         payload.decode()
-        usage = forms.usage_of_json(payload)
+        usage = dialect.usage_of_json(payload)
     except ValueError as error:
-        raise broken("upstream's answer is not a complete message", request_id=request_id) from error
+        raise broken("upstream's answer is not complete", request_id=request_id) from error
     return Answer(Form.JSON, payload, now, usage, request_id)
 
 
-async def read_failure(response: Response) -> AttemptFailed:
-    """Return what a response other than 200 means."""
+async def read_failure(response: Response, *, passed_on: tuple[tuple[str, str], ...] | None = None) -> AttemptFailed:
+    """Return what a response other than 200 means; with the headers *passed_on*, if they are not the usual ones."""
     try:
         body = await read_whole(response)
     except AttemptFailed:
         # The status says enough; half an error page is nothing to pass on.
         body = b""
-    return classify(response.status_code, response.headers, body)
+    return classify(response.status_code, response.headers, body, passed_on=passed_on)

@@ -20,6 +20,7 @@ from httpx_aiohttp import AiohttpTransport
 # Everything that can come out of a transport, but for cancellation.
 NETWORK_ERRORS = (httpx.RequestError, aiohttp.ClientError, OSError)
 
+AsyncByteStream = httpx.AsyncByteStream
 ByteStream = httpx.ByteStream
 Request = httpx.Request
 Response = httpx.Response

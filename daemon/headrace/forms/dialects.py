@@ -1,0 +1,161 @@
+"""
+How the endpoints whose answers are kept say them: what a reader of one must know of it, and nothing more.
+
+A dialect tells a whole answer from half of one, content from what comes before it, the last event, an error among events, and
+what was used. Only the Messages API says one answer in two forms of which each can be made of the other; elsewhere a stream
+and a whole answer are two answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from headrace.endpoints import CHAT, MESSAGES
+from headrace.forms import exact, sse
+from headrace.forms.assemble import usage_of, usage_of_json
+from headrace.model import Event, Usage
+
+_DONE = b"[DONE]"  # the last event of a chat, and the only one that is no JSON
+
+
+class Dialect(Protocol):
+    """How one endpoint says its answers."""
+
+    def usage_of_json(self, payload: bytes) -> Usage:
+        """Return what a whole answer used; ValueError if it is none."""
+
+    def usage_of_events(self, events: Sequence[Event]) -> Usage:
+        """Return what the events say was used."""
+
+    def is_start(self, event: Event) -> bool:
+        """Whether an answer begins with it."""
+
+    def is_content(self, event: Event) -> bool:
+        """Whether it is a piece of the answer: once a caller has one, no retry can be invisible."""
+
+    def is_terminal(self, event: Event) -> bool:
+        """Whether the answer is complete with it."""
+
+    def is_sound(self, event: Event) -> bool:
+        """Whether it can be read, if it is of a kind that we read."""
+
+    def error_of(self, event: Event) -> tuple[str, str] | None:
+        """Return type and message of an error event; None for all others."""
+
+
+class _Messages:
+    usage_of_json = staticmethod(usage_of_json)
+    usage_of_events = staticmethod(usage_of)
+    is_content = staticmethod(sse.is_content)
+    is_terminal = staticmethod(sse.is_terminal)
+    is_sound = staticmethod(sse.is_sound)
+    error_of = staticmethod(sse.error_of)
+
+    def is_start(self, event: Event) -> bool:
+        return event.name == "message_start"
+
+
+class _Plain:
+    """One JSON object, which uses no tokens."""
+
+    def usage_of_json(self, payload: bytes) -> Usage:
+        exact.fields(payload)
+        return Usage()
+
+    def usage_of_events(self, events: Sequence[Event]) -> Usage:
+        return Usage()
+
+    def is_start(self, event: Event) -> bool:
+        return True
+
+    def is_content(self, event: Event) -> bool:
+        return bool(event.data)
+
+    def is_terminal(self, event: Event) -> bool:
+        return False
+
+    def is_sound(self, event: Event) -> bool:
+        return True
+
+    error_of = staticmethod(sse.error_of)
+
+
+class _Chat:
+    """OpenAI's chat completions: chunks without names, `[DONE]` at the end, usage in the last chunk if it was asked for."""
+
+    def usage_of_json(self, payload: bytes) -> Usage:
+        said = _object(payload)
+        if not isinstance(said.get("choices"), list):
+            raise ValueError("not a chat completion")
+        return _chat_usage(said.get("usage"))
+
+    def usage_of_events(self, events: Sequence[Event]) -> Usage:
+        for event in reversed(events):
+            if b'"usage"' in event.data and (usage := _object(event.data).get("usage")):
+                return _chat_usage(usage)
+        return Usage(known=False)
+
+    def is_start(self, event: Event) -> bool:
+        return bool(event.data)
+
+    def is_content(self, event: Event) -> bool:
+        if not event.data or event.data == _DONE:
+            return False
+        choices = _object(event.data).get("choices")
+        return isinstance(choices, list) and any(_says_something(choice) for choice in choices)
+
+    def is_terminal(self, event: Event) -> bool:
+        return event.data == _DONE
+
+    def is_sound(self, event: Event) -> bool:
+        if not event.data or event.data == _DONE:
+            return True
+        try:
+            _object(event.data)
+        except ValueError:
+            return False
+        return True
+
+    def error_of(self, event: Event) -> tuple[str, str] | None:
+        if event.name == sse.ERROR:
+            return sse.error_of(event)
+        if b'"error"' not in event.data:
+            return None
+        try:
+            said = _object(event.data)
+        except ValueError:
+            return None
+        return sse.error_of(Event(sse.ERROR, event.data, event.raw)) if said.get("error") else None
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    said = exact.parse(payload)
+    if not isinstance(said, dict):
+        raise ValueError("not a JSON object")
+    return said
+
+
+def _says_something(choice: Any) -> bool:
+    # The first chunk only names the role; and the reason why it ended is the end of an answer, even of an empty one.
+    if not isinstance(choice, dict):
+        return False
+    delta = choice.get("delta")
+    said = isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+    return said or choice.get("finish_reason") is not None
+
+
+def _chat_usage(usage: Any) -> Usage:
+    if not isinstance(usage, dict) or not isinstance(usage.get("completion_tokens"), int):
+        return Usage(known=False)
+    prompt = usage.get("prompt_tokens")
+    return Usage(input_tokens=prompt if isinstance(prompt, int) else 0, output_tokens=usage["completion_tokens"])
+
+
+_DIALECTS: dict[str, Dialect] = {MESSAGES.name: _Messages(), CHAT.name: _Chat()}
+_PLAIN = _Plain()
+
+
+def dialect(endpoint: str) -> Dialect:
+    """Return how an endpoint, by its name, says its answers."""
+    return _DIALECTS.get(endpoint, _PLAIN)

@@ -1,0 +1,102 @@
+"""
+The way of the calls that are only carried: every endpoint whose answers are not kept, and those that the API will have.
+
+No cache, no flight, no ticket: a body may be a stream of gigabytes, and two equal creations are two. But the same limits
+hold, in the same order of arrival, and the same policy says when another attempt is due. It is made here, while the caller
+waits; only if it is safe (`endpoints.py`), and only while the caller's body can still be sent from its beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from headrace.clock import Clock
+from headrace.endpoints import Endpoint
+from headrace.errors import AttemptFailed, UpstreamError
+from headrace.model import Call, Usage
+from headrace.retry.policy import RetryPolicy
+from headrace.schedule import Schedule
+from headrace.upstream.carrying import Body, Headers
+from headrace.upstream.client import Carried, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is carried: a call, whose own body is empty, with headers and body as they came."""
+
+    call: Call
+    endpoint: Endpoint
+    headers: Headers
+    body: Body
+
+
+class Relay:
+    """Carries calls upstream and their answers back."""
+
+    def __init__(self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy) -> None:
+        self._clock = clock
+        self._schedule = schedule
+        self._upstream = upstream
+        self._policy = policy
+
+    def __repr__(self) -> str:
+        return f"<Relay {self._upstream!r}>"
+
+    @contextlib.asynccontextmanager
+    async def carry(self, load: Load) -> AsyncIterator[tuple[Carried, int]]:
+        """
+        Yield what came back, and how many attempts it took.
+
+        Raises refusals of ours and upstream's final word; among the chunks `AttemptFailed`, if upstream breaks off.
+        """
+        attempts = broken = 0
+        while True:
+            attempts += 1
+            async with contextlib.AsyncExitStack() as attempt:
+                try:
+                    carried = await attempt.enter_async_context(self._attempt(load, attempts))
+                except AttemptFailed as failure:
+                    if load.body.error is not None:
+                        raise load.body.error from failure
+                    broken += failure.failure.counts
+                    due = self._due(load, failure, attempts, broken)
+                else:
+                    yield carried, attempts
+                    return
+            await self._clock.sleep(due - self._clock.now())
+
+    @contextlib.asynccontextmanager
+    async def _attempt(self, load: Load, number: int) -> AsyncIterator[Carried]:
+        async with self._schedule.turn(load.call, f"{os.urandom(8).hex()}-{number}") as turn:
+            turn.sent()
+            try:
+                async with self._upstream.carry(load.call, load.headers, load.body) as carried:
+                    yield carried
+            except AttemptFailed as failure:
+                await turn.fail(failure.failure, failure.sent)
+                raise
+            await turn.settle(Usage())
+
+    def _due(self, load: Load, failure: AttemptFailed, attempts: int, broken: int) -> float:
+        if failure.sent and failure.failure.counts and not load.endpoint.is_repeatable:
+            raise failure.error  # nobody knows whether it was carried out
+        due = self._policy.next_due(
+            failure,
+            attempt=attempts,
+            broken=broken,
+            deadline=load.call.deadline,
+            now=self._clock.now(),
+            random=random.random,
+        )
+        if load.body.has_gone_by:
+            raise _untried(failure.error)
+        return due
+
+
+def _untried(error: UpstreamError) -> UpstreamError:
+    error.is_untried = True
+    return error

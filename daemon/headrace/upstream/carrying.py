@@ -1,0 +1,101 @@
+"""
+What travels on and what does not, when a request is carried as it is: RFC 9110, section 7.6, and a gateway's own manners.
+
+Headers of one hop end here, those that `Connection` names included. Keys are ours to send, and cookies are nobody's: what
+upstream sets for one caller must not travel with another's call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from headrace.upstream.failures import silent
+from headrace.upstream.reading import Translated
+from headrace.upstream.transport import AsyncByteStream
+
+Headers = tuple[tuple[str, str], ...]
+
+_ONE_HOP = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization", "proxy-connection",
+    "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+_NOT_ONWARD = _ONE_HOP | {
+    "authorization", "content-length", "cookie", "expect", "forwarded", "host", "via", "x-api-key", "x-forwarded-for",
+    "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
+}  # fmt: skip
+_NOT_BACK = _ONE_HOP | {"set-cookie"}
+_OURS = "x-headrace-"
+
+
+def onward(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return the headers of a request that go upstream, lower-case names."""
+    return _less(headers, _NOT_ONWARD)
+
+
+def back(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return the headers of a response that go to the caller, lower-case names."""
+    return _less(headers, _NOT_BACK)
+
+
+def _less(headers: Iterable[tuple[str, str]], without: frozenset[str] | set[str]) -> Headers:
+    named = [(name.lower(), value) for name, value in headers]
+    listed = {part.strip().lower() for name, value in named if name == "connection" for part in value.split(",")}
+    return tuple(
+        (name, value) for name, value in named if name not in without and name not in listed and not name.startswith(_OURS)
+    )
+
+
+class Body:
+    """
+    A request's body: whole, so that it can be sent again, or a stream that goes by once.
+
+    Args:
+        length: of a stream, in bytes; None if nobody knows.
+    """
+
+    def __init__(self, content: bytes | AsyncIterator[bytes], length: int | None = None) -> None:
+        self.content = content
+        self.length = len(content) if isinstance(content, bytes) else length
+        self.has_gone_by = False
+        self.error: Exception | None = None
+
+    def __repr__(self) -> str:
+        kind = "whole" if isinstance(self.content, bytes) else "gone by" if self.has_gone_by else "stream"
+        return f"<Body [{kind}, {self.length} bytes]>"
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the stream. What goes wrong in it is the caller's, so it is kept apart from upstream's troubles."""
+        self.has_gone_by = True
+        try:
+            async for chunk in self.content:  # type: ignore[union-attr]
+                yield chunk
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class Outgoing(AsyncByteStream):
+    """A body's stream, as the transport wants it."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._body.chunks()
+
+
+async def incoming(chunks: AsyncIterator[bytes], gap_s: float, request_id: str) -> AsyncIterator[bytes]:
+    """Yield the chunks of an answer; an upstream that says nothing for *gap_s* is given up."""
+    try:
+        with Translated(request_id):
+            while True:
+                async with asyncio.timeout(gap_s) as gap:
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+    except TimeoutError as error:
+        if not gap.expired():
+            raise
+        raise silent("upstream fell silent", request_id=request_id) from error
