@@ -61,6 +61,7 @@ async def test_headers() -> None:
         assert line.head.startswith(b"POST /v1/messages HTTP/1.1\r\n")
         assert line.body == CALL.body
         said = line.headers
+        assert said.pop("via") == "1.1 headrace"
         assert said.pop("user-agent").startswith("headrace/")
         assert said == {
             "host": server.url.removeprefix("http://"), "accept": "application/json", "accept-encoding": "gzip",
