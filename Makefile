@@ -7,7 +7,7 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Ipro
 UPSTREAM ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ limits: dev                  ## Hold two daemons to one limit for three minutes,
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s
+
+large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
+	$(BIN)/pytest tests/process/test_large_bodies.py --long -s
 
 clean:                       ## Remove what was installed and cached.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -89,7 +89,13 @@ _BY_NAME = {endpoint.name: endpoint for _, _, endpoint in reversed(_ROWS)}
 
 @lru_cache(4096)
 def find(method: str, path: str) -> Endpoint:
-    """Return how a request is treated; *path* is as in the URL, without the query."""
+    """
+    Return how a request is treated; *path* is as in the URL, without the query.
+
+    ValueError if it is no path of the API, or may be another one for another reader.
+    """
+    if not _PATH.fullmatch(path) or _MISLEADING.search(path):
+        raise ValueError("it begins with /v1/, and nothing in it leads elsewhere")
     plain = path.rstrip("/")
     return next(endpoint for asked, pattern, endpoint in _COMPILED if _fits(asked, method) and pattern.fullmatch(plain))
 
@@ -101,11 +107,6 @@ def _fits(asked: str, method: str) -> bool:
 def named(name: str) -> Endpoint:
     """Return an endpoint that is kept, by its name."""
     return _BY_NAME[name]
-
-
-def is_path(path: str) -> bool:
-    """Whether this is a path of the API, and the same one for whoever reads it."""
-    return _PATH.fullmatch(path) is not None and _MISLEADING.search(path) is None
 
 
 def rows() -> Iterator[tuple[str, str, Endpoint]]:

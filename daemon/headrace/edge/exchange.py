@@ -124,7 +124,7 @@ class Exchange:
         Args:
             seen: is told the call, once it is admitted, if its answer may be kept.
         """
-        endpoint = endpoint_of(request)
+        endpoint = endpoint_of(request.method, request.target)
         if endpoint.is_admins and request.caller.role is not Role.ADMIN:
             raise NotAllowed("This endpoint is for callers with the role admin.")
         check_size(endpoint, request.length)
@@ -240,14 +240,15 @@ class Exchange:
         return re.sub(pattern, lambda found: found[1] + f"{scheme}://{host}".encode(), body)
 
 
-def endpoint_of(request: Request) -> Endpoint:
+def endpoint_of(method: str, target: str) -> Endpoint:
     """Return how a request is treated; raises `InvalidCall` for what is no path of the API, or no method."""
-    path = request.target.partition("?")[0]
-    if not endpoints.is_path(path):
-        raise InvalidCall(f"{path[:200]!r} is no path of the API: it begins with /v1/, and nothing in it leads elsewhere")
-    if request.method not in _METHODS:
-        raise InvalidCall(f"the method {request.method[:32]!r} is not carried; there are {', '.join(sorted(_METHODS))}")
-    return endpoints.find(request.method, path)
+    if method not in _METHODS:
+        raise InvalidCall(f"the method {method[:32]!r} is not carried; there are {', '.join(sorted(_METHODS))}")
+    path = target.partition("?")[0]
+    try:
+        return endpoints.find(method, path)
+    except ValueError as error:
+        raise InvalidCall(f"{path[:200]!r} is no path of the API: {error}") from None
 
 
 # Bodies.

@@ -10,7 +10,7 @@ with it its part of the flight.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -27,6 +27,7 @@ from headrace.edge.http_asks import credential, digest, presented_key
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
 from headrace.flow import Flow, Hit
+from headrace.model import Caller
 
 log = structlog.get_logger()
 
@@ -129,26 +130,24 @@ class HttpServer:
 
     async def _call(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            asked = self._read(request)
-            endpoint = endpoint_of(asked)
-            if asked.length:
-                check_size(endpoint, asked.length)
+            headers, target = request.headers, request.rel_url.raw_path_qs
+            caller, own_key = self._identify(headers)
+            endpoint = endpoint_of(request.method, target)
+            check_size(endpoint, request.content_length)
             _invite(request)
             if not endpoint.is_kept:
-                if asked.length is not None and asked.length <= _WHOLE:
-                    asked.body = await _read(request)
-                return await self._answer(request, asked)
-            body = asked.body = await _read(request)
-            asked.length = len(body)
+                body, length = await _pass(request)
+                return await self._answer(request, _asked(request, target, caller, own_key, body, length))
+            body = await _read(request)
             key = b""
-            if "idempotency-key" not in request.headers:
+            if "idempotency-key" not in headers:
                 # By name, even where answers are shared: the budget that a hit shows is the caller's own.
-                scope = f"{asked.caller.name}\n{self._admission.scope(asked.caller, asked.credential)}"
-                key = digest(scope, asked.method, asked.target, request.headers, body)
+                scope = f"{caller.name}\n{self._admission.scope(caller, own_key)}"
+                key = digest(scope, request.method, target, headers, body)
                 if hit := self._flow.glance(key):
                     observe.CALLS.inc("http", "cache")
                     return self._hit(hit)
-            return await self._answer(request, asked, key)
+            return await self._answer(request, _asked(request, target, caller, own_key, body, len(body)), key)
         except HeadraceError as error:
             return self._refuse(error)
         except (asyncio.CancelledError, ConnectionError):
@@ -157,22 +156,12 @@ class HttpServer:
             log.exception(observe.CALL_FAILED, edge="http", kind=type(error).__name__)
             return self._refuse(error)
 
-    def _read(self, request: web.BaseRequest) -> Request:
-        headers = request.headers
+    def _identify(self, headers: Mapping[str, str]) -> tuple[Caller, str]:
         caller = self._callers.identify(presented_key(headers), headers.get("x-headrace-caller", ""))
         own_key = credential(headers) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
-        has_body = request.body_exists
-        return Request(
-            method=request.method,
-            target=request.rel_url.raw_path_qs,
-            caller=caller,
-            headers=tuple(headers.items()),
-            body=_chunks(request) if has_body else b"",
-            length=request.content_length if has_body else 0,
-            credential=own_key,
-        )
+        return caller, own_key
 
     def _hit(self, hit: Hit) -> web.StreamResponse:
         entry = hit.entry
@@ -246,6 +235,22 @@ def _invite(request: web.BaseRequest) -> None:
         raise InvalidCall(f"expect: {asked[:32]!r} is not known here; 100-continue is")
     if request.version >= HttpVersion11 and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _asked(
+    request: web.BaseRequest, target: str, caller: Caller, own_key: str, body: bytes | AsyncIterator[bytes], length: int | None
+) -> Request:
+    headers = tuple(request.headers.items())
+    return Request(request.method, target, caller, headers=headers, body=body, length=length, credential=own_key)
+
+
+async def _pass(request: web.BaseRequest) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+    if not request.body_exists:
+        return b"", 0
+    length = request.content_length
+    if length is not None and length <= _WHOLE:
+        return await _read(request), length
+    return _chunks(request), length
 
 
 async def _read(request: web.BaseRequest) -> bytes:
