@@ -55,8 +55,16 @@ class Line:
 
     async def hear(self) -> None:
         self.head = await self.reader.readuntil(b"\r\n\r\n")
-        length = next(int(line[15:]) for line in self.head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        self.body = await self.reader.readexactly(length)
+        named = self.headers
+        if named.get("transfer-encoding") == "chunked":
+            self.body = b"".join([chunk async for chunk in self._chunks()])
+        else:
+            self.body = await self.reader.readexactly(int(named.get("content-length", "0")))
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while size := int(await self.reader.readline(), 16):
+            yield (await self.reader.readexactly(size + 2))[:-2]
+        await self.reader.readline()
 
     @property
     def headers(self) -> dict[str, str]:

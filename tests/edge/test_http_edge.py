@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from conftest import until
-from flow_parts import Daemon, daemon
-from headrace.edge.http_server import HttpServer
-from scripted import EVENTS, Line, Server, say_message, serving
+from doors import BODY, open_door, say
+from scripted import EVENTS, Line
 
-BODY = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
 LIMIT = json.dumps([
     {"name": "ann", "match": {"caller": "ann"}, "requests_per_minute": 60},
     {"name": "bob", "match": {"caller": "bob"}, "requests_per_minute": 6000},
 ])  # fmt: skip
-
-
-@contextlib.asynccontextmanager
-async def open_door(
-    url: str, path: Path, talk=say_message, **settings: str
-) -> AsyncIterator[tuple[HttpServer, Server, Daemon]]:
-    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
-        parts = one.parts
-        door = HttpServer(
-            parts.exchange, parts.flow, parts.admission, parts.callers,
-            address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
-            budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0,
-        )  # fmt: skip
-        await door.start()
-        try:
-            yield door, server, one
-        finally:
-            await door.stop()
-
-
-async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, target: str = "/v1/messages") -> tuple[int, bytes]:
-    """Say exactly this on the wire; return the status and everything that came."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = [f"POST {target} HTTP/1.1", "host: x", "connection: close", f"content-length: {len(raw)}", *headers]
-    writer.write(b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in head) + b"\r\n\r\n" + raw)
-    came = await asyncio.wait_for(reader.read(), 10)
-    writer.close()
-    return int(came.split()[1]), came
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from headrace.model import Caller
 log = structlog.get_logger()
 
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
+_LINGER_S = 2.0  # a body that was refused is still read for so long, so that its sender hears why
 _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
 
 Headers = list[tuple[str, str]]
@@ -94,7 +95,12 @@ class HttpServer:
         """Listen; raises `StartupError` when the address is occupied."""
         host, _, port = self._address.rpartition(":")
         server = web.Server(
-            self._serve, request_factory=_make_request, handler_cancellation=True, access_log=None, tcp_keepalive=True
+            self._serve,
+            request_factory=_make_request,
+            handler_cancellation=True,
+            access_log=None,
+            tcp_keepalive=True,
+            lingering_time=_LINGER_S,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=self._grace_s)
         await self._runner.setup()
