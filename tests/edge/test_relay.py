@@ -81,8 +81,9 @@ async def test_onward(valkey_url: str, tmp_path: Path) -> None:
     assert line.head.startswith(b"PATCH /v1/things/x?a=1&b=%20 HTTP/1.1\r\n")
     assert line.body == b"body"
     assert {name: value for name, value in line.headers.items() if name != "host"} == {
-        "anthropic-version": "2026-10-21", "anthropic-beta": "a", "user-agent": "mine", "x-twice": "1, 2", "content-type": "text/odd",
-        "content-length": "4", "via": "1.1 headrace", "x-api-key": "own-key", "accept": "*/*", "accept-encoding": "identity",
+        "anthropic-version": "2026-10-21", "anthropic-beta": "a", "user-agent": "mine", "x-twice": "1, 2",
+        "content-type": "text/odd", "content-length": "4", "via": "1.1 headrace", "x-api-key": "own-key",
+        "accept": "*/*", "accept-encoding": "identity",
     }  # fmt: skip
 
 

@@ -1,0 +1,170 @@
+"""ApiService.Call over a real server and real parts, with a scripted upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from conftest import until
+from doors import BODY
+from flow_parts import Daemon, daemon
+from headrace.edge.grpc_server import GrpcServer
+from headrace.v1 import api_service_pb2, api_service_pb2_grpc
+from scripted import EVENTS, MESSAGE, Line, Server, say_events, say_message, serving
+
+ASK = json.dumps(BODY).encode()
+
+
+@contextlib.asynccontextmanager
+async def called(
+    url: str, path: Path, talk=say_message, **settings: str
+) -> AsyncIterator[tuple[api_service_pb2_grpc.ApiServiceAsyncStub, Server, Daemon]]:
+    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
+        parts = one.parts
+        door = GrpcServer(
+            parts.exchange, parts.flow, parts.admission, parts.callers, parts.tickets, parts.cache,
+            addresses=("127.0.0.1:0",), runtime_dir=path,
+            passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+        )  # fmt: skip
+        await door.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
+                yield api_service_pb2_grpc.ApiServiceStub(channel), server, one
+        finally:
+            await door.stop()
+
+
+def head(method: str, path: str, body: bytes = b"", **headers: str) -> api_service_pb2.CallRequest:
+    said = [api_service_pb2.Header(name=name.replace("_", "-"), value=value) for name, value in headers.items()]
+    path, _, query = path.partition("?")
+    return api_service_pb2.CallRequest(
+        head=api_service_pb2.CallRequestHead(method=method, path=path, query=query, headers=said, body=body)
+    )
+
+
+def chunk(data: bytes) -> api_service_pb2.CallRequest:
+    return api_service_pb2.CallRequest(chunk=data)
+
+
+async def ask(stub, *parts: api_service_pb2.CallRequest, **options: object) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body."""
+    first, *rest = [part async for part in stub.Call(iter(parts), **options)]
+    assert first.WhichOneof("part") == "head"
+    headers = {header.name: header.value for header in first.head.headers}
+    return first.head.status, headers, b"".join(part.chunk for part in rest)
+
+
+async def test_same_as_http(valkey_url: str, tmp_path: Path) -> None:
+    """A message is answered through the cache, in one piece or in several, as JSON or as events."""
+    async with called(valkey_url, tmp_path) as (stub, server, _):
+        status, headers, body = await ask(stub, head("POST", "/v1/messages", ASK))
+        assert (status, body, headers["x-headrace-source"]) == (200, MESSAGE, "upstream")
+        status, headers, body = await ask(stub, head("POST", "/v1/messages", ASK[:5]), chunk(ASK[5:9]), chunk(ASK[9:]))
+        assert (status, body, headers["x-headrace-source"]) == (200, MESSAGE, "cache")
+        stream = json.dumps(BODY | {"stream": True}).encode()
+        status, headers, body = await ask(stub, head("POST", "/v1/messages", stream))
+        assert (status, body) == (200, b"".join(EVENTS))
+        assert server.calls == 1
+
+
+async def test_live(valkey_url: str, tmp_path: Path) -> None:
+    """Events come one by one, as they are said."""
+    async with called(valkey_url, tmp_path, say_events) as (stub, _, _):
+        stream = json.dumps(BODY | {"stream": True}).encode()
+        parts = [part async for part in stub.Call(iter([head("POST", "/v1/messages", stream)]))]
+        assert [part.chunk for part in parts[1:]] == EVENTS
+
+
+async def test_carried(valkey_url: str, tmp_path: Path) -> None:
+    """Any other request goes through with its query, headers and body; and so does the answer."""
+
+    async def talk(line: Line) -> None:
+        assert line.head.startswith(b"POST /v1/things?x=1 ")
+        assert (line.headers["x-mine"], line.headers.get("content-length")) == ("1", None)
+        await line.answer(201, line.body[::-1], "x-theirs: 2")
+
+    async with called(valkey_url, tmp_path, talk) as (stub, _, _):
+        status, headers, body = await ask(stub, head("POST", "/v1/things?x=1", b"ab", x_mine="1"), chunk(b"cd"), chunk(b"ef"))
+        assert (status, headers["x-theirs"], body) == (201, "2", b"fedcba")
+
+
+async def test_errors_are_http(valkey_url: str, tmp_path: Path) -> None:
+    """What HTTP can say is said as HTTP: upstream's no, and our own."""
+
+    async def talk(line: Line) -> None:
+        await line.answer(404, b'{"type":"error"}', "content-type: application/json")
+
+    async with called(valkey_url, tmp_path, talk) as (stub, _, _):
+        assert (await ask(stub, head("GET", "/v1/files/none")))[::2] == (404, b'{"type":"error"}')
+        status, headers, body = await ask(stub, head("GET", "/v1/organizations/users"))
+        assert (status, json.loads(body)["error"]["type"]) == (403, "permission_error")
+        assert headers["request-id"].startswith("req_headrace_")
+        assert (await ask(stub, head("GET", "/v2/things")))[0] == 400
+        assert (await ask(stub, head("POST", "/v1/messages", b"{}")))[0] == 400
+
+
+@pytest.mark.parametrize("parts", [[], [chunk(b"x")], [head("POST", "/v1/things", b"x"), head("POST", "/v1/things")]])
+async def test_no_request(valkey_url: str, tmp_path: Path, parts: list[api_service_pb2.CallRequest]) -> None:
+    """What is no request at all is INVALID_ARGUMENT, or 400 where the head was one."""
+    async with called(valkey_url, tmp_path) as (stub, _, one):
+        try:
+            status, _, _ = await ask(stub, *parts)
+            assert status == 400
+            assert len(parts) == 2
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert len(parts) < 2
+        await until(lambda: not one.held(), what=one.held())
+
+
+@pytest.mark.parametrize("source", ["metadata", "headers"])
+async def test_keys(valkey_url: str, tmp_path: Path, source: str) -> None:
+    """A key counts in the request's own headers as in the RPC's metadata."""
+    async with called(valkey_url, tmp_path, UPSTREAM__CREDENTIALS="caller") as (stub, server, _):
+        assert (await ask(stub, head("GET", "/v1/things")))[0] == 401
+        if source == "metadata":
+            await ask(stub, head("GET", "/v1/things"), metadata=(("x-api-key", "mine"),))
+        else:
+            await ask(stub, head("GET", "/v1/things", x_api_key="mine"))
+        assert server.lines[0].headers["x-api-key"] == "mine"
+
+
+async def test_leaving(valkey_url: str, tmp_path: Path) -> None:
+    """A cancelled RPC hangs up upstream, and leaves nothing behind; so does one whose deadline passes."""
+
+    async def talk(line: Line) -> None:
+        await line.say(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbegun")
+        await line.reader.read()
+
+    async with called(valkey_url, tmp_path, talk) as (stub, server, one):
+        call = stub.Call(iter([head("GET", "/v1/things")]))
+        await call.read()
+        call.cancel()
+        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await until(lambda: not one.held(), what=one.held())
+        server.hung_up.clear()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(stub, head("GET", "/v1/things"), timeout=0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await until(lambda: not one.held(), what=one.held())
+
+
+async def test_breaks_off(valkey_url: str, tmp_path: Path) -> None:
+    """An answer that breaks off in the middle ends the RPC as UNAVAILABLE: half of it must not look whole."""
+
+    async def talk(line: Line) -> None:
+        await line.say(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")
+        line.reset()
+
+    async with called(valkey_url, tmp_path, talk) as (stub, _, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(stub, head("POST", "/v1/things"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
