@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from doors import open_door, say
+from headrace.edge.grpc_tickets import ticket_message
 from scripted import Line
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -152,3 +153,15 @@ async def test_half_an_answer(valkey_url: str, tmp_path: Path) -> None:
     async with open_door(valkey_url, tmp_path, answering({"odd": 1})) as (door, _, _):
         status, _ = await say(door, "x-headrace-timeout-ms: 700", body=ASK, target="/v1/chat/completions")
         assert status in (502, 504)
+
+
+async def test_ticket(valkey_url: str, tmp_path: Path) -> None:
+    """A chat with an idempotency key has a ticket, which holds its answer as HTTP said it."""
+    async with open_door(valkey_url, tmp_path, streaming(CHUNKS)) as (door, server, one):
+        for _ in range(2):
+            _, came = await say(door, "idempotency-key: k", body=ASK | {"stream": True}, target="/v1/chat/completions")
+        assert server.calls == 1
+        (ticket,), _ = await one.parts.tickets.list("default")
+        said = ticket_message(await one.parts.tickets.get(ticket.id, "default"))
+        assert said.other_answer == b"".join(CHUNKS)
+        assert not said.HasField("message")

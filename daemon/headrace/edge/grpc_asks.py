@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from headrace.admission import Ask
 from headrace.edge import translate
+from headrace.edge.exchange import Response
 from headrace.errors import InvalidCall
 from headrace.model import CacheControl, Caller, Reply, Source
 from headrace.v1 import messages_pb2, messages_service_pb2, options_pb2
@@ -62,6 +63,20 @@ def read_ask(request: Request, caller: Caller, *, stream: bool, timeout_s: float
     )
 
 
+def headers(options: options_pb2.CallOptions) -> tuple[tuple[str, str], ...]:
+    """Return what options say as the headers that say it over HTTP; raises `InvalidCall` for what makes no sense."""
+    betas = [_value("anthropic_betas", beta) for beta in options.anthropic_betas]
+    said = {
+        "anthropic-version": _value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
+        "anthropic-beta": ",".join(betas),
+        "cache-control": _directives(options.cache_control),
+        "x-headrace-lane": _lane(options.lane),
+        "idempotency-key": options.idempotency_key,
+    }
+    further = sorted(_header(name, value) for name, value in options.anthropic_headers.items())
+    return (*((name, value) for name, value in said.items() if value), *further)
+
+
 def answer_timeout_s(request: messages_service_pb2.SubmitMessageRequest) -> float | None:
     """Return how long a submitted call may take; None if the caller did not say."""
     if not request.HasField("answer_timeout"):
@@ -72,7 +87,7 @@ def answer_timeout_s(request: messages_service_pb2.SubmitMessageRequest) -> floa
     return seconds
 
 
-def origin(reply: Reply) -> options_pb2.Origin:
+def origin(reply: Reply | Response) -> options_pb2.Origin:
     """Return where an answer came from."""
     said = options_pb2.Origin(
         source=SOURCES[reply.source],
@@ -94,6 +109,13 @@ def _cache_control(asked: options_pb2.CacheControl) -> CacheControl:
         max_age_s=_seconds(asked.max_age) if asked.HasField("max_age") else None,
         stale_if_error_s=_seconds(asked.stale_if_error) if asked.HasField("stale_if_error") else None,
     )
+
+
+def _directives(asked: options_pb2.CacheControl) -> str:
+    # Whole seconds, rounded down: never older than was asked for.
+    flags = [name for name in ("no_store", "no_cache", "only_if_cached") if getattr(asked, name)]
+    spans = [f"{name}={int(_seconds(getattr(asked, name)))}" for name in ("max_age", "stale_if_error") if asked.HasField(name)]
+    return ", ".join((*flags, *spans)).replace("_", "-")
 
 
 def _seconds(span: Duration) -> float:

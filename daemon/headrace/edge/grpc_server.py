@@ -19,16 +19,18 @@ from headrace.edge.grpc_api import ApiServicer
 from headrace.edge.grpc_cache import CacheServicer
 from headrace.edge.grpc_calls import Who
 from headrace.edge.grpc_messages import MessagesServicer
+from headrace.edge.grpc_routes import FILES
 from headrace.edge.grpc_tickets import TicketsServicer
+from headrace.edge.grpc_typed import TypedServicer
 from headrace.flow import Flow
 from headrace.retry.tickets import Tickets
-from headrace.v1 import api_service_pb2, cache_service_pb2, messages_service_pb2, tickets_service_pb2
+from headrace.v1 import api_service_pb2, cache_service_pb2, tickets_service_pb2
 
 MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
 
 _SERVICES = tuple(
     service.full_name
-    for file in (messages_service_pb2, tickets_service_pb2, cache_service_pb2, api_service_pb2)
+    for file in (tickets_service_pb2, cache_service_pb2, api_service_pb2, *FILES)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 _OPTIONS = (
@@ -74,6 +76,7 @@ class GrpcServer:
         self._tickets = TicketsServicer(tickets, who)
         self._cache = CacheServicer(cache, admission, who)
         self._api = ApiServicer(exchange, who)
+        self._typed = TypedServicer(exchange, who)
         mode = int(socket_mode, 8)
         self._addresses = [Address(text, runtime_dir=runtime_dir, mode=mode, group=socket_group) for text in addresses]
         self._health = health.aio.HealthServicer()
@@ -136,17 +139,24 @@ class GrpcServer:
         for address in self._addresses:
             address.release()
 
-    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+    def _handlers(self) -> list[grpc.GenericRpcHandler]:
         # No (de)serializers: the handlers take and give bytes.
-        messages, tickets, cache, api = _SERVICES
-        streaming = {name: grpc.unary_stream_rpc_method_handler(run) for name, run in self._messages.streaming.items()}
-        return (
-            grpc.method_handlers_generic_handler(messages, {**_unary(self._messages.unary), **streaming}),
-            grpc.method_handlers_generic_handler(tickets, _unary(self._tickets.unary)),
-            grpc.method_handlers_generic_handler(cache, _unary(self._cache.unary)),
-            grpc.method_handlers_generic_handler(api, {"Call": grpc.stream_stream_rpc_method_handler(self._api.call)}),
-        )
+        own = {
+            "MessagesService": _unary(self._messages.unary) | _streaming(self._messages.streaming),
+            "TicketsService": _unary(self._tickets.unary),
+            "CacheService": _unary(self._cache.unary),
+            "ApiService": {"Call": grpc.stream_stream_rpc_method_handler(self._api.call)},
+        }
+        return [grpc.method_handlers_generic_handler(name, self._methods(name, own)) for name in _SERVICES]
+
+    def _methods(self, service: str, own: dict[str, dict[str, grpc.RpcMethodHandler]]) -> dict[str, grpc.RpcMethodHandler]:
+        typed = _unary(self._typed.unary(service)) | _streaming(self._typed.streaming(service))
+        return own.get(service.rpartition(".")[2], {}) | typed
 
 
 def _unary(methods: dict[str, Any]) -> dict[str, grpc.RpcMethodHandler]:
     return {name: grpc.unary_unary_rpc_method_handler(run) for name, run in methods.items()}
+
+
+def _streaming(methods: dict[str, Any]) -> dict[str, grpc.RpcMethodHandler]:
+    return {name: grpc.unary_stream_rpc_method_handler(run) for name, run in methods.items()}

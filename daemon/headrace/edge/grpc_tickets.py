@@ -11,7 +11,7 @@ from headrace.edge import status, translate
 from headrace.edge.grpc_asks import SOURCES
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.errors import HeadraceError, InvalidCall, UpstreamError
-from headrace.model import Source
+from headrace.model import Answer, Source
 from headrace.retry.ticket import State, Ticket
 from headrace.retry.tickets import Tickets
 from headrace.v1 import messages_pb2, options_pb2, tickets_pb2, tickets_service_pb2
@@ -97,10 +97,21 @@ def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Tick
         error=_error(ticket.error) if ticket.error is not None else None,
     )
     if is_whole and ticket.answer is not None:
-        said.message.CopyFrom(translate.read(forms.json_payload(ticket.answer), messages_pb2.Message))
+        _add_answer(said, ticket.answer)
     if ticket.state is State.SUCCEEDED:
         said.origin.CopyFrom(_origin(ticket))
     return said
+
+
+def _add_answer(said: tickets_pb2.Ticket, answer: Answer) -> None:
+    try:
+        payload = forms.json_payload(answer)
+    except ValueError:  # events that tell no message: a chat's
+        payload = answer.payload
+    if forms.is_message(payload):
+        said.message.CopyFrom(translate.read(payload, messages_pb2.Message))
+    else:
+        said.other_answer = payload
 
 
 def _origin(ticket: Ticket) -> options_pb2.Origin:

@@ -9,7 +9,8 @@ a message looks like decides what it stands for:
 - with `other_json`, an object that its "type" tells apart: the member of that name has the rest; any other value is kept whole.
 - with neither, whatever fits one of its fields, tried in order: a text or a list of blocks.
 
-Fields of type bytes hold JSON text. The plan of each message type is made once.
+Fields of type bytes hold JSON text, maps hold objects of texts. What a response says besides upstream's JSON (`origin`) is no
+part of it. The plan of each message type is made once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ M = TypeVar("M", bound=Message)
 
 _MISFIT: Any = object()  # what `shape` returns for a value that the field cannot hold exactly
 _MAX_DEPTH = 16  # of blocks inside blocks; protobuf stops at 100 messages inside messages. Deeper ones stay JSON.
+
+_OURS = frozenset({"headrace.v1.Origin"})  # messages that stand for no JSON of the API's
 
 _encode = msgspec.json.encode
 
@@ -120,12 +123,28 @@ class _List:
         return b"[%b]" % b",".join(map(self._item.text, value))
 
 
+class _Map:
+    """A map of texts: an object, of which none is not told from an empty one."""
+
+    _string = _String()
+
+    def shape(self, value: Any, depth: int) -> Any:
+        if type(value) is not dict or not value:
+            return _MISFIT
+        shape = self._string.shape
+        fits = all(shape(text, depth) is not _MISFIT for pair in value.items() for text in pair)
+        return value if fits else _MISFIT
+
+    def text(self, value: Any) -> bytes:
+        return _encode(dict(value))
+
+
 class _Object:
     """A message with `extra_json`."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._where = f"{descriptor.name}.extra_json"
-        self._fields = {field.name: _Lazy(field) for field in descriptor.fields if field.name != "extra_json"}
+        self._fields = {field.name: _Lazy(field) for field in descriptor.fields if _is_json(field)}
 
     def shape(self, value: Any, depth: int) -> Any:
         if type(value) is not dict:
@@ -144,9 +163,7 @@ class _Object:
     def text(self, value: Any, tag: str = "") -> bytes:
         parts = [b'"type":' + _encode(tag)] if tag else []
         for field, held in value.ListFields():
-            name = field.name
-            if name != "extra_json":
-                known = self._fields[name]
+            if (known := self._fields.get(field.name)) is not None:
                 parts.append(known.key + known.codec.text(held))
         if value.extra_json and (rest := self._rest(value, tag)):
             parts.append(rest)
@@ -223,8 +240,19 @@ class _Lazy:
 
     @functools.cached_property
     def codec(self) -> _Codec:
+        if _is_map(self._field):
+            return _Map()
         one = _codec_of_one(self._field)
         return _List(one, may_be_empty=self._may_be_empty) if self._field.is_repeated else one
+
+
+def _is_json(field: FieldDescriptor) -> bool:
+    is_ours = field.message_type is not None and field.message_type.full_name in _OURS
+    return field.name != "extra_json" and not is_ours
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
 def _codec_of_one(field: FieldDescriptor) -> _Codec:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.endpoints import MESSAGES
+from headrace.forms import exact
 from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
 from headrace.forms.dialects import Dialect, dialect
 from headrace.forms.exact import parse
@@ -28,6 +29,7 @@ __all__ = [
     "event_list",
     "events_of_message",
     "is_content",
+    "is_message",
     "is_sound",
     "is_terminal",
     "join",
@@ -46,6 +48,14 @@ __all__ = [
 def json_payload(answer: Answer) -> bytes:
     """Return the answer as one JSON message."""
     return answer.payload if answer.form is Form.JSON else message_bytes(split(answer.payload))
+
+
+def is_message(payload: bytes) -> bool:
+    """Whether *payload* is a message of the Messages API."""
+    try:
+        return bytes(exact.fields(payload).get("type", b"")) == b'"message"'
+    except ValueError:
+        return False
 
 
 def message(answer: Answer) -> dict[str, Any]:

@@ -61,6 +61,11 @@ class MessagesServiceStub:
                 request_serializer=headrace_dot_v1_dot_messages__service__pb2.SubmitMessageRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_messages__service__pb2.SubmitMessageResponse.FromString,
                 _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/headrace.v1.MessagesService/CountTokens',
+                request_serializer=headrace_dot_v1_dot_messages__service__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_messages__service__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
 
 
 class MessagesServiceServicer:
@@ -109,6 +114,15 @@ class MessagesServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountTokens(self, request, context):
+        """Counts the tokens of what would be asked, without asking it.
+
+        Costs no tokens; answers are kept and shared as those of CreateMessage. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MessagesServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +140,11 @@ def add_MessagesServiceServicer_to_server(servicer, server):
                     servicer.SubmitMessage,
                     request_deserializer=headrace_dot_v1_dot_messages__service__pb2.SubmitMessageRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_messages__service__pb2.SubmitMessageResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=headrace_dot_v1_dot_messages__service__pb2.CountTokensRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_messages__service__pb2.CountTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -221,6 +240,33 @@ class MessagesService:
             '/headrace.v1.MessagesService/SubmitMessage',
             headrace_dot_v1_dot_messages__service__pb2.SubmitMessageRequest.SerializeToString,
             headrace_dot_v1_dot_messages__service__pb2.SubmitMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.MessagesService/CountTokens',
+            headrace_dot_v1_dot_messages__service__pb2.CountTokensRequest.SerializeToString,
+            headrace_dot_v1_dot_messages__service__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

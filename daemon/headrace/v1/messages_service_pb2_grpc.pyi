@@ -64,6 +64,11 @@ class MessagesServiceStub:
     to the caller. The gRPC deadline bounds only the handing in; TicketsService has the answer. Without an idempotency key a
     repeat makes a second ticket. Callers whose own keys go upstream cannot submit: no key is ever stored.
     """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_messages_service_pb2.CountTokensRequest, _messages_service_pb2.CountTokensResponse]
+    """Counts the tokens of what would be asked, without asking it.
+
+    Costs no tokens; answers are kept and shared as those of CreateMessage. Safe to repeat.
+    """
 
 @_typing.type_check_only
 class MessagesServiceAsyncStub(MessagesServiceStub):
@@ -100,6 +105,11 @@ class MessagesServiceAsyncStub(MessagesServiceStub):
     The ticket is durable before the reply: the call will be tried until its time is over whatever happens to this daemon or
     to the caller. The gRPC deadline bounds only the handing in; TicketsService has the answer. Without an idempotency key a
     repeat makes a second ticket. Callers whose own keys go upstream cannot submit: no key is ever stored.
+    """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_messages_service_pb2.CountTokensRequest, _messages_service_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """Counts the tokens of what would be asked, without asking it.
+
+    Costs no tokens; answers are kept and shared as those of CreateMessage. Safe to repeat.
     """
 
 class MessagesServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -152,6 +162,17 @@ class MessagesServiceServicer(metaclass=_abc_1.ABCMeta):
         The ticket is durable before the reply: the call will be tried until its time is over whatever happens to this daemon or
         to the caller. The gRPC deadline bounds only the handing in; TicketsService has the answer. Without an idempotency key a
         repeat makes a second ticket. Callers whose own keys go upstream cannot submit: no key is ever stored.
+        """
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _messages_service_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_messages_service_pb2.CountTokensResponse, _abc.Awaitable[_messages_service_pb2.CountTokensResponse]]:
+        """Counts the tokens of what would be asked, without asking it.
+
+        Costs no tokens; answers are kept and shared as those of CreateMessage. Safe to repeat.
         """
 
 def add_MessagesServiceServicer_to_server(servicer: MessagesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -81,6 +81,7 @@ class Ticket(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    OTHER_ANSWER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the ticket; only its caller can use it."""
     state: Global___TicketState.ValueType
@@ -89,6 +90,8 @@ class Ticket(_message.Message):
     """Names the model that is asked."""
     attempts: _builtins.int
     """Counts the tries at upstream so far."""
+    other_answer: _builtins.bytes
+    """Holds the answer of a call that asked for no message (a chat, a count of tokens) in place of `message`: its HTTP body."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Says when the call was taken in."""
@@ -126,10 +129,11 @@ class Ticket(_message.Message):
         message: _messages_pb2.Message | None = ...,
         origin: _options_pb2.Origin | None = ...,
         error: Global___TicketError | None = ...,
+        other_answer: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "create_time", b"create_time", "error", b"error", "expire_time", b"expire_time", "message", b"message", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "attempts", b"attempts", "create_time", b"create_time", "error", b"error", "expire_time", b"expire_time", "id", b"id", "message", b"message", "model", b"model", "origin", b"origin", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "attempts", b"attempts", "create_time", b"create_time", "error", b"error", "expire_time", b"expire_time", "id", b"id", "message", b"message", "model", b"model", "origin", b"origin", "other_answer", b"other_answer", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
