@@ -8,6 +8,8 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import redis
+
 from flow_parts import Daemon, daemon
 from headrace.edge.http_server import HttpServer
 from scripted import Server, say_message, serving
@@ -42,3 +44,11 @@ async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, targ
     came = await asyncio.wait_for(reader.read(), 10)
     writer.close()
     return int(came.split()[1]), came
+
+
+def taken(url: str) -> str:
+    """What of the budgets is still taken or waited for; "" if nothing is."""
+    with redis.Redis.from_url(url) as client:
+        left = [key for kind in ("permits", "line", "waits") for key in client.keys(f"headrace:{{budget}}:{kind}:*")]
+        left += [key for key in client.keys("headrace:{budget}:hold:*") if client.get(key) != b"closed"]
+        return str(left) if left else ""

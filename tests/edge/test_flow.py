@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from conftest import start_valkey, until
+from doors import taken
 from flow_parts import Daemon, daemon
 from headrace import forms, keys
 from headrace.errors import (
@@ -609,14 +610,6 @@ async def test_shared_scope_ticket(valkey_url: str, tmp_path: Path) -> None:
 # Cancelled at every step.
 
 
-def whole(url: str) -> str:
-    """What of the budgets is still taken or waited for; "" if nothing is."""
-    with redis.Redis.from_url(url) as client:
-        left = [key for kind in ("permits", "line", "waits") for key in client.keys(f"headrace:{{budget}}:{kind}:*")]
-        left += [key for key in client.keys("headrace:{budget}:hold:*") if client.get(key) != b"closed"]
-        return str(left) if left else ""
-
-
 KINDS: dict[str, tuple[Callable[[], Talk], dict[str, object]]] = {
     "unary": (lambda: say, {}),
     "stream": (lambda: say, {"stream": True}),
@@ -649,7 +642,7 @@ async def test_cancelled_at_every_step(valkey_url: str, tmp_path: Path, kind: st
             with contextlib.suppress(asyncio.CancelledError):
                 await asked
             await until(lambda: not one.held(), what=f"step {step}: {one.held()}")
-            await until(lambda: not whole(valkey_url), what=f"step {step}: {whole(valkey_url)}")
+            await until(lambda: not taken(valkey_url), what=f"step {step}: {taken(valkey_url)}")
             with redis.Redis.from_url(valkey_url) as client:
                 await until(lambda: client.zcard(keys.TICKETS) == 0, what=f"step {step}: a ticket is left")
         else:

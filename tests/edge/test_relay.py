@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from conftest import until
-from doors import open_door
+from doors import open_door, taken
+from flow_parts import Daemon
+from headrace.edge.exchange import Request
 from headrace.edge.http_server import HttpServer
+from headrace.model import Caller
 from scripted import Line
 
 BATCH = b'{"requests":[]}'
@@ -363,3 +366,37 @@ async def test_deadline(valkey_url: str, tmp_path: Path) -> None:
         assert (await ask(door, "POST /v1/things/slow", "x-headrace-timeout-ms: 300")).status == 504
         assert (await ask(door, "POST /v1/things/long", "x-headrace-timeout-ms: 300")).body == b"abcd"
         await until(lambda: not one.held(), what=one.held())
+
+
+@pytest.mark.parametrize("talks", [[(200, b"{}")], [(429, LIMITED), (200, b"{}")]], ids=["at once", "again"])
+async def test_cancelled_at_every_step(valkey_url: str, tmp_path: Path, talks: list[tuple[int, bytes]], long: bool) -> None:
+    """Whenever a caller leaves, everything that was held for it is given back."""
+    limits = json.dumps([{"name": "all", "match": {"endpoint": "*"}, "requests_per_minute": 600_000, "concurrency": 3}])
+    current = [saying(*talks)]
+
+    async def speak(line: Line) -> None:
+        await current[0](line)
+
+    async def carry(one: Daemon) -> None:
+        asked = Request("PUT", "/v1/files", Caller("ann"), body=b"x", length=1)
+        async with one.parts.exchange.open(asked) as response:
+            assert await response.read() == b"{}"
+
+    async with open_door(valkey_url, tmp_path, speak, LIMIT=limits, RETRY__BACKOFF="0.01s..0.02s") as (_, _, one):
+        for step in range(0, 400, 1 if long else 7):  # the turns of the loop one by one, then time by the millisecond
+            current[0] = saying(*talks)
+            asked = asyncio.create_task(carry(one))
+            for _ in range(min(step, 60)):
+                await asyncio.sleep(0)
+            await asyncio.sleep(max(0, step - 60) / 1000)
+            if asked.done():
+                break
+            asked.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asked
+            await until(lambda: not one.held(), what=f"step {step}: {one.held()}")
+            await until(lambda: not taken(valkey_url), what=f"step {step}: {taken(valkey_url)}")
+        else:
+            pytest.fail("the call never ended")
+        assert step > 5
+        await asked

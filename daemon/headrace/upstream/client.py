@@ -115,7 +115,7 @@ class Upstream:
         The deadline bounds how long the answer may take to begin; then it may pause for `gap_s`. Raises `AttemptFailed`, whose
         error has all the headers that upstream sent, on entering or among the chunks. Leaving early hangs up.
         """
-        with _Measured(Form.JSON) as measure:
+        with _Measured("carried") as measure:
             async with self._opened(call, self._carried(call, headers, body), _Bound.BEGINNING) as response:
                 carried = Carried(response, self._gap_s)
                 await carried.check()
@@ -279,7 +279,7 @@ def _less_of_encoding(headers: Headers) -> Headers:
 class _Measured:
     """Counts one attempt and times it, however it ends."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: str) -> None:
         self.outcome = "abandoned"
         self._form, self._began = form, time.monotonic()
 
@@ -290,7 +290,7 @@ class _Measured:
         if isinstance(error, AttemptFailed):
             self.outcome = str(error.failure)
         observe.ATTEMPTS.inc(self.outcome)
-        observe.UPSTREAM_TIME.labels(str(self._form)).observe(time.monotonic() - self._began)
+        observe.UPSTREAM_TIME.labels(self._form).observe(time.monotonic() - self._began)
 
 
 def _unsendable(message: str) -> AttemptFailed:
