@@ -160,6 +160,21 @@ async def test_leaving(valkey_url: str, tmp_path: Path) -> None:
         await until(lambda: not one.held(), what=one.held())
 
 
+async def test_stream_breaks_off(valkey_url: str, tmp_path: Path) -> None:
+    """A stream of events that breaks off ends with an error event, as on the HTTP edge."""
+
+    async def talk(line: Line) -> None:
+        await line.begin_stream()
+        await line.chunk(b"".join(EVENTS[:3]))
+        line.reset()
+
+    async with called(valkey_url, tmp_path, talk) as (stub, _, _):
+        stream = json.dumps(BODY | {"stream": True}).encode()
+        status, _, body = await ask(stub, head("POST", "/v1/messages", stream))
+        assert (status, body[: len(EVENTS[0])]) == (200, EVENTS[0])
+        assert body.split(b"event: ")[-1].startswith(b"error\n")
+
+
 async def test_breaks_off(valkey_url: str, tmp_path: Path) -> None:
     """An answer that breaks off in the middle ends the RPC as UNAVAILABLE: half of it must not look whole."""
 

@@ -159,7 +159,7 @@ async def test_ticket(valkey_url: str, tmp_path: Path) -> None:
     """A chat with an idempotency key has a ticket, which holds its answer as HTTP said it."""
     async with open_door(valkey_url, tmp_path, streaming(CHUNKS)) as (door, server, one):
         for _ in range(2):
-            _, came = await say(door, "idempotency-key: k", body=ASK | {"stream": True}, target="/v1/chat/completions")
+            await say(door, "idempotency-key: k", body=ASK | {"stream": True}, target="/v1/chat/completions")
         assert server.calls == 1
         (ticket,), _ = await one.parts.tickets.list("default")
         said = ticket_message(await one.parts.tickets.get(ticket.id, "default"))

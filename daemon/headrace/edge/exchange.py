@@ -300,6 +300,11 @@ async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise BrokenStream(error.message, status=error.status, type=error.type, headers=error.headers) from failure
 
 
+def is_events(content_type: str) -> bool:
+    """Whether a body is a stream of events, in which an error can be the last one."""
+    return content_type.startswith("text/event-stream")
+
+
 def new_id() -> str:
     """Return a request id of ours."""
     return f"req_headrace_{os.urandom(9).hex()}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from headrace import observe
 from headrace.edge import http_errors
-from headrace.edge.exchange import Exchange, Request, Response, new_id
+from headrace.edge.exchange import Exchange, Request, Response, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded, parse
 from headrace.edge.http_asks import presented_key
 from headrace.errors import HeadraceError, InvalidCall
@@ -45,9 +45,13 @@ class ApiServicer:
                 observe.CALLS.inc("grpc", response.source)
                 await writer.pass_on(response)
         except HeadraceError as error:
-            if writer.has_begun:
+            if writer.has_begun and not writer.has_events:
                 raise  # the status is gone: the RPC itself has to fail
             observe.ERRORS.inc("grpc", error.reason)
+            if writer.has_begun:
+                # The error is the stream's last event, as upstream itself would have it.
+                await writer.body(http_errors.error_event(error, new_id()))
+                return
             said = http_errors.say(error, new_id())
             await writer.begin(said.status, said.headers)
             await writer.body(said.body)
@@ -108,7 +112,7 @@ class _Writer:
     """Writes a response in its parts."""
 
     def __init__(self, context: Any) -> None:
-        self.has_begun = False
+        self.has_begun = self.has_events = False
         self._context = context
 
     async def pass_on(self, response: Response) -> None:
@@ -119,6 +123,7 @@ class _Writer:
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True
         said = [api_service_pb2.Header(name=name.lower(), value=value) for name, value in headers]
+        self.has_events = any(header.name == "content-type" and is_events(header.value) for header in said)
         head = api_service_pb2.CallResponseHead(status=status, headers=said)
         await self._context.write(api_service_pb2.CallResponse(head=head).SerializeToString())
 

@@ -22,7 +22,7 @@ from headrace.admission import Admission, check_size
 from headrace.cache import status
 from headrace.callers import Callers
 from headrace.edge import http_errors
-from headrace.edge.exchange import JSON, SSE, Budget, Exchange, Request, endpoint_of, new_id, payload
+from headrace.edge.exchange import JSON, SSE, Budget, Exchange, Request, endpoint_of, is_events, new_id, payload
 from headrace.edge.http_asks import credential, digest, presented_key
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
@@ -202,7 +202,7 @@ class HttpServer:
                 raise
             # The status is long gone.
             observe.ERRORS.inc("http", error.reason)
-            if not stream.headers.get("content-type", "").startswith("text/event-stream"):
+            if not is_events(stream.headers.get("content-type", "")):
                 return _cut(request, stream)
             # The error is the stream's last event, as upstream itself would have it.
             await stream.write(http_errors.error_event(error, new_id()))
