@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+import redis
 
 from conftest import until
 from headrace import keys
@@ -293,6 +294,24 @@ async def test_ticket_is_followed(valkey_url):
             for event in EVENTS:
                 said.append(event, is_content=True)
             await until(lambda: heard.events == EVENTS)
+
+
+async def test_cancelled_at_every_step(valkey_url):
+    """Whenever who asks for the lead is cancelled, nobody after it waits for a lease that nobody has."""
+    async with hosts(valkey_url, 1, lease_ms=60_000) as (host,):
+        for step in range(60):
+            flying = asyncio.create_task(host.fly(_flight(), -1))
+            for _ in range(step):
+                await asyncio.sleep(0)
+            flying.cancel()
+            await asyncio.gather(flying, return_exceptions=True)
+            await until(lambda: _is_free(valkey_url), what=f"step {step}: the flight is still led")
+        assert host.led
+
+
+def _is_free(url):
+    with redis.Redis.from_url(url) as client:
+        return not client.exists(keys.flight(KEY))
 
 
 async def test_redis_away():

@@ -16,6 +16,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from headrace import keys, observe
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
@@ -149,7 +150,11 @@ class Leases:
 
     async def _late_landing(self, flight: Flight, followed: str, lease: Lease) -> Landing | None:
         # We lead because the flight that we followed is over; if it landed, there is no need to fly again.
-        landing = await self._read(flight, followed) if followed else None
+        try:
+            landing = await self._read(flight, followed) if followed else None
+        except BaseException:
+            self._send_give_up(lease)
+            raise
         if landing is None or isinstance(landing.error, Refusal):
             return None
         await self.give_up(lease)
@@ -178,13 +183,24 @@ class Leases:
         """Recall, lead or follow, in one step; asked again with the same token, nothing changes."""
         name = f"flight:{fingerprint}"
         names = [keys.cache_entry(fingerprint), keys.flight(fingerprint), keys.audience(name)]
-        with _no_lease():
-            what, value = await self._link.run(_LEAD, names, [token, self._link.inbox, self._lease_ms, fresh_ms, name])
+        reply = self._link.run(_LEAD, names, [token, self._link.inbox, self._lease_ms, fresh_ms, name])
+        try:
+            with _no_lease():
+                what, value = await asyncio.shield(reply)
+        except asyncio.CancelledError:
+            # The script may have made us the leader of what nobody here flies. Not undone before it is known: on another
+            # connection that could come first.
+            reply.add_done_callback(lambda reply: self._undo(fingerprint, token, reply))
+            raise
         if what == b"recalled":
             return Recalled(value)
         if what == b"leading":
             return Leading(Lease(fingerprint, token, ticket=value.decode()), value.decode())
         return Following(value.decode())
+
+    def _undo(self, fingerprint: str, token: str, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled() and reply.exception() is None and reply.result()[0] == b"leading":
+            self._send_give_up(Lease(fingerprint, token))
 
     async def _read(self, flight: Flight, token: str) -> Landing | None:
         log = keys.log(f"flight:{flight.key}:{token}")
@@ -293,7 +309,10 @@ class Leases:
     async def give_up(self, lease: Lease) -> None:
         """End a flight that we lead without a word; whoever follows asks again at once."""
         with contextlib.suppress(RedisAway):
-            await self._link.run(_LAND, _landing_keys(lease), [lease.token, 1, lease.name, 1])
+            await self._send_give_up(lease)
+
+    def _send_give_up(self, lease: Lease) -> asyncio.Future[int]:
+        return self._link.run(_LAND, _landing_keys(lease), [lease.token, 1, lease.name, 1])
 
     async def leave_to(self, lease: Lease, ticket: str) -> None:
         """Give up the lead, but leave word of the ticket: whoever asks next waits on it instead of calling."""
