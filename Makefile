@@ -5,9 +5,12 @@ BIN := .venv/bin
 SOURCES := daemon tests clients
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
+CLIENT_V1 := clients/python/headrace_client/v1
+NPM := npm --prefix clients/typescript
+NODE_MODULES := clients/typescript/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large clients client-typescript clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,8 +21,8 @@ help:           ## Show the targets.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+.venv/installed-dev: .venv/installed clients/python/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e clients/python
 	@touch $@
 
 install: .venv/installed     ## Install into .venv; the program is .venv/bin/headrace.
@@ -45,19 +48,24 @@ lint: dev                    ## Check style, imports and protos.
 
 types: dev                   ## Check types.
 	$(BIN)/mypy
+	cd clients/python && ../../$(BIN)/mypy
 
 fmt: dev                     ## Format the code and mend what can be mended.
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 	cd protos && ../$(BIN)/buf format -w
 
-protos: dev                  ## Generate daemon/headrace/v1 from protos/.
+protos: dev                  ## Generate code from protos/, for the daemon and for the client in Python.
 	rm -f daemon/headrace/v1/*_pb2*
 	$(PROTOC) --python_out=daemon --mypy_out=quiet:daemon protos/headrace/v1/*.proto
 	$(PROTOC) --grpc_python_out=daemon --mypy_grpc_out=quiet:daemon protos/headrace/v1/*_service.proto
+	rm -f $(CLIENT_V1)/*_pb2*
+	cd daemon/headrace/v1 && for file in *_pb2*; do \
+		sed 's/^from headrace\.v1 import /from headrace_client.v1 import /' $$file > $(CURDIR)/$(CLIENT_V1)/$$file; done
 
 protos-check: protos         ## Fail if the generated code is not what protos/ say.
-	@test -z "$$(git status --porcelain -- daemon/headrace/v1)" || { echo "daemon/headrace/v1 is stale: run make protos" >&2; exit 1; }
+	@test -z "$$(git status --porcelain -- daemon/headrace/v1 $(CLIENT_V1))" || \
+		{ echo "the generated code is stale: run make protos, and commit what it makes" >&2; exit 1; }
 
 bench: dev                   ## Measure beside the floor, and print the table.
 	$(BIN)/python -m tests.bench
@@ -70,6 +78,17 @@ limits: dev                  ## Hold two daemons to one limit for three minutes,
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s
+
+clients: client-typescript   ## Check and test the clients in other languages.
+
+$(NODE_MODULES): clients/typescript/package-lock.json
+	$(NPM) ci --silent --no-audit --no-fund
+
+client-typescript: dev $(NODE_MODULES)   ## The client in TypeScript (Node 20).
+	$(NPM) run --silent generate:check
+	$(NPM) run --silent lint
+	$(NPM) run --silent build
+	$(NPM) test --silent
 
 large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
 	$(BIN)/pytest tests/process/test_large_bodies.py --long -s

@@ -106,6 +106,9 @@ class ContentBlock(_message.Message):
     CONTAINER_UPLOAD_FIELD_NUMBER: _builtins.int
     MCP_TOOL_USE_FIELD_NUMBER: _builtins.int
     MCP_TOOL_RESULT_FIELD_NUMBER: _builtins.int
+    TOOL_REFERENCE_FIELD_NUMBER: _builtins.int
+    COMPACTION_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     OTHER_JSON_FIELD_NUMBER: _builtins.int
     other_json: _builtins.bytes
     """Any other block, whole, as JSON."""
@@ -181,6 +184,18 @@ class ContentBlock(_message.Message):
     def mcp_tool_result(self) -> Global___ToolResultBlock:
         """What that tool gave."""
 
+    @_builtins.property
+    def tool_reference(self) -> Global___ToolReferenceBlock:
+        """A tool that a search for tools found."""
+
+    @_builtins.property
+    def compaction(self) -> Global___CompactionBlock:
+        """What is left of a conversation that upstream compacted."""
+
+    @_builtins.property
+    def fallback(self) -> Global___FallbackBlock:
+        """Another model goes on from here."""
+
     def __init__(
         self,
         *,
@@ -202,13 +217,16 @@ class ContentBlock(_message.Message):
         container_upload: Global___ContainerUploadBlock | None = ...,
         mcp_tool_use: Global___ToolUseBlock | None = ...,
         mcp_tool_result: Global___ToolResultBlock | None = ...,
+        tool_reference: Global___ToolReferenceBlock | None = ...,
+        compaction: Global___CompactionBlock | None = ...,
+        fallback: Global___FallbackBlock | None = ...,
         other_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bash_code_execution_tool_result", b"bash_code_execution_tool_result", "block", b"block", "code_execution_tool_result", b"code_execution_tool_result", "container_upload", b"container_upload", "document", b"document", "image", b"image", "mcp_tool_result", b"mcp_tool_result", "mcp_tool_use", b"mcp_tool_use", "other_json", b"other_json", "redacted_thinking", b"redacted_thinking", "search_result", b"search_result", "server_tool_use", b"server_tool_use", "text", b"text", "text_editor_code_execution_tool_result", b"text_editor_code_execution_tool_result", "thinking", b"thinking", "tool_result", b"tool_result", "tool_search_tool_result", b"tool_search_tool_result", "tool_use", b"tool_use", "web_fetch_tool_result", b"web_fetch_tool_result", "web_search_tool_result", b"web_search_tool_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bash_code_execution_tool_result", b"bash_code_execution_tool_result", "block", b"block", "code_execution_tool_result", b"code_execution_tool_result", "compaction", b"compaction", "container_upload", b"container_upload", "document", b"document", "fallback", b"fallback", "image", b"image", "mcp_tool_result", b"mcp_tool_result", "mcp_tool_use", b"mcp_tool_use", "other_json", b"other_json", "redacted_thinking", b"redacted_thinking", "search_result", b"search_result", "server_tool_use", b"server_tool_use", "text", b"text", "text_editor_code_execution_tool_result", b"text_editor_code_execution_tool_result", "thinking", b"thinking", "tool_reference", b"tool_reference", "tool_result", b"tool_result", "tool_search_tool_result", b"tool_search_tool_result", "tool_use", b"tool_use", "web_fetch_tool_result", b"web_fetch_tool_result", "web_search_tool_result", b"web_search_tool_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bash_code_execution_tool_result", b"bash_code_execution_tool_result", "block", b"block", "code_execution_tool_result", b"code_execution_tool_result", "container_upload", b"container_upload", "document", b"document", "image", b"image", "mcp_tool_result", b"mcp_tool_result", "mcp_tool_use", b"mcp_tool_use", "other_json", b"other_json", "redacted_thinking", b"redacted_thinking", "search_result", b"search_result", "server_tool_use", b"server_tool_use", "text", b"text", "text_editor_code_execution_tool_result", b"text_editor_code_execution_tool_result", "thinking", b"thinking", "tool_result", b"tool_result", "tool_search_tool_result", b"tool_search_tool_result", "tool_use", b"tool_use", "web_fetch_tool_result", b"web_fetch_tool_result", "web_search_tool_result", b"web_search_tool_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bash_code_execution_tool_result", b"bash_code_execution_tool_result", "block", b"block", "code_execution_tool_result", b"code_execution_tool_result", "compaction", b"compaction", "container_upload", b"container_upload", "document", b"document", "fallback", b"fallback", "image", b"image", "mcp_tool_result", b"mcp_tool_result", "mcp_tool_use", b"mcp_tool_use", "other_json", b"other_json", "redacted_thinking", b"redacted_thinking", "search_result", b"search_result", "server_tool_use", b"server_tool_use", "text", b"text", "text_editor_code_execution_tool_result", b"text_editor_code_execution_tool_result", "thinking", b"thinking", "tool_reference", b"tool_reference", "tool_result", b"tool_result", "tool_search_tool_result", b"tool_search_tool_result", "tool_use", b"tool_use", "web_fetch_tool_result", b"web_fetch_tool_result", "web_search_tool_result", b"web_search_tool_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_block: _TypeAlias = _typing.Literal["text", "image", "document", "search_result", "thinking", "redacted_thinking", "tool_use", "tool_result", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result", "container_upload", "mcp_tool_use", "mcp_tool_result", "other_json"]  # noqa: Y015
+    _WhichOneofReturnType_block: _TypeAlias = _typing.Literal["text", "image", "document", "search_result", "thinking", "redacted_thinking", "tool_use", "tool_result", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result", "container_upload", "mcp_tool_use", "mcp_tool_result", "tool_reference", "compaction", "fallback", "other_json"]  # noqa: Y015
     _WhichOneofArgType_block: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_block) -> _WhichOneofReturnType_block | None: ...
 
@@ -475,6 +493,7 @@ class ToolUseBlock(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     SERVER_NAME_FIELD_NUMBER: _builtins.int
     CACHE_CONTROL_FIELD_NUMBER: _builtins.int
+    TOOLSET_NAME_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies this use."""
@@ -486,6 +505,8 @@ class ToolUseBlock(_message.Message):
     """Who in the model's world calls the tool: JSON."""
     server_name: _builtins.str
     """Names the MCP server, for a tool of one."""
+    toolset_name: _builtins.str
+    """Names the toolset that the tool is of, for a tool of one."""
     extra_json: _builtins.bytes
     """Holds the other members, a JSON object."""
     @_builtins.property
@@ -501,11 +522,12 @@ class ToolUseBlock(_message.Message):
         caller: _builtins.bytes | None = ...,
         server_name: _builtins.str | None = ...,
         cache_control: Global___PromptCacheControl | None = ...,
+        toolset_name: _builtins.str | None = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_caller", b"_caller", "_id", b"_id", "_input", b"_input", "_name", b"_name", "_server_name", b"_server_name", "cache_control", b"cache_control", "caller", b"caller", "id", b"id", "input", b"input", "name", b"name", "server_name", b"server_name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caller", b"_caller", "_id", b"_id", "_input", b"_input", "_name", b"_name", "_server_name", b"_server_name", "_toolset_name", b"_toolset_name", "cache_control", b"cache_control", "caller", b"caller", "id", b"id", "input", b"input", "name", b"name", "server_name", b"server_name", "toolset_name", b"toolset_name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caller", b"_caller", "_id", b"_id", "_input", b"_input", "_name", b"_name", "_server_name", b"_server_name", "cache_control", b"cache_control", "caller", b"caller", "extra_json", b"extra_json", "id", b"id", "input", b"input", "name", b"name", "server_name", b"server_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caller", b"_caller", "_id", b"_id", "_input", b"_input", "_name", b"_name", "_server_name", b"_server_name", "_toolset_name", b"_toolset_name", "cache_control", b"cache_control", "caller", b"caller", "extra_json", b"extra_json", "id", b"id", "input", b"input", "name", b"name", "server_name", b"server_name", "toolset_name", b"toolset_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__caller: _TypeAlias = _typing.Literal["caller"]  # noqa: Y015
     _WhichOneofArgType__caller: _TypeAlias = _typing.Literal["_caller", b"_caller"]  # noqa: Y015
@@ -517,6 +539,8 @@ class ToolUseBlock(_message.Message):
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
     _WhichOneofReturnType__server_name: _TypeAlias = _typing.Literal["server_name"]  # noqa: Y015
     _WhichOneofArgType__server_name: _TypeAlias = _typing.Literal["_server_name", b"_server_name"]  # noqa: Y015
+    _WhichOneofReturnType__toolset_name: _TypeAlias = _typing.Literal["toolset_name"]  # noqa: Y015
+    _WhichOneofArgType__toolset_name: _TypeAlias = _typing.Literal["_toolset_name", b"_toolset_name"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__caller) -> _WhichOneofReturnType__caller | None: ...
     @_typing.overload
@@ -527,6 +551,8 @@ class ToolUseBlock(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__server_name) -> _WhichOneofReturnType__server_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__toolset_name) -> _WhichOneofReturnType__toolset_name | None: ...
 
 Global___ToolUseBlock: _TypeAlias = ToolUseBlock  # noqa: Y015
 
@@ -540,11 +566,14 @@ class ToolResultBlock(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     IS_ERROR_FIELD_NUMBER: _builtins.int
     CACHE_CONTROL_FIELD_NUMBER: _builtins.int
+    TOOLSET_NAME_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     tool_use_id: _builtins.str
     """Identifies the use that this answers."""
     is_error: _builtins.bool
     """Whether the tool failed."""
+    toolset_name: _builtins.str
+    """Names the toolset that the tool is of, for a tool of one."""
     extra_json: _builtins.bytes
     """Holds the other members, a JSON object."""
     @_builtins.property
@@ -562,20 +591,25 @@ class ToolResultBlock(_message.Message):
         content: Global___Content | None = ...,
         is_error: _builtins.bool | None = ...,
         cache_control: Global___PromptCacheControl | None = ...,
+        toolset_name: _builtins.str | None = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_error", b"_is_error", "_tool_use_id", b"_tool_use_id", "cache_control", b"cache_control", "content", b"content", "is_error", b"is_error", "tool_use_id", b"tool_use_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_error", b"_is_error", "_tool_use_id", b"_tool_use_id", "_toolset_name", b"_toolset_name", "cache_control", b"cache_control", "content", b"content", "is_error", b"is_error", "tool_use_id", b"tool_use_id", "toolset_name", b"toolset_name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_error", b"_is_error", "_tool_use_id", b"_tool_use_id", "cache_control", b"cache_control", "content", b"content", "extra_json", b"extra_json", "is_error", b"is_error", "tool_use_id", b"tool_use_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_error", b"_is_error", "_tool_use_id", b"_tool_use_id", "_toolset_name", b"_toolset_name", "cache_control", b"cache_control", "content", b"content", "extra_json", b"extra_json", "is_error", b"is_error", "tool_use_id", b"tool_use_id", "toolset_name", b"toolset_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_error: _TypeAlias = _typing.Literal["is_error"]  # noqa: Y015
     _WhichOneofArgType__is_error: _TypeAlias = _typing.Literal["_is_error", b"_is_error"]  # noqa: Y015
     _WhichOneofReturnType__tool_use_id: _TypeAlias = _typing.Literal["tool_use_id"]  # noqa: Y015
     _WhichOneofArgType__tool_use_id: _TypeAlias = _typing.Literal["_tool_use_id", b"_tool_use_id"]  # noqa: Y015
+    _WhichOneofReturnType__toolset_name: _TypeAlias = _typing.Literal["toolset_name"]  # noqa: Y015
+    _WhichOneofArgType__toolset_name: _TypeAlias = _typing.Literal["_toolset_name", b"_toolset_name"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_error) -> _WhichOneofReturnType__is_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_use_id) -> _WhichOneofReturnType__tool_use_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__toolset_name) -> _WhichOneofReturnType__toolset_name | None: ...
 
 Global___ToolResultBlock: _TypeAlias = ToolResultBlock  # noqa: Y015
 
@@ -663,6 +697,154 @@ class ContainerUploadBlock(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__file_id) -> _WhichOneofReturnType__file_id | None: ...
 
 Global___ContainerUploadBlock: _TypeAlias = ContainerUploadBlock  # noqa: Y015
+
+@_typing.final
+class ToolReferenceBlock(_message.Message):
+    """Points at a tool that a search for tools found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    CACHE_CONTROL_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    tool_name: _builtins.str
+    """Names the tool."""
+    extra_json: _builtins.bytes
+    """Holds the other members, a JSON object."""
+    @_builtins.property
+    def cache_control(self) -> Global___PromptCacheControl:
+        """Marks the end of a prefix for upstream's own prompt cache."""
+
+    def __init__(
+        self,
+        *,
+        tool_name: _builtins.str | None = ...,
+        cache_control: Global___PromptCacheControl | None = ...,
+        extra_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tool_name", b"_tool_name", "cache_control", b"cache_control", "tool_name", b"tool_name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tool_name", b"_tool_name", "cache_control", b"cache_control", "extra_json", b"extra_json", "tool_name", b"tool_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tool_name: _TypeAlias = _typing.Literal["tool_name"]  # noqa: Y015
+    _WhichOneofArgType__tool_name: _TypeAlias = _typing.Literal["_tool_name", b"_tool_name"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_name) -> _WhichOneofReturnType__tool_name | None: ...
+
+Global___ToolReferenceBlock: _TypeAlias = ToolReferenceBlock  # noqa: Y015
+
+@_typing.final
+class CompactionBlock(_message.Message):
+    """Holds what is left of a conversation that upstream compacted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_CONTENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    CACHE_CONTROL_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    """The summary."""
+    encrypted_content: _builtins.str
+    """The summary, encrypted; must go back unchanged."""
+    signature: _builtins.str
+    """Proves that it is upstream's own; must go back unchanged."""
+    extra_json: _builtins.bytes
+    """Holds the other members, a JSON object."""
+    @_builtins.property
+    def cache_control(self) -> Global___PromptCacheControl:
+        """Marks the end of a prefix for upstream's own prompt cache."""
+
+    def __init__(
+        self,
+        *,
+        content: _builtins.str | None = ...,
+        encrypted_content: _builtins.str | None = ...,
+        signature: _builtins.str | None = ...,
+        cache_control: Global___PromptCacheControl | None = ...,
+        extra_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_encrypted_content", b"_encrypted_content", "_signature", b"_signature", "cache_control", b"cache_control", "content", b"content", "encrypted_content", b"encrypted_content", "signature", b"signature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_encrypted_content", b"_encrypted_content", "_signature", b"_signature", "cache_control", b"cache_control", "content", b"content", "encrypted_content", b"encrypted_content", "extra_json", b"extra_json", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__content: _TypeAlias = _typing.Literal["content"]  # noqa: Y015
+    _WhichOneofArgType__content: _TypeAlias = _typing.Literal["_content", b"_content"]  # noqa: Y015
+    _WhichOneofReturnType__encrypted_content: _TypeAlias = _typing.Literal["encrypted_content"]  # noqa: Y015
+    _WhichOneofArgType__encrypted_content: _TypeAlias = _typing.Literal["_encrypted_content", b"_encrypted_content"]  # noqa: Y015
+    _WhichOneofReturnType__signature: _TypeAlias = _typing.Literal["signature"]  # noqa: Y015
+    _WhichOneofArgType__signature: _TypeAlias = _typing.Literal["_signature", b"_signature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__content) -> _WhichOneofReturnType__content | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__encrypted_content) -> _WhichOneofReturnType__encrypted_content | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signature) -> _WhichOneofReturnType__signature | None: ...
+
+Global___CompactionBlock: _TypeAlias = CompactionBlock  # noqa: Y015
+
+@_typing.final
+class FallbackBlock(_message.Message):
+    """Says that another model goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    trigger: _builtins.bytes
+    """Why: JSON."""
+    extra_json: _builtins.bytes
+    """Holds the other members, a JSON object."""
+    @_builtins.property
+    def to(self) -> Global___FallbackModel:
+        """The model that goes on."""
+
+    def __init__(
+        self,
+        *,
+        to: Global___FallbackModel | None = ...,
+        trigger: _builtins.bytes | None = ...,
+        extra_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trigger", b"_trigger", "from", b"from", "to", b"to", "trigger", b"trigger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trigger", b"_trigger", "extra_json", b"extra_json", "from", b"from", "to", b"to", "trigger", b"trigger"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__trigger: _TypeAlias = _typing.Literal["trigger"]  # noqa: Y015
+    _WhichOneofArgType__trigger: _TypeAlias = _typing.Literal["_trigger", b"_trigger"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trigger) -> _WhichOneofReturnType__trigger | None: ...
+
+Global___FallbackBlock: _TypeAlias = FallbackBlock  # noqa: Y015
+
+@_typing.final
+class FallbackModel(_message.Message):
+    """Names one side of a fallback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Names the model."""
+    extra_json: _builtins.bytes
+    """Holds the other members, a JSON object."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str | None = ...,
+        extra_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "extra_json", b"extra_json", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+
+Global___FallbackModel: _TypeAlias = FallbackModel  # noqa: Y015
 
 @_typing.final
 class Source(_message.Message):

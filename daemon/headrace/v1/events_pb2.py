@@ -26,7 +26,7 @@ from headrace.v1 import content_pb2 as headrace_dot_v1_dot_content__pb2
 from headrace.v1 import messages_pb2 as headrace_dot_v1_dot_messages__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18headrace/v1/events.proto\x12\x0bheadrace.v1\x1a\x19headrace/v1/content.proto\x1a\x1aheadrace/v1/messages.proto\"\xf1\x03\n\x0bStreamEvent\x12\x37\n\rmessage_start\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.MessageStartEventH\x00\x12\x42\n\x13\x63ontent_block_start\x18\x02 \x01(\x0b\x32#.headrace.v1.ContentBlockStartEventH\x00\x12\x42\n\x13\x63ontent_block_delta\x18\x03 \x01(\x0b\x32#.headrace.v1.ContentBlockDeltaEventH\x00\x12@\n\x12\x63ontent_block_stop\x18\x04 \x01(\x0b\x32\".headrace.v1.ContentBlockStopEventH\x00\x12\x37\n\rmessage_delta\x18\x05 \x01(\x0b\x32\x1e.headrace.v1.MessageDeltaEventH\x00\x12\x35\n\x0cmessage_stop\x18\x06 \x01(\x0b\x32\x1d.headrace.v1.MessageStopEventH\x00\x12&\n\x04ping\x18\x07 \x01(\x0b\x32\x16.headrace.v1.PingEventH\x00\x12(\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x17.headrace.v1.ErrorEventH\x00\x12\x14\n\nother_json\x18\x64 \x01(\x0cH\x00\x42\x07\n\x05\x65vent\"N\n\x11MessageStartEvent\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.headrace.v1.Message\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"|\n\x16\x43ontentBlockStartEvent\x12\x12\n\x05index\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\rcontent_block\x18\x02 \x01(\x0b\x32\x19.headrace.v1.ContentBlock\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x08\n\x06_index\"y\n\x16\x43ontentBlockDeltaEvent\x12\x12\n\x05index\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12-\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1e.headrace.v1.ContentBlockDelta\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x08\n\x06_index\"\xbf\x02\n\x11\x43ontentBlockDelta\x12,\n\ntext_delta\x18\x01 \x01(\x0b\x32\x16.headrace.v1.TextDeltaH\x00\x12\x37\n\x10input_json_delta\x18\x02 \x01(\x0b\x32\x1b.headrace.v1.InputJsonDeltaH\x00\x12\x34\n\x0ethinking_delta\x18\x03 \x01(\x0b\x32\x1a.headrace.v1.ThinkingDeltaH\x00\x12\x36\n\x0fsignature_delta\x18\x04 \x01(\x0b\x32\x1b.headrace.v1.SignatureDeltaH\x00\x12\x36\n\x0f\x63itations_delta\x18\x05 \x01(\x0b\x32\x1b.headrace.v1.CitationsDeltaH\x00\x12\x14\n\nother_json\x18\x64 \x01(\x0cH\x00\x42\x07\n\x05\x64\x65lta\";\n\tTextDelta\x12\x11\n\x04text\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x07\n\x05_text\"P\n\x0eInputJsonDelta\x12\x19\n\x0cpartial_json\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0f\n\r_partial_json\"G\n\rThinkingDelta\x12\x15\n\x08thinking\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0b\n\t_thinking\"J\n\x0eSignatureDelta\x12\x16\n\tsignature\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0c\n\n_signature\"M\n\x0e\x43itationsDelta\x12\'\n\x08\x63itation\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Citation\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"I\n\x15\x43ontentBlockStopEvent\x12\x12\n\x05index\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x08\n\x06_index\"t\n\x11MessageDeltaEvent\x12(\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x19.headrace.v1.MessageDelta\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.headrace.v1.Usage\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"\xcc\x01\n\x0cMessageDelta\x12\x18\n\x0bstop_reason\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rstop_sequence\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tcontainer\x18\x03 \x01(\x0cH\x02\x88\x01\x01\x12\x19\n\x0cstop_details\x18\x04 \x01(\x0cH\x03\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0e\n\x0c_stop_reasonB\x10\n\x0e_stop_sequenceB\x0c\n\n_containerB\x0f\n\r_stop_details\"&\n\x10MessageStopEvent\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"\x1f\n\tPingEvent\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"o\n\nErrorEvent\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.headrace.v1.ErrorBody\x12\x17\n\nrequest_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\r\n\x0b_request_id\"]\n\tErrorBody\x12\x11\n\x04type\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x07\n\x05_typeB\n\n\x08_messageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18headrace/v1/events.proto\x12\x0bheadrace.v1\x1a\x19headrace/v1/content.proto\x1a\x1aheadrace/v1/messages.proto\"\xf1\x03\n\x0bStreamEvent\x12\x37\n\rmessage_start\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.MessageStartEventH\x00\x12\x42\n\x13\x63ontent_block_start\x18\x02 \x01(\x0b\x32#.headrace.v1.ContentBlockStartEventH\x00\x12\x42\n\x13\x63ontent_block_delta\x18\x03 \x01(\x0b\x32#.headrace.v1.ContentBlockDeltaEventH\x00\x12@\n\x12\x63ontent_block_stop\x18\x04 \x01(\x0b\x32\".headrace.v1.ContentBlockStopEventH\x00\x12\x37\n\rmessage_delta\x18\x05 \x01(\x0b\x32\x1e.headrace.v1.MessageDeltaEventH\x00\x12\x35\n\x0cmessage_stop\x18\x06 \x01(\x0b\x32\x1d.headrace.v1.MessageStopEventH\x00\x12&\n\x04ping\x18\x07 \x01(\x0b\x32\x16.headrace.v1.PingEventH\x00\x12(\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x17.headrace.v1.ErrorEventH\x00\x12\x14\n\nother_json\x18\x64 \x01(\x0cH\x00\x42\x07\n\x05\x65vent\"N\n\x11MessageStartEvent\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.headrace.v1.Message\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"|\n\x16\x43ontentBlockStartEvent\x12\x12\n\x05index\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\rcontent_block\x18\x02 \x01(\x0b\x32\x19.headrace.v1.ContentBlock\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x08\n\x06_index\"y\n\x16\x43ontentBlockDeltaEvent\x12\x12\n\x05index\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12-\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1e.headrace.v1.ContentBlockDelta\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x08\n\x06_index\"\xf9\x02\n\x11\x43ontentBlockDelta\x12,\n\ntext_delta\x18\x01 \x01(\x0b\x32\x16.headrace.v1.TextDeltaH\x00\x12\x37\n\x10input_json_delta\x18\x02 \x01(\x0b\x32\x1b.headrace.v1.InputJsonDeltaH\x00\x12\x34\n\x0ethinking_delta\x18\x03 \x01(\x0b\x32\x1a.headrace.v1.ThinkingDeltaH\x00\x12\x36\n\x0fsignature_delta\x18\x04 \x01(\x0b\x32\x1b.headrace.v1.SignatureDeltaH\x00\x12\x36\n\x0f\x63itations_delta\x18\x05 \x01(\x0b\x32\x1b.headrace.v1.CitationsDeltaH\x00\x12\x38\n\x10\x63ompaction_delta\x18\x06 \x01(\x0b\x32\x1c.headrace.v1.CompactionDeltaH\x00\x12\x14\n\nother_json\x18\x64 \x01(\x0cH\x00\x42\x07\n\x05\x64\x65lta\";\n\tTextDelta\x12\x11\n\x04text\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x07\n\x05_text\"P\n\x0eInputJsonDelta\x12\x19\n\x0cpartial_json\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0f\n\r_partial_json\"G\n\rThinkingDelta\x12\x15\n\x08thinking\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0b\n\t_thinking\"J\n\x0eSignatureDelta\x12\x16\n\tsignature\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0c\n\n_signature\"M\n\x0e\x43itationsDelta\x12\'\n\x08\x63itation\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Citation\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"}\n\x0f\x43ompactionDelta\x12\x14\n\x07\x63ontent\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1e\n\x11\x65ncrypted_content\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\n\n\x08_contentB\x14\n\x12_encrypted_content\"I\n\x15\x43ontentBlockStopEvent\x12\x12\n\x05index\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x08\n\x06_index\"\xac\x01\n\x11MessageDeltaEvent\x12(\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x19.headrace.v1.MessageDelta\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.headrace.v1.Usage\x12\x1f\n\x12\x63ontext_management\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x15\n\x13_context_management\"\xcc\x01\n\x0cMessageDelta\x12\x18\n\x0bstop_reason\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rstop_sequence\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tcontainer\x18\x03 \x01(\x0cH\x02\x88\x01\x01\x12\x19\n\x0cstop_details\x18\x04 \x01(\x0cH\x03\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x0e\n\x0c_stop_reasonB\x10\n\x0e_stop_sequenceB\x0c\n\n_containerB\x0f\n\r_stop_details\"&\n\x10MessageStopEvent\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"\x1f\n\tPingEvent\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"o\n\nErrorEvent\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.headrace.v1.ErrorBody\x12\x17\n\nrequest_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\r\n\x0b_request_id\"]\n\tErrorBody\x12\x11\n\x04type\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\x42\x07\n\x05_typeB\n\n\x08_messageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,29 +42,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTENTBLOCKDELTAEVENT']._serialized_start=802
   _globals['_CONTENTBLOCKDELTAEVENT']._serialized_end=923
   _globals['_CONTENTBLOCKDELTA']._serialized_start=926
-  _globals['_CONTENTBLOCKDELTA']._serialized_end=1245
-  _globals['_TEXTDELTA']._serialized_start=1247
-  _globals['_TEXTDELTA']._serialized_end=1306
-  _globals['_INPUTJSONDELTA']._serialized_start=1308
-  _globals['_INPUTJSONDELTA']._serialized_end=1388
-  _globals['_THINKINGDELTA']._serialized_start=1390
-  _globals['_THINKINGDELTA']._serialized_end=1461
-  _globals['_SIGNATUREDELTA']._serialized_start=1463
-  _globals['_SIGNATUREDELTA']._serialized_end=1537
-  _globals['_CITATIONSDELTA']._serialized_start=1539
-  _globals['_CITATIONSDELTA']._serialized_end=1616
-  _globals['_CONTENTBLOCKSTOPEVENT']._serialized_start=1618
-  _globals['_CONTENTBLOCKSTOPEVENT']._serialized_end=1691
-  _globals['_MESSAGEDELTAEVENT']._serialized_start=1693
-  _globals['_MESSAGEDELTAEVENT']._serialized_end=1809
-  _globals['_MESSAGEDELTA']._serialized_start=1812
-  _globals['_MESSAGEDELTA']._serialized_end=2016
-  _globals['_MESSAGESTOPEVENT']._serialized_start=2018
-  _globals['_MESSAGESTOPEVENT']._serialized_end=2056
-  _globals['_PINGEVENT']._serialized_start=2058
-  _globals['_PINGEVENT']._serialized_end=2089
-  _globals['_ERROREVENT']._serialized_start=2091
-  _globals['_ERROREVENT']._serialized_end=2202
-  _globals['_ERRORBODY']._serialized_start=2204
-  _globals['_ERRORBODY']._serialized_end=2297
+  _globals['_CONTENTBLOCKDELTA']._serialized_end=1303
+  _globals['_TEXTDELTA']._serialized_start=1305
+  _globals['_TEXTDELTA']._serialized_end=1364
+  _globals['_INPUTJSONDELTA']._serialized_start=1366
+  _globals['_INPUTJSONDELTA']._serialized_end=1446
+  _globals['_THINKINGDELTA']._serialized_start=1448
+  _globals['_THINKINGDELTA']._serialized_end=1519
+  _globals['_SIGNATUREDELTA']._serialized_start=1521
+  _globals['_SIGNATUREDELTA']._serialized_end=1595
+  _globals['_CITATIONSDELTA']._serialized_start=1597
+  _globals['_CITATIONSDELTA']._serialized_end=1674
+  _globals['_COMPACTIONDELTA']._serialized_start=1676
+  _globals['_COMPACTIONDELTA']._serialized_end=1801
+  _globals['_CONTENTBLOCKSTOPEVENT']._serialized_start=1803
+  _globals['_CONTENTBLOCKSTOPEVENT']._serialized_end=1876
+  _globals['_MESSAGEDELTAEVENT']._serialized_start=1879
+  _globals['_MESSAGEDELTAEVENT']._serialized_end=2051
+  _globals['_MESSAGEDELTA']._serialized_start=2054
+  _globals['_MESSAGEDELTA']._serialized_end=2258
+  _globals['_MESSAGESTOPEVENT']._serialized_start=2260
+  _globals['_MESSAGESTOPEVENT']._serialized_end=2298
+  _globals['_PINGEVENT']._serialized_start=2300
+  _globals['_PINGEVENT']._serialized_end=2331
+  _globals['_ERROREVENT']._serialized_start=2333
+  _globals['_ERROREVENT']._serialized_end=2444
+  _globals['_ERRORBODY']._serialized_start=2446
+  _globals['_ERRORBODY']._serialized_end=2539
 # @@protoc_insertion_point(module_scope)

@@ -202,6 +202,7 @@ class ContentBlockDelta(_message.Message):
     THINKING_DELTA_FIELD_NUMBER: _builtins.int
     SIGNATURE_DELTA_FIELD_NUMBER: _builtins.int
     CITATIONS_DELTA_FIELD_NUMBER: _builtins.int
+    COMPACTION_DELTA_FIELD_NUMBER: _builtins.int
     OTHER_JSON_FIELD_NUMBER: _builtins.int
     other_json: _builtins.bytes
     """Any other delta, whole, as JSON."""
@@ -225,6 +226,10 @@ class ContentBlockDelta(_message.Message):
     def citations_delta(self) -> Global___CitationsDelta:
         """One more citation."""
 
+    @_builtins.property
+    def compaction_delta(self) -> Global___CompactionDelta:
+        """The summary of what upstream compacted, whole."""
+
     def __init__(
         self,
         *,
@@ -233,13 +238,14 @@ class ContentBlockDelta(_message.Message):
         thinking_delta: Global___ThinkingDelta | None = ...,
         signature_delta: Global___SignatureDelta | None = ...,
         citations_delta: Global___CitationsDelta | None = ...,
+        compaction_delta: Global___CompactionDelta | None = ...,
         other_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["citations_delta", b"citations_delta", "delta", b"delta", "input_json_delta", b"input_json_delta", "other_json", b"other_json", "signature_delta", b"signature_delta", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citations_delta", b"citations_delta", "compaction_delta", b"compaction_delta", "delta", b"delta", "input_json_delta", b"input_json_delta", "other_json", b"other_json", "signature_delta", b"signature_delta", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations_delta", b"citations_delta", "delta", b"delta", "input_json_delta", b"input_json_delta", "other_json", b"other_json", "signature_delta", b"signature_delta", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations_delta", b"citations_delta", "compaction_delta", b"compaction_delta", "delta", b"delta", "input_json_delta", b"input_json_delta", "other_json", b"other_json", "signature_delta", b"signature_delta", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["text_delta", "input_json_delta", "thinking_delta", "signature_delta", "citations_delta", "other_json"]  # noqa: Y015
+    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["text_delta", "input_json_delta", "thinking_delta", "signature_delta", "citations_delta", "compaction_delta", "other_json"]  # noqa: Y015
     _WhichOneofArgType_delta: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_delta) -> _WhichOneofReturnType_delta | None: ...
 
@@ -386,6 +392,43 @@ class CitationsDelta(_message.Message):
 Global___CitationsDelta: _TypeAlias = CitationsDelta  # noqa: Y015
 
 @_typing.final
+class CompactionDelta(_message.Message):
+    """Holds the summary of what upstream compacted. It comes whole: it replaces what the block had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_CONTENT_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    """The summary."""
+    encrypted_content: _builtins.str
+    """The summary, encrypted; must go back unchanged."""
+    extra_json: _builtins.bytes
+    """Holds the other members, a JSON object."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.str | None = ...,
+        encrypted_content: _builtins.str | None = ...,
+        extra_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_encrypted_content", b"_encrypted_content", "content", b"content", "encrypted_content", b"encrypted_content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_encrypted_content", b"_encrypted_content", "content", b"content", "encrypted_content", b"encrypted_content", "extra_json", b"extra_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__content: _TypeAlias = _typing.Literal["content"]  # noqa: Y015
+    _WhichOneofArgType__content: _TypeAlias = _typing.Literal["_content", b"_content"]  # noqa: Y015
+    _WhichOneofReturnType__encrypted_content: _TypeAlias = _typing.Literal["encrypted_content"]  # noqa: Y015
+    _WhichOneofArgType__encrypted_content: _TypeAlias = _typing.Literal["_encrypted_content", b"_encrypted_content"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__content) -> _WhichOneofReturnType__content | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__encrypted_content) -> _WhichOneofReturnType__encrypted_content | None: ...
+
+Global___CompactionDelta: _TypeAlias = CompactionDelta  # noqa: Y015
+
+@_typing.final
 class ContentBlockStopEvent(_message.Message):
     """Ends a block."""
 
@@ -421,7 +464,10 @@ class MessageDeltaEvent(_message.Message):
 
     DELTA_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    CONTEXT_MANAGEMENT_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    context_management: _builtins.bytes
+    """How upstream trimmed the conversation: JSON."""
     extra_json: _builtins.bytes
     """Holds the other members, a JSON object."""
     @_builtins.property
@@ -437,13 +483,16 @@ class MessageDeltaEvent(_message.Message):
         *,
         delta: Global___MessageDelta | None = ...,
         usage: _messages_pb2.Usage | None = ...,
+        context_management: _builtins.bytes | None = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_management", b"_context_management", "context_management", b"context_management", "delta", b"delta", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "extra_json", b"extra_json", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_management", b"_context_management", "context_management", b"context_management", "delta", b"delta", "extra_json", b"extra_json", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__context_management: _TypeAlias = _typing.Literal["context_management"]  # noqa: Y015
+    _WhichOneofArgType__context_management: _TypeAlias = _typing.Literal["_context_management", b"_context_management"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_management) -> _WhichOneofReturnType__context_management | None: ...
 
 Global___MessageDeltaEvent: _TypeAlias = MessageDeltaEvent  # noqa: Y015
 

@@ -153,7 +153,7 @@ class ListMessageBatchesRequest(_message.Message):
     page_token: _builtins.str
     """Goes on where the response with this `next_page_token` ended. Empty for the first page."""
     extra_query: _builtins.str
-    """Holds further parameters of the query, as a URL has them: "before_id=a&x=1"."""
+    """Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """How to treat it."""

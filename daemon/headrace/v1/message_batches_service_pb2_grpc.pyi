@@ -41,7 +41,8 @@ class MessageBatchesServiceStub:
     CreateMessageBatch: _grpc.UnaryUnaryMultiCallable[_message_batches_service_pb2.CreateMessageBatchRequest, _message_batches_service_pb2.CreateMessageBatchResponse]
     """Hands in a batch, and returns it as it is now.
 
-    Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing.
+    Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing. A batch
+    of more than 64 MB, the most that one gRPC message may have here, goes through ApiService.
     """
     GetMessageBatch: _grpc.UnaryUnaryMultiCallable[_message_batches_service_pb2.GetMessageBatchRequest, _message_batches_service_pb2.GetMessageBatchResponse]
     """Returns a batch as it is now. Safe to repeat; ask until `processing_status` is "ended"."""
@@ -70,7 +71,8 @@ class MessageBatchesServiceAsyncStub(MessageBatchesServiceStub):
     CreateMessageBatch: _aio.UnaryUnaryMultiCallable[_message_batches_service_pb2.CreateMessageBatchRequest, _message_batches_service_pb2.CreateMessageBatchResponse]  # type: ignore[assignment]
     """Hands in a batch, and returns it as it is now.
 
-    Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing.
+    Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing. A batch
+    of more than 64 MB, the most that one gRPC message may have here, goes through ApiService.
     """
     GetMessageBatch: _aio.UnaryUnaryMultiCallable[_message_batches_service_pb2.GetMessageBatchRequest, _message_batches_service_pb2.GetMessageBatchResponse]  # type: ignore[assignment]
     """Returns a batch as it is now. Safe to repeat; ask until `processing_status` is "ended"."""
@@ -102,7 +104,8 @@ class MessageBatchesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_message_batches_service_pb2.CreateMessageBatchResponse, _abc.Awaitable[_message_batches_service_pb2.CreateMessageBatchResponse]]:
         """Hands in a batch, and returns it as it is now.
 
-        Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing.
+        Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing. A batch
+        of more than 64 MB, the most that one gRPC message may have here, goes through ApiService.
         """
 
     @_abc_1.abstractmethod

@@ -52,6 +52,8 @@ class MessageParams(_message.Message):
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     CONTEXT_MANAGEMENT_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    MCP_SERVERS_FIELD_NUMBER: _builtins.int
+    DIAGNOSTICS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Names the model. Required."""
@@ -79,6 +81,10 @@ class MessageParams(_message.Message):
     """How upstream trims the conversation: JSON."""
     stream: _builtins.bool
     """Is true in StreamMessage and false elsewhere; may be left out, and then the method says it."""
+    mcp_servers: _builtins.bytes
+    """The MCP servers whose tools the model may use: JSON, a list."""
+    diagnostics: _builtins.bytes
+    """Which earlier answer upstream is to compare with, to say why its prompt cache missed: JSON."""
     extra_json: _builtins.bytes
     """Holds the other members, a JSON object."""
     @_builtins.property
@@ -142,20 +148,26 @@ class MessageParams(_message.Message):
         workspace_id: _builtins.str | None = ...,
         context_management: _builtins.bytes | None = ...,
         stream: _builtins.bool | None = ...,
+        mcp_servers: _builtins.bytes | None = ...,
+        diagnostics: _builtins.bytes | None = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_context_management", b"_context_management", "_inference_geo", b"_inference_geo", "_max_tokens", b"_max_tokens", "_model", b"_model", "_service_tier", b"_service_tier", "_speed", b"_speed", "_stream", b"_stream", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_user_profile_id", b"_user_profile_id", "_workspace_id", b"_workspace_id", "cache_control", b"cache_control", "container", b"container", "context_management", b"context_management", "inference_geo", b"inference_geo", "max_tokens", b"max_tokens", "metadata", b"metadata", "model", b"model", "output_config", b"output_config", "service_tier", b"service_tier", "speed", b"speed", "stream", b"stream", "system", b"system", "temperature", b"temperature", "thinking", b"thinking", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p", "user_profile_id", b"user_profile_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_context_management", b"_context_management", "_diagnostics", b"_diagnostics", "_inference_geo", b"_inference_geo", "_max_tokens", b"_max_tokens", "_mcp_servers", b"_mcp_servers", "_model", b"_model", "_service_tier", b"_service_tier", "_speed", b"_speed", "_stream", b"_stream", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_user_profile_id", b"_user_profile_id", "_workspace_id", b"_workspace_id", "cache_control", b"cache_control", "container", b"container", "context_management", b"context_management", "diagnostics", b"diagnostics", "inference_geo", b"inference_geo", "max_tokens", b"max_tokens", "mcp_servers", b"mcp_servers", "metadata", b"metadata", "model", b"model", "output_config", b"output_config", "service_tier", b"service_tier", "speed", b"speed", "stream", b"stream", "system", b"system", "temperature", b"temperature", "thinking", b"thinking", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p", "user_profile_id", b"user_profile_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_context_management", b"_context_management", "_inference_geo", b"_inference_geo", "_max_tokens", b"_max_tokens", "_model", b"_model", "_service_tier", b"_service_tier", "_speed", b"_speed", "_stream", b"_stream", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_user_profile_id", b"_user_profile_id", "_workspace_id", b"_workspace_id", "cache_control", b"cache_control", "container", b"container", "context_management", b"context_management", "extra_json", b"extra_json", "inference_geo", b"inference_geo", "max_tokens", b"max_tokens", "messages", b"messages", "metadata", b"metadata", "model", b"model", "output_config", b"output_config", "service_tier", b"service_tier", "speed", b"speed", "stop_sequences", b"stop_sequences", "stream", b"stream", "system", b"system", "temperature", b"temperature", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools", "top_k", b"top_k", "top_p", b"top_p", "user_profile_id", b"user_profile_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_context_management", b"_context_management", "_diagnostics", b"_diagnostics", "_inference_geo", b"_inference_geo", "_max_tokens", b"_max_tokens", "_mcp_servers", b"_mcp_servers", "_model", b"_model", "_service_tier", b"_service_tier", "_speed", b"_speed", "_stream", b"_stream", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_user_profile_id", b"_user_profile_id", "_workspace_id", b"_workspace_id", "cache_control", b"cache_control", "container", b"container", "context_management", b"context_management", "diagnostics", b"diagnostics", "extra_json", b"extra_json", "inference_geo", b"inference_geo", "max_tokens", b"max_tokens", "mcp_servers", b"mcp_servers", "messages", b"messages", "metadata", b"metadata", "model", b"model", "output_config", b"output_config", "service_tier", b"service_tier", "speed", b"speed", "stop_sequences", b"stop_sequences", "stream", b"stream", "system", b"system", "temperature", b"temperature", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools", "top_k", b"top_k", "top_p", b"top_p", "user_profile_id", b"user_profile_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__container: _TypeAlias = _typing.Literal["container"]  # noqa: Y015
     _WhichOneofArgType__container: _TypeAlias = _typing.Literal["_container", b"_container"]  # noqa: Y015
     _WhichOneofReturnType__context_management: _TypeAlias = _typing.Literal["context_management"]  # noqa: Y015
     _WhichOneofArgType__context_management: _TypeAlias = _typing.Literal["_context_management", b"_context_management"]  # noqa: Y015
+    _WhichOneofReturnType__diagnostics: _TypeAlias = _typing.Literal["diagnostics"]  # noqa: Y015
+    _WhichOneofArgType__diagnostics: _TypeAlias = _typing.Literal["_diagnostics", b"_diagnostics"]  # noqa: Y015
     _WhichOneofReturnType__inference_geo: _TypeAlias = _typing.Literal["inference_geo"]  # noqa: Y015
     _WhichOneofArgType__inference_geo: _TypeAlias = _typing.Literal["_inference_geo", b"_inference_geo"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__mcp_servers: _TypeAlias = _typing.Literal["mcp_servers"]  # noqa: Y015
+    _WhichOneofArgType__mcp_servers: _TypeAlias = _typing.Literal["_mcp_servers", b"_mcp_servers"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__service_tier: _TypeAlias = _typing.Literal["service_tier"]  # noqa: Y015
@@ -179,9 +191,13 @@ class MessageParams(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__context_management) -> _WhichOneofReturnType__context_management | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diagnostics) -> _WhichOneofReturnType__diagnostics | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__inference_geo) -> _WhichOneofReturnType__inference_geo | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mcp_servers) -> _WhichOneofReturnType__mcp_servers | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
@@ -249,6 +265,11 @@ class Tool(_message.Message):
     INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     CACHE_CONTROL_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    MAX_USES_FIELD_NUMBER: _builtins.int
+    ALLOWED_CALLERS_FIELD_NUMBER: _builtins.int
+    DEFER_LOADING_FIELD_NUMBER: _builtins.int
+    ALLOWED_DOMAINS_FIELD_NUMBER: _builtins.int
+    BLOCKED_DOMAINS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """Is absent or "custom" for the caller's own; else the tool's type, such as "bash_20250124"."""
@@ -260,11 +281,27 @@ class Tool(_message.Message):
     """What it takes: JSON Schema."""
     strict: _builtins.bool
     """Whether the input must follow the schema strictly."""
+    max_uses: _builtins.int
+    """How often a call may use it, for a tool that runs upstream."""
+    defer_loading: _builtins.bool
+    """Whether the model learns of it only by a search for tools."""
     extra_json: _builtins.bytes
     """Holds the other members, a JSON object."""
     @_builtins.property
     def cache_control(self) -> _content_pb2.PromptCacheControl:
         """Marks the end of a prefix for upstream's own prompt cache."""
+
+    @_builtins.property
+    def allowed_callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who may use it: "direct", or the type of a tool that executes code."""
+
+    @_builtins.property
+    def allowed_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only domains that it may visit, for a tool that runs upstream."""
+
+    @_builtins.property
+    def blocked_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The domains that it must not visit, for a tool that runs upstream."""
 
     def __init__(
         self,
@@ -275,16 +312,25 @@ class Tool(_message.Message):
         input_schema: _builtins.bytes | None = ...,
         cache_control: _content_pb2.PromptCacheControl | None = ...,
         strict: _builtins.bool | None = ...,
+        max_uses: _builtins.int | None = ...,
+        allowed_callers: _abc.Iterable[_builtins.str] | None = ...,
+        defer_loading: _builtins.bool | None = ...,
+        allowed_domains: _abc.Iterable[_builtins.str] | None = ...,
+        blocked_domains: _abc.Iterable[_builtins.str] | None = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_input_schema", b"_input_schema", "_name", b"_name", "_strict", b"_strict", "_type", b"_type", "cache_control", b"cache_control", "description", b"description", "input_schema", b"input_schema", "name", b"name", "strict", b"strict", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_defer_loading", b"_defer_loading", "_description", b"_description", "_input_schema", b"_input_schema", "_max_uses", b"_max_uses", "_name", b"_name", "_strict", b"_strict", "_type", b"_type", "cache_control", b"cache_control", "defer_loading", b"defer_loading", "description", b"description", "input_schema", b"input_schema", "max_uses", b"max_uses", "name", b"name", "strict", b"strict", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_input_schema", b"_input_schema", "_name", b"_name", "_strict", b"_strict", "_type", b"_type", "cache_control", b"cache_control", "description", b"description", "extra_json", b"extra_json", "input_schema", b"input_schema", "name", b"name", "strict", b"strict", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_defer_loading", b"_defer_loading", "_description", b"_description", "_input_schema", b"_input_schema", "_max_uses", b"_max_uses", "_name", b"_name", "_strict", b"_strict", "_type", b"_type", "allowed_callers", b"allowed_callers", "allowed_domains", b"allowed_domains", "blocked_domains", b"blocked_domains", "cache_control", b"cache_control", "defer_loading", b"defer_loading", "description", b"description", "extra_json", b"extra_json", "input_schema", b"input_schema", "max_uses", b"max_uses", "name", b"name", "strict", b"strict", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__defer_loading: _TypeAlias = _typing.Literal["defer_loading"]  # noqa: Y015
+    _WhichOneofArgType__defer_loading: _TypeAlias = _typing.Literal["_defer_loading", b"_defer_loading"]  # noqa: Y015
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__input_schema: _TypeAlias = _typing.Literal["input_schema"]  # noqa: Y015
     _WhichOneofArgType__input_schema: _TypeAlias = _typing.Literal["_input_schema", b"_input_schema"]  # noqa: Y015
+    _WhichOneofReturnType__max_uses: _TypeAlias = _typing.Literal["max_uses"]  # noqa: Y015
+    _WhichOneofArgType__max_uses: _TypeAlias = _typing.Literal["_max_uses", b"_max_uses"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
     _WhichOneofReturnType__strict: _TypeAlias = _typing.Literal["strict"]  # noqa: Y015
@@ -292,9 +338,13 @@ class Tool(_message.Message):
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__defer_loading) -> _WhichOneofReturnType__defer_loading | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_schema) -> _WhichOneofReturnType__input_schema | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_uses) -> _WhichOneofReturnType__max_uses | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
@@ -475,6 +525,8 @@ class Message(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     CONTAINER_FIELD_NUMBER: _builtins.int
     STOP_DETAILS_FIELD_NUMBER: _builtins.int
+    CONTEXT_MANAGEMENT_FIELD_NUMBER: _builtins.int
+    DIAGNOSTICS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the answer."""
@@ -492,6 +544,10 @@ class Message(_message.Message):
     """The container in which code ran: JSON."""
     stop_details: _builtins.bytes
     """More about why it stopped: JSON."""
+    context_management: _builtins.bytes
+    """How upstream trimmed the conversation: JSON."""
+    diagnostics: _builtins.bytes
+    """Why upstream's prompt cache missed, if that was asked: JSON."""
     extra_json: _builtins.bytes
     """Holds the other members, a JSON object."""
     @_builtins.property
@@ -515,14 +571,20 @@ class Message(_message.Message):
         usage: Global___Usage | None = ...,
         container: _builtins.bytes | None = ...,
         stop_details: _builtins.bytes | None = ...,
+        context_management: _builtins.bytes | None = ...,
+        diagnostics: _builtins.bytes | None = ...,
         extra_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_id", b"_id", "_model", b"_model", "_role", b"_role", "_stop_details", b"_stop_details", "_stop_reason", b"_stop_reason", "_stop_sequence", b"_stop_sequence", "_type", b"_type", "container", b"container", "id", b"id", "model", b"model", "role", b"role", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "stop_sequence", b"stop_sequence", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_context_management", b"_context_management", "_diagnostics", b"_diagnostics", "_id", b"_id", "_model", b"_model", "_role", b"_role", "_stop_details", b"_stop_details", "_stop_reason", b"_stop_reason", "_stop_sequence", b"_stop_sequence", "_type", b"_type", "container", b"container", "context_management", b"context_management", "diagnostics", b"diagnostics", "id", b"id", "model", b"model", "role", b"role", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "stop_sequence", b"stop_sequence", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_id", b"_id", "_model", b"_model", "_role", b"_role", "_stop_details", b"_stop_details", "_stop_reason", b"_stop_reason", "_stop_sequence", b"_stop_sequence", "_type", b"_type", "container", b"container", "content", b"content", "extra_json", b"extra_json", "id", b"id", "model", b"model", "role", b"role", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "stop_sequence", b"stop_sequence", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container", b"_container", "_context_management", b"_context_management", "_diagnostics", b"_diagnostics", "_id", b"_id", "_model", b"_model", "_role", b"_role", "_stop_details", b"_stop_details", "_stop_reason", b"_stop_reason", "_stop_sequence", b"_stop_sequence", "_type", b"_type", "container", b"container", "content", b"content", "context_management", b"context_management", "diagnostics", b"diagnostics", "extra_json", b"extra_json", "id", b"id", "model", b"model", "role", b"role", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "stop_sequence", b"stop_sequence", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__container: _TypeAlias = _typing.Literal["container"]  # noqa: Y015
     _WhichOneofArgType__container: _TypeAlias = _typing.Literal["_container", b"_container"]  # noqa: Y015
+    _WhichOneofReturnType__context_management: _TypeAlias = _typing.Literal["context_management"]  # noqa: Y015
+    _WhichOneofArgType__context_management: _TypeAlias = _typing.Literal["_context_management", b"_context_management"]  # noqa: Y015
+    _WhichOneofReturnType__diagnostics: _TypeAlias = _typing.Literal["diagnostics"]  # noqa: Y015
+    _WhichOneofArgType__diagnostics: _TypeAlias = _typing.Literal["_diagnostics", b"_diagnostics"]  # noqa: Y015
     _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
     _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
@@ -539,6 +601,10 @@ class Message(_message.Message):
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__container) -> _WhichOneofReturnType__container | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_management) -> _WhichOneofReturnType__context_management | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diagnostics) -> _WhichOneofReturnType__diagnostics | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__id) -> _WhichOneofReturnType__id | None: ...
     @_typing.overload

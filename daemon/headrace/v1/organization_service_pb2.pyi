@@ -44,7 +44,7 @@ class ListApiKeysRequest(_message.Message):
     created_by_user_id: _builtins.str
     """Lists only keys that this user created."""
     extra_query: _builtins.str
-    """Holds further parameters of the query, as a URL has them: "before_id=a&x=1"."""
+    """Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """How to treat it."""
@@ -321,7 +321,7 @@ class ListWorkspacesRequest(_message.Message):
     include_default: _builtins.bool
     """Whether to list the organisation's default workspace, too."""
     extra_query: _builtins.str
-    """Holds further parameters of the query, as a URL has them: "before_id=a&x=1"."""
+    """Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """How to treat it."""
@@ -653,7 +653,7 @@ class ListUsersRequest(_message.Message):
     email: _builtins.str
     """Lists only users with this address."""
     extra_query: _builtins.str
-    """Holds further parameters of the query, as a URL has them: "before_id=a&x=1"."""
+    """Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """How to treat it."""
@@ -920,7 +920,7 @@ class ListInvitesRequest(_message.Message):
     email: _builtins.str
     """Lists only invites to this address."""
     extra_query: _builtins.str
-    """Holds further parameters of the query, as a URL has them: "before_id=a&x=1"."""
+    """Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """How to treat it."""
@@ -1189,7 +1189,7 @@ class GetRateLimitsRequest(_message.Message):
     model: _builtins.str
     """Returns only the group of this model, or of this alias."""
     extra_query: _builtins.str
-    """Holds further parameters of the query, as a URL has them: "a=b&x=1"."""
+    """Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """How to treat it."""

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headrace/v1/content.proto.
  */
 export const file_headrace_v1_content: GenFile = /*@__PURE__*/
-  fileDesc("ChloZWFkcmFjZS92MS9jb250ZW50LnByb3RvEgtoZWFkcmFjZS52MSJSCgdDb250ZW50Eg4KBHRleHQYASABKAlIABIsCgZibG9ja3MYAiABKAsyGi5oZWFkcmFjZS52MS5Db250ZW50QmxvY2tzSABCCQoHY29udGVudCI6Cg1Db250ZW50QmxvY2tzEikKBmJsb2NrcxgBIAMoCzIZLmhlYWRyYWNlLnYxLkNvbnRlbnRCbG9jayLfCAoMQ29udGVudEJsb2NrEiYKBHRleHQYASABKAsyFi5oZWFkcmFjZS52MS5UZXh0QmxvY2tIABIoCgVpbWFnZRgCIAEoCzIXLmhlYWRyYWNlLnYxLkltYWdlQmxvY2tIABIuCghkb2N1bWVudBgDIAEoCzIaLmhlYWRyYWNlLnYxLkRvY3VtZW50QmxvY2tIABI3Cg1zZWFyY2hfcmVzdWx0GAQgASgLMh4uaGVhZHJhY2UudjEuU2VhcmNoUmVzdWx0QmxvY2tIABIuCgh0aGlua2luZxgFIAEoCzIaLmhlYWRyYWNlLnYxLlRoaW5raW5nQmxvY2tIABI/ChFyZWRhY3RlZF90aGlua2luZxgGIAEoCzIiLmhlYWRyYWNlLnYxLlJlZGFjdGVkVGhpbmtpbmdCbG9ja0gAEi0KCHRvb2xfdXNlGAcgASgLMhkuaGVhZHJhY2UudjEuVG9vbFVzZUJsb2NrSAASMwoLdG9vbF9yZXN1bHQYCCABKAsyHC5oZWFkcmFjZS52MS5Ub29sUmVzdWx0QmxvY2tIABI0Cg9zZXJ2ZXJfdG9vbF91c2UYCSABKAsyGS5oZWFkcmFjZS52MS5Ub29sVXNlQmxvY2tIABJEChZ3ZWJfc2VhcmNoX3Rvb2xfcmVzdWx0GAogASgLMiIuaGVhZHJhY2UudjEuU2VydmVyVG9vbFJlc3VsdEJsb2NrSAASQwoVd2ViX2ZldGNoX3Rvb2xfcmVzdWx0GAsgASgLMiIuaGVhZHJhY2UudjEuU2VydmVyVG9vbFJlc3VsdEJsb2NrSAASSAoaY29kZV9leGVjdXRpb25fdG9vbF9yZXN1bHQYDCABKAsyIi5oZWFkcmFjZS52MS5TZXJ2ZXJUb29sUmVzdWx0QmxvY2tIABJNCh9iYXNoX2NvZGVfZXhlY3V0aW9uX3Rvb2xfcmVzdWx0GA0gASgLMiIuaGVhZHJhY2UudjEuU2VydmVyVG9vbFJlc3VsdEJsb2NrSAASVAomdGV4dF9lZGl0b3JfY29kZV9leGVjdXRpb25fdG9vbF9yZXN1bHQYDiABKAsyIi5oZWFkcmFjZS52MS5TZXJ2ZXJUb29sUmVzdWx0QmxvY2tIABJFChd0b29sX3NlYXJjaF90b29sX3Jlc3VsdBgPIAEoCzIiLmhlYWRyYWNlLnYxLlNlcnZlclRvb2xSZXN1bHRCbG9ja0gAEj0KEGNvbnRhaW5lcl91cGxvYWQYECABKAsyIS5oZWFkcmFjZS52MS5Db250YWluZXJVcGxvYWRCbG9ja0gAEjEKDG1jcF90b29sX3VzZRgRIAEoCzIZLmhlYWRyYWNlLnYxLlRvb2xVc2VCbG9ja0gAEjcKD21jcF90b29sX3Jlc3VsdBgSIAEoCzIcLmhlYWRyYWNlLnYxLlRvb2xSZXN1bHRCbG9ja0gAEhQKCm90aGVyX2pzb24YZCABKAxIAEIHCgVibG9jayKdAQoJVGV4dEJsb2NrEhEKBHRleHQYASABKAlIAIgBARIoCgljaXRhdGlvbnMYAiADKAsyFS5oZWFkcmFjZS52MS5DaXRhdGlvbhI2Cg1jYWNoZV9jb250cm9sGAMgASgLMh8uaGVhZHJhY2UudjEuUHJvbXB0Q2FjaGVDb250cm9sEhIKCmV4dHJhX2pzb24YZCABKAxCBwoFX3RleHQifQoKSW1hZ2VCbG9jaxIjCgZzb3VyY2UYASABKAsyEy5oZWFkcmFjZS52MS5Tb3VyY2USNgoNY2FjaGVfY29udHJvbBgCIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBISCgpleHRyYV9qc29uGGQgASgMIvEBCg1Eb2N1bWVudEJsb2NrEiMKBnNvdXJjZRgBIAEoCzITLmhlYWRyYWNlLnYxLlNvdXJjZRISCgV0aXRsZRgCIAEoCUgAiAEBEhQKB2NvbnRleHQYAyABKAlIAYgBARIvCgljaXRhdGlvbnMYBCABKAsyHC5oZWFkcmFjZS52MS5DaXRhdGlvbnNDb25maWcSNgoNY2FjaGVfY29udHJvbBgFIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBISCgpleHRyYV9qc29uGGQgASgMQggKBl90aXRsZUIKCghfY29udGV4dCL6AQoRU2VhcmNoUmVzdWx0QmxvY2sSEwoGc291cmNlGAEgASgJSACIAQESEgoFdGl0bGUYAiABKAlIAYgBARIqCgdjb250ZW50GAMgAygLMhkuaGVhZHJhY2UudjEuQ29udGVudEJsb2NrEi8KCWNpdGF0aW9ucxgEIAEoCzIcLmhlYWRyYWNlLnYxLkNpdGF0aW9uc0NvbmZpZxI2Cg1jYWNoZV9jb250cm9sGAUgASgLMh8uaGVhZHJhY2UudjEuUHJvbXB0Q2FjaGVDb250cm9sEhIKCmV4dHJhX2pzb24YZCABKAxCCQoHX3NvdXJjZUIICgZfdGl0bGUibQoNVGhpbmtpbmdCbG9jaxIVCgh0aGlua2luZxgBIAEoCUgAiAEBEhYKCXNpZ25hdHVyZRgCIAEoCUgBiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCCwoJX3RoaW5raW5nQgwKCl9zaWduYXR1cmUiRwoVUmVkYWN0ZWRUaGlua2luZ0Jsb2NrEhEKBGRhdGEYASABKAlIAIgBARISCgpleHRyYV9qc29uGGQgASgMQgcKBV9kYXRhIvYBCgxUb29sVXNlQmxvY2sSDwoCaWQYASABKAlIAIgBARIRCgRuYW1lGAIgASgJSAGIAQESEgoFaW5wdXQYAyABKAxIAogBARITCgZjYWxsZXIYBCABKAxIA4gBARIYCgtzZXJ2ZXJfbmFtZRgFIAEoCUgEiAEBEjYKDWNhY2hlX2NvbnRyb2wYBiABKAsyHy5oZWFkcmFjZS52MS5Qcm9tcHRDYWNoZUNvbnRyb2wSEgoKZXh0cmFfanNvbhhkIAEoDEIFCgNfaWRCBwoFX25hbWVCCAoGX2lucHV0QgkKB19jYWxsZXJCDgoMX3NlcnZlcl9uYW1lItIBCg9Ub29sUmVzdWx0QmxvY2sSGAoLdG9vbF91c2VfaWQYASABKAlIAIgBARIlCgdjb250ZW50GAIgASgLMhQuaGVhZHJhY2UudjEuQ29udGVudBIVCghpc19lcnJvchgDIAEoCEgBiAEBEjYKDWNhY2hlX2NvbnRyb2wYBCABKAsyHy5oZWFkcmFjZS52MS5Qcm9tcHRDYWNoZUNvbnRyb2wSEgoKZXh0cmFfanNvbhhkIAEoDEIOCgxfdG9vbF91c2VfaWRCCwoJX2lzX2Vycm9yIs8BChVTZXJ2ZXJUb29sUmVzdWx0QmxvY2sSGAoLdG9vbF91c2VfaWQYASABKAlIAIgBARIUCgdjb250ZW50GAIgASgMSAGIAQESEwoGY2FsbGVyGAMgASgMSAKIAQESNgoNY2FjaGVfY29udHJvbBgEIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBISCgpleHRyYV9qc29uGGQgASgMQg4KDF90b29sX3VzZV9pZEIKCghfY29udGVudEIJCgdfY2FsbGVyIoQBChRDb250YWluZXJVcGxvYWRCbG9jaxIUCgdmaWxlX2lkGAEgASgJSACIAQESNgoNY2FjaGVfY29udHJvbBgCIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBISCgpleHRyYV9qc29uGGQgASgMQgoKCF9maWxlX2lkIt8BCgZTb3VyY2USEQoEdHlwZRgBIAEoCUgAiAEBEhcKCm1lZGlhX3R5cGUYAiABKAlIAYgBARIRCgRkYXRhGAMgASgJSAKIAQESEAoDdXJsGAQgASgJSAOIAQESFAoHZmlsZV9pZBgFIAEoCUgEiAEBEiUKB2NvbnRlbnQYBiABKAsyFC5oZWFkcmFjZS52MS5Db250ZW50EhIKCmV4dHJhX2pzb24YZCABKAxCBwoFX3R5cGVCDQoLX21lZGlhX3R5cGVCBwoFX2RhdGFCBgoEX3VybEIKCghfZmlsZV9pZCJHCg9DaXRhdGlvbnNDb25maWcSFAoHZW5hYmxlZBgBIAEoCEgAiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCCgoIX2VuYWJsZWQi3AUKCENpdGF0aW9uEhEKBHR5cGUYASABKAlIAIgBARIXCgpjaXRlZF90ZXh0GAIgASgJSAGIAQESGwoOZG9jdW1lbnRfaW5kZXgYAyABKANIAogBARIbCg5kb2N1bWVudF90aXRsZRgEIAEoCUgDiAEBEhQKB2ZpbGVfaWQYBSABKAlIBIgBARIdChBzdGFydF9jaGFyX2luZGV4GAYgASgDSAWIAQESGwoOZW5kX2NoYXJfaW5kZXgYByABKANIBogBARIeChFzdGFydF9wYWdlX251bWJlchgIIAEoA0gHiAEBEhwKD2VuZF9wYWdlX251bWJlchgJIAEoA0gIiAEBEh4KEXN0YXJ0X2Jsb2NrX2luZGV4GAogASgDSAmIAQESHAoPZW5kX2Jsb2NrX2luZGV4GAsgASgDSAqIAQESIAoTc2VhcmNoX3Jlc3VsdF9pbmRleBgMIAEoA0gLiAEBEhMKBnNvdXJjZRgNIAEoCUgMiAEBEhIKBXRpdGxlGA4gASgJSA2IAQESEAoDdXJsGA8gASgJSA6IAQESHAoPZW5jcnlwdGVkX2luZGV4GBAgASgJSA+IAQESEgoKZXh0cmFfanNvbhhkIAEoDEIHCgVfdHlwZUINCgtfY2l0ZWRfdGV4dEIRCg9fZG9jdW1lbnRfaW5kZXhCEQoPX2RvY3VtZW50X3RpdGxlQgoKCF9maWxlX2lkQhMKEV9zdGFydF9jaGFyX2luZGV4QhEKD19lbmRfY2hhcl9pbmRleEIUChJfc3RhcnRfcGFnZV9udW1iZXJCEgoQX2VuZF9wYWdlX251bWJlckIUChJfc3RhcnRfYmxvY2tfaW5kZXhCEgoQX2VuZF9ibG9ja19pbmRleEIWChRfc2VhcmNoX3Jlc3VsdF9pbmRleEIJCgdfc291cmNlQggKBl90aXRsZUIGCgRfdXJsQhIKEF9lbmNyeXB0ZWRfaW5kZXgiXgoSUHJvbXB0Q2FjaGVDb250cm9sEhEKBHR5cGUYASABKAlIAIgBARIQCgN0dGwYAiABKAlIAYgBARISCgpleHRyYV9qc29uGGQgASgMQgcKBV90eXBlQgYKBF90dGxiBnByb3RvMw");
+  fileDesc("ChloZWFkcmFjZS92MS9jb250ZW50LnByb3RvEgtoZWFkcmFjZS52MSJSCgdDb250ZW50Eg4KBHRleHQYASABKAlIABIsCgZibG9ja3MYAiABKAsyGi5oZWFkcmFjZS52MS5Db250ZW50QmxvY2tzSABCCQoHY29udGVudCI6Cg1Db250ZW50QmxvY2tzEikKBmJsb2NrcxgBIAMoCzIZLmhlYWRyYWNlLnYxLkNvbnRlbnRCbG9jayL+CQoMQ29udGVudEJsb2NrEiYKBHRleHQYASABKAsyFi5oZWFkcmFjZS52MS5UZXh0QmxvY2tIABIoCgVpbWFnZRgCIAEoCzIXLmhlYWRyYWNlLnYxLkltYWdlQmxvY2tIABIuCghkb2N1bWVudBgDIAEoCzIaLmhlYWRyYWNlLnYxLkRvY3VtZW50QmxvY2tIABI3Cg1zZWFyY2hfcmVzdWx0GAQgASgLMh4uaGVhZHJhY2UudjEuU2VhcmNoUmVzdWx0QmxvY2tIABIuCgh0aGlua2luZxgFIAEoCzIaLmhlYWRyYWNlLnYxLlRoaW5raW5nQmxvY2tIABI/ChFyZWRhY3RlZF90aGlua2luZxgGIAEoCzIiLmhlYWRyYWNlLnYxLlJlZGFjdGVkVGhpbmtpbmdCbG9ja0gAEi0KCHRvb2xfdXNlGAcgASgLMhkuaGVhZHJhY2UudjEuVG9vbFVzZUJsb2NrSAASMwoLdG9vbF9yZXN1bHQYCCABKAsyHC5oZWFkcmFjZS52MS5Ub29sUmVzdWx0QmxvY2tIABI0Cg9zZXJ2ZXJfdG9vbF91c2UYCSABKAsyGS5oZWFkcmFjZS52MS5Ub29sVXNlQmxvY2tIABJEChZ3ZWJfc2VhcmNoX3Rvb2xfcmVzdWx0GAogASgLMiIuaGVhZHJhY2UudjEuU2VydmVyVG9vbFJlc3VsdEJsb2NrSAASQwoVd2ViX2ZldGNoX3Rvb2xfcmVzdWx0GAsgASgLMiIuaGVhZHJhY2UudjEuU2VydmVyVG9vbFJlc3VsdEJsb2NrSAASSAoaY29kZV9leGVjdXRpb25fdG9vbF9yZXN1bHQYDCABKAsyIi5oZWFkcmFjZS52MS5TZXJ2ZXJUb29sUmVzdWx0QmxvY2tIABJNCh9iYXNoX2NvZGVfZXhlY3V0aW9uX3Rvb2xfcmVzdWx0GA0gASgLMiIuaGVhZHJhY2UudjEuU2VydmVyVG9vbFJlc3VsdEJsb2NrSAASVAomdGV4dF9lZGl0b3JfY29kZV9leGVjdXRpb25fdG9vbF9yZXN1bHQYDiABKAsyIi5oZWFkcmFjZS52MS5TZXJ2ZXJUb29sUmVzdWx0QmxvY2tIABJFChd0b29sX3NlYXJjaF90b29sX3Jlc3VsdBgPIAEoCzIiLmhlYWRyYWNlLnYxLlNlcnZlclRvb2xSZXN1bHRCbG9ja0gAEj0KEGNvbnRhaW5lcl91cGxvYWQYECABKAsyIS5oZWFkcmFjZS52MS5Db250YWluZXJVcGxvYWRCbG9ja0gAEjEKDG1jcF90b29sX3VzZRgRIAEoCzIZLmhlYWRyYWNlLnYxLlRvb2xVc2VCbG9ja0gAEjcKD21jcF90b29sX3Jlc3VsdBgSIAEoCzIcLmhlYWRyYWNlLnYxLlRvb2xSZXN1bHRCbG9ja0gAEjkKDnRvb2xfcmVmZXJlbmNlGBMgASgLMh8uaGVhZHJhY2UudjEuVG9vbFJlZmVyZW5jZUJsb2NrSAASMgoKY29tcGFjdGlvbhgUIAEoCzIcLmhlYWRyYWNlLnYxLkNvbXBhY3Rpb25CbG9ja0gAEi4KCGZhbGxiYWNrGBUgASgLMhouaGVhZHJhY2UudjEuRmFsbGJhY2tCbG9ja0gAEhQKCm90aGVyX2pzb24YZCABKAxIAEIHCgVibG9jayKdAQoJVGV4dEJsb2NrEhEKBHRleHQYASABKAlIAIgBARIoCgljaXRhdGlvbnMYAiADKAsyFS5oZWFkcmFjZS52MS5DaXRhdGlvbhI2Cg1jYWNoZV9jb250cm9sGAMgASgLMh8uaGVhZHJhY2UudjEuUHJvbXB0Q2FjaGVDb250cm9sEhIKCmV4dHJhX2pzb24YZCABKAxCBwoFX3RleHQifQoKSW1hZ2VCbG9jaxIjCgZzb3VyY2UYASABKAsyEy5oZWFkcmFjZS52MS5Tb3VyY2USNgoNY2FjaGVfY29udHJvbBgCIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBISCgpleHRyYV9qc29uGGQgASgMIvEBCg1Eb2N1bWVudEJsb2NrEiMKBnNvdXJjZRgBIAEoCzITLmhlYWRyYWNlLnYxLlNvdXJjZRISCgV0aXRsZRgCIAEoCUgAiAEBEhQKB2NvbnRleHQYAyABKAlIAYgBARIvCgljaXRhdGlvbnMYBCABKAsyHC5oZWFkcmFjZS52MS5DaXRhdGlvbnNDb25maWcSNgoNY2FjaGVfY29udHJvbBgFIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBISCgpleHRyYV9qc29uGGQgASgMQggKBl90aXRsZUIKCghfY29udGV4dCL6AQoRU2VhcmNoUmVzdWx0QmxvY2sSEwoGc291cmNlGAEgASgJSACIAQESEgoFdGl0bGUYAiABKAlIAYgBARIqCgdjb250ZW50GAMgAygLMhkuaGVhZHJhY2UudjEuQ29udGVudEJsb2NrEi8KCWNpdGF0aW9ucxgEIAEoCzIcLmhlYWRyYWNlLnYxLkNpdGF0aW9uc0NvbmZpZxI2Cg1jYWNoZV9jb250cm9sGAUgASgLMh8uaGVhZHJhY2UudjEuUHJvbXB0Q2FjaGVDb250cm9sEhIKCmV4dHJhX2pzb24YZCABKAxCCQoHX3NvdXJjZUIICgZfdGl0bGUibQoNVGhpbmtpbmdCbG9jaxIVCgh0aGlua2luZxgBIAEoCUgAiAEBEhYKCXNpZ25hdHVyZRgCIAEoCUgBiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCCwoJX3RoaW5raW5nQgwKCl9zaWduYXR1cmUiRwoVUmVkYWN0ZWRUaGlua2luZ0Jsb2NrEhEKBGRhdGEYASABKAlIAIgBARISCgpleHRyYV9qc29uGGQgASgMQgcKBV9kYXRhIqICCgxUb29sVXNlQmxvY2sSDwoCaWQYASABKAlIAIgBARIRCgRuYW1lGAIgASgJSAGIAQESEgoFaW5wdXQYAyABKAxIAogBARITCgZjYWxsZXIYBCABKAxIA4gBARIYCgtzZXJ2ZXJfbmFtZRgFIAEoCUgEiAEBEjYKDWNhY2hlX2NvbnRyb2wYBiABKAsyHy5oZWFkcmFjZS52MS5Qcm9tcHRDYWNoZUNvbnRyb2wSGQoMdG9vbHNldF9uYW1lGAcgASgJSAWIAQESEgoKZXh0cmFfanNvbhhkIAEoDEIFCgNfaWRCBwoFX25hbWVCCAoGX2lucHV0QgkKB19jYWxsZXJCDgoMX3NlcnZlcl9uYW1lQg8KDV90b29sc2V0X25hbWUi/gEKD1Rvb2xSZXN1bHRCbG9jaxIYCgt0b29sX3VzZV9pZBgBIAEoCUgAiAEBEiUKB2NvbnRlbnQYAiABKAsyFC5oZWFkcmFjZS52MS5Db250ZW50EhUKCGlzX2Vycm9yGAMgASgISAGIAQESNgoNY2FjaGVfY29udHJvbBgEIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBIZCgx0b29sc2V0X25hbWUYBSABKAlIAogBARISCgpleHRyYV9qc29uGGQgASgMQg4KDF90b29sX3VzZV9pZEILCglfaXNfZXJyb3JCDwoNX3Rvb2xzZXRfbmFtZSLPAQoVU2VydmVyVG9vbFJlc3VsdEJsb2NrEhgKC3Rvb2xfdXNlX2lkGAEgASgJSACIAQESFAoHY29udGVudBgCIAEoDEgBiAEBEhMKBmNhbGxlchgDIAEoDEgCiAEBEjYKDWNhY2hlX2NvbnRyb2wYBCABKAsyHy5oZWFkcmFjZS52MS5Qcm9tcHRDYWNoZUNvbnRyb2wSEgoKZXh0cmFfanNvbhhkIAEoDEIOCgxfdG9vbF91c2VfaWRCCgoIX2NvbnRlbnRCCQoHX2NhbGxlciKEAQoUQ29udGFpbmVyVXBsb2FkQmxvY2sSFAoHZmlsZV9pZBgBIAEoCUgAiAEBEjYKDWNhY2hlX2NvbnRyb2wYAiABKAsyHy5oZWFkcmFjZS52MS5Qcm9tcHRDYWNoZUNvbnRyb2wSEgoKZXh0cmFfanNvbhhkIAEoDEIKCghfZmlsZV9pZCKGAQoSVG9vbFJlZmVyZW5jZUJsb2NrEhYKCXRvb2xfbmFtZRgBIAEoCUgAiAEBEjYKDWNhY2hlX2NvbnRyb2wYAiABKAsyHy5oZWFkcmFjZS52MS5Qcm9tcHRDYWNoZUNvbnRyb2wSEgoKZXh0cmFfanNvbhhkIAEoDEIMCgpfdG9vbF9uYW1lItsBCg9Db21wYWN0aW9uQmxvY2sSFAoHY29udGVudBgBIAEoCUgAiAEBEh4KEWVuY3J5cHRlZF9jb250ZW50GAIgASgJSAGIAQESFgoJc2lnbmF0dXJlGAMgASgJSAKIAQESNgoNY2FjaGVfY29udHJvbBgEIAEoCzIfLmhlYWRyYWNlLnYxLlByb21wdENhY2hlQ29udHJvbBISCgpleHRyYV9qc29uGGQgASgMQgoKCF9jb250ZW50QhQKEl9lbmNyeXB0ZWRfY29udGVudEIMCgpfc2lnbmF0dXJlIpcBCg1GYWxsYmFja0Jsb2NrEigKBGZyb20YASABKAsyGi5oZWFkcmFjZS52MS5GYWxsYmFja01vZGVsEiYKAnRvGAIgASgLMhouaGVhZHJhY2UudjEuRmFsbGJhY2tNb2RlbBIUCgd0cmlnZ2VyGAMgASgMSACIAQESEgoKZXh0cmFfanNvbhhkIAEoDEIKCghfdHJpZ2dlciJBCg1GYWxsYmFja01vZGVsEhIKBW1vZGVsGAEgASgJSACIAQESEgoKZXh0cmFfanNvbhhkIAEoDEIICgZfbW9kZWwi3wEKBlNvdXJjZRIRCgR0eXBlGAEgASgJSACIAQESFwoKbWVkaWFfdHlwZRgCIAEoCUgBiAEBEhEKBGRhdGEYAyABKAlIAogBARIQCgN1cmwYBCABKAlIA4gBARIUCgdmaWxlX2lkGAUgASgJSASIAQESJQoHY29udGVudBgGIAEoCzIULmhlYWRyYWNlLnYxLkNvbnRlbnQSEgoKZXh0cmFfanNvbhhkIAEoDEIHCgVfdHlwZUINCgtfbWVkaWFfdHlwZUIHCgVfZGF0YUIGCgRfdXJsQgoKCF9maWxlX2lkIkcKD0NpdGF0aW9uc0NvbmZpZxIUCgdlbmFibGVkGAEgASgISACIAQESEgoKZXh0cmFfanNvbhhkIAEoDEIKCghfZW5hYmxlZCLcBQoIQ2l0YXRpb24SEQoEdHlwZRgBIAEoCUgAiAEBEhcKCmNpdGVkX3RleHQYAiABKAlIAYgBARIbCg5kb2N1bWVudF9pbmRleBgDIAEoA0gCiAEBEhsKDmRvY3VtZW50X3RpdGxlGAQgASgJSAOIAQESFAoHZmlsZV9pZBgFIAEoCUgEiAEBEh0KEHN0YXJ0X2NoYXJfaW5kZXgYBiABKANIBYgBARIbCg5lbmRfY2hhcl9pbmRleBgHIAEoA0gGiAEBEh4KEXN0YXJ0X3BhZ2VfbnVtYmVyGAggASgDSAeIAQESHAoPZW5kX3BhZ2VfbnVtYmVyGAkgASgDSAiIAQESHgoRc3RhcnRfYmxvY2tfaW5kZXgYCiABKANICYgBARIcCg9lbmRfYmxvY2tfaW5kZXgYCyABKANICogBARIgChNzZWFyY2hfcmVzdWx0X2luZGV4GAwgASgDSAuIAQESEwoGc291cmNlGA0gASgJSAyIAQESEgoFdGl0bGUYDiABKAlIDYgBARIQCgN1cmwYDyABKAlIDogBARIcCg9lbmNyeXB0ZWRfaW5kZXgYECABKAlID4gBARISCgpleHRyYV9qc29uGGQgASgMQgcKBV90eXBlQg0KC19jaXRlZF90ZXh0QhEKD19kb2N1bWVudF9pbmRleEIRCg9fZG9jdW1lbnRfdGl0bGVCCgoIX2ZpbGVfaWRCEwoRX3N0YXJ0X2NoYXJfaW5kZXhCEQoPX2VuZF9jaGFyX2luZGV4QhQKEl9zdGFydF9wYWdlX251bWJlckISChBfZW5kX3BhZ2VfbnVtYmVyQhQKEl9zdGFydF9ibG9ja19pbmRleEISChBfZW5kX2Jsb2NrX2luZGV4QhYKFF9zZWFyY2hfcmVzdWx0X2luZGV4QgkKB19zb3VyY2VCCAoGX3RpdGxlQgYKBF91cmxCEgoQX2VuY3J5cHRlZF9pbmRleCJeChJQcm9tcHRDYWNoZUNvbnRyb2wSEQoEdHlwZRgBIAEoCUgAiAEBEhAKA3R0bBgCIAEoCUgBiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCBwoFX3R5cGVCBgoEX3R0bGIGcHJvdG8z");
 
 /**
  * Holds either plain text or a list of blocks, where the API takes both.
@@ -225,6 +225,30 @@ export type ContentBlock = Message<"headrace.v1.ContentBlock"> & {
      */
     value: ToolResultBlock;
     case: "mcpToolResult";
+  } | {
+    /**
+     * A tool that a search for tools found.
+     *
+     * @generated from field: headrace.v1.ToolReferenceBlock tool_reference = 19;
+     */
+    value: ToolReferenceBlock;
+    case: "toolReference";
+  } | {
+    /**
+     * What is left of a conversation that upstream compacted.
+     *
+     * @generated from field: headrace.v1.CompactionBlock compaction = 20;
+     */
+    value: CompactionBlock;
+    case: "compaction";
+  } | {
+    /**
+     * Another model goes on from here.
+     *
+     * @generated from field: headrace.v1.FallbackBlock fallback = 21;
+     */
+    value: FallbackBlock;
+    case: "fallback";
   } | {
     /**
      * Any other block, whole, as JSON.
@@ -544,6 +568,13 @@ export type ToolUseBlock = Message<"headrace.v1.ToolUseBlock"> & {
   cacheControl?: PromptCacheControl | undefined;
 
   /**
+   * Names the toolset that the tool is of, for a tool of one.
+   *
+   * @generated from field: optional string toolset_name = 7;
+   */
+  toolsetName?: string | undefined;
+
+  /**
    * Holds the other members, a JSON object.
    *
    * @generated from field: bytes extra_json = 100;
@@ -591,6 +622,13 @@ export type ToolResultBlock = Message<"headrace.v1.ToolResultBlock"> & {
    * @generated from field: headrace.v1.PromptCacheControl cache_control = 4;
    */
   cacheControl?: PromptCacheControl | undefined;
+
+  /**
+   * Names the toolset that the tool is of, for a tool of one.
+   *
+   * @generated from field: optional string toolset_name = 5;
+   */
+  toolsetName?: string | undefined;
 
   /**
    * Holds the other members, a JSON object.
@@ -692,6 +730,160 @@ export const ContainerUploadBlockSchema: GenMessage<ContainerUploadBlock> = /*@_
   messageDesc(file_headrace_v1_content, 12);
 
 /**
+ * Points at a tool that a search for tools found.
+ *
+ * @generated from message headrace.v1.ToolReferenceBlock
+ */
+export type ToolReferenceBlock = Message<"headrace.v1.ToolReferenceBlock"> & {
+  /**
+   * Names the tool.
+   *
+   * @generated from field: optional string tool_name = 1;
+   */
+  toolName?: string | undefined;
+
+  /**
+   * Marks the end of a prefix for upstream's own prompt cache.
+   *
+   * @generated from field: headrace.v1.PromptCacheControl cache_control = 2;
+   */
+  cacheControl?: PromptCacheControl | undefined;
+
+  /**
+   * Holds the other members, a JSON object.
+   *
+   * @generated from field: bytes extra_json = 100;
+   */
+  extraJson: Uint8Array;
+};
+
+/**
+ * Describes the message headrace.v1.ToolReferenceBlock.
+ * Use `create(ToolReferenceBlockSchema)` to create a new message.
+ */
+export const ToolReferenceBlockSchema: GenMessage<ToolReferenceBlock> = /*@__PURE__*/
+  messageDesc(file_headrace_v1_content, 13);
+
+/**
+ * Holds what is left of a conversation that upstream compacted.
+ *
+ * @generated from message headrace.v1.CompactionBlock
+ */
+export type CompactionBlock = Message<"headrace.v1.CompactionBlock"> & {
+  /**
+   * The summary.
+   *
+   * @generated from field: optional string content = 1;
+   */
+  content?: string | undefined;
+
+  /**
+   * The summary, encrypted; must go back unchanged.
+   *
+   * @generated from field: optional string encrypted_content = 2;
+   */
+  encryptedContent?: string | undefined;
+
+  /**
+   * Proves that it is upstream's own; must go back unchanged.
+   *
+   * @generated from field: optional string signature = 3;
+   */
+  signature?: string | undefined;
+
+  /**
+   * Marks the end of a prefix for upstream's own prompt cache.
+   *
+   * @generated from field: headrace.v1.PromptCacheControl cache_control = 4;
+   */
+  cacheControl?: PromptCacheControl | undefined;
+
+  /**
+   * Holds the other members, a JSON object.
+   *
+   * @generated from field: bytes extra_json = 100;
+   */
+  extraJson: Uint8Array;
+};
+
+/**
+ * Describes the message headrace.v1.CompactionBlock.
+ * Use `create(CompactionBlockSchema)` to create a new message.
+ */
+export const CompactionBlockSchema: GenMessage<CompactionBlock> = /*@__PURE__*/
+  messageDesc(file_headrace_v1_content, 14);
+
+/**
+ * Says that another model goes on.
+ *
+ * @generated from message headrace.v1.FallbackBlock
+ */
+export type FallbackBlock = Message<"headrace.v1.FallbackBlock"> & {
+  /**
+   * The model that gave up.
+   *
+   * @generated from field: headrace.v1.FallbackModel from = 1;
+   */
+  from?: FallbackModel | undefined;
+
+  /**
+   * The model that goes on.
+   *
+   * @generated from field: headrace.v1.FallbackModel to = 2;
+   */
+  to?: FallbackModel | undefined;
+
+  /**
+   * Why: JSON.
+   *
+   * @generated from field: optional bytes trigger = 3;
+   */
+  trigger?: Uint8Array | undefined;
+
+  /**
+   * Holds the other members, a JSON object.
+   *
+   * @generated from field: bytes extra_json = 100;
+   */
+  extraJson: Uint8Array;
+};
+
+/**
+ * Describes the message headrace.v1.FallbackBlock.
+ * Use `create(FallbackBlockSchema)` to create a new message.
+ */
+export const FallbackBlockSchema: GenMessage<FallbackBlock> = /*@__PURE__*/
+  messageDesc(file_headrace_v1_content, 15);
+
+/**
+ * Names one side of a fallback.
+ *
+ * @generated from message headrace.v1.FallbackModel
+ */
+export type FallbackModel = Message<"headrace.v1.FallbackModel"> & {
+  /**
+   * Names the model.
+   *
+   * @generated from field: optional string model = 1;
+   */
+  model?: string | undefined;
+
+  /**
+   * Holds the other members, a JSON object.
+   *
+   * @generated from field: bytes extra_json = 100;
+   */
+  extraJson: Uint8Array;
+};
+
+/**
+ * Describes the message headrace.v1.FallbackModel.
+ * Use `create(FallbackModelSchema)` to create a new message.
+ */
+export const FallbackModelSchema: GenMessage<FallbackModel> = /*@__PURE__*/
+  messageDesc(file_headrace_v1_content, 16);
+
+/**
  * Says where a picture or a document comes from.
  *
  * @generated from message headrace.v1.Source
@@ -752,7 +944,7 @@ export type Source = Message<"headrace.v1.Source"> & {
  * Use `create(SourceSchema)` to create a new message.
  */
 export const SourceSchema: GenMessage<Source> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_content, 13);
+  messageDesc(file_headrace_v1_content, 17);
 
 /**
  * Says whether a document may be cited.
@@ -780,7 +972,7 @@ export type CitationsConfig = Message<"headrace.v1.CitationsConfig"> & {
  * Use `create(CitationsConfigSchema)` to create a new message.
  */
 export const CitationsConfigSchema: GenMessage<CitationsConfig> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_content, 14);
+  messageDesc(file_headrace_v1_content, 18);
 
 /**
  * Points at what a text is founded on. Which members are there depends on the type.
@@ -913,7 +1105,7 @@ export type Citation = Message<"headrace.v1.Citation"> & {
  * Use `create(CitationSchema)` to create a new message.
  */
 export const CitationSchema: GenMessage<Citation> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_content, 15);
+  messageDesc(file_headrace_v1_content, 19);
 
 /**
  * Marks the end of a prefix for upstream's own prompt cache. The daemon's cache is another: see CacheControl.
@@ -948,5 +1140,5 @@ export type PromptCacheControl = Message<"headrace.v1.PromptCacheControl"> & {
  * Use `create(PromptCacheControlSchema)` to create a new message.
  */
 export const PromptCacheControlSchema: GenMessage<PromptCacheControl> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_content, 16);
+  messageDesc(file_headrace_v1_content, 20);
 

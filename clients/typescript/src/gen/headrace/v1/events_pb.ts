@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headrace/v1/events.proto.
  */
 export const file_headrace_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("ChhoZWFkcmFjZS92MS9ldmVudHMucHJvdG8SC2hlYWRyYWNlLnYxIvEDCgtTdHJlYW1FdmVudBI3Cg1tZXNzYWdlX3N0YXJ0GAEgASgLMh4uaGVhZHJhY2UudjEuTWVzc2FnZVN0YXJ0RXZlbnRIABJCChNjb250ZW50X2Jsb2NrX3N0YXJ0GAIgASgLMiMuaGVhZHJhY2UudjEuQ29udGVudEJsb2NrU3RhcnRFdmVudEgAEkIKE2NvbnRlbnRfYmxvY2tfZGVsdGEYAyABKAsyIy5oZWFkcmFjZS52MS5Db250ZW50QmxvY2tEZWx0YUV2ZW50SAASQAoSY29udGVudF9ibG9ja19zdG9wGAQgASgLMiIuaGVhZHJhY2UudjEuQ29udGVudEJsb2NrU3RvcEV2ZW50SAASNwoNbWVzc2FnZV9kZWx0YRgFIAEoCzIeLmhlYWRyYWNlLnYxLk1lc3NhZ2VEZWx0YUV2ZW50SAASNQoMbWVzc2FnZV9zdG9wGAYgASgLMh0uaGVhZHJhY2UudjEuTWVzc2FnZVN0b3BFdmVudEgAEiYKBHBpbmcYByABKAsyFi5oZWFkcmFjZS52MS5QaW5nRXZlbnRIABIoCgVlcnJvchgIIAEoCzIXLmhlYWRyYWNlLnYxLkVycm9yRXZlbnRIABIUCgpvdGhlcl9qc29uGGQgASgMSABCBwoFZXZlbnQiTgoRTWVzc2FnZVN0YXJ0RXZlbnQSJQoHbWVzc2FnZRgBIAEoCzIULmhlYWRyYWNlLnYxLk1lc3NhZ2USEgoKZXh0cmFfanNvbhhkIAEoDCJ8ChZDb250ZW50QmxvY2tTdGFydEV2ZW50EhIKBWluZGV4GAEgASgDSACIAQESMAoNY29udGVudF9ibG9jaxgCIAEoCzIZLmhlYWRyYWNlLnYxLkNvbnRlbnRCbG9jaxISCgpleHRyYV9qc29uGGQgASgMQggKBl9pbmRleCJ5ChZDb250ZW50QmxvY2tEZWx0YUV2ZW50EhIKBWluZGV4GAEgASgDSACIAQESLQoFZGVsdGEYAiABKAsyHi5oZWFkcmFjZS52MS5Db250ZW50QmxvY2tEZWx0YRISCgpleHRyYV9qc29uGGQgASgMQggKBl9pbmRleCK/AgoRQ29udGVudEJsb2NrRGVsdGESLAoKdGV4dF9kZWx0YRgBIAEoCzIWLmhlYWRyYWNlLnYxLlRleHREZWx0YUgAEjcKEGlucHV0X2pzb25fZGVsdGEYAiABKAsyGy5oZWFkcmFjZS52MS5JbnB1dEpzb25EZWx0YUgAEjQKDnRoaW5raW5nX2RlbHRhGAMgASgLMhouaGVhZHJhY2UudjEuVGhpbmtpbmdEZWx0YUgAEjYKD3NpZ25hdHVyZV9kZWx0YRgEIAEoCzIbLmhlYWRyYWNlLnYxLlNpZ25hdHVyZURlbHRhSAASNgoPY2l0YXRpb25zX2RlbHRhGAUgASgLMhsuaGVhZHJhY2UudjEuQ2l0YXRpb25zRGVsdGFIABIUCgpvdGhlcl9qc29uGGQgASgMSABCBwoFZGVsdGEiOwoJVGV4dERlbHRhEhEKBHRleHQYASABKAlIAIgBARISCgpleHRyYV9qc29uGGQgASgMQgcKBV90ZXh0IlAKDklucHV0SnNvbkRlbHRhEhkKDHBhcnRpYWxfanNvbhgBIAEoCUgAiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCDwoNX3BhcnRpYWxfanNvbiJHCg1UaGlua2luZ0RlbHRhEhUKCHRoaW5raW5nGAEgASgJSACIAQESEgoKZXh0cmFfanNvbhhkIAEoDEILCglfdGhpbmtpbmciSgoOU2lnbmF0dXJlRGVsdGESFgoJc2lnbmF0dXJlGAEgASgJSACIAQESEgoKZXh0cmFfanNvbhhkIAEoDEIMCgpfc2lnbmF0dXJlIk0KDkNpdGF0aW9uc0RlbHRhEicKCGNpdGF0aW9uGAEgASgLMhUuaGVhZHJhY2UudjEuQ2l0YXRpb24SEgoKZXh0cmFfanNvbhhkIAEoDCJJChVDb250ZW50QmxvY2tTdG9wRXZlbnQSEgoFaW5kZXgYASABKANIAIgBARISCgpleHRyYV9qc29uGGQgASgMQggKBl9pbmRleCJ0ChFNZXNzYWdlRGVsdGFFdmVudBIoCgVkZWx0YRgBIAEoCzIZLmhlYWRyYWNlLnYxLk1lc3NhZ2VEZWx0YRIhCgV1c2FnZRgCIAEoCzISLmhlYWRyYWNlLnYxLlVzYWdlEhIKCmV4dHJhX2pzb24YZCABKAwizAEKDE1lc3NhZ2VEZWx0YRIYCgtzdG9wX3JlYXNvbhgBIAEoCUgAiAEBEhoKDXN0b3Bfc2VxdWVuY2UYAiABKAlIAYgBARIWCgljb250YWluZXIYAyABKAxIAogBARIZCgxzdG9wX2RldGFpbHMYBCABKAxIA4gBARISCgpleHRyYV9qc29uGGQgASgMQg4KDF9zdG9wX3JlYXNvbkIQCg5fc3RvcF9zZXF1ZW5jZUIMCgpfY29udGFpbmVyQg8KDV9zdG9wX2RldGFpbHMiJgoQTWVzc2FnZVN0b3BFdmVudBISCgpleHRyYV9qc29uGGQgASgMIh8KCVBpbmdFdmVudBISCgpleHRyYV9qc29uGGQgASgMIm8KCkVycm9yRXZlbnQSJQoFZXJyb3IYASABKAsyFi5oZWFkcmFjZS52MS5FcnJvckJvZHkSFwoKcmVxdWVzdF9pZBgCIAEoCUgAiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCDQoLX3JlcXVlc3RfaWQiXQoJRXJyb3JCb2R5EhEKBHR5cGUYASABKAlIAIgBARIUCgdtZXNzYWdlGAIgASgJSAGIAQESEgoKZXh0cmFfanNvbhhkIAEoDEIHCgVfdHlwZUIKCghfbWVzc2FnZWIGcHJvdG8z", [file_headrace_v1_content, file_headrace_v1_messages]);
+  fileDesc("ChhoZWFkcmFjZS92MS9ldmVudHMucHJvdG8SC2hlYWRyYWNlLnYxIvEDCgtTdHJlYW1FdmVudBI3Cg1tZXNzYWdlX3N0YXJ0GAEgASgLMh4uaGVhZHJhY2UudjEuTWVzc2FnZVN0YXJ0RXZlbnRIABJCChNjb250ZW50X2Jsb2NrX3N0YXJ0GAIgASgLMiMuaGVhZHJhY2UudjEuQ29udGVudEJsb2NrU3RhcnRFdmVudEgAEkIKE2NvbnRlbnRfYmxvY2tfZGVsdGEYAyABKAsyIy5oZWFkcmFjZS52MS5Db250ZW50QmxvY2tEZWx0YUV2ZW50SAASQAoSY29udGVudF9ibG9ja19zdG9wGAQgASgLMiIuaGVhZHJhY2UudjEuQ29udGVudEJsb2NrU3RvcEV2ZW50SAASNwoNbWVzc2FnZV9kZWx0YRgFIAEoCzIeLmhlYWRyYWNlLnYxLk1lc3NhZ2VEZWx0YUV2ZW50SAASNQoMbWVzc2FnZV9zdG9wGAYgASgLMh0uaGVhZHJhY2UudjEuTWVzc2FnZVN0b3BFdmVudEgAEiYKBHBpbmcYByABKAsyFi5oZWFkcmFjZS52MS5QaW5nRXZlbnRIABIoCgVlcnJvchgIIAEoCzIXLmhlYWRyYWNlLnYxLkVycm9yRXZlbnRIABIUCgpvdGhlcl9qc29uGGQgASgMSABCBwoFZXZlbnQiTgoRTWVzc2FnZVN0YXJ0RXZlbnQSJQoHbWVzc2FnZRgBIAEoCzIULmhlYWRyYWNlLnYxLk1lc3NhZ2USEgoKZXh0cmFfanNvbhhkIAEoDCJ8ChZDb250ZW50QmxvY2tTdGFydEV2ZW50EhIKBWluZGV4GAEgASgDSACIAQESMAoNY29udGVudF9ibG9jaxgCIAEoCzIZLmhlYWRyYWNlLnYxLkNvbnRlbnRCbG9jaxISCgpleHRyYV9qc29uGGQgASgMQggKBl9pbmRleCJ5ChZDb250ZW50QmxvY2tEZWx0YUV2ZW50EhIKBWluZGV4GAEgASgDSACIAQESLQoFZGVsdGEYAiABKAsyHi5oZWFkcmFjZS52MS5Db250ZW50QmxvY2tEZWx0YRISCgpleHRyYV9qc29uGGQgASgMQggKBl9pbmRleCL5AgoRQ29udGVudEJsb2NrRGVsdGESLAoKdGV4dF9kZWx0YRgBIAEoCzIWLmhlYWRyYWNlLnYxLlRleHREZWx0YUgAEjcKEGlucHV0X2pzb25fZGVsdGEYAiABKAsyGy5oZWFkcmFjZS52MS5JbnB1dEpzb25EZWx0YUgAEjQKDnRoaW5raW5nX2RlbHRhGAMgASgLMhouaGVhZHJhY2UudjEuVGhpbmtpbmdEZWx0YUgAEjYKD3NpZ25hdHVyZV9kZWx0YRgEIAEoCzIbLmhlYWRyYWNlLnYxLlNpZ25hdHVyZURlbHRhSAASNgoPY2l0YXRpb25zX2RlbHRhGAUgASgLMhsuaGVhZHJhY2UudjEuQ2l0YXRpb25zRGVsdGFIABI4ChBjb21wYWN0aW9uX2RlbHRhGAYgASgLMhwuaGVhZHJhY2UudjEuQ29tcGFjdGlvbkRlbHRhSAASFAoKb3RoZXJfanNvbhhkIAEoDEgAQgcKBWRlbHRhIjsKCVRleHREZWx0YRIRCgR0ZXh0GAEgASgJSACIAQESEgoKZXh0cmFfanNvbhhkIAEoDEIHCgVfdGV4dCJQCg5JbnB1dEpzb25EZWx0YRIZCgxwYXJ0aWFsX2pzb24YASABKAlIAIgBARISCgpleHRyYV9qc29uGGQgASgMQg8KDV9wYXJ0aWFsX2pzb24iRwoNVGhpbmtpbmdEZWx0YRIVCgh0aGlua2luZxgBIAEoCUgAiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCCwoJX3RoaW5raW5nIkoKDlNpZ25hdHVyZURlbHRhEhYKCXNpZ25hdHVyZRgBIAEoCUgAiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCDAoKX3NpZ25hdHVyZSJNCg5DaXRhdGlvbnNEZWx0YRInCghjaXRhdGlvbhgBIAEoCzIVLmhlYWRyYWNlLnYxLkNpdGF0aW9uEhIKCmV4dHJhX2pzb24YZCABKAwifQoPQ29tcGFjdGlvbkRlbHRhEhQKB2NvbnRlbnQYASABKAlIAIgBARIeChFlbmNyeXB0ZWRfY29udGVudBgCIAEoCUgBiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCCgoIX2NvbnRlbnRCFAoSX2VuY3J5cHRlZF9jb250ZW50IkkKFUNvbnRlbnRCbG9ja1N0b3BFdmVudBISCgVpbmRleBgBIAEoA0gAiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCCAoGX2luZGV4IqwBChFNZXNzYWdlRGVsdGFFdmVudBIoCgVkZWx0YRgBIAEoCzIZLmhlYWRyYWNlLnYxLk1lc3NhZ2VEZWx0YRIhCgV1c2FnZRgCIAEoCzISLmhlYWRyYWNlLnYxLlVzYWdlEh8KEmNvbnRleHRfbWFuYWdlbWVudBgDIAEoDEgAiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCFQoTX2NvbnRleHRfbWFuYWdlbWVudCLMAQoMTWVzc2FnZURlbHRhEhgKC3N0b3BfcmVhc29uGAEgASgJSACIAQESGgoNc3RvcF9zZXF1ZW5jZRgCIAEoCUgBiAEBEhYKCWNvbnRhaW5lchgDIAEoDEgCiAEBEhkKDHN0b3BfZGV0YWlscxgEIAEoDEgDiAEBEhIKCmV4dHJhX2pzb24YZCABKAxCDgoMX3N0b3BfcmVhc29uQhAKDl9zdG9wX3NlcXVlbmNlQgwKCl9jb250YWluZXJCDwoNX3N0b3BfZGV0YWlscyImChBNZXNzYWdlU3RvcEV2ZW50EhIKCmV4dHJhX2pzb24YZCABKAwiHwoJUGluZ0V2ZW50EhIKCmV4dHJhX2pzb24YZCABKAwibwoKRXJyb3JFdmVudBIlCgVlcnJvchgBIAEoCzIWLmhlYWRyYWNlLnYxLkVycm9yQm9keRIXCgpyZXF1ZXN0X2lkGAIgASgJSACIAQESEgoKZXh0cmFfanNvbhhkIAEoDEINCgtfcmVxdWVzdF9pZCJdCglFcnJvckJvZHkSEQoEdHlwZRgBIAEoCUgAiAEBEhQKB21lc3NhZ2UYAiABKAlIAYgBARISCgpleHRyYV9qc29uGGQgASgMQgcKBV90eXBlQgoKCF9tZXNzYWdlYgZwcm90bzM", [file_headrace_v1_content, file_headrace_v1_messages]);
 
 /**
  * Holds one event; the set member says its "type".
@@ -260,6 +260,14 @@ export type ContentBlockDelta = Message<"headrace.v1.ContentBlockDelta"> & {
     case: "citationsDelta";
   } | {
     /**
+     * The summary of what upstream compacted, whole.
+     *
+     * @generated from field: headrace.v1.CompactionDelta compaction_delta = 6;
+     */
+    value: CompactionDelta;
+    case: "compactionDelta";
+  } | {
+    /**
      * Any other delta, whole, as JSON.
      *
      * @generated from field: bytes other_json = 100;
@@ -417,6 +425,41 @@ export const CitationsDeltaSchema: GenMessage<CitationsDelta> = /*@__PURE__*/
   messageDesc(file_headrace_v1_events, 9);
 
 /**
+ * Holds the summary of what upstream compacted. It comes whole: it replaces what the block had.
+ *
+ * @generated from message headrace.v1.CompactionDelta
+ */
+export type CompactionDelta = Message<"headrace.v1.CompactionDelta"> & {
+  /**
+   * The summary.
+   *
+   * @generated from field: optional string content = 1;
+   */
+  content?: string | undefined;
+
+  /**
+   * The summary, encrypted; must go back unchanged.
+   *
+   * @generated from field: optional string encrypted_content = 2;
+   */
+  encryptedContent?: string | undefined;
+
+  /**
+   * Holds the other members, a JSON object.
+   *
+   * @generated from field: bytes extra_json = 100;
+   */
+  extraJson: Uint8Array;
+};
+
+/**
+ * Describes the message headrace.v1.CompactionDelta.
+ * Use `create(CompactionDeltaSchema)` to create a new message.
+ */
+export const CompactionDeltaSchema: GenMessage<CompactionDelta> = /*@__PURE__*/
+  messageDesc(file_headrace_v1_events, 10);
+
+/**
  * Ends a block.
  *
  * @generated from message headrace.v1.ContentBlockStopEvent
@@ -442,7 +485,7 @@ export type ContentBlockStopEvent = Message<"headrace.v1.ContentBlockStopEvent">
  * Use `create(ContentBlockStopEventSchema)` to create a new message.
  */
 export const ContentBlockStopEventSchema: GenMessage<ContentBlockStopEvent> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_events, 10);
+  messageDesc(file_headrace_v1_events, 11);
 
 /**
  * Has news of the answer as a whole.
@@ -465,6 +508,13 @@ export type MessageDeltaEvent = Message<"headrace.v1.MessageDeltaEvent"> & {
   usage?: Usage | undefined;
 
   /**
+   * How upstream trimmed the conversation: JSON.
+   *
+   * @generated from field: optional bytes context_management = 3;
+   */
+  contextManagement?: Uint8Array | undefined;
+
+  /**
    * Holds the other members, a JSON object.
    *
    * @generated from field: bytes extra_json = 100;
@@ -477,7 +527,7 @@ export type MessageDeltaEvent = Message<"headrace.v1.MessageDeltaEvent"> & {
  * Use `create(MessageDeltaEventSchema)` to create a new message.
  */
 export const MessageDeltaEventSchema: GenMessage<MessageDeltaEvent> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_events, 11);
+  messageDesc(file_headrace_v1_events, 12);
 
 /**
  * Holds what has changed of an answer.
@@ -526,7 +576,7 @@ export type MessageDelta = Message<"headrace.v1.MessageDelta"> & {
  * Use `create(MessageDeltaSchema)` to create a new message.
  */
 export const MessageDeltaSchema: GenMessage<MessageDelta> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_events, 12);
+  messageDesc(file_headrace_v1_events, 13);
 
 /**
  * Ends an answer.
@@ -547,7 +597,7 @@ export type MessageStopEvent = Message<"headrace.v1.MessageStopEvent"> & {
  * Use `create(MessageStopEventSchema)` to create a new message.
  */
 export const MessageStopEventSchema: GenMessage<MessageStopEvent> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_events, 13);
+  messageDesc(file_headrace_v1_events, 14);
 
 /**
  * Says that the stream is alive.
@@ -568,7 +618,7 @@ export type PingEvent = Message<"headrace.v1.PingEvent"> & {
  * Use `create(PingEventSchema)` to create a new message.
  */
 export const PingEventSchema: GenMessage<PingEvent> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_events, 14);
+  messageDesc(file_headrace_v1_events, 15);
 
 /**
  * Says that upstream gives up.
@@ -603,7 +653,7 @@ export type ErrorEvent = Message<"headrace.v1.ErrorEvent"> & {
  * Use `create(ErrorEventSchema)` to create a new message.
  */
 export const ErrorEventSchema: GenMessage<ErrorEvent> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_events, 15);
+  messageDesc(file_headrace_v1_events, 16);
 
 /**
  * Holds an error of Anthropic's.
@@ -638,5 +688,5 @@ export type ErrorBody = Message<"headrace.v1.ErrorBody"> & {
  * Use `create(ErrorBodySchema)` to create a new message.
  */
 export const ErrorBodySchema: GenMessage<ErrorBody> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_events, 16);
+  messageDesc(file_headrace_v1_events, 17);
 

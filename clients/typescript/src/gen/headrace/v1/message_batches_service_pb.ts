@@ -393,7 +393,8 @@ export const MessageBatchesService: GenService<{
   /**
    * Hands in a batch, and returns it as it is now.
    *
-   * Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing.
+   * Not safe to repeat: a second batch is another batch. The daemon repeats it only where upstream surely did nothing. A batch
+   * of more than 64 MB, the most that one gRPC message may have here, goes through ApiService.
    *
    * @generated from rpc headrace.v1.MessageBatchesService.CreateMessageBatch
    */

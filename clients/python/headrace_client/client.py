@@ -1,0 +1,379 @@
+"""
+The client for threads: `Headrace`.
+
+Every RPC is cancelled on the way out, however that way is taken: at its end, by an exception, by Ctrl-C. So nothing runs on at
+the daemon that nobody waits for; what shall run on is submitted, and has a ticket.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from headrace_client import _raw, errors
+from headrace_client._channel import open_channel
+from headrace_client._requests import UNSET, Call, Defaults, Timeout, list_tickets, purge_cache, read_call
+from headrace_client.answers import Answer, Teller, Ticket
+from headrace_client.v1 import (
+    api_service_pb2,
+    api_service_pb2_grpc,
+    cache_service_pb2,
+    cache_service_pb2_grpc,
+    events_pb2,
+    messages_service_pb2_grpc,
+    options_pb2,
+    tickets_service_pb2,
+    tickets_service_pb2_grpc,
+)
+
+
+class _Wire:
+    """Makes RPCs on a channel, with what the client's calls have in common."""
+
+    def __init__(self, channel: Any, defaults: Defaults) -> None:
+        self.channel = channel
+        self.defaults = defaults
+
+    def ask(self, method: Any, request: Any, timeout: Timeout) -> Any:
+        """Return the response of an RPC that has one."""
+        call = method.future(request, timeout=self.defaults.seconds(timeout), metadata=self.defaults.metadata)
+        try:
+            return call.result()
+        except grpc.RpcError as error:
+            raise errors.of_rpc(error) from error
+        finally:
+            call.cancel()
+
+    def listen(self, method: Any, request: Any, timeout: Timeout) -> Any:
+        """Return an RPC that has many; whoever asked must cancel it."""
+        return method(request, timeout=self.defaults.seconds(timeout), metadata=self.defaults.metadata)
+
+    def raw(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout: Timeout) -> Generator[bytes]:
+        """Yield the body of any endpoint's response as it comes; raises the error that it tells."""
+        stub = api_service_pb2_grpc.ApiServiceStub(self.channel)
+        call = self.listen(stub.Call, iter(_raw.parts(self.defaults, method, path, body, query)), timeout)
+        try:
+            head = next(call, api_service_pb2.CallResponse()).head
+            if not head.status:
+                raise _raw.headless()
+            if head.status >= 400:
+                raise _raw.failure(head, b"".join(part.chunk for part in call))
+            yield from (part.chunk for part in call)
+        except grpc.RpcError as error:
+            raise errors.of_rpc(error) from error
+        finally:
+            call.cancel()
+
+    def json(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout: Timeout) -> Any:
+        """Return the JSON that any endpoint answers."""
+        return _raw.value(b"".join(self.raw(method, path, body, query, timeout)))
+
+    def pages(self, path: str, timeout: Timeout) -> Iterator[dict[str, Any]]:
+        """Yield all items of a list."""
+        query: dict[str, Any] = {}
+        while True:
+            page = self.json("GET", path, None, query, timeout)
+            yield from page["data"]
+            if not page.get("has_more"):
+                return
+            query = {"after_id": page["last_id"]}
+
+
+class Headrace:
+    """
+    A client of one daemon. Threads may share it; processes that fork may not.
+
+    Args:
+        address: `unix:PATH` or `HOST:PORT`.
+        caller: names the service that asks, where the daemon asks for no keys.
+        api_key: the key, where it does (or the caller's own for upstream).
+        lane: "interactive", "standard" or "batch"; "" for the caller's own.
+        timeout: seconds that an RPC may take, a stream as a whole included; None for as long as the daemon takes.
+        anthropic_version, betas: go upstream with every call.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:7400",
+        *,
+        caller: str = "",
+        api_key: str = "",
+        lane: str = "",
+        timeout: float | None = 600.0,
+        anthropic_version: str = "",
+        betas: Sequence[str] = (),
+    ) -> None:
+        self._connect(open_channel(address), Defaults(caller, api_key, lane, timeout, anthropic_version, tuple(betas)))
+
+    def _connect(self, channel: Any, defaults: Defaults) -> None:
+        self._wire = wire = _Wire(channel, defaults)
+        self.messages = Messages(wire)
+        self.tickets = Tickets(wire)
+        self.models = Models(wire)
+        self.batches = Batches(wire)
+        self.cache = Cache(wire)
+
+    def with_options(self, **changes: Any) -> Headrace:
+        """Return a client that differs in what is named (caller, lane, ...), on the same channel: closing one closes both."""
+        other = Headrace.__new__(Headrace)
+        if "timeout" in changes:
+            changes["timeout_s"] = changes.pop("timeout")
+        other._connect(self._wire.channel, dataclasses.replace(self._wire.defaults, **changes))
+        return other
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        query: Mapping[str, Any] | None = None,
+        timeout: Timeout = UNSET,
+    ) -> Any:
+        """Return the JSON that any endpoint answers, those that this package does not know included."""
+        return self._wire.json(method, path, json, query or {}, timeout)
+
+    def close(self) -> None:
+        """Close the channel; what still runs on it is cancelled."""
+        self._wire.channel.close()
+
+    def __enter__(self) -> Headrace:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Messages:
+    """
+    Calls to the Messages API. Keywords are those of the API, as with the official SDK, and ours:
+
+    - cache_control: a str is for our cache, in HTTP's terms ("no-store", "max-age=600"); a mapping for upstream's.
+    - lane, idempotency_key, timeout; betas, anthropic_version, anthropic_headers.
+    """
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+        self._stub = messages_service_pb2_grpc.MessagesServiceStub(wire.channel)
+
+    def create(
+        self,
+        *,
+        model: str,
+        max_tokens: int,
+        messages: Sequence[Mapping[str, Any]],
+        timeout: Timeout = UNSET,
+        **more: Any,
+    ) -> Answer:
+        """Return one answer whole; raises `HeadraceError`."""
+        call = self._read(model, max_tokens, messages, more)
+        response = self._wire.ask(self._stub.CreateMessage, call.create, timeout)
+        return Answer(response.message, response.origin)
+
+    def stream(
+        self,
+        *,
+        model: str,
+        max_tokens: int,
+        messages: Sequence[Mapping[str, Any]],
+        timeout: Timeout = UNSET,
+        **more: Any,
+    ) -> MessageStream:
+        """Return one answer as its events come: a context manager, which ends the call when it is left."""
+        call = self._read(model, max_tokens, messages, more)
+        return MessageStream(lambda: self._wire.listen(self._stub.StreamMessage, call.stream, timeout))
+
+    def submit(
+        self,
+        *,
+        model: str,
+        max_tokens: int,
+        messages: Sequence[Mapping[str, Any]],
+        answer_timeout: float | None = None,
+        timeout: Timeout = UNSET,
+        **more: Any,
+    ) -> Ticket:
+        """Hand in a call that may take *answer_timeout* seconds (up to a day), and return its ticket at once."""
+        request = self._read(model, max_tokens, messages, more).submit(answer_timeout)
+        return Ticket(self._wire.ask(self._stub.SubmitMessage, request, timeout).ticket)
+
+    def count_tokens(self, *, model: str, messages: Sequence[Mapping[str, Any]], timeout: Timeout = UNSET, **more: Any) -> int:
+        """Return how many input tokens a call would have."""
+        body = {"model": model, "messages": messages, **more}
+        said = self._wire.json("POST", "/v1/messages/count_tokens", body, {}, timeout)
+        return int(said["input_tokens"])
+
+    def _read(self, model: str, max_tokens: int, messages: Any, more: Mapping[str, Any]) -> Call:
+        return read_call(self._wire.defaults, {"model": model, "max_tokens": max_tokens, "messages": messages, **more})
+
+
+class MessageStream:
+    """
+    An answer that is being said.
+
+    Iterate over it for its events, or over `text_stream`; `get_final_message` waits for the rest.
+    """
+
+    def __init__(self, begin: Callable[[], Any]) -> None:
+        self._begin = begin
+        self._call: Any = None
+        self._teller = Teller()
+        self.origin = options_pb2.Origin()
+
+    def __enter__(self) -> MessageStream:
+        self._call = self._begin()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the call, if it has not ended."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def __iter__(self) -> Iterator[events_pb2.StreamEvent]:
+        if self._call is None:
+            raise RuntimeError("a stream begins when it is entered: with client.messages.stream(...) as stream")
+        try:
+            for response in self._call:
+                if response.HasField("origin"):
+                    self.origin = response.origin
+                self._teller.add(response.event)
+                yield response.event
+        except grpc.RpcError as error:
+            raise errors.of_rpc(error) from error
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The pieces of its text as they come."""
+        return (text for event in self if (text := event.content_block_delta.delta.text_delta.text))
+
+    def get_final_message(self) -> Answer:
+        """Wait for the rest, and return the whole."""
+        for _ in self:
+            pass
+        return Answer(self._teller.message(), self.origin)
+
+    def get_final_text(self) -> str:
+        """Wait for the rest, and return its text."""
+        return self.get_final_message().text
+
+
+class Tickets:
+    """Calls that were handed in."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+        self._stub = tickets_service_pb2_grpc.TicketsServiceStub(wire.channel)
+
+    def get(self, id: str, *, timeout: Timeout = UNSET) -> Ticket:
+        """Return a ticket as it is now."""
+        request = tickets_service_pb2.GetTicketRequest(id=id, options=self._wire.defaults.who)
+        return Ticket(self._wire.ask(self._stub.GetTicket, request, timeout).ticket)
+
+    def wait(self, id: str, *, timeout: Timeout = UNSET) -> Ticket:
+        """Wait until a ticket ends, and return it. `DeadlineExceededError` ends only the waiting: wait again."""
+        request = tickets_service_pb2.WaitTicketRequest(id=id, options=self._wire.defaults.who)
+        return Ticket(self._wire.ask(self._stub.WaitTicket, request, timeout).ticket)
+
+    def cancel(self, id: str, *, timeout: Timeout = UNSET) -> Ticket:
+        """Cancel a ticket, and return it; one that has ended stays as it is."""
+        request = tickets_service_pb2.CancelTicketRequest(id=id, options=self._wire.defaults.who)
+        return Ticket(self._wire.ask(self._stub.CancelTicket, request, timeout).ticket)
+
+    def list(self, *, state: str = "", timeout: Timeout = UNSET) -> Iterator[Ticket]:
+        """Yield all tickets, newest first and without their answers; only those in *state* ("queued", ...) if it is given."""
+        token = ""
+        while True:
+            page = self._wire.ask(self._stub.ListTickets, list_tickets(self._wire.defaults, state, token), timeout)
+            yield from map(Ticket, page.tickets)
+            if not (token := page.next_page_token):
+                return
+
+
+class Models:
+    """The models that upstream has; values are the API's JSON."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+
+    def list(self, *, timeout: Timeout = UNSET) -> Iterator[dict[str, Any]]:
+        """Yield all models."""
+        return self._wire.pages("/v1/models", timeout)
+
+    def get(self, model: str, *, timeout: Timeout = UNSET) -> dict[str, Any]:
+        """Return one model."""
+        said: dict[str, Any] = self._wire.json("GET", f"/v1/models/{model}", None, {}, timeout)
+        return said
+
+
+class Batches:
+    """Upstream's own message batches; values are the API's JSON."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+
+    def create(self, *, requests: Sequence[Mapping[str, Any]], timeout: Timeout = UNSET) -> dict[str, Any]:
+        """Hand a batch in; each request has a `custom_id` and `params`."""
+        return self._one("POST", "", {"requests": requests}, timeout)
+
+    def get(self, id: str, *, timeout: Timeout = UNSET) -> dict[str, Any]:
+        """Return a batch as it is now."""
+        return self._one("GET", f"/{id}", None, timeout)
+
+    def list(self, *, timeout: Timeout = UNSET) -> Iterator[dict[str, Any]]:
+        """Yield all batches, newest first."""
+        return self._wire.pages(_BATCHES, timeout)
+
+    def cancel(self, id: str, *, timeout: Timeout = UNSET) -> dict[str, Any]:
+        """Cancel a batch, and return it; what it has done so far is kept."""
+        return self._one("POST", f"/{id}/cancel", None, timeout)
+
+    def delete(self, id: str, *, timeout: Timeout = UNSET) -> dict[str, Any]:
+        """Delete a batch that has ended."""
+        return self._one("DELETE", f"/{id}", None, timeout)
+
+    def results(self, id: str, *, timeout: Timeout = UNSET) -> Iterator[dict[str, Any]]:
+        """Yield the results of a batch that has ended, as they come."""
+        rest = b""
+        for chunk in self._wire.raw("GET", f"{_BATCHES}/{id}/results", None, {}, timeout):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from map(_raw.value, filter(None, lines))
+        if rest:
+            yield _raw.value(rest)
+
+    def _one(self, method: str, path: str, body: Any, timeout: Timeout) -> dict[str, Any]:
+        said: dict[str, Any] = self._wire.json(method, _BATCHES + path, body, {}, timeout)
+        return said
+
+
+_BATCHES = "/v1/messages/batches"
+
+
+class Cache:
+    """The daemon's cache."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+        self._stub = cache_service_pb2_grpc.CacheServiceStub(wire.channel)
+
+    def purge(
+        self,
+        *,
+        key: str = "",
+        caller: str | None = None,
+        model: str = "",
+        all: bool = False,
+        timeout: Timeout = UNSET,
+    ) -> int:
+        """Remove the answers that one of these names, on every host; return how many went, as far as the daemon's host sees."""
+        request = purge_cache(key, caller, model, all)
+        return int(self._wire.ask(self._stub.PurgeCache, request, timeout).purged_entry_count)
+
+    def stats(self, *, timeout: Timeout = UNSET) -> list[cache_service_pb2.CacheTierStats]:
+        """Return what each tier holds and did."""
+        return list(self._wire.ask(self._stub.GetCacheStats, cache_service_pb2.GetCacheStatsRequest(), timeout).tiers)
