@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from headrace.clock import Clock
 from headrace.endpoints import Endpoint
-from headrace.errors import AttemptFailed, UpstreamError
+from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
 from headrace.model import Call, Usage
 from headrace.retry.policy import RetryPolicy
 from headrace.schedule import Schedule
@@ -82,16 +82,12 @@ class Relay:
             await turn.settle(Usage())
 
     def _due(self, load: Load, failure: AttemptFailed, attempts: int, broken: int) -> float:
+        now, deadline = self._clock.now(), load.call.deadline
+        if failure.failure.counts and now >= deadline:
+            raise DeadlinePassed("the call's deadline passed before upstream had answered")
         if failure.sent and failure.failure.counts and not load.endpoint.is_repeatable:
             raise failure.error  # nobody knows whether it was carried out
-        due = self._policy.next_due(
-            failure,
-            attempt=attempts,
-            broken=broken,
-            deadline=load.call.deadline,
-            now=self._clock.now(),
-            random=random.random,
-        )
+        due = self._policy.next_due(failure, attempt=attempts, broken=broken, deadline=deadline, now=now, random=random.random)
         if load.body.has_gone_by:
             raise _untried(failure.error)
         return due

@@ -81,7 +81,11 @@ def test_no_path(name: str, id: str) -> None:
 
 def test_inside() -> None:
     """An ID in the middle of a path."""
-    assert asked("CancelMessageBatch", id="b 1") == ("/v1/messages/batches/b%201/cancel", {}, b"")
+    assert asked("CancelMessageBatch", id="b 1") == (
+        "/v1/messages/batches/b%201/cancel",
+        {"content-type": "application/json"},
+        b"",
+    )
     assert asked("ArchiveWorkspace", id="w")[0] == "/v1/organizations/workspaces/w/archive"
 
 
@@ -112,11 +116,11 @@ def test_filters() -> None:
 
 def test_extra_query() -> None:
     """Parameters without a field go along, spelled anew; one that is set already, or makes no sense, is refused."""
-    assert asked("ListMessageBatches", extra_query="before_id=a%20b&x=&ids[]=1&ids%5B%5D=2")[0] == (
-        "/v1/messages/batches?before_id=a%20b&x=&ids%5B%5D=1&ids%5B%5D=2"
+    assert asked("ListMessageBatches", extra_query="odd=a%20b&x=&ids[]=1&ids%5B%5D=2")[0] == (
+        "/v1/messages/batches?odd=a%20b&x=&ids%5B%5D=1&ids%5B%5D=2"
     )
-    assert refusal("ListMessageBatches", page_size=1, extra_query="limit=2") == "extra_query"
-    for wrong in ("x", "a=%ff", "&", "&".join(["a=1"] * 101)):
+    assert refusal("ListUsers", email="a", extra_query="email=b") == "extra_query"
+    for wrong in ("limit=2", "after_id=a", "before_id=a", "page=a", "x", "a=%ff", "&", "&".join(["a=1"] * 101)):
         assert refusal("ListMessageBatches", extra_query=wrong) == "extra_query"
 
 
@@ -124,7 +128,7 @@ def test_extra_query() -> None:
 
 
 def test_body() -> None:
-    """The params are the body; without params there is none, and no content type."""
+    """The params are the body, and a body is JSON; without params there is none."""
     target, headers, body = asked("UpdateApiKey", id="k", params={"name": "n", "extra_json": b'{"status":null}'})
     assert (target, headers) == ("/v1/organizations/api_keys/k", {"content-type": "application/json"})
     assert json.loads(body) == {"name": "n", "status": None}

@@ -5,7 +5,8 @@ The messages themselves say how: nothing here knows a name of the API's, so a ne
 a message looks like decides what it stands for:
 
 - with `extra_json`, an object: members go to the fields of their names; what has no field, or does not fit it exactly (another
-  type, null, half a surrogate pair, an empty list, which a repeated field cannot tell from none), goes to `extra_json`.
+  type, null, half a surrogate pair, an empty list, which a repeated field cannot tell from none), goes to `extra_json`. A
+  number is kept as the number it is: what no double is equal to goes there, too, and is spelled as it was.
 - with `other_json`, an object that its "type" tells apart: the member of that name has the rest; any other value is kept whole.
 - with neither, whatever fits one of its fields, tried in order: a text or a list of blocks.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -24,7 +26,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from headrace.errors import InvalidCall
-from headrace.forms.exact import dump, fields, parse
+from headrace.forms.exact import dump, fields, parse_exactly
 
 M = TypeVar("M", bound=Message)
 
@@ -38,7 +40,7 @@ _encode = msgspec.json.encode
 
 def read(raw: bytes, cls: type[M]) -> M:
     """Return the JSON object *raw* as a message; ValueError if it is none."""
-    shaped = _plan(cls.DESCRIPTOR).shape(parse(raw), 0)
+    shaped = _plan(cls.DESCRIPTOR).shape(parse_exactly(raw), 0)
     if shaped is _MISFIT:
         raise ValueError(f"a {cls.DESCRIPTOR.name} must be a JSON object")
     return cls(**shaped)
@@ -77,7 +79,7 @@ class _Double:
     def shape(self, value: Any, depth: int) -> Any:
         if type(value) is int:
             return float(value) if abs(value) <= 2**53 else _MISFIT
-        return value if type(value) is float and math.isfinite(value) else _MISFIT
+        return _double(value) if type(value) is msgspec.Raw else _MISFIT
 
     def text(self, value: float) -> bytes:
         if not math.isfinite(value):
@@ -280,9 +282,20 @@ def _plan(descriptor: Descriptor) -> _Codec:
 
 def _check(text: bytes, where: str) -> None:
     try:
-        parse(text)
+        parse_exactly(text)
     except ValueError as error:
         raise InvalidCall(f"{where}: is not valid JSON", metadata={"field": where}) from error
+
+
+def _double(said: msgspec.Raw) -> Any:
+    number = float(bytes(said))
+    if not math.isfinite(number):
+        return _MISFIT
+    try:
+        # 0.10 is the double that is written 0.1; 0.1000000000000000055 is another number.
+        return number if Decimal(bytes(said).decode()) == Decimal(_encode(number).decode()) else _MISFIT
+    except ArithmeticError:
+        return _MISFIT  # an exponent beyond even a Decimal's
 
 
 def _is_unicode(text: str) -> bool:

@@ -156,7 +156,7 @@ export type ListMessageBatchesRequest = Message<"headrace.v1.ListMessageBatchesR
   options?: CallOptions | undefined;
 
   /**
-   * Holds further parameters of the query, as a URL has them: "before_id=a&x=1".
+   * Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page.
    *
    * @generated from field: string extra_query = 100;
    */

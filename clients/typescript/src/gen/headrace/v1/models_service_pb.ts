@@ -51,7 +51,7 @@ export type ListModelsRequest = Message<"headrace.v1.ListModelsRequest"> & {
   lifecycle: string[];
 
   /**
-   * Holds further parameters of the query, as a URL has them: "before_id=a&x=1".
+   * Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page.
    *
    * @generated from field: string extra_query = 100;
    */

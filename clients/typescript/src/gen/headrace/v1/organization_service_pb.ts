@@ -65,7 +65,7 @@ export type ListApiKeysRequest = Message<"headrace.v1.ListApiKeysRequest"> & {
   createdByUserId?: string | undefined;
 
   /**
-   * Holds further parameters of the query, as a URL has them: "before_id=a&x=1".
+   * Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page.
    *
    * @generated from field: string extra_query = 100;
    */
@@ -345,7 +345,7 @@ export type ListWorkspacesRequest = Message<"headrace.v1.ListWorkspacesRequest">
   ids: string[];
 
   /**
-   * Holds further parameters of the query, as a URL has them: "before_id=a&x=1".
+   * Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page.
    *
    * @generated from field: string extra_query = 100;
    */
@@ -674,7 +674,7 @@ export type ListUsersRequest = Message<"headrace.v1.ListUsersRequest"> & {
   roles: string[];
 
   /**
-   * Holds further parameters of the query, as a URL has them: "before_id=a&x=1".
+   * Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page.
    *
    * @generated from field: string extra_query = 100;
    */
@@ -954,7 +954,7 @@ export type ListInvitesRequest = Message<"headrace.v1.ListInvitesRequest"> & {
   statuses: string[];
 
   /**
-   * Holds further parameters of the query, as a URL has them: "before_id=a&x=1".
+   * Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page.
    *
    * @generated from field: string extra_query = 100;
    */
@@ -1220,7 +1220,7 @@ export type GetRateLimitsRequest = Message<"headrace.v1.GetRateLimitsRequest"> &
   model?: string | undefined;
 
   /**
-   * Holds further parameters of the query, as a URL has them: "a=b&x=1".
+   * Holds further parameters of the query, as a URL has them: "a=b&x=1". None that has a field, and none that names a page.
    *
    * @generated from field: string extra_query = 100;
    */

@@ -1,0 +1,588 @@
+"""The typed services over a real server and real parts: with a scripted upstream, and with the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.message import Message
+
+from conftest import until
+from flow_parts import Daemon, daemon
+from grpc_fakes import details
+from headrace.edge import translate
+from headrace.edge.grpc_routes import ROUTES, Route, Shape
+from headrace.edge.grpc_server import GrpcServer
+from headrace.simulator import Options, start
+from headrace.v1 import options_pb2
+from scripted import Line, Server, Talk, serving
+
+BY_NAME = {route.name: route for route in ROUTES}
+ADMIN = {"AUTH__DEFAULT_ROLE": "admin"}
+PARAMS = {"model": "sim-1", "messages": [{"role": "user", "content": {"text": "hi"}}]}
+CHOICE = {"index": 0, "message": {"content": "ho"}, "finish_reason": "stop"}
+CHAT = {"id": "c", "object": "chat.completion", "choices": [CHOICE], "usage": {"prompt_tokens": 3, "completion_tokens": 7}}
+JSON = "content-type: application/json"
+
+
+class Caller:
+    """A client of a daemon's gRPC port, and the daemon's parts."""
+
+    def __init__(self, channel: grpc.aio.Channel, one: Daemon) -> None:
+        self._channel = channel
+        self.daemon = one
+
+    def begin(self, name: str, *, metadata: Any = None, timeout: float = 20, **fields: Any) -> Any:
+        route = BY_NAME[name]
+        path = f"/headrace.v1.{route.service}/{name}"
+        multi = self._channel.unary_stream if route.is_streaming else self._channel.unary_unary
+        call = multi(path, route.request.SerializeToString, route.response.FromString)
+        return call(route.request(**fields), timeout=timeout, metadata=metadata)
+
+    async def ask(self, name: str, **fields: Any) -> Any:
+        return await self.begin(name, **fields)
+
+    async def all(self, name: str, **fields: Any) -> list[Any]:
+        return [response async for response in self.begin(name, **fields)]
+
+    async def failure(self, name: str, **fields: Any) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await (self.all if BY_NAME[name].is_streaming else self.ask)(name, **fields)
+        return caught.value
+
+
+@contextlib.asynccontextmanager
+async def calling(valkey: str, path: Path, upstream: str, **settings: str) -> AsyncIterator[Caller]:
+    async with daemon(valkey, upstream, path, **settings) as one:
+        parts = one.parts
+        door = GrpcServer(
+            parts.exchange, parts.flow, parts.admission, parts.callers, parts.tickets, parts.cache,
+            addresses=("127.0.0.1:0",), runtime_dir=path,
+            passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+        )  # fmt: skip
+        await door.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
+                yield Caller(channel, one)
+        finally:
+            await door.stop()
+
+
+@contextlib.asynccontextmanager
+async def called(valkey: str, path: Path, talk: Talk, **settings: str) -> AsyncIterator[tuple[Caller, Server]]:
+    async with serving(talk) as server, calling(valkey, path, server.url, **settings) as caller:
+        yield caller, server
+
+
+def saying(body: object, status: int = 200, *headers: str) -> Talk:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    async def talk(line: Line) -> None:
+        await line.answer(status, raw, JSON, *headers)
+
+    return talk
+
+
+def streaming(*chunks: bytes, ends: bool = True) -> Talk:
+    async def talk(line: Line) -> None:
+        await line.begin_stream()
+        for raw in chunks:
+            await line.chunk(raw)
+        if ends:
+            await line.say(b"0\r\n\r\n")
+        else:
+            line.reset()
+
+    return talk
+
+
+def data(said: object) -> bytes:
+    return b"data: %b\n\n" % json.dumps(said).encode()
+
+
+def request_line(line: Line) -> tuple[str, str]:
+    method, target, _ = line.head.decode().split(" ", 2)
+    return method, target
+
+
+# Every RPC.
+
+
+def upstreams(route: Route) -> tuple[object, Talk]:
+    """What a route's upstream says, and its saying it."""
+    one = {"id": "x", "unheard_of": [1, None]}
+    match route.shape:
+        case Shape.PAGE:
+            return one, saying({"data": [one], "has_more": False, "next_page": None, "odd": 1})
+        case Shape.LINES:
+            return one, streaming(b'{"id": "x", "unhe', b'ard_of": [1, null]}\n')
+        case Shape.EVENTS:
+            chunk = one | {"choices": [{"index": 0, "delta": {"content": "ho"}, "finish_reason": "stop"}]}
+            return chunk, streaming(data(chunk), b"data: [DONE]\n\n")
+    if route.service == "ChatService":
+        return CHAT, saying(CHAT)
+    return one, saying(one)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.rpc)
+async def test_each(valkey_url: str, tmp_path: Path, route: Route) -> None:
+    """Each asks the method and path that it should, and hands over all that upstream says, and where it came from."""
+    said, talk = upstreams(route)
+    fields: dict[str, Any] = {"id": "a b"} if "{id}" in route.path else {}
+    if route.path in ("/v1/chat/completions", "/v1/messages/count_tokens"):
+        fields["params"] = PARAMS
+    async with called(valkey_url, tmp_path, talk, **ADMIN) as (caller, server):
+        options = options_pb2.CallOptions(anthropic_version="2026-10-21", anthropic_betas=["b-1"])
+        if route.is_streaming:
+            (response,) = await caller.all(route.name, options=options, **fields)
+        else:
+            response = await caller.ask(route.name, options=options, **fields)
+    (line,) = server.lines
+    assert request_line(line) == (route.method, route.path.replace("{id}", "a%20b"))
+    assert (line.headers["anthropic-version"], line.headers["anthropic-beta"]) == ("2026-10-21", "b-1")
+    assert json.loads(translate.write(heard(route, response))) == said
+    assert (response.origin.source, response.origin.attempts) == (options_pb2.ANSWER_SOURCE_UPSTREAM, 1)
+    assert response.origin.request_id == "req_1"
+    assert ("organizations" in route.path) == (line.headers.get("x-api-key") == "admin-key")
+    assert (route.method == "POST") == (line.headers.get("content-type") == "application/json")
+
+
+def heard(route: Route, response: Any) -> Message:
+    if route.shape is Shape.PAGE:
+        assert json.loads(response.extra_json) == {"has_more": False, "next_page": None, "odd": 1}
+        (one,) = getattr(response, route.answer)
+        return one
+    return getattr(response, route.answer) if route.answer else response
+
+
+# Lists.
+
+
+@pytest.mark.parametrize(("name", "cursor"), [("ListMessageBatches", "after_id"), ("GetRateLimits", "page")])
+async def test_pages(valkey_url: str, tmp_path: Path, name: str, cursor: str) -> None:
+    """A list is walked by its tokens, whichever way upstream has of going on."""
+    there = [f"item {number}" for number in range(5)]
+
+    async def talk(line: Line) -> None:
+        query = parse_qs(request_line(line)[1].partition("?")[2])
+        begin = there.index(query[cursor][0]) + 1 if cursor in query else 0
+        page = there[begin : begin + int(query["limit"][0])]
+        has_more = begin + len(page) < len(there)
+        ways = {"after_id": {"has_more": has_more, "last_id": page[-1]}, "page": {"next_page": page[-1] if has_more else None}}
+        await saying({"data": [{"id": name} for name in page]} | ways[cursor])(line)
+
+    async with called(valkey_url, tmp_path, talk, **ADMIN) as (caller, _):
+        came: list[list[str]] = []
+        token = ""
+        while token or not came:
+            page = await caller.ask(name, page_size=2, page_token=token)
+            came.append([item.id for item in getattr(page, BY_NAME[name].answer)])
+            token = page.next_page_token
+    assert came == [there[:2], there[2:4], there[4:]]
+
+
+@pytest.mark.parametrize("said", [{"data": None}, {"data": ["a", "b"]}, {"data": [{"id": "x"}, 1]}, {}, {"has_more": True}])
+async def test_odd_page(valkey_url: str, tmp_path: Path, said: dict[str, Any]) -> None:
+    """A list that is none stays JSON, and is no reason to fail."""
+    async with called(valkey_url, tmp_path, saying(said)) as (caller, _):
+        page = await caller.ask("ListMessageBatches")
+    assert not page.message_batches
+    assert page.next_page_token == ""
+    assert json.loads(page.extra_json or b"{}") == said
+
+
+# The cache.
+
+
+async def test_kept(valkey_url: str, tmp_path: Path) -> None:
+    """Counts, models and completions are kept, as on the HTTP edge; what options say of the cache counts."""
+    async with called(valkey_url, tmp_path, saying(CHAT | {"input_tokens": 3, "data": []})) as (caller, server):
+        prompt: dict[str, Any] = {"params": PARAMS}
+        asked = {"CountTokens": prompt, "GetModel": {"id": "m"}, "ListModels": {}, "CreateChatCompletion": prompt}
+        for name, fields in asked.items():
+            first, again = [await caller.ask(name, **fields) for _ in range(2)]
+            assert first.origin.source == options_pb2.ANSWER_SOURCE_UPSTREAM
+            assert again.origin.source == options_pb2.ANSWER_SOURCE_CACHE, name
+            assert again.origin.attempts == 0
+            assert "hit" in again.origin.cache_status
+        assert server.calls == 4
+        fresh = await caller.ask("GetModel", id="m", options={"cache_control": {"no_cache": True}})
+        assert (fresh.origin.source, server.calls) == (options_pb2.ANSWER_SOURCE_UPSTREAM, 5)
+        failure = await caller.failure("GetModel", id="other", options={"cache_control": {"only_if_cached": True}})
+        assert (failure.code(), server.calls) == (grpc.StatusCode.NOT_FOUND, 5)
+
+
+async def test_not_kept(valkey_url: str, tmp_path: Path) -> None:
+    """A batch's state is asked for anew each time; to accept only a kept one is NOT_FOUND, and upstream is not asked."""
+    async with called(valkey_url, tmp_path, saying({"id": "b"})) as (caller, server):
+        await caller.ask("GetMessageBatch", id="b")
+        await caller.ask("GetMessageBatch", id="b")
+        failure = await caller.failure("GetMessageBatch", id="b", options={"cache_control": {"only_if_cached": True}})
+        assert (failure.code(), server.calls) == (grpc.StatusCode.NOT_FOUND, 2)
+
+
+# Chats.
+
+CHUNKS = [
+    {"id": "c", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+    {"id": "c", "choices": [{"index": 0, "delta": {"content": "ho"}, "finish_reason": None}]},
+    {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {"id": "c", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 7}},
+]
+
+
+async def test_chat_stream(valkey_url: str, tmp_path: Path) -> None:
+    """Chunks come one by one without [DONE], are kept, and come again; the first says where from."""
+    talk = streaming(*map(data, CHUNKS), b": a comment\n\n", b"data: [DONE]\n\n")
+    async with called(valkey_url, tmp_path, talk) as (caller, server):
+        for source in (options_pb2.ANSWER_SOURCE_UPSTREAM, options_pb2.ANSWER_SOURCE_CACHE):
+            came = await caller.all("StreamChatCompletion", params=PARAMS)
+            assert [json.loads(translate.write(response.chunk)) for response in came] == CHUNKS
+            assert [response.HasField("origin") for response in came] == [True, False, False, False]
+            assert came[0].origin.source == source
+        assert server.calls == 1
+        assert json.loads(server.lines[0].body)["stream"] is True
+
+
+async def test_chat_breaks(valkey_url: str, tmp_path: Path) -> None:
+    """What breaks off after its first content is UNAVAILABLE; what came before it has come."""
+    async with called(valkey_url, tmp_path, streaming(*map(data, CHUNKS[:2]), ends=False)) as (caller, _):
+        call = caller.begin("StreamChatCompletion", params=PARAMS)
+        assert (await call.read()).HasField("origin")
+        assert (await call.read()).chunk.choices[0].delta.content.text == "ho"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_ticket(valkey_url: str, tmp_path: Path) -> None:
+    """A completion with an idempotency key has a ticket, and the same key gets the same answer."""
+    async with called(valkey_url, tmp_path, saying(CHAT)) as (caller, server):
+        options = options_pb2.CallOptions(idempotency_key="k", cache_control={"no_store": True})
+        first = await caller.ask("CreateChatCompletion", params=PARAMS, options=options)
+        again = await caller.ask("CreateChatCompletion", params=PARAMS, options=options)
+        assert first.origin.ticket
+        assert (first.origin.ticket, server.calls) == (again.origin.ticket, 1)
+        assert first.completion == again.completion
+
+
+# Results.
+
+
+def result(number: int) -> dict[str, Any]:
+    return {"custom_id": f"c{number}", "result": {"type": "canceled"}}
+
+
+async def test_results_live(valkey_url: str, tmp_path: Path) -> None:
+    """Results are handed over as they come, while upstream still speaks."""
+    go_on = asyncio.Event()
+
+    async def talk(line: Line) -> None:
+        await line.begin_stream()
+        await line.chunk(json.dumps(result(1)).encode() + b"\n" + json.dumps(result(2)).encode()[:9])
+        await go_on.wait()
+        await line.chunk(json.dumps(result(2)).encode()[9:])
+        await line.say(b"0\r\n\r\n")
+
+    async with called(valkey_url, tmp_path, talk) as (caller, _):
+        call = caller.begin("StreamMessageBatchResults", id="b")
+        first = await call.read()
+        assert (first.response.custom_id, first.response.result.WhichOneof("result")) == ("c1", "canceled")
+        assert first.origin.attempts == 1
+        go_on.set()
+        second = await call.read()
+        assert (second.response.custom_id, second.HasField("origin")) == ("c2", False)
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_results_break(valkey_url: str, tmp_path: Path) -> None:
+    """Results that break off are UNAVAILABLE after those that came; the daemon does not begin them again by itself."""
+    async with called(valkey_url, tmp_path, streaming(json.dumps(result(1)).encode() + b"\n{", ends=False)) as (caller, server):
+        call = caller.begin("StreamMessageBatchResults", id="b")
+        assert (await call.read()).response.custom_id == "c1"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert (caught.value.code(), server.calls) == (grpc.StatusCode.UNAVAILABLE, 1)
+
+
+async def test_cancelled(valkey_url: str, tmp_path: Path) -> None:
+    """Whoever cancels hangs up on upstream, and nothing is held any more."""
+
+    async def talk(line: Line) -> None:
+        await line.begin_stream()
+        await line.chunk(json.dumps(result(1)).encode() + b"\n")
+        await line.reader.read()  # until it hangs up
+
+    async with called(valkey_url, tmp_path, talk) as (caller, server):
+        call = caller.begin("StreamMessageBatchResults", id="b")
+        await call.read()
+        call.cancel()
+        await asyncio.wait_for(server.hung_up.wait(), 10)
+        await until(lambda: not caller.daemon.held(), what="nothing is held")
+
+
+# Failures.
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, grpc.StatusCode.INVALID_ARGUMENT),
+        (401, grpc.StatusCode.UNAUTHENTICATED),
+        (404, grpc.StatusCode.NOT_FOUND),
+        (409, grpc.StatusCode.ABORTED),
+    ],
+)
+@pytest.mark.parametrize("name", ["GetMessageBatch", "StreamMessageBatchResults", "GetModel"])
+async def test_upstreams_no(valkey_url: str, tmp_path: Path, name: str, status: int, code: grpc.StatusCode) -> None:
+    """Upstream's refusals are those of MessagesService: by code, with its status, type and request ID."""
+    body = {"type": "error", "error": {"type": "some_error", "message": "no"}}
+    async with called(valkey_url, tmp_path, saying(body, status)) as (caller, _):
+        failure = await caller.failure(name, id="x")
+    info: Any = details(failure)["ErrorInfo"]
+    assert (failure.code(), info.reason, info.metadata["upstream_status"]) == (code, "UPSTREAM_ERROR", str(status))
+    assert (info.metadata["upstream_type"], info.metadata["request_id"]) == ("some_error", "req_1")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"", b'{"a": NaN}', b"\xff"])
+@pytest.mark.parametrize("name", ["GetMessageBatch", "ListMessageBatches", "StreamMessageBatchResults"])
+async def test_garbage(valkey_url: str, tmp_path: Path, name: str, body: bytes) -> None:
+    """What is not the JSON that it should be is upstream's fault, and says so; no results are no fault."""
+    fields = {} if name.startswith("List") else {"id": "b"}
+    async with called(valkey_url, tmp_path, saying(body)) as (caller, _):
+        if not body and name == "StreamMessageBatchResults":
+            assert await caller.all(name, **fields) == []
+            return
+        failure = await caller.failure(name, **fields)
+    info: Any = details(failure)["ErrorInfo"]
+    assert (failure.code(), info.reason, info.metadata["request_id"]) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "UPSTREAM_ERROR",
+        "req_1",
+    )
+
+
+async def test_roles(valkey_url: str, tmp_path: Path) -> None:
+    """The organisation is for admins; everything else is for all."""
+    async with called(valkey_url, tmp_path, saying({"id": "x"})) as (caller, server):
+        for name in (route.name for route in ROUTES if route.service == "OrganizationService"):
+            fields = {"id": "x"} if "{id}" in BY_NAME[name].path else {}
+            assert (await caller.failure(name, **fields)).code() is grpc.StatusCode.PERMISSION_DENIED
+        assert not server.calls
+        assert (await caller.ask("GetModel", id="x")).model.id == "x"
+
+
+async def test_own_keys(valkey_url: str, tmp_path: Path) -> None:
+    """Where callers' own keys go upstream, the one in the metadata does; without one it is UNAUTHENTICATED."""
+    async with called(valkey_url, tmp_path, saying({"id": "b"}), UPSTREAM__CREDENTIALS="caller") as (caller, server):
+        await caller.ask("GetMessageBatch", id="b", metadata=(("x-api-key", "mine"),))
+        assert server.lines[0].headers["x-api-key"] == "mine"
+        failure = await caller.failure("GetMessageBatch", id="b")
+        assert (failure.code(), server.calls) == (grpc.StatusCode.UNAUTHENTICATED, 1)
+
+
+async def test_refused(valkey_url: str, tmp_path: Path) -> None:
+    """What makes no sense is INVALID_ARGUMENT by the name of its field, and upstream is not asked."""
+    wrong: list[tuple[str, str, dict[str, Any]]] = [
+        ("GetModel", "id", {}),
+        ("ListUsers", "page_size", {"page_size": -1}),
+        ("CreateMessageBatch", "options.idempotency_key", {"options": {"idempotency_key": "k"}}),
+        ("CreateChatCompletion", "params.stream", {"params": PARAMS | {"stream": True}}),
+        ("CountTokens", "messages", {"params": {"model": "m"}}),
+    ]
+    async with called(valkey_url, tmp_path, saying({}), **ADMIN) as (caller, server):
+        for name, field, fields in wrong:
+            failure = await caller.failure(name, **fields)
+            said: Any = details(failure)["BadRequest"]
+            assert (failure.code(), said.field_violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+        assert not server.calls
+
+
+async def test_deadline(valkey_url: str, tmp_path: Path) -> None:
+    """The gRPC deadline is the call's."""
+
+    async def talk(line: Line) -> None:
+        await line.reader.read()
+
+    async with called(valkey_url, tmp_path, talk) as (caller, _):
+        assert (await caller.failure("GetMessageBatch", id="b", timeout=0.2)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: not caller.daemon.held(), what="nothing is held")
+
+
+async def test_no_vain_wait(valkey_url: str, tmp_path: Path) -> None:
+    """The daemon knows the deadline: what upstream puts off to after it fails at once, with the time that would do."""
+    busy = saying({"type": "error", "error": {"type": "rate_limit_error"}}, 429, "retry-after: 60")
+    async with called(valkey_url, tmp_path, busy) as (caller, server):
+        begun = time.monotonic()
+        failure = await caller.failure("CreateMessageBatch", timeout=30)
+        assert time.monotonic() - begun < 15
+        wait: Any = details(failure)["RetryInfo"]
+        assert (failure.code(), wait.retry_delay.seconds) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 60)
+        assert server.calls == 1
+
+
+@pytest.mark.parametrize(("status", "kind", "calls"), [(529, "overloaded_error", 2), (500, "api_error", 1)])
+async def test_once(valkey_url: str, tmp_path: Path, status: int, kind: str, calls: int) -> None:
+    """A batch is created again only where upstream surely did nothing."""
+    talks = [saying({"type": "error", "error": {"type": kind}}, status), saying({"id": "b"})]
+
+    async def talk(line: Line) -> None:
+        await talks.pop(0)(line)
+
+    async with called(valkey_url, tmp_path, talk) as (caller, server):
+        if calls == 1:
+            assert (await caller.failure("CreateMessageBatch")).code() is grpc.StatusCode.UNAVAILABLE
+        else:
+            assert (await caller.ask("CreateMessageBatch")).origin.attempts == 2
+        assert server.calls == calls
+
+
+# The simulator, in both versions of the API.
+
+VERSIONS = pytest.mark.parametrize("version", ["2023-06-01", "2026-10-21"])
+
+
+@contextlib.asynccontextmanager
+async def simulated(valkey: str, path: Path, **options: Any) -> AsyncIterator[Caller]:
+    chosen = Options.instant(admin_keys=("admin-key",), **options)
+    async with await start(chosen) as simulator, calling(valkey, path, simulator.url, **ADMIN) as caller:
+        yield caller
+
+
+async def walk(caller: Caller, name: str, **fields: Any) -> list[Any]:
+    """All items of a list, two to a page."""
+    items: list[Any] = []
+    token = ""
+    while token or not items:
+        page = await caller.ask(name, page_size=2, page_token=token, **fields)
+        said = list(getattr(page, BY_NAME[name].answer))
+        assert len(said) == 2 or (said and not page.next_page_token)
+        items, token = items + said, page.next_page_token
+    return items
+
+
+@VERSIONS
+async def test_models(valkey_url: str, tmp_path: Path, version: str) -> None:
+    """Models in pages, one of them, one that is not there, and a count."""
+    options = options_pb2.CallOptions(anthropic_version=version)
+    async with simulated(valkey_url, tmp_path) as caller:
+        models = await walk(caller, "ListModels", options=options)
+        assert len({model.id for model in models}) == len(models) == 4
+        for model in models:
+            assert (await caller.ask("GetModel", id=model.id, options=options)).model == model
+            assert (model.type, model.max_input_tokens) == ("model", 200_000)
+        assert (await caller.failure("GetModel", id="gpt-1")).code() is grpc.StatusCode.NOT_FOUND
+        assert (await caller.ask("CountTokens", params=PARAMS, options=options)).input_tokens == 1
+
+
+@VERSIONS
+async def test_batch(valkey_url: str, tmp_path: Path, version: str) -> None:
+    """A batch's life: handed in, ended, listed, its results read, deleted."""
+    options = options_pb2.CallOptions(anthropic_version=version)
+    calls = [{"custom_id": f"c{number}", "params": PARAMS | {"max_tokens": 9}} for number in range(3)]
+    calls.append({"custom_id": "wrong", "params": {"model": "sim-1"}})
+    async with simulated(valkey_url, tmp_path, batch_s=0.0) as caller:
+        made = (await caller.ask("CreateMessageBatch", params={"requests": calls}, options=options)).message_batch
+        assert (made.processing_status, made.request_counts.processing) == ("in_progress", 4)
+        ended = (await caller.ask("GetMessageBatch", id=made.id)).message_batch
+        assert (ended.processing_status, ended.request_counts.succeeded, ended.request_counts.errored) == ("ended", 3, 1)
+        assert await walk(caller, "ListMessageBatches") == [ended]
+        came = {
+            said.response.custom_id: said.response.result for said in await caller.all("StreamMessageBatchResults", id=made.id)
+        }
+        assert set(came) == {"c0", "c1", "c2", "wrong"}
+        assert came["c0"].succeeded.message.content[0].text.text
+        assert came["c0"].succeeded.message.usage.output_tokens
+        assert came["wrong"].errored.error.error.type == "invalid_request_error"
+        gone = (await caller.ask("DeleteMessageBatch", id=made.id)).deleted_message_batch
+        assert (gone.id, gone.type) == (made.id, "message_batch_deleted")
+        assert (await caller.failure("GetMessageBatch", id=made.id)).code() is grpc.StatusCode.NOT_FOUND
+        assert not (await caller.ask("ListMessageBatches")).message_batches
+
+
+async def test_batch_cancelled(valkey_url: str, tmp_path: Path) -> None:
+    """A batch that runs has no results and cannot be deleted; cancelled, it ends."""
+    calls = [{"custom_id": f"c{number}", "params": PARAMS | {"max_tokens": 9}} for number in range(3)]
+    async with simulated(valkey_url, tmp_path, batch_s=3600.0) as caller:
+        made = (await caller.ask("CreateMessageBatch", params={"requests": calls})).message_batch
+        for name in ("StreamMessageBatchResults", "DeleteMessageBatch"):
+            assert (await caller.failure(name, id=made.id)).code() is grpc.StatusCode.INVALID_ARGUMENT
+        cancelled = (await caller.ask("CancelMessageBatch", id=made.id)).message_batch
+        assert cancelled.processing_status == "canceling"
+        assert cancelled.cancel_initiated_at
+        results = await caller.all("StreamMessageBatchResults", id=made.id)
+        assert [said.response.result.WhichOneof("result") for said in results] == ["canceled"] * 3
+
+
+@VERSIONS
+async def test_chat(valkey_url: str, tmp_path: Path, version: str) -> None:
+    """A completion whole and in chunks says the same."""
+    options = options_pb2.CallOptions(anthropic_version=version)
+    params = PARAMS | {"max_tokens": 50, "stream_options": {"include_usage": True}}
+    async with simulated(valkey_url, tmp_path) as caller:
+        whole = (await caller.ask("CreateChatCompletion", params=PARAMS | {"max_tokens": 50}, options=options)).completion
+        chunks = [said.chunk for said in await caller.all("StreamChatCompletion", params=params, options=options)]
+        told = "".join(choice.delta.content.text for chunk in chunks for choice in chunk.choices)
+        assert told == whole.choices[0].message.content.text
+        assert (whole.object, chunks[0].object) == ("chat.completion", "chat.completion.chunk")
+        assert whole.choices[0].finish_reason == chunks[-2].choices[0].finish_reason
+        assert chunks[-1].usage.total_tokens == whole.usage.total_tokens > 0
+
+
+@VERSIONS
+async def test_organization(valkey_url: str, tmp_path: Path, version: str) -> None:
+    """Everything that the Admin API has here is made, found, changed and removed."""
+    options = options_pb2.CallOptions(anthropic_version=version)
+
+    async with simulated(valkey_url, tmp_path) as caller:
+
+        async def ask(name: str, **fields: Any) -> Any:
+            said = await caller.ask(name, options=options, **fields)
+            return getattr(said, BY_NAME[name].answer)
+
+        workspace = await ask("CreateWorkspace", params={"name": "w", "tags": {"team": "a"}})
+        assert (workspace.name, dict(workspace.tags)) == ("w", {"team": "a"})
+        assert (await ask("UpdateWorkspace", id=workspace.id, params={"name": "v"})).name == "v"
+        assert (await ask("ArchiveWorkspace", id=workspace.id)).archived_at
+        assert (await ask("GetWorkspace", id=workspace.id)).archived_at
+        listed = {item.id for item in await walk(caller, "ListWorkspaces", options=options)}
+        everything = {item.id for item in await walk(caller, "ListWorkspaces", include_archived=True, options=options)}
+        assert everything - listed == {workspace.id}
+
+        other = await ask("CreateWorkspace", params={"name": "x"})
+        key = await ask("CreateApiKey", params={"name": "k", "workspace_id": other.id})
+        assert "key" in json.loads(key.extra_json)
+        assert other.id in (key.workspace_id, key.scope.workspace_id)
+        assert (await ask("UpdateApiKey", id=key.id, params={"status": "inactive"})).status == "inactive"
+        (found,) = await ask("ListApiKeys", status="inactive", workspace_id=other.id)
+        assert found == await ask("GetApiKey", id=key.id)
+        assert "key" not in json.loads(found.extra_json)
+        assert len(await walk(caller, "ListApiKeys", options=options)) == 3
+
+        users = await walk(caller, "ListUsers", options=options)
+        assert len(users) == 3
+        (user,) = await ask("ListUsers", roles=["developer", "billing"])
+        assert (await ask("UpdateUser", id=user.id, params={"role": "billing"})).role == "billing"
+        assert (await ask("GetUser", id=user.id)).email == user.email
+        assert (await ask("RemoveUser", id=user.id)).type == "user_deleted"
+        assert user.id not in [item.id for item in await ask("ListUsers")]
+
+        invite = await ask("CreateInvite", params={"email": "a@example.com", "role": "developer"})
+        assert (await ask("GetInvite", id=invite.id)) == invite
+        assert [item.id for item in await ask("ListInvites", email="a@example.com")] == [invite.id]
+        assert (await ask("DeleteInvite", id=invite.id)).type == "invite_deleted"
+
+        limits = await walk(caller, "GetRateLimits", options=options)
+        assert {limit.group.type or limit.group_type for limit in limits} >= {"model_group", "batch"}
+        assert all(value.type and value.value for limit in limits for value in limit.limits)
+        (batch,) = await ask("GetRateLimits", group_type="batch")
+        assert (batch.group.type or batch.group_type) == "batch"
