@@ -5,12 +5,13 @@ BIN := .venv/bin
 SOURCES := daemon tests clients
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
+OTHERS := .venv-others/bin
 CLIENT_V1 := clients/python/headrace_client/v1
 NPM := npm --prefix clients/typescript
 NODE_MODULES := clients/typescript/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large clients client-typescript clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large clients client-typescript others others-pins clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,7 +39,7 @@ test: dev                    ## Run all tests.
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test bench-short   ## Everything that CI runs.
+check: lint types protos-check test clients others bench-short   ## Everything that CI runs.
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)
@@ -90,8 +91,21 @@ client-typescript: dev $(NODE_MODULES)   ## The client in TypeScript (Node 20).
 	$(NPM) run --silent build
 	$(NPM) test --silent
 
+.venv-others/installed: tests/others/constraints.txt
+	$(PYTHON) -m venv .venv-others
+	$(OTHERS)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(OTHERS)/uv pip install --quiet --python $(OTHERS)/python -r tests/others/constraints.txt
+	@touch $@
+
+others: dev .venv-others/installed   ## Run other people's software against the daemon, in an environment of its own.
+	$(OTHERS)/python -m pytest -c tests/others/pytest.ini tests/others
+
+others-pins: .venv-others/installed   ## Find out anew which versions of it go together.
+	$(OTHERS)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command "make others-pins" tests/others/requirements.txt -o tests/others/constraints.txt
+
 large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
 	$(BIN)/pytest tests/process/test_large_bodies.py --long -s
 
 clean:                       ## Remove what was installed and cached.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-others clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

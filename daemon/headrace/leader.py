@@ -34,6 +34,8 @@ from headrace.upstream.client import Upstream
 
 log = structlog.get_logger()
 
+_EARLY_S = 0.005  # by which the loop's timers, that count in whole milliseconds, may ring before the clock's time
+
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
@@ -164,7 +166,7 @@ class Leader:
             # After the first content a retry would be seen: for whoever has had some of it, the failure is final.
             error = failure.error
             return BrokenStream(error.message, status=error.status, type=error.type, body=error.body, headers=error.headers)
-        if failure.failure.counts and self._clock.now() >= call.deadline:
+        if failure.failure.counts and self._clock.now() >= call.deadline - _EARLY_S:
             # Upstream was given no more time than the leader had: that is its own no, and followers may have longer.
             return DeadlinePassed("the call's deadline passed before upstream had answered")
         return failure

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from multidict import CIMultiDict
 
 from headrace.simulator.checks import Ask
 from headrace.simulator.faults import Faults, Kind, Rule, refusal
-from headrace.simulator.journal import Journal
+from headrace.simulator.journal import Journal, shown
 from headrace.simulator.options import Options
 from headrace.simulator.refusals import seconds
 
@@ -169,3 +170,47 @@ def test_most_running() -> None:
     assert (journal.counts.total, journal.counts.running, journal.counts.most_running) == (0, 1, 1)
     journal.close(second)
     assert journal.counts.running == 0
+
+
+def test_paths() -> None:
+    """A rule without a path is for messages; one with a path for those it fits, of any or one method."""
+    some = faults()
+    some.add("overloaded")
+    assert some.strike(None, "GET", "/v1/models") is None
+    some.add("api_error", path="/v1/files*", method="POST")
+    assert some.strike(None, "GET", "/v1/files") is None
+    assert some.strike(None, "POST", "/v1/messages/batches") is None
+    met = some.strike(None, "POST", "/v1/files/x")
+    assert met is not None
+    assert met.kind is Kind.API_ERROR
+    assert struck(some, ask()) == "overloaded"
+
+
+@pytest.mark.parametrize("details", [{"text": "x"}, {"model": "claude-*"}, {"stream": False}])
+def test_without_a_prompt(details: dict[str, Any]) -> None:
+    """A rule that names words, a model or a form meets no call that has none."""
+    some = faults()
+    some.add("api_error", path="*", **details)
+    assert some.strike(None, "GET", "/v1/models") is None
+    assert struck(some, ask(prompt="x")) == "api_error"
+
+
+def test_other_endpoints_cast_no_die() -> None:
+    """What messages meet does not depend on what else is asked, unless a rule is for that, too."""
+    one, two = faults(rate_429=0.5), faults(rate_429=0.5)
+    seen = []
+    for _ in range(50):
+        two.strike(None, "GET", "/v1/models")
+        seen.append(struck(two, ask()))
+    assert seen == [struck(one, ask()) for _ in range(50)]
+    assert len(set(seen)) == 2
+
+
+def test_journal_headers() -> None:
+    """Headers are kept under lower-case names, repeated ones together, and no key among them."""
+    headers = CIMultiDict({"X-Api-Key": "s1", "Authorization": "Bearer s2", "Cookie": "s3", "Proxy-Authorization": "s4"})
+    headers.add("X-Twice", "1")
+    headers.add("x-twice", "2")
+    said = shown(headers)
+    assert said.pop("x-twice") == "1, 2"
+    assert said == dict.fromkeys(("x-api-key", "authorization", "cookie", "proxy-authorization"), "***")

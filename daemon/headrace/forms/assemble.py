@@ -3,7 +3,7 @@ From events to the message that they tell.
 
 The message is put together as the unary API would have said it: texts joined, tool inputs whole, usage merged (counts in a
 `message_delta` are totals). Nothing is decoded that need not be. A kind of delta that nobody knew when this was written is
-merged by its shape: strings and arrays grow, all else replaces.
+merged by its shape: strings and arrays grow, all else replaces. A compaction comes whole, and replaces as in the official SDKs.
 """
 
 from __future__ import annotations
@@ -70,8 +70,7 @@ def _finish(message: Fields, said: Fields) -> None:
         merged = exact.fields(message["usage"]) if exact.opens_with(message.get("usage"), b"{") else {}
         _update(merged, exact.fields(usage))
         message["usage"] = exact.raw(exact.spell(merged))
-    if delta := said.pop("delta", None):
-        _update(message, exact.fields(delta))
+    _update(message, exact.fields(said.pop("delta")))
     _update(message, said)
 
 
@@ -91,6 +90,9 @@ class _Block:
         self._input: list[str] = []
 
     def add(self, delta: Fields) -> None:
+        if bytes(delta.get("type", b"")) == b'"compaction_delta"':
+            self._fields |= {key: value for key, value in delta.items() if key != "type"}
+            return
         for key, value in delta.items():
             match key:
                 case "type":
@@ -135,7 +137,7 @@ def _tool_input(spoken: str) -> Raw:
     # Half a surrogate pair becomes an escape, which JSON can carry; beside its other half it is a character again.
     said = spoken.encode(errors="backslashreplace")
     try:
-        exact.parse(said)
+        exact.parse_exactly(said)
     except ValueError:
         # Cut off by max_tokens, say. The API's own advice for input that is no JSON is to wrap it so.
         said = exact.dump({"INVALID_JSON": spoken})

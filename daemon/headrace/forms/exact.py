@@ -5,12 +5,14 @@ An object becomes a dict of `msgspec.Raw`: its keys in their order, each value a
 `1.0`, a number of fifty digits keeps them all, and long texts are joined without ever being decoded.
 
 msgspec refuses lone surrogates (`"\\ud83d"` without its other half), which a model can well emit, and numbers beyond a double;
-the standard library reads them, so it is the second try everywhere.
+the standard library reads them, so it is the second try everywhere. Where a value is written again, numbers are kept as they
+were said (`parse_exactly`): as a float 1e400 would be infinite, which JSON cannot say.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,6 +23,8 @@ NULL = msgspec.Raw(b"null")
 
 _FIELDS = msgspec.json.Decoder(Fields)
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_EXACTLY = msgspec.json.Decoder(float_hook=lambda number: msgspec.Raw(number.encode()))
+_MOST_DIGITS = 4000
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # Inside valid JSON these two are only ever white space: a string holds them escaped.
@@ -32,14 +36,31 @@ def parse(data: bytes | msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(data)
     except _REFUSED:
-        return _parse_patiently(data)
+        return _parse_patiently(data, float, int)
 
 
-def _parse_patiently(data: bytes | msgspec.Raw) -> Any:
+def parse_exactly(data: bytes | msgspec.Raw) -> Any:
+    """Return the value that *data* spells, numbers with a fraction or an exponent as `Raw`; raises `ValueError`."""
     try:
-        return json.loads(bytes(data), parse_constant=_refuse)
+        return _EXACTLY.decode(data)
+    except _REFUSED:
+        return _parse_patiently(data, _as_said, _whole)
+
+
+def _parse_patiently(data: bytes | msgspec.Raw, fraction: Callable[[str], Any], whole: Callable[[str], Any]) -> Any:
+    try:
+        return json.loads(bytes(data), parse_float=fraction, parse_int=whole, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("JSON is nested too deeply") from error
+
+
+def _as_said(number: str) -> msgspec.Raw:
+    return raw(number.encode())
+
+
+def _whole(number: str) -> int | msgspec.Raw:
+    # Python refuses to read longer ones.
+    return int(number) if len(number) <= _MOST_DIGITS else _as_said(number)
 
 
 def _refuse(constant: str) -> Any:
@@ -47,11 +68,31 @@ def _refuse(constant: str) -> Any:
 
 
 def dump(value: Any) -> bytes:
-    """Spell *value* as JSON on one line."""
+    """Spell *value*, in which there may be `Raw`, as JSON on one line; raises `ValueError` if it is nested too deeply."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        pass
+    except RecursionError as error:
+        raise ValueError("too deeply nested for JSON") from error
+    try:
+        return _dump_patiently(value)
+    except RecursionError as error:
+        raise ValueError("too deeply nested for JSON") from error
+
+
+def _dump_patiently(value: Any) -> bytes:
+    # Loops, since comprehensions would be a second frame for each level.
+    said: list[bytes] = []
+    if isinstance(value, dict):
+        for key, member in value.items():
+            said.append(json.dumps(key).encode() + b":" + _dump_patiently(member))
+        return b"{%b}" % b",".join(said)
+    if isinstance(value, list):
+        for item in value:
+            said.append(_dump_patiently(item))
+        return b"[%b]" % b",".join(said)
+    return bytes(value) if isinstance(value, msgspec.Raw) else json.dumps(value).encode()
 
 
 def fields(data: bytes | msgspec.Raw) -> Fields:
@@ -59,10 +100,10 @@ def fields(data: bytes | msgspec.Raw) -> Fields:
     try:
         return _FIELDS.decode(data)
     except _REFUSED:
-        value = _parse_patiently(data)
+        value = parse_exactly(data)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    return {key: raw(json.dumps(member).encode()) for key, member in value.items()}
+    return {key: raw(dump(member)) for key, member in value.items()}
 
 
 def items(data: bytes | msgspec.Raw) -> list[msgspec.Raw]:
@@ -70,10 +111,10 @@ def items(data: bytes | msgspec.Raw) -> list[msgspec.Raw]:
     try:
         return _ITEMS.decode(data)
     except _REFUSED:
-        value = _parse_patiently(data)
+        value = parse_exactly(data)
     if not isinstance(value, list):
         raise ValueError("not a JSON array")
-    return [raw(json.dumps(item).encode()) for item in value]
+    return [raw(dump(item)) for item in value]
 
 
 def raw(data: bytes) -> msgspec.Raw:

@@ -63,7 +63,7 @@ def _opening(message: Fields) -> Fields:
         opening["content"] = exact.raw(b"[]")
     if exact.opens_with(message.get("usage"), b"{"):
         usage = exact.fields(message["usage"])
-        if "output_tokens" in usage:
+        if not exact.is_null(usage.get("output_tokens", exact.NULL)):
             usage["output_tokens"] = exact.raw(b"0")
         opening["usage"] = exact.raw(exact.spell(usage))
     return opening

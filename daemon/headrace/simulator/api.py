@@ -1,70 +1,81 @@
 """
-The simulator's door: routes, keys, versions and endpoints.
+The simulator's door: which endpoint is asked, with which key and version, and what becomes of the call.
 
-It speaks aiohttp's low level: one handler for everything, since the API has few paths here and each call should cost as little
-as the calls it stands in for cost us.
+It speaks aiohttp's low level: one handler for everything, since each call should cost as little as the calls it stands in for
+cost us. The endpoints themselves are in modules of their own; each brings its routes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
-from typing import Any
 
-import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from headrace.simulator import checks
-from headrace.simulator.faults import Faults, refusal
-from headrace.simulator.journal import Journal, Visit
+from headrace.simulator import checks, models
+from headrace.simulator.answers import Answers, give
+from headrace.simulator.batches import Batches
+from headrace.simulator.breaking import break_off
+from headrace.simulator.call import Call, breaks_before_headers, halved
+from headrace.simulator.conversation import Conversation
+from headrace.simulator.encodings import agreed, packed
+from headrace.simulator.faults import Faults, Kind, Rule, refusal
+from headrace.simulator.files import Files
+from headrace.simulator.journal import Journal, Visit, shown
 from headrace.simulator.limits import Limits
 from headrace.simulator.options import Options
-from headrace.simulator.refusals import Refused, invalid
-from headrace.simulator.saying import Pace, Saying
-from headrace.simulator.script import write
+from headrace.simulator.organization import ORGANIZATION_ID, ROOT, Organization
+from headrace.simulator.refusals import Refused
+from headrace.simulator.routes import Door, Handler, Routes, allowed
+from headrace.simulator.saying import GARBAGE
 
-ORGANIZATION_ID = "7d3b2a10-5e1c-4c6b-9a55-5151a7015151"
-MODELS = {
-    "claude-sonnet-5": "Claude Sonnet 5",
-    "claude-opus-4-1-20250805": "Claude Opus 4.1",
-    "claude-3-5-haiku-20241022": "Claude Haiku 3.5",
-    "sim-1": "Simulator 1",
-}
-
-_Handler = Callable[[web.BaseRequest, Visit, dict[str, str]], Awaitable[web.StreamResponse]]
+_ADMIN = "sk-ant-admin"
 
 
 class Api:
-    """The endpoints, and the state that calls change: faults, limits, journal."""
+    """The endpoints, and the state that calls change: faults, limits, journal, batches, files, the organization."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._dice = random.Random(options.seed)  # noqa: S311  # faults, not secrets
         self._ids = itertools.count(1)
         self._run = secrets.token_hex(4)
+        self.encodings = options.encodings
         self.faults = Faults(options, self._dice)
         self.limits = Limits(options)
         self.journal = Journal(options.journal)
-        self._routes: Mapping[str, tuple[str, _Handler]] = {
-            "/v1/messages": ("POST", self._messages),
-            "/v1/messages/count_tokens": ("POST", self._count_tokens),
-            "/v1/models": ("GET", self._list_models),
-        }
+        self.answers = Answers()
+        self.batches = Batches(options, self._id)
+        self.files = Files(options, self._id)
+        self.organization = Organization(options, self._id)
+        talk = Conversation(options, self._dice, self._id, self.faults, self.limits, self.journal)
+        parts = (talk.routes(), models.routes(), self.batches.routes(), self.files.routes(), self.organization.routes())
+        self._routes = Routes(itertools.chain(*parts))
 
     def __repr__(self) -> str:
         return f"<Api {self.journal} {self.faults} {self.limits}>"
+
+    def reset(self) -> None:
+        """Return to the state after the start."""
+        self.encodings = self._options.encodings
+        for part in (self.journal, self.faults, self.limits, self.batches, self.files, self.organization):
+            part.reset()
+        self.answers.clear()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one call, and note it in the journal."""
         visit = self.journal.open(request.path[:200])
         visit.request_id = self._id("req")
+        visit.method, visit.target, visit.headers = request.method, request.raw_path, shown(request.headers)
         headers = {"request-id": visit.request_id, "anthropic-organization-id": ORGANIZATION_ID}
+        encoding = agreed(self.encodings, request.headers.get("accept-encoding", ""))
         try:
-            response = await self._answer(request, visit, headers)
+            response = await self._answer(Call(request, visit, self.journal, headers, encoding=encoding))
+            if visit.outcome == "open":
+                visit.outcome = "answered"
             if response.prepared or not _is_cut(request):
                 visit.status = response.status
         except Refused as refused:
@@ -73,87 +84,70 @@ class Api:
             if visit.outcome == "open":
                 visit.outcome = "gone"
             self.journal.close(visit)
-        return response
+        return packed(response, encoding)
 
-    async def _answer(self, request: web.BaseRequest, visit: Visit, headers: dict[str, str]) -> web.StreamResponse:
-        method, handler = self._routes.get(request.path) or _model_route(request.path)
-        if request.method != method:
-            raise Refused(405, "invalid_request_error", "Method Not Allowed", headers={"allow": method})
-        visit.key = self._check_key(request)
-        checks.check_version(request.headers.get("anthropic-version", "").strip())
-        response = await handler(request, visit, headers)
-        if visit.outcome == "open":
-            visit.outcome = "answered"
-        return response
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        request = call.request
+        if self.answers and (ordered := self.answers.find(request.method, request.path)):
+            self._admit(call, Door.ADMIN if request.path.startswith(ROOT) else Door.API)
+            return await self._strike(call, lambda call: give(ordered, call))
+        methods, call.ids = self._routes.find(request.path)
+        if not methods:
+            raise Refused(404, "not_found_error", "Not Found")
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=call.headers | {"allow": allowed(methods)})
+        route = methods.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            raise Refused(405, "invalid_request_error", "Method Not Allowed", headers={"allow": allowed(methods)})
+        self._admit(call, route.door)
+        return await (route.handler(call) if route.strikes else self._strike(call, route.handler))
 
-    async def _messages(self, request: web.BaseRequest, visit: Visit, headers: dict[str, str]) -> web.StreamResponse:
-        ask = checks.read_ask(await self._body(request, visit), **_spoken(request))
-        self.journal.describe(visit, ask.model, ask.stream, ask.prompt)
-        if rule := self.faults.strike(ask):
-            if refused := refusal(rule, self.faults.retry_after_s(rule)):
-                raise refused
-            visit.outcome = rule.kind.value
-        try:
-            self.limits.enter(ask.model, ask.input_tokens)
-        except Refused as refused:
-            refused.headers |= self.limits.headers(ask.model)
-            raise
-        try:
-            visit.message_id = self._id("msg")
-            saying = Saying(
-                request=request,
-                ask=ask,
-                script=write(ask, self._options.answer_tokens, self._id("toolu")),
-                message_id=visit.message_id,
-                request_id=visit.request_id,
-                pace=Pace.of(self._options, self._dice),
-                rule=rule,
-                delta_tokens=self._options.delta_tokens,
-                produced=lambda tokens: self._produced(ask.model, tokens),
-                headers=headers | self.limits.headers(ask.model),
-            )
-            return await saying.say()
-        finally:
-            self.limits.leave(ask.model)
+    def _admit(self, call: Call, door: Door) -> None:
+        call.visit.key = self._check_key(call.request, is_admins=door is Door.ADMIN)
+        if door is not Door.CHAT:
+            checks.check_version(call.version)
 
-    def _produced(self, model: str, tokens: int) -> None:
-        self.journal.counts.output_tokens += tokens
-        self.limits.produced(model, tokens)
+    async def _strike(self, call: Call, handler: Handler) -> web.StreamResponse:
+        """Let a call meet the fault that was ordered for its endpoint, if any, on its way in or out."""
+        rule = self.faults.strike(None, call.request.method, call.request.path)
+        if rule is None:
+            return await handler(call)
+        refused = refusal(rule, self.faults.retry_after_s(rule))
+        call.visit.outcome = rule.kind.value
+        if not rule.early and (refused or rule.kind is Kind.GARBAGE or breaks_before_headers(rule)):
+            await call.drain()
+        if refused:
+            raise refused
+        return await self._tamper(call, rule, handler)
 
-    async def _count_tokens(self, request: web.BaseRequest, visit: Visit, headers: dict[str, str]) -> web.StreamResponse:
-        ask = checks.read_count(await self._body(request, visit), **_spoken(request))
-        self.journal.describe(visit, ask.model, ask.stream, ask.prompt)
-        return _json_response({"input_tokens": ask.input_tokens}, headers)
+    async def _tamper(self, call: Call, rule: Rule, handler: Handler) -> web.StreamResponse:
+        if rule.kind is Kind.GARBAGE:
+            return web.Response(status=rule.status, body=GARBAGE, headers=call.headers | {"content-type": "text/html"})
+        if breaks_before_headers(rule):
+            await break_off(call.request, rule)
+            return web.Response()
+        if rule.kind is Kind.SLOW:
+            await asyncio.sleep(rule.delay_s)
+        call.rule = rule
+        return await halved(call, await handler(call))
 
-    async def _list_models(self, request: web.BaseRequest, visit: Visit, headers: dict[str, str]) -> web.StreamResponse:
-        models = [_model(name) for name in MODELS]
-        page = {"data": models, "has_more": False, "first_id": models[0]["id"], "last_id": models[-1]["id"]}
-        return _json_response(page, headers)
-
-    async def _body(self, request: web.BaseRequest, visit: Visit) -> bytes:
-        too_large = Refused(413, "request_too_large", "Request exceeds the maximum size")
-        if (request.content_length or 0) > self._options.max_body_bytes:
-            raise too_large
-        if request.headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise too_large from None
-        except (web.RequestPayloadError, HttpProcessingError):
-            raise invalid("The request body could not be read") from None
-        self.journal.identify(visit, body)
-        return body
-
-    def _check_key(self, request: web.BaseRequest) -> str:
+    def _check_key(self, request: web.BaseRequest, *, is_admins: bool) -> str:
         """Return a hash of the key presented; `x-api-key` counts where both headers are there."""
         kind, _, bearer = request.headers.get("authorization", "").partition(" ")
         key = request.headers.get("x-api-key", bearer if kind.lower() == "bearer" else "").strip()
         if not key:
             raise Refused(401, "authentication_error", "x-api-key or Authorization header is required")
-        if self._options.keys and key not in self._options.keys:
+        if not self._opens(key, is_admins=is_admins):
             raise Refused(401, "authentication_error", "invalid x-api-key")
         return sha256(key.encode(errors="replace")).hexdigest()[:16]
+
+    def _opens(self, key: str, *, is_admins: bool) -> bool:
+        """Whether a key is of the right kind, and one of those that are named if any are."""
+        if key in self._options.keys:
+            return not is_admins
+        if key.startswith(_ADMIN) or key in self._options.admin_keys:
+            return is_admins
+        return not is_admins and not self._options.keys
 
     def _id(self, kind: str) -> str:
         return f"{kind}_01{self._run}{next(self._ids):014d}"
@@ -163,36 +157,11 @@ def _is_cut(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _spoken(request: web.BaseRequest) -> dict[str, Any]:
-    """Return the version and whether any beta is asked for."""
-    headers = request.headers
-    return {"version": headers["anthropic-version"].strip(), "beta": bool(headers.get("anthropic-beta", "").strip())}
-
-
-def _model_route(path: str) -> tuple[str, _Handler]:
-    name = path.removeprefix("/v1/models/")
-    if name == path or not name or "/" in name:
-        raise Refused(404, "not_found_error", "Not Found")
-
-    async def show(request: web.BaseRequest, visit: Visit, headers: dict[str, str]) -> web.StreamResponse:
-        checks.check_model(name)
-        return _json_response(_model(name), headers)
-
-    return "GET", show
-
-
-def _model(name: str) -> dict[str, str]:
-    shown = MODELS.get(name, name)
-    return {"type": "model", "id": name, "display_name": shown, "created_at": "2026-01-01T00:00:00Z"}
-
-
-def _json_response(value: object, headers: dict[str, str]) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), headers=headers | {"content-type": "application/json"})
-
-
 def _error_response(refused: Refused, visit: Visit, headers: dict[str, str]) -> web.Response:
     visit.outcome, visit.status = refused.outcome, refused.status
     if wait := refused.headers.get("retry-after"):
         visit.retry_after_s = float(wait)
     said = headers | refused.headers | {"content-type": "application/json"}
-    return web.Response(status=refused.status, body=refused.body(visit.request_id), headers=said)
+    is_chat = visit.path.startswith("/v1/chat/")
+    body = refused.openai_body() if is_chat else refused.body(visit.request_id)
+    return web.Response(status=refused.status, body=body, headers=said)

@@ -94,7 +94,11 @@ def check_version(version: str) -> None:
 
 def read_ask(raw: bytes, *, version: str, beta: bool) -> Ask:
     """Check the body of `POST /v1/messages`."""
-    body = _parse(raw)
+    return check_ask(_parse(raw), version=version, beta=beta)
+
+
+def check_ask(body: dict[str, Any], *, version: str, beta: bool) -> Ask:
+    """Check the same, already parsed."""
     sampling = _SAMPLING if version == OLD_VERSION else {}
     _check_fields(body, _FIELDS | sampling | (_BETA_FIELDS if beta else {}), ("model", "max_tokens", "messages"))
     for name in sampling.keys() & body.keys() - {"top_k"}:

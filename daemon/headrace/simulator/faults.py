@@ -1,9 +1,9 @@
 """
 Faults on demand: rules that say which calls go wrong, and how.
 
-A rule names a kind, and may narrow down whom it meets (model, words in the prompt, streaming or not), how often (`count`, or a
-`probability`), and details. Rules are tried in the order in which they came. Probabilities of rules that match the same call
-add up, since one die is cast a call: 0.3 and 0.2 make every second call fail, exactly three to two.
+A rule names a kind, and may narrow down whom it meets (endpoint, model, words in the prompt, streaming or not), how often
+(`count`, or a `probability`), and details. Rules are tried in the order in which they came. Probabilities of rules that match
+the same call add up, since one die is cast a call: 0.3 and 0.2 make every second call fail, exactly three to two.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Kind(StrEnum):
     STREAM_ERROR = "stream_error"  # 200, then an error event
 
 
+_MESSAGES = "/v1/messages"
 _STREAMS_ONLY = frozenset((Kind.HALF_STREAM, Kind.STREAM_ERROR))
 _ERRORS = {
     Kind.RATE_LIMIT: (429, "rate_limit_error", "This request would exceed your organization's rate limit (injected)."),
@@ -66,6 +67,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         delay_s: of `slow`.
         status: of `garbage`.
         error_type: of `stream_error`.
+        path: a glob of the path, such as "/v1/files*"; empty: only `POST /v1/messages`. method: a glob, too.
+        early: outside of messages and chat, an error comes before the body is read, as a gateway may send one.
         clean: `half_stream` ends as if it were complete, only without its last events.
     """
 
@@ -81,6 +84,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     status: int = 200
     error_type: str = "overloaded_error"
     clean: bool = False
+    path: str = ""
+    method: str = "*"
+    early: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -90,7 +96,17 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         if (self.after_deltas or 0) < 0 or self.delay_s < 0 or not 200 <= self.status <= 599:
             raise ValueError("after_deltas and delay_s should be 0 or more, status from 200 to 599")
 
-    def matches(self, ask: Ask) -> bool:
+    def reaches(self, method: str, path: str) -> bool:
+        """Whether it is meant for this endpoint."""
+        if self.path:
+            return fnmatchcase(path, self.path) and fnmatchcase(method, self.method)
+        return path == _MESSAGES and fnmatchcase(method, self.method)
+
+    def matches(self, ask: Ask | None) -> bool:
+        """Whether it is meant for such a call; *ask* is None where a call has neither model nor prompt."""
+        if ask is None:
+            is_any = self.stream is None and not self.text and self.model == "*"
+            return is_any and self.kind is not Kind.STREAM_ERROR
         if self.stream not in (None, ask.stream):
             return False
         if self.kind is Kind.HALF_JSON and ask.stream:
@@ -143,11 +159,13 @@ class Faults:
         """Return the rules in force; `left` is how many more calls each will meet."""
         return [msgspec.to_builtins(rule) | {"left": left} for rule, left in zip(self._rules, self._left, strict=True)]
 
-    def strike(self, ask: Ask) -> Rule | None:
+    def strike(self, ask: Ask | None, method: str = "POST", path: str = _MESSAGES) -> Rule | None:
         """Cast the die for a call: the rule that it meets, if any."""
+        if path != _MESSAGES and not any(rule.path for rule in self._rules):
+            return None  # no die, so that other endpoints do not change what messages meet
         die = self._dice.random() if self._rules else 1.0
         for index, rule in enumerate(self._rules):
-            if not rule.matches(ask):
+            if not rule.reaches(method, path) or not rule.matches(ask):
                 continue
             if die < rule.probability:
                 self._use_up(index)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any
 
 _QUOTE = 40
+_DIGITS = 16
 _DISTINCT = 1_000
+_KEYS = frozenset(("x-api-key", "authorization", "proxy-authorization", "cookie"))
 
 
 @dataclass(slots=True)
@@ -32,6 +36,9 @@ class Visit:
         key: a hash of the API key.
         text: the beginning of the prompt.
         took_s: until the last byte was written.
+        method, target: of the request line; the target with its query, as it came.
+        headers: of the request, in lower case; the values of keys are `***`.
+        body_bytes, body_sha256: of the body, as far as it was read.
     """
 
     number: int
@@ -49,6 +56,11 @@ class Visit:
     request_id: str = ""
     message_id: str = ""
     took_s: float = 0.0
+    method: str = ""
+    target: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    body_bytes: int = 0
+    body_sha256: str = ""
 
 
 class Tally:
@@ -125,7 +137,11 @@ class Journal:
 
     def identify(self, visit: Visit, body: bytes) -> None:
         """Note what the call is, once its body is here."""
-        visit.fingerprint = fingerprint(body)
+        self.weigh(visit, len(body), sha256(body).hexdigest())
+
+    def weigh(self, visit: Visit, size_bytes: int, digest: str) -> None:
+        """Note the same of a body that nobody holds: its size and its SHA-256 in hex."""
+        visit.body_bytes, visit.body_sha256, visit.fingerprint = size_bytes, digest, digest[:_DIGITS]
         self.counts.fingerprints.inc(visit.fingerprint)
 
     def describe(self, visit: Visit, model: str, stream: bool, prompt: str) -> None:
@@ -139,12 +155,22 @@ class Journal:
         self.counts.running -= 1
         self.counts.outcomes.inc(visit.outcome)
 
-    def listed(self, *, text: str = "", newest: int | None = None) -> list[dict[str, Any]]:
-        """Return calls, oldest first: those whose quoted prompt contains *text*, and of them only the newest."""
-        chosen = [visit for visit in self.visits if text in visit.text]
+    def listed(self, *, text: str = "", path: str = "*", newest: int | None = None) -> list[dict[str, Any]]:
+        """Return calls, oldest first: those with *text* in their quoted prompt and with such a *path* (a glob); the newest."""
+        chosen = [visit for visit in self.visits if text in visit.text and fnmatchcase(visit.path, path)]
         return [asdict(visit) for visit in (chosen if newest is None else chosen[len(chosen) - min(newest, len(chosen)) :])]
 
 
 def fingerprint(body: bytes) -> str:
     """Return what a body is known by here: 16 hex digits of its SHA-256."""
-    return sha256(body).hexdigest()[:16]
+    return sha256(body).hexdigest()[:_DIGITS]
+
+
+def shown(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers as the journal has them: one of each name, and no keys."""
+    said: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        value = "***" if name in _KEYS else value
+        said[name] = f"{said[name]}, {value}" if name in said else value
+    return said

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+ENCODINGS = ("gzip", "br", "zstd")
 _RATES = ("rate_429", "rate_529", "rate_500", "rate_hang", "rate_reset", "rate_half_stream", "rate_stream_error")
 
 
@@ -31,7 +32,12 @@ class Options:
         rate_...: share of the calls that meet this fault (see `faults.py`); together at most 1.
         retry_after_s: the `retry-after` of injected 429s, from and to, in seconds (whole ones are what upstream sends).
         seed: of all chance in here; None makes each run different.
-        max_body_bytes: larger bodies are refused with 413.
+        max_body_bytes, max_batch_bytes, max_file_bytes: larger bodies are refused with 413; for files, 0 is no limit.
+        keep_file_bytes: a larger file is hashed, and its content not kept.
+        admin_keys: Admin keys, beside those that begin with `sk-ant-admin`.
+        batch_s: how long a batch takes; batch_expires_s: after this it ends anyhow.
+        public_url: what the addresses in answers begin with; empty: `http://` and the host that was asked.
+        encodings: content encodings that callers may have ("gzip", "br", "zstd"), the first that they take.
         journal: how many calls the journal and the counts by body remember.
     """
 
@@ -57,24 +63,33 @@ class Options:
     seed: int | None = None
     max_body_bytes: int = 32_000_000
     journal: int = 20_000
+    max_batch_bytes: int = 256_000_000
+    max_file_bytes: int = 500_000_000
+    keep_file_bytes: int = 8_000_000
+    admin_keys: tuple[str, ...] = ()
+    batch_s: float = 30.0
+    batch_expires_s: float = 86_400.0
+    public_url: str = ""
+    encodings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("first_token_s", "tokens_per_s", "requests_per_minute", "input_tokens_per_minute",
-                     "output_tokens_per_minute", "concurrency"):  # fmt: skip
+                     "output_tokens_per_minute", "concurrency", "max_file_bytes", "keep_file_bytes", "batch_s"):  # fmt: skip
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("burst_s", "delta_tokens", "max_body_bytes", "journal"):
+        for name in ("burst_s", "delta_tokens", "max_body_bytes", "max_batch_bytes", "batch_expires_s", "journal"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in ("answer_tokens", "retry_after_s"):
             low, high = getattr(self, name)
             _check(0 <= low <= high, name, (low, high), "two numbers, the smaller one first")
         rates = [getattr(self, name) for name in _RATES]
         _check(all(rate >= 0 for rate in rates) and sum(rates) <= 1 + 1e-9, "rate_...", rates, "shares, together at most 1")
+        _check(set(self.encodings) <= set(ENCODINGS), "encodings", self.encodings, f"some of {', '.join(ENCODINGS)}")
         _check(0 <= self.jitter < 1, "jitter", self.jitter, "a share below 1")
 
     @classmethod
     def instant(cls, **changes: Any) -> Self:
         """Answer without any waiting; the same chance in each run."""
-        return cls(**{"first_token_s": 0.0, "tokens_per_s": 0.0, "seed": 1, **changes})
+        return cls(**{"first_token_s": 0.0, "tokens_per_s": 0.0, "seed": 1, "batch_s": 0.0, **changes})
 
 
 def _check(holds: bool, name: str, value: object, right: str) -> None:

@@ -34,6 +34,11 @@ class Refused(Exception):
         """Return the error in Anthropic's shape."""
         return msgspec.json.encode({"type": "error", "error": self.error(), "request_id": request_id})
 
+    def openai_body(self) -> bytes:
+        """Return the error in OpenAI's shape."""
+        code = (self.details or {}).get("error_code")
+        return msgspec.json.encode({"error": {"type": self.type, "message": self.message, "code": code, "param": None}})
+
     def error(self) -> dict[str, Any]:
         error: dict[str, Any] = {"type": self.type, "message": self.message}
         return error | {"details": self.details} if self.details else error

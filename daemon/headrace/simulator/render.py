@@ -1,14 +1,19 @@
-"""A script as the API writes it: one JSON message, or the pieces of an event stream."""
+"""
+A script as the API writes it: one JSON message, or the pieces of an event stream.
+
+A `Form` is what another endpoint writes in its place; the names of its pieces are still those of the Messages API.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from headrace.simulator.checks import Ask
+from headrace.simulator.refusals import Refused
 from headrace.simulator.script import Block, Script
 from headrace.simulator.tokens import slices, text_tokens
 
@@ -22,6 +27,22 @@ class Piece:
     name: str
     raw: bytes
     tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """
+    How an endpoint writes.
+
+    Args:
+        whole: the answer in one, of script, call and id.
+        pieces: the same as a stream, in deltas of so many tokens.
+        error: the end of a stream that fails, of the error and the request's id.
+    """
+
+    whole: Callable[[Script, Ask, str], bytes]
+    pieces: Callable[[Script, Ask, str, int], Iterator[Piece]]
+    error: Callable[[Refused, str], bytes]
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:
@@ -57,6 +78,14 @@ def pieces(script: Script, ask: Ask, message_id: str, delta_tokens: int) -> Iter
     ending = {"stop_reason": script.stop_reason, "stop_sequence": script.stop_sequence}
     yield _piece("message_delta", {"delta": ending, "usage": _totals(ask, script.output_tokens)})
     yield _piece("message_stop", {})
+
+
+def error_event(error: Refused, request_id: str) -> bytes:
+    """Write the event that ends a stream which fails."""
+    return event("error", {"type": "error", "error": error.error(), "request_id": request_id})
+
+
+MESSAGES = Form(message, pieces, error_event)
 
 
 def _piece(name: str, data: dict[str, Any], tokens: int = 0) -> Piece:

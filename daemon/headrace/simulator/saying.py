@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
+from headrace.simulator.breaking import BREAKS, break_off
 from headrace.simulator.checks import Ask
+from headrace.simulator.encodings import Encoder, encoder
 from headrace.simulator.faults import Kind, Rule
 from headrace.simulator.options import Options
 from headrace.simulator.refusals import Refused
-from headrace.simulator.render import Piece, event, message, pieces
+from headrace.simulator.render import Form, Piece
 from headrace.simulator.script import Script
 
 _TICK_S = 0.1  # how often the output of a JSON answer is charged
-_GARBAGE = b"<html><head><title>Oops</title></head><body>This is not the API you are looking for.</body></html>\n"
-_BREAKS = (Kind.HANG, Kind.RESET, Kind.HALF_JSON, Kind.HALF_STREAM, Kind.STREAM_ERROR)
+GARBAGE = b"<html><head><title>Oops</title></head><body>This is not the API you are looking for.</body></html>\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +58,16 @@ class Saying:
     One answer on its way out.
 
     Args:
+        message_id: of the answer.
         produced: told of output tokens as they are produced.
         headers: of the answer.
+        encoding: of a stream; empty: none. (Whole answers are encoded at the door.)
     """
 
     request: BaseRequest
     ask: Ask
     script: Script
+    form: Form
     message_id: str
     request_id: str
     pace: Pace
@@ -73,6 +75,7 @@ class Saying:
     delta_tokens: int
     produced: Callable[[int], None]
     headers: dict[str, str]
+    encoding: str = ""
     _started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     async def say(self) -> StreamResponse:
@@ -82,17 +85,17 @@ class Saying:
             await asyncio.sleep(rule.delay_s)
             self._started += rule.delay_s
         if rule and rule.kind is Kind.GARBAGE:
-            return Response(status=rule.status, body=_GARBAGE, headers=self.headers | {"content-type": "text/html"})
+            return Response(status=rule.status, body=GARBAGE, headers=self.headers | {"content-type": "text/html"})
         if rule and rule.kind in (Kind.HANG, Kind.RESET) and rule.after_deltas is None:
             await self._break_off(rule, StreamResponse())
             return Response()
         return await (self._say_events() if self.ask.stream else self._say_json())
 
     async def _say_json(self) -> StreamResponse:
-        body = message(self.script, self.ask, self.message_id)
+        body = self.form.whole(self.script, self.ask, self.message_id)
         headers = self.headers | {"content-type": "application/json"}
         await self._produce()
-        if self.rule is None or self.rule.kind not in _BREAKS:
+        if self.rule is None or self.rule.kind not in BREAKS:
             return Response(body=body, headers=headers)
         response = StreamResponse(headers=headers)
         response.content_length = len(body)
@@ -114,28 +117,32 @@ class Saying:
 
     async def _say_events(self) -> StreamResponse:
         response = StreamResponse(headers=self.headers | {"content-type": "text/event-stream; charset=utf-8"})
+        if packer := encoder(self.encoding):
+            response.headers["content-encoding"] = self.encoding
         unsent: list[bytes] = []
         said = deltas = 0
-        for piece in pieces(self.script, self.ask, self.message_id, self.delta_tokens):
+        for piece in self.form.pieces(self.script, self.ask, self.message_id, self.delta_tokens):
             if self.rule and self._breaks_before(piece, deltas):
                 await self._send(response, unsent)
-                await self._break_off(self.rule, response)
+                await self._break_off(self.rule, response, packer)
                 return response
             # The message opens halfway to its first token, as upstream's does once it has read the prompt.
             due_s = self.pace.first_token_s / 2 if not deltas and not piece.tokens else self.pace.due_s(said)
             if (wait_s := due_s - self._elapsed_s()) > 0:
                 await self._send(response, unsent)
                 await asyncio.sleep(wait_s)
-            unsent.append(piece.raw)
+            unsent.append(packer.encode(piece.raw) if packer else piece.raw)
             if piece.name == "content_block_delta":
                 deltas += 1
                 said += piece.tokens
                 self.produced(piece.tokens)
+        if packer:
+            unsent.append(packer.finish())
         await self._send(response, unsent)
         return response
 
     def _breaks_before(self, piece: Piece, deltas: int) -> bool:
-        if self.rule is None or self.rule.kind not in _BREAKS:
+        if self.rule is None or self.rule.kind not in BREAKS:
             return False
         if piece.name == "message_delta":
             return True
@@ -150,30 +157,13 @@ class Saying:
             await response.write(b"".join(unsent))
             unsent.clear()
 
-    async def _break_off(self, rule: Rule, response: StreamResponse) -> None:
-        match rule.kind:
-            case Kind.HANG:
-                await asyncio.get_running_loop().create_future()  # until the caller leaves
-            case Kind.RESET:
-                _reset(self.request)
-            case Kind.STREAM_ERROR:
-                error = Refused(
-                    200, rule.error_type, "Overloaded" if "overloaded" in rule.error_type else "Internal server error"
-                )
-                said = {"type": "error", "error": error.error(), "request_id": self.request_id}
-                await response.write(event("error", said))
-            case _ if not rule.clean and self.request.transport is not None:
-                self.request.transport.close()
+    async def _break_off(self, rule: Rule, response: StreamResponse, packer: Encoder | None = None) -> None:
+        if rule.kind is Kind.STREAM_ERROR:
+            sentence = "Overloaded" if "overloaded" in rule.error_type else "Internal server error"
+            error = self.form.error(Refused(200, rule.error_type, sentence), self.request_id)
+            await response.write(packer.encode(error) + packer.finish() if packer else error)
+        else:
+            await break_off(self.request, rule)
 
     def _elapsed_s(self) -> float:
         return asyncio.get_running_loop().time() - self._started
-
-
-def _reset(request: BaseRequest) -> None:
-    """Close the connection so that the other side sees a reset and not an end."""
-    transport = request.transport
-    if transport is None:
-        return
-    wire = transport.get_extra_info("socket")
-    wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()

@@ -12,9 +12,12 @@ from typing import Any, Self
 from aiohttp import web
 
 from headrace.errors import StartupError
+from headrace.simulator.answers import Answers
 from headrace.simulator.api import Api
+from headrace.simulator.batches import Batches
 from headrace.simulator.control import control
 from headrace.simulator.faults import Faults
+from headrace.simulator.files import Files
 from headrace.simulator.journal import Counts, Journal
 from headrace.simulator.limits import Limits
 from headrace.simulator.options import Options
@@ -27,7 +30,8 @@ class Simulator:
     """
     A running stand-in for the API.
 
-    `faults`, `limits`, `journal` and `counts` may be looked at and changed at any time, from the same event loop.
+    `faults`, `answers`, `limits`, `batches`, `files`, `journal` and `counts` may be looked at and changed at any time, from the
+    same event loop.
     """
 
     def __init__(self, options: Options) -> None:
@@ -42,6 +46,27 @@ class Simulator:
     @property
     def faults(self) -> Faults:
         return self._api.faults
+
+    @property
+    def answers(self) -> Answers:
+        return self._api.answers
+
+    @property
+    def batches(self) -> Batches:
+        return self._api.batches
+
+    @property
+    def files(self) -> Files:
+        return self._api.files
+
+    @property
+    def encodings(self) -> tuple[str, ...]:
+        """The content encodings that callers may have from now on."""
+        return self._api.encodings
+
+    @encodings.setter
+    def encodings(self, names: tuple[str, ...]) -> None:
+        self._api.encodings = names
 
     @property
     def limits(self) -> Limits:
@@ -60,10 +85,8 @@ class Simulator:
         return sum(text in visit.text for visit in self.journal.visits)
 
     def reset(self) -> None:
-        """Return to the state after the start: nothing counted, buckets full, only the options' faults."""
-        self.journal.reset()
-        self.faults.reset()
-        self.limits.reset()
+        """Return to the state after the start: nothing counted or made, buckets full, only the options' faults."""
+        self._api.reset()
 
     async def start(self, host: str, port: int) -> None:
         server = web.Server(self._handle, request_factory=self._make_request, handler_cancellation=True, access_log=None)
