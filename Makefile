@@ -34,7 +34,7 @@ demo: install                ## Show the main job, on loopback. UPSTREAM=https:/
 	$(BIN)/headrace demo $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 test: dev                    ## Run all tests.
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit

@@ -113,7 +113,9 @@ async def test_back(valkey_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body"), [("gzip", gzip.compress(b"text")), ("br", b"\x0b\x01\x80text\x03"), ("zstd", b"z")]
+    ("encoding", "body"),
+    [("gzip", gzip.compress(b"text")), ("br", b"\x0b\x01\x80text\x03"), ("zstd", b"z")],
+    ids=["gzip", "br", "zstd"],
 )
 async def test_encodings(valkey_url: str, tmp_path: Path, encoding: str, body: bytes) -> None:
     """An encoding that the caller asked for is between it and upstream."""

@@ -556,19 +556,19 @@ async def test_ten_thousand():
     gc.collect()
     tracemalloc.start()
     crowd = [house.go("c", within=5000) for _ in range(9_998)]
-    started = time.perf_counter()
+    started = time.process_time()
     await house.settle_down()
-    spent_s = time.perf_counter() - started
+    spent_s = time.process_time() - started
     gc.collect()
     each = tracemalloc.get_traced_memory()[0] / len(crowd)
     tracemalloc.stop()
     assert "9999 waiting, 1 asking" in repr(house.schedule)
     assert each < 12 * 1024
     assert spent_s < 5
-    started = time.perf_counter()
+    started = time.process_time()
     for call in crowd:
         call.cancel()
     await house.settle_down()
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     await until(lambda: "[1 waiting, 1 asking" in repr(house.schedule), within=1)
     print(f"{each / 1024:.1f} KiB each, {spent_s * 1e6 / len(crowd):.0f} us each under tracemalloc")
