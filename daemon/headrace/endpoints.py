@@ -19,8 +19,9 @@ _MB = 1_000_000
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # idempotent: RFC 9110, section 9.2.2
 
 _PATH = re.compile(r"/v1(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+/?")
-# Segments that a server may resolve to another path than the one whose row we took.
-_MISLEADING = re.compile(r"/(?:\.|%2[eE]){1,2}(?:/|$)|%2[fF]|%5[cC]|%00")
+# What a server may resolve to another path than the one whose row we took: dots, and escapes of what needs none (RFC 3986,
+# section 2.3: %6dessages is messages).
+_MISLEADING = re.compile(r"/\.{1,2}(?:/|$)|%2[fFdDeE]|%5[cCfF]|%00|%7[eE]|%3[0-9]|%[46][1-9a-fA-F]|%[57][0-9aA]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Endpoint:
 MESSAGES = Endpoint("messages", is_kept=True, is_metered=True, is_repeatable=True, max_body=32 * _MB)
 CHAT = Endpoint("chat", is_kept=True, is_metered=True, is_repeatable=True, max_body=32 * _MB)
 COUNT_TOKENS = Endpoint("count_tokens", is_kept=True, is_repeatable=True, max_body=32 * _MB)
-MODELS = Endpoint("models", is_kept=True, is_repeatable=True)
+MODELS = Endpoint("models", is_kept=True, is_repeatable=True, max_body=_MB)  # it takes none, and none is kept waiting
 
 _ID = r"[^/]+"
 

@@ -1,15 +1,15 @@
 """
 Two simulators alike, one asked directly and one through an installed daemon; and what of their answers must be equal.
 
-Everything must, but for what no two runs of an API have in common: ids and times, which are put into a common form here, and
-the address that was asked. So an id that is lost or swapped on the way is still seen, and so is an address that leads elsewhere.
+Everything must, but for what no two runs of an API have in common: ids, times, and the address that was asked. These are put
+into a common form here, in which an id that is lost or swapped on the way is seen, and so is an address that leads elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
+import hashlib
 import json
 import re
 import threading
@@ -32,17 +32,20 @@ _HINT = re.compile(r"(?<=sk-ant-sim03-\.\.\.)\d{4}|(?<=sk-ant-sim03-<apikey \d>)
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
 _UNIX = re.compile(r'(?<="created": )\d{10}\b')
 _BOUNDARY = re.compile(r"(?<=boundary=)[\w-]{20,}")
+_SHOWN = 100_000
 _RUN_S = 40 * 86_400  # a time this near is one of this run's; others are data
 
 # What belongs to one connection or to the daemon itself; and the organization, which is the daemon's, and is not kept with an
 # answer that others may get.
 _NOT_COMPARED = {
     "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "via",
-    "age", "cache-control", "cache-status", "x-headrace-attempts", "x-headrace-source", "x-headrace-ticket", "anthropic-organization-id",
+    "age", "cache-control", "cache-status", "x-headrace-attempts", "x-headrace-source", "x-headrace-ticket",
+    "anthropic-organization-id",
 }  # fmt: skip
 # The same of requests. Headers by which the SDK tells of itself (x-stainless-*) are not sent on where calls are shared.
 _NOT_SENT_ON = {
     "accept-encoding", "connection", "content-length", "host", "transfer-encoding", "via", "x-api-key", "authorization",
+    "accept-language", "sec-fetch-mode",
     "x-headrace-caller", "x-headrace-timeout-ms", "cache-control", "user-agent", "accept", "expect",
 }  # fmt: skip
 
@@ -63,6 +66,10 @@ class Side:
     def journal(self) -> list[dict[str, Any]]:
         """Return the calls that reached the simulator since the last reset, in order."""
         return _CONTROL.get(f"{self.upstream}/_simulator/journal").raise_for_status().json()["visits"]
+
+    def itself(self) -> Side:
+        """Return the way that leads to this side's simulator directly."""
+        return Side(self.name, self.upstream, self.upstream)
 
     def normal(self, value: Any) -> Any:
         """Return *value*, which JSON can hold, in the form in which two runs can be compared."""
@@ -122,7 +129,7 @@ def told(headers: Mapping[str, str]) -> dict[str, str]:
 def reached(visit: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a call must be equal once it has reached the simulator."""
     sent = {name.lower(): value for name, value in visit["headers"].items() if not _is_ours(name.lower())}
-    return {name: visit[name] for name in ("method", "target", "status")} | {"headers": sent}
+    return {name: visit[name] for name in ("method", "target", "status", "body_bytes")} | {"headers": sent}
 
 
 def _is_ours(name: str) -> bool:
@@ -130,12 +137,13 @@ def _is_ours(name: str) -> bool:
 
 
 def body(raw: bytes) -> Any:
-    """Return a body as JSON can hold it: what it says in JSON, else its text, else its bytes."""
-    with contextlib.suppress(ValueError):
-        return json.loads(raw)
-    with contextlib.suppress(UnicodeDecodeError):
-        return raw.decode()
-    return base64.b64encode(raw).decode()
+    """Return a body as JSON can hold it: what it says in JSON, else its text, else its hash, as of all that is large."""
+    if len(raw) <= _SHOWN:
+        with contextlib.suppress(ValueError):  # which a UnicodeDecodeError is, too
+            return json.loads(raw)
+        with contextlib.suppress(ValueError):
+            return raw.decode()
+    return {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
 
 
 def _common(text: str) -> str:

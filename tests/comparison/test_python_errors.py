@@ -1,27 +1,29 @@
 """
 Errors through the daemon: the class, status and body that the official Python SDK raises without it.
 
-Comparable are errors that upstream calls final, those that end nobody's wait, and those that outlast the caller's deadline: of these
-all but the number of tries. Not comparable: 401 for the caller's own key (the daemon asks with its own), and a connection that
-breaks (without the daemon the SDK's own class, with it a 502 or, in a stream, an `error` event; tests/process/test_troubles.py).
+Comparable are errors that upstream calls final, those that end nobody's wait, and those that outlast the caller's deadline: of
+these all but the number of tries. Not comparable: 401 for the caller's own key (the daemon asks with its own), and a connection
+that breaks (without the daemon the SDK's own class, with it a 502 or, in a stream, an `error` event).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
 import pytest
 
-from comparison.asking import observe, plain, wrong
-from comparison.pair import Pair, differences, pair
-from comparison.python_rows import MODEL, ask, batch, upload
+from comparison.conftest import Compare
+from comparison.pair import differences
+from comparison.python import observe, plain, wrong
+from comparison.rows import MODEL, ask, batch, upload
 
 STATUSES = {
     400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
-    404: "not_found_error", 408: "timeout_error", 409: "conflict_error", 413: "request_too_large", 422: "invalid_request_error",
-    429: "rate_limit_error", 500: "api_error", 502: "api_error", 503: "api_error", 504: "timeout_error", 529: "overloaded_error",
+    404: "not_found_error", 408: "timeout_error", 409: "conflict_error", 413: "request_too_large",
+    422: "invalid_request_error", 429: "rate_limit_error", 500: "api_error", 502: "api_error", 503: "api_error",
+    504: "timeout_error", 529: "overloaded_error",
 }  # fmt: skip
 TRANSIENT = {"rate_limit": 429, "overloaded": 529, "api_error": 500, "unavailable": 503, "gateway_timeout": 504}
 
@@ -40,11 +42,11 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 # What upstream refuses by itself.
 REFUSED: dict[str, Callable[[Any], Any]] = {
-    "messages.create: no tokens": lambda sdk: sdk.messages.create(**ask("x") | {"max_tokens": -1}),
     "messages.create: no such model": lambda sdk: sdk.messages.create(**ask("x") | {"model": "gpt-4"}),
     "messages.create: unknown field": lambda sdk: sdk.messages.create(**ask("x"), extra_body={"colour": "blue"}),
-    "messages.create: unknown version": lambda sdk: sdk.messages.create(**ask("x"), extra_headers={"anthropic-version": "2000-01-01"}),
-    "messages.count_tokens: no messages": lambda sdk: sdk.messages.count_tokens(model=MODEL, messages=[]),
+    "messages.create: unknown version": lambda sdk: sdk.messages.create(
+        **ask("x"), extra_headers={"anthropic-version": "2000-01-01"}
+    ),
     "models.retrieve: no such model": lambda sdk: sdk.models.retrieve("gpt-4"),
     "messages.batches.create: none": lambda sdk: sdk.messages.batches.create(requests=[]),
     "messages.batches.retrieve: no such batch": lambda sdk: sdk.messages.batches.retrieve("msgbatch_none"),
@@ -60,51 +62,56 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "skills.list: no such path": lambda sdk: sdk.skills.list(),
 }
 
-
-@pytest.fixture(scope="module")
-def both() -> Iterator[Pair]:
-    # A plain key for the Admin API as well, which one simulator can tell apart only by its beginning.
-    with pair() as running:
-        yield running
-
-
-def seen(both: Pair, name: str, work: Callable[[Any], Any], *orders: tuple[str, Any], **headers: str) -> list[dict[str, Any]]:
-    both.order("reset")
-    for what, value in orders:
-        both.order(what, value)
-    caller = "".join(letter if letter.isalnum() else "-" for letter in name)[:64]
-    return [observe(side, work, caller, is_admin=name.startswith("organization."), **headers) for side in both]
+# What the daemon refuses before upstream has to, in words of its own.
+REFUSED_HERE: dict[str, Callable[[Any], Any]] = {
+    "messages.create: no tokens": lambda sdk: sdk.messages.create(**ask("x") | {"max_tokens": -1}),
+    "messages.create: no messages": lambda sdk: sdk.messages.create(**ask("x") | {"messages": []}),
+    "messages.count_tokens: no messages": lambda sdk: sdk.messages.count_tokens(model=MODEL, messages=[]),
+}
 
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("status", STATUSES)
-def test_final(both: Pair, status: int, name: str) -> None:
+def test_final(compare: Compare, status: int, name: str) -> None:
     """What upstream calls final comes through whole, after one try."""
     kind = STATUSES[status]
     said = {"type": "error", "error": {"type": kind, "message": f"no: {status}", "details": {"n": 1}}, "request_id": "req_1"}
     headers = {"x-should-retry": "false", "request-id": "req_1"} | ({"retry-after": "7"} if status == 429 else {})
     answer = {"path": "/v1/*", "status": status, "headers": headers, "json": said}
-    direct, through = seen(both, name, CALLS[name], ("answers", answer))
+    direct, through = compare(observe, CALLS[name], ("answers", answer), is_admin=_is_admins(name))
     assert direct["said"]["status"] == status
     assert direct["said"]["body"] == said
     assert not differences(direct, through)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(both: Pair, name: str) -> None:
+def test_refused(compare: Compare, name: str) -> None:
     """So does what upstream refuses by itself; only that a repeat is pointless is said besides."""
-    direct, through = seen(both, name, REFUSED[name])
+    direct, through = compare(observe, REFUSED[name], is_admin=_is_admins(name))
     assert direct["said"]["status"] in (400, 404)
     assert through["exchanged"][-1]["headers"].pop("x-should-retry") == "false"
     assert not differences(direct, through)
 
 
-@pytest.mark.parametrize("name", ["messages.create", "messages.create as events", "models.list", "organization.workspaces.create"])
+@pytest.mark.parametrize("name", REFUSED_HERE)
+def test_refused_here(compare: Compare, name: str) -> None:
+    """What the daemon refuses by itself has upstream's class, status and type, and upstream is not asked."""
+    direct, through = compare(observe, REFUSED_HERE[name])
+    assert direct["said"]["body"]["error"]["type"] == through["said"]["body"]["error"]["type"] == "invalid_request_error"
+    assert (direct["said"]["error"], direct["said"]["status"]) == (through["said"]["error"], through["said"]["status"])
+    assert through["reached"] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["messages.create", "messages.create as events", "models.list", "organization.workspaces.create"]
+)
 @pytest.mark.parametrize("kind", TRANSIENT)
-def test_lasting(both: Pair, kind: str, name: str) -> None:
+def test_lasting(compare: Compare, kind: str, name: str) -> None:
     """What outlasts the caller's deadline is said as it was, however often it was met."""
     fault = {"kind": kind, "path": "*", "retry_after_s": [9, 9]}
-    direct, through = seen(both, name, CALLS[name], ("faults", fault), **{"x-headrace-timeout-ms": "300"})
+    direct, through = compare(
+        observe, CALLS[name], ("faults", fault), is_admin=_is_admins(name), **{"x-headrace-timeout-ms": "300"}
+    )
     assert direct["said"]["status"] == TRANSIENT[kind]
     assert through["exchanged"][0]["headers"].pop("x-should-retry") == "false"
     assert through["reached"][0] == direct["reached"][0]
@@ -113,10 +120,10 @@ def test_lasting(both: Pair, kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("deltas", [1, 3])
 @pytest.mark.parametrize("kind", ["overloaded_error", "api_error"])
-def test_in_a_stream(both: Pair, kind: str, deltas: int) -> None:
+def test_in_a_stream(compare: Compare, kind: str, deltas: int) -> None:
     """An error in the midst of a stream comes after the same events."""
     fault = {"kind": "stream_error", "error_type": kind, "after_deltas": deltas}
-    direct, through = seen(both, f"{kind} {deltas}", _events_then_error, ("faults", fault))
+    direct, through = compare(observe, _events_then_error, ("faults", fault))
     assert len(direct["said"]["events"]) > deltas
     assert direct["said"]["then"]["body"]["error"]["type"] == kind
     assert not differences(direct, through)
@@ -129,6 +136,10 @@ def _events_then_error(sdk: anthropic.Anthropic) -> dict[str, Any]:
     except anthropic.APIError as error:
         return {"events": events, "then": wrong(error)}
     return {"events": events}
+
+
+def _is_admins(name: str) -> bool:
+    return name.startswith("organization.")
 
 
 def _less_tries(seen: dict[str, Any]) -> dict[str, Any]:

@@ -2,66 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import anthropic
 import pytest
 
-from comparison.asking import observe
-from comparison.pair import Pair, differences, pair
-from comparison.python_rows import LEFT_OUT, ORDERED, ROWS, Row, asked_anyhow, resources, roots
+from comparison.conftest import Compare
+from comparison.inventory import CARRIED, COMPARED, METHODS, carry, roots
+from comparison.pair import differences
+from comparison.python import observe
+from comparison.rows import LEFT_OUT, ORDERED, ROWS, Row
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, about models and parameters
 
-PREFIXES = ("", "beta.")
-with anthropic.Anthropic(api_key="unused") as _client:
-    METHODS = {prefix: tuple(resources(root)) for prefix, root in roots(_client).items()}
-BY_ROW = {row.method for row in ROWS}
-COMPARED = [(prefix, row) for prefix in PREFIXES for row in ROWS if row.method in METHODS[prefix]]
-UNKNOWN = [
-    (prefix, method) for prefix in PREFIXES for method in METHODS[prefix] if method not in BY_ROW and method not in LEFT_OUT
-]
-
-
-@pytest.fixture(scope="module")
-def both() -> Iterator[Pair]:
-    with pair() as running:
-        yield running
-
-
-def seen(both: Pair, row: Row, prefix: str) -> list[dict[str, Any]]:
-    """Do a row on both sides, from the same beginning, and return what was seen."""
-    both.order("reset")
-    for what, value in row.orders:
-        both.order(what, value)
-    caller = "".join(letter if letter.isalnum() else "-" for letter in f"{prefix}{row.name}")[:64]
-    return [observe(side, lambda sdk: row.work(roots(sdk)[prefix]), caller, is_admin=row.is_admins) for side in both]
-
 
 @pytest.mark.parametrize(("prefix", "row"), COMPARED, ids=[f"{prefix}{row.name}" for prefix, row in COMPARED])
-def test_same(both: Pair, prefix: str, row: Row) -> None:
+def test_same(compare: Compare, prefix: str, row: Row) -> None:
     """What the SDK says, each answer as it came, and each call as upstream saw it."""
-    direct, through = seen(both, row, prefix)
+    direct, through = compare(observe, lambda sdk: row.work(roots(sdk)[prefix]), *row.orders, is_admin=row.is_admins)
     assert "error" not in direct["said"]
     assert direct["exchanged"]
     assert not differences(direct, through)
 
 
-@pytest.mark.parametrize(("prefix", "method"), UNKNOWN, ids=["".join(each) for each in UNKNOWN])
-def test_carried(both: Pair, prefix: str, method: str) -> None:
+@pytest.mark.parametrize(("prefix", "resource"), CARRIED, ids=["".join(each) for each in CARRIED])
+def test_carried(compare: Compare, prefix: str, resource: str) -> None:
     """So does what the daemon knows nothing of."""
-    orders = (("answers", {"path": "/v1/*", "json": ORDERED}),)
-    direct, through = seen(both, Row(method, lambda root: asked_anyhow(root, method), orders), prefix)
-    assert direct["reached"][0]["status"] == 200
+    made_up = CARRIED[prefix, resource]
+    ordered = ("answers", {"path": "/v1/*", "json": ORDERED})
+    is_admin = resource == "organization"
+    direct, through = compare(observe, lambda sdk: carry(roots(sdk)[prefix], made_up), ordered, is_admin=is_admin)
+    assert direct["said"].keys() == made_up.keys()
     assert not differences(direct, through)
 
 
 def test_whole() -> None:
     """Every public method of the SDK's resources is compared, or is in the list of those that are not, with its reason."""
-    everything = set().union(*METHODS.values())
+    everything = {name for names in METHODS.values() for name in names}
+    by_row, carried = {row.method for row in ROWS}, {name for names in CARRIED.values() for name in names}
     assert len(everything) > 200
-    assert everything >= BY_ROW | set(LEFT_OUT)
-    assert {method for _, method in UNKNOWN} | BY_ROW | set(LEFT_OUT) == everything
-    of_ours = ("messages.", "models.", "files.")
-    assert not [method for _, method in UNKNOWN if method.startswith(of_ours)]
+    assert by_row | carried | set(LEFT_OUT) == everything
+    assert not [name for name in carried if name.startswith(("messages.", "models.", "files."))]

@@ -180,8 +180,8 @@ async def test_file(simulator: Simulator, sdk: anthropic.AsyncAnthropic) -> None
     assert await sdk.files.retrieve_metadata(made.id) == made
     assert await (await sdk.files.download(made.id)).read() == raw
     assert simulator.files[made.id].sha256 == hashlib.sha256(raw).hexdigest()
-    other = await sdk.files.upload(file=("b.txt", b""))
-    assert (other.mime_type, other.size_bytes) == ("text/plain", 0)
+    other = await sdk.files.upload(file=("c:\\b.txt", b""))
+    assert (other.filename, other.mime_type, other.size_bytes) == ("b.txt", "text/plain", 0)
     assert [file.id for file in await listed(sdk.files.list(limit=1))] == [other.id, made.id]
     assert [file.id for file in await listed(sdk.files.list(ids=[made.id, "file_gone"]))] == [made.id]
     assert (await sdk.files.delete(made.id)).type == "file_deleted"
@@ -224,6 +224,7 @@ async def test_generated_file(simulator: Simulator, size: int) -> None:
         raw = await (await sdk.files.download(name)).read()
     assert raw == b"".join(generated(name))
     assert len(raw) == size
+    assert {int.from_bytes(raw[at : at + 8]) for at in range(0, size - 8, 65_536)} == set(range(-(-(size - 8) // 65_536)))
 
 
 @pytest.mark.parametrize(

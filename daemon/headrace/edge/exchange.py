@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from multidict import CIMultiDict
@@ -30,6 +30,7 @@ from headrace.flow import Flow, Seen, draining
 from headrace.model import Answer, Call, Caller, Event, Reply, Role, Source
 from headrace.relay import Load, Relay
 from headrace.upstream.carrying import Body
+from headrace.upstream.client import Carried
 
 Headers = CIMultiDict[str]
 Budget = Callable[[Call | Seen], tuple[tuple[str, str], ...]]
@@ -197,7 +198,7 @@ class Exchange:
             said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(attempts)), *own]
             chunks = _unbroken(carried.chunks())
             if endpoint.has_addresses and carried.status == 200 and request.method != "HEAD":
-                body = self._readdressed(await carried.read(), headers)
+                body = self._readdressed(await _read(carried), headers)
                 said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
                 said.append(("content-length", str(len(body))))
                 chunks = _once(body)
@@ -290,6 +291,13 @@ async def _live(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
         yield event.raw
 
 
+async def _read(carried: Carried) -> bytes:
+    try:
+        return await carried.read()
+    except AttemptFailed as failure:
+        raise failure.error from failure
+
+
 async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     # What breaks off in the middle is final: some of it is gone to the caller.
     try:
@@ -300,9 +308,10 @@ async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise BrokenStream(error.message, status=error.status, type=error.type, headers=error.headers) from failure
 
 
-def is_events(content_type: str) -> bool:
-    """Whether a body is a stream of events, in which an error can be the last one."""
-    return content_type.startswith("text/event-stream")
+def is_events(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether a body is a stream of events in the clear, in which an error can be the last one; *headers* are its own."""
+    named = dict(headers)
+    return named.get("content-type", "").startswith("text/event-stream") and "content-encoding" not in named
 
 
 def new_id() -> str:

@@ -84,7 +84,7 @@ async def _head(parts: AsyncIterator[bytes]) -> _Head:
 
 async def _body(head: _Head, parts: AsyncIterator[bytes], stated: str) -> tuple[bytes | AsyncIterator[bytes], int | None]:
     # Whole if it came with the head, as is known when the stream of parts ends after it.
-    length = int(stated) if stated.isdecimal() and len(stated) < 19 else None
+    length = int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else None
     if length is not None and length == len(head.body):
         return head.body, length
     second = await anext(parts, None)
@@ -123,7 +123,7 @@ class _Writer:
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True
         said = [api_service_pb2.Header(name=name.lower(), value=value) for name, value in headers]
-        self.has_events = any(header.name == "content-type" and is_events(header.value) for header in said)
+        self.has_events = is_events((header.name, header.value) for header in said)
         head = api_service_pb2.CallResponseHead(status=status, headers=said)
         await self._context.write(api_service_pb2.CallResponse(head=head).SerializeToString())
 

@@ -32,6 +32,7 @@ from headrace.model import Caller
 log = structlog.get_logger()
 
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
+_UNPACKED = frozenset({"gzip", "deflate", "br", "zstd"})
 _LINGER_S = 2.0  # a body that was refused is still read for so long, so that its sender hears why
 _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
 
@@ -202,7 +203,7 @@ class HttpServer:
                 raise
             # The status is long gone.
             observe.ERRORS.inc("http", error.reason)
-            if not is_events(stream.headers.get("content-type", "")):
+            if not is_events((name.lower(), value) for name, value in stream.headers.items()):
                 return _cut(request, stream)
             # The error is the stream's last event, as upstream itself would have it.
             await stream.write(http_errors.error_event(error, new_id()))
@@ -246,7 +247,11 @@ def _invite(request: web.BaseRequest) -> None:
 def _asked(
     request: web.BaseRequest, target: str, caller: Caller, own_key: str, body: bytes | AsyncIterator[bytes], length: int | None
 ) -> Request:
-    headers = tuple(request.headers.items())
+    headers = tuple(
+        (name, value)
+        for name, value in request.headers.items()
+        if not (_is_unpacked(request) and name.lower() == "content-encoding")
+    )
     return Request(request.method, target, caller, headers=headers, body=body, length=length, credential=own_key)
 
 
@@ -256,7 +261,12 @@ async def _pass(request: web.BaseRequest) -> tuple[bytes | AsyncIterator[bytes],
     length = request.content_length
     if length is not None and length <= _WHOLE:
         return await _read(request), length
-    return _chunks(request), length
+    return _chunks(request), None if _is_unpacked(request) else length
+
+
+def _is_unpacked(request: web.BaseRequest) -> bool:
+    # The server has undone these on the way in, so neither the header nor the length holds any longer.
+    return request.headers.get("content-encoding", "").lower() in _UNPACKED
 
 
 async def _read(request: web.BaseRequest) -> bytes:

@@ -122,17 +122,15 @@ class _Writer:
     def pieces(self, script: Script, ask: Ask, answer_id: str, delta_tokens: int) -> Iterator[Piece]:
         head = self._head(ask, answer_id, "chat.completion.chunk")
         yield self._chunk("message_start", head, {"role": "assistant", "content": ""})
-        calls = 0
         for block in script.blocks:
-            if block.kind == "tool_use":
-                opening = {"index": calls} | _call(block, arguments="")
+            if block.kind == "tool_use":  # the script has one at most
+                opening = {"index": 0} | _call(block, arguments="")
                 yield self._chunk("content_block_start", head, {"tool_calls": [opening]})
             left = text_tokens(block.text)
             for part in slices(block.text, delta_tokens):
                 tokens = min(left, text_tokens(part))
                 left -= tokens
-                yield self._chunk("content_block_delta", head, _delta(block, part, calls), tokens=tokens)
-            calls += block.kind == "tool_use"
+                yield self._chunk("content_block_delta", head, _delta(block, part), tokens=tokens)
         yield self._chunk("message_delta", head, {}, _FINISH[script.stop_reason])
         if self._includes_usage:
             yield Piece("message_delta", _data(head | {"choices": [], "usage": _usage(script, ask)}))
@@ -155,9 +153,9 @@ def _call(block: Block, arguments: str | None = None) -> dict[str, Any]:
     return {"id": block.id, "type": "function", "function": function}
 
 
-def _delta(block: Block, part: str, calls: int) -> dict[str, Any]:
+def _delta(block: Block, part: str) -> dict[str, Any]:
     if block.kind == "tool_use":
-        return {"tool_calls": [{"index": calls, "function": {"arguments": part}}]}
+        return {"tool_calls": [{"index": 0, "function": {"arguments": part}}]}
     return {"content": part}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 
+from headrace.errors import InvalidCall
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Translated
 from headrace.upstream.transport import AsyncByteStream
@@ -67,12 +68,23 @@ class Body:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the stream. What goes wrong in it is the caller's, so it is kept apart from upstream's troubles."""
         self.has_gone_by = True
+        sent = 0
         try:
             async for chunk in self.content:  # type: ignore[union-attr]
+                sent += len(chunk)
+                self._check(sent, whole=False)
                 yield chunk
+            self._check(sent, whole=True)
         except Exception as error:
             self.error = error
             raise
+
+    def _check(self, sent: int, *, whole: bool) -> None:
+        # Upstream would wait for what is missing, and take the next call for what is too much.
+        if self.length is not None and (sent > self.length or (whole and sent < self.length)):
+            raise InvalidCall(
+                f"the body has {'not all' if whole else 'more than'} the {self.length:,} bytes that were announced"
+            )
 
 
 class Outgoing(AsyncByteStream):

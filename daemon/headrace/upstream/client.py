@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from enum import Enum, auto
@@ -28,9 +29,19 @@ from headrace.model import Answer, Call, Form
 from headrace.upstream.carrying import Body, Headers, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
-from headrace.upstream.transport import NETWORK_ERRORS, URL, ByteStream, Request, Response, Transport, open_transport
+from headrace.upstream.transport import (
+    NETWORK_ERRORS,
+    URL,
+    ByteStream,
+    InvalidURL,
+    Request,
+    Response,
+    Transport,
+    open_transport,
+)
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})  # which need not say that they have none
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.6.2
 _SPARE_CONNECTIONS = 64  # above the semaphore: connections that are being closed still count in the pool
 _VIA = "1.1 headrace"
 _USER_AGENT = f"headrace/{installed_version('headrace')}"
@@ -197,12 +208,18 @@ class Upstream:
     def _sendable(
         self, call: Call, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
     ) -> Request:
+        # A line end in a value, or a colon in a name, would let a caller write headers of its own.
         if not all(value.isascii() and value.isprintable() for _, value in headers):
-            # A line end in a value would let a caller write headers of its own.
             raise _unsendable("a header value holds characters that HTTP cannot carry")
+        if not all(_NAME.fullmatch(name) for name, _ in headers):
+            raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
         # The pool's bound is no bound of waiting for it (see above) but of looking the name up and of TLS.
         timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
-        request = Request(call.method, self._url(call.path), headers=headers, stream=body, extensions={"timeout": timeout})
+        try:
+            url = self._url(call.path)
+        except InvalidURL as error:
+            raise _unsendable(f"path and query are no URL: {error}") from error
+        request = Request(call.method, url, headers=headers, stream=body, extensions={"timeout": timeout})
         if isinstance(body, ByteStream):
             request.read()
         return request
@@ -261,15 +278,15 @@ class Carried:
     async def check(self) -> None:
         """Raise `AttemptFailed` if this is an error."""
         if self.status >= 400:
-            raise await read_failure(self._response, passed_on=_less_of_encoding(self.headers))
+            raise await read_failure(self._response, passed_on=_less_of_encoding(self.headers), within_s=self._gap_s)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it is on the wire."""
         return incoming(aiter(cast("AsyncIterator[bytes]", self._response.stream)), self._gap_s, self.request_id)
 
     async def read(self) -> bytes:
-        """Return the whole body, decoded."""
-        return await read_whole(self._response)
+        """Return the whole body, decoded; raises `AttemptFailed`."""
+        return await read_whole(self._response, within_s=self._gap_s)
 
 
 def _less_of_encoding(headers: Headers) -> Headers:

@@ -111,8 +111,18 @@ def _chunks(response: Response) -> AsyncIterator[bytes]:
     return aiter(cast("AsyncIterator[bytes]", response.stream))
 
 
-async def read_whole(response: Response) -> bytes:
-    """Return the whole body."""
+async def read_whole(response: Response, *, within_s: float | None = None) -> bytes:
+    """Return the whole body; it may take *within_s*, where no other bound is set."""
+    try:
+        async with asyncio.timeout(within_s) as bound:
+            return await _read_whole(response)
+    except TimeoutError as error:
+        if not bound.expired():
+            raise
+        raise silent("upstream fell silent", request_id=_request_id(response)) from error
+
+
+async def _read_whole(response: Response) -> bytes:
     received, size = [], 0
     request_id = _request_id(response)
     with Translated(request_id):
@@ -135,10 +145,12 @@ def answer_of(payload: bytes, response: Response, now: float, dialect: forms.Dia
     return Answer(Form.JSON, payload, now, usage, request_id)
 
 
-async def read_failure(response: Response, *, passed_on: tuple[tuple[str, str], ...] | None = None) -> AttemptFailed:
+async def read_failure(
+    response: Response, *, passed_on: tuple[tuple[str, str], ...] | None = None, within_s: float | None = None
+) -> AttemptFailed:
     """Return what a response other than 200 means; with the headers *passed_on*, if they are not the usual ones."""
     try:
-        body = await read_whole(response)
+        body = await read_whole(response, within_s=within_s)
     except AttemptFailed:
         # The status says enough; half an error page is nothing to pass on.
         body = b""

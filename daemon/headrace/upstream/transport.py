@@ -22,6 +22,7 @@ NETWORK_ERRORS = (httpx.RequestError, aiohttp.ClientError, OSError)
 
 AsyncByteStream = httpx.AsyncByteStream
 ByteStream = httpx.ByteStream
+InvalidURL = httpx.InvalidURL
 Request = httpx.Request
 Response = httpx.Response
 Transport = httpx.AsyncBaseTransport
@@ -37,7 +38,10 @@ def open_transport(max_connections: int) -> Transport:
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=max_connections, ssl=transport.ssl_context, socket_factory=_socket)
         # No cookies: what upstream sets for one caller must not travel with another's call.
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        # A body has the type that the caller named; without one aiohttp would call even an empty body a stream of octets.
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), skip_auto_headers=(aiohttp.hdrs.CONTENT_TYPE,)
+        )
 
     transport = AiohttpTransport(client=session)
     return transport

@@ -1,7 +1,7 @@
 """
 The official Python SDK at either side of a pair, and everything that can be seen of what it does there.
 
-What it sends and gets is taken down byte by byte below it, so that what the SDK makes of an answer and the answer are two things.
+What it sends and gets is taken down byte by byte below it: an answer, and what the SDK makes of it, are two things.
 """
 
 from __future__ import annotations
@@ -80,11 +80,17 @@ def observe(side: Side, work: Callable[[anthropic.Anthropic], Any], caller: str,
             said = plain(work(sdk))
         except anthropic.APIError as error:
             said = wrong(error)
+    return checked(side, said, recorder.exchanged)
+
+
+def checked(side: Side, said: Any, exchanged: list[Exchanged]) -> dict[str, Any]:
+    """Put all that was seen together in the form in which it can be compared; what was sent must have arrived as it was."""
     visits = side.journal()
-    _check_bodies(recorder.exchanged, visits)
+    sent = {one.sent for one in exchanged}
+    assert {visit["body_sha256"] for visit in visits if visit["body_bytes"]} <= sent
     seen = {
         "said": said,
-        "exchanged": [_less_sent(one) for one in recorder.exchanged],
+        "exchanged": [_less_sent(one) for one in exchanged],
         "reached": [reached(visit) for visit in visits],
     }
     return side.normal(seen)
@@ -112,9 +118,3 @@ def wrong(error: anthropic.APIError) -> dict[str, Any]:
 
 def _less_sent(one: Exchanged) -> dict[str, Any]:
     return {name: value for name, value in asdict(one).items() if name != "sent"}
-
-
-def _check_bodies(exchanged: list[Exchanged], visits: list[dict[str, Any]]) -> None:
-    """What was sent is what arrived, byte for byte (an empty body is one that was never weighed)."""
-    empty = hashlib.sha256(b"").hexdigest()
-    assert [one.sent for one in exchanged] == [visit.get("body_sha256") or empty for visit in visits]

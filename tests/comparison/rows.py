@@ -1,27 +1,25 @@
 """
-What is compared of the official Python SDK: one row for a method, named after it, and more where a method has more than one way.
+What is compared of the official SDKs: one row for a method, named after it, and more where a method has more than one way.
 
-A row is a small flow that makes what it needs with the same client, so that this is compared as well. The rows are for either root
-of the SDK, `client` and `client.beta`. What the simulator knows nothing of, but the SDK does, is asked with made-up arguments
-and answered with an object that was ordered (`asked_anyhow`): it must reach upstream, and come back, as it does directly.
+A row is a small flow that makes what it needs with the same client, so that this is compared as well. The rows are for both
+roots of an SDK, `client` and `client.beta`. What the simulator knows nothing of, but the SDK does, is asked with made-up
+arguments and answered with an object that was ordered (`asked_anyhow`): it must reach upstream, and come back, as directly.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import anthropic
 from pydantic import BaseModel
 
 Api = Any  # `client` or `client.beta`
 MODEL = "claude-sonnet-5"
-LOOK = {
-    "name": "look", "description": "Look at a place", "input_schema": {"type": "object", "properties": {"at": {"type": "string"}}},
-}  # fmt: skip
+LOOK = {"name": "look", "input_schema": {"type": "object", "properties": {"at": {"type": "string"}}}}
 
 
 class Reading(BaseModel):
@@ -88,7 +86,9 @@ _THINKING = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens
 
 ROWS = (
     Row("messages.create", lambda api: api.messages.create(**ask("a message"))),
-    Row("messages.create: system, stop sequence", lambda api: api.messages.create(**ask("it", system="Be brief.", stop_sequences=["a"]))),
+    Row("messages.create: system, stop sequence", lambda api: api.messages.create(
+        **ask("it", system="Be brief.", stop_sequences=["a"]),
+    )),
     Row("messages.create: tool", lambda api: api.messages.create(**ask("use the tool", tools=[LOOK]))),
     Row("messages.create: thinking", lambda api: api.messages.create(**ask("think", **_THINKING))),
     Row("messages.create: as events", lambda api: list(api.messages.create(**ask("as events"), stream=True))),
@@ -102,7 +102,9 @@ ROWS = (
     Row("messages.parse", lambda api: [
         (parsed := api.messages.parse(**ask("How high is it?"), output_format=Reading)), parsed.parsed_output,
     ]),
-    Row("messages.count_tokens", lambda api: api.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "How many?"}])),
+    Row("messages.count_tokens", lambda api: api.messages.count_tokens(
+        model=MODEL, messages=[{"role": "user", "content": "How many?"}],
+    )),
     Row("messages.batches.create", batch),
     Row("messages.batches.retrieve", lambda api: api.messages.batches.retrieve(batch(api).id)),
     Row("messages.batches.list", lambda api: [[batch(api) for _ in range(5)], api.messages.batches.list(limit=2)]),
@@ -125,7 +127,9 @@ ROWS = (
     Row("organization.retrieve", lambda api: api.organization.retrieve()),
     Row("organization.rate_limits.list", lambda api: api.organization.rate_limits.list()),
     Row("organization.api_keys.list", lambda api: api.organization.api_keys.list(limit=1)),
-    Row("organization.api_keys.retrieve", lambda api: api.organization.api_keys.retrieve(some(api.organization.api_keys.list()).id)),
+    Row("organization.api_keys.retrieve", lambda api: api.organization.api_keys.retrieve(
+        some(api.organization.api_keys.list()).id,
+    )),
     Row("organization.api_keys.update", lambda api: api.organization.api_keys.update(
         some(api.organization.api_keys.list()).id, name="sluice", status="inactive",
     )),
@@ -157,7 +161,9 @@ ROWS = (
     ]),
     Row("organization.invites.list", lambda api: api.organization.invites.list()),
     Row("organization.invites.create", lambda api: api.organization.invites.create(email="pond@example.com", role="user")),
-    Row("organization.invites.retrieve", lambda api: api.organization.invites.retrieve(some(api.organization.invites.list()).id)),
+    Row("organization.invites.retrieve", lambda api: api.organization.invites.retrieve(
+        some(api.organization.invites.list()).id,
+    )),
     Row("organization.invites.delete", lambda api: [
         api.organization.invites.delete(some(api.organization.invites.list()).id), api.organization.invites.list(),
     ]),
@@ -169,53 +175,34 @@ LEFT_OUT = {
     "messages.thread": "sends nothing; what it returns calls messages.create",
     "webhooks.unwrap": "reads what upstream sends to a service of yours: no call",
     "webhooks.parse_unverified": "reads what upstream sends to a service of yours: no call",
-    "sessions.events.stream": "events of a kind that the simulator does not say; tests/edge/test_relay.py has streams of any kind",
+    "sessions.events.stream": "events of a kind that the simulator does not say; test_relay.py has streams of any",
     "sessions.threads.events.stream": "as sessions.events.stream",
 }
 
 # What anything unknown is answered with: an item and a page in one.
 ORDERED = {
-    "id": "thing_1", "type": "thing", "name": "Ä \u2028 \U0001f30a", "n": 1.50, "data": [{"id": "a", "type": "x"}, {"id": "b", "type": "x"}],
-    "has_more": False, "next_page": None, "first_id": "a", "last_id": "b",
+    "id": "thing_1", "type": "thing", "name": "Ä \u2028 \U0001f30a", "n": 1.50, "has_more": False, "next_page": None,
+    "data": [{"id": "a", "type": "x"}, {"id": "b", "type": "x"}], "first_id": "a", "last_id": "b",
 }  # fmt: skip
 
 
-def methods(of: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all public methods of a resource of the SDK, or of a client, and of the resources in it."""
-    for name in sorted(set(dir(type(of))) - set(dir(anthropic.Anthropic if not prefix else object))):
-        if name.startswith(("_", "with_")):
-            continue
-        value = getattr(of, name)
-        if type(value).__module__.startswith("anthropic.resources"):
-            yield from methods(value, f"{prefix}{name}.")
-        elif callable(value):
-            yield f"{prefix}{name}"
+def resolve(root: Any, method: str) -> Any:
+    """Return the method of that dotted name."""
+    return functools.reduce(getattr, method.split("."), root)
 
 
-def roots(client: anthropic.Anthropic) -> dict[str, Api]:
-    """Return the two roots by the prefix of their methods."""
-    return {"": client, "beta.": client.beta}
+def arguments(call: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Make up what a method insists on: the positional arguments, and the named ones."""
+    needed = [item for item in inspect.signature(call).parameters.values() if item.default is inspect.Parameter.empty]
+    made = {item: _made_up(item.name, str(item.annotation)) for item in needed if item.kind is not item.VAR_KEYWORD}
+    ids = [value for item, value in made.items() if item.kind is item.POSITIONAL_OR_KEYWORD]
+    return ids, {item.name: value for item, value in made.items() if item.kind is item.KEYWORD_ONLY}
 
 
-def resources(root: Api) -> Iterator[str]:
-    """Yield all methods under a root."""
-    for name in sorted(dir(type(root))):
-        if not name.startswith("_") and name != "beta":
-            value = getattr(root, name)
-            if type(value).__module__.startswith("anthropic.resources"):
-                yield from methods(value, f"{name}.")
-
-
-def asked_anyhow(root: Api, method: str) -> Any:
+def asked_anyhow(root: Api, method: str, made_up: tuple[list[Any], dict[str, Any]]) -> Any:
     """Call a method with made-up arguments."""
-    *path, name = method.split(".")
-    resource = root
-    for part in path:
-        resource = getattr(resource, part)
-    call = getattr(resource, name)
-    required = [item for item in inspect.signature(call).parameters.values() if item.default is inspect.Parameter.empty]
-    made = {item.name: _made_up(item.name, str(item.annotation)) for item in required if item.kind is not item.VAR_KEYWORD}
-    said = call(**made)
+    ids, named = made_up
+    said = resolve(root, method)(*ids, **named)
     if hasattr(said, "iter_pages"):
         return list(islice(said, 10))
     return said.read() if hasattr(said, "read") else said
