@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comparison.pair import Pair, pair
+from comparison.pair import Compare, Pair, pair
 from comparison.typescript import Node, node
 
 
@@ -23,9 +23,6 @@ def process() -> Iterator[Node]:
     """The TypeScript SDKs."""
     with node() as running:
         yield running
-
-
-Compare = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -48,6 +48,9 @@ _NOT_SENT_ON = {
     "accept-language", "sec-fetch-mode",
     "x-headrace-caller", "x-headrace-timeout-ms", "cache-control", "user-agent", "accept", "expect",
 }  # fmt: skip
+
+
+Compare = Callable[..., list[dict[str, Any]]]  # conftest.py has it
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import anthropic
 import pytest
 
-from comparison.conftest import Compare
 from comparison.inventory import CARRIED, COMPARED, METHODS, carry, roots
-from comparison.pair import differences
-from comparison.python import observe
-from comparison.rows import LEFT_OUT, ORDERED, ROWS, Row
+from comparison.pair import KEY, Compare, Pair, differences
+from comparison.python import Recorder, client, observe, plain
+from comparison.rows import LEFT_OUT, MODEL, ORDERED, ROWS, Row, ask
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's, about models and parameters
 
@@ -40,3 +42,79 @@ def test_whole() -> None:
     assert len(everything) > 200
     assert by_row | carried | set(LEFT_OUT) == everything
     assert not [name for name in carried if name.startswith(("messages.", "models.", "files."))]
+
+
+def test_by_path(compare: Compare) -> None:
+    """A call that is no method of the SDK's, by its path."""
+
+    def make_key(sdk: Any) -> Any:
+        return sdk.post("/v1/organizations/api_keys", body={"name": "sluice"}, cast_to=object)
+
+    direct, through = compare(observe, make_key, is_admin=True)
+    assert direct["said"]["key"].startswith("sk-ant-")
+    assert not differences(direct, through)
+
+
+def test_again(both: Pair) -> None:
+    """An answer that is kept is the first one, in either form, for each of the SDK's ways to ask for it."""
+    both.order("reset")
+    recorder = Recorder()
+    with client(both.through, recorder, "again") as sdk:
+        for work in (_message, _events, _counted, _models):
+            assert work(sdk) == work(sdk)
+    assert [visit["path"] for visit in both.through.journal()] == [
+        "/v1/messages", "/v1/messages", "/v1/messages/count_tokens", "/v1/models",
+    ]  # fmt: skip
+
+
+def _message(sdk: anthropic.Anthropic) -> Any:
+    return plain(sdk.messages.create(**ask("kept whole")))
+
+
+def _events(sdk: anthropic.Anthropic) -> Any:
+    return plain(sdk.messages.create(**ask("kept as events"), stream=True))
+
+
+def _counted(sdk: anthropic.Anthropic) -> Any:
+    return plain(sdk.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "x"}]))
+
+
+def _models(sdk: anthropic.Anthropic) -> Any:
+    return plain(sdk.models.list())
+
+
+@pytest.mark.parametrize("work", ["create", "stream", "batches", "files"])
+async def test_async(both: Pair, work: str) -> None:
+    """The SDK's asynchronous client says the same."""
+    both.order("reset")
+    said = []
+    for side in both:
+        headers = {"x-headrace-caller": f"async-{work}"}
+        async with anthropic.AsyncAnthropic(api_key=KEY, base_url=side.url, max_retries=0, default_headers=headers) as sdk:
+            said.append(side.normal(await ASYNC[work](sdk)))
+    assert said[0]
+    assert not differences(*said)
+
+
+async def _created(sdk: anthropic.AsyncAnthropic) -> Any:
+    return plain(await sdk.messages.create(**ask("later")))
+
+
+async def _streamed(sdk: anthropic.AsyncAnthropic) -> Any:
+    async with sdk.messages.stream(**ask("later, in parts")) as stream:
+        return [plain(event) async for event in stream]
+
+
+async def _batches(sdk: anthropic.AsyncAnthropic) -> Any:
+    for text in ("one", "two", "three"):
+        made = await sdk.messages.batches.create(requests=[{"custom_id": "one", "params": ask(text)}])
+    results = [plain(result) async for result in await sdk.messages.batches.results(made.id)]
+    return [plain(batch) async for batch in sdk.messages.batches.list(limit=2)], results
+
+
+async def _files(sdk: anthropic.AsyncAnthropic) -> Any:
+    made = await sdk.files.upload(file=("pond.txt", b"water", "text/plain"))
+    return plain(made), plain(await (await sdk.files.download(made.id)).read())
+
+
+ASYNC = {"create": _created, "stream": _streamed, "batches": _batches, "files": _files}

@@ -6,9 +6,8 @@ import functools
 
 import pytest
 
-from comparison.conftest import Compare
 from comparison.inventory import CARRIED, COMPARED, METHODS, carry, roots
-from comparison.pair import differences
+from comparison.pair import Compare, differences
 from comparison.rows import ORDERED, Row
 from comparison.typescript import Node, observe
 

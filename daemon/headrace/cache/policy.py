@@ -70,11 +70,12 @@ def no_keep_answer(endpoint: str, answer: Answer) -> str:
 def _no_keep_chat(answer: Answer) -> str:
     said = [event.data for event in forms.split(answer.payload)] if answer.form is Form.EVENTS else [answer.payload]
     reasons = {
-        choice.get("finish_reason")
+        str(choice["finish_reason"])
         for payload in said
         if payload.startswith(b"{")
         for choice in _maps(forms.parse(payload).get("choices"))
-    } - {None}
+        if choice.get("finish_reason") is not None
+    }
     if not reasons:
         return "bad-message"
     if "content_filter" in reasons:
@@ -135,7 +136,8 @@ def _no_keep_block(block: Mapping[str, Any]) -> str:
     source = block.get("source")
     kind = source.get("type") if isinstance(source, Mapping) else None
     image = block.get("image_url")  # a chat's; one in the call itself is a data: URL
-    if isinstance(image, Mapping) and not str(image.get("url")).startswith("data:"):
+    url = image.get("url") if isinstance(image, Mapping) else image
+    if url is not None and not str(url).startswith("data:"):
         return "url-source"
     return _OUTSIDE_SOURCES.get(kind, "") if isinstance(kind, str) else ""
 

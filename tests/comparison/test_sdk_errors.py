@@ -1,5 +1,5 @@
 """
-Errors through the daemon: the class, status and body that the official Python SDK raises without it.
+Errors through the daemon: the class, status and body that the official SDKs raise without it.
 
 Comparable are errors that upstream calls final, those that end nobody's wait, and those that outlast the caller's deadline: of
 these all but the number of tries. Not comparable: 401 for the caller's own key (the daemon asks with its own), and a connection
@@ -8,16 +8,18 @@ that breaks (without the daemon the SDK's own class, with it a 502 or, in a stre
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import anthropic
 import pytest
 
-from comparison.conftest import Compare
-from comparison.pair import differences
+from comparison import typescript
+from comparison.pair import Compare, differences
 from comparison.python import observe, plain, wrong
 from comparison.rows import MODEL, ask, batch, upload
+from comparison.typescript import Node
 
 STATUSES = {
     400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
@@ -74,14 +76,37 @@ REFUSED_HERE: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("status", STATUSES)
 def test_final(compare: Compare, status: int, name: str) -> None:
     """What upstream calls final comes through whole, after one try."""
-    kind = STATUSES[status]
-    said = {"type": "error", "error": {"type": kind, "message": f"no: {status}", "details": {"n": 1}}, "request_id": "req_1"}
-    headers = {"x-should-retry": "false", "request-id": "req_1"} | ({"retry-after": "7"} if status == 429 else {})
-    answer = {"path": "/v1/*", "status": status, "headers": headers, "json": said}
-    direct, through = compare(observe, CALLS[name], ("answers", answer), is_admin=_is_admins(name))
+    direct, through = compare(observe, CALLS[name], ("answers", _final(status)), is_admin=_is_admins(name))
     assert direct["said"]["status"] == status
-    assert direct["said"]["body"] == said
+    assert direct["said"]["body"] == _final(status)["json"]
     assert not differences(direct, through)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_final_in_typescript(compare: Compare, process: Node, status: int) -> None:
+    """So it does with the TypeScript SDK."""
+    calls = {name: work for name, work in CALLS.items() if not _is_admins(name)}
+
+    def work(sdk: Any) -> dict[str, Any]:
+        return {name: _raised(sdk, call) for name, call in calls.items()}
+
+    direct, through = compare(functools.partial(typescript.observe, process), work, ("answers", _final(status)))
+    assert {said["status"] for said in direct["said"].values()} == {status}
+    assert not differences(direct, through)
+
+
+def _raised(sdk: Any, call: Callable[[Any], Any]) -> Any:
+    with pytest.raises(typescript.Wrong) as raised:
+        call(sdk)
+    return raised.value.told
+
+
+def _final(status: int) -> dict[str, Any]:
+    """Return what to order for an error after which there is no other try."""
+    error = {"type": STATUSES[status], "message": f"no: {status}", "details": {"n": 1}}
+    headers = {"x-should-retry": "false", "request-id": "req_1"} | ({"retry-after": "7"} if status == 429 else {})
+    said = {"type": "error", "error": error, "request_id": "req_1"}
+    return {"path": "/v1/*", "status": status, "headers": headers, "json": said}
 
 
 @pytest.mark.parametrize("name", REFUSED)
