@@ -20,6 +20,7 @@ from headrace.errors import HeadraceError, InvalidCall
 from headrace.v1 import api_service_pb2
 
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 _Head = api_service_pb2.CallRequestHead
 _Pairs = Iterable[tuple[str, str]]
 
@@ -87,6 +88,8 @@ async def _body(head: _Head, parts: AsyncIterator[bytes], stated: str) -> tuple[
     length = int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else None
     if length is not None and length == len(head.body):
         return head.body, length
+    if length is None and not head.body and head.method in _WITHOUT_BODY:
+        return b"", 0  # nor need its caller have said that nothing more comes
     second = await anext(parts, None)
     if second is None:
         return head.body, len(head.body)
