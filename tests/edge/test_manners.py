@@ -169,7 +169,8 @@ async def test_packed_events_break_off(valkey_url: str, tmp_path: Path) -> None:
 
 
 async def test_models_take_no_body(valkey_url: str, tmp_path: Path) -> None:
-    """A GET whose answer is kept does not take in a body without end."""
+    """A GET whose answer is kept does not take in a body without end; one that states no length has no body."""
+    length = [("content-length", "1800000")]
     async with called(valkey_url, tmp_path) as (stub, server, _):
-        assert await status_of(stub, "GET", "/v1/models", [], *[b"x" * 600_000] * 3) == 413
+        assert await status_of(stub, "GET", "/v1/models", length, *[b"x" * 600_000] * 3) == 413
         assert server.calls == 0
