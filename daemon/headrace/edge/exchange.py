@@ -18,7 +18,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from headrace import endpoints, forms
 from headrace.admission import Admission, check_size, lane_of
@@ -32,7 +32,7 @@ from headrace.relay import Load, Relay
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
-Headers = CIMultiDict[str]
+Headers = MultiMapping[str]
 Budget = Callable[[Call | Seen], tuple[tuple[str, str], ...]]
 
 JSON = ("content-type", "application/json")
@@ -59,7 +59,7 @@ class Request:
     method: str
     target: str
     caller: Caller
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] | MultiMapping[str] = ()
     body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
     length: int | None = None
     timeout_s: float | None = None
@@ -129,7 +129,7 @@ class Exchange:
         if endpoint.is_admins and request.caller.role is not Role.ADMIN:
             raise NotAllowed("This endpoint is for callers with the role admin.")
         check_size(endpoint, request.length)
-        headers = CIMultiDict(request.headers)
+        headers = CIMultiDict(request.headers) if isinstance(request.headers, tuple) else request.headers
         way = self._kept(request, endpoint, headers, seen) if endpoint.is_kept else self._carried(request, endpoint, headers)
         async with way as response:
             yield response

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
+from multidict import MultiMapping
 
 from headrace import observe
 from headrace.admission import Admission, check_size
@@ -247,11 +248,9 @@ def _invite(request: web.BaseRequest) -> None:
 def _asked(
     request: web.BaseRequest, target: str, caller: Caller, own_key: str, body: bytes | AsyncIterator[bytes], length: int | None
 ) -> Request:
-    headers = tuple(
-        (name, value)
-        for name, value in request.headers.items()
-        if not (_is_unpacked(request) and name.lower() == "content-encoding")
-    )
+    headers: tuple[tuple[str, str], ...] | MultiMapping[str] = request.headers
+    if _is_unpacked(request):
+        headers = tuple((name, value) for name, value in headers.items() if name.lower() != "content-encoding")
     return Request(request.method, target, caller, headers=headers, body=body, length=length, credential=own_key)
 
 

@@ -18,6 +18,7 @@ import functools
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from enum import Enum, auto
 from importlib.metadata import version as installed_version
 from typing import cast
@@ -41,7 +42,8 @@ from headrace.upstream.transport import (
 )
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})  # which need not say that they have none
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.6.2
+# The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
+_is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 _SPARE_CONNECTIONS = 64  # above the semaphore: connections that are being closed still count in the pool
 _VIA = "1.1 headrace"
 _USER_AGENT = f"headrace/{installed_version('headrace')}"
@@ -149,15 +151,11 @@ class Upstream:
         """Close all connections."""
         await self._transport.aclose()
 
-    @contextlib.asynccontextmanager
-    async def _open(self, call: Call) -> AsyncIterator[Response]:
+    def _open(self, call: Call) -> AbstractAsyncContextManager[Response]:
         left_s = min(self._silence_s, self._time_left(call))
         # A stream that goes on has no end that we may set: others may follow it past its leader's deadline.
         read_s, bound = (self._gap_s, _Bound.NONE) if call.stream else (left_s, _Bound.WHOLE)
-        async with self._opened(call, self._request(call, read_s), bound) as response:
-            if response.status_code != 200:
-                raise await read_failure(response)
-            yield response
+        return self._opened(call, self._request(call, read_s), bound)
 
     @contextlib.asynccontextmanager
     async def _opened(self, call: Call, request: Request, what: _Bound) -> AsyncIterator[Response]:
@@ -172,6 +170,8 @@ class Upstream:
                 if what is _Bound.BEGINNING:
                     bound.reschedule(None)
                 try:
+                    if what is not _Bound.BEGINNING and response.status_code != 200:
+                        raise await read_failure(response)
                     yield response
                 finally:
                     with contextlib.suppress(*NETWORK_ERRORS):
@@ -211,7 +211,7 @@ class Upstream:
         # A line end in a value, or a colon in a name, would let a caller write headers of its own.
         if not all(value.isascii() and value.isprintable() for _, value in headers):
             raise _unsendable("a header value holds characters that HTTP cannot carry")
-        if not all(_NAME.fullmatch(name) for name, _ in headers):
+        if not all(_is_name(name) for name, _ in headers):
             raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
         # The pool's bound is no bound of waiting for it (see above) but of looking the name up and of TLS.
         timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
