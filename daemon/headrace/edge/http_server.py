@@ -250,7 +250,7 @@ def _asked(
 ) -> Request:
     headers: tuple[tuple[str, str], ...] | MultiMapping[str] = request.headers
     if _is_unpacked(request):
-        headers = tuple((name, value) for name, value in headers.items() if name.lower() != "content-encoding")
+        headers = tuple(pair for pair in request.headers.items() if pair[0].lower() != "content-encoding")
     return Request(request.method, target, caller, headers=headers, body=body, length=length, credential=own_key)
 
 
