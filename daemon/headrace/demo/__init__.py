@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 
 from headrace.demo import calls, show, steps
-from headrace.demo.stage import Stage, interruptible
+from headrace.demo.stage import Stage, interrupting
 from headrace.errors import ConfigError
 
 
@@ -25,18 +25,23 @@ def run(upstream: str | None = None) -> int:
     screen = show.Screen()
     chosen = steps.REAL if upstream else steps.SIMULATED
     try:
-        with interruptible(), Stage(upstream, key, tell=screen.say) as stage:
-            outcomes = asyncio.run(_perform(stage, chosen, screen))
-    except KeyboardInterrupt:
+        outcomes = asyncio.run(_show(Stage(upstream, key, tell=screen.say), chosen, screen))
+    except asyncio.CancelledError:
         screen.say("interrupted; every process has been ended")
         return 130
     screen.close(outcomes)
     return 0 if all(outcome.is_ok for outcome in outcomes) else 1
 
 
+async def _show(stage: Stage, chosen: Sequence[steps.Step], screen: show.Screen) -> list[steps.Outcome]:
+    showing = asyncio.create_task(_perform(stage, chosen, screen))
+    with interrupting(showing):
+        return await showing
+
+
 async def _perform(stage: Stage, chosen: Sequence[steps.Step], screen: show.Screen) -> list[steps.Outcome]:
     outcomes = []
-    async with calls.open_scene(stage.http, stage.grpc, stage.simulator) as scene:
+    async with stage, calls.open_scene(stage.http, stage.grpc, stage.simulator) as scene:
         with screen.progress(len(chosen)) as progress:
             for step in chosen:
                 progress.begin(step)

@@ -3,10 +3,14 @@ The processes of the demo: simulator, daemon and worker, in a temporary director
 
 The daemon runs its own Valkey, as it does by default, and the worker is told where that is. All are sessions of their own, so
 that a Ctrl-C reaches only us, and we end them in the right order: worker, daemon, simulator.
+
+An interrupt is a cancellation, not an exception at any moment: it could come between a process's start and our knowing of it.
+So what starts a process and takes it down for ending does not wait in between.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,7 +21,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
+from typing import Any
 
 from headrace.embedded import running_url
 from headrace.errors import StartupError
@@ -56,39 +61,41 @@ class Stage:
         self._upstream = upstream
         self._key = key
         self._tell = tell
-        self._stack = contextlib.ExitStack()
+        self._stack = contextlib.AsyncExitStack()
         self.http = self.grpc = ""
         self.simulator: str | None = None
 
-    def __enter__(self) -> Stage:
-        with contextlib.ExitStack() as stack:
+    async def __aenter__(self) -> Stage:
+        async with contextlib.AsyncExitStack() as stack:
             home = tempfile.TemporaryDirectory(prefix="headrace-demo-", ignore_cleanup_errors=True)
-            self._start(Path(stack.enter_context(home)), stack)
+            await self._start(Path(stack.enter_context(home)), stack)
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
 
-    def _start(self, home: Path, stack: contextlib.ExitStack) -> None:
+    async def _start(self, home: Path, stack: contextlib.AsyncExitStack) -> None:
         environ = _environment(home, self._key or "demo")
         if self._upstream is None:
-            self.simulator = self._start_simulator(home, environ, stack)
+            self.simulator = await self._start_simulator(home, environ, stack)
         config = home / "config.toml"
         config.write_text(_CONFIG.format(upstream=self._upstream or self.simulator))
         self._tell("starting the daemon, with a Valkey of its own")
-        daemon = stack.enter_context(Child("serve", "--config", str(config), environ=environ, home=home))
-        self.grpc, self.http = json.loads(daemon.wait_for("daemon.started"))["addresses"]
+        daemon = await stack.enter_async_context(Child("serve", "--config", str(config), environ=environ, home=home))
+        self.grpc, self.http = json.loads(await daemon.wait_for("daemon.started"))["addresses"]
         self._tell(f"  gRPC on {self.grpc}, HTTP on {self.http}")
         self._tell("starting a worker beside it")
         theirs = {"HEADRACE_STATE__DIR": str(home / "worker"), "HEADRACE_REDIS__URL": running_url(home / "valkey") or ""}
-        worker = stack.enter_context(Child("worker", "--config", str(config), environ=environ | theirs, home=home))
-        worker.wait_for("worker.started")
+        worker = await stack.enter_async_context(Child("worker", "--config", str(config), environ=environ | theirs, home=home))
+        await worker.wait_for("worker.started")
 
-    def _start_simulator(self, home: Path, environ: Mapping[str, str], stack: contextlib.ExitStack) -> str:
+    async def _start_simulator(self, home: Path, environ: Mapping[str, str], stack: contextlib.AsyncExitStack) -> str:
         self._tell("starting the simulator, a stand-in for the API")
-        simulator = stack.enter_context(Child("simulate", "--port", "0", "--seed", "7", environ=environ, home=home))
-        url = simulator.wait_for("listening on").split()[-1]
+        simulator = await stack.enter_async_context(Child("simulate", "--port", "0", "--seed", "7", environ=environ, home=home))
+        url = (await simulator.wait_for("listening on")).split()[-1]
         self._tell(f"  on {url}")
         return url
 
@@ -112,19 +119,22 @@ class Child:
     def __repr__(self) -> str:
         return f"<Child {self._name} [pid {self._process.pid}]>"
 
-    def __enter__(self) -> Child:
+    async def __aenter__(self) -> Child:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            try:
-                self._process.wait(_PATIENCE_S)
-            finally:  # out of patience, or a second Ctrl-C
-                self._process.kill()
-                self._process.wait()
+        give_up = time.monotonic() + _PATIENCE_S
+        try:
+            while self._process.poll() is None and time.monotonic() < give_up:  # noqa: ASYNC110  # a process sets no event
+                await asyncio.sleep(_TURN_S)
+        finally:  # out of patience, or a second Ctrl-C
+            self._process.kill()
+            self._process.wait()
 
-    def wait_for(self, words: str) -> str:
+    async def wait_for(self, words: str) -> str:
         """Return the first whole line of its output that has these words in it."""
         give_up = time.monotonic() + _PATIENCE_S
         while time.monotonic() < give_up:
@@ -134,7 +144,7 @@ class Child:
                     return line.strip()
             if not is_alive:
                 break
-            time.sleep(_TURN_S)
+            await asyncio.sleep(_TURN_S)
         tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
         raise StartupError(f"headrace {self._name} did not say {words!r}; the end of what it said:\n{tail}")
 
@@ -148,15 +158,13 @@ def _environment(home: Path, key: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP as a Ctrl-C, so that the processes are ended then, too."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+def interrupting(task: asyncio.Task[Any]) -> Iterator[None]:
+    """Take Ctrl-C, SIGTERM and SIGHUP as a cancellation of this task; a second one hurries the end."""
+    loop, numbers = task.get_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, task.cancel)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in numbers:
+            loop.remove_signal_handler(number)
