@@ -1,16 +1,12 @@
 """
 The link to Redis: one client a process, shared by every part that keeps state there.
 
-Commands issued in the same turn of the event loop leave together, in order, in one pipeline. So the parts stay apart (the
+Commands issued in the same turn of the event loop leave together, in order, in one write. So the parts stay apart (the
 ledger settles, the cache stores, the flight lands, each by its own script) and a finished call still costs one round trip;
-and under load many calls share a round trip, which more than doubles what one connection carries.
+and under load many calls share a write, which more than doubles what one connection carries.
 
-What a round trip costs is mostly the client's own work, so batches go over bare connections of the library (its pool and
-pipeline spend 300 us on a command, measured; the bare connection 60), and few of them: while all are busy, the next batch
-grows.
-
-A broken connection is tried once more, so everything that is sent must be harmless when it arrives twice: our scripts carry
-ids, stream items explicit positions. Failures come out as `RedisAway`; what that means is each part's own policy.
+What a broken connection left unanswered is sent once more, so all of it must be harmless when it arrives twice: our scripts
+carry ids, stream items explicit positions. Failures come out as `RedisAway`; what that means is each part's own policy.
 
 The link also listens: every process has an inbox channel, and all share one. A message is "<topic> <payload>"; parts
 subscribe to topics. Nudges may be lost (Redis promises nothing), so whoever waits for one also looks by itself now and then,
@@ -26,26 +22,25 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-import hiredis
 import redis.asyncio as redis_asyncio
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis import exceptions
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from headrace import keys
 from headrace.errors import RedisAway
+from headrace.pipe import Command, Pipe, open_pipe
 
 Handler = Callable[[bytes], None]
 
-_GONE = (RedisConnectionError, RedisTimeoutError, OSError)  # asyncio's TimeoutError is an OSError too
-_NOT_READY = (ReadOnlyError, MasterDownError)  # another one is the master now; LOADING counts as a broken connection
+# It was started anew, or another one is the master now.
+_NOT_READY = (exceptions.BusyLoadingError, exceptions.MasterDownError, exceptions.ReadOnlyError)
+# asyncio's TimeoutError is an OSError, too.
+_GONE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError, *_NOT_READY)
 _NO_WRITES = ("MISCONF", "NOREPLICAS", "OOM")
-_MAX_BATCH = 256
+_TRIES = 2
 
 
 class Script:
@@ -60,33 +55,24 @@ class Script:
         return f"<Script {self.name}>"
 
 
-@dataclass(slots=True)
-class _Command:
-    words: tuple[Any, ...]
-    reply: asyncio.Future[Any]
-    script: Script | None
-
-
 class Link:
     """
     A shared, pipelined connection to Redis. `run` and `do` raise `RedisAway` when it cannot be reached.
 
     Args:
         url: redis://, rediss:// or unix://.
-        timeout_s: how long one round trip may take before Redis counts as away.
+        timeout_s: how long connecting may take, and how long Redis may owe us a reply in silence, before it counts as away.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 2.0, max_connections: int = 4) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 2.0) -> None:
         self.instance = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self.inbox = keys.inbox(self.instance)
         self._url = url
         self._timeout_s = timeout_s
-        # No time-out inside the connection: one around a whole batch is cheaper than one around each reply.
         self._pool = redis_asyncio.ConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=timeout_s)
-        self._max_connections = max_connections
-        self._idle: list[AbstractConnection] = []
-        self._batch: list[_Command] = []
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._pipe: Pipe | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._batch: list[Command] = []
         self._handlers: dict[str, Handler] = {}
         self._on_connect: list[Callable[[], Awaitable[None]]] = []
         self._listening = asyncio.Event()
@@ -96,7 +82,7 @@ class Link:
 
     def __repr__(self) -> str:
         state = "away" if self._away_since else "up"
-        return f"<Link [{state}, {len(self._batch)} to send, {len(self._flushes)} in the air]>"
+        return f"<Link [{state}, {len(self._batch)} to send, {self._pipe.owed if self._pipe else 0} in the air]>"
 
     @property
     def is_up(self) -> bool:
@@ -105,83 +91,84 @@ class Link:
 
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
-        return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script)
+        return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script.text)
 
     def do(self, *command: Any) -> asyncio.Future[Any]:
         """Run one command. Replies are bytes, integers and lists, as Redis sends them."""
-        return self._enqueue(command, None)
+        return self._enqueue(command)
 
-    def _enqueue(self, command: tuple[Any, ...], script: Script | None) -> asyncio.Future[Any]:
+    def _enqueue(self, words: tuple[Any, ...], script: str = "") -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         if self._is_closed:
             _resolve(reply, RedisAway("the link to Redis was closed"))
             return reply
-        self._batch.append(_Command(command, reply, script))
+        self._batch.append(Command(words, reply, script))
         if len(self._batch) == 1:
             loop.call_soon(self._take_off)
         return reply
 
     def _take_off(self) -> None:
-        # While all connections are busy the batch grows; whoever comes back takes it along.
-        while self._batch and len(self._flushes) < self._max_connections:
-            batch, self._batch = self._batch[:_MAX_BATCH], self._batch[_MAX_BATCH:]
-            task = asyncio.get_running_loop().create_task(self._flush(batch))
-            self._flushes.add(task)
-            task.add_done_callback(self._land)
+        if self._pipe is not None and self._batch:
+            batch, self._batch = self._batch, []
+            self.round_trips += 1
+            self._pipe.send(batch)
+        elif self._batch and self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open())
 
-    def _land(self, task: asyncio.Task[None]) -> None:
-        self._flushes.discard(task)
-        if not self._is_closed:
-            self._take_off()
-
-    async def _flush(self, batch: list[_Command]) -> None:
-        # Runs in a task of its own: a caller who is cancelled leaves the others' commands undisturbed.
+    async def _open(self) -> None:
         try:
-            replies = await self._send_twice([command.words for command in batch])
-            for command, value in zip(batch, replies, strict=True):
-                if isinstance(value, ResponseError) and _refuses_writes(value):
-                    value = RedisAway("Redis refuses to write", retry_after_s=1.0)
-                if isinstance(value, NoScriptError) and command.script is not None:
-                    value = (await self._send_twice([("EVAL", command.script.text, *command.words[2:])]))[0]
-                _resolve(command.reply, value)
-        except BaseException as error:
-            for command in batch:
-                _resolve(command.reply, error if isinstance(error, Exception) else RedisAway("the link to Redis was closed"))
-            if not isinstance(error, Exception):
-                raise
+            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            self._pipe = await open_pipe(connection, self._timeout_s, self._answered, self._lost)
+        except Exception as error:
+            batch, self._batch = self._batch, []
+            self._fail(batch, error)
+        finally:
+            self._opening = None
+        self._take_off()
 
-    async def _send_twice(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        # The second try is for connections that died while they lay idle.
-        try:
-            return await self._send(commands)
-        except _GONE:
-            await self._hang_up()  # the others may well have died of the same
-            try:
-                return await self._send(commands)
-            except _GONE as error:
-                self._note_away()
-                raise RedisAway(f"Redis cannot be reached: {type(error).__name__}", retry_after_s=1.0) from error
+    def _answered(self, command: Command, value: Any) -> None:
+        if isinstance(value, _NOT_READY):
+            if self._pipe is not None:
+                self._pipe.close()
+            self._again([command], value)
+        elif isinstance(value, NoScriptError) and command.script:
+            command.words = ("EVAL", command.script, *command.words[2:])
+            self._send_soon([command])
+        else:
+            self._away_since = None
+            refused = isinstance(value, ResponseError) and _refuses_writes(value)
+            _resolve(command.reply, RedisAway("Redis refuses to write", retry_after_s=1.0) if refused else value)
 
-    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        self.round_trips += 1
-        connection = self._idle.pop() if self._idle else self._pool.make_connection()  # type: ignore[no-untyped-call]
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                if not connection.is_connected:
-                    await connection.connect()
-                await connection.send_packed_command([hiredis.pack_command(words) for words in commands], check_health=False)
-                replies = [await _read(connection) for _ in commands]
-        except BaseException:
-            # Half a conversation: whatever comes next on it would be taken for another's reply.
-            await asyncio.shield(connection.disconnect(nowait=True))
-            raise
-        if any(isinstance(reply, _NOT_READY) for reply in replies):
-            await connection.disconnect(nowait=True)
-            raise RedisConnectionError("Redis is not ready")
-        self._idle.append(connection)
-        self._away_since = None
-        return replies
+    def _lost(self, pipe: Pipe, commands: Sequence[Command]) -> None:
+        if self._pipe is pipe:
+            self._pipe = None
+        self._again(commands, ConnectionResetError())
+
+    def _again(self, commands: Sequence[Command], error: Exception) -> None:
+        # The second try is for what was sent on a connection that had died while it lay idle.
+        for command in commands:
+            command.tries += 1
+        most = 0 if self._is_closed else _TRIES - 1
+        self._fail([command for command in commands if command.tries > most], error)
+        self._send_soon([command for command in commands if command.tries <= most])
+
+    def _send_soon(self, commands: Sequence[Command]) -> None:
+        self._batch[:0] = commands
+        asyncio.get_running_loop().call_soon(self._take_off)
+
+    def _fail(self, commands: Sequence[Command], error: Exception) -> None:
+        if commands and isinstance(error, _GONE):
+            self._note_away()
+        for command in commands:
+            _resolve(command.reply, self._said(error))
+
+    def _said(self, error: Exception) -> Exception:
+        if self._is_closed:
+            return RedisAway("the link to Redis was closed")
+        if isinstance(error, _GONE):
+            return RedisAway(f"Redis cannot be reached: {type(error).__name__}", retry_after_s=1.0)
+        return error
 
     def _note_away(self) -> None:
         if self._away_since is None:
@@ -246,26 +233,15 @@ class Link:
         await self._listening.wait()
 
     async def aclose(self) -> None:
-        """Close the connections; commands in the air fail with `RedisAway`."""
+        """Close the connection; commands in the air fail with `RedisAway`."""
         self._is_closed = True
-        for task in list(self._flushes):
-            task.cancel()
-        await asyncio.gather(*self._flushes, return_exceptions=True)
-        for command in self._batch:
-            _resolve(command.reply, RedisAway("the link to Redis was closed"))
-        await self._hang_up()
-
-    async def _hang_up(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.disconnect(nowait=True)
-
-
-async def _read(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except ResponseError as error:  # one command's own
-        return error
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._pipe is not None:
+            self._pipe.close()
+        batch, self._batch = self._batch, []
+        self._fail(batch, RedisAway("the link to Redis was closed"))
 
 
 def _refuses_writes(error: ResponseError) -> bool:

@@ -151,7 +151,7 @@ sys.exit(demo.run())
 
 
 @pytest.mark.parametrize("command", ["simulate", "serve", "worker"])
-async def test_interrupted_while_starting(demo: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str) -> None:
+async def test_struck(demo: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str) -> None:
     """A signal just as a process was started ends that process, too."""
     process = demo(command, program=("-c", STRUCK))
     said, _ = process.communicate(timeout=60)

@@ -1,6 +1,8 @@
 """The link to Redis, against a real one."""
 
 import asyncio
+import signal
+import time
 
 import pytest
 
@@ -96,13 +98,10 @@ async def test_redis_goes_and_comes_back(tmp_path):
     process.wait(10)
 
 
-async def test_all_idle_ones_died(link):
-    """That every idle connection died is no loss of Redis: a fresh one is tried."""
-    for _ in range(3):
-        await asyncio.gather(*(link.do("PING") for _ in range(1000)))  # batches enough for several connections
-    assert len(link._idle) > 1
-    for connection in link._idle:
-        connection._writer.transport.abort()
+async def test_idle_connection_died(link):
+    """That a connection died while it lay idle is no loss of Redis: a fresh one is opened."""
+    await link.do("PING")
+    link._pipe._transport.abort()
 
     assert await link.do("PING") == b"PONG"
     assert link.is_up
@@ -119,6 +118,103 @@ async def test_refuses_writes(link):
         await link.do("CONFIG", "SET", "maxmemory", "0")
 
 
+async def test_not_the_master(link):
+    """A Redis that has become a replica is as good as away for writing, and the link is back when it may write again."""
+    await link.do("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(RedisAway):
+            await link.do("SET", "a", "1")
+        assert not link.is_up
+    finally:
+        await link.do("REPLICAOF", "NO", "ONE")
+    assert await link.do("SET", "a", "1") == b"OK"
+    assert link.is_up
+
+
+async def test_cut_off_in_the_middle(link):
+    """What was on its way when the connection died is sent once more, in its order."""
+    me = await link.do("CLIENT", "ID")
+
+    async with asyncio.timeout(5):
+        replies = await asyncio.gather(
+            link.do("SET", "a", "1"),
+            link.do("CLIENT", "KILL", "ID", me, "SKIPME", "no"),
+            *(link.do("APPEND", "b", letter) for letter in "xyz"),
+            return_exceptions=True,
+        )
+
+    assert replies[0] == b"OK"
+    assert await link.do("GET", "b") == b"xyz"
+    assert await link.do("CLIENT", "ID") != me
+
+
+async def test_dies_with_each_try(link):
+    """A command that takes the connection with it each time is not sent for ever."""
+    await link.do("CONFIG", "SET", "client-query-buffer-limit", "1mb")
+    try:
+        with pytest.raises(RedisAway):
+            await link.do("SET", "a", b"x" * 4_000_000)
+        assert await link.do("PING") == b"PONG"
+    finally:
+        await link.do("CONFIG", "SET", "client-query-buffer-limit", "1gb")
+
+
+async def test_falls_silent(tmp_path):
+    """A Redis that owes a reply and says nothing is away, within twice the patience; a slow one is not."""
+    process, url = start_valkey(tmp_path)
+    link = Link(url, timeout_s=0.5)
+    await asyncio.gather(*(link.do("EVAL", "for i = 1, 1e5 do end", 0) for _ in range(1500)))  # over a second in all
+    assert link.round_trips == 1
+
+    process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(RedisAway):
+            await link.do("PING")
+        assert 0.4 < time.monotonic() - began < 1.5
+        in_the_air = link.do("PING")
+        await asyncio.sleep(0)
+        await link.aclose()
+        with pytest.raises(RedisAway, match="closed"):
+            await in_the_air
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(10)
+
+
+async def test_no_redis_at_all():
+    """What does not speak as Redis does is away, and so is what speaks out of turn."""
+
+    async def babble(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(babble, "127.0.0.1", 0) as server:
+        link = Link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=0.5)
+        with pytest.raises(RedisAway):
+            await link.do("PING")
+        await link.aclose()
+
+
+async def test_closed_while_it_connects():
+    """Closing does not wait for a connection that does not come about."""
+
+    async def listen(reader, writer):
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        link = Link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=30)
+        asked = link.do("PING")
+        await until(lambda: link._opening is not None)
+        await link.aclose()
+        with pytest.raises(RedisAway, match="closed"):
+            await asked
+
+
 async def test_closed(valkey_url):
     """After its end a link sends nothing, and says so."""
     link = Link(valkey_url)
@@ -126,4 +222,4 @@ async def test_closed(valkey_url):
     await link.aclose()
     with pytest.raises(RedisAway):
         await link.do("PING")
-    assert not link._flushes
+    assert repr(link) == "<Link [up, 0 to send, 0 in the air]>"

@@ -1,0 +1,152 @@
+"""
+One connection to Redis: commands leave in order without waiting for each other, and replies come back in that order.
+
+redis-py opens it, since it knows all about addresses, TLS and passwords, and then its socket is taken over. A command on the
+library's own connection costs a task, a time-out and two coroutines; here it costs a write and a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import BusyLoadingError, MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+
+_ERRORS = {
+    "LOADING": BusyLoadingError,
+    "MASTERDOWN": MasterDownError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+}
+_NOTHING = object()
+
+
+class Command:
+    """What is asked of Redis, and the future that will hold the reply."""
+
+    __slots__ = ("reply", "script", "tries", "words")
+
+    def __init__(self, words: tuple[Any, ...], reply: asyncio.Future[Any], script: str = "") -> None:
+        self.words = words
+        self.reply = reply
+        self.script = script  # the text of what EVALSHA names by its hash
+        self.tries = 0
+
+    def __repr__(self) -> str:
+        return f"<Command {self.words[0]} [{self.tries} tries]>"
+
+
+class Pipe(asyncio.Protocol):
+    """
+    An open connection; `open_pipe` makes one.
+
+    Args:
+        patience_s: Redis that owes a reply and is silent for so long is gone.
+        answered: is given each command with its reply, which may be an error of Redis.
+        lost: is told that the connection has ended, with the commands that were not answered; called once, `close` included.
+    """
+
+    def __init__(
+        self,
+        writer: asyncio.StreamWriter,
+        patience_s: float,
+        answered: Callable[[Command, Any], None],
+        lost: Callable[[Pipe, Sequence[Command]], None],
+    ) -> None:
+        self._writer = writer  # kept: who drops it closes the connection
+        self._transport = cast("asyncio.Transport", writer.transport)
+        self._loop = asyncio.get_running_loop()
+        self._patience_s = patience_s
+        self._answered = answered
+        self._lost = lost
+        self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
+        self._owed: deque[Command] = deque()
+        self._heard = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._is_open = True
+        self._transport.set_protocol(self)
+
+    def __repr__(self) -> str:
+        return f"<Pipe [{len(self._owed)} in the air]>"
+
+    @property
+    def owed(self) -> int:
+        """How many replies are awaited."""
+        return len(self._owed)
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send commands; what becomes of each is told to `answered` or to `lost`."""
+        if not self._owed:
+            self._heard = self._loop.time()
+        self._owed.extend(commands)
+        if self._transport.is_closing():  # it broke, and `connection_lost` is about to be called
+            self.close()
+            return
+        self._transport.write(b"".join([hiredis.pack_command(command.words) for command in commands]))
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._patience_s, self._look)
+
+    def close(self) -> None:
+        """End it now."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._watch is not None:
+            self._watch.cancel()
+        self._transport.abort()
+        owed, self._owed = self._owed, deque()
+        self._lost(self, owed)
+
+    def _look(self) -> None:
+        # One timer for all commands: it is the silence that counts, not how long a busy Redis takes for one of many.
+        self._watch = None
+        left_s = self._heard + self._patience_s - self._loop.time()
+        if self._owed and left_s <= 0:
+            self.close()
+        elif self._owed:
+            self._watch = self._loop.call_later(left_s, self._look)
+
+    # What the transport calls.
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        try:
+            self._reader.feed(data)
+            while self._is_open and (reply := self._reader.gets()) is not _NOTHING:
+                if not isinstance(reply, hiredis.PushNotification):
+                    self._answered(self._owed.popleft(), reply)
+        except (hiredis.ProtocolError, IndexError):  # what speaks there is no Redis, or nobody asked it
+            self.close()
+
+    def eof_received(self) -> None:
+        self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.close()
+
+
+async def open_pipe(
+    connection: AbstractConnection,
+    patience_s: float,
+    answered: Callable[[Command, Any], None],
+    lost: Callable[[Pipe, Sequence[Command]], None],
+) -> Pipe:
+    """Connect, introduce ourselves, and take the socket over; raises what redis-py raises, and `TimeoutError`."""
+    try:
+        async with asyncio.timeout(patience_s):
+            await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await asyncio.shield(connection.disconnect(nowait=True))
+        raise
+    # Not public, but the only way to the socket. The connection forgets it, or it would close it with itself.
+    writer, connection._writer, connection._reader = connection._writer, None, None
+    return Pipe(cast("asyncio.StreamWriter", writer), patience_s, answered, lost)
+
+
+def _error(text: str) -> ResponseError:
+    return cast("ResponseError", _ERRORS.get(text.partition(" ")[0], ResponseError)(text))
