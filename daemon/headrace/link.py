@@ -133,8 +133,7 @@ class Link:
                 self._pipe.close()
             self._again([command], value)
         elif isinstance(value, NoScriptError) and command.script:
-            command.words = ("EVAL", command.script, *command.words[2:])
-            self._send_soon([command])
+            self._send_soon([command.with_script()])
         else:
             self._away_since = None
             refused = isinstance(value, ResponseError) and _refuses_writes(value)

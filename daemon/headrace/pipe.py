@@ -27,18 +27,29 @@ _NOTHING = object()
 
 
 class Command:
-    """What is asked of Redis, and the future that will hold the reply."""
+    """
+    What is asked of Redis, and the future that will hold the reply.
 
-    __slots__ = ("reply", "script", "tries", "words")
+    Args:
+        words: the command and its arguments: text, bytes, numbers; raises `TypeError` or `ValueError` for others.
+        script: the text of the script, if it is a script that is named by its hash.
+    """
+
+    __slots__ = ("packed", "reply", "script", "tries", "words")
 
     def __init__(self, words: tuple[Any, ...], reply: asyncio.Future[Any], script: str = "") -> None:
         self.words = words
+        self.packed: bytes = hiredis.pack_command(words)
         self.reply = reply
-        self.script = script  # the text of what EVALSHA names by its hash
+        self.script = script
         self.tries = 0
 
     def __repr__(self) -> str:
         return f"<Command {self.words[0]} [{self.tries} tries]>"
+
+    def with_script(self) -> Command:
+        """Return the same with the script itself, for a Redis that does not know it by its hash."""
+        return Command(("EVAL", self.script, *self.words[2:]), self.reply)
 
 
 class Pipe(asyncio.Protocol):
@@ -87,7 +98,7 @@ class Pipe(asyncio.Protocol):
         if self._transport.is_closing():  # it broke, and `connection_lost` is about to be called
             self.close()
             return
-        self._transport.write(b"".join([hiredis.pack_command(command.words) for command in commands]))
+        self._transport.write(b"".join([command.packed for command in commands]))
         if self._watch is None:
             self._watch = self._loop.call_later(self._patience_s, self._look)
 
@@ -115,13 +126,21 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
+        self._reader.feed(data)
+        while self._is_open and (reply := self._next()) is not _NOTHING:
+            if isinstance(reply, hiredis.PushNotification):
+                continue
+            if not self._owed:  # nobody asked it
+                self.close()
+                return
+            self._answered(self._owed.popleft(), reply)
+
+    def _next(self) -> Any:
         try:
-            self._reader.feed(data)
-            while self._is_open and (reply := self._reader.gets()) is not _NOTHING:
-                if not isinstance(reply, hiredis.PushNotification):
-                    self._answered(self._owed.popleft(), reply)
-        except (hiredis.ProtocolError, IndexError):  # what speaks there is no Redis, or nobody asked it
+            return self._reader.gets()
+        except hiredis.ProtocolError:  # what speaks there is no Redis
             self.close()
+            return _NOTHING
 
     def eof_received(self) -> None:
         self.close()

@@ -1,12 +1,16 @@
 """The link to Redis, against a real one."""
 
 import asyncio
+import contextlib
+import shutil
 import signal
+import ssl
 import time
 
 import pytest
+import uvloop
 
-from conftest import start_valkey, until
+from conftest import missing, start_valkey, until
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
 
@@ -197,6 +201,70 @@ async def test_no_redis_at_all():
         with pytest.raises(RedisAway):
             await link.do("PING")
         await link.aclose()
+
+
+@contextlib.asynccontextmanager
+async def encrypted(url, directory):
+    """A door to the Valkey at *url* that speaks TLS; yields its own URL."""
+    openssl = shutil.which("openssl") or missing("openssl")
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    made = await asyncio.create_subprocess_exec(
+        openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key,
+        "-out", certificate, "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await made.wait() == 0
+
+    async def pass_on(reader, writer):
+        with contextlib.closing(writer):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+    async def serve(reader, writer):
+        there, back = await asyncio.open_unix_connection(url.removeprefix("unix://"))
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer), return_exceptions=True)
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        yield f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}?ssl_ca_certs={certificate}"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_encrypted(valkey_url, tmp_path, run):
+    """Over TLS all is the same, large values and a lost connection included."""
+
+    async def go():
+        async with encrypted(valkey_url, tmp_path) as url:
+            link = Link(url)
+            assert await link.do("SET", "a", b"x" * 3_000_000) == b"OK"
+            assert len(await link.do("GET", "a")) == 3_000_000
+            link._pipe._transport.abort()
+            assert await asyncio.gather(*(link.do("INCR", "n") for _ in range(500))) == list(range(1, 501))
+            await link.aclose()
+
+    run(go())
+
+
+async def test_out_of_turn(link):
+    """What says something that nobody asked, or that is no reply at all, has lost count: the connection is given up."""
+    for said in (b"+OK\r\n", b"\x00\r\n"):
+        await link.do("PING")
+        pipe = link._pipe
+        pipe.data_received(said)
+        assert link._pipe is None
+        assert await link.do("PING") == b"PONG"
+
+
+async def test_unsayable(link):
+    """A command that cannot be said is its caller's mistake, and nobody else's."""
+    good = link.do("SET", "a", "1")
+    with pytest.raises(TypeError):
+        link.do("SET", "a", object())
+    with pytest.raises(UnicodeEncodeError):
+        link.do("SET", "a", "\ud800")
+    assert await good == b"OK"
 
 
 async def test_closed_while_it_connects():

@@ -188,8 +188,8 @@ class Leases:
             with _no_lease():
                 what, value = await asyncio.shield(reply)
         except asyncio.CancelledError:
-            # The script may have made us the leader of what nobody here flies. Not undone before it is known: on another
-            # connection that could come first.
+            # The script may have made us the leader of what nobody here flies. Not undone before it is known: a question that
+            # is sent again, after its connection was lost, would come second.
             reply.add_done_callback(lambda reply: self._undo(fingerprint, token, reply))
             raise
         if what == b"recalled":
