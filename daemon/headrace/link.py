@@ -101,7 +101,7 @@ class Link:
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         if self._is_closed:
-            _resolve(reply, RedisAway("the link to Redis was closed"))
+            _resolve(reply, _closed())
             return reply
         self._batch.append(Command(words, reply, script))
         if len(self._batch) == 1:
@@ -142,7 +142,7 @@ class Link:
     def _lost(self, pipe: Pipe, commands: Sequence[Command]) -> None:
         if self._pipe is pipe:
             self._pipe = None
-        self._again(commands, ConnectionResetError())
+        self._again(commands, _closed() if self._is_closed else ConnectionResetError())
 
     def _again(self, commands: Sequence[Command], error: Exception) -> None:
         # The second try is for what was sent on a connection that had died while it lay idle.
@@ -157,17 +157,12 @@ class Link:
         asyncio.get_running_loop().call_soon(self._take_off)
 
     def _fail(self, commands: Sequence[Command], error: Exception) -> None:
-        if commands and isinstance(error, _GONE):
+        is_gone = isinstance(error, _GONE)
+        if commands and is_gone:
             self._note_away()
         for command in commands:
-            _resolve(command.reply, self._said(error))
-
-    def _said(self, error: Exception) -> Exception:
-        if self._is_closed:
-            return RedisAway("the link to Redis was closed")
-        if isinstance(error, _GONE):
-            return RedisAway(f"Redis cannot be reached: {type(error).__name__}", retry_after_s=1.0)
-        return error
+            said = RedisAway(f"Redis cannot be reached: {type(error).__name__}", retry_after_s=1.0) if is_gone else error
+            _resolve(command.reply, said)
 
     def _note_away(self) -> None:
         if self._away_since is None:
@@ -240,7 +235,11 @@ class Link:
         if self._pipe is not None:
             self._pipe.close()
         batch, self._batch = self._batch, []
-        self._fail(batch, RedisAway("the link to Redis was closed"))
+        self._fail(batch, _closed())
+
+
+def _closed() -> RedisAway:
+    return RedisAway("the link to Redis was closed")
 
 
 def _refuses_writes(error: ResponseError) -> bool:

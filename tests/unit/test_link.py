@@ -169,6 +169,8 @@ async def test_falls_silent(tmp_path):
     link = Link(url, timeout_s=0.5)
     await asyncio.gather(*(link.do("EVAL", "for i = 1, 1e5 do end", 0) for _ in range(1500)))  # over a second in all
     assert link.round_trips == 1
+    await asyncio.sleep(0.3)  # silence while nothing is owed does not count
+    assert await link.do("EVAL", "local till = os.clock() + 0.4 while os.clock() < till do end return 1", 0) == 1
 
     process.send_signal(signal.SIGSTOP)
     try:
@@ -284,10 +286,15 @@ async def test_closed_while_it_connects():
 
 
 async def test_closed(valkey_url):
-    """After its end a link sends nothing, and says so."""
+    """At its end a link gives up what is in the air; after it, it sends nothing, and says so."""
     link = Link(valkey_url)
     await link.do("PING")
+    in_the_air = link.do("PING")
+    await asyncio.sleep(0)
+    assert link._pipe.owed == 1
     await link.aclose()
+    with pytest.raises(RedisAway, match="closed"):
+        await in_the_air
     with pytest.raises(RedisAway):
         await link.do("PING")
     assert repr(link) == "<Link [up, 0 to send, 0 in the air]>"
