@@ -169,6 +169,8 @@ async def test_falls_silent(tmp_path):
     link = Link(url, timeout_s=0.5)
     await asyncio.gather(*(link.do("EVAL", "for i = 1, 1e5 do end", 0) for _ in range(1500)))  # over a second in all
     assert link.round_trips == 1
+    await until(lambda: link._pipe._watch is None)
+    await link.do("PING")
     await asyncio.sleep(0.3)  # silence while nothing is owed does not count
     assert await link.do("EVAL", "local till = os.clock() + 0.4 while os.clock() < till do end return 1", 0) == 1
 
