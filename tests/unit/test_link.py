@@ -173,6 +173,7 @@ async def test_falls_silent(tmp_path):
     await link.do("PING")
     await asyncio.sleep(0.3)  # silence while nothing is owed does not count
     assert await link.do("EVAL", "local till = os.clock() + 0.4 while os.clock() < till do end return 1", 0) == 1
+    assert link.round_trips == 3
 
     process.send_signal(signal.SIGSTOP)
     try:
