@@ -163,33 +163,63 @@ async def test_dies_with_each_try(link):
         await link.do("CONFIG", "SET", "client-query-buffer-limit", "1gb")
 
 
-async def test_falls_silent(tmp_path):
-    """A Redis that owes a reply and says nothing is away, within twice the patience; a slow one is not."""
+@pytest.fixture
+def own_valkey(tmp_path):
+    """A Valkey that the test may stop and go: its process and URL."""
     process, url = start_valkey(tmp_path)
-    link = Link(url, timeout_s=0.5)
-    await asyncio.gather(*(link.do("EVAL", "for i = 1, 1e5 do end", 0) for _ in range(1500)))  # over a second in all
-    assert link.round_trips == 1
-    await until(lambda: link._pipe._watch is None)
-    await link.do("PING")
-    await asyncio.sleep(0.3)  # silence while nothing is owed does not count
-    assert await link.do("EVAL", "local till = os.clock() + 0.4 while os.clock() < till do end return 1", 0) == 1
-    assert link.round_trips == 3
+    yield process, url
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    process.wait(10)
 
-    process.send_signal(signal.SIGSTOP)
-    try:
+
+def _busy(seconds):
+    return f"local till = os.clock() + {seconds} while os.clock() < till do end"
+
+
+@contextlib.asynccontextmanager
+async def patient(url):
+    link = Link(url, timeout_s=1.0)
+    yield link
+    await link.aclose()
+
+
+async def test_slow_is_not_silent(own_valkey):
+    """A Redis that takes longer for many commands than our patience is there, as long as it goes on answering."""
+    async with patient(own_valkey[1]) as link:
+        # 1.5 s in all. It reads 16 KB at a time and answers each time, so a few commands go with each.
+        await asyncio.gather(*(link.do("EVAL", _busy(0.0005), 0, b"x" * 4096) for _ in range(3000)))
+
+        assert link.round_trips == 1
+
+
+async def test_idle_is_not_silent(own_valkey):
+    """Time in which nothing is owed is no silence."""
+    async with patient(own_valkey[1]) as link:
+        await link.do("PING")
+        await asyncio.sleep(0.7)
+        await link.do("EVAL", _busy(0.4), 0)
+
+        assert link.round_trips == 2
+
+
+async def test_falls_silent(own_valkey):
+    """A Redis that owes a reply and says nothing is away, as soon as patience ends."""
+    process, url = own_valkey
+    async with patient(url) as link:
+        await link.do("PING")
+        process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
-        with pytest.raises(RedisAway):
-            await link.do("PING")
-        assert 0.4 < time.monotonic() - began < 1.5
-        in_the_air = link.do("PING")
+        async with asyncio.timeout(20):
+            with pytest.raises(RedisAway):
+                await link.do("PING")
+        assert time.monotonic() - began > 0.9
+        assert not link.is_up
+
+        waiting = link.do("PING")
         await asyncio.sleep(0)
-        await link.aclose()
-        with pytest.raises(RedisAway, match="closed"):
-            await in_the_air
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        process.wait(10)
+    with pytest.raises(RedisAway, match="closed"):
+        await waiting
 
 
 async def test_no_redis_at_all():
