@@ -14,6 +14,7 @@ import pytest
 from conftest import until
 from doors import open_door, taken
 from flow_parts import Daemon
+from headrace import observe
 from headrace.edge.exchange import Request
 from headrace.edge.http_server import HttpServer
 from headrace.model import Caller
@@ -207,7 +208,8 @@ async def test_caller_leaves(valkey_url: str, tmp_path: Path) -> None:
 
 
 async def test_upstream_breaks_off(valkey_url: str, tmp_path: Path) -> None:
-    """Half an answer does not look like a whole one."""
+    """Half an answer does not look like a whole one, and counts as a broken attempt."""
+    before = observe.ATTEMPTS.value("broken")
 
     async def talk(line: Line) -> None:
         await line.say(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -220,6 +222,7 @@ async def test_upstream_breaks_off(valkey_url: str, tmp_path: Path) -> None:
             async with asyncio.timeout(5):
                 came = await reader.read()
                 assert not came.endswith(b"0\r\n\r\n")
+        await until(lambda: observe.ATTEMPTS.value("broken") == before + 1)
 
 
 @pytest.mark.parametrize(

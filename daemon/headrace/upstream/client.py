@@ -25,7 +25,7 @@ from typing import cast
 
 from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
-from headrace.errors import AttemptFailed, Failure, UpstreamError
+from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
 from headrace.model import Answer, Call, Form
 from headrace.upstream.carrying import Body, Headers, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
@@ -306,6 +306,8 @@ class _Measured:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, AttemptFailed):
             self.outcome = str(error.failure)
+        elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
+            self.outcome = str(Failure.BROKEN)
         observe.ATTEMPTS.inc(self.outcome)
         observe.UPSTREAM_TIME.labels(self._form).observe(time.monotonic() - self._began)
 
