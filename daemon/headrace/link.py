@@ -71,7 +71,7 @@ class Link:
         self._timeout_s = timeout_s
         self._pool = redis_asyncio.ConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=timeout_s)
         self._pipe: Pipe | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[Pipe] | None = None
         self._batch: list[Command] = []
         self._handlers: dict[str, Handler] = {}
         self._on_connect: list[Callable[[], Awaitable[None]]] = []
@@ -115,16 +115,21 @@ class Link:
             self._pipe.send(batch)
         elif self._batch and self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add_done_callback(self._opened)
 
-    async def _open(self) -> None:
-        try:
-            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-            self._pipe = await open_pipe(connection, self._timeout_s, self._answered, self._lost)
-        except Exception as error:
+    async def _open(self) -> Pipe:
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return await open_pipe(connection, self._timeout_s, self._answered, self._lost)
+
+    def _opened(self, opening: asyncio.Task[Pipe]) -> None:
+        # However it ended: a task that is cancelled before its first step could not clean up after itself.
+        self._opening = None
+        error = _closed() if opening.cancelled() else opening.exception()
+        if error is None:
+            self._pipe = opening.result()
+        else:
             batch, self._batch = self._batch, []
             self._fail(batch, error)
-        finally:
-            self._opening = None
         self._take_off()
 
     def _answered(self, command: Command, value: Any) -> None:
@@ -133,7 +138,8 @@ class Link:
                 self._pipe.close()
             self._again([command], value)
         elif isinstance(value, NoScriptError) and command.script:
-            self._send_soon([command.with_script()])
+            self._batch.append(command.with_script())  # at the end, since those behind it did not know their script either
+            asyncio.get_running_loop().call_soon(self._take_off)
         else:
             self._away_since = None
             refused = isinstance(value, ResponseError) and _refuses_writes(value)
@@ -156,7 +162,7 @@ class Link:
         self._batch[:0] = commands
         asyncio.get_running_loop().call_soon(self._take_off)
 
-    def _fail(self, commands: Sequence[Command], error: Exception) -> None:
+    def _fail(self, commands: Sequence[Command], error: BaseException) -> None:
         is_gone = isinstance(error, _GONE)
         if commands and is_gone:
             self._note_away()

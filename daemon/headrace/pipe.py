@@ -24,6 +24,8 @@ _ERRORS = {
     "READONLY": ReadOnlyError,
 }
 _NOTHING = object()
+_AGE = 4  # times the patience: nothing waits longer, however busily Redis answers others
+_POLL_S = 0.001  # by then the loop has read what lay in the socket
 
 
 class Command:
@@ -35,13 +37,14 @@ class Command:
         script: the text of the script, if it is a script that is named by its hash.
     """
 
-    __slots__ = ("packed", "reply", "script", "tries", "words")
+    __slots__ = ("packed", "reply", "script", "sent", "tries", "words")
 
     def __init__(self, words: tuple[Any, ...], reply: asyncio.Future[Any], script: str = "") -> None:
         self.words = words
         self.packed: bytes = hiredis.pack_command(words)
         self.reply = reply
         self.script = script
+        self.sent = 0.0
         self.tries = 0
 
     def __repr__(self) -> str:
@@ -49,7 +52,9 @@ class Command:
 
     def with_script(self) -> Command:
         """Return the same with the script itself, for a Redis that does not know it by its hash."""
-        return Command(("EVAL", self.script, *self.words[2:]), self.reply)
+        command = Command(("EVAL", self.script, *self.words[2:]), self.reply)
+        command.tries = self.tries
+        return command
 
 
 class Pipe(asyncio.Protocol):
@@ -57,7 +62,8 @@ class Pipe(asyncio.Protocol):
     An open connection; `open_pipe` makes one.
 
     Args:
-        patience_s: Redis that owes a reply and is silent for so long is gone.
+        patience_s: Redis that owes a reply, and for so long neither says nor takes in anything, is gone; so is one that has not
+            answered a command after four times as long.
         answered: is given each command with its reply, which may be an error of Redis.
         lost: is told that the connection has ended, with the commands that were not answered; called once, `close` included.
     """
@@ -78,6 +84,7 @@ class Pipe(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
         self._owed: deque[Command] = deque()
         self._heard = 0.0
+        self._unsent = 0
         self._watch: asyncio.TimerHandle | None = None
         self._is_open = True
         self._transport.set_protocol(self)
@@ -92,15 +99,20 @@ class Pipe(asyncio.Protocol):
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands; what becomes of each is told to `answered` or to `lost`."""
+        data, now = b"".join([command.packed for command in commands]), self._loop.time()
         if not self._owed:
-            self._heard = self._loop.time()
+            self._heard = now
+        for command in commands:
+            command.sent = now
         self._owed.extend(commands)
-        if self._transport.is_closing():  # it broke, and `connection_lost` is about to be called
-            self.close()
-            return
-        self._transport.write(b"".join([command.packed for command in commands]))
         if self._watch is None:
             self._watch = self._loop.call_later(self._patience_s, self._look)
+        try:
+            self._transport.write(data)
+        except (OSError, RuntimeError, MemoryError):  # half of it may be gone, and replies could no longer be counted
+            self.close()
+        else:
+            self._unsent = self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         """End it now."""
@@ -113,14 +125,22 @@ class Pipe(asyncio.Protocol):
         owed, self._owed = self._owed, deque()
         self._lost(self, owed)
 
-    def _look(self) -> None:
+    def _look(self, is_second: bool = False) -> None:
         # One timer for all commands: it is the silence that counts, not how long a busy Redis takes for one of many.
         self._watch = None
-        left_s = self._heard + self._patience_s - self._loop.time()
-        if self._owed and left_s <= 0:
+        if not self._owed:
+            return
+        left_s = self._left_s(self._loop.time())
+        if left_s <= 0 and is_second:
             self.close()
-        elif self._owed:
-            self._watch = self._loop.call_later(left_s, self._look)
+        else:  # perhaps we were the ones who slept: what came meanwhile is read before the second look
+            self._watch = self._loop.call_later(left_s if left_s > 0 else _POLL_S, self._look, left_s <= 0)
+
+    def _left_s(self, now: float) -> float:
+        unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if self._unsent < unsent:
+            self._heard = now
+        return min(self._heard, self._owed[0].sent + (_AGE - 1) * self._patience_s) + self._patience_s - now
 
     # What the transport calls.
 

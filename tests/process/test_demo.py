@@ -114,12 +114,12 @@ def test_needs_a_key_for_it(demo: Callable[..., subprocess.Popen[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "after"), [(signal.SIGINT, "ok a first answer"), (signal.SIGTERM, "starting a worker")], ids=["steps", "start"]
+    ("number", "after"), [(signal.SIGINT, "ok a first answer"), (signal.SIGQUIT, "starting a worker")], ids=["steps", "start"]
 )
 async def test_interrupted(
     demo: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals, after: str
 ) -> None:
-    """Ctrl-C or SIGTERM, early or late: it ends soon, and every process with it."""
+    """Ctrl-C or Ctrl-\\, early or late: it ends soon, and every process with it."""
     process = demo("demo")
     assert process.stdout is not None
     seen = ""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import ssl
 import time
+from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -16,9 +17,9 @@ from headrace.link import Link, Script
 
 
 class Echo(Script):
-    def __init__(self):
+    def __init__(self, text="return ARGV[1]"):
         self.name = "echo.lua"
-        self.text = "return ARGV[1]"
+        self.text = text
         import hashlib
 
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()
@@ -39,6 +40,15 @@ async def test_forgotten_script(link):
     assert await link.run(Echo(), [], ["x"]) == b"x"
     await link.do("SCRIPT", "FLUSH")
     assert await asyncio.gather(link.run(Echo(), [], ["y"]), link.run(Echo(), [], ["z"])) == [b"y", b"z"]
+
+
+async def test_forgotten_in_order(link):
+    """Scripts that Redis has forgotten run in the order in which they were asked for."""
+    push = Echo("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+
+    await asyncio.gather(*(link.run(push, ["list"], [number]) for number in range(5)))
+
+    assert await link.do("LRANGE", "list", 0, -1) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_one_error_is_one_callers(link):
@@ -178,8 +188,8 @@ def _busy(seconds):
 
 
 @contextlib.asynccontextmanager
-async def patient(url):
-    link = Link(url, timeout_s=1.0)
+async def patient(url, timeout_s=1.0):
+    link = Link(url, timeout_s=timeout_s)
     yield link
     await link.aclose()
 
@@ -191,6 +201,29 @@ async def test_slow_is_not_silent(own_valkey):
         await asyncio.gather(*(link.do("EVAL", _busy(0.0005), 0, b"x" * 4096) for _ in range(3000)))
 
         assert link.round_trips == 1
+
+
+async def test_nothing_waits_for_ever(own_valkey):
+    """However busily Redis answers others, what it has not answered after four times our patience is given up."""
+    async with patient(own_valkey[1], 0.3) as link:
+        await link.do("PING")
+        async with asyncio.timeout(20):
+            many = [link.do("EVAL", _busy(0.0005), 0, b"x" * 4096) for _ in range(12_000)]  # 6 s
+            with pytest.raises(RedisAway):
+                await many[-1]
+        await asyncio.gather(*many, return_exceptions=True)
+
+
+async def test_we_were_the_silent_ones(own_valkey):
+    """When our own loop stood still, a reply that lies in the socket is read before anybody is given up."""
+    async with patient(own_valkey[1], 0.3) as link:
+        await link.do("PING")
+        asked = link.do("PING")
+        await asyncio.sleep(0)
+        time.sleep(0.5)  # noqa: ASYNC251  # that is what this is about
+
+        assert await asked == b"PONG"
+        assert link.round_trips == 2
 
 
 async def test_idle_is_not_silent(own_valkey):
@@ -316,6 +349,31 @@ async def test_closed_while_it_connects():
         await link.aclose()
         with pytest.raises(RedisAway, match="closed"):
             await asked
+
+
+async def test_opening_is_cancelled(link):
+    """Whoever cancels the opening of a connection, as the end of a loop does, leaves nobody waiting."""
+    asked = link.do("PING")
+    await asyncio.sleep(0)
+    link._opening.cancel()
+
+    with pytest.raises(RedisAway):
+        await asked
+    assert await link.do("PING") == b"PONG"
+
+
+async def test_cannot_write(link):
+    """A write that fails ends the connection: replies to what may be half sent could not be told apart."""
+
+    def fail(data):
+        raise MemoryError
+
+    await link.do("MSET", "a", "1", "b", "2")
+    pipe = link._pipe
+    pipe._transport = SimpleNamespace(write=fail, abort=pipe._transport.abort, get_write_buffer_size=lambda: 0)
+
+    assert await asyncio.gather(link.do("GET", "a"), link.do("GET", "b")) == [b"1", b"2"]
+    assert link._pipe is not pipe
 
 
 async def test_closed(valkey_url):

@@ -27,6 +27,7 @@ from typing import Any
 from headrace.embedded import running_url
 from headrace.errors import StartupError
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _PATIENCE_S = 30.0
 _TURN_S = 0.02
 
@@ -159,8 +160,9 @@ def _environment(home: Path, key: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def interrupting(task: asyncio.Task[Any]) -> Iterator[None]:
-    """Take Ctrl-C, SIGTERM and SIGHUP as a cancellation of this task; a second one hurries the end."""
-    loop, numbers = task.get_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    """Take Ctrl-C and what else ends a program as a cancellation of this task; a second one hurries the end."""
+    loop = task.get_loop()
+    numbers = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup wants it
     for number in numbers:
         loop.add_signal_handler(number, task.cancel)
     try:
