@@ -23,14 +23,14 @@ The line
     embedded    our own Valkey
 
 The ground
-    link        one client for Redis          keys        every key in it, and when it goes
+    link        one client for Redis          pipe        its connection
+    keys        every key in Redis            errors      what can go wrong
     forms/      an answer as JSON, as events  codec       answers and errors as bytes
     model       the values that travel        observe     every metric and log event
-    errors      what can go wrong             clock       time, from outside
-    deadline    a moment as a block of code   units       durations and sizes
-    lockfile    one daemon to a place         sockets     where unix sockets lie
-    notify      systemd                       v1/         generated from protos/
-    pipe        the link's connection
+    clock       time, from outside            deadline    a moment as a block of code
+    units       durations and sizes           lockfile    one daemon to a place
+    sockets     where unix sockets lie        notify      systemd
+    v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

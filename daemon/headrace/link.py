@@ -118,7 +118,7 @@ class Link:
             self._opening.add_done_callback(self._opened)
 
     async def _open(self) -> Pipe:
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # the library's own gap
         return await open_pipe(connection, self._timeout_s, self._answered, self._lost)
 
     def _opened(self, opening: asyncio.Task[Pipe]) -> None:
@@ -156,10 +156,7 @@ class Link:
             command.tries += 1
         most = 0 if self._is_closed else _TRIES - 1
         self._fail([command for command in commands if command.tries > most], error)
-        self._send_soon([command for command in commands if command.tries <= most])
-
-    def _send_soon(self, commands: Sequence[Command]) -> None:
-        self._batch[:0] = commands
+        self._batch[:0] = [command for command in commands if command.tries <= most]
         asyncio.get_running_loop().call_soon(self._take_off)
 
     def _fail(self, commands: Sequence[Command], error: BaseException) -> None:

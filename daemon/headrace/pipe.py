@@ -130,17 +130,17 @@ class Pipe(asyncio.Protocol):
         self._watch = None
         if not self._owed:
             return
-        left_s = self._left_s(self._loop.time())
-        if left_s <= 0 and is_second:
-            self.close()
-        else:  # perhaps we were the ones who slept: what came meanwhile is read before the second look
-            self._watch = self._loop.call_later(left_s if left_s > 0 else _POLL_S, self._look, left_s <= 0)
-
-    def _left_s(self, now: float) -> float:
+        now = self._loop.time()
         unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
-        if self._unsent < unsent:
+        if self._unsent < unsent:  # taking in a large value is not silence
             self._heard = now
-        return min(self._heard, self._owed[0].sent + (_AGE - 1) * self._patience_s) + self._patience_s - now
+        left_s = min(self._heard + self._patience_s, self._owed[0].sent + _AGE * self._patience_s) - now
+        if left_s > 0:
+            self._watch = self._loop.call_later(left_s, self._look)
+        elif not is_second:  # perhaps we were the ones who slept: what came meanwhile is read before the second look
+            self._watch = self._loop.call_later(_POLL_S, self._look, True)
+        else:
+            self.close()
 
     # What the transport calls.
 
@@ -178,7 +178,7 @@ async def open_pipe(
     """Connect, introduce ourselves, and take the socket over; raises what redis-py raises, and `TimeoutError`."""
     try:
         async with asyncio.timeout(patience_s):
-            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.connect()  # type: ignore[no-untyped-call]  # the library's own gap
     except BaseException:
         await asyncio.shield(connection.disconnect(nowait=True))
         raise

@@ -14,6 +14,7 @@ import uvloop
 from conftest import missing, start_valkey, until
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
+from headrace.pipe import Command
 
 
 class Echo(Script):
@@ -220,10 +221,45 @@ async def test_we_were_the_silent_ones(own_valkey):
         await link.do("PING")
         asked = link.do("PING")
         await asyncio.sleep(0)
-        time.sleep(0.5)  # noqa: ASYNC251  # that is what this is about
+        time.sleep(0.5)  # noqa: ASYNC251  # the loop is to stand still
 
         assert await asked == b"PONG"
         assert link.round_trips == 2
+
+
+async def test_taking_in_is_not_silent(valkey_url, tmp_path):
+    """A Redis that takes a large value in slowly is there, as long as it goes on."""
+
+    gone = asyncio.Event()
+
+    async def slowly(reader, writer):
+        there, back = await asyncio.open_unix_connection(valkey_url.removeprefix("unix://"))
+        answering = asyncio.create_task(_pass_on(there, writer))
+        while data := await reader.read(32768):
+            back.write(data)
+            await asyncio.sleep(0.005)
+        back.close()
+        await back.wait_closed()
+        await answering
+        gone.set()
+
+    path = tmp_path / "slow.sock"
+    async with await asyncio.start_unix_server(slowly, path, limit=32768):
+        async with patient(f"unix://{path}", 0.7) as link:
+            began = time.monotonic()
+            assert await link.do("SET", "a", b"x" * 6_000_000) == b"OK"
+
+            assert time.monotonic() - began > 0.7
+            assert link.round_trips == 1
+        await asyncio.wait_for(gone.wait(), 10)
+
+
+def test_script_keeps_its_tries():
+    """What is asked with the script itself has been tried as often as what was asked by its hash."""
+    command = Command(("EVALSHA", "0" * 40, 0), None, "return 1")
+    command.tries = 1
+
+    assert command.with_script().tries == 1
 
 
 async def test_idle_is_not_silent(own_valkey):
@@ -271,6 +307,13 @@ async def test_no_redis_at_all():
         await link.aclose()
 
 
+async def _pass_on(reader, writer):
+    with contextlib.closing(writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+
 @contextlib.asynccontextmanager
 async def encrypted(url, directory):
     """A door to the Valkey at *url* that speaks TLS; yields its own URL."""
@@ -283,15 +326,9 @@ async def encrypted(url, directory):
     )  # fmt: skip
     assert await made.wait() == 0
 
-    async def pass_on(reader, writer):
-        with contextlib.closing(writer):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-
     async def serve(reader, writer):
         there, back = await asyncio.open_unix_connection(url.removeprefix("unix://"))
-        await asyncio.gather(pass_on(reader, back), pass_on(there, writer), return_exceptions=True)
+        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer), return_exceptions=True)
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)

@@ -34,6 +34,7 @@ def run(upstream: str | None = None) -> int:
 
 
 async def _show(stage: Stage, chosen: Sequence[steps.Step], screen: show.Screen) -> list[steps.Outcome]:
+    # A task of its own: what interrupts it is not to cut short what waits for it.
     showing = asyncio.create_task(_perform(stage, chosen, screen))
     with interrupting(showing):
         return await showing

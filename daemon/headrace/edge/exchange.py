@@ -59,7 +59,7 @@ class Request:
     method: str
     target: str
     caller: Caller
-    headers: tuple[tuple[str, str], ...] | MultiMapping[str] = ()
+    headers: Headers = field(default_factory=CIMultiDict)
     body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
     length: int | None = None
     timeout_s: float | None = None
@@ -129,21 +129,18 @@ class Exchange:
         if endpoint.is_admins and request.caller.role is not Role.ADMIN:
             raise NotAllowed("This endpoint is for callers with the role admin.")
         check_size(endpoint, request.length)
-        headers = CIMultiDict(request.headers) if isinstance(request.headers, tuple) else request.headers
-        way = self._kept(request, endpoint, headers, seen) if endpoint.is_kept else self._carried(request, endpoint, headers)
+        way = self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
         async with way as response:
             yield response
 
     # Along the flow.
 
     @contextlib.asynccontextmanager
-    async def _kept(
-        self, request: Request, endpoint: Endpoint, headers: Headers, seen: Callable[[Call], None]
-    ) -> AsyncIterator[Response]:
+    async def _kept(self, request: Request, endpoint: Endpoint, seen: Callable[[Call], None]) -> AsyncIterator[Response]:
         body = await _whole(request.body, endpoint)
         ask = read_ask(
             request.caller,
-            headers,
+            request.headers,
             body,
             method=request.method,
             path=request.target,
@@ -188,23 +185,24 @@ class Exchange:
     # Past it.
 
     @contextlib.asynccontextmanager
-    async def _carried(self, request: Request, endpoint: Endpoint, headers: Headers) -> AsyncIterator[Response]:
+    async def _carried(self, request: Request, endpoint: Endpoint) -> AsyncIterator[Response]:
         if self._flow.is_draining:
             raise draining()
-        load = self._load(request, endpoint, headers)
+        load = self._load(request, endpoint)
         async with self._relay.carry(load) as (carried, attempts):
             own = self._budget_headers(load.call)
             said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
             said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(attempts)), *own]
             chunks = _unbroken(carried.chunks())
             if endpoint.has_addresses and carried.status == 200 and request.method != "HEAD":
-                body = self._readdressed(await _read(carried), headers)
+                body = self._readdressed(await _read(carried), request.headers)
                 said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
                 said.append(("content-length", str(len(body))))
                 chunks = _once(body)
             yield Response(carried.status, said, chunks, attempts=attempts, request_id=carried.request_id)
 
-    def _load(self, request: Request, endpoint: Endpoint, headers: Headers) -> Load:
+    def _load(self, request: Request, endpoint: Endpoint) -> Load:
+        headers = request.headers
         asks = cache_control(headers)
         if asks.only_if_cached:
             raise NotCached("only-if-cached was asked, and answers of this endpoint are never kept")

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+from multidict import CIMultiDict
+
 from headrace import observe
 from headrace.edge import http_errors
 from headrace.edge.exchange import Exchange, Request, Response, is_events, new_id
@@ -58,15 +60,14 @@ class ApiServicer:
             await writer.body(said.body)
 
     async def _request(self, head: _Head, parts: AsyncIterator[bytes], context: Any) -> Request:
-        headers = tuple((header.name.lower(), header.value) for header in head.headers)
-        named = dict(headers)
+        headers = CIMultiDict((header.name.lower(), header.value) for header in head.headers)
         # A key may come as HTTP has it, in the head, or as gRPC has it.
-        key, own_key = self._who.keys(context, named if presented_key(named) else None)
-        body, length = await _body(head, parts, named.get("content-length", ""))
+        key, own_key = self._who.keys(context, headers if presented_key(headers) else None)
+        body, length = await _body(head, parts, headers.get("content-length", ""))
         return Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
-            caller=self._who.identify(key, named.get("x-headrace-caller", "")),
+            caller=self._who.identify(key, headers.get("x-headrace-caller", "")),
             headers=headers,
             body=body,
             length=length,

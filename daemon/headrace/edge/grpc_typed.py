@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.message import Message
+from multidict import CIMultiDict
 
 from headrace import observe
 from headrace.edge import translate
@@ -86,7 +87,7 @@ class _Rpc:
             method=self.route.method,
             target=asked.target,
             caller=self._who.identify(key, request.options.caller),
-            headers=asked.headers,
+            headers=CIMultiDict(asked.headers),
             body=asked.body,
             length=len(asked.body),
             timeout_s=context.time_remaining(),

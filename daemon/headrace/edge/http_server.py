@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
-from multidict import MultiMapping
+from multidict import CIMultiDict, MultiMapping
 
 from headrace import observe
 from headrace.admission import Admission, check_size
@@ -248,9 +248,9 @@ def _invite(request: web.BaseRequest) -> None:
 def _asked(
     request: web.BaseRequest, target: str, caller: Caller, own_key: str, body: bytes | AsyncIterator[bytes], length: int | None
 ) -> Request:
-    headers: tuple[tuple[str, str], ...] | MultiMapping[str] = request.headers
+    headers: MultiMapping[str] = request.headers
     if _is_unpacked(request):
-        headers = tuple(pair for pair in request.headers.items() if pair[0].lower() != "content-encoding")
+        headers = CIMultiDict(pair for pair in headers.items() if pair[0].lower() != "content-encoding")
     return Request(request.method, target, caller, headers=headers, body=body, length=length, credential=own_key)
 
 

@@ -100,6 +100,7 @@ class Upstream:
         """Ask for a whole answer; raises `AttemptFailed`."""
         with _Measured(Form.JSON) as measure:
             async with self._open(call) as response:
+                await _check(response)
                 payload = await read_whole(response)
             answer = answer_of(payload, response, self._clock.now(), forms.dialect(call.endpoint))
             measure.outcome = "answered"
@@ -114,6 +115,7 @@ class Upstream:
         """
         with _Measured(Form.EVENTS) as measure:
             async with self._open(call) as response:
+                await _check(response)
                 events = Stream(response, forms.dialect(call.endpoint))
                 yield events
                 if events.complete:
@@ -170,8 +172,6 @@ class Upstream:
                 if what is _Bound.BEGINNING:
                     bound.reschedule(None)
                 try:
-                    if what is not _Bound.BEGINNING and response.status_code != 200:
-                        raise await read_failure(response)
                     yield response
                 finally:
                     with contextlib.suppress(*NETWORK_ERRORS):
@@ -287,6 +287,11 @@ class Carried:
     async def read(self) -> bytes:
         """Return the whole body, decoded; raises `AttemptFailed`."""
         return await read_whole(self._response, within_s=self._gap_s)
+
+
+async def _check(response: Response) -> None:
+    if response.status_code != 200:
+        raise await read_failure(response)
 
 
 def _less_of_encoding(headers: Headers) -> Headers:
