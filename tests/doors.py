@@ -40,9 +40,9 @@ async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, targ
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = [f"POST {target} HTTP/1.1", "host: x", "connection: close", f"content-length: {len(raw)}", *headers]
-    writer.write(b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in head) + b"\r\n\r\n" + raw)
-    came = await asyncio.wait_for(reader.read(), 10)
-    writer.close()
+    with contextlib.closing(writer):
+        writer.write(b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in head) + b"\r\n\r\n" + raw)
+        came = await asyncio.wait_for(reader.read(), 10)
     return int(came.split()[1]), came
 
 

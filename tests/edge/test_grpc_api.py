@@ -160,6 +160,34 @@ async def test_leaving(valkey_url: str, tmp_path: Path) -> None:
         await until(lambda: not one.held(), what=one.held())
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/things"])
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_deadline(valkey_url: str, tmp_path: Path, path: str, is_begun: bool) -> None:
+    """A deadline that passes is always gRPC's own error, and never an answer that says so: the client's clock rings first."""
+
+    async def talk(line: Line) -> None:
+        if is_begun:
+            await line.begin_stream()
+            await line.chunk(b"".join(EVENTS[:3]))
+        await line.reader.read()
+
+    async def late(number: int) -> tuple[grpc.StatusCode, bytes]:
+        came = []
+        body = json.dumps(BODY | {"stream": True, "max_tokens": 5 + number}).encode()
+        try:
+            async for part in stub.Call(iter([head("POST", path, body)]), timeout=0.5):
+                came.append(part.chunk)
+        except grpc.aio.AioRpcError as error:
+            return error.code(), b"".join(came)
+        return grpc.StatusCode.OK, b"".join(came)
+
+    async with called(valkey_url, tmp_path, talk) as (stub, _, one):
+        for code, came in await asyncio.gather(*(late(number) for number in range(40))):
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED, came
+            assert b"error" not in came
+        await until(lambda: not one.held(), what=one.held())
+
+
 async def test_stream_breaks_off(valkey_url: str, tmp_path: Path) -> None:
     """A stream of events that breaks off ends with an error event, as on the HTTP edge."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from conftest import until
 from doors import BODY, open_door, say
-from scripted import EVENTS, Line
+from headrace import observe
+from scripted import EVENTS, Line, say_message
 
 LIMIT = json.dumps([
     {"name": "ann", "match": {"caller": "ann"}, "requests_per_minute": 60},
@@ -140,6 +143,47 @@ async def test_deadline_in_mid_stream(valkey_url: str, tmp_path: Path) -> None:
         assert b"timeout_error" in came
         assert came.endswith(b"0\r\n\r\n")
         await until(lambda: not one.held(), what=one.held())
+
+
+async def _silent(line: Line) -> None:
+    await line.reader.read()
+
+
+@pytest.mark.parametrize("target", ["/v1/messages", "/v1/things"])
+async def test_deadline_and_own_clock(valkey_url: str, tmp_path: Path, target: str) -> None:
+    """The official SDKs' own clocks ring before they hear of the deadline; who only asked to be told in time is."""
+    async with open_door(valkey_url, tmp_path, _silent) as (door, _, one):
+        for headers, is_kept_back in (
+            (["x-stainless-timeout: 0.2"], True),
+            (["x-headrace-timeout-ms: 200"], False),
+            (["x-headrace-timeout-ms: 200", "x-stainless-timeout: 600"], False),
+        ):
+            began = time.monotonic()
+            status, came = await say(door, *headers, target=target)
+            assert (status, b"timeout_error" in came) == (504, True)
+            assert (time.monotonic() - began >= 1.2) is is_kept_back
+            await until(lambda: not one.held(), what=one.held())
+
+
+async def test_own_clock_rings(valkey_url: str, tmp_path: Path) -> None:
+    """Who hangs up when its own clock rings counts as a deadline that passed, all the same."""
+    passed = observe.ERRORS.value("http", "DEADLINE_PASSED")
+    async with open_door(valkey_url, tmp_path, _silent) as (door, _, one):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(say(door, "x-stainless-timeout: 0.2"), 0.7)
+        await until(lambda: not one.held(), what=one.held())
+        assert observe.ERRORS.value("http", "DEADLINE_PASSED") == passed + 1
+
+
+async def test_whole_seconds(valkey_url: str, tmp_path: Path) -> None:
+    """SDKs that round what they wait down to whole seconds are not cut short: 0 is a part of one."""
+
+    async def talk(line: Line) -> None:
+        await asyncio.sleep(0.3)
+        await say_message(line)
+
+    async with open_door(valkey_url, tmp_path, talk) as (door, _, _):
+        assert (await say(door, "x-stainless-timeout: 0"))[0] == 200
 
 
 async def test_query(valkey_url: str, tmp_path: Path) -> None:

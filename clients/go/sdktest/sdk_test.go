@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/anthropics/anthropic-sdk-go"
 	"github.com/anthropics/anthropic-sdk-go/option"
@@ -75,6 +76,14 @@ func TestAnthropic(t *testing.T) {
 			if err != nil || len(models.Data) == 0 {
 				t.Fatal(err, models)
 			}
+		})
+		t.Run(way+": a timeout is the context's", func(t *testing.T) {
+			at.Fault(t, `{"kind":"hang","text":"late by `+way+`","count":100}`)
+			_, err := client.Messages.New(ctx, params("late by "+way), option.WithRequestTimeout(1200*time.Millisecond))
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			at.Gone(t, "late by "+way)
 		})
 		t.Run(way+": an error is the SDK's", func(t *testing.T) {
 			_, err := client.Models.Get(ctx, "none", anthropic.ModelGetParams{})

@@ -25,7 +25,7 @@ from headrace.admission import Admission, check_size, lane_of
 from headrace.clock import Clock
 from headrace.edge.http_asks import cache_control, read_ask, timeout_s
 from headrace.endpoints import Endpoint
-from headrace.errors import AttemptFailed, BrokenStream, InvalidCall, NotAllowed, NotCached
+from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
 from headrace.flow import Flow, Seen, draining
 from headrace.model import Answer, Call, Caller, Event, Reply, Role, Source
 from headrace.relay import Load, Relay
@@ -39,6 +39,7 @@ JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+_MOMENT_S = 1.0  # by so much a caller's clock and ours may differ, and either may be late
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 
@@ -132,6 +133,16 @@ class Exchange:
         way = self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
         async with way as response:
             yield response
+
+    async def let_ring(self, error: HeadraceError) -> None:
+        """
+        Keep back for a moment that the deadline passed, from a caller with a clock of its own.
+
+        Both clocks ring at once. Its caller set the other one, and expects that one's error: a 504 that comes first is another
+        error, now and then.
+        """
+        if isinstance(error, DeadlinePassed):
+            await self._clock.sleep(_MOMENT_S)
 
     # Along the flow.
 

@@ -109,5 +109,11 @@ def timeout_s(headers: Mapping[str, str], within_s: float | None = None) -> floa
     # What the official SDKs will wait; other values than seconds ("NOT_GIVEN") mean that they did not say.
     stainless = headers.get("x-stainless-timeout", "")
     if stainless.replace(".", "", 1).isdecimal() and len(stainless) <= _MAX_DIGITS:
-        asked.append(float(stainless))
+        # TypeScript's and Go's round down to whole seconds, 0 included: they wait longer than they say.
+        asked.append(float(stainless) + (0 if "." in stainless else 1))
     return min(asked, default=None)
+
+
+def has_own_clock(headers: Mapping[str, str]) -> bool:
+    """Whether the caller's library gives up by itself when the time is over, as the official SDKs do."""
+    return "x-stainless-timeout" in headers and "x-headrace-timeout-ms" not in headers

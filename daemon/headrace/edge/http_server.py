@@ -24,7 +24,7 @@ from headrace.cache import status
 from headrace.callers import Callers
 from headrace.edge import http_errors
 from headrace.edge.exchange import JSON, SSE, Budget, Exchange, Request, endpoint_of, is_events, new_id, payload
-from headrace.edge.http_asks import credential, digest, presented_key
+from headrace.edge.http_asks import credential, digest, has_own_clock, presented_key
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
 from headrace.flow import Flow, Hit
@@ -157,12 +157,16 @@ class HttpServer:
                     return self._hit(hit)
             return await self._answer(request, _asked(request, target, caller, own_key, body, len(body)), key)
         except HeadraceError as error:
-            return self._refuse(error)
+            observe.ERRORS.inc("http", error.reason)
+            if has_own_clock(request.headers):
+                await self._exchange.let_ring(error)
+            return _refusal(error)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
             log.exception(observe.CALL_FAILED, edge="http", kind=type(error).__name__)
-            return self._refuse(error)
+            observe.ERRORS.inc("http", "INTERNAL")
+            return _refusal(error)
 
     def _identify(self, headers: Mapping[str, str]) -> tuple[Caller, str]:
         caller = self._callers.identify(presented_key(headers), headers.get("x-headrace-caller", ""))
@@ -210,11 +214,6 @@ class HttpServer:
             await stream.write(http_errors.error_event(error, new_id()))
         await stream.write_eof()
         return stream
-
-    def _refuse(self, error: Exception) -> web.StreamResponse:
-        observe.ERRORS.inc("http", getattr(error, "reason", "INTERNAL"))
-        said = http_errors.say(error, new_id())
-        return _response(said.status, said.body, list(said.headers))
 
     # The rest.
 
@@ -290,6 +289,11 @@ def _cut(request: web.BaseRequest, stream: web.StreamResponse) -> web.StreamResp
     if request.transport is not None:
         request.transport.abort()
     return stream
+
+
+def _refusal(error: Exception) -> web.StreamResponse:
+    said = http_errors.say(error, new_id())
+    return _response(said.status, said.body, list(said.headers))
 
 
 def _response(status: int, body: bytes, headers: Headers) -> web.Response:
