@@ -78,12 +78,12 @@ func TestAnthropic(t *testing.T) {
 			}
 		})
 		t.Run(way+": a timeout is the context's", func(t *testing.T) {
-			at.Fault(t, `{"kind":"hang","text":"late by `+way+`","count":100}`)
-			_, err := client.Messages.New(ctx, params("late by "+way), option.WithRequestTimeout(1200*time.Millisecond))
+			at.Fault(t, `{"kind":"hang","text":"late-`+way+`","count":100}`)
+			_, err := client.Messages.New(ctx, params("late-"+way), option.WithRequestTimeout(1200*time.Millisecond))
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Fatal(err)
 			}
-			at.Gone(t, "late by "+way)
+			at.Gone(t, "late-"+way)
 		})
 		t.Run(way+": an error is the SDK's", func(t *testing.T) {
 			_, err := client.Models.Get(ctx, "none", anthropic.ModelGetParams{})
