@@ -161,7 +161,7 @@ async def test_deadline_and_own_clock(valkey_url: str, tmp_path: Path, target: s
             began = time.monotonic()
             status, came = await say(door, *headers, target=target)
             assert (status, b"timeout_error" in came) == (504, True)
-            assert (time.monotonic() - began >= 1.2) is is_kept_back
+            assert (time.monotonic() - began >= 0.7) is is_kept_back
             await until(lambda: not one.held(), what=one.held())
 
 
@@ -169,10 +169,11 @@ async def test_own_clock_rings(valkey_url: str, tmp_path: Path) -> None:
     """Who hangs up when its own clock rings counts as a deadline that passed, all the same."""
     passed = observe.ERRORS.value("http", "DEADLINE_PASSED")
     async with open_door(valkey_url, tmp_path, _silent) as (door, _, one):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(say(door, "x-stainless-timeout: 0.2"), 0.7)
+        asking = asyncio.create_task(say(door, "x-stainless-timeout: 0.2"))
+        await until(lambda: observe.ERRORS.value("http", "DEADLINE_PASSED") == passed + 1)
+        assert not asking.done()
+        asking.cancel()
         await until(lambda: not one.held(), what=one.held())
-        assert observe.ERRORS.value("http", "DEADLINE_PASSED") == passed + 1
 
 
 async def test_whole_seconds(valkey_url: str, tmp_path: Path) -> None:

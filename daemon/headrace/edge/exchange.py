@@ -39,7 +39,7 @@ JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
-_MOMENT_S = 1.0  # by so much a caller's clock and ours may differ, and either may be late
+_MOMENT_S = 0.5  # by so much a caller's clock and ours may differ, and either may be late
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 
