@@ -11,7 +11,23 @@ import asyncio
 import heapq
 import itertools
 import time
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol
+
+
+class Timeout(Protocol):
+    """A bound on a block of code; `asyncio.Timeout` is one."""
+
+    def expired(self) -> bool:
+        """Whether the bound ended the block."""
+
+    def reschedule(self, when: float | None) -> None:
+        """Lift the bound (None), or let it ring at once (0)."""
+
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
 
 
 class Clock(Protocol):
@@ -23,6 +39,13 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait; zero and below only yields."""
 
+    def timeout(self, seconds: float | None) -> Timeout:
+        """
+        Return `asyncio.timeout`, but by this clock: a block that is cancelled after so many seconds and raises `TimeoutError`.
+
+        None sets no bound.
+        """
+
 
 class SystemClock:
     """The machine's clock."""
@@ -32,6 +55,9 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
+
+    def timeout(self, seconds: float | None) -> Timeout:
+        return asyncio.timeout(None if seconds is None else max(0.0, seconds))
 
 
 class HandClock:
@@ -52,9 +78,17 @@ class HandClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
+        await self._alarm(seconds)
+
+    def timeout(self, seconds: float | None) -> Timeout:
+        if seconds is None:
+            return asyncio.timeout(None)
+        return asyncio.timeout(0.0) if seconds <= 0 else _HandTimeout(self._alarm(seconds))
+
+    def _alarm(self, seconds: float) -> asyncio.Future[None]:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
-        await woken
+        return woken
 
     async def advance(self, seconds: float) -> None:
         """Move time on, stopping at each sleeper's moment so that it sees the time it asked for."""
@@ -67,3 +101,33 @@ class HandClock:
             for _ in range(10):
                 await asyncio.sleep(0)
         self._now = until
+
+
+class _HandTimeout:
+    """A timeout that rings when its alarm does, unless it was lifted or left before."""
+
+    def __init__(self, alarm: asyncio.Future[None]) -> None:
+        self._timeout = asyncio.timeout(None)
+        self._alarm = alarm
+        alarm.add_done_callback(self._ring)
+
+    def _ring(self, alarm: asyncio.Future[None]) -> None:
+        if not alarm.cancelled():
+            self._timeout.reschedule(asyncio.get_running_loop().time())
+
+    def expired(self) -> bool:
+        return self._timeout.expired()
+
+    def reschedule(self, when: float | None) -> None:
+        self._alarm.cancel()
+        self._timeout.reschedule(when)
+
+    async def __aenter__(self) -> _HandTimeout:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._alarm.cancel()
+        await self._timeout.__aexit__(kind, error, trace)

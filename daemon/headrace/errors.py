@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Self
 
 
 class HeadraceError(Exception):
@@ -25,6 +26,17 @@ class HeadraceError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.metadata = dict(metadata or {})
+
+    def again(self) -> Self:
+        """
+        Return an error that says the same, to be raised for one more caller.
+
+        Each caller gets an object of its own: one that is raised many times grows a traceback by every frame it passes, and
+        keeps all those frames, with the bodies in them, alive.
+        """
+        copy = self.__class__.__new__(self.__class__, *self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
 
 
 class Refusal(HeadraceError):

@@ -64,49 +64,76 @@ class Caller:
     role: Role = Role.CALLER
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
     """
-    What a caller wants from the API.
+    What schedule, limits and upstream need to know of any request, whether its answer is kept or it is only carried.
 
     Args:
         caller: who asks, and whose budget pays.
-        body: the exact JSON that goes upstream (an object).
-        stream: whether the caller wants events; also what `body["stream"]` says.
-        model, max_tokens: from the body, for limits and estimates.
-        version, betas: `anthropic-version` and `anthropic-beta`, passed on.
-        headers: every other `anthropic-*` header, lower-case names, passed on.
-        fingerprint: hex SHA-256 of the canonical form, its cache scope included.
-        scope: the cache scope inside the fingerprint: the caller's name, or "" when shared.
-        arrival: when we took it in; its place in line, kept while it is parked.
-        deadline: the moment after which nobody wants the answer.
-        no_keep: why an answer to this call may not be kept ("" if it may), as `Cache-Status` puts it.
+        lane: the class of traffic it goes in.
+        model: as the body names it; "" where the body is not read.
         method, path, endpoint: where it goes: the path with its query, the endpoint by its name in `endpoints.py`.
-        ticket: the ticket that stands for this call already, if it was submitted or has an idempotency key.
+        version: `anthropic-version`, passed on.
+        arrival: when we took it in; its place in line, kept while it is parked.
+        deadline: the moment by which the answer must have begun (a stream's first content) or be whole (all else).
+        slack_s: by so much earlier than the deadline the caller may give up: see `begin_by`.
+        ends: the moment by which the whole must be done, a stream's end included; None: a stream that has begun takes its time.
         credential: the caller's own key where `upstream.credentials = "caller"`; never stored, never shown.
     """
 
     caller: Caller
-    body: bytes = field(repr=False)
-    model: str
-    max_tokens: int
-    stream: bool
-    version: str
-    betas: tuple[str, ...]
-    headers: tuple[tuple[str, str], ...]
     lane: Lane
-    fingerprint: str
-    scope: str
+    model: str = ""
+    method: str = "POST"
+    path: str = "/v1/messages"
+    endpoint: str = "messages"
+    version: str = ""
     arrival: float
     deadline: float
+    slack_s: float = 0.0
+    ends: float | None = None
+    credential: str = field(default="", repr=False)
+
+    @property
+    def begin_by(self) -> float:
+        """
+        The moment past which no attempt is begun, and no wait is planned.
+
+        A caller with a clock of its own gives up without hearing anything. So whatever there is to say (upstream's last word,
+        a budget's no) is said while it still listens, and only a call that is at upstream by then goes on to the deadline.
+        """
+        return self.deadline - self.slack_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Errand):
+    """
+    A request whose answer may be kept and shared: what a caller wants from the API.
+
+    Args:
+        body: the exact JSON that goes upstream (an object).
+        stream: whether the caller wants events; also what `body["stream"]` says.
+        max_tokens: from the body, for estimates.
+        betas: `anthropic-beta`, passed on.
+        headers: every other `anthropic-*` header, lower-case names, passed on.
+        fingerprint: hex SHA-256 of the canonical form, its cache scope included.
+        scope: the cache scope inside the fingerprint: the caller's name, or "" when shared.
+        no_keep: why an answer to this call may not be kept ("" if it may), as `Cache-Status` puts it.
+        ticket: the ticket that stands for this call already, if it was submitted or has an idempotency key.
+    """
+
+    body: bytes = field(repr=False)
+    max_tokens: int
+    stream: bool
+    betas: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    fingerprint: str
+    scope: str
     cache: CacheControl = field(default_factory=CacheControl)
     idempotency_key: str = ""
     no_keep: str = ""
-    path: str = "/v1/messages"
-    method: str = "POST"
-    endpoint: str = "messages"
     ticket: str = ""
-    credential: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

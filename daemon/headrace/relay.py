@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from headrace.clock import Clock
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
-from headrace.model import Call, Usage
+from headrace.model import Errand, Usage
 from headrace.retry.policy import RetryPolicy
 from headrace.schedule import Schedule
 from headrace.upstream.carrying import Body, Headers
@@ -26,9 +26,9 @@ from headrace.upstream.client import Carried, Upstream
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is carried: a call, whose own body is empty, with headers and body as they came."""
+    """What is carried: an errand, with headers and body as they came."""
 
-    call: Call
+    errand: Errand
     endpoint: Endpoint
     headers: Headers
     body: Body
@@ -71,10 +71,10 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def _attempt(self, load: Load, number: int) -> AsyncIterator[Carried]:
-        async with self._schedule.turn(load.call, f"{os.urandom(8).hex()}-{number}") as turn:
+        async with self._schedule.turn(load.errand, f"{os.urandom(8).hex()}-{number}") as turn:
             turn.sent()
             try:
-                async with self._upstream.carry(load.call, load.headers, load.body) as carried:
+                async with self._upstream.carry(load.errand, load.headers, load.body) as carried:
                     yield carried
             except AttemptFailed as failure:
                 await turn.fail(failure.failure, failure.sent)
@@ -82,7 +82,7 @@ class Relay:
             await turn.settle(Usage())
 
     def _due(self, load: Load, failure: AttemptFailed, attempts: int, broken: int) -> float:
-        now, deadline = self._clock.now(), load.call.deadline
+        now, deadline = self._clock.now(), load.errand.deadline
         if failure.failure.counts and now >= deadline:
             raise DeadlinePassed("the call's deadline passed before upstream had answered")
         if failure.sent and failure.failure.counts and not load.endpoint.is_repeatable:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from headrace import observe
-from headrace.budget.estimate import Estimator
+from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.limits import Limits, Payer, Want
@@ -31,7 +31,7 @@ from headrace.clock import Clock
 from headrace.endpoints import named
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
 from headrace.link import Link
-from headrace.model import Call, Usage
+from headrace.model import Call, Errand, Usage
 
 _ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is five times that, and finds lost nudges
 _REDIS_PATIENCE_S = 5.0
@@ -84,7 +84,7 @@ class Schedule:
         asking = sum(len(line.asking) for line in self._lines.values())
         return f"<Schedule [{self._waiting} waiting, {asking} asking, {len(self._permits)} permits]>"
 
-    def turn(self, call: Call, hold_id: str) -> Turn:
+    def turn(self, call: Errand, hold_id: str) -> Turn:
         """
         Return the turn of one attempt, to be entered; *hold_id* is never used again.
 
@@ -110,11 +110,11 @@ class Schedule:
 
     # Taking.
 
-    async def take(self, call: Call, hold_id: str) -> tuple[Want, ...]:
+    async def take(self, call: Errand, hold_id: str) -> tuple[Want, ...]:
         """Wait until all buckets have granted a call's wants, and return them; for `Turn`."""
         if not self._limits.buckets(call):
             return ()
-        wants = self._limits.wants(call, self._estimator.estimate(call))
+        wants = self._limits.wants(call, self._estimate(call))
         for want in wants:
             if want.cost > want.capacity:
                 raise _never(want)
@@ -138,7 +138,11 @@ class Schedule:
         self._hold_permits(hold_id, wants)
         return wants
 
-    def _place(self, call: Call, hold_id: str, wants: tuple[Want, ...]) -> Place:
+    def _estimate(self, call: Errand) -> Estimate:
+        # Of what is only carried nobody has read the body; limits in tokens do not hold for it.
+        return self._estimator.estimate(call) if isinstance(call, Call) else Estimate(0, 0)
+
+    def _place(self, call: Errand, hold_id: str, wants: tuple[Want, ...]) -> Place:
         number = next(self._numbers)
         return Place(
             order=(call.arrival, number),
@@ -147,7 +151,7 @@ class Schedule:
             hold_id=hold_id,
             waiter=f"{self._inbox}|{number}",
             wants=wants,
-            body_bytes=len(call.body),
+            body_bytes=len(call.body) if isinstance(call, Call) else 0,
         )
 
     def _line(self, wants: tuple[Want, ...]) -> Line:
@@ -319,7 +323,7 @@ class Turn:
 
     __slots__ = ("_call", "_hold_id", "_is_closed", "_is_sent", "_schedule", "_wants")
 
-    def __init__(self, schedule: Schedule, call: Call, hold_id: str) -> None:
+    def __init__(self, schedule: Schedule, call: Errand, hold_id: str) -> None:
         self._schedule = schedule
         self._call = call
         self._hold_id = hold_id
@@ -343,7 +347,7 @@ class Turn:
         """Settle what the answer used. The command leaves when this is called; await it as long as is convenient."""
         if not self._wants:
             return _nothing()
-        if named(self._call.endpoint).is_metered:
+        if isinstance(self._call, Call) and named(self._call.endpoint).is_metered:
             self._schedule.learn(self._call, usage)
         if not usage.known:
             return self._settle({})

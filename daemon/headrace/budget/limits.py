@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from headrace.budget.bucket import MAX_UNITS, UNITS
 from headrace.budget.estimate import Estimate
 from headrace.endpoints import named
-from headrace.model import Call, Caller, Lane
+from headrace.model import Caller, Lane
 
 Kind = Literal["requests", "input_tokens", "output_tokens", "concurrency"]
 OnRedisLoss = Literal["closed", "open", "share"]
@@ -190,7 +190,7 @@ class Limits:
             )
         return found
 
-    def wants(self, call: Call, estimate: Estimate) -> tuple[Want, ...]:
+    def wants(self, call: Payer, estimate: Estimate) -> tuple[Want, ...]:
         """
         Return what a call wants of each bucket.
 

@@ -27,13 +27,13 @@ from headrace.edge.http_asks import cache_control, read_ask, timeout_s
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
 from headrace.flow import Flow, Seen, draining
-from headrace.model import Answer, Call, Caller, Event, Reply, Role, Source
+from headrace.model import Answer, Call, Caller, Errand, Event, Reply, Role, Source
 from headrace.relay import Load, Relay
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
 Headers = MultiMapping[str]
-Budget = Callable[[Call | Seen], tuple[tuple[str, str], ...]]
+Budget = Callable[[Errand | Seen], tuple[tuple[str, str], ...]]
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
@@ -201,7 +201,7 @@ class Exchange:
             raise draining()
         load = self._load(request, endpoint)
         async with self._relay.carry(load) as (carried, attempts):
-            own = self._budget_headers(load.call)
+            own = self._budget_headers(load.errand)
             said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
             said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(attempts)), *own]
             chunks = _unbroken(carried.chunks())
@@ -218,27 +218,19 @@ class Exchange:
         if asks.only_if_cached:
             raise NotCached("only-if-cached was asked, and answers of this endpoint are never kept")
         now = self._clock.now()
-        call = Call(
+        errand = Errand(
             caller=request.caller,
-            body=b"",
-            model="",
-            max_tokens=0,
-            stream=False,
-            version=headers.get("anthropic-version", ""),
-            betas=(),
-            headers=(),
             lane=lane_of(headers.get("x-headrace-lane", ""), request.caller),
-            fingerprint="",
-            scope="",
+            method=request.method,
+            path=request.target,
+            endpoint=endpoint.name,
+            version=headers.get("anthropic-version", ""),
             arrival=now,
             deadline=self._admission.deadline(now, timeout_s(headers, request.timeout_s), endpoint),
-            path=request.target,
-            method=request.method,
-            endpoint=endpoint.name,
             credential=request.credential,
         )
         body = Body(bounded(request.body, endpoint), request.length)
-        return Load(call, endpoint, tuple((name.lower(), value) for name, value in headers.items()), body)
+        return Load(errand, endpoint, tuple((name.lower(), value) for name, value in headers.items()), body)
 
     def _readdressed(self, body: bytes, headers: Headers) -> bytes:
         # As the caller sees us: what it follows must lead back here, and not to an address for which it has no key.

@@ -26,7 +26,7 @@ from typing import cast
 from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
-from headrace.model import Answer, Call, Form
+from headrace.model import Answer, Call, Errand, Form
 from headrace.upstream.carrying import Body, Headers, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
@@ -123,7 +123,7 @@ class Upstream:
                     await events.drain()
 
     @contextlib.asynccontextmanager
-    async def carry(self, call: Call, headers: Headers, body: Body) -> AsyncIterator[Carried]:
+    async def carry(self, call: Errand, headers: Headers, body: Body) -> AsyncIterator[Carried]:
         """
         Carry a request as it is, and hand over what comes back: a status under 400, headers, and the body as it comes.
 
@@ -137,7 +137,7 @@ class Upstream:
                 yield carried
                 measure.outcome = "answered"
 
-    def _carried(self, call: Call, headers: Headers, body: Body) -> Request:
+    def _carried(self, call: Errand, headers: Headers, body: Body) -> Request:
         named = dict(headers)
         given = [*onward(headers), ("via", _VIA), self._key(call)]
         if "accept-encoding" not in named:
@@ -160,7 +160,7 @@ class Upstream:
         return self._opened(call, self._request(call, read_s), bound)
 
     @contextlib.asynccontextmanager
-    async def _opened(self, call: Call, request: Request, what: _Bound) -> AsyncIterator[Response]:
+    async def _opened(self, call: Errand, request: Request, what: _Bound) -> AsyncIterator[Response]:
         await self._take_slot(call)
         self.in_the_air += 1
         try:
@@ -185,7 +185,7 @@ class Upstream:
             self.in_the_air -= 1
             self._slots.release()
 
-    async def _take_slot(self, call: Call) -> None:
+    async def _take_slot(self, call: Errand) -> None:
         if not self._slots.locked():
             await self._slots.acquire()
             return
@@ -195,7 +195,7 @@ class Upstream:
         except TimeoutError as error:
             raise silent("the deadline passed before upstream could be asked", sent=False) from error
 
-    def _time_left(self, call: Call) -> float:
+    def _time_left(self, call: Errand) -> float:
         left_s = call.deadline - self._clock.now()
         if left_s <= 0:
             raise silent("the deadline passed before upstream was asked", sent=False)
@@ -206,7 +206,7 @@ class Upstream:
         return self._sendable(call, list(self._headers(call)), ByteStream(call.body), read_s)
 
     def _sendable(
-        self, call: Call, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
+        self, call: Errand, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
     ) -> Request:
         # A line end in a value, or a colon in a name, would let a caller write headers of its own.
         if not all(value.isascii() and value.isprintable() for _, value in headers):
@@ -240,7 +240,7 @@ class Upstream:
             if name.lower() not in _NOT_PASSED_ON:
                 yield name, value
 
-    def _key(self, call: Call) -> tuple[str, str]:
+    def _key(self, call: Errand) -> tuple[str, str]:
         if call.credential:
             return _credential(call.credential)
         if endpoints.find(call.method, call.path.partition("?")[0]).is_admins:
