@@ -20,7 +20,7 @@ from headrace.budget.redis import RedisLedger
 from headrace.clock import SystemClock
 from headrace.link import Link
 from headrace.model import Call, Caller, Lane, Usage
-from headrace.schedule import Schedule
+from headrace.schedule.turns import Schedule
 
 AUDIT = "audit"
 REQUESTS, TOKENS, BURST_S = 600, 60_000, 2.0

@@ -17,7 +17,7 @@ The line
     endpoints   how each is treated           relay       the way of what is only carried
     runner      a ticket's next attempt       admission   bytes into a Call, without I/O
     cache/      answers kept, three tiers     flight/     identical calls share one
-    schedule    waiting for a turn            budget/     buckets, limits, estimates, the ledger
+    schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     callers     who asks, and keys            presence    how many hosts share the limits
     embedded    our own Valkey

@@ -29,7 +29,7 @@ from headrace.flight.lease import Lease, Leases, NoLease, Recalled
 from headrace.model import Answer, Call, Form, Source
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.tickets import Tickets
-from headrace.schedule import Schedule
+from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 
 log = structlog.get_logger()

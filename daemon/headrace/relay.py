@@ -19,7 +19,7 @@ from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
 from headrace.model import Errand, Usage
 from headrace.retry.policy import RetryPolicy
-from headrace.schedule import Schedule
+from headrace.schedule.turns import Schedule
 from headrace.upstream.carrying import Body, Headers
 from headrace.upstream.client import Carried, Upstream
 

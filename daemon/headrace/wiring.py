@@ -45,7 +45,7 @@ from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
 from headrace.runner import Runner
-from headrace.schedule import Schedule
+from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 from headrace.worker import serve_with
 

@@ -17,7 +17,7 @@ from headrace.clock import SystemClock
 from headrace.errors import RedisAway
 from headrace.link import Link
 from headrace.model import Usage
-from headrace.schedule import Schedule
+from headrace.schedule.turns import Schedule
 from pressing import BURST_S, REQUESTS, TOKENS, call, grants, press
 from windows import used_share, worst_window
 

@@ -15,13 +15,13 @@ import pytest
 from conftest import until
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
-from headrace.budget.line import MAX_ASKING
+from headrace.schedule.line import MAX_ASKING
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
 from headrace.clock import HandClock
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
 from headrace.model import Call, Caller, Lane, Usage
-from headrace.schedule import Schedule
+from headrace.schedule.turns import Schedule
 
 ONE_A_SECOND = Limit("org", requests_per_minute=60, burst_s=1.0)
 ONE_AT_A_TIME = Limit("org", concurrency=1)

@@ -7,7 +7,6 @@ Budgets: how much of upstream each caller may use, shared by all processes.
     ledger.py    the port: reserve, settle, release
     redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua)
     memory.py    the same rules in this process alone
-    line.py      who asks the ledger, and who waits until called, in this process
     known.py     what callers are told of their budget
     loss.py      what each limit does while Redis is away
 """

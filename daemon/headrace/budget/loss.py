@@ -1,7 +1,7 @@
 """
 What each limit does while Redis is away, in words of the configuration, and never silently.
 
-- `closed`: nothing passes; the call waits for Redis (see schedule.py) and is then refused. It wins over the others.
+- `closed`: nothing passes; the call waits for Redis (see schedule/turns.py) and is then refused. It wins over the others.
 - `share`: each host spends its part, the limit divided by the hosts last seen, from buckets of its own memory.
 - `open`: calls pass uncounted.
 

@@ -7,7 +7,7 @@ Waiting for a turn: a call goes upstream once all its buckets have granted it wh
         await turn.settle(answer.usage)
 
 A call that cannot go now waits in order instead of being refused, unless it is plain that its deadline comes first: then it is
-refused at once, with the time that would work. The line of this process is in budget/line.py, the order between processes in
+refused at once, with the time that would work. The line of this process is in line.py, the order between processes in
 the ledger; this module joins the two, and gives back whatever was taken, whichever way a turn ends. A call that no limit
 matches costs nothing here.
 """
@@ -26,7 +26,7 @@ from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.limits import Limits, Payer, Want
-from headrace.budget.line import Line, Place
+from headrace.schedule.line import Line, Place
 from headrace.clock import Clock
 from headrace.endpoints import named
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
