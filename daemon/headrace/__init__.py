@@ -30,6 +30,7 @@ The ground
     clock       time, from outside            deadline    a moment as a block of code
     units       durations and sizes           lockfile    one daemon to a place
     sockets     where unix sockets lie        notify      systemd
+    crowd       all that waits, counted
     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

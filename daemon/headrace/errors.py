@@ -78,7 +78,7 @@ class BudgetExhausted(Refusal):
 
 
 class QueueFull(Refusal):
-    """Too many calls wait already (`schedule.max_waiting`, `max_waiting_bytes`)."""
+    """Too many calls or bytes wait already (`schedule.max_waiting`, `max_waiting_bytes`)."""
 
     reason = "QUEUE_FULL"
 

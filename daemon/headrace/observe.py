@@ -66,7 +66,7 @@ TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", 
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
 RELAYED = Counter("headrace_relayed_events_total", "Events of live streams handed to followers on other hosts.")
 
-WAITING = Gauge("headrace_waiting_calls", "Calls waiting for their turn.")
+WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a slot, a retry, a flight, the rest of their body.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
 REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers.")

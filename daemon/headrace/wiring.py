@@ -28,6 +28,7 @@ from headrace.cache.tiered import Cache
 from headrace.callers import Callers
 from headrace.clock import Clock, SystemClock
 from headrace.config import Keys, Settings, callers
+from headrace.crowd import Crowd
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
@@ -96,14 +97,14 @@ class Parts:
             is_up=lambda: self.link.is_up,
             known_hosts=lambda: self.hosts.known,
         )
+        self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
         self.schedule = Schedule(
             Limits(settings.limit),
             ledger,
             Estimator(),
             self.link,
             clock,
-            max_waiting=settings.schedule.max_waiting,
-            max_waiting_bytes=settings.schedule.max_waiting_bytes,
+            crowd=self.crowd,
         )
         self.upstream = Upstream(
             settings.upstream.base_url,
@@ -154,6 +155,7 @@ class Parts:
             for work in self._beside():
                 stack.push_async_callback(_end, asyncio.create_task(_lasting(work)))
             stack.push_async_callback(self.flights.aclose)
+            self.crowd.measure()
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(self.link.is_up)
             yield

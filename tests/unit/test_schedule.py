@@ -15,12 +15,13 @@ import pytest
 from conftest import until
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
-from headrace.schedule.line import MAX_ASKING
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
 from headrace.clock import HandClock
+from headrace.crowd import Crowd
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
 from headrace.model import Call, Caller, Lane, Usage
+from headrace.schedule.line import MAX_ASKING
 from headrace.schedule.turns import Schedule
 
 ONE_A_SECOND = Limit("org", requests_per_minute=60, burst_s=1.0)
@@ -54,11 +55,11 @@ class SteppedLedger(MemoryLedger):
 class House:
     """A schedule with everything around it, and a clock turned by hand."""
 
-    def __init__(self, *limits: Limit, **options: int) -> None:
+    def __init__(self, *limits: Limit, crowd: Crowd | None = None) -> None:
         self.clock = HandClock()
         self.ledger = SteppedLedger(lambda: round(self.clock.now() * 1e6))
         link = SimpleNamespace(inbox="inbox", on=lambda topic, handler: None)
-        self.schedule = Schedule(Limits(limits), self.ledger, Estimator(), link, self.clock, **options)
+        self.schedule = Schedule(Limits(limits), self.ledger, Estimator(), link, self.clock, crowd=crowd)
         self.ledger.tell = self.schedule.nudge
         self.went: list[str] = []
         self.number = 0
@@ -246,7 +247,7 @@ async def test_never():
 
 async def test_queue_full():
     """Beyond max_waiting calls are refused at once, those that need not wait excepted."""
-    house = House(ONE_A_SECOND, max_waiting=1)
+    house = House(ONE_A_SECOND, crowd=Crowd(max_calls=1))
     house.go("a")
     house.go("b")
     await house.settle_down()
@@ -259,7 +260,7 @@ async def test_queue_full():
 
 async def test_queue_full_of_bytes():
     """The bytes of those who wait are bounded, too."""
-    house = House(ONE_A_SECOND, max_waiting_bytes=1000)
+    house = House(ONE_A_SECOND, crowd=Crowd(max_bytes=1000))
     house.go("a")
     await house.settle_down()
     house.go("b", body=b"x" * 900)

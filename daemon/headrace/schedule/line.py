@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from headrace.budget.limits import Want
+from headrace.crowd import Waiting
 
 # Each who waits at the ledger is looked at by every later one; more than so many at once would make it slow.
 MAX_ASKING = 64
@@ -29,6 +30,7 @@ class Place:
     Args:
         order: arrival, and a number that tells equal arrivals apart.
         entered: when it came into this line.
+        counted: its place among all that wait, taken once it has to.
         called: done when it is its turn to ask; failed when it is refused. None while it need not wait.
     """
 
@@ -38,11 +40,10 @@ class Place:
     hold_id: str
     waiter: str
     wants: tuple[Want, ...]
-    body_bytes: int
+    counted: Waiting
     called: asyncio.Future[None] | None = None
     alarm: asyncio.Future[None] | None = None
     is_nudged: bool = False
-    is_counted: bool = False
     has_asked: bool = False
 
     def nudge(self) -> None:

@@ -26,12 +26,13 @@ from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.limits import Limits, Payer, Want
-from headrace.schedule.line import Line, Place
 from headrace.clock import Clock
+from headrace.crowd import Crowd
 from headrace.endpoints import named
-from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
+from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, RedisAway
 from headrace.link import Link
 from headrace.model import Call, Errand, Usage
+from headrace.schedule.line import Line, Place
 
 _ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is five times that, and finds lost nudges
 _REDIS_PATIENCE_S = 5.0
@@ -45,8 +46,7 @@ class Schedule:
     Hands out turns.
 
     Args:
-        max_waiting: calls that may wait at once; more are refused.
-        max_waiting_bytes: the same for the bytes of their bodies.
+        crowd: where whoever waits is counted, and refused if there are too many.
     """
 
     def __init__(
@@ -57,32 +57,27 @@ class Schedule:
         link: Link,
         clock: Clock,
         *,
-        max_waiting: int = 10_000,
-        max_waiting_bytes: int = 512_000_000,
+        crowd: Crowd | None = None,
     ) -> None:
         self._limits = limits
         self._ledger = ledger
         self._estimator = estimator
         self._clock = clock
         self._inbox = link.inbox
-        self._max_waiting = max_waiting
-        self._max_waiting_bytes = max_waiting_bytes
+        self._crowd = crowd or Crowd()
         self._lines: dict[tuple[str, ...], Line] = {}
         self._numbers = itertools.count(1)
         self._by_waiter: dict[str, Place] = {}  # those who ask; a nudge finds them here
-        self._waiting = 0
-        self._waiting_bytes = 0
         self._redis_away_since: float | None = None
         self._known = Known()
         self._permits: dict[str, tuple[Want, ...]] = {}  # what this process holds of concurrency, by hold id
         self._renewing: asyncio.Task[None] | None = None
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
-        observe.WAITING.read = lambda: self._waiting
-        observe.WAITING_BYTES.read = lambda: self._waiting_bytes
 
     def __repr__(self) -> str:
         asking = sum(len(line.asking) for line in self._lines.values())
-        return f"<Schedule [{self._waiting} waiting, {asking} asking, {len(self._permits)} permits]>"
+        waiting = self._crowd.stats().by_kind["turn"].calls
+        return f"<Schedule [{waiting} waiting, {asking} asking, {len(self._permits)} permits]>"
 
     def turn(self, call: Errand, hold_id: str) -> Turn:
         """
@@ -151,7 +146,7 @@ class Schedule:
             hold_id=hold_id,
             waiter=f"{self._inbox}|{number}",
             wants=wants,
-            body_bytes=len(call.body) if isinstance(call, Call) else 0,
+            counted=self._crowd.waiting("turn", size=len(call.body) if isinstance(call, Call) else 0),
         )
 
     def _line(self, wants: tuple[Want, ...]) -> Line:
@@ -164,9 +159,7 @@ class Schedule:
     def _leave(self, line: Line, place: Place, levels: tuple[int, ...] | None) -> None:
         line.leave(place)
         self._by_waiter.pop(place.waiter, None)
-        if place.is_counted:
-            self._waiting -= 1
-            self._waiting_bytes -= place.body_bytes
+        place.counted.release()
         line.call(levels)
         if line.is_empty:
             self._lines.pop(tuple(want.bucket_id for want in line.wants), None)
@@ -183,18 +176,8 @@ class Schedule:
         await place.called
 
     def _count(self, place: Place) -> None:
-        if place.is_counted:
-            return
-        if self._waiting >= self._max_waiting or self._waiting_bytes + place.body_bytes > self._max_waiting_bytes:
-            raise QueueFull(
-                f"{self._waiting} calls of {self._waiting_bytes} bytes wait already",
-                retry_after_s=1.0,
-                metadata={"waiting": str(self._waiting), "waiting_bytes": str(self._waiting_bytes)},
-            )
-        place.is_counted = True
-        self._waiting += 1
-        self._waiting_bytes += place.body_bytes
-        observe.RESERVATIONS.inc("waited")
+        if place.counted.take():
+            observe.RESERVATIONS.inc("waited")
 
     def _refuse_hopeless(self, line: Line, now: float) -> None:
         # Looking at everybody takes a moment, so it is done now and then; the front looks at itself every time.

@@ -1,0 +1,111 @@
+"""The crowd: all that waits is counted once, bounded, and no longer counted when it leaves, whichever way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace import observe
+from headrace.crowd import Crowd, Share
+from headrace.errors import QueueFull
+
+
+def test_counts():
+    """A place counts while its block lasts, by what it waits for and in all."""
+    crowd = Crowd()
+    with crowd.waiting("turn", size=10), crowd.waiting("following", calls=3, size=5):
+        stats = crowd.stats()
+        assert (stats.calls, stats.bytes) == (4, 15)
+        assert (stats.by_kind["turn"], stats.by_kind["following"]) == (Share(1, 10), Share(3, 5))
+        assert repr(crowd) == "<Crowd [4 calls of 15 bytes]>"
+    assert set(crowd.stats().by_kind.values()) == {Share()}
+
+
+def test_too_many_calls():
+    """Whoever comes when so many wait is refused, and told how many; those who wait stay."""
+    crowd = Crowd(max_calls=1)
+    with crowd.waiting("turn", size=7):
+        with pytest.raises(QueueFull) as refused, crowd.waiting("slot"):
+            pass
+        assert refused.value.metadata == {"waiting": "1", "waiting_bytes": "7"}
+        assert refused.value.retry_after_s == 1.0
+        assert crowd.stats().calls == 1
+    with crowd.waiting("slot"):
+        assert crowd.stats().calls == 1
+
+
+def test_too_many_bytes():
+    """So is one whose bytes would be too many."""
+    crowd = Crowd(max_bytes=100)
+    with crowd.waiting("turn", size=60):
+        with pytest.raises(QueueFull), crowd.waiting("turn", size=41):
+            pass
+        with crowd.waiting("turn", size=40):
+            assert crowd.stats().bytes == 100
+
+
+def test_body_in_pieces():
+    """A body counts as it comes; the piece that is too much is refused, and all of it is given back."""
+    crowd = Crowd(max_bytes=100)
+    with crowd.waiting("reading") as place:
+        place.add(60)
+        with pytest.raises(QueueFull):
+            place.add(60)
+        assert crowd.stats().bytes == 60
+    assert crowd.stats() == Crowd().stats()
+
+
+def test_released_twice():
+    """Released before the end of its block, a place is not given back a second time."""
+    crowd = Crowd()
+    with crowd.waiting("reading", size=5) as place:
+        place.release()
+        assert crowd.stats().calls == 0
+        place.release()
+    assert crowd.stats().calls == 0
+
+
+def test_becomes():
+    """Who waits may wait for something else, however full it is meanwhile."""
+    crowd = Crowd(max_calls=1)
+    with crowd.waiting("turn", size=5) as place:
+        place.become("slot")
+        assert (crowd.stats().by_kind["turn"], crowd.stats().by_kind["slot"]) == (Share(), Share(1, 5))
+    place.become("parked")
+    assert crowd.stats() == Crowd().stats()
+
+
+def test_gauges():
+    """The gauges read what the crowd counts."""
+    crowd = Crowd()
+    crowd.measure()
+    with crowd.waiting("parked", size=9):
+        assert (observe.WAITING.read(), observe.WAITING_BYTES.read()) == (1, 9)
+    assert (observe.WAITING.read(), observe.WAITING_BYTES.read()) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["enter", "add", "release", "exit"]), st.integers(0, 3), st.integers(0, 60))))
+def test_any_order(steps):
+    """In whatever order places are taken, grow and are given back, the count is that of those who are there."""
+    crowd = Crowd(max_calls=3, max_bytes=100)
+    places = [crowd.waiting("turn") for _ in range(4)]
+    sizes: dict[int, int] = {}
+    grown = dict.fromkeys(range(4), 0)
+    for step, which, size in steps:
+        try:
+            if step == "enter":
+                places[which].take()
+                sizes[which] = grown[which]
+            elif step == "add" and which in sizes:
+                places[which].add(size)
+                grown[which] += size
+                sizes[which] = grown[which]
+            elif step in ("release", "exit"):
+                places[which].release()
+                sizes.pop(which, None)
+        except QueueFull:
+            pass
+        assert (crowd.stats().calls, crowd.stats().bytes) == (len(sizes), sum(sizes.values()))
+        assert crowd.stats().calls <= 3
+        assert crowd.stats().bytes <= 100
