@@ -22,7 +22,7 @@ class Timeout(Protocol):
         """Whether the bound ended the block."""
 
     def reschedule(self, when: float | None) -> None:
-        """Lift the bound (None), or let it ring at once (0)."""
+        """Lift the bound (None), or let it ring at once (0.0); for other moments there is `Clock.reset`."""
 
     async def __aenter__(self) -> Any: ...
     async def __aexit__(
@@ -46,6 +46,9 @@ class Clock(Protocol):
         None sets no bound.
         """
 
+    def reset(self, timeout: Timeout, seconds: float | None) -> None:
+        """Let a timeout whose block runs ring so many seconds from now instead; None lifts it."""
+
 
 class SystemClock:
     """The machine's clock."""
@@ -58,6 +61,9 @@ class SystemClock:
 
     def timeout(self, seconds: float | None) -> Timeout:
         return asyncio.timeout(None if seconds is None else max(0.0, seconds))
+
+    def reset(self, timeout: Timeout, seconds: float | None) -> None:
+        timeout.reschedule(None if seconds is None else asyncio.get_running_loop().time() + max(0.0, seconds))
 
 
 class HandClock:
@@ -81,13 +87,19 @@ class HandClock:
         await self._alarm(seconds)
 
     def timeout(self, seconds: float | None) -> Timeout:
-        if seconds is None:
-            return asyncio.timeout(None)
-        return asyncio.timeout(0.0) if seconds <= 0 else _HandTimeout(self._alarm(seconds))
+        return _HandTimeout(None if seconds is None else self._alarm(seconds))
+
+    def reset(self, timeout: Timeout, seconds: float | None) -> None:
+        timeout.reschedule(None)
+        if isinstance(timeout, _HandTimeout) and seconds is not None:
+            timeout.ring_with(self._alarm(seconds))
 
     def _alarm(self, seconds: float) -> asyncio.Future[None]:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
+        if seconds <= 0:
+            woken.set_result(None)
+        else:
+            heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
         return woken
 
     async def advance(self, seconds: float) -> None:
@@ -106,8 +118,13 @@ class HandClock:
 class _HandTimeout:
     """A timeout that rings when its alarm does, unless it was lifted or left before."""
 
-    def __init__(self, alarm: asyncio.Future[None]) -> None:
+    def __init__(self, alarm: asyncio.Future[None] | None) -> None:
         self._timeout = asyncio.timeout(None)
+        self._alarm: asyncio.Future[None] | None = None
+        if alarm is not None:
+            self.ring_with(alarm)
+
+    def ring_with(self, alarm: asyncio.Future[None]) -> None:
         self._alarm = alarm
         alarm.add_done_callback(self._ring)
 
@@ -115,11 +132,15 @@ class _HandTimeout:
         if not alarm.cancelled():
             self._timeout.reschedule(asyncio.get_running_loop().time())
 
+    def _quiet(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+
     def expired(self) -> bool:
         return self._timeout.expired()
 
     def reschedule(self, when: float | None) -> None:
-        self._alarm.cancel()
+        self._quiet()
         self._timeout.reschedule(when)
 
     async def __aenter__(self) -> _HandTimeout:
@@ -129,5 +150,5 @@ class _HandTimeout:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._alarm.cancel()
+        self._quiet()
         await self._timeout.__aexit__(kind, error, trace)

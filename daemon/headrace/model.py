@@ -189,7 +189,9 @@ class Reply:
     What the flow hands to an edge: a complete answer, or live events of one that is still being said.
 
     Exactly one of `answer` and `events` is set; `events` only for streaming calls, and only once the first content delta is
-    there. `cache_status` is the value of the `Cache-Status` header (RFC 9211).
+    there. `cache_status` is the value of the `Cache-Status` header (RFC 9211). `waited_s` is how long the call waited for turns.
+    `is_early` says that the stream is opened before there is anything to say: then its events begin with signs of life, and
+    where it came from is known at its first content.
     """
 
     source: Source
@@ -198,5 +200,12 @@ class Reply:
     ticket: str = ""
     cache_status: str = ""
     request_id: str = ""
+    waited_s: float = 0.0
+    is_early: bool = False
     answer: Answer | None = None
     events: AsyncIterator[Event] | None = None
+
+    def learn(self, came: Reply) -> None:
+        """Take over from the reply that came after all where the answer is from; for a stream that was opened early."""
+        self.source, self.attempts, self.ticket = came.source, came.attempts, came.ticket
+        self.age_s, self.waited_s, self.request_id = came.age_s, came.waited_s, came.request_id

@@ -1,19 +1,25 @@
 -- append: add items to a log and nudge those who follow it.
 --
 -- KEYS[1]  the audience   zset: inboxes by lease end (us)
--- KEYS[2]  the log        stream of items, ids 1-0, 2-0, ...
+-- KEYS[2]  the log        stream of items, ids <attempt>-1, <attempt>-2, ...
+-- KEYS[3]  the ticket     hash: holder   (the log's own key where no ticket stands behind it)
 -- ARGV[1]  log_ms         how long the log outlives its last item
 -- ARGV[2]  name           for nudges
--- ARGV[3]  first          the position of the first item below
--- ARGV[4..] items
+-- ARGV[3]  attempt        the first half of the ids
+-- ARGV[4]  first          the position of the first item below
+-- ARGV[5]  holder         of the ticket: an attempt that was overtaken adds nothing; '' where there is no ticket
+-- ARGV[6..] items
 --
--- Returns how many processes follow.
+-- Returns how many processes follow, or -1 if the ticket is in other hands.
 
+if ARGV[5] ~= '' and redis.call('HGET', KEYS[3], 'holder') ~= ARGV[5] then
+    return -1
+end
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
-for i = 4, #ARGV do
+for i = 6, #ARGV do
     -- Sent twice, an item's position is taken already: that is no error of ours.
-    redis.pcall('XADD', KEYS[2], (tonumber(ARGV[3]) + i - 4) .. '-0', 'i', ARGV[i])
+    redis.pcall('XADD', KEYS[2], ARGV[3] .. '-' .. (tonumber(ARGV[4]) + i - 6), 'i', ARGV[i])
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_us)

@@ -1,12 +1,13 @@
 """
-Flights in this process: many callers ask for one key, one task flies.
+Flights in this process: many callers join one key, one task flies.
 
-A flight belongs to everyone aboard and to nobody in particular: whoever gives up leaves the others undisturbed, and when the
-last one leaves (and nobody on another host follows) the task is cancelled and stops spending. What upstream says is
-appended to the flight's log, so that a late follower first replays what there is and then follows live.
+A flight belongs to all its members and to nobody in particular: whoever leaves does not disturb the others, and when the last
+one leaves (and nobody on another host follows) the task is cancelled and stops spending. What upstream says is appended to
+the flight's events, so that a late follower first replays what there is and then follows live.
 
-A flight lands once: with an answer, with upstream's error, or with the refusal of the one who led it (its budget, its
-deadline). The first two are shared. A refusal is its leader's alone; the others board again, and one of them leads.
+One member leads: the call goes upstream in its form, on its budget and by its deadline. What upstream says is everybody's. A
+refusal is the leader's alone (its budget is spent, its time is up): then the lead passes to one other member, and nobody else
+is woken. A flight lands once, with an answer, with upstream's error, or with the last member's refusal.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from headrace import observe
-from headrace.errors import HeadraceError, RedisAway, Refusal
-from headrace.model import Answer, Event, Source
+from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
+from headrace.model import Answer, Call, Event, Source
 
 log = structlog.get_logger()
 
@@ -35,6 +36,7 @@ class Landing:
         source: where the leader had the answer from; followers of an upstream answer say SHARED.
         attempts: upstream tries that it took.
         ticket: the ticket that it waited on, if it was parked.
+        waited_s: how long its attempts waited for their turns, in all.
     """
 
     answer: Answer | None = None
@@ -42,77 +44,192 @@ class Landing:
     source: Source = Source.UPSTREAM
     attempts: int = 1
     ticket: str = ""
-    stored: bool = False
+    waited_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """
+    One caller's place in a flight.
+
+    Args:
+        is_live: it wants the events as they come; else it is woken at the end only.
+        refusal: the no that was its own, once it led. It has to leave then.
+    """
+
+    flight: Flight
+    call: Call
+    is_live: bool
+    refusal: HeadraceError | None = None
+    _woken: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether there is something for this caller: content, the landing, or its own refusal."""
+        flight = self.flight
+        return self.refusal is not None or flight.landing is not None or (self.is_live and flight.is_open)
+
+    @property
+    def leads(self) -> bool:
+        """Whether the flight goes by this caller's call."""
+        return self.flight.leader is self
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def changed(self) -> None:
+        """Wait until there is news for this caller; news that came since the last wait is not missed."""
+        await self._woken.wait()
+        self._woken.clear()
+
+    def error(self) -> HeadraceError | None:
+        """Return an error of this caller's own, if it was refused or the flight landed with one."""
+        error = self.refusal or (self.flight.landing.error if self.flight.landing else None)
+        return error.again() if error is not None else None
+
+    async def replay(self) -> AsyncIterator[Event]:
+        """Yield the events so far, then the rest as they come; raise the error that the flight ends in, if it does."""
+        seen, flight = 0, self.flight
+        while True:
+            while seen < len(flight.events):
+                yield flight.events[seen]
+                seen += 1
+            if flight.landing is not None:
+                if flight.landing.error is not None:
+                    raise flight.landing.error.again()
+                return
+            await self.changed()
 
 
 class Flight:
-    """One call in the air: what was said so far, who waits, and how it ended."""
+    """One call in the air: who its members are, what was said so far, and how it ended."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.events: list[Event] = []
-        self.is_open = False  # the first content delta is here: from now on a retry would be seen
+        self.is_open = False  # the first content is here: from now on a retry would be seen
         self.setback: HeadraceError | None = None  # the last failed attempt, while the next one is awaited
         self.source = Source.UPSTREAM  # SHARED while another process leads it
-        self.attempts = 1
+        self.attempts = 0  # made so far
         self.ticket = ""
         self.request_id = ""
+        self.waited_s = 0.0  # for turns, in all its attempts
         self.landing: Landing | None = None
-        self.waiting = 0
+        self.leader: Member | None = None
         self.outside: Callable[[], Awaitable[bool]] = _nobody  # does another process follow?
+        self.on_open: Callable[[], None] | None = None
+        self._said_by = ""
+        self._members: dict[Member, None] = {}  # in the order in which they came
+        self._live: set[Member] = set()
+        self._watchers: set[asyncio.Event] = set()
         self._task: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
         state = "landed" if self.landing else "open" if self.is_open else "in the air"
         return f"<Flight {self.key[:12]} [{state}, {len(self.events)} events, {self.waiting} waiting]>"
 
+    @property
+    def waiting(self) -> int:
+        """How many members there are."""
+        return len(self._members)
+
+    @property
+    def members(self) -> list[Member]:
+        """All members, in the order in which they came."""
+        return list(self._members)
+
+    # Members.
+
+    def enter(self, member: Member) -> None:
+        """Take in a member; the first one leads."""
+        self._members[member] = None
+        if member.is_live:
+            self._live.add(member)
+        self.leader = self.leader or member
+
+    def leave(self, member: Member) -> None:
+        """Let a member go. What is being asked for it goes on as long as there are others."""
+        self._members.pop(member, None)
+        self._live.discard(member)
+
+    def lead(self) -> Member:
+        """
+        Return the member by whose call the flight goes on from here: who led so far, while it is there, else the eldest.
+
+        Without members (all are on other hosts) it is whoever led last.
+        """
+        if self.leader not in self._members and self._members:
+            self.leader = next(iter(self._members))
+        if self.leader is None:
+            raise Refusal("nobody leads")
+        return self.leader
+
+    def refuse(self, member: Member, error: HeadraceError) -> None:
+        """Tell one member a no that is its own, and wake nobody else. With nobody left to lead, the no is raised."""
+        member.refusal = error
+        self.leave(member)
+        member.wake()
+        if not self._members:
+            raise error.again()
+
+    # What is said.
+
+    def begin(self, source: str) -> None:
+        """
+        Go on with what another source says; a source is one attempt, wherever it is made, by a name of its own.
+
+        Raises `BrokenStream` if callers here have had some of another attempt: what they have cannot be continued by this one.
+        """
+        if source == self._said_by:
+            return
+        if self.is_open:
+            raise broken_off()
+        self._said_by = source
+        self.events.clear()
+
     def append(self, event: Event, *, is_content: bool) -> None:
-        """Add what upstream said next."""
+        """Add what the source named by `begin` said next."""
+        if not self._said_by:
+            raise RuntimeError("whoever appends events says first, by `begin`, whose they are")
         self.events.append(event)
-        self.is_open = self.is_open or is_content
         self.setback = None
-        self.poke()
+        if is_content and not self.is_open:
+            self.is_open = True
+            if self.on_open is not None:
+                self.on_open()
+        if self.is_open:
+            self._wake(self._live)
 
     def rewind(self, setback: HeadraceError) -> None:
         """Forget an attempt that failed before its first content: nobody has seen any of it."""
         self.events.clear()
+        self._said_by = ""
         self.setback = setback
-        self.poke()
+        self._wake(member for member in self._members if member.call.cache.stale_if_error_s is not None)
 
     def land(self, landing: Landing) -> None:
         """End the flight; the first landing counts."""
         if self.landing is None:
             self.landing = landing
-            self.poke()
+            self._wake(self._members)
 
-    def poke(self) -> None:
-        """Wake whoever waits for a change, to look again."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def _wake(self, members: Iterator[Member] | set[Member] | dict[Member, None]) -> None:
+        for member in members:
+            member.wake()
+        for watcher in self._watchers:
+            watcher.set()
 
-    async def changed(self) -> None:
-        """Wait for the next event, setback or landing."""
-        await self._changed.wait()
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[asyncio.Event]:
+        """Have an event set at each change, for one who is no member: who hands the events on to other hosts."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            yield changed
+        finally:
+            self._watchers.discard(changed)
 
-    async def landed(self) -> Landing:
-        """Wait for the landing."""
-        while self.landing is None:
-            await self.changed()
-        return self.landing
-
-    async def replay(self) -> AsyncIterator[Event]:
-        """Yield the events so far, then the rest as they come; raise the error that the flight ends in, if it does."""
-        seen = 0
-        while True:
-            while seen < len(self.events):
-                yield self.events[seen]
-                seen += 1
-            if self.landing is not None:
-                if self.landing.error is not None:
-                    raise self.landing.error
-                return
-            await self.changed()
+    # Its task.
 
     def start(self, flying: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.create_task(flying)
@@ -126,6 +243,14 @@ class Flight:
 Fly = Callable[[Flight], Coroutine[Any, Any, Landing]]
 
 
+@dataclass(frozen=True, slots=True)
+class FlightStats:
+    """The flights in the air in this process, and their members."""
+
+    in_the_air: int
+    waiting: int
+
+
 class Flights:
     """The flights in the air, by key."""
 
@@ -134,8 +259,12 @@ class Flights:
         self._checks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
-        waiting = sum(flight.waiting for flight in self._by_key.values())
-        return f"<Flights [{len(self._by_key)} in the air, {waiting} waiting]>"
+        stats = self.stats()
+        return f"<Flights [{stats.in_the_air} in the air, {stats.waiting} waiting]>"
+
+    def stats(self) -> FlightStats:
+        """Return how many there are, and how many wait for them."""
+        return FlightStats(len(self._by_key), sum(flight.waiting for flight in self._by_key.values()))
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -145,23 +274,23 @@ class Flights:
         return self._by_key.get(key)
 
     @contextlib.contextmanager
-    def board(self, key: str, fly: Fly) -> Iterator[tuple[Flight, bool]]:
+    def join(self, key: str, call: Call, fly: Fly, *, is_live: bool = False) -> Iterator[Member]:
         """
-        Join the flight for *key*, or start one with *fly*; yields (flight, whether we lead it).
+        Join the flight for *key*, or start one with *fly*. Leaving the context is all it takes to give up.
 
-        Leaving is all it takes to give up.
+        A caller leaves a flight that has landed before it joins the next: what it holds is one place, never several.
         """
         flight = self._by_key.get(key)
-        leads = flight is None
+        observe.FLIGHTS.inc("led" if flight is None else "joined")
         if flight is None:
             flight = self._by_key[key] = Flight(key)
             flight.start(self._fly(flight, fly))
-        observe.FLIGHTS.inc("led" if leads else "joined")
-        flight.waiting += 1
+        member = Member(flight, call, is_live)
+        flight.enter(member)
         try:
-            yield flight, leads
+            yield member
         finally:
-            flight.waiting -= 1
+            flight.leave(member)
             if not flight.waiting and flight.landing is None:
                 self.look_after(flight)
 
@@ -183,6 +312,11 @@ class Flights:
         if self._by_key.get(flight.key) is flight:
             del self._by_key[flight.key]
 
+    async def finish(self) -> None:
+        """Wait until every flight in the air has landed."""
+        while tasks := [flight._task for flight in self._by_key.values() if flight._task is not None]:
+            await asyncio.wait(tasks)
+
     async def aclose(self) -> None:
         """Give up whatever is still in the air, so that it leaves in good order: turns, leases, connections."""
         flying = [flight.cancel() for flight in list(self._by_key.values())]
@@ -199,9 +333,14 @@ class Flights:
         with contextlib.suppress(RedisAway):
             followed = flight.waiting > 0 or await flight.outside()
         if not followed and not flight.waiting and flight.landing is None:
-            # Forgotten first: a caller who comes now must not board a flight that is being cancelled.
+            # Forgotten first: a caller who comes now must not join a flight that is being cancelled.
             self._forget(flight)
             flight.cancel()
+
+
+def broken_off() -> BrokenStream:
+    """Return what a caller is told whose stream cannot go on."""
+    return BrokenStream("the stream broke off", status=502)
 
 
 async def _nobody() -> bool:

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the flight     hash
 -- KEYS[2]  its audience   zset: inboxes by lease end (us)
--- KEYS[3]  its log        stream of items, ids 1-0, 2-0, ...
+-- KEYS[3]  its log        stream of items, ids 1-1, 1-2, ...
 -- ARGV[1]  token          of the leader; another's flight is left alone
 -- ARGV[2]  log_ms         how long the handed-over log is kept
 -- ARGV[3]  name           of the flight, for nudges
@@ -23,7 +23,7 @@ local audience = redis.call('ZRANGE', KEYS[2], 0, -1)
 if #audience > 0 then
     for i = 5, #ARGV do
         -- Sent twice, an item's position is taken already: that is no error of ours.
-        redis.pcall('XADD', KEYS[3], (tonumber(ARGV[4]) + i - 5) .. '-0', 'i', ARGV[i])
+        redis.pcall('XADD', KEYS[3], '1-' .. (tonumber(ARGV[4]) + i - 5), 'i', ARGV[i])
     end
     redis.call('PEXPIRE', KEYS[3], ARGV[2])
     for _, inbox in ipairs(audience) do

@@ -7,10 +7,13 @@ bounded by the deadline alone, since they pass by themselves; other failures are
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headrace.clock import Clock
 from headrace.errors import AttemptFailed, Failure, OutOfTime, UpstreamError
+from headrace.model import Errand
 
 _MAX_DOUBLINGS = 30  # keeps 2**n a sane float in a storm of hours
 
@@ -60,6 +63,68 @@ class RetryPolicy:
         floor_s = self.backoff_low_s / 2
         ceiling_s = min(self.backoff_high_s, self.backoff_low_s * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS), left_s / 2)
         return floor_s + chance * max(0.0, ceiling_s - floor_s)
+
+
+class Tries:
+    """
+    The attempts of one call so far, and when the next is due.
+
+    Args:
+        made: attempts so far; `broken` of them failed in a way that counts.
+        random: as `random.random`.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        clock: Clock,
+        *,
+        made: int = 0,
+        broken: int = 0,
+        random: Callable[[], float] = random.random,  # noqa: S311  # jitter, not a secret
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._random = random
+        self.made = made
+        self.broken = broken
+        self._failure: AttemptFailed | None = None
+        self._wait: OutOfTime | None = None
+        self._not_before = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Tries [{self.made} made, {self.broken} broken]>"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the next attempt, if there is one, has to wait for a due time."""
+        return self._failure is not None or self._wait is not None
+
+    def failed(self, failure: AttemptFailed) -> None:
+        """Take in how the latest attempt failed."""
+        self.broken += failure.failure.counts
+        self._failure, self._wait = failure, None
+
+    def must_wait(self, word: OutOfTime) -> None:
+        """Take in that a caller had no time for the next attempt: whoever has, waits as long as upstream asked."""
+        self._wait, self._not_before = word, self._clock.now() + (word.retry_after_s or 0.0)
+
+    def due(self, errand: Errand) -> float:
+        """Return when the next attempt is due (Unix seconds), or raise upstream's last word: see `RetryPolicy.next_due`."""
+        if self._wait is not None:
+            if self._not_before >= errand.begin_by:
+                raise self._wait.again()
+            return self._not_before
+        if self._failure is None:
+            return self._clock.now()
+        return self._policy.next_due(
+            self._failure,
+            attempt=self.made,
+            broken=self.broken,
+            deadline=errand.begin_by,
+            now=self._clock.now(),
+            random=self._random,
+        )
 
 
 def _out_of_time(error: UpstreamError, wait_s: float) -> OutOfTime:

@@ -1,0 +1,101 @@
+"""
+One attempt: schedule, upstream, settle, cache.
+
+The same for the first attempt of a call, made while its caller waits, and for the later ones, made by some worker for a
+ticket. An attempt either brings the whole answer or says by its error what that means: `AttemptFailed`, and another one may
+follow; `BrokenStream`, and none may, for somebody has had some of this one; a refusal, which is the caller's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from typing import Any
+
+from headrace import forms, observe
+from headrace.cache.keeping import Keeping
+from headrace.cache.tiered import Cache
+from headrace.clock import Clock
+from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError
+from headrace.flight.flights import Flight, Landing
+from headrace.flight.lease import Lease, Leases
+from headrace.model import Answer, Call
+from headrace.schedule import Schedule
+from headrace.upstream.client import Upstream
+
+_EARLY_S = 0.005  # a timer of the loop may ring so much before the clock shows its time: it counts whole milliseconds
+
+
+class Attempts:
+    """Makes attempts."""
+
+    def __init__(
+        self, clock: Clock, cache: Cache, keeping: Keeping, leases: Leases, schedule: Schedule, upstream: Upstream
+    ) -> None:
+        self._clock = clock
+        self._cache = cache
+        self._keeping = keeping
+        self._leases = leases
+        self._schedule = schedule
+        self._upstream = upstream
+
+    def __repr__(self) -> str:
+        return f"<Attempts {self._upstream!r}>"
+
+    async def make(self, call: Call, flight: Flight, lease: Lease | None, *, number: int) -> Landing:
+        """
+        Ask upstream once, within the budgets, and append to *flight* what it says.
+
+        With a *lease* the landing is handed to the followers on other hosts, together with the settlement. Raises
+        `AttemptFailed`, `BrokenStream` when upstream broke off after its first content, and refusals.
+        """
+        hold_id = f"{os.urandom(8).hex()}-{number}"
+        async with self._schedule.turn(call, hold_id) as turn:
+            flight.begin(hold_id)
+            flight.attempts = number
+            flight.waited_s += turn.waited_s
+            asked = self._clock.now()
+            turn.sent()
+            try:
+                answer = await self._ask(call, flight)
+            except AttemptFailed as failure:
+                await turn.fail(failure.failure, failure.sent)
+                raise self._as_seen(failure, call, flight) from failure
+            observe.UPSTREAM_TOKENS.inc("input", by=answer.usage.metered_input_tokens)
+            observe.UPSTREAM_TOKENS.inc("output", by=answer.usage.output_tokens)
+            answer = replace(answer, is_kept=self._keeping.may_keep(call, answer))
+            landing = Landing(answer, attempts=number, ticket=flight.ticket, waited_s=flight.waited_s)
+            # One round trip: the three leave in the same turn of the loop (tasks created first, so that they are in time
+            # for the batch). The entry is kept before the flight lands, so no second call slips in between.
+            sent: list[asyncio.Task[Any]] = []
+            if answer.is_kept:
+                sent.append(asyncio.create_task(self._cache.put(self._keeping.entry_of(call, answer, asked))))
+            if lease is not None:
+                sent.append(asyncio.create_task(self._leases.land(flight, lease, landing)))
+            await turn.settle(answer.usage)
+            for task in sent:
+                await task
+            return landing
+
+    async def _ask(self, call: Call, flight: Flight) -> Answer:
+        if not call.stream:
+            return await self._upstream.ask(call)
+        async with self._upstream.stream(call) as stream:
+            flight.request_id = stream.request_id
+            is_content = forms.dialect(call.endpoint).is_content
+            async for event in stream:
+                flight.append(event, is_content=is_content(event))
+        return forms.answer_of_events(
+            flight.events, created=self._clock.now(), request_id=stream.request_id, endpoint=call.endpoint
+        )
+
+    def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
+        """Return what a failure means by now: after the first content it is final, after the deadline it is the caller's own."""
+        if flight.is_open:
+            error = failure.error
+            return BrokenStream(error.message, status=error.status, type=error.type, body=error.body, headers=error.headers)
+        if failure.failure.counts and self._clock.now() >= call.deadline - _EARLY_S:
+            # Upstream was given no more time than the leader had. Followers may have longer, so this must not bind them.
+            return DeadlinePassed("the call's deadline passed before upstream had answered")
+        return failure

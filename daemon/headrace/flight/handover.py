@@ -1,0 +1,194 @@
+"""
+Handing over what is said in a flight to those who follow it on other hosts: a log in Redis, and a nudge when it grows.
+
+There are two kinds of flights that others follow: one that another process leads, and a ticket whose attempts some worker
+makes. Each item of a log has a position "<attempt>-<number>": an item that is sent twice changes nothing, and what an attempt
+says that has been overtaken by a later one is not taken in any more. Events are handed over from the first content on (before
+it an attempt may still be forgotten), and only once somebody outside follows; most flights never write a log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+
+from headrace import keys, observe
+from headrace.clock import Clock
+from headrace.errors import RedisAway
+from headrace.flight import items
+from headrace.flight.flights import Flight, Landing
+from headrace.link import Link, Script
+
+LOG_MS = 60_000
+
+_APPEND = Script(__package__, "append.lua")
+_JOIN = Script(__package__, "join.lua")
+
+
+@dataclass(slots=True)
+class Publication:
+    """
+    What followers elsewhere have been handed of a flight.
+
+    Args:
+        name: of the flight or ticket, for nudges and the audience.
+        log: the Redis key of the log.
+        attempt: the first half of the positions.
+        holder, ticket: who makes this attempt of which ticket; another's attempt publishes nothing any more.
+        published: how many of the flight's events are in the log.
+    """
+
+    name: str
+    log: str
+    attempt: int = 1
+    ticket: str = ""
+    holder: str = ""
+    published: int = 0
+    task: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Hand over no more."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverStats:
+    """How many flights and tickets of others are followed here."""
+
+    followed: int
+
+
+class Handover:
+    """This process's part in the logs of all processes."""
+
+    def __init__(self, link: Link, clock: Clock, *, follow_ms: int) -> None:
+        self._link = link
+        self._clock = clock
+        self.follow_ms = follow_ms
+        self._nudges: dict[str, asyncio.Event] = {}
+        link.on("log", self._on_log)
+
+    def __repr__(self) -> str:
+        return f"<Handover [{self.stats().followed} followed]>"
+
+    def stats(self) -> HandoverStats:
+        """Return its state now."""
+        return HandoverStats(len(self._nudges))
+
+    # Following.
+
+    @contextlib.contextmanager
+    def nudged(self, name: str) -> Iterator[asyncio.Event]:
+        """Have an event set whenever the log of this name grows."""
+        nudged = self._nudges[name] = asyncio.Event()
+        try:
+            yield nudged
+        finally:
+            # Another flight of the same name may have begun here while this one was being given up.
+            if self.is_nudged_by(name, nudged):
+                del self._nudges[name]
+
+    def is_nudged_by(self, name: str, nudged: asyncio.Event) -> bool:
+        """Whether this is still the event for that name."""
+        return self._nudges.get(name) is nudged
+
+    async def read(self, flight: Flight, log: str, source: str) -> Landing | None:
+        """
+        Append to *flight* what a leader's log has more of, and return its landing, if it is there.
+
+        Raises `RedisAway`, and `BrokenStream` when callers here have had some of another source.
+        """
+        news = await self._link.do("XRANGE", log, f"(1-{len(flight.events)}", "+")
+        for _, (_, item) in news:
+            if items.is_landing(item):
+                observe.FLIGHTS.inc("followed")
+                return items.decode_landing(item, flight)
+            flight.begin(source)
+            # What is handed over starts with the first content, so all of it counts as such.
+            flight.append(items.decode_event(item, flight), is_content=True)
+        return None
+
+    async def follow(self, flight: Flight, ticket: str) -> None:
+        """
+        Append to *flight* what a ticket's attempts say, as they say it, until cancelled.
+
+        Raises `BrokenStream` when callers here have had some of an attempt that another one has taken the place of.
+        """
+        name, read = _name(ticket), "0-0"
+        with self.nudged(name) as nudged:
+            try:
+                while True:
+                    nudged.clear()
+                    with contextlib.suppress(RedisAway):
+                        self._link.run(_JOIN, [keys.audience(name)], [self._link.inbox, self.follow_ms])
+                        news = await self._link.do("XRANGE", _log(ticket), f"({read}", "+")
+                        read = self._take_in(flight, ticket, news) or read
+                    with contextlib.suppress(TimeoutError):
+                        async with self._clock.timeout(self.follow_ms / 3000):
+                            await nudged.wait()
+            finally:
+                if self.is_nudged_by(name, nudged):
+                    self._link.do("ZREM", keys.audience(name), self._link.inbox)
+
+    def _take_in(self, flight: Flight, ticket: str, news: Sequence[tuple[bytes, Sequence[bytes]]]) -> str:
+        """Append the news of a ticket, and return the position of the last."""
+        position = ""
+        newest = news[-1][0].partition(b"-")[0] if news else b""
+        for where, (_, item) in news:
+            position, attempt = where.decode(), where.partition(b"-")[0]
+            if attempt != newest and not flight.is_open:
+                continue  # an attempt that ended before anybody here had any of it
+            flight.begin(f"{ticket}-{attempt.decode()}")
+            flight.append(items.decode_event(item, flight), is_content=True)
+        return position
+
+    # Publishing.
+
+    @contextlib.asynccontextmanager
+    async def publishing(self, flight: Flight, ticket: str, attempt: int, holder: str) -> AsyncIterator[None]:
+        """Hand on what is said in *flight*, an attempt of a ticket, to whoever follows the ticket."""
+        publication = Publication(_name(ticket), _log(ticket), attempt, keys.ticket(ticket), holder)
+        self.publish(flight, publication)
+        try:
+            yield
+        finally:
+            publication.stop()
+
+    def publish(self, flight: Flight, publication: Publication) -> None:
+        """Hand over what is said in *flight* as it is said, from now on; once."""
+        if publication.task is None:
+            publication.task = asyncio.create_task(self._publish(flight, publication))
+
+    async def _publish(self, flight: Flight, publication: Publication) -> None:
+        with flight.watched() as changed:
+            while True:
+                changed.clear()
+                if flight.is_open and publication.published < len(flight.events):
+                    with contextlib.suppress(RedisAway):
+                        await self._append(flight, publication)
+                        continue
+                await changed.wait()
+
+    async def _append(self, flight: Flight, publication: Publication) -> None:
+        fresh = flight.events[publication.published :]
+        names = [keys.audience(publication.name), publication.log, publication.ticket or publication.log]
+        first = publication.published + 1
+        args = [LOG_MS, publication.name, publication.attempt, first, publication.holder]
+        await self._link.run(_APPEND, names, [*args, *(items.encode_event(event, flight) for event in fresh)])
+        publication.published += len(fresh)
+        observe.RELAYED.inc(by=len(fresh))
+
+    def _on_log(self, name: bytes) -> None:
+        if nudged := self._nudges.get(name.decode()):
+            nudged.set()
+
+
+def _name(ticket: str) -> str:
+    return f"flight:ticket:{ticket}"
+
+
+def _log(ticket: str) -> str:
+    return keys.log(f"{_name(ticket)}:log")

@@ -1,0 +1,106 @@
+"""
+A call that waits in the queue: it is parked, and whoever shares its flight waits for its ticket.
+
+Some worker makes the next attempts (pursuit.py); what they say reaches us event by event, and the ticket's end is the
+flight's landing. Callers notice nothing of this but time, since nothing is sent to them before the first content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from headrace import forms, observe
+from headrace.clock import Clock
+from headrace.crowd import Crowd
+from headrace.errors import DeadlinePassed, RedisAway
+from headrace.flight.flights import Flight, Landing, broken_off
+from headrace.flight.handover import Handover
+from headrace.flight.lease import Lease, Leases
+from headrace.model import Answer, Call, Form, Source
+from headrace.retry.policy import Tries
+from headrace.retry.ticket import Ticket
+from headrace.retry.tickets import Tickets
+
+log = structlog.get_logger()
+
+
+class Parking:
+    """Parks calls and waits for tickets."""
+
+    def __init__(self, clock: Clock, tickets: Tickets, leases: Leases, handover: Handover, crowd: Crowd) -> None:
+        self._clock = clock
+        self._tickets = tickets
+        self._leases = leases
+        self._handover = handover
+        self._crowd = crowd
+
+    def __repr__(self) -> str:
+        return f"<Parking {self._tickets!r}>"
+
+    async def park(self, call: Call, tries: Tries, due: float) -> str:
+        """Queue a call for its next attempt, and return its ticket; "" if the call has to wait right here."""
+        if call.credential:
+            return ""  # a caller's own key goes into no queue: such a call dies with its RPC
+        try:
+            ticket = await self._tickets.park(call, attempts=tries.made, broken=tries.broken, due=due)
+        except RedisAway:
+            return ""
+        log.info(observe.CALL_PARKED, ticket=ticket, attempts=tries.made, due_s=round(due - self._clock.now(), 3))
+        return ticket
+
+    async def wait_parked(self, call: Call, flight: Flight, lease: Lease | None, ticket: str) -> Landing:
+        """Wait for the ticket of a call that was just parked; whoever leads after us is told of it."""
+        with self._crowd.waiting("parked", size=len(call.body)):
+            try:
+                if lease is not None:
+                    await self._leases.note_ticket(lease, ticket)
+                return await self.wait(flight, ticket)
+            except asyncio.CancelledError:
+                # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on.
+                if not call.ticket:
+                    self._tickets.cancel_soon(ticket)
+                raise
+
+    async def wait(self, flight: Flight, ticket: str) -> Landing:
+        """
+        Wait for a ticket to end, and follow its attempts' events as they come.
+
+        Raises the error that it ends in, and `BrokenStream` when callers here have had some of an attempt that another one
+        has taken the place of.
+        """
+        flight.ticket = ticket
+        following = asyncio.create_task(self._handover.follow(flight, ticket))
+        ending = asyncio.create_task(self._tickets.wait(ticket))
+        try:
+            await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()  # it ends by an error only
+            return self._landing(flight, await ending)
+        finally:
+            following.cancel()
+            ending.cancel()
+            await asyncio.gather(following, ending, return_exceptions=True)
+
+    def _landing(self, flight: Flight, ended: Ticket) -> Landing:
+        flight.attempts = ended.attempts
+        if ended.error is not None:
+            raise ended.error
+        if ended.answer is None:
+            raise DeadlinePassed(f"the ticket ended as {ended.state}")
+        if flight.is_open:
+            _complete(flight, ended.answer)
+        source = Source(ended.source or Source.UPSTREAM)
+        return Landing(ended.answer, source=source, attempts=ended.attempts, ticket=ended.id)
+
+
+def _complete(flight: Flight, answer: Answer) -> None:
+    """Append what callers here lack of a streamed answer; raises `BrokenStream` if what they have had is of another one."""
+    if answer.form is not Form.EVENTS:
+        raise broken_off()
+    events, seen = forms.event_list(answer), len(flight.events)
+    if [event.raw for event in events[:seen]] != [event.raw for event in flight.events]:
+        raise broken_off()
+    for event in events[seen:]:
+        flight.append(event, is_content=True)

@@ -1,0 +1,95 @@
+"""
+How long a caller waits for its answer: by the moments that its call names, and by what it sees meanwhile.
+
+Until the first content (or the whole of an answer that is no stream) `deadline` bounds the wait; after it only `ends` does, a
+moment that the caller itself has stated. A stream that is slow to begin is opened after a while all the same, so that nobody in
+between takes silence for a dead connection: its status goes out, and signs of life follow until the first content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+from headrace import forms
+from headrace.clock import Clock
+from headrace.deadline import Bound, until
+from headrace.model import Call, Event, Reply, Source
+
+_SIGN_EVERY_S = 9.5  # under the ten seconds that are promised
+# A comment, which every reader of server-sent events skips (WHATWG HTML, section 9.2.6).
+SIGN_OF_LIFE = Event("", b"", b": waiting\n\n")
+
+
+@contextlib.asynccontextmanager
+async def in_time(
+    call: Call, coming: AbstractAsyncContextManager[Reply], clock: Clock, opens_s: float | None = None
+) -> AsyncIterator[Reply]:
+    """
+    Enter *coming*, which waits for a reply, as long as the call's caller does; raises `DeadlinePassed`.
+
+    Args:
+        opens_s: a stream's reply is handed over after so many seconds even if there is nothing to say yet. Its events then
+            begin with signs of life. None: not before its first content.
+    """
+    async with until(call.deadline, clock) as bound:
+        if call.stream and opens_s is not None:
+            async with _opened(call, coming, clock, opens_s, bound) as reply:
+                yield reply
+        else:
+            async with coming as reply:
+                bound.move(call.ends)
+                yield reply
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    call: Call, coming: AbstractAsyncContextManager[Reply], clock: Clock, opens_s: float, bound: Bound
+) -> AsyncIterator[Reply]:
+    """Wait for the reply in a task of its own, so that the stream can be opened meanwhile."""
+    async with AsyncExitStack() as held:
+        entering = asyncio.create_task(held.enter_async_context(coming))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with clock.timeout(opens_s):
+                    await asyncio.wait((entering,))
+            if entering.done():
+                reply = entering.result()
+                bound.move(call.ends)
+            else:
+                reply = Reply(source=Source.UPSTREAM, attempts=0, is_early=True)
+                reply.events = _late(call, reply, entering, clock, bound)
+            yield reply
+        finally:
+            # What the task enters is left with `held`, so it must have entered it or given up before.
+            entering.cancel()
+            await asyncio.gather(entering, return_exceptions=True)
+
+
+async def _late(
+    call: Call, reply: Reply, entering: asyncio.Task[Reply], clock: Clock, bound: Bound
+) -> AsyncIterator[Event]:
+    """Yield signs of life until there is a reply, then its events; *reply* learns where they came from."""
+    yield SIGN_OF_LIFE
+    while not entering.done():
+        with contextlib.suppress(TimeoutError):
+            async with clock.timeout(_SIGN_EVERY_S):
+                await asyncio.wait((entering,))
+        if not entering.done():
+            yield SIGN_OF_LIFE
+    came = entering.result()
+    bound.move(call.ends)
+    reply.learn(came)
+    if came.answer is not None:
+        for event in forms.event_list(came.answer):
+            yield event
+    else:
+        async for event in came.events or _nothing():
+            yield event
+
+
+async def _nothing() -> AsyncIterator[Event]:
+    return
+    yield

@@ -1,0 +1,350 @@
+"""
+Calls that go on without their caller: those with a ticket that stands for itself, or an attempt of one that is parked.
+
+- A *submitted* call is queued; some worker goes with it along the whole line.
+- The first call with an *idempotency key* is answered for all who come with the key; it goes on when its caller leaves. Others
+  wait for its ticket, on whatever host they are.
+- A *parked* call comes back into the line at `schedule`, for one attempt; then its ticket has ended or a due time for the next.
+
+In each case a ticket is in our hands, and ends by its work: by the answer, or by whatever error comes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+import structlog
+
+from headrace import forms, observe
+from headrace.attempts import Attempts
+from headrace.background import Background
+from headrace.clock import Clock
+from headrace.deadline import Bound, until
+from headrace.errors import (
+    Abandoned,
+    AttemptFailed,
+    BrokenStream,
+    Canceled,
+    Failure,
+    HeadraceError,
+    IdempotencyConflict,
+    InvalidCall,
+    OutOfTime,
+    QueueFull,
+    RedisAway,
+    Refusal,
+    TicketNotFound,
+)
+from headrace.flight.flights import Flight, Flights, Landing, broken_off
+from headrace.flight.handover import Handover
+from headrace.flight.succession import pass_on, refuse_likewise
+from headrace.flow import Flow
+from headrace.model import Answer, Call, Event, Reply
+from headrace.parking import Parking
+from headrace.patience import in_time
+from headrace.retry.holds import Hold
+from headrace.retry.policy import RetryPolicy, Tries
+from headrace.retry.ticket import Ticket
+from headrace.retry.tickets import Claimed, Conflict, Same, Tickets
+
+log = structlog.get_logger()
+
+_COME_BACK_S = 2.0  # to a queue that was full
+_TELL_AGAIN_S = 0.5  # Redis, when it was away
+
+
+@dataclass(frozen=True, slots=True)
+class PursuitStats:
+    """Attempts and submitted calls that this process works on, and those that wait for it to have a hand free."""
+
+    running: int
+    waiting: int
+
+
+class Pursuits:
+    """
+    Answers calls whose callers may be gone.
+
+    Args:
+        max_running: tickets that are worked on at once in this process; more wait, in order, with their alarms.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        flow: Flow,
+        flights: Flights,
+        attempts: Attempts,
+        parking: Parking,
+        handover: Handover,
+        policy: RetryPolicy,
+        tickets: Tickets,
+        *,
+        max_running: int = 1000,
+    ) -> None:
+        self._clock = clock
+        self._flow = flow
+        self._flights = flights
+        self._attempts = attempts
+        self._parking = parking
+        self._handover = handover
+        self._policy = policy
+        self._tickets = tickets
+        self._hands = asyncio.Semaphore(max_running)
+        self._waiting = 0
+        self._background = Background("pursuit", clock)
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return f"<Pursuits [{stats.running} running, {stats.waiting} waiting]>"
+
+    def stats(self) -> PursuitStats:
+        """Return its state now."""
+        return PursuitStats(len(self._background), self._waiting)
+
+    # Submitted.
+
+    async def submit(self, call: Call) -> Ticket:
+        """Queue a call, durably, and return its ticket; a worker pursues it."""
+        self._flow.refuse_if_draining()
+        if call.credential:
+            raise InvalidCall("a call with its caller's own key cannot be submitted: no key goes into a queue")
+        claim = await self._tickets.submit(call)
+        if isinstance(claim, Conflict):
+            raise _conflict()
+        return await self._tickets.get(claim.ticket, call.caller.name)
+
+    # With an idempotency key.
+
+    @contextlib.asynccontextmanager
+    async def answer_once(self, call: Call, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
+        """Answer a call with an idempotency key, as `Flow.answer` does: all who come with the key get the same answer."""
+        self._flow.refuse_if_draining()
+        async with in_time(call, self._join_once(call), self._clock, opens_s) as reply:
+            yield reply
+
+    @contextlib.asynccontextmanager
+    async def _join_once(self, call: Call) -> AsyncIterator[Reply]:
+        """Join those in this process who came with the same key and call; the one that leads claims the key."""
+        key = f"once:{call.caller.name}:{call.fingerprint}:{call.idempotency_key}"
+        while True:
+            with self._flights.join(key, call, self._fly_once, is_live=call.stream) as member:
+                if reply := await self._flow.replies.of_member(member):
+                    yield reply
+                    return
+
+    async def _fly_once(self, flight: Flight) -> Landing:
+        """Claim the key and answer for all, or wait for the ticket of whoever claimed it before; the flight's task."""
+        while True:
+            leader = flight.lead()
+            try:
+                claim = await self._tickets.claim(leader.call)
+            except Refusal as no:
+                pass_on(flight, leader, no, self._clock.now())
+                continue
+            if isinstance(claim, Conflict):
+                _refuse_all(flight, _conflict())
+            elif isinstance(claim, Same):
+                if landing := await self._wait_for(flight, claim):
+                    return landing
+            else:
+                try:
+                    return await self._answer_for_all(leader.call, claim, flight)
+                except (Refusal, OutOfTime) as no:
+                    if flight.is_open:
+                        raise broken_off() from no
+                    pass_on(flight, leader, no, self._clock.now())
+
+    async def _wait_for(self, flight: Flight, claim: Same) -> Landing | None:
+        """Wait for the ticket that the key stands for; None if it ended by what is no answer to us, and the key is free again."""
+        try:
+            return await self._parking.wait(flight, claim.ticket)
+        except Abandoned:
+            return None  # its caller left before anybody else had come
+        except (Canceled, TicketNotFound) as error:
+            _refuse_all(flight, error)
+        except (Refusal, OutOfTime) as no:  # the first one's own: its budget, its time
+            if flight.is_open:
+                raise broken_off() from no
+            if isinstance(no, OutOfTime):
+                refuse_likewise(flight, flight.lead().call, no, self._clock.now())
+                await self._clock.sleep(no.retry_after_s or 0.0)
+        return None
+
+    async def _answer_for_all(self, call: Call, claim: Claimed, flight: Flight) -> Landing:
+        """Answer the call that claimed a key, whether its caller stays or not."""
+        flight.ticket, flight.outside = claim.ticket, _somebody
+        try:
+            return await self._answer_for_ticket(replace(call, idempotency_key="", ticket=claim.ticket), flight)
+        finally:
+            flight.outside = _nobody
+
+    async def _answer_for_ticket(self, call: Call, flight: Flight, *, spared: tuple[type[HeadraceError], ...] = ()) -> Landing:
+        """Go along the whole line with a call whose ticket is in our hands; the ticket ends with what comes of it."""
+        async with self._ending(call, spared=spared) as (hold, bound):
+            async with self._flow.walk(call, is_live=call.stream) as reply:
+                if reply.events is not None:
+                    bound.move(call.ends)
+                answer = reply.answer or await self._listen(flight, reply, call)
+                await self._finish(call, hold, answer, reply)
+                return Landing(
+                    answer, source=reply.source, attempts=reply.attempts, ticket=call.ticket, waited_s=reply.waited_s
+                )
+
+    async def _listen(self, flight: Flight, reply: Reply, call: Call) -> Answer:
+        """Pass a live stream on to those who wait for the ticket's flight, and return it as a whole."""
+        flight.request_id, flight.attempts, flight.source = reply.request_id, reply.attempts, reply.source
+        flight.begin(call.ticket)
+        async for event in reply.events or _silence():
+            flight.append(event, is_content=True)
+        now, request_id = self._clock.now(), reply.request_id
+        return forms.answer_of_events(flight.events, created=now, request_id=request_id, endpoint=call.endpoint)
+
+    # A worker's: what is due.
+
+    async def run(self, ticket_id: str, attempt: int) -> None:
+        """
+        Take a ticket in hand for the attempt that it awaits; nothing happens if it awaits another, or has ended.
+
+        Returns when it is in hand: the job that rang has done its work, and its place in the queue's worker is free. From here
+        on the order is that of the schedule, by arrival, and not that of the queue.
+        """
+        self._waiting += 1
+        try:
+            await self._hands.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            ticket = await self._tickets.start(ticket_id, attempt)
+            if ticket is None or ticket.call is None:
+                self._hands.release()
+                return
+        except BaseException:
+            self._hands.release()
+            raise
+        work = self._pursue(ticket.call) if ticket.is_submitted and attempt == 1 else self._attempt(ticket, ticket.call, attempt)
+        task = self._background.start(work, "ticket")
+        task.add_done_callback(lambda _: self._hands.release())
+
+    async def _pursue(self, call: Call) -> None:
+        """Go with a submitted call along the whole line."""
+        try:
+            await self._answer_for_ticket(call, Flight(call.ticket), spared=(QueueFull, RedisAway))
+        except (QueueFull, RedisAway):
+            # Not the call's fault; the ticket is still ours, and its first attempt is not made.
+            await self._park(call, Tries(self._policy, self._clock), self._come_back())
+        except HeadraceError:
+            pass  # the ticket says it to whoever asks
+
+    async def _attempt(self, ticket: Ticket, call: Call, number: int) -> None:
+        """Make one attempt of a ticket; it ends, or is parked for the next."""
+        flight = Flight(ticket.id)  # a buffer: nobody joins it here, others may follow it by the ticket
+        tries = Tries(self._policy, self._clock, made=number, broken=ticket.broken)
+        try:
+            async with self._ending(call, spared=(AttemptFailed, BrokenStream, QueueFull, RedisAway)) as (hold, bound):
+                flight.on_open = lambda: bound.move(call.ends)
+                async with self._handover.publishing(flight, ticket.id, number, hold.holder):
+                    landing = await self._attempts.make(call, flight, None, number=number)
+                await self._tickets.finish(ticket.id, hold, answer=landing.answer, attempts=number)
+        except AttemptFailed as failure:
+            await self._again(call, tries, failure)
+        except BrokenStream as broken:
+            # Of a submitted call nobody has seen any of it.
+            await self._again(call, tries, AttemptFailed(Failure.BROKEN if ticket.is_submitted else Failure.FINAL, broken))
+        except (QueueFull, RedisAway):
+            tries.made -= 1  # it was not made
+            await self._park(call, tries, self._come_back())
+        except Canceled:
+            log.debug(observe.TICKET_LOST, ticket=ticket.id)  # it has ended, or is in other hands
+        except HeadraceError:
+            pass  # the ticket says it to whoever waits
+
+    async def _again(self, call: Call, tries: Tries, failure: AttemptFailed) -> None:
+        tries.failed(failure)
+        try:
+            due = tries.due(call)
+        except HeadraceError as final:
+            await self._tickets.finish(call.ticket, self._tickets.hold(call.ticket), error=final)
+        else:
+            await self._park(call, tries, due)
+
+    async def _park(self, call: Call, tries: Tries, due: float) -> None:
+        # The ticket is in our hands: until Redis hears that it is not, nobody else looks at it.
+        while True:
+            try:
+                await self._tickets.park(call, attempts=tries.made, broken=tries.broken, due=due)
+            except RedisAway:
+                await self._clock.sleep(_TELL_AGAIN_S)
+            else:
+                return
+
+    def _come_back(self) -> float:
+        return self._clock.now() + Tries.jitter(_COME_BACK_S)
+
+    # How a ticket in our hands ends.
+
+    @contextlib.asynccontextmanager
+    async def _ending(
+        self, call: Call, *, spared: tuple[type[HeadraceError], ...] = ()
+    ) -> AsyncIterator[tuple[Hold, Bound]]:
+        """
+        Do the work of a ticket in our hands, until its call's deadline: an error that comes of it ends the ticket, and is raised.
+
+        *Spared* are errors after which it goes on; `Canceled` says that it has ended already, or is in other hands.
+        """
+        hold = self._tickets.hold(call.ticket)
+        try:
+            async with self._tickets.held(call.ticket), until(call.deadline, self._clock) as bound:
+                yield hold, bound
+        except HeadraceError as error:
+            if not isinstance(error, (Canceled, *spared)):
+                with contextlib.suppress(RedisAway):
+                    await self._tickets.finish(call.ticket, hold, error=error)
+            raise
+        except Exception:  # the fault is ours; the ticket would stay in our hands until its deadline
+            with contextlib.suppress(RedisAway):
+                await self._tickets.finish(call.ticket, hold, error=HeadraceError("internal error"))
+            raise
+
+    async def _finish(self, call: Call, hold: Hold, answer: Answer, reply: Reply) -> None:
+        # Redis is away only for a ticket that is no longer in our hands: it was parked, and whoever made the attempt ended it.
+        with contextlib.suppress(RedisAway):
+            await self._tickets.finish(call.ticket, hold, answer=answer, source=reply.source, attempts=reply.attempts)
+
+    # Leaving.
+
+    async def settled(self) -> None:
+        """Wait until nothing is pursued any more."""
+        while len(self._background):
+            await self._background.idle()
+
+    async def close(self) -> None:
+        """Give up what is being pursued; the tickets go back into the queue by `Tickets.leave`."""
+        await self._background.close()
+
+
+def _refuse_all(flight: Flight, no: HeadraceError) -> None:
+    """Tell a no to all members, for it holds for each of them; it is raised when the last one has heard it."""
+    for member in flight.members:
+        flight.refuse(member, no.again())
+    raise no
+
+
+async def _somebody() -> bool:
+    return True
+
+
+async def _nobody() -> bool:
+    return False
+
+
+async def _silence() -> AsyncIterator[Event]:
+    return
+    yield
+
+
+def _conflict() -> IdempotencyConflict:
+    return IdempotencyConflict("this idempotency key was used for another call in the last 24 hours")
