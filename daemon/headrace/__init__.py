@@ -29,6 +29,7 @@ The ground
     model       the values that travel        observe     every metric and log event
     clock       time, from outside            deadline    a moment as a block of code
     units       durations and sizes           lockfile    one daemon to a place
+    background  tasks beside the calls
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted
     v1/         generated from protos/

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from headrace import observe
+from headrace.background import Background
 from headrace.config import Settings, keys, runtime_dir, warnings
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ConfigError, StartupError
@@ -100,8 +101,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         await stack.enter_async_context(parts.working())
         edges = Edges(parts, runtime_dir(os.environ, settings))
         await stack.enter_async_context(edges.open())
-        heart = asyncio.create_task(_beat(parts, edges, notifier, valkey))
-        stack.callback(heart.cancel)
+        stack.push_async_callback(_start_heart(parts, edges, notifier, valkey).close)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
         _settle_in()
@@ -120,8 +120,7 @@ async def _work(settings: Settings, notifier: Notifier) -> None:
         parts = Parts(settings, settings.redis.url, lambda: keys(settings, os.environ))
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
-        heart = asyncio.create_task(_beat(parts, None, notifier, None))
-        stack.callback(heart.cancel)
+        stack.push_async_callback(_start_heart(parts, None, notifier, None).close)
         _settle_in()
         notifier.ready("working")
         log.info(observe.WORKER_STARTED)
@@ -168,6 +167,12 @@ def _show(parts: Parts) -> None:
 # The heartbeat.
 
 
+def _start_heart(parts: Parts, edges: Edges | None, notifier: Notifier, valkey: EmbeddedValkey | None) -> Background:
+    heart = Background("daemon", parts.clock)
+    heart.lasting(lambda: _beat(parts, edges, notifier, valkey), "heartbeat")
+    return heart
+
+
 async def _beat(parts: Parts, edges: Edges | None, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
     """Once a second: look whether all is well, and tell who wants to know."""
     told: list[str] | None = None
@@ -184,7 +189,7 @@ async def _beat(parts: Parts, edges: Edges | None, notifier: Notifier, valkey: E
             told = wrong
         # From the loop itself: when it is stuck, no word goes out, and systemd starts us anew.
         notifier.watchdog()
-        await asyncio.sleep(_BEAT_S)
+        await parts.clock.sleep(_BEAT_S)
 
 
 # Draining.

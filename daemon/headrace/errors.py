@@ -125,6 +125,10 @@ class Canceled(Refusal):
     reason = "CANCELED"
 
 
+class Abandoned(Canceled):
+    """The ticket was canceled since nobody waited for it any more. Whoever comes after that is not bound by it."""
+
+
 class UpstreamError(HeadraceError):
     """
     Upstream's final word, or our word for its silence. Shared by all callers of a flight.

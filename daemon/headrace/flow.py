@@ -26,9 +26,8 @@ from headrace.attempts import Attempts
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
-from headrace.crowd import Crowd
 from headrace.errors import AttemptFailed, Draining, HeadraceError, NotCached, OutOfTime, Refusal
-from headrace.flight.flights import Flight, Flights, Landing, Member, broken_off
+from headrace.flight.flights import Flight, Flights, Landing, broken_off
 from headrace.flight.lease import Lease, Leases, NoLease, Recalled
 from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.model import Call, Reply, Source
@@ -60,10 +59,10 @@ class Flow:
         attempts: Attempts,
         parking: Parking,
         policy: RetryPolicy,
-        crowd: Crowd,
+        replies: Replies,
     ) -> None:
         self.is_draining = False
-        self.replies = Replies(clock, cache, keeping)
+        self.replies = replies
         self._clock = clock
         self._cache = cache
         self._keeping = keeping
@@ -72,7 +71,6 @@ class Flow:
         self._attempts = attempts
         self._parking = parking
         self._policy = policy
-        self._crowd = crowd
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -114,15 +112,9 @@ class Flow:
         key = f"alone:{os.urandom(8).hex()}" if call.cache.no_store else call.fingerprint
         while True:
             with self._flights.join(key, call, self._fly, is_live=is_live) as member:
-                with self._counted(member):
-                    reply = await self.replies.of_member(member)
-                if reply is not None:
+                if reply := await self.replies.of_member(member):
                     yield reply
                     return
-
-    def _counted(self, member: Member) -> contextlib.AbstractContextManager[object]:
-        # Who leads is counted where its call waits: for a turn, or parked. A follower waits on the leader's bytes.
-        return contextlib.nullcontext() if member.leads else self._crowd.waiting("following")
 
     async def _fly(self, flight: Flight) -> Landing:
         """Recall what another host keeps, follow the process that leads, or lead; the flight's task."""

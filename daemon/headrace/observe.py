@@ -64,12 +64,15 @@ UPSTREAM_TOKENS = Counter("headrace_upstream_tokens_total", "Tokens that upstrea
 RESERVATIONS = Counter("headrace_reservations_total", "Budget reservations by outcome.", "outcome")
 TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", "state")
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
+BACKGROUND_FAILURES = Counter("headrace_background_failures_total", "Tasks beside the calls that died of a fault.", "part")
 RELAYED = Counter("headrace_relayed_events_total", "Events of live streams handed to followers on other hosts.")
 
 WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a slot, a retry, a flight, the rest of their body.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
-REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers.")
+REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers and does what it is asked.")
+REDIS_LISTENING = Gauge("headrace_redis_listening", "1 while nudges from other processes arrive.")
+ATTEMPTS_RUNNING = Gauge("headrace_attempts_running", "Jobs of the queue that run in this process.")
 WORKER_UP = Gauge("headrace_worker_up", "1 while the retry worker takes jobs.")
 
 TURN_WAIT = Histogram("headrace_turn_wait_seconds", "How long calls waited for their turn.")
@@ -82,7 +85,8 @@ UPSTREAM_TIME = Histogram(
 
 _ALL = (
     CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, RESERVATIONS, TICKETS, REDIS_LOSS, RELAYED,
-    WAITING, WAITING_BYTES, IN_FLIGHT, REDIS_UP, WORKER_UP,
+    BACKGROUND_FAILURES, WAITING, WAITING_BYTES, IN_FLIGHT, REDIS_UP, REDIS_LISTENING, WORKER_UP,
+    ATTEMPTS_RUNNING,
 )  # fmt: skip
 
 
@@ -102,6 +106,12 @@ CONFIG_DOUBTFUL = "config.doubtful"
 CONFIG_RELOADED = "config.reloaded"
 CONFIG_REJECTED = "config.rejected"
 REDIS_LOST = "redis.lost"
+REDIS_BACK = "redis.back"
+REDIS_REFUSED = "redis.refused"
+REDIS_ALLOWED = "redis.allowed"
+LISTENER_LOST = "listener.lost"
+LISTENER_BACK = "listener.back"
+NUDGE_UNREADABLE = "nudge.unreadable"
 VALKEY_STARTED = "valkey.started"
 VALKEY_ADOPTED = "valkey.adopted"
 VALKEY_DIED = "valkey.died"

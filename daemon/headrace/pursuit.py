@@ -46,7 +46,7 @@ from headrace.model import Answer, Call, Event, Reply
 from headrace.parking import Parking
 from headrace.patience import in_time
 from headrace.retry.holds import Hold
-from headrace.retry.policy import RetryPolicy, Tries
+from headrace.retry.policy import RetryPolicy, Tries, jitter
 from headrace.retry.ticket import Ticket
 from headrace.retry.tickets import Claimed, Conflict, Same, Tickets
 
@@ -95,6 +95,7 @@ class Pursuits:
         self._tickets = tickets
         self._hands = asyncio.Semaphore(max_running)
         self._waiting = 0
+        self._running: set[asyncio.Task[None]] = set()
         self._background = Background("pursuit", clock)
 
     def __repr__(self) -> str:
@@ -103,7 +104,7 @@ class Pursuits:
 
     def stats(self) -> PursuitStats:
         """Return its state now."""
-        return PursuitStats(len(self._background), self._waiting)
+        return PursuitStats(len(self._running), self._waiting)
 
     # Submitted.
 
@@ -184,15 +185,14 @@ class Pursuits:
 
     async def _answer_for_ticket(self, call: Call, flight: Flight, *, spared: tuple[type[HeadraceError], ...] = ()) -> Landing:
         """Go along the whole line with a call whose ticket is in our hands; the ticket ends with what comes of it."""
-        async with self._ending(call, spared=spared) as (hold, bound):
-            async with self._flow.walk(call, is_live=call.stream) as reply:
-                if reply.events is not None:
-                    bound.move(call.ends)
-                answer = reply.answer or await self._listen(flight, reply, call)
-                await self._finish(call, hold, answer, reply)
-                return Landing(
-                    answer, source=reply.source, attempts=reply.attempts, ticket=call.ticket, waited_s=reply.waited_s
-                )
+        hold = self._tickets.hold(call.ticket)
+        async with self._ending(call, spared=spared) as bound, self._flow.walk(call, is_live=call.stream) as reply:
+            bound.move(call.ends)
+            answer = reply.answer or await self._listen(flight, reply, call)
+        # Redis is away only for a ticket that is no longer in our hands: it was parked, and whoever made the attempt ended it.
+        with contextlib.suppress(RedisAway):
+            await self._tickets.finish(call.ticket, by=hold, answer=answer, source=reply.source, attempts=reply.attempts)
+        return Landing(answer, source=reply.source, attempts=reply.attempts, ticket=call.ticket, waited_s=reply.waited_s)
 
     async def _listen(self, flight: Flight, reply: Reply, call: Call) -> Answer:
         """Pass a live stream on to those who wait for the ticket's flight, and return it as a whole."""
@@ -227,7 +227,12 @@ class Pursuits:
             raise
         work = self._pursue(ticket.call) if ticket.is_submitted and attempt == 1 else self._attempt(ticket, ticket.call, attempt)
         task = self._background.start(work, "ticket")
-        task.add_done_callback(lambda _: self._hands.release())
+        self._running.add(task)
+        task.add_done_callback(self._let_go)
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._hands.release()
 
     async def _pursue(self, call: Call) -> None:
         """Go with a submitted call along the whole line."""
@@ -243,17 +248,18 @@ class Pursuits:
         """Make one attempt of a ticket; it ends, or is parked for the next."""
         flight = Flight(ticket.id)  # a buffer: nobody joins it here, others may follow it by the ticket
         tries = Tries(self._policy, self._clock, made=number, broken=ticket.broken)
+        hold = self._tickets.hold(ticket.id)
         try:
-            async with self._ending(call, spared=(AttemptFailed, BrokenStream, QueueFull, RedisAway)) as (hold, bound):
+            async with self._ending(call, spared=(AttemptFailed, BrokenStream, QueueFull, RedisAway)) as bound:
                 flight.on_open = lambda: bound.move(call.ends)
                 async with self._handover.publishing(flight, ticket.id, number, hold.holder):
                     landing = await self._attempts.make(call, flight, None, number=number)
-                await self._tickets.finish(ticket.id, hold, answer=landing.answer, attempts=number)
         except AttemptFailed as failure:
-            await self._again(call, tries, failure)
+            await self._again(call, hold, tries, failure)
         except BrokenStream as broken:
             # Of a submitted call nobody has seen any of it.
-            await self._again(call, tries, AttemptFailed(Failure.BROKEN if ticket.is_submitted else Failure.FINAL, broken))
+            failure = Failure.BROKEN if ticket.is_submitted else Failure.FINAL
+            await self._again(call, hold, tries, AttemptFailed(failure, broken))
         except (QueueFull, RedisAway):
             tries.made -= 1  # it was not made
             await self._park(call, tries, self._come_back())
@@ -261,13 +267,15 @@ class Pursuits:
             log.debug(observe.TICKET_LOST, ticket=ticket.id)  # it has ended, or is in other hands
         except HeadraceError:
             pass  # the ticket says it to whoever waits
+        else:
+            await self._tickets.finish(ticket.id, by=hold, answer=landing.answer, attempts=number)
 
-    async def _again(self, call: Call, tries: Tries, failure: AttemptFailed) -> None:
+    async def _again(self, call: Call, hold: Hold, tries: Tries, failure: AttemptFailed) -> None:
         tries.failed(failure)
         try:
             due = tries.due(call)
         except HeadraceError as final:
-            await self._tickets.finish(call.ticket, self._tickets.hold(call.ticket), error=final)
+            await self._tickets.finish(call.ticket, by=hold, error=final)
         else:
             await self._park(call, tries, due)
 
@@ -282,14 +290,12 @@ class Pursuits:
                 return
 
     def _come_back(self) -> float:
-        return self._clock.now() + Tries.jitter(_COME_BACK_S)
+        return self._clock.now() + _COME_BACK_S * jitter()
 
     # How a ticket in our hands ends.
 
     @contextlib.asynccontextmanager
-    async def _ending(
-        self, call: Call, *, spared: tuple[type[HeadraceError], ...] = ()
-    ) -> AsyncIterator[tuple[Hold, Bound]]:
+    async def _ending(self, call: Call, *, spared: tuple[type[HeadraceError], ...] = ()) -> AsyncIterator[Bound]:
         """
         Do the work of a ticket in our hands, until its call's deadline: an error that comes of it ends the ticket, and is raised.
 
@@ -298,28 +304,23 @@ class Pursuits:
         hold = self._tickets.hold(call.ticket)
         try:
             async with self._tickets.held(call.ticket), until(call.deadline, self._clock) as bound:
-                yield hold, bound
+                yield bound
         except HeadraceError as error:
             if not isinstance(error, (Canceled, *spared)):
                 with contextlib.suppress(RedisAway):
-                    await self._tickets.finish(call.ticket, hold, error=error)
+                    await self._tickets.finish(call.ticket, by=hold, error=error)
             raise
         except Exception:  # the fault is ours; the ticket would stay in our hands until its deadline
             with contextlib.suppress(RedisAway):
-                await self._tickets.finish(call.ticket, hold, error=HeadraceError("internal error"))
+                await self._tickets.finish(call.ticket, by=hold, error=HeadraceError("internal error"))
             raise
-
-    async def _finish(self, call: Call, hold: Hold, answer: Answer, reply: Reply) -> None:
-        # Redis is away only for a ticket that is no longer in our hands: it was parked, and whoever made the attempt ended it.
-        with contextlib.suppress(RedisAway):
-            await self._tickets.finish(call.ticket, hold, answer=answer, source=reply.source, attempts=reply.attempts)
 
     # Leaving.
 
     async def settled(self) -> None:
         """Wait until nothing is pursued any more."""
-        while len(self._background):
-            await self._background.idle()
+        while self._running:
+            await asyncio.wait(self._running)
 
     async def close(self) -> None:
         """Give up what is being pursued; the tickets go back into the queue by `Tickets.leave`."""

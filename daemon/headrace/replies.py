@@ -4,10 +4,13 @@ What a caller is given: a kept answer, a place's share of a flight, or an answer
 
 from __future__ import annotations
 
+import contextlib
+
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping, age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
+from headrace.crowd import Crowd
 from headrace.errors import BrokenStream, HeadraceError, OutOfTime, Refusal, UpstreamError
 from headrace.flight.flights import Flight, Member
 from headrace.model import Call, Reply, Source
@@ -16,10 +19,11 @@ from headrace.model import Call, Reply, Source
 class Replies:
     """Makes replies from the cache and from flights."""
 
-    def __init__(self, clock: Clock, cache: Cache, keeping: Keeping) -> None:
+    def __init__(self, clock: Clock, cache: Cache, keeping: Keeping, crowd: Crowd) -> None:
         self._clock = clock
         self._cache = cache
         self._keeping = keeping
+        self._crowd = crowd
 
     async def kept(self, call: Call) -> Reply | None:
         """Return a fresh kept answer, if there is one; the shared tier is asked only for a call that will not fly."""
@@ -48,8 +52,10 @@ class Replies:
         None says: leave this flight and join the next. What the flight ended by is another caller's own, or is nothing for
         this call. Raises what is this caller's own refusal, or upstream's word.
         """
-        if stale := await self._served(member):
-            return stale
+        # A follower waits on the leader's bytes; the leader is counted where its call waits: for a turn, or parked.
+        with contextlib.nullcontext() if member.leads else self._crowd.waiting("following"):
+            if stale := await self._served(member):
+                return stale
         error = member.error()
         if error is None:
             return self._of_flight(member)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
-import structlog
 from prometheus_client import generate_latest
 
 from headrace import observe
 from headrace.admission import Admission
+from headrace.background import Background
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
@@ -50,10 +49,6 @@ from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 from headrace.worker import serve_with
 
-log = structlog.get_logger()
-
-_AGAIN_S = 1.0
-
 
 class Parts:
     """
@@ -72,6 +67,7 @@ class Parts:
         self._keys = read_keys()
         self.is_draining = False
         self.clock = clock
+        self._background = Background("parts", clock)
         self.link = Link(redis_url)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(
@@ -152,23 +148,22 @@ class Parts:
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.schedule.close)
-            for work in self._beside():
-                stack.push_async_callback(_end, asyncio.create_task(_lasting(work)))
+            stack.push_async_callback(self._background.close)
+            self._start_beside()
             stack.push_async_callback(self.flights.aclose)
             self.crowd.measure()
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(self.link.is_up)
             yield
 
-    def _beside(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
-        return (
-            self.link.listen,
-            self.leases.keep,
-            self.tickets.keep,
-            self.sweeper.run,
-            self.callers.keep_fresh,
-            self.hosts.stay,
-        )
+    def _start_beside(self) -> None:
+        start = self._background.lasting
+        start(self.link.listen, "listener")
+        start(self.leases.keep, "leases")
+        start(self.tickets.keep, "tickets")
+        start(self.sweeper.run, "sweeper")
+        start(self.callers.keep_fresh, "keys")
+        start(self.hosts.stay, "hosts")
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -194,6 +189,7 @@ class Parts:
             (self.is_draining, "draining"),
             (not self.link.is_up, "Redis cannot be reached"),
             (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
+            (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
         )
         return [reason for is_so, reason in checks if is_so]
 
@@ -261,20 +257,3 @@ class Edges:
     async def drain(self, grace_s: float) -> None:
         """Give the calls that run *grace_s* seconds to end, then end them."""
         await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
-
-
-async def _lasting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    # What runs beside the calls must not end by a fault of ours: leases would lapse, nudges stay away, and nobody notice.
-    while True:
-        try:
-            await work()
-        except Exception as error:
-            log.exception(observe.PART_CRASHED, part=work.__qualname__, kind=type(error).__name__)
-            await asyncio.sleep(_AGAIN_S)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    # Again, if need be: a library that waits with asyncio.wait_for may swallow a cancellation (Python 3.11 does).
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=1.0)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace import keys
+from headrace.background import Background
 from headrace.budget import ledger
 from headrace.budget.ledger import Granted, HoldClosed, Never, Wait, given_back
 from headrace.budget.limits import Want
@@ -41,10 +42,10 @@ class RedisLedger:
         self._link = link
         self._clock = clock or SystemClock()
         self._audit = audit
-        self._closing: set[asyncio.Task[None]] = set()
+        self._background = Background("ledger", self._clock)
 
     def __repr__(self) -> str:
-        return f"<RedisLedger [{len(self._closing)} closing]>"
+        return f"<RedisLedger [{len(self._background)} closing]>"
 
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
         """Take all costs or none."""
@@ -81,9 +82,7 @@ class RedisLedger:
 
     def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any]) -> None:
         if reply.cancelled() or reply.exception() is not None:
-            task = asyncio.create_task(self._keep_trying(names, args))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._background.start(self._keep_trying(names, args), "settle")
 
     async def _keep_trying(self, names: list[str], args: list[Any]) -> None:
         give_up = self._clock.now() + _KEEP_TRYING_S

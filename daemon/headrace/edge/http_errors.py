@@ -38,6 +38,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.IdempotencyConflict: Row(409, "conflict_error", False),
     errors.TicketNotFound: Row(404, "not_found_error", False),
     errors.Canceled: Row(409, "conflict_error", False),
+    errors.Abandoned: Row(409, "conflict_error", False),
 }
 _OURS = Row(500, "api_error", False)
 

@@ -74,6 +74,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.IdempotencyConflict: Row(StatusCode.ALREADY_EXISTS, (_resource("idempotency_key"),)),
     errors.TicketNotFound: Row(StatusCode.NOT_FOUND, (_resource("ticket"),)),
     errors.Canceled: Row(StatusCode.CANCELLED),
+    errors.Abandoned: Row(StatusCode.CANCELLED),
     errors.BrokenStream: _AWAY,
 }
 _UPSTREAM: dict[int, Row] = {

@@ -17,6 +17,8 @@
 --                                  'alone'     only if no process but ARGV[9] waits for it
 -- ARGV[9]  inbox                   of this process
 -- ARGV[10] ended                   unix s, to show
+-- ARGV[11] holder                  whose attempt failed: only who holds the ticket may end it by an error of its attempt;
+--                                  '' for an answer, and for who ends it from outside
 --
 -- Returns 1 if this finish won, else 0.
 
@@ -29,6 +31,9 @@ if state ~= 'QUEUED' and state ~= 'RUNNING' then
     return t[2] == ARGV[2] and 1 or 0
 end
 
+if ARGV[11] ~= '' and not (state == 'RUNNING' and t[3] == ARGV[11]) then
+    return 0
+end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_us)
 local audience = redis.call('ZRANGE', KEYS[3], 0, -1)
 local condition = ARGV[8]

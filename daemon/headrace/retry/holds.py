@@ -63,6 +63,12 @@ class Holds:
     def get(self, ticket_id: str) -> Hold | None:
         return self._by_id.get(ticket_id)
 
+    def expect(self, ticket_id: str) -> Hold:
+        """Return the hold on a ticket; raises `Canceled` if it is not in our hands any more."""
+        if hold := self._by_id.get(ticket_id):
+            return hold
+        raise Canceled("the ticket ended before its attempt began")
+
     def drop(self, ticket_id: str) -> Hold | None:
         """Let a ticket go, and return the hold on it; the work goes on."""
         return self._by_id.pop(ticket_id, None)
@@ -79,9 +85,7 @@ class Holds:
     @contextlib.asynccontextmanager
     async def doing(self, ticket_id: str) -> AsyncIterator[None]:
         """Do the work of a ticket in our hands; raises `Canceled` at once when the hold is lost."""
-        hold = self._by_id.get(ticket_id)
-        if hold is None:
-            raise Canceled("the ticket ended before its attempt began")
+        hold = self.expect(ticket_id)
         timeout = asyncio.timeout(None)
         try:
             async with timeout:

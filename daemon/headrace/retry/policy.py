@@ -65,6 +65,11 @@ class RetryPolicy:
         return floor_s + chance * max(0.0, ceiling_s - floor_s)
 
 
+def jitter(random: Callable[[], float] = random.random) -> float:  # noqa: S311  # not a secret
+    """Return a factor from 0.5 to 1.5, by which those who wait for the same do not all come at once."""
+    return 0.5 + random()
+
+
 class Tries:
     """
     The attempts of one call so far, and when the next is due.

@@ -5,7 +5,7 @@
 -- ARGV[1]  id
 -- ARGV[2]  max_broken              attempts that died with their process count among the broken ones
 -- ARGV[3]  again_us                when to look again if nothing changes meanwhile
--- ARGV[4]  grace_us                past its deadline a ticket is left to its holder for so long
+-- ARGV[4]  grace_us                how long after its deadline a ticket is ended that nobody works on
 --
 -- Returns {'none'}                                      it moved, or another sweeper has it
 --       | {'late'} | {'unwanted'} | {'bound'} | {'crashed'}   it should end, and this is why
@@ -29,7 +29,8 @@ if state ~= 'QUEUED' and state ~= 'RUNNING' then
 end
 local late = tonumber(t[5]) * 1e6 + tonumber(ARGV[4]) <= now_us
 local lease_us, wanted_us = tonumber(t[6]), tonumber(t[7])
-if state == 'RUNNING' and lease_us > now_us and not late then
+-- Past its deadline, too, a running ticket is left to its holder: a stream that has begun ends when upstream ends it.
+if state == 'RUNNING' and lease_us > now_us then
     redis.call('ZADD', KEYS[2], t[6], ARGV[1])
     return {'none'}
 end

@@ -23,10 +23,11 @@ import structlog
 
 from headrace import codec, keys, observe
 from headrace.clock import Clock
-from headrace.errors import Canceled, DeadlinePassed, Draining, HeadraceError, InvalidCall, RedisAway, TicketNotFound
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, InvalidCall, RedisAway, TicketNotFound
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.retry.holds import Hold, Holds
+from headrace.retry.policy import jitter
 from headrace.retry.ticket import FULL, RUN, SUMMARY, State, Ticket, Timing, decode_ticket, encode_ticket, terminal_state
 
 log = structlog.get_logger()
@@ -41,7 +42,6 @@ _LOOK = Script(__package__, "look.lua")
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 _LISTED_MS = 8 * _DAY_MS
-_POLL_S = 1.0
 
 _Made = TypeVar("_Made")
 
@@ -207,6 +207,10 @@ class Tickets:
         observe.TICKETS.inc(State.RUNNING)
         return ticket
 
+    def hold(self, ticket_id: str) -> Hold:
+        """Return the hold on a ticket in our hands, by which its attempt says what came of it; `Canceled` if there is none."""
+        return self._held.expect(ticket_id)
+
     def held(self, ticket_id: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Do the work of a ticket in our hands; raises `Canceled` at once when it ends elsewhere or its lease is lost."""
         return self._held.doing(ticket_id)
@@ -236,7 +240,7 @@ class Tickets:
     async def keep(self) -> None:
         """Renew the leases of all tickets in our hands, until cancelled. Run it as a task."""
         while True:
-            await asyncio.sleep(self._timing.lease_s / 3)
+            await self._clock.sleep(self._timing.lease_s / 3)
             await asyncio.gather(*(self._renew(ticket_id, hold) for ticket_id, hold in self._held.items()))
 
     async def _renew(self, ticket_id: str, hold: Hold) -> None:
@@ -257,11 +261,16 @@ class Tickets:
         source: Source = Source.UPSTREAM,
         attempts: int = -1,
         condition: str = "",
+        by: Hold | None = None,
     ) -> bool:
         """
         End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
 
         What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it.
+
+        Args:
+            by: the hold of the attempt that says so. Its error counts only while it is the one that holds the ticket: who
+                stood still and was succeeded must not end what its successor works on. An answer counts all the same.
         """
         said: Sequence[Any]
         if answer is not None:
@@ -272,8 +281,11 @@ class Tickets:
             raise ValueError("a ticket ends by an answer or by an error")
         keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
         now = repr(self._clock.now())
-        args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now]
+        holder = by.holder if by is not None and error is not None else ""
+        args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now, holder]
         hold = self._held.get(ticket_id)
+        if by is not None and hold is not by and holder:
+            return False  # the hold is lost, and so is the right to say how the ticket ends
         if hold is None:
             idempotency = await self._link.do("HGET", keys.ticket(ticket_id), "idempotency")
             return await self._send_end(ticket_id, (idempotency or b"").decode(), args)
@@ -300,7 +312,7 @@ class Tickets:
         if why == "late":
             await self.finish(ticket_id, error=DeadlinePassed("the call's deadline passed before there was an answer"))
         elif why == "unwanted":
-            await self.finish(ticket_id, error=Canceled("nobody waits for the call any more"), condition="unwanted")
+            await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition="unwanted")
 
     async def cancel(self, ticket_id: str, caller: str) -> Ticket:
         """Cancel a caller's ticket, and return it; one that has ended stays as it is."""
@@ -320,7 +332,9 @@ class Tickets:
         with contextlib.suppress(RedisAway):
             if after is not None:
                 await after
-            await self.finish(ticket_id, error=Canceled("nobody waits for the call any more"), condition="alone")
+                if ticket_id in self._waiters:
+                    return  # somebody came with the same idempotency key meanwhile
+            await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition="alone")
 
     # Looking.
 
@@ -359,7 +373,7 @@ class Tickets:
         self._waiters.setdefault(ticket_id, set()).add(nudged)
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
+                async with self._clock.timeout(timeout):
                     return await self._ended(ticket_id, nudged)
         finally:
             waiters = self._waiters[ticket_id]
@@ -376,12 +390,16 @@ class Tickets:
                     return await self._read(ticket_id, FULL)
             # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
+                async with self._clock.timeout(self._poll_s()):
                     await nudged.wait()
+
+    def _poll_s(self) -> float:
+        """Return when to look again, a little different each time: thousands that wait must not all look at once."""
+        return self._timing.want_s / 6 * jitter()
 
     async def _look(self, ticket_id: str) -> bool:
         names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
-        args = [self._link.inbox, _us(3 * _POLL_S), _us(self._timing.want_s)]
+        args = [self._link.inbox, _us(self._timing.want_s), _us(self._timing.want_s)]
         state = (await self._link.run(_LOOK, names, args)).decode()
         if not state:
             raise _not_found(ticket_id)

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from headrace import observe
+from headrace.background import Background
 from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
@@ -71,7 +72,7 @@ class Schedule:
         self._redis_away_since: float | None = None
         self._known = Known()
         self._permits: dict[str, tuple[Want, ...]] = {}  # what this process holds of concurrency, by hold id
-        self._renewing: asyncio.Task[None] | None = None
+        self._background = Background("schedule", clock)
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
 
     def __repr__(self) -> str:
@@ -99,9 +100,7 @@ class Schedule:
 
     async def close(self) -> None:
         """Stop the work in the background."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        await self._background.close()
 
     # Taking.
 
@@ -272,8 +271,8 @@ class Schedule:
         if not permits:
             return
         self._permits[hold_id] = permits
-        if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.ensure_future(self._renew())
+        if not self._background:
+            self._background.lasting(self._renew, "permits")
 
     async def _renew(self) -> None:
         while self._permits:
