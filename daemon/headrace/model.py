@@ -7,7 +7,7 @@ the exact sequence of server-sent events). Times are Unix seconds, sizes bytes, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -190,7 +190,8 @@ class Reply:
 
     Exactly one of `answer` and `events` is set; `events` only for streaming calls, and only once the first content delta is
     there. `cache_status` is the value of the `Cache-Status` header (RFC 9211). `waited_s` is how long the call waited for turns.
-    `is_early` says that the stream is opened before there is anything to say: then its events begin with signs of life, and
+    `came_at` is when there was something to say (Unix seconds); `whole` returns what a live
+    stream was in the end, once it has ended. `is_early` says that the stream is opened before there is anything to say: then its events begin with signs of life, and
     where it came from is known at its first content.
     """
 
@@ -202,10 +203,18 @@ class Reply:
     request_id: str = ""
     waited_s: float = 0.0
     is_early: bool = False
+    came_at: float = 0.0
     answer: Answer | None = None
     events: AsyncIterator[Event] | None = None
+    whole: Callable[[], Answer | None] | None = None
 
     def learn(self, came: Reply) -> None:
         """Take over from the reply that came after all where the answer is from; for a stream that was opened early."""
         self.source, self.attempts, self.ticket = came.source, came.attempts, came.ticket
         self.age_s, self.waited_s, self.request_id = came.age_s, came.waited_s, came.request_id
+        self.came_at, self.whole = came.came_at, came.whole if came.answer is None else lambda: came.answer
+
+    def usage(self) -> Usage | None:
+        """Return what upstream counted for the answer, if it is whole by now."""
+        answer = self.answer or (self.whole() if self.whole is not None else None)
+        return answer.usage if answer is not None else None

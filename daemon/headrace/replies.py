@@ -100,6 +100,7 @@ class Replies:
             age_s=age_s(entry.answer, now),
             cache_status=self._keeping.hit_status(entry, now),
             request_id=entry.answer.request_id,
+            came_at=now,
             answer=entry.answer,
         )
 
@@ -120,8 +121,10 @@ class Replies:
             cache_status=self._keeping.flight_status(call, answer, source, now),
             request_id=answer.request_id if answer else flight.request_id,
             waited_s=landing.waited_s if landing else flight.waited_s,
+            came_at=now,
             answer=answer,
             events=None if answer else member.replay(),
+            whole=lambda: flight.landing.answer if flight.landing else None,
         )
 
 

@@ -1,0 +1,151 @@
+"""
+What came of one call, as one value: for whom, from where, at what cost, after which waits, or why not.
+
+Every door makes one `Outcome` for each call, where it is answered or refused, and tells it to whoever listens. Metrics are made
+of it; whatever else wants to know of calls (a ledger of usage, traces, a live page) listens in the same place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace import observe
+from headrace.clock import Clock
+from headrace.errors import HeadraceError, UpstreamError
+from headrace.model import Errand, Reply, Source, Usage
+
+NOTHING_USED = Usage()
+_COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE: "kept", Source.STALE: "kept"}
+LEFT = "CALLER_LEFT"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """
+    What came of one call; a struct, since a frozen dataclass takes longer to make than the rest of a hit's bookkeeping.
+
+    Args:
+        edge: the door: "http", "grpc", or "queue" for a call that went on without its caller.
+        source: where the answer came from; "" if there was none.
+        cost_class: what the answer cost: "paid" (upstream was asked for this call), "shared" (for another one), "kept" (nobody
+            was), "none" (there was no answer).
+        reason: "" if the answer is whole; else the reason of the error, or CALLER_LEFT.
+        status: upstream's status, if the error is its own; else 0.
+        usage: the answer's, as upstream counted it for whoever paid.
+        waited_s: for turns at the schedule, in all attempts.
+        began: when the call came, in Unix seconds; first_s until there was something to say, took_s until the end.
+    """
+
+    edge: str
+    endpoint: str
+    caller: str
+    lane: str
+    model: str
+    source: str = ""
+    cost_class: str = "none"
+    reason: str = ""
+    status: int = 0
+    usage: Usage = NOTHING_USED
+    attempts: int = 0
+    waited_s: float = 0.0
+    began: float = 0.0
+    first_s: float | None = None
+    took_s: float = 0.0
+    ticket: str = ""
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class Record:
+    """A call under way: its door sets `reply` once there is one."""
+
+    reply: Reply | None = None
+
+
+class Outcomes:
+    """Makes outcomes and tells them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._listeners: list[Callable[[Outcome], None]] = [count]
+        self.told = 0
+
+    def __repr__(self) -> str:
+        return f"<Outcomes [{self.told} told]>"
+
+    def listen(self, listener: Callable[[Outcome], None]) -> None:
+        """Have every outcome from now on; the listener must be quick, and raise nothing."""
+        self._listeners.append(listener)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Tell one that was made elsewhere: a hit's."""
+        self.told += 1
+        for listener in self._listeners:
+            listener(outcome)
+
+    def refused(self, edge: str, error: BaseException, endpoint: str = "") -> None:
+        """Tell of a request that was refused before it was a call, or that is none; an error is told once."""
+        if getattr(error, "is_told", False):
+            return
+        reason = _reason(error)
+        self.tell(Outcome(edge, endpoint, "", "", "", reason=reason, status=_status(error), began=self._clock.now()))
+
+    @contextlib.contextmanager
+    def of(self, edge: str, errand: Errand) -> Iterator[Record]:
+        """Tell what comes of a call in this block, whichever way the block ends."""
+        record, error = Record(), None
+        try:
+            yield record
+        except BaseException as raised:
+            error = raised
+            if isinstance(raised, HeadraceError):
+                raised.is_told = True
+            raise
+        finally:
+            self.tell(self._outcome(edge, errand, record.reply, error))
+
+    def _outcome(self, edge: str, errand: Errand, reply: Reply | None, error: BaseException | None) -> Outcome:
+        now, began = self._clock.now(), errand.arrival
+        source = reply.source if reply is not None else None
+        has_come = reply is not None and reply.came_at > 0
+        return Outcome(
+            edge=edge,
+            endpoint=errand.endpoint,
+            caller=errand.caller.name,
+            lane=errand.lane.value,
+            model=errand.model,
+            source=source.value if source and has_come else "",
+            cost_class=_COST_CLASSES[source] if source and has_come else "none",
+            reason=_reason(error) if error is not None else "",
+            status=_status(error),
+            usage=(reply.usage() if reply is not None else None) or NOTHING_USED,
+            attempts=reply.attempts if reply is not None else 0,
+            waited_s=reply.waited_s if reply is not None else 0.0,
+            began=began,
+            first_s=reply.came_at - began if reply is not None and has_come else None,
+            took_s=max(0.0, now - began),
+            ticket=reply.ticket if reply is not None else "",
+            request_id=reply.request_id if reply is not None else "",
+        )
+
+
+def count(outcome: Outcome) -> None:
+    """Keep the metrics of calls."""
+    if outcome.source:
+        observe.CALLS.inc(outcome.edge, outcome.source)
+    if outcome.reason and outcome.reason != LEFT:
+        observe.ERRORS.inc(outcome.edge, outcome.reason)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, HeadraceError):
+        return error.reason
+    return LEFT if isinstance(error, asyncio.CancelledError | ConnectionError | GeneratorExit) else HeadraceError.reason
+
+
+def _status(error: BaseException | None) -> int:
+    return error.status if isinstance(error, UpstreamError) else 0
