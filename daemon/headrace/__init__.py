@@ -20,7 +20,7 @@ The line
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     callers     who asks, and keys            presence    how many hosts share the limits
-    embedded    our own Valkey
+    embedded    our own Valkey                bodies/     what a body asks
 
 The ground
     link        one client for Redis          pipe        its connection
@@ -32,7 +32,7 @@ The ground
     background  tasks beside the calls
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted
-    v1/         generated from protos/
+    aside       a process for heavy work      v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

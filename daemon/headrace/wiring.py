@@ -18,6 +18,8 @@ from prometheus_client import generate_latest
 from headrace import observe
 from headrace.admission import Admission
 from headrace.background import Background
+from headrace.aside import Aside
+from headrace.bodies import reader
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
@@ -117,8 +119,10 @@ class Parts:
         self.leader = Leader(clock, self.cache, self.leases, self.schedule, self.upstream, policy, self.tickets, keeping)
         self.flow = Flow(clock, self.cache, self.flights, self.leader, self.tickets)
         self.runner = Runner(clock, self.flow, self.leases, self.leader, policy, self.tickets)
+        self.aside = Aside((reader.JOB,))
         self.admission = Admission(
             clock,
+            reader.Reader(self.aside),
             version=settings.upstream.version,
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
@@ -145,6 +149,7 @@ class Parts:
             stack.push_async_callback(self.link.aclose)
             stack.push_async_callback(self.alarms.aclose)
             stack.push_async_callback(self.upstream.aclose)
+            stack.push_async_callback(self.aside.aclose)
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.schedule.close)

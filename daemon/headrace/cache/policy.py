@@ -134,9 +134,9 @@ def _no_keep_block(block: Mapping[str, Any]) -> str:
     if block.get("type") == "container_upload":
         return "container"
     source = block.get("source")
-    kind = source.get("type") if isinstance(source, Mapping) else None
+    kind = source.get("type") if isinstance(source, dict) else None
     image = block.get("image_url")  # a chat's; one in the call itself is a data: URL
-    url = image.get("url") if isinstance(image, Mapping) else image
+    url = image.get("url") if isinstance(image, dict) else image
     if url is not None and not str(url).startswith("data:"):
         return "url-source"
     return _OUTSIDE_SOURCES.get(kind, "") if isinstance(kind, str) else ""
@@ -161,16 +161,15 @@ def _blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     while waiting:
         for block in _maps(waiting.pop()):
             yield block
-            waiting.append(block.get("content"))
             source = block.get("source")
-            if isinstance(source, Mapping):
-                waiting.append(source.get("content"))
+            inside = (block.get("content"), source.get("content") if type(source) is dict else None)
+            waiting += (value for value in inside if type(value) is list)
 
 
 def _maps(value: Any) -> Iterator[Mapping[str, Any]]:
     # Callers send anything; what is not shaped as it should be is upstream's to refuse.
     if isinstance(value, list):
-        yield from (item for item in value if isinstance(item, Mapping))
+        yield from (item for item in value if type(item) is dict)
 
 
 def _is_zero(value: Any) -> bool:

@@ -159,7 +159,7 @@ class Exchange:
             credential=request.credential,
             within_s=request.timeout_s,
         )
-        call = self._admission.admit(ask)
+        call = await self._admission.admit(ask)
         seen(call)
         async with self._flow.answer(call) as reply:
             whole = None if reply.events is not None else payload(reply.answer, stream=call.stream)

@@ -58,7 +58,7 @@ class MessagesServicer:
             observe.CALLS.inc("grpc", "cache")
             return _kept_unary(hit) + _UNARY_TAIL.of(hit)
         request = parse(messages_service_pb2.CreateMessageRequest, raw)
-        call = self._admit(request, key, own_key, stream=False, timeout_s=context.time_remaining())
+        call = await self._admit(request, key, own_key, stream=False, timeout_s=context.time_remaining())
         self._flow.remember(digest, call)
         async with self._flow.answer(call) as reply:
             observe.CALLS.inc("grpc", reply.source)
@@ -74,7 +74,7 @@ class MessagesServicer:
             await _write(context, _kept_events(hit), _STREAM_TAIL.of(hit))
             return
         request = parse(messages_service_pb2.StreamMessageRequest, raw)
-        call = self._admit(request, key, own_key, stream=True, timeout_s=context.time_remaining())
+        call = await self._admit(request, key, own_key, stream=True, timeout_s=context.time_remaining())
         self._flow.remember(digest, call)
         async with self._flow.answer(call) as reply:
             observe.CALLS.inc("grpc", reply.source)
@@ -88,13 +88,13 @@ class MessagesServicer:
         """Return the ticket of a call that is to be answered later."""
         key, own_key = self._who.keys(context)
         request = parse(messages_service_pb2.SubmitMessageRequest, raw)
-        call = self._admit(request, key, own_key, stream=False, timeout_s=answer_timeout_s(request))
+        call = await self._admit(request, key, own_key, stream=False, timeout_s=answer_timeout_s(request))
         ticket = await self._flow.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()
 
-    def _admit(self, request: Request, key: str, own_key: str, *, stream: bool, timeout_s: float | None) -> Call:
+    async def _admit(self, request: Request, key: str, own_key: str, *, stream: bool, timeout_s: float | None) -> Call:
         caller = self._who.identify(key, request.options.caller)
-        return self._admission.admit(read_ask(request, caller, stream=stream, timeout_s=timeout_s, credential=own_key))
+        return await self._admission.admit(read_ask(request, caller, stream=stream, timeout_s=timeout_s, credential=own_key))
 
 
 def _digest(method: bytes, scope: str, raw: bytes) -> bytes:

@@ -1,0 +1,239 @@
+"""
+A process beside this one, for work that would hold up the loop.
+
+Reading 30 MB of JSON takes Python up to seconds, and a thread would not help: the parser holds the interpreter all the while. So
+one helper does such work, a job at a time, in the order in which the jobs came. It starts with the first job, dies with this
+process (its socket ends), and is started anew when it has died. Only bytes go to and fro: which function a job means was said
+when the helper was started, and no key and no configuration goes there, not even by the environment.
+
+Its memory is bounded. A job that wants more is refused; one that wanted much is the last of its helper, so that the memory
+goes back to the system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import os
+import resource
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from headrace import observe
+from headrace.errors import HeadraceError, TooLarge
+
+Job = Callable[[bytes, bytes], bytes]
+
+log = structlog.get_logger()
+
+_REQUEST = struct.Struct("!BIQ")  # which job; the lengths in bytes of its head and its body
+_REPLY = struct.Struct("!BQ")  # what came of it; the length in bytes
+_DONE, _TOO_MUCH, _FAILED = range(3)
+
+_MOST_BYTES = 3 << 30  # of the helper's address space
+_MUCH_BYTES = 256 << 20  # a helper that still holds so much when a job is done is not kept
+_CHUNK_BYTES = 1 << 18  # received at once, so that the loop gets its turn in between
+_LONGEST_S = 60.0  # a job that takes longer is given up
+_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG")
+
+
+@dataclass(frozen=True, slots=True)
+class AsideStats:
+    """
+    What a helper is about.
+
+    Args:
+        pid: 0 if it does not run.
+        waiting: jobs that wait for their turn.
+        done, started: jobs done and helpers started, ever.
+    """
+
+    pid: int
+    waiting: int
+    done: int
+    started: int
+
+
+class Aside:
+    """
+    Runs jobs in the helper.
+
+    Args:
+        jobs: the functions, as "module:name"; each takes two texts in bytes and returns one.
+    """
+
+    def __init__(self, jobs: Sequence[str]) -> None:
+        self._jobs = tuple(jobs)
+        self._turn = asyncio.Lock()  # first come, first served
+        self._helper: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._waiting = self._done = self._started = 0
+
+    def __repr__(self) -> str:
+        said = self.stats()
+        return f"<Aside [{f'pid {said.pid}' if said.pid else 'at rest'}, {said.waiting} waiting, {said.done} done]>"
+
+    def stats(self) -> AsideStats:
+        """Return what it is about."""
+        pid = self._helper.pid if self._helper is not None else 0
+        return AsideStats(pid, self._waiting, self._done, self._started)
+
+    async def run(self, job: str, head: bytes, body: bytes) -> bytes:
+        """
+        Return what a job makes of *head* and *body*.
+
+        Raises `TooLarge` if it wants more memory or time than there is. A caller who leaves ends its job, and the helper.
+        """
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            return await self._run(_REQUEST.pack(self._jobs.index(job), len(head), len(body)), head, body)
+        except BaseException:
+            await self._drop()  # half a job would put all that follow out of step
+            raise
+        finally:
+            self._turn.release()
+
+    async def aclose(self) -> None:
+        """End the helper."""
+        await self._drop()
+
+    async def _run(self, *parts: bytes) -> bytes:
+        for is_last in (False, True):
+            try:
+                async with asyncio.timeout(_LONGEST_S):
+                    code, said = await self._exchange(parts)
+                break
+            except OSError as error:
+                # It died: killed from outside, perhaps, so once more. A timeout is an OSError, too, and final.
+                await self._drop()
+                if is_last or isinstance(error, TimeoutError):
+                    raise _too_much() from error
+        self._done += 1
+        if code == _DONE:
+            return said
+        await self._drop()
+        raise _too_much() if code == _TOO_MUCH else HeadraceError("internal error")
+
+    async def _exchange(self, parts: Sequence[bytes]) -> tuple[int, bytes]:
+        if self._helper is not None and self._helper.poll() is not None:
+            await self._drop()
+        if self._socket is None:
+            self._start()
+        loop, line = asyncio.get_running_loop(), self._socket
+        assert line is not None  # noqa: S101
+        for part in parts:
+            await loop.sock_sendall(line, part)
+        code, length = _REPLY.unpack(await self._receive(line, _REPLY.size))
+        return code, await self._receive(line, length)
+
+    async def _receive(self, line: socket.socket, length: int) -> bytes:
+        received, left = [], length
+        while left:
+            chunk = await asyncio.get_running_loop().sock_recv(line, min(left, _CHUNK_BYTES))
+            if not chunk:
+                raise ConnectionResetError
+            received.append(chunk)
+            left -= len(chunk)
+        return b"".join(received)
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            self._helper = subprocess.Popen(  # noqa: S603  # our own module, no shell
+                [sys.executable, "-m", "headrace.aside", *self._jobs],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what it could say might hold what a caller said
+                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                start_new_session=True,  # Ctrl-C is for us
+            )
+        self._socket = ours
+        self._started += 1
+        log.info(observe.HELPER_STARTED, pid=self._helper.pid)
+
+    async def _drop(self) -> None:
+        line, helper = self._socket, self._helper
+        self._socket = self._helper = None
+        if line is not None:
+            line.close()
+        if helper is not None:
+            helper.kill()
+            await asyncio.shield(asyncio.to_thread(helper.wait))
+
+
+def _too_much() -> TooLarge:
+    return TooLarge("the body holds more values than can be read here in reasonable time and memory")
+
+
+# The helper's own side.
+
+
+def serve(line: socket.socket, jobs: Sequence[Job]) -> None:
+    """Do the jobs that come, one by one, until nobody is there to send any."""
+    while True:
+        number, *lengths = _REQUEST.unpack(_taken(line, _REQUEST.size))
+        head, body = (_taken(line, length) for length in lengths)
+        code, said = _DONE, b""
+        try:
+            said = jobs[number](head, body)
+        except (MemoryError, RecursionError):
+            code = _TOO_MUCH
+        except Exception:
+            code = _FAILED
+        line.sendall(_REPLY.pack(code, len(said)))
+        line.sendall(said)
+        del head, body, said
+        if _resident_bytes() > _MUCH_BYTES:
+            return
+
+
+def _taken(line: socket.socket, length: int) -> bytes:
+    taken = bytearray(length)
+    view, have = memoryview(taken), 0
+    while have < length:
+        count = line.recv_into(view[have:])
+        if not count:
+            raise SystemExit  # nobody is there any more
+        have += count
+    return bytes(taken)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as said:
+        return int(said.read().split()[1]) * resource.getpagesize()
+
+
+def _job(named: str) -> Job:
+    module, _, name = named.partition(":")
+    job: Job = getattr(importlib.import_module(module), name)
+    return job
+
+
+def main(names: Sequence[str]) -> None:
+    """Be the helper; the socket is the standard input."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with contextlib.suppress(OSError):
+        os.nice(5)  # the other calls first
+    line = socket.socket(fileno=0)
+    jobs = [_job(name) for name in names]
+    gc.disable()  # nothing here is a circle, and looking for them would take half the time
+    with contextlib.suppress(ConnectionError):
+        serve(line, jobs)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,92 @@
+"""
+JSON as upstream would read it, or a refusal that says what is wrong with it and nothing of what it says.
+
+Of a name that comes twice in one object some readers take the first, some the last. If upstream read another call than the one
+that is metered and kept here, its answer would be kept for calls that never asked for it: so such a body is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from headrace.errors import InvalidCall
+
+
+def parse(raw: bytes) -> tuple[dict[str, Any], bool]:
+    """Return the object that *raw* spells, and whether all its numbers surely are finite; raises `InvalidCall`."""
+    try:
+        body, is_finite = _decode(raw)
+        _refuse_doubles(raw, body, is_plain=is_finite)
+    except RecursionError as error:
+        raise InvalidCall("the body is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise InvalidCall(f"the body is not valid UTF-8 at byte {error.start}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidCall(f"the body is not valid JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidCall(f"the body must be a JSON object, not {kind(body)}")
+    return body, is_finite
+
+
+def _decode(raw: bytes) -> tuple[Any, bool]:
+    try:
+        return msgspec.json.decode(raw), True
+    except msgspec.DecodeError as error:
+        # Lone surrogates, a BOM, and numbers past the range of a double are JSON all the same, and upstream's to judge.
+        text = raw.decode("utf-8-sig")
+        try:
+            return json.loads(text, parse_constant=_refuse), False
+        except ValueError:
+            raise error from None
+
+
+def _refuse_doubles(raw: bytes, body: Any, *, is_plain: bool) -> None:
+    if is_plain and not _hides_a_name(raw) and _names(msgspec.json.format(raw, indent=-1)) == _names(_encoded(body)):
+        return
+    json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_no_doubles)
+
+
+def _names(text: bytes) -> int:
+    # In compact JSON every name ends so. A text in a string may hold the same, spelled `\":`, as often before as after.
+    return text.count(b'":')
+
+
+def _encoded(body: Any) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (UnicodeEncodeError, OverflowError):
+        return b""  # as many names as no body has: look closely
+
+
+def _hides_a_name(raw: bytes) -> bool:
+    """Whether an escape in it is written anew as a quote or a colon, which would count as one name more, and make up for one lost."""
+    return b"\\u00" in raw and any(escape in raw for escape in (b"\\u0022", b"\\u003a", b"\\u003A"))
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise InvalidCall("the body names a field twice in one object: nobody can say which of the two counts")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def kind(value: object) -> str:
+    """Return what a value is, and no more: it may be a prompt. Of a number there is nothing to hide."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value)
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "null")
+
+
+_MOST_DIGITS = 20
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS:
+        return "a number of so many digits"
+    return repr(value) if abs(value) < float("inf") else "a number of that size"
