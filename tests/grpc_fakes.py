@@ -16,8 +16,11 @@ from grpc_status import rpc_status
 
 from headrace import forms
 from headrace.admission import Admission
+from headrace.aside import Aside
+from headrace.bodies.reader import JOB, Reader
 from headrace.cache.entry import Entry
 from headrace.clock import SystemClock
+from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
 from headrace.errors import UnknownCaller
@@ -113,7 +116,8 @@ async def serving(
 ) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
     """Run a server on a free port, and a channel to it."""
     options.setdefault("addresses", ("127.0.0.1:0",))
-    admission = Admission(SystemClock(), version="2023-06-01", is_shared=False, max_age_s=570)
+    aside = Aside((JOB, grpc_params.JOB))
+    admission = Admission(SystemClock(), Reader(aside), version="2023-06-01", is_shared=False, max_age_s=570)
     flow = flow or FakeFlow()
     exchange = Exchange(
         SystemClock(),
@@ -132,6 +136,7 @@ async def serving(
             yield server, channel
     finally:
         await server.stop()
+        await aside.aclose()
 
 
 def details(error: grpc.aio.AioRpcError) -> dict[str, Message]:

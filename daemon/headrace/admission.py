@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from headrace.aside import Aside
 from headrace.bodies.read import NOTHING, Reading
 from headrace.bodies.reader import Reader
 from headrace.cache.fingerprint import fingerprint
@@ -72,6 +73,11 @@ class Admission:
         self._is_shared = is_shared
         self._max_age_s = max_age_s
 
+    @property
+    def aside(self) -> Aside:
+        """Where large bodies are read."""
+        return self._reader.aside
+
     def scope(self, caller: Caller, credential: str) -> str:
         """
         Return whose answers this caller may be given: its own, or everybody's ("").
@@ -101,9 +107,7 @@ class Admission:
         # A POST by its path alone: most calls are.
         place = ask.path if ask.method == "POST" else f"{ask.method} {ask.path}"
         betas, headers = ask.betas, ask.headers
-        found = fingerprint(
-            scope=scope, path=place, version=version, betas=betas, headers=headers, essence=reading.essence
-        )
+        found = fingerprint(scope=scope, path=place, version=version, betas=betas, headers=headers, essence=reading.essence)
         return Call(
             caller=ask.caller,
             body=ask.body,

@@ -1,8 +1,8 @@
 """
 A process beside this one, for work that would hold up the loop.
 
-Reading 30 MB of JSON takes Python up to seconds, and a thread would not help: the parser holds the interpreter all the while. So
-one helper does such work, a job at a time, in the order in which the jobs came. It starts with the first job, dies with this
+Reading 30 MB of JSON takes Python up to seconds, and a thread would not help: the parser holds the interpreter all the
+while. So one helper does such work, a job at a time, in the order in which the jobs came. It starts with the first job, dies with this
 process (its socket ends), and is started anew when it has died. Only bytes go to and fro: which function a job means was said
 when the helper was started, and no key and no configuration goes there, not even by the environment.
 
@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import json
 import os
 import resource
 import socket
@@ -24,23 +25,26 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
 from headrace import observe
-from headrace.errors import HeadraceError, TooLarge
+from headrace.errors import HeadraceError, InvalidCall, TooLarge
 
+T = TypeVar("T")
 Job = Callable[[bytes, bytes], bytes]
 
 log = structlog.get_logger()
 
 _REQUEST = struct.Struct("!BIQ")  # which job; the lengths in bytes of its head and its body
 _REPLY = struct.Struct("!BQ")  # what came of it; the length in bytes
-_DONE, _TOO_MUCH, _FAILED = range(3)
+_DONE, _REFUSED, _TOO_MUCH, _FAILED = range(4)
 
 _MOST_BYTES = 3 << 30  # of the helper's address space
 _MUCH_BYTES = 256 << 20  # a helper that still holds so much when a job is done is not kept
 _CHUNK_BYTES = 1 << 18  # received at once, so that the loop gets its turn in between
+_LIGHT_BYTES = 1 << 20  # hashed within a millisecond
 _LONGEST_S = 60.0  # a job that takes longer is given up
 _PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG")
 
@@ -90,7 +94,8 @@ class Aside:
         """
         Return what a job makes of *head* and *body*.
 
-        Raises `TooLarge` if it wants more memory or time than there is. A caller who leaves ends its job, and the helper.
+        Raises `InvalidCall` if the job does, and `TooLarge` if it wants more memory or time than there is. A caller who leaves
+        ends its job, and the helper with it.
         """
         self._waiting += 1
         try:
@@ -99,9 +104,6 @@ class Aside:
             self._waiting -= 1
         try:
             return await self._run(_REQUEST.pack(self._jobs.index(job), len(head), len(body)), head, body)
-        except BaseException:
-            await self._drop()  # half a job would put all that follow out of step
-            raise
         finally:
             self._turn.release()
 
@@ -110,31 +112,41 @@ class Aside:
         await self._drop()
 
     async def _run(self, *parts: bytes) -> bytes:
-        for is_last in (False, True):
+        try:
+            code, said = await self._exchange(parts)
+        except ConnectionError:  # it died: killed from outside, perhaps, so once more
             try:
-                async with asyncio.timeout(_LONGEST_S):
-                    code, said = await self._exchange(parts)
-                break
-            except OSError as error:
-                # It died: killed from outside, perhaps, so once more. A timeout is an OSError, too, and final.
-                await self._drop()
-                if is_last or isinstance(error, TimeoutError):
-                    raise _too_much() from error
+                code, said = await self._exchange(parts)
+            except ConnectionError as error:
+                raise _too_much() from error
         self._done += 1
         if code == _DONE:
             return said
-        await self._drop()
+        if code == _REFUSED:
+            refusal = json.loads(said)
+            raise InvalidCall(refusal["message"], metadata=refusal["metadata"])
         raise _too_much() if code == _TOO_MUCH else HeadraceError("internal error")
 
     async def _exchange(self, parts: Sequence[bytes]) -> tuple[int, bytes]:
-        if self._helper is not None and self._helper.poll() is not None:
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                return await self._talk(self._line(), parts)
+        except TimeoutError as error:
             await self._drop()
-        if self._socket is None:
+            raise _too_much() from error
+        except BaseException:
+            await self._drop()  # half a job would put all that follow out of step
+            raise
+
+    def _line(self) -> socket.socket:
+        if self._socket is None or self._helper is None or self._helper.poll() is not None:
             self._start()
-        loop, line = asyncio.get_running_loop(), self._socket
-        assert line is not None  # noqa: S101
+        assert self._socket is not None  # noqa: S101
+        return self._socket
+
+    async def _talk(self, line: socket.socket, parts: Sequence[bytes]) -> tuple[int, bytes]:
         for part in parts:
-            await loop.sock_sendall(line, part)
+            await asyncio.get_running_loop().sock_sendall(line, part)
         code, length = _REPLY.unpack(await self._receive(line, _REPLY.size))
         return code, await self._receive(line, length)
 
@@ -154,12 +166,14 @@ class Aside:
         with theirs:
             self._helper = subprocess.Popen(  # noqa: S603  # our own module, no shell
                 [sys.executable, "-m", "headrace.aside", *self._jobs],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what it could say might hold what a caller said
                 env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
                 start_new_session=True,  # Ctrl-C is for us
             )
+        if self._socket is not None:
+            self._socket.close()
         self._socket = ours
         self._started += 1
         log.info(observe.HELPER_STARTED, pid=self._helper.pid)
@@ -178,6 +192,15 @@ def _too_much() -> TooLarge:
     return TooLarge("the body holds more values than can be read here in reasonable time and memory")
 
 
+async def aloof(weight: bytes, work: Callable[..., T], *arguments: object) -> T:
+    """
+    Return what *work* returns: done in a thread, if *weight* is large.
+
+    For work that lets other threads run meanwhile, such as hashing; all else goes to the helper.
+    """
+    return work(*arguments) if len(weight) <= _LIGHT_BYTES else await asyncio.to_thread(work, *arguments)
+
+
 # The helper's own side.
 
 
@@ -189,6 +212,8 @@ def serve(line: socket.socket, jobs: Sequence[Job]) -> None:
         code, said = _DONE, b""
         try:
             said = jobs[number](head, body)
+        except InvalidCall as error:
+            code, said = _REFUSED, json.dumps({"message": error.message, "metadata": error.metadata}).encode()
         except (MemoryError, RecursionError):
             code = _TOO_MUCH
         except Exception:

@@ -30,6 +30,7 @@ from headrace.callers import Callers
 from headrace.clock import Clock, SystemClock
 from headrace.config import Keys, Settings, callers
 from headrace.crowd import Crowd
+from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
@@ -119,7 +120,7 @@ class Parts:
         self.leader = Leader(clock, self.cache, self.leases, self.schedule, self.upstream, policy, self.tickets, keeping)
         self.flow = Flow(clock, self.cache, self.flights, self.leader, self.tickets)
         self.runner = Runner(clock, self.flow, self.leases, self.leader, policy, self.tickets)
-        self.aside = Aside((reader.JOB,))
+        self.aside = Aside((reader.JOB, grpc_params.JOB))
         self.admission = Admission(
             clock,
             reader.Reader(self.aside),

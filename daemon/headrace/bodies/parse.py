@@ -62,7 +62,7 @@ def _encoded(body: Any) -> bytes:
 
 
 def _hides_a_name(raw: bytes) -> bool:
-    """Whether an escape in it is written anew as a quote or a colon, which would count as one name more, and make up for one lost."""
+    # An escape that is written anew as a quote or a colon would count as one name more, and make up for one that was lost.
     return b"\\u00" in raw and any(escape in raw for escape in (b"\\u0022", b"\\u003a", b"\\u003A"))
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from headrace.aside import Aside
 from headrace.bodies.read import Reading, read
-from headrace.errors import InvalidCall
 
 JOB = "headrace.bodies.reader:job"
 
@@ -33,7 +32,7 @@ class Reader:
     """Reads bodies."""
 
     def __init__(self, aside: Aside) -> None:
-        self._aside = aside
+        self.aside = aside
         self._at_once = self._beside = 0
 
     def __repr__(self) -> str:
@@ -54,9 +53,7 @@ class Reader:
     async def read(self, body: bytes, endpoint: str) -> Reading:
         """Return what a body asks; raises `InvalidCall`, and `TooLarge` for what cannot be read in reasonable time."""
         self._beside += 1
-        said = json.loads(await self._aside.run(JOB, endpoint.encode(), body))
-        if "error" in said:
-            raise InvalidCall(said["error"], metadata=said["metadata"])
+        said = json.loads(await self.aside.run(JOB, endpoint.encode(), body))
         return Reading(**said | {"essence": bytes.fromhex(said["essence"])})
 
 
@@ -71,10 +68,7 @@ def is_light(body: bytes) -> bool:
 
 def job(endpoint: bytes, body: bytes) -> bytes:
     """Read a body, in the helper; its own JSON, in which half a character can travel, too."""
-    try:
-        found = read(body, endpoint.decode())
-    except InvalidCall as error:
-        return json.dumps({"error": error.message, "metadata": error.metadata}).encode()
+    found = read(body, endpoint.decode())
     return json.dumps({
         "model": found.model,
         "max_tokens": found.max_tokens,

@@ -57,6 +57,7 @@ _OUTSIDE_SOURCES = {"url": "url-source", "file": "file-source"}
 _WHOLE = frozenset({"end_turn", "max_tokens", "stop_sequence", "tool_use"})
 _HALF = {"refusal": "refusal", "pause_turn": "pause-turn"}
 _CHAT_WHOLE = frozenset({"stop", "length", "tool_calls", "function_call"})
+_PLAIN_TEXT = frozenset({"type", "text", "cache_control"})
 _CLIENT_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
 
 
@@ -156,14 +157,15 @@ def _no_keep_said(kind: str) -> str:
 
 
 def _blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield every content block, those inside tool results and documents too."""
+    """Yield every content block, those inside tool results and documents too; but for empty ones and plain texts."""
     waiting = [body.get("system"), *(message.get("content") for message in _maps(body.get("messages")))]
     while waiting:
         for block in _maps(waiting.pop()):
+            if not block or (block.get("type") == "text" and block.keys() <= _PLAIN_TEXT):
+                continue
             yield block
             source = block.get("source")
-            inside = (block.get("content"), source.get("content") if type(source) is dict else None)
-            waiting += (value for value in inside if type(value) is list)
+            waiting += (block.get("content"), source.get("content") if isinstance(source, dict) else None)
 
 
 def _maps(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -3,7 +3,8 @@ Where the order of names says nothing: in the objects whose shape is the API's o
 
 A message means the same with `role` before `content` or after it, and a call that comes by gRPC has its fields in another
 order than the same call by HTTP. A schema or a tool's input is another matter: the model reads it in the order in which the
-caller wrote it. So the table below is an allow-list, by path: an object on it is sorted, and whatever is not on it keeps its order.
+caller wrote it. So the table below is an allow-list, by path: an object on it is sorted, and whatever is not on it keeps its
+order.
 """
 
 from __future__ import annotations
@@ -112,6 +113,4 @@ def _ordered(value: dict[str, Any], shape: Shape | Tagged, depth: int) -> dict[s
         if found is None or depth > _MAX_DEPTH:
             return value
         shape = found
-    return {
-        name: ordered(value[name], shape[name], depth) if name in shape else value[name] for name in sorted(value)
-    }
+    return {name: ordered(value[name], shape[name], depth) if name in shape else value[name] for name in sorted(value)}

@@ -22,6 +22,7 @@ from multidict import CIMultiDict, MultiMapping
 
 from headrace import endpoints, forms
 from headrace.admission import Admission, check_size, lane_of
+from headrace.aside import Aside
 from headrace.clock import Clock
 from headrace.edge.http_asks import cache_control, read_ask, timeout_s
 from headrace.endpoints import Endpoint
@@ -133,6 +134,11 @@ class Exchange:
         way = self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
         async with way as response:
             yield response
+
+    @property
+    def aside(self) -> Aside:
+        """Where work is done that would hold up the loop."""
+        return self._admission.aside
 
     async def let_ring(self, error: HeadraceError) -> None:
         """

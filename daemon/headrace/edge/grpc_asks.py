@@ -8,11 +8,10 @@ from typing import Protocol
 from google.protobuf.duration_pb2 import Duration
 
 from headrace.admission import Ask
-from headrace.edge import translate
 from headrace.edge.exchange import Response
 from headrace.errors import InvalidCall
 from headrace.model import CacheControl, Caller, Reply, Source
-from headrace.v1 import messages_pb2, messages_service_pb2, options_pb2
+from headrace.v1 import messages_service_pb2, options_pb2
 
 _LANES = {
     options_pb2.LANE_UNSPECIFIED: "",
@@ -37,20 +36,15 @@ class Request(Protocol):
     """A request of MessagesService."""
 
     @property
-    def params(self) -> messages_pb2.MessageParams: ...
-
-    @property
     def options(self) -> options_pb2.CallOptions: ...
 
 
-def read_ask(request: Request, caller: Caller, *, stream: bool, timeout_s: float | None, credential: str) -> Ask:
-    """Return what a request asks; raises `InvalidCall` for what makes no sense."""
-    params, options = request.params, request.options
-    if stream and not params.HasField("stream"):
-        params.stream = True
+def read_ask(request: Request, body: bytes, caller: Caller, *, stream: bool, timeout_s: float | None, credential: str) -> Ask:
+    """Return what a request asks, whose params are the JSON *body*; raises `InvalidCall` for what makes no sense."""
+    options = request.options
     return Ask(
         caller=caller,
-        body=translate.write(params),
+        body=body,
         stream=stream,
         version=_value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
         betas=tuple(_value("anthropic_betas", beta) for beta in options.anthropic_betas),

@@ -8,15 +8,19 @@ to hit is appended to it, since serialised messages concatenate. Only bytes that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from typing import Any
+
+from google.protobuf.message import Message
 
 from headrace import forms, observe
 from headrace.admission import Admission
+from headrace.aside import aloof
 from headrace.cache import status
 from headrace.edge import translate
-from headrace.edge.grpc_asks import Request, answer_timeout_s, origin, read_ask
-from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.edge.grpc_asks import answer_timeout_s, origin, read_ask
+from headrace.edge.grpc_calls import Handler, Who, guarded
+from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_tickets import ticket_message
 from headrace.flow import Flow, Hit
 from headrace.model import Answer, Call, Event, Reply
@@ -53,12 +57,12 @@ class MessagesServicer:
     async def create(self, raw: bytes, context: Any) -> bytes:
         """Return one answer whole."""
         key, own_key = self._who.keys(context)
-        digest = _digest(b"create", self._who.scope(key, own_key), raw)
+        digest = await aloof(raw, _digest, b"create", self._who.scope(key, own_key), raw)
         if hit := self._flow.glance(digest):
             observe.CALLS.inc("grpc", "cache")
             return _kept_unary(hit) + _UNARY_TAIL.of(hit)
-        request = parse(messages_service_pb2.CreateMessageRequest, raw)
-        call = await self._admit(request, key, own_key, stream=False, timeout_s=context.time_remaining())
+        parted = await self._take_apart(messages_service_pb2.CreateMessageRequest, raw)
+        call = await self._admit(parted, key, own_key, stream=False, timeout_s=context.time_remaining())
         self._flow.remember(digest, call)
         async with self._flow.answer(call) as reply:
             observe.CALLS.inc("grpc", reply.source)
@@ -68,13 +72,13 @@ class MessagesServicer:
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
         key, own_key = self._who.keys(context)
-        digest = _digest(b"stream", self._who.scope(key, own_key), raw)
+        digest = await aloof(raw, _digest, b"stream", self._who.scope(key, own_key), raw)
         if hit := self._flow.glance(digest):
             observe.CALLS.inc("grpc", "cache")
             await _write(context, _kept_events(hit), _STREAM_TAIL.of(hit))
             return
-        request = parse(messages_service_pb2.StreamMessageRequest, raw)
-        call = await self._admit(request, key, own_key, stream=True, timeout_s=context.time_remaining())
+        parted = await self._take_apart(messages_service_pb2.StreamMessageRequest, raw, streams=True)
+        call = await self._admit(parted, key, own_key, stream=True, timeout_s=context.time_remaining())
         self._flow.remember(digest, call)
         async with self._flow.answer(call) as reply:
             observe.CALLS.inc("grpc", reply.source)
@@ -87,20 +91,26 @@ class MessagesServicer:
     async def submit(self, raw: bytes, context: Any) -> bytes:
         """Return the ticket of a call that is to be answered later."""
         key, own_key = self._who.keys(context)
-        request = parse(messages_service_pb2.SubmitMessageRequest, raw)
-        call = await self._admit(request, key, own_key, stream=False, timeout_s=answer_timeout_s(request))
+        parted = await self._take_apart(messages_service_pb2.SubmitMessageRequest, raw)
+        call = await self._admit(parted, key, own_key, stream=False, timeout_s=answer_timeout_s(parted.request))
         ticket = await self._flow.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()
 
-    async def _admit(self, request: Request, key: str, own_key: str, *, stream: bool, timeout_s: float | None) -> Call:
-        caller = self._who.identify(key, request.options.caller)
-        return await self._admission.admit(read_ask(request, caller, stream=stream, timeout_s=timeout_s, credential=own_key))
+    def _take_apart(self, cls: type[Message], raw: bytes, *, streams: bool = False) -> Awaitable[Parted]:
+        return take_apart(self._admission.aside, cls, raw, streams=streams)
+
+    async def _admit(self, parted: Parted, key: str, own_key: str, *, stream: bool, timeout_s: float | None) -> Call:
+        caller = self._who.identify(key, parted.request.options.caller)
+        ask = read_ask(parted.request, parted.body, caller, stream=stream, timeout_s=timeout_s, credential=own_key)
+        return await self._admission.admit(ask)
 
 
 def _digest(method: bytes, scope: str, raw: bytes) -> bytes:
     # The lengths keep the parts apart.
     head = b"grpc:%b:%d:%b" % (method, len(scope), scope.encode("utf-8", "surrogateescape"))
-    return hashlib.sha256(head + raw).digest()
+    state = hashlib.sha256(head)
+    state.update(raw)
+    return state.digest()
 
 
 # Answers whole.

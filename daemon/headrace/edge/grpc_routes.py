@@ -19,10 +19,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from headrace import endpoints
-from headrace.edge import translate
+from headrace.edge import grpc_params
 from headrace.edge.grpc_asks import headers
 from headrace.errors import InvalidCall
-from headrace.forms import exact
 from headrace.v1 import (
     chat_service_pb2,
     message_batches_service_pb2,
@@ -160,13 +159,23 @@ class Asked:
     body: bytes
 
 
-def ask(route: Route, request: Any) -> Asked:
-    """Return what a request asks; raises `InvalidCall`, naming the field, for what makes no sense."""
+def has_params(route: Route) -> bool:
+    """Whether its requests have params, which are the body."""
+    return "params" in route.request.DESCRIPTOR.fields_by_name
+
+
+def ask(route: Route, request: Any, written: tuple[bytes, bool] | None = None) -> Asked:
+    """
+    Return what a request asks; raises `InvalidCall`, naming the field, for what makes no sense.
+
+    Args:
+        written: the params as a body, and whether that asks for a stream, if they were taken out of the request.
+    """
     path = route.path.replace("{id}", _segment(request.id)) if "{id}" in route.path else route.path
     query = urlencode(list(_query(route, request)), quote_via=quote, safe="")
     if request.options.idempotency_key and not endpoints.find(route.method, path).is_kept:
         raise _invalid("options.idempotency_key", f"there are none for {route.name}: upstream would do it twice")
-    body = _body(route, request) if "params" in request.DESCRIPTOR.fields_by_name else b""
+    body = _body(route, request, written) if has_params(route) else b""
     # Without a body, too: else the transport would call nothing a stream of octets.
     content = (("content-type", "application/json"),) if route.method == "POST" else ()
     return Asked(f"{path}?{query}" if query else path, headers(request.options) + content, body)
@@ -219,17 +228,12 @@ def _extra(text: str, taken: set[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _body(route: Route, request: Any) -> bytes:
-    params = request.params
-    if "stream" not in params.DESCRIPTOR.fields_by_name:
-        return translate.write(params)
-    is_stream = route.shape is Shape.EVENTS
-    if is_stream and not params.HasField("stream"):
-        params.stream = True
-    body = translate.write(params)
-    # In extra_json, too: an answer in the other form could not be read.
-    if (bytes(exact.fields(body).get("stream", b"false")) == b"true") != is_stream:
-        raise _invalid("params.stream", f"must be {str(is_stream).lower()} or left out in {route.name}")
+def _body(route: Route, request: Any, written: tuple[bytes, bool] | None) -> bytes:
+    streams = route.shape is Shape.EVENTS
+    body, is_stream = written or grpc_params.written(request.params, streams=streams)
+    # An answer in the other form could not be read.
+    if is_stream != streams:
+        raise _invalid("params.stream", f"must be {str(streams).lower()} or left out in {route.name}")
     return body
 
 

@@ -19,7 +19,8 @@ from headrace.edge import translate
 from headrace.edge.exchange import Exchange, Request, Response
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
-from headrace.edge.grpc_routes import ROUTES, Route, Shape, ask
+from headrace.edge.grpc_params import is_light, take_apart
+from headrace.edge.grpc_routes import ROUTES, Asked, Route, Shape, ask, has_params
 from headrace.errors import UpstreamError
 from headrace.forms import Splitter, exact
 
@@ -81,8 +82,7 @@ class _Rpc:
     @contextlib.asynccontextmanager
     async def _open(self, raw: bytes, context: Any) -> AsyncIterator[Response]:
         key, own_key = self._who.keys(context)
-        request: Any = parse(self.route.request, raw)
-        asked = ask(self.route, request)
+        request, asked = await self._asked(raw)
         call = Request(
             method=self.route.method,
             target=asked.target,
@@ -96,6 +96,14 @@ class _Rpc:
         async with self._exchange.open(call) as response:
             observe.CALLS.inc("grpc", response.source)
             yield response
+
+    async def _asked(self, raw: bytes) -> tuple[Any, Asked]:
+        route = self.route
+        if is_light(raw) or not has_params(route):
+            request: Any = parse(route.request, raw)
+            return request, ask(route, request)
+        parted = await take_apart(self._exchange.aside, route.request, raw, streams=route.shape is Shape.EVENTS)
+        return parted.request, ask(route, parted.request, (parted.body, parted.is_stream))
 
 
 # What upstream says, part by part.

@@ -20,6 +20,7 @@ from multidict import CIMultiDict, MultiMapping
 
 from headrace import observe
 from headrace.admission import Admission, check_size
+from headrace.aside import aloof
 from headrace.cache import status
 from headrace.callers import Callers
 from headrace.edge import http_errors
@@ -151,7 +152,7 @@ class HttpServer:
             if "idempotency-key" not in headers:
                 # By name, even where answers are shared: the budget that a hit shows is the caller's own.
                 scope = f"{caller.name}\n{self._admission.scope(caller, own_key)}"
-                key = digest(scope, request.method, target, headers, body)
+                key = await aloof(body, digest, scope, request.method, target, headers, body)
                 if hit := self._flow.glance(key):
                     observe.CALLS.inc("http", "cache")
                     return self._hit(hit)

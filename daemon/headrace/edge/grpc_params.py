@@ -1,0 +1,89 @@
+"""
+A typed request taken apart: its params as the JSON body that they stand for, and the rest.
+
+Small requests are taken apart at once, large ones in the process beside this one: hundreds of thousands of blocks take seconds
+to translate.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from headrace.aside import Aside
+from headrace.edge import translate
+from headrace.edge.grpc_calls import parse
+from headrace.forms import exact
+from headrace.v1 import chat_service_pb2, message_batches_service_pb2, messages_service_pb2, organization_service_pb2
+
+JOB = "headrace.edge.grpc_params:job"
+
+_SMALL_BYTES = 32_768
+_FILES = (messages_service_pb2, chat_service_pb2, message_batches_service_pb2, organization_service_pb2)
+_REPLY = struct.Struct("!?I")
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """
+    A request taken apart.
+
+    Args:
+        request: what is left of it; its params are not to be looked at.
+        body: the JSON of its params.
+        is_stream: what the body says of the form.
+    """
+
+    request: Any
+    body: bytes
+    is_stream: bool
+
+
+def is_light(raw: bytes) -> bool:
+    """Whether taking this request apart takes but a moment."""
+    return len(raw) <= _SMALL_BYTES
+
+
+async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: bool) -> Parted:
+    """
+    Take a request apart; `InvalidCall` if it makes no sense.
+
+    Args:
+        raw: the request, serialised.
+        streams: whether the RPC streams, which the body then says, too, if the params leave it open.
+    """
+    if is_light(raw):
+        return _take_apart(cls, raw, streams=streams)
+    said = await aside.run(JOB, f"{'+' if streams else '-'}{cls.DESCRIPTOR.name}".encode(), raw)
+    is_stream, length = _REPLY.unpack_from(said)
+    rest = said[_REPLY.size : _REPLY.size + length]
+    return Parted(parse(cls, rest), said[_REPLY.size + length :], is_stream)
+
+
+def _take_apart(cls: type[Message], raw: bytes, *, streams: bool) -> Parted:
+    request: Any = parse(cls, raw)
+    return Parted(request, *written(request.params, streams=streams))
+
+
+def written(params: Any, *, streams: bool) -> tuple[bytes, bool]:
+    """Return the body that params stand for, and whether it asks for a stream: as *streams* says where they leave it open."""
+    if "stream" not in params.DESCRIPTOR.fields_by_name:
+        return translate.write(params), False
+    if streams and not params.HasField("stream"):
+        params.stream = True
+    body = translate.write(params)
+    # It may stand in extra_json, too.
+    return body, bytes(exact.fields(body).get("stream", b"false")) == b"true"
+
+
+def job(head: bytes, raw: bytes) -> bytes:
+    """Take a request apart, in the helper."""
+    name = head[1:].decode()
+    cls = next(getattr(file, name) for file in _FILES if hasattr(file, name))
+    parted = _take_apart(cls, raw, streams=head[:1] == b"+")
+    parted.request.ClearField("params")
+    rest = parted.request.SerializeToString()
+    return b"".join((_REPLY.pack(parted.is_stream, len(rest)), rest, parted.body))
