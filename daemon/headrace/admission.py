@@ -16,13 +16,12 @@ from headrace.bodies.read import NOTHING, Reading
 from headrace.bodies.reader import Reader
 from headrace.cache.fingerprint import fingerprint
 from headrace.clock import Clock
-from headrace.deadline import until
+from headrace.deadline import Moments, Wait, until
 from headrace.endpoints import MESSAGES, MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Lane
 
 _MAX_IDEMPOTENCY_KEY = 255
-_LONGEST_S = 86_400.0  # a deadline later than this is as good as this
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Ask:
         body: the JSON that is to go upstream; empty for a GET.
         stream: what the edge knows of the form; None leaves it to the body.
         lane: "" for the caller's own.
-        timeout_s: how long the caller will wait; None if it did not say.
+        wait: how long the caller will wait.
         headers: other `anthropic-*` headers, lower-case names.
         method, path, endpoint: where it is to go: the path with its query.
         credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
@@ -47,7 +46,7 @@ class Ask:
     betas: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     lane: str = ""
-    timeout_s: float | None = None
+    wait: Wait = Wait()
     cache: CacheControl = field(default_factory=CacheControl)
     idempotency_key: str = ""
     path: str = "/v1/messages"
@@ -95,10 +94,9 @@ class Admission:
         """
         check_size(ask.endpoint, len(ask.body))
         now = self._clock.now()
-        deadline = self.deadline(now, ask.timeout_s, ask.endpoint)
         reading = _no_body(ask) if ask.endpoint is MODELS else self._reader.read_small(ask.body, ask.endpoint.name)
         if reading is None:
-            async with until(deadline, self._clock):
+            async with until(self.moments(now, ask.wait, ask.endpoint, ask.caller, is_stream=False).deadline, self._clock):
                 reading = await self._reader.read(ask.body, ask.endpoint.name)
         if ask.stream is not None and ask.stream != reading.stream:
             raise InvalidCall(f"the call says stream = {ask.stream}, its body {reading.stream}", metadata={"field": "stream"})
@@ -108,6 +106,7 @@ class Admission:
         place = ask.path if ask.method == "POST" else f"{ask.method} {ask.path}"
         betas, headers = ask.betas, ask.headers
         found = fingerprint(scope=scope, path=place, version=version, betas=betas, headers=headers, essence=reading.essence)
+        moments = self.moments(now, ask.wait, ask.endpoint, ask.caller, is_stream=reading.stream)
         return Call(
             caller=ask.caller,
             body=ask.body,
@@ -121,7 +120,9 @@ class Admission:
             fingerprint=found,
             scope=scope,
             arrival=now,
-            deadline=deadline,
+            deadline=moments.deadline,
+            slack_s=moments.slack_s,
+            ends=moments.ends,
             cache=ask.cache,
             idempotency_key=_idempotency_key(ask.idempotency_key),
             no_keep=reading.no_keep,
@@ -131,11 +132,10 @@ class Admission:
             credential=ask.credential,
         )
 
-    def deadline(self, now: float, timeout_s: float | None, endpoint: Endpoint) -> float:
-        """Return until when an answer is wanted: what the caller said, else the endpoint's own time, else `retry.max_age`."""
-        if timeout_s is not None:
-            return now + min(timeout_s, _LONGEST_S)
-        return now + (self._max_age_s if endpoint.timeout_s is None else endpoint.timeout_s)
+    def moments(self, now: float, wait: Wait, endpoint: Endpoint, caller: Caller, *, is_stream: bool) -> Moments:
+        """Return until when an answer is wanted: what the caller said, else what is configured for it, else what is usual."""
+        usual_s = self._max_age_s if endpoint.timeout_s is None else endpoint.timeout_s
+        return wait.moments(now, usual_s=usual_s, configured_s=caller.timeout_s, is_stream=is_stream)
 
 
 def check_size(endpoint: Endpoint, length: int | None) -> None:

@@ -1,12 +1,76 @@
-"""A call's deadline as a block of code: what is not done by then is given up."""
+"""
+Deadlines: what a caller says of its time, as moments; and a moment as a block of code, in which what is not done is given up.
+
+A time that a caller *states* (a gRPC deadline, `x-headrace-timeout-ms`) bounds the whole of its call. One that is only *implied*
+(an SDK's header, the configuration's word) bounds the time until there is something to say.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from headrace.clock import Clock, Timeout
 from headrace.errors import DeadlinePassed
+
+
+_LONGEST_S = 86_400.0  # a deadline later than this is as good as this
+_MARGIN_S = 0.25  # a failed attempt and its answer take so long, or an eighth of the time, if that is less
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What `model.Errand` says of time: until when, how much earlier the caller may give up, and when all must be over."""
+
+    deadline: float
+    slack_s: float = 0.0
+    ends: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """
+    How long a caller will wait, in seconds from its arrival; None where nobody said.
+
+    Args:
+        stated_s: for the whole of its call.
+        implied_s: until its library gives up; *surely_s* is the least that the library may mean by what it says.
+        gives_up_s: until its library gives up on an answer of which it has not seen the head, whatever was said.
+        unsaid_s: at most so long, where neither the caller nor the configuration says anything.
+    """
+
+    stated_s: float | None = None
+    implied_s: float | None = None
+    surely_s: float | None = None
+    gives_up_s: float | None = None
+    unsaid_s: float | None = None
+
+    def moments(self, now: float, *, usual_s: float, configured_s: float | None = None, is_stream: bool) -> Moments:
+        """
+        Return the moments that follow.
+
+        Args:
+            usual_s: how long such calls are waited for where nobody says anything.
+            configured_s: what the configuration says of this caller's library.
+            is_stream: the head of a stream goes out early, so those who wait for a head do not bound it.
+        """
+        most = [span for span in (self.stated_s, self.implied_s) if span is not None]
+        least = [span for span in (self.stated_s, self.surely_s) if span is not None]
+        if not most and configured_s is not None:
+            most = least = [configured_s]
+        if not is_stream:
+            unsaid_s = None if most else self.unsaid_s
+            heads = [span for span in (self.gives_up_s, unsaid_s) if span is not None]
+            most, least = [*most, *heads], [*least, *heads]
+        if not most:
+            return Moments(now + min(usual_s, _LONGEST_S))
+        until_s, surely_s = min(*most, _LONGEST_S), min(*least, _LONGEST_S)
+        if not (self.stated_s or self.implied_s or configured_s) and until_s > usual_s:
+            return Moments(now + usual_s)
+        slack_s = until_s - surely_s + min(_MARGIN_S, surely_s / 8)
+        ends = now + min(self.stated_s, _LONGEST_S) if self.stated_s is not None else None
+        return Moments(now + until_s, min(slack_s, until_s), ends)
 
 
 class Bound:

@@ -56,12 +56,18 @@ class CacheControl:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: its name, and what the configuration says of it."""
+    """
+    Who asks: its name, and what the configuration says of it.
+
+    Args:
+        timeout_s: how long its library waits, where that cannot say so itself; None if nobody knows.
+    """
 
     name: str
     lane: Lane = Lane.STANDARD
     weight: int = 1
     role: Role = Role.CALLER
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

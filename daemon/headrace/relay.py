@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from headrace.clock import Clock
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
 from headrace.model import Errand, Usage
-from headrace.retry.policy import RetryPolicy
+from headrace.retry.policy import RetryPolicy, Tries
 from headrace.schedule.turns import Schedule
 from headrace.upstream.carrying import Body, Headers
 from headrace.upstream.client import Carried, Upstream
@@ -53,19 +52,18 @@ class Relay:
 
         Raises refusals of ours and upstream's final word; among the chunks `AttemptFailed`, if upstream breaks off.
         """
-        attempts = broken = 0
+        tries = Tries(self._policy, self._clock)
         while True:
-            attempts += 1
+            tries.made += 1
             async with contextlib.AsyncExitStack() as attempt:
                 try:
-                    carried = await attempt.enter_async_context(self._attempt(load, attempts))
+                    carried = await attempt.enter_async_context(self._attempt(load, tries.made))
                 except AttemptFailed as failure:
                     if load.body.error is not None:
                         raise load.body.error from failure
-                    broken += failure.failure.counts
-                    due = self._due(load, failure, attempts, broken)
+                    due = self._due(load, failure, tries)
                 else:
-                    yield carried, attempts
+                    yield carried, tries.made
                     return
             await self._clock.sleep(due - self._clock.now())
 
@@ -81,13 +79,14 @@ class Relay:
                 raise
             await turn.settle(Usage())
 
-    def _due(self, load: Load, failure: AttemptFailed, attempts: int, broken: int) -> float:
-        now, deadline = self._clock.now(), load.errand.deadline
-        if failure.failure.counts and now >= deadline:
+    def _due(self, load: Load, failure: AttemptFailed, tries: Tries) -> float:
+        """Return when the next attempt is due, or raise what the caller is told, since there is none."""
+        if failure.failure.counts and self._clock.now() >= load.errand.deadline:
             raise DeadlinePassed("the call's deadline passed before upstream had answered")
         if failure.sent and failure.failure.counts and not load.endpoint.is_repeatable:
             raise failure.error  # nobody knows whether it was carried out
-        due = self._policy.next_due(failure, attempt=attempts, broken=broken, deadline=deadline, now=now, random=random.random)
+        tries.failed(failure)
+        due = tries.due(load.errand)
         if load.body.has_gone_by:
             raise _untried(failure.error)
         return due

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 
 from headrace.admission import Ask
 from headrace.cache.control import parse_cache_control
+from headrace.deadline import Wait
 from headrace.endpoints import Endpoint
-from headrace.errors import InvalidCall
 from headrace.model import CacheControl, Caller
 
 # Known to say nothing about the call itself.
 _NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"})
 _COUNTS = ("anthropic-", "cache-control", "x-headrace-lane")  # the lane for the budget that is shown
-_MAX_DIGITS = 12
 
 
 def presented_key(headers: Mapping[str, str]) -> str:
@@ -57,7 +56,7 @@ def read_ask(
     path: str,
     endpoint: Endpoint,
     credential: str,
-    within_s: float | None,
+    wait: Wait,
 ) -> Ask:
     """Return what the request asks; raises `InvalidCall` for a header that makes no sense."""
     return Ask(
@@ -71,7 +70,7 @@ def read_ask(
             if name.lower().startswith("anthropic-") and name.lower() not in _NOT_PASSED_ON
         ),
         lane=headers.get("x-headrace-lane", ""),
-        timeout_s=timeout_s(headers, within_s),
+        wait=wait,
         cache=cache_control(headers),
         idempotency_key=headers.get("idempotency-key", ""),
         path=path,
@@ -97,21 +96,6 @@ def _all(headers: Mapping[str, str], name: str) -> list[str]:
     # A header that is a list may come once with commas, or several times.
     values: list[str] = headers.getall(name, []) if hasattr(headers, "getall") else [headers.get(name, "")]
     return values
-
-
-def timeout_s(headers: Mapping[str, str], within_s: float | None = None) -> float | None:
-    """Return how long the caller will wait: the shortest of what its headers and its RPC say; None if nobody does."""
-    asked = [] if within_s is None else [within_s]
-    if (given := headers.get("x-headrace-timeout-ms")) is not None:
-        if not given.isdecimal() or len(given) > _MAX_DIGITS:
-            raise InvalidCall(f"x-headrace-timeout-ms: must be a whole number of milliseconds, not {given[:32]!r}")
-        asked.append(int(given) / 1000)
-    # What the official SDKs will wait; other values than seconds ("NOT_GIVEN") mean that they did not say.
-    stainless = headers.get("x-stainless-timeout", "")
-    if stainless.replace(".", "", 1).isdecimal() and len(stainless) <= _MAX_DIGITS:
-        # TypeScript's and Go's round down to whole seconds, 0 included: they wait longer than they say.
-        asked.append(float(stainless) + (0 if "." in stainless else 1))
-    return min(asked, default=None)
 
 
 def has_own_clock(headers: Mapping[str, str]) -> bool:
