@@ -24,7 +24,7 @@ async def open_door(
     async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
         parts = one.parts
         door = HttpServer(
-            parts.exchange, parts.flow, parts.admission, parts.callers,
+            parts.exchange, parts.hits, parts.callers,
             address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
             budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0,
         )  # fmt: skip

@@ -23,8 +23,8 @@ from headrace.clock import SystemClock
 from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.hits import Hit
 from headrace.errors import UnknownCaller
-from headrace.flow import Hit
 from headrace.model import Answer, Call, Caller, Event, Form, Reply, Source
 
 DETAILS = (
@@ -61,7 +61,7 @@ def reply(answer: Answer | None = None, events: AsyncIterator[Event] | None = No
 
 
 class FakeFlow:
-    """Answers by `respond`; keeps complete answers for the digests it is told to remember."""
+    """Answers by `respond`; keeps complete answers for the digests it is told to remember, and stands for `Hits`, too."""
 
     def __init__(self) -> None:
         self.respond: Callable[[Call], Reply | Exception] = lambda call: reply(json_answer())
@@ -127,7 +127,19 @@ async def serving(
         budget_headers=lambda call: (),
         upstream_url="http://u",  # type: ignore[arg-type]
     )
-    server = GrpcServer(exchange, flow, admission, callers or FakeCallers(), tickets, cache, runtime_dir=directory, **options)
+    callers = callers or FakeCallers()
+    server = GrpcServer(
+        exchange,
+        flow,
+        flow,
+        admission,
+        callers,
+        tickets,
+        cache,
+        budget_headers=lambda call: (),
+        runtime_dir=directory,
+        **options,
+    )  # fmt: skip
     await server.start()
     await server.set_serving(True)
     try:

@@ -33,6 +33,7 @@ from headrace.crowd import Crowd
 from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.hits import Hits
 from headrace.edge.http_server import HttpServer
 from headrace.errors import RedisAway
 from headrace.flight.flights import Flights
@@ -137,9 +138,11 @@ class Parts:
             budget_headers=self.schedule.budget_headers,
             upstream_url=settings.upstream.base_url,
         )
+        self.hits = Hits(clock, self.cache, is_open=lambda: not self.flow.is_draining)
 
     def __repr__(self) -> str:
-        return f"<Parts {self.flow!r} {self.leases!r} {self.schedule!r} {self.cache!r} {self.tickets!r} {self.link!r}>"
+        parts = (self.hits, self.flow, self.leases, self.schedule, self.cache, self.tickets, self.link)
+        return f"<Parts {' '.join(map(repr, parts))}>"
 
     # Living.
 
@@ -203,6 +206,7 @@ class Parts:
         """Go on with new limits and callers, and with upstream's key as it is now."""
         self._keys = self._read_keys()
         self.schedule.reload(Limits(settings.limit))
+        self.hits.forget()  # what they remember of callers
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
 
@@ -215,11 +219,13 @@ class Edges:
         self._grpc = GrpcServer(
             parts.exchange,
             parts.flow,
+            parts.hits,
             parts.admission,
             parts.callers,
             parts.tickets,
             parts.cache,
             addresses=settings.listen.grpc,
+            budget_headers=parts.schedule.budget_headers,
             runtime_dir=runtime_dir,
             socket_mode=settings.listen.socket_mode,
             socket_group=settings.listen.socket_group,
@@ -227,8 +233,7 @@ class Edges:
         )
         self._http = HttpServer(
             parts.exchange,
-            parts.flow,
-            parts.admission,
+            parts.hits,
             parts.callers,
             address=settings.listen.http,
             passes_credentials=passes_credentials,

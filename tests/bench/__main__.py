@@ -31,6 +31,10 @@ ROOT = Path(__file__).parents[2]
 ROWS = (
     ("gRPC hit", "grpc", "hit", "grpc", 0.85),
     ("HTTP hit", "http", "hit", "http", 0.60),
+    ("gRPC hit, stream of 6", "grpc-stream", "hit", "grpc", 0.85),
+    ("gRPC hit, chat", "grpc-chat", "hit", "grpc", 0.85),
+    ("gRPC hit, chat's stream of 6", "grpc-chat-stream", "hit", "grpc", 0.85),
+    ("gRPC hit, ApiService.Call", "grpc-call", "hit", "grpc", 0.80),
     ("gRPC miss", "grpc", "miss", "grpc-proxy", 0.50),
     ("HTTP miss", "http", "miss", "http-proxy", 0.50),
 )
@@ -159,10 +163,11 @@ def measure(addresses: dict[str, str], rounds: int, seconds: float, connections:
     rows = []
     for name, kind, what, floor, goal in ROWS:
         ratios, ours, floors, p50 = [], [], [], []
-        load(kind, addresses[f"headrace-{kind}"], what, connections, min(1.0, seconds))
+        ours_at = addresses[f"headrace-{kind.partition('-')[0]}"]
+        load(kind, ours_at, what, connections, min(1.0, seconds))
         for _ in range(rounds):
             low = load(kind, addresses[floor], what, connections, seconds)
-            here = load(kind, addresses[f"headrace-{kind}"], what, connections, seconds)
+            here = load(kind, ours_at, what, connections, seconds)
             ratios.append(here["rate"] / low["rate"])
             ours.append(here["rate"])
             floors.append(low["rate"])

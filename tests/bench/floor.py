@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import uvloop
 
@@ -20,6 +20,13 @@ ANSWER = (
     + b"x" * 800
     + b'"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":200,"output_tokens":200}}'
 )
+CHAT = (
+    b'{"id":"c","object":"chat.completion","created":1,"model":"claude-sonnet-4-5","choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"'
+    + b"x" * 800
+    + b'"},"finish_reason":"stop"}],"usage":{"prompt_tokens":200,"completion_tokens":200,"total_tokens":400}}'
+)
+STREAMED = 6  # responses of a kept stream; a chat's has as many, to be measured by the same floor
 HEADERS = {"content-type": "application/json", "x-api-key": "k", "anthropic-version": "2023-06-01"}
 
 Send = Callable[[bytes], Awaitable[bytes]]
@@ -46,11 +53,23 @@ async def serve_grpc(address: str, send: Send) -> None:
     async def answer(body: bytes, context: object) -> bytes:
         return await send(body)
 
-    class Anything(grpc.GenericRpcHandler):
-        handler = grpc.unary_unary_rpc_method_handler(answer)
+    async def stream(body: bytes, context: grpc.aio.ServicerContext) -> None:
+        for _ in range(STREAMED):
+            await context.write(ANSWER[: len(ANSWER) // STREAMED])
 
-        def service(self, details: object) -> object:
-            return self.handler
+    async def call(parts: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        await anext(parts)
+        await context.write(ANSWER[:200])
+        await context.write(ANSWER)
+
+    class Anything(grpc.GenericRpcHandler):
+        unary = grpc.unary_unary_rpc_method_handler(answer)
+        stream_ = grpc.unary_stream_rpc_method_handler(stream)
+        call_ = grpc.stream_stream_rpc_method_handler(call)
+
+        def service(self, details: grpc.HandlerCallDetails) -> object:
+            name = details.method.rpartition("/")[2]
+            return self.call_ if name == "Call" else self.stream_ if name.startswith("Stream") else self.unary
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((Anything(),))

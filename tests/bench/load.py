@@ -4,9 +4,10 @@ Load for the benchmarks: HTTP/1.1 and gRPC calls over raw sockets, cheap enough 
 Ready-made generators send one body over and over; a miss needs a new body each time. So each call's body comes from a
 function of its number. gRPC is spoken with a constant header block (no dynamic table), and an answer is over at its END_STREAM.
 
-    python -m tests.bench.load http|grpc HOST:PORT hit|miss CONNECTIONS SECONDS
+    python -m tests.bench.load http|KIND HOST:PORT hit|miss CONNECTIONS SECONDS
 
-prints a JSON line: calls, seconds, errors, p50_ms, p99_ms.
+where KIND is one of grpc (CreateMessage), grpc-stream, grpc-chat, grpc-chat-stream and grpc-call (ApiService.Call), prints a
+JSON line: calls, seconds, errors, p50_ms, p99_ms.
 """
 
 from __future__ import annotations
@@ -81,15 +82,25 @@ def _literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-HEADERS = b"".join(
-    [
-        b"\x83\x86",  # :method POST, :scheme http, from the static table
-        _literal(b":path", b"/headrace.v1.MessagesService/CreateMessage"),
-        _literal(b":authority", b"bench"),
-        _literal(b"content-type", b"application/grpc"),
-        _literal(b"te", b"trailers"),
-    ]
-)
+METHODS = {
+    "grpc": "MessagesService/CreateMessage",
+    "grpc-stream": "MessagesService/StreamMessage",
+    "grpc-chat": "ChatService/CreateChatCompletion",
+    "grpc-chat-stream": "ChatService/StreamChatCompletion",
+    "grpc-call": "ApiService/Call",
+}
+
+
+def _headers(kind: str) -> bytes:
+    return b"".join(
+        [
+            b"\x83\x86",  # :method POST, :scheme http, from the static table
+            _literal(b":path", b"/headrace.v1." + METHODS[kind].encode()),
+            _literal(b":authority", b"bench"),
+            _literal(b"content-type", b"application/grpc"),
+            _literal(b"te", b"trailers"),
+        ]
+    )
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -99,8 +110,9 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 class Grpc(asyncio.Protocol):
     """One HTTP/2 connection with one gRPC call at a time in the air."""
 
-    def __init__(self, tally: Tally, body: Body) -> None:
+    def __init__(self, tally: Tally, body: Body, kind: str) -> None:
         self.tally, self.body = tally, body
+        self.headers = _headers(kind)
         self.received = b""
         self.stream = -1
 
@@ -120,7 +132,7 @@ class Grpc(asyncio.Protocol):
         data = b"\x00" + struct.pack(">I", len(message)) + message
         self.started = time.perf_counter()
         self.answered = False
-        self.write(_frame(1, 0x4, self.stream, HEADERS) + _frame(0, 0x1, self.stream, data))
+        self.write(_frame(1, 0x4, self.stream, self.headers) + _frame(0, 0x1, self.stream, data))
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -150,10 +162,10 @@ class Grpc(asyncio.Protocol):
 async def run(kind: str, address: str, body: Body, connections: int, seconds: float) -> str:
     """Keep *connections* calls in the air for *seconds*, and report."""
     tally = Tally()
-    protocol = Http if kind == "http" else Grpc
+    protocol = (lambda: Http(tally, body)) if kind == "http" else (lambda: Grpc(tally, body, kind))
     loop = asyncio.get_running_loop()
     host, _, port = address.rpartition(":")
-    made = [await loop.create_connection(lambda: protocol(tally, body), host, int(port)) for _ in range(connections)]
+    made = [await loop.create_connection(protocol, host, int(port)) for _ in range(connections)]
     began = time.perf_counter()
     await asyncio.sleep(seconds)
     tally.is_over = True
@@ -172,22 +184,72 @@ def bodies(kind: str, what: str) -> Body:
     def fresh() -> bytes:
         nonlocal number
         number += what == "miss"
-        text = f"{salt} {number:09d} " + "y" * 800
-        body = {"model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": text}]}
-        return json.dumps(body, separators=(",", ":")).encode() if kind == "http" else _message(text)
+        return MAKERS[kind](f"{salt} {number:09d} " + "y" * 800)
 
     return fresh if what == "miss" else (lambda kept: lambda: kept)(fresh())
+
+
+def _json(text: str) -> bytes:
+    body = {"model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": text}]}
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _message(text: str) -> bytes:
     from headrace.v1 import messages_service_pb2
 
-    request = messages_service_pb2.CreateMessageRequest()
+    request = messages_service_pb2.CreateMessageRequest()  # StreamMessageRequest looks the same
     request.params.model = "claude-sonnet-4-5"
     request.params.max_tokens = 64
     message = request.params.messages.add(role="user")
     message.content.text = text
     return request.SerializeToString()
+
+
+def _chat(text: str) -> bytes:
+    from headrace.v1 import chat_service_pb2
+
+    request = chat_service_pb2.CreateChatCompletionRequest()  # StreamChatCompletionRequest looks the same
+    request.params.model = "claude-sonnet-4-5"
+    request.params.max_tokens = 64
+    message = request.params.messages.add(role="user")
+    message.content.text = text
+    return request.SerializeToString()
+
+
+def _call(text: str) -> bytes:
+    # As an official SDK has it.
+    from headrace.v1 import api_service_pb2
+
+    body = _json(text)
+    request = api_service_pb2.CallRequest()
+    request.head.method, request.head.path, request.head.body = "POST", "/v1/messages", body
+    headers = {
+        "host": "bench",
+        "accept": "application/json",
+        "content-type": "application/json",
+        "user-agent": "Anthropic/Python 2.12.0",
+        "x-stainless-lang": "python",
+        "x-stainless-os": "Linux",
+        "x-stainless-runtime": "CPython",
+        "anthropic-version": "2023-06-01",
+        "x-api-key": "k",
+        "x-stainless-retry-count": "0",
+        "x-stainless-timeout": "600",
+        "content-length": str(len(body)),
+    }
+    for name, value in headers.items():
+        request.head.headers.add(name=name, value=value)
+    return request.SerializeToString()
+
+
+MAKERS = {
+    "http": _json,
+    "grpc": _message,
+    "grpc-stream": _message,
+    "grpc-chat": _chat,
+    "grpc-chat-stream": _chat,
+    "grpc-call": _call,
+}
 
 
 if __name__ == "__main__":

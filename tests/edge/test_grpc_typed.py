@@ -65,8 +65,8 @@ async def calling(valkey: str, path: Path, upstream: str, **settings: str) -> As
     async with daemon(valkey, upstream, path, **settings) as one:
         parts = one.parts
         door = GrpcServer(
-            parts.exchange, parts.flow, parts.admission, parts.callers, parts.tickets, parts.cache,
-            addresses=("127.0.0.1:0",), runtime_dir=path,
+            parts.exchange, parts.flow, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
+            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
             passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
         )  # fmt: skip
         await door.start()

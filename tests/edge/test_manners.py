@@ -46,8 +46,9 @@ async def called(url: str, path: Path) -> AsyncIterator[tuple[api_service_pb2_gr
     async with serving(say_nothing_much) as server, daemon(url, server.url, path) as one:
         parts = one.parts
         door = GrpcServer(
-            parts.exchange, parts.flow, parts.admission, parts.callers, parts.tickets, parts.cache,
-            addresses=("127.0.0.1:0",), runtime_dir=path, passes_credentials=False,
+            parts.exchange, parts.flow, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
+            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers,
+            runtime_dir=path, passes_credentials=False,
         )  # fmt: skip
         await door.start()
         try:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import string
+import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from google.rpc import code_pb2, error_details_pb2
 from grpc import StatusCode
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headrace import errors
 from headrace.edge import status
@@ -128,7 +134,61 @@ def test_internal(error: Exception) -> None:
     assert set(details_of(said)) == {"ErrorInfo"}
 
 
-def test_long_text() -> None:
-    """Trailers are small: a long message is cut, and half a surrogate pair does no harm."""
-    said = status.say(errors.InvalidCall("\ud83d" + "x" * 100_000))
-    assert len(said.SerializeToString()) < 4000
+TEXTS = st.text(st.characters(codec=None), max_size=3000) | st.text("水🌊é%\n\ud83d", min_size=300, max_size=6000)
+ERRORS = st.sampled_from(
+    [
+        lambda text, known: errors.InvalidCall(text, metadata=known),
+        lambda text, known: errors.IdempotencyConflict(text, metadata=known),
+        lambda text, known: errors.BudgetExhausted(text, metadata=known, retry_after_s=3),
+        lambda text, known: UpstreamError(text, status=404, type=text, headers=(("request-id", text),), metadata=known),
+        lambda text, known: UpstreamError(text, status=429, type="t", retry_after_s=1e6, metadata=known),
+    ]
+)
+NAMES = st.sampled_from(["field", "limit", "bucket", "ticket", "answer", "idempotency_key", *map(str, range(20))])
+
+
+def wire_bytes(said: Any) -> int:
+    """What a status takes as trailers, by gRPC's own rules, with 32 bytes a field."""
+    message = urllib.parse.quote(said.message, safe=string.punctuation.replace("%", "") + " ")
+    details = base64.b64encode(said.SerializeToString())
+    named = {"grpc-status": str(said.code), "grpc-message": message, status.DETAILS_KEY: details}
+    own = {":status": "200", "content-type": "application/grpc", "grpc-accept-encoding": "identity, deflate, gzip"}
+    return sum(len(name) + len(value) + 32 for name, value in (named | own).items())
+
+
+@given(ERRORS, TEXTS, st.dictionaries(NAMES, TEXTS, max_size=20))
+@settings(deadline=None)
+def test_fits(make: Callable[..., HeadraceError], text: str, known: dict[str, str]) -> None:
+    """Whatever an error says, it fits into 8 KiB of trailers, with its code and every detail."""
+    error = make(text, known)
+    said = status.say(error)
+    assert wire_bytes(said) <= 8192
+    assert len(details_of(said)) == 1 + len(status.row(error).details) + (error.retry_after_s is not None)
+    whole = text.encode(errors="replace").decode()
+    assert said.message == whole or (said.message.endswith("...") and whole.startswith(said.message[:-3]))
+
+
+@pytest.mark.parametrize("letter", ["水", "🌊", "é", "%", "x", "\n"])
+def test_room_is_used(letter: str) -> None:
+    """A text is cut no shorter than it must be, and one that fits is whole."""
+    said = status.say(errors.InvalidCall(letter * 10_000))
+    assert 8192 - 600 < wire_bytes(said) <= 8192
+    assert said.message.strip(letter) == "..."
+    assert status.say(errors.InvalidCall(letter * 400)).message == letter * 400
+
+
+@pytest.mark.parametrize(
+    "error", [*(error for error, _, _ in OURS), UpstreamError("m", status=404), UpstreamError("m", status=429)]
+)
+def test_said_once(error: HeadraceError) -> None:
+    """The text is the status's own; no detail repeats it."""
+    error.message = "these very words"
+    said = status.say(error)
+    assert said.message == "these very words"
+    assert all(b"these very words" not in packed.value for packed in said.details)
+
+
+def test_halves() -> None:
+    """Half a surrogate pair, in a text or in metadata, does no harm."""
+    said = status.say(errors.InvalidCall("\ud83d!", metadata={"field": "\udc80"}))
+    assert (said.message, details_of(said)["BadRequest"].field_violations[0].field) == ("?!", "?")

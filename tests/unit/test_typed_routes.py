@@ -10,7 +10,7 @@ import pytest
 
 from headrace import endpoints
 from headrace.edge import grpc_typed
-from headrace.edge.grpc_routes import FILES, ROUTES, Route, Shape, ask
+from headrace.edge.grpc_routes import FILES, ROUTES, Route, Shape, ask, headers_of
 from headrace.errors import InvalidCall, UpstreamError
 from headrace.v1 import chat_pb2, message_batches_pb2, messages_pb2, options_pb2
 
@@ -20,8 +20,9 @@ CHAT = {"model": "m", "messages": [chat_pb2.ChatMessage(role="user", content={"t
 
 def asked(name: str, **fields: Any) -> tuple[str, dict[str, str], bytes]:
     route = BY_NAME[name]
-    said = ask(route, route.request(**fields))
-    return said.target, dict(said.headers), said.body
+    request = route.request(**fields)
+    said = ask(route, request)
+    return said.target, dict(headers_of(route, request)), said.body
 
 
 def refusal(name: str, **fields: Any) -> str:

@@ -24,20 +24,18 @@ from headrace import endpoints, forms
 from headrace.admission import Admission, check_size, lane_of
 from headrace.aside import Aside
 from headrace.clock import Clock
+from headrace.edge.hits import JSON, SSE, Seen
 from headrace.edge.http_asks import cache_control, read_ask, timeout_s
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
-from headrace.flow import Flow, Seen, draining
-from headrace.model import Answer, Call, Caller, Errand, Event, Reply, Role, Source
+from headrace.flow import Flow, draining
+from headrace.model import Answer, Call, Caller, Event, Reply, Role, Source
 from headrace.relay import Load, Relay
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
 Headers = MultiMapping[str]
 Budget = Callable[[Errand | Seen], tuple[tuple[str, str], ...]]
-
-JSON = ("content-type", "application/json")
-SSE = ("content-type", "text/event-stream; charset=utf-8")
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _MOMENT_S = 0.5  # by so much a caller's clock and ours may differ, and either may be late
@@ -97,7 +95,7 @@ class Response:
 
 class Exchange:
     """
-    The way of every call that is not a hit of the very bytes.
+    The way of every call that is not a hit of the very bytes (hits.py).
 
     Args:
         budget_headers: `anthropic-ratelimit-*` of a call's caller; no I/O.
@@ -154,7 +152,7 @@ class Exchange:
 
     @contextlib.asynccontextmanager
     async def _kept(self, request: Request, endpoint: Endpoint, seen: Callable[[Call], None]) -> AsyncIterator[Response]:
-        body = await _whole(request.body, endpoint)
+        body = await whole_body(request.body, endpoint)
         ask = read_ask(
             request.caller,
             request.headers,
@@ -262,7 +260,8 @@ def endpoint_of(method: str, target: str) -> Endpoint:
 # Bodies.
 
 
-async def _whole(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
+async def whole_body(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
+    """Return all of a body; `TooLarge` as soon as it is more than upstream takes."""
     if isinstance(body, bytes):
         return body
     return b"".join([chunk async for chunk in _counted(body, endpoint)])

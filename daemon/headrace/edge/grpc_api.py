@@ -3,36 +3,47 @@ ApiService: HTTP over gRPC, for every endpoint there is or will be.
 
 The head says what a request line and headers say, and is answered as the HTTP edge would answer it: an error of the API, or a
 refusal of ours, is a response with its status. Bodies go through in chunks; each side waits for the other, so neither piles
-up here.
+up here. A repeat is a hit by the bytes of its first part, where they are all of it, or else by what HTTP would say.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from multidict import CIMultiDict
 
 from headrace import observe
+from headrace.admission import check_size
 from headrace.edge import http_errors
-from headrace.edge.exchange import Exchange, Request, Response, is_events, new_id
+from headrace.edge.exchange import Budget, Exchange, Headers, Request, Response, endpoint_of, is_events, new_id, whole_body
 from headrace.edge.grpc_calls import Who, guarded, parse
+from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, payload, varying_headers
 from headrace.edge.http_asks import presented_key
 from headrace.errors import HeadraceError, InvalidCall
+from headrace.model import Call
 from headrace.v1 import api_service_pb2
 
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
+_HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].number << 3 | 2
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 _Head = api_service_pb2.CallRequestHead
 _Pairs = Iterable[tuple[str, str]]
 
 
 class ApiServicer:
-    """One method."""
+    """
+    One method.
 
-    def __init__(self, exchange: Exchange, who: Who) -> None:
+    Args:
+        budget_headers: `anthropic-ratelimit-*` of a call's caller; no I/O.
+    """
+
+    def __init__(self, exchange: Exchange, hits: Hits, who: Who, budget_headers: Budget) -> None:
         self._exchange = exchange
+        self._hits = hits
         self._who = who
+        self._budget_headers = budget_headers
 
     def __repr__(self) -> str:
         return f"<ApiServicer {self._exchange!r}>"
@@ -41,12 +52,10 @@ class ApiServicer:
     async def call(self, parts: AsyncIterator[bytes], context: Any) -> None:
         """Send a request, and write its response."""
         writer = _Writer(context)
-        head = await _head(parts)
+        raw = await anext(parts, b"")
+        head = _head(raw)
         try:
-            request = await self._request(head, parts, context)
-            async with self._exchange.open(request) as response:
-                observe.CALLS.inc("grpc", response.source)
-                await writer.pass_on(response)
+            await self._answer(raw, head, parts, context, writer)
         except HeadraceError as error:
             if writer.has_begun and not writer.has_events:
                 raise  # the status is gone: the RPC itself has to fail
@@ -60,42 +69,128 @@ class ApiServicer:
             await writer.begin(said.status, said.headers)
             await writer.body(said.body)
 
-    async def _request(self, head: _Head, parts: AsyncIterator[bytes], context: Any) -> Request:
-        headers = CIMultiDict((header.name.lower(), header.value) for header in head.headers)
-        # A key may come as HTTP has it, in the head, or as gRPC has it.
-        key, own_key = self._who.keys(context, headers if presented_key(headers) else None)
-        body, length = await _body(head, parts, headers.get("content-length", ""))
-        return Request(
+    async def _answer(self, raw: bytes, head: _Head, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
+        # A key may come as HTTP has it, in the head, or as gRPC has it. Where keys decide nothing, a hit needs no headers.
+        headers = _headers(head) if self._who.asks_for_keys else None
+        key, own_key = self._who.keys(context, headers if headers and presented_key(headers) else None)
+        digests = [digest(b"ApiService.Call", self._who.scope(key, own_key), raw)]
+        if hit := self._hits.glance(digests[0]):
+            return await self._give(hit, context)
+        headers = headers or _headers(head)
+        request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
             caller=self._who.identify(key, headers.get("x-headrace-caller", "")),
             headers=headers,
-            body=body,
-            length=length,
             timeout_s=context.time_remaining(),
             credential=own_key,
         )
+        if not _is_whole(head, headers):
+            digests.clear()  # the same first part may have another body after it
+        if hit := await self._read(request, head, parts, digests):
+            return await self._give(hit, context)
+        async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
+            observe.CALLS.inc("grpc", response.source)
+            await writer.pass_on(response)
+        return None
+
+    async def _read(self, request: Request, head: _Head, parts: AsyncIterator[bytes], digests: list[bytes]) -> Hit | None:
+        """Take in the body; where the answer may be kept, all of it, and look for a hit by what HTTP would say."""
+        endpoint = endpoint_of(request.method, request.target)
+        request.body, request.length = await _body(head, request.headers, parts)
+        if not endpoint.is_kept:
+            return None
+        check_size(endpoint, request.length)
+        request.body = body = await whole_body(request.body, endpoint)
+        if "idempotency-key" in request.headers:
+            return None
+        asked = http_digest(request.caller.name, request.credential, request.method, request.target, request.headers, body)
+        digests.append(asked)
+        return self._hits.glance(asked)
+
+    def _remember(self, digests: Iterable[bytes], call: Call) -> None:
+        for known in digests:
+            self._hits.remember(known, call)
+
+    async def _give(self, hit: Hit, context: Any) -> None:
+        observe.CALLS.inc("grpc", "cache")
+        kept, *chunks = _kept(hit)
+        own = [*varying_headers(hit), *self._budget_headers(hit.seen)]
+        await context.write(_said(kept + _response_head(own).SerializeToString()))
+        for chunk in chunks:
+            await context.write(chunk)
 
 
-async def _head(parts: AsyncIterator[bytes]) -> _Head:
-    raw = await anext(parts, None)
-    part = parse(api_service_pb2.CallRequest, raw or b"")
+# Hits: serialised once, but for the headers that differ from hit to hit.
+
+
+def _kept(hit: Hit) -> tuple[bytes, ...]:
+    # The fields of the head, and the messages that hold the body.
+    renditions = hit.entry.renditions
+    rendition = "call.events" if hit.seen.stream else "call.json"
+    kept: tuple[bytes, ...] | None = renditions.get(rendition)
+    if kept is None:
+        head = _response_head(constant_headers(hit), status=200).SerializeToString()
+        kept = renditions[rendition] = (head, *_chunks_of(payload(hit)))
+    return kept
+
+
+def _said(head: bytes) -> bytes:
+    """Return a response that holds a head, given its serialised fields: they cannot be appended to once they are inside."""
+    size = bytearray()
+    left = len(head)
+    while left > 0x7F:
+        size.append(left & 0x7F | 0x80)
+        left >>= 7
+    size.append(left)
+    return b"%c%b%b" % (_HEAD_TAG, bytes(size), head)
+
+
+def _response_head(headers: _Pairs, status: int = 0) -> api_service_pb2.CallResponseHead:
+    said = [api_service_pb2.Header(name=name, value=value) for name, value in headers]
+    return api_service_pb2.CallResponseHead(status=status, headers=said)
+
+
+def _chunks_of(body: bytes) -> Iterator[bytes]:
+    for begin in range(0, len(body), _CHUNK_BYTES):
+        yield api_service_pb2.CallResponse(chunk=body[begin : begin + _CHUNK_BYTES]).SerializeToString()
+
+
+# Requests.
+
+
+def _head(raw: bytes) -> _Head:
+    part = parse(api_service_pb2.CallRequest, raw)
     if part.WhichOneof("part") != "head":
         raise InvalidCall("head: must be the first part, and is missing", metadata={"field": "head"})
     return part.head
 
 
-async def _body(head: _Head, parts: AsyncIterator[bytes], stated: str) -> tuple[bytes | AsyncIterator[bytes], int | None]:
-    # Whole if it came with the head, as is known when the stream of parts ends after it.
-    length = int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else None
-    if length is not None and length == len(head.body):
-        return head.body, length
-    if length is None and not head.body and head.method in _WITHOUT_BODY:
-        return b"", 0  # nor need its caller have said that nothing more comes
+def _headers(head: _Head) -> CIMultiDict[str]:
+    return CIMultiDict((header.name.lower(), header.value) for header in head.headers)
+
+
+def _stated(headers: Headers) -> int | None:
+    # The length that is stated for the body, in bytes.
+    stated = headers.get("content-length", "")
+    return int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else None
+
+
+def _is_whole(head: _Head, headers: Headers) -> bool:
+    # Whether the head tells by itself that nothing comes after it; its caller need not have said so then.
+    length = _stated(headers)
+    if length is None:
+        return not head.body and head.method in _WITHOUT_BODY
+    return length == len(head.body)
+
+
+async def _body(head: _Head, headers: Headers, parts: AsyncIterator[bytes]) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+    if _is_whole(head, headers):
+        return head.body, len(head.body)
     second = await anext(parts, None)
     if second is None:
         return head.body, len(head.body)
-    return _chunks(head.body, second, parts), length
+    return _chunks(head.body, second, parts), _stated(headers)
 
 
 async def _chunks(first: bytes, second: bytes, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -127,12 +222,10 @@ class _Writer:
 
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True
-        said = [api_service_pb2.Header(name=name.lower(), value=value) for name, value in headers]
-        self.has_events = is_events((header.name, header.value) for header in said)
-        head = api_service_pb2.CallResponseHead(status=status, headers=said)
-        await self._context.write(api_service_pb2.CallResponse(head=head).SerializeToString())
+        said = [(name.lower(), value) for name, value in headers]
+        self.has_events = is_events(said)
+        await self._context.write(_said(_response_head(said, status).SerializeToString()))
 
     async def body(self, body: bytes) -> None:
-        for begin in range(0, len(body), _CHUNK_BYTES):
-            chunk = body[begin : begin + _CHUNK_BYTES]
-            await self._context.write(api_service_pb2.CallResponse(chunk=chunk).SerializeToString())
+        for chunk in _chunks_of(body):
+            await self._context.write(chunk)

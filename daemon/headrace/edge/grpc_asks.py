@@ -1,14 +1,14 @@
-"""What a gRPC request asks: typed params and options into an `Ask`; and where an answer came from, into an `Origin`."""
+"""What a gRPC request asks: its options into an `Ask`, or into headers; and where an answer came from, into an `Origin`."""
 
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
 from headrace.admission import Ask
 from headrace.edge.exchange import Response
+from headrace.endpoints import MESSAGES, Endpoint
 from headrace.errors import InvalidCall
 from headrace.model import CacheControl, Caller, Reply, Source
 from headrace.v1 import messages_service_pb2, options_pb2
@@ -32,38 +32,43 @@ _MAX_ANSWER_TIMEOUT_S = 86_400
 _TYPED_HEADERS = {"anthropic-version": "anthropic_version", "anthropic-beta": "anthropic_betas"}
 
 
-class Request(Protocol):
-    """A request of MessagesService."""
-
-    @property
-    def options(self) -> options_pb2.CallOptions: ...
-
-
-def read_ask(request: Request, body: bytes, caller: Caller, *, stream: bool, timeout_s: float | None, credential: str) -> Ask:
-    """Return what a request asks, whose params are the JSON *body*; raises `InvalidCall` for what makes no sense."""
-    options = request.options
+def read_ask(
+    options: options_pb2.CallOptions,
+    caller: Caller,
+    body: bytes,
+    *,
+    stream: bool | None,
+    timeout_s: float | None,
+    credential: str,
+    method: str = "POST",
+    path: str = "/v1/messages",
+    endpoint: Endpoint = MESSAGES,
+) -> Ask:
+    """Return what a request with these options asks; raises `InvalidCall` for what makes no sense."""
     return Ask(
         caller=caller,
         body=body,
         stream=stream,
         version=_value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
-        betas=tuple(_value("anthropic_betas", beta) for beta in options.anthropic_betas),
+        betas=_betas(options),
         headers=tuple(sorted(_header(name, value) for name, value in options.anthropic_headers.items())),
         lane=_lane(options.lane),
         timeout_s=timeout_s,
         cache=_cache_control(options.cache_control),
         idempotency_key=options.idempotency_key,
+        method=method,
+        path=path,
+        endpoint=endpoint,
         credential=credential,
     )
 
 
 def headers(options: options_pb2.CallOptions) -> tuple[tuple[str, str], ...]:
     """Return what options say as the headers that say it over HTTP; raises `InvalidCall` for what makes no sense."""
-    betas = [_value("anthropic_betas", beta) for beta in options.anthropic_betas]
     said = {
         "anthropic-version": _value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
-        "anthropic-beta": ",".join(betas),
-        "cache-control": _directives(options.cache_control),
+        "anthropic-beta": ",".join(_betas(options)),
+        "cache-control": _directives(_cache_control(options.cache_control)),
         "x-headrace-lane": _lane(options.lane),
         "idempotency-key": options.idempotency_key,
     }
@@ -105,11 +110,12 @@ def _cache_control(asked: options_pb2.CacheControl) -> CacheControl:
     )
 
 
-def _directives(asked: options_pb2.CacheControl) -> str:
+def _directives(asked: CacheControl) -> str:
     # Whole seconds, rounded down: never older than was asked for.
     flags = [name for name in ("no_store", "no_cache", "only_if_cached") if getattr(asked, name)]
-    spans = [f"{name}={int(_seconds(getattr(asked, name)))}" for name in ("max_age", "stale_if_error") if asked.HasField(name)]
-    return ", ".join((*flags, *spans)).replace("_", "-")
+    spans = {"max_age": asked.max_age_s, "stale_if_error": asked.stale_if_error_s}
+    named = [f"{name}={int(span_s)}" for name, span_s in spans.items() if span_s is not None]
+    return ", ".join((*flags, *named)).replace("_", "-")
 
 
 def _seconds(span: Duration) -> float:
@@ -129,6 +135,12 @@ def _header(name: str, value: str) -> tuple[str, str]:
     if not _HEADER_NAME.fullmatch(name):
         raise InvalidCall(f"{field}: names must be lower-case and begin with anthropic-", metadata={"field": field})
     return name, _value("anthropic_headers", value)
+
+
+def _betas(options: options_pb2.CallOptions) -> tuple[str, ...]:
+    # One item may name several, as the header may.
+    names = (name.strip() for beta in options.anthropic_betas for name in _value("anthropic_betas", beta).split(","))
+    return tuple(name for name in names if name)
 
 
 def _value(field: str, value: str) -> str:

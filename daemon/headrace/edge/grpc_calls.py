@@ -71,7 +71,7 @@ class Who:
 
         It is looked for in the *headers* of a request inside the RPC if they have one, else in the metadata.
         """
-        if not (self._callers.required or self._passes_credentials):
+        if not self.asks_for_keys:
             return "", ""
         metadata = headers or dict(context.invocation_metadata() or ())
         own_key = credential(metadata) if self._passes_credentials else ""
@@ -79,14 +79,19 @@ class Who:
             raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
         return presented_key(metadata), own_key
 
-    def scope(self, key: str, own_key: str) -> str:
+    def scope(self, key: str, own_key: str) -> bytes:
         """Return what tells this caller's bytes from another's same bytes; the name in the bytes themselves apart."""
         name = self._callers.identify(key, "").name if self._callers.required else ""
-        return f"{name}\n{own_key}"
+        return f"{name}\n{own_key}".encode("utf-8", "surrogateescape") if name or own_key else b""
 
     def identify(self, key: str, named: str) -> Caller:
         """Return the caller."""
         return self._callers.identify(key, named)
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether a key decides anything: who asks, or whose key goes upstream."""
+        return self._callers.required or self._passes_credentials
 
     @property
     def required(self) -> bool:

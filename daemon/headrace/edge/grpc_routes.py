@@ -21,6 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from headrace import endpoints
 from headrace.edge import grpc_params
 from headrace.edge.grpc_asks import headers
+from headrace.endpoints import Endpoint
 from headrace.errors import InvalidCall
 from headrace.v1 import (
     chat_service_pb2,
@@ -90,6 +91,11 @@ class Route:
         return self.shape in (Shape.LINES, Shape.EVENTS)
 
     @functools.cached_property
+    def endpoint(self) -> Endpoint:
+        """How the API's endpoint is treated."""
+        return endpoints.find(self.method, self.path.replace("{id}", "x"))
+
+    @functools.cached_property
     def request(self) -> type[Message]:
         """The request's type."""
         return GetMessageClass(self._descriptor.input_type)
@@ -152,33 +158,27 @@ ROUTES = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request comes to in HTTP."""
+    """What a request comes to in HTTP, its headers apart."""
 
     target: str
-    headers: tuple[tuple[str, str], ...]
     body: bytes
 
 
-def has_params(route: Route) -> bool:
-    """Whether its requests have params, which are the body."""
-    return "params" in route.request.DESCRIPTOR.fields_by_name
-
-
-def ask(route: Route, request: Any, written: tuple[bytes, bool] | None = None) -> Asked:
-    """
-    Return what a request asks; raises `InvalidCall`, naming the field, for what makes no sense.
-
-    Args:
-        written: the params as a body, and whether that asks for a stream, if they were taken out of the request.
-    """
+def ask(route: Route, request: Any) -> Asked:
+    """Return what a request asks for; raises `InvalidCall`, naming the field, for what makes no sense."""
     path = route.path.replace("{id}", _segment(request.id)) if "{id}" in route.path else route.path
     query = urlencode(list(_query(route, request)), quote_via=quote, safe="")
-    if request.options.idempotency_key and not endpoints.find(route.method, path).is_kept:
+    if request.options.idempotency_key and not route.endpoint.is_kept:
         raise _invalid("options.idempotency_key", f"there are none for {route.name}: upstream would do it twice")
-    body = _body(route, request, written) if has_params(route) else b""
+    body = _body(route, request) if "params" in request.DESCRIPTOR.fields_by_name else b""
+    return Asked(f"{path}?{query}" if query else path, body)
+
+
+def headers_of(route: Route, request: Any) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a request that is carried; raises `InvalidCall` for options that make no sense."""
     # Without a body, too: else the transport would call nothing a stream of octets.
     content = (("content-type", "application/json"),) if route.method == "POST" else ()
-    return Asked(f"{path}?{query}" if query else path, headers(request.options) + content, body)
+    return headers(request.options) + content
 
 
 def _segment(id: str) -> str:

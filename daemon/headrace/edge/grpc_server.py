@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from grpc_reflection.v1alpha import reflection
 from headrace.admission import Admission
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
-from headrace.edge.exchange import Exchange
+from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_addresses import Address
 from headrace.edge.grpc_api import ApiServicer
 from headrace.edge.grpc_cache import CacheServicer
 from headrace.edge.grpc_calls import Who
+from headrace.edge.grpc_kept import KeptRpc
 from headrace.edge.grpc_messages import MessagesServicer
 from headrace.edge.grpc_routes import FILES
 from headrace.edge.grpc_tickets import TicketsServicer
 from headrace.edge.grpc_typed import TypedServicer
+from headrace.edge.hits import Hits
 from headrace.flow import Flow
 from headrace.retry.tickets import Tickets
 from headrace.v1 import api_service_pb2, cache_service_pb2, tickets_service_pb2
@@ -50,6 +53,7 @@ class GrpcServer:
     Serves `addresses`, all or none.
 
     Args:
+        budget_headers: `anthropic-ratelimit-*` of a call's caller; no I/O.
         runtime_dir: where relative socket paths lie.
         socket_mode: of unix sockets, as in the configuration: "0660".
         socket_group: who owns them; "" leaves it.
@@ -60,23 +64,26 @@ class GrpcServer:
         self,
         exchange: Exchange,
         flow: Flow,
+        hits: Hits,
         admission: Admission,
         callers: Callers,
         tickets: Tickets,
         cache: Cache,
         *,
         addresses: tuple[str, ...],
+        budget_headers: Budget,
         runtime_dir: Path,
         socket_mode: str = "0660",
         socket_group: str = "",
         passes_credentials: bool = False,
     ) -> None:
         who = Who(callers, passes_credentials=passes_credentials)
-        self._messages = MessagesServicer(flow, admission, who)
+        kept = functools.partial(KeptRpc, flow, admission, hits, who)
+        self._messages = MessagesServicer(flow, admission, who, kept)
         self._tickets = TicketsServicer(tickets, who)
         self._cache = CacheServicer(cache, admission, who)
-        self._api = ApiServicer(exchange, who)
-        self._typed = TypedServicer(exchange, who)
+        self._api = ApiServicer(exchange, hits, who, budget_headers)
+        self._typed = TypedServicer(exchange, who, kept)
         mode = int(socket_mode, 8)
         self._addresses = [Address(text, runtime_dir=runtime_dir, mode=mode, group=socket_group) for text in addresses]
         self._health = health.aio.HealthServicer()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace import forms
-from headrace.edge import status, translate
+from headrace.edge import status, trailers, translate
 from headrace.edge.grpc_asks import SOURCES
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.errors import HeadraceError, InvalidCall, UpstreamError
@@ -130,7 +130,7 @@ def _error(error: HeadraceError) -> tickets_pb2.TicketError:
         code=said.code,
         reason=error.reason,
         message=said.message,
-        metadata=error.metadata,
+        metadata=trailers.bounded(error.metadata),
         upstream_status=upstreams.status if upstreams else 0,
         upstream_body=upstreams.body if upstreams else b"",
     )

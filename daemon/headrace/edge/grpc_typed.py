@@ -1,28 +1,31 @@
 """
-The typed services that are conveniences over `Exchange`: models, batches, the organisation, chats, and the counting of tokens.
+The typed services: models, batches, the organisation, chats, and the counting of tokens.
 
-Every RPC is a row of `grpc_routes.py`: a request becomes what HTTP would ask, goes the way of any other call, cache and limits
-included, and the JSON that comes back becomes a message, or many. Nothing of the JSON is lost; see `translate.py`.
+Every RPC is a row of `grpc_routes.py`: a request becomes what HTTP would ask, goes the way of any other call, and the JSON that
+comes back becomes a message, or many. Nothing of the JSON is lost; see `translate.py`. What the API's endpoint is decides the
+way: along the flow (grpc_kept.py), or past it, through `Exchange`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from google.protobuf.message import Message
 from multidict import CIMultiDict
 
-from headrace import observe
+from headrace import forms, observe
+from headrace.admission import Ask
 from headrace.edge import translate
 from headrace.edge.exchange import Exchange, Request, Response
-from headrace.edge.grpc_asks import origin
+from headrace.edge.grpc_asks import origin, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
-from headrace.edge.grpc_params import is_light, take_apart
-from headrace.edge.grpc_routes import ROUTES, Asked, Route, Shape, ask, has_params
+from headrace.edge.grpc_kept import KeptRpc, Method
+from headrace.edge.grpc_routes import ROUTES, Route, Shape, ask, headers_of
 from headrace.errors import UpstreamError
-from headrace.forms import Splitter, exact
+from headrace.forms import exact
+from headrace.model import Answer, Caller, Event
 
 _MAX_LINE_BYTES = 64 * 2**20  # no more fits into one gRPC message
 _DONE = b"[DONE]"
@@ -31,31 +34,67 @@ _DONE = b"[DONE]"
 class TypedServicer:
     """All services of the table."""
 
-    def __init__(self, exchange: Exchange, who: Who) -> None:
+    def __init__(self, exchange: Exchange, who: Who, kept: Callable[[Method], KeptRpc]) -> None:
         self._exchange = exchange
-        self._rpcs = [_Rpc(exchange, who, route) for route in ROUTES]
+        self._rpcs = {
+            route: kept(_KeptRoute(route)) if route.endpoint.is_kept else _CarriedRpc(exchange, who, route) for route in ROUTES
+        }
 
     def __repr__(self) -> str:
         return f"<TypedServicer {self._exchange!r}>"
 
     def unary(self, service: str) -> dict[str, Handler]:
         """Return the methods of a service that answer once."""
-        return {rpc.route.name: rpc.unary for rpc in self._of(service) if not rpc.route.is_streaming}
+        return {route.name: rpc.unary for route, rpc in self._of(service) if not route.is_streaming}
 
     def streaming(self, service: str) -> dict[str, Handler]:
         """Return the methods of a service that answer many times."""
-        return {rpc.route.name: rpc.stream for rpc in self._of(service) if rpc.route.is_streaming}
+        return {route.name: rpc.stream for route, rpc in self._of(service) if route.is_streaming}
 
-    def _of(self, service: str) -> list[_Rpc]:
+    def _of(self, service: str) -> list[tuple[Route, KeptRpc | _CarriedRpc]]:
         name = service.rpartition(".")[2]
-        return [rpc for rpc in self._rpcs if rpc.route.service == name]
+        return [(route, rpc) for route, rpc in self._rpcs.items() if route.service == name]
 
 
-class _Rpc:
-    """One method."""
+class _KeptRoute:
+    """A method whose answers are kept."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self.name = route.rpc
+        self.request = route.request
+        self.response = route.response
+
+    def ask(self, request: Any, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
+        route, asked = self._route, ask(self._route, request)
+        return read_ask(
+            request.options,
+            caller,
+            asked.body,
+            stream=None,  # the body says it
+            timeout_s=timeout_s,
+            credential=credential,
+            method=route.method,
+            path=asked.target,
+            endpoint=route.endpoint,
+        )
+
+    def whole(self, answer: Answer) -> Iterator[bytes]:
+        if self._route.is_streaming:
+            return (said for event in forms.event_list(answer) if (said := self.event(event, answer.request_id)))
+        return iter([_read(self._route, forms.json_payload(answer), answer.request_id).SerializeToString()])
+
+    def event(self, event: Event, request_id: str) -> bytes:
+        if not event.data or event.data == _DONE:
+            return b""
+        return _read(self._route, event.data, request_id).SerializeToString()
+
+
+class _CarriedRpc:
+    """A method that is asked of upstream each time."""
 
     def __init__(self, exchange: Exchange, who: Who, route: Route) -> None:
-        self.route = route
+        self._route = route
         self._exchange = exchange
         self._who = who
 
@@ -63,17 +102,17 @@ class _Rpc:
     async def unary(self, raw: bytes, context: Any) -> bytes:
         """Return what upstream says."""
         async with self._open(raw, context) as response:
-            said: Any = _read(self.route, await response.read(), response)
+            said: Any = _read(self._route, await response.read(), response.request_id)
             said.origin.CopyFrom(origin(response))
             return said.SerializeToString()  # type: ignore[no-any-return]
 
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:
-        """Write what upstream says, part by part."""
+        """Write what upstream says, line by line."""
         async with self._open(raw, context) as response:
             is_first = True
-            async for part in _parts(self.route, response):
-                said: Any = _read(self.route, part, response)
+            async for line in lines(response.chunks):
+                said: Any = _read(self._route, line, response.request_id)
                 if is_first:
                     said.origin.CopyFrom(origin(response))
                     is_first = False
@@ -82,12 +121,13 @@ class _Rpc:
     @contextlib.asynccontextmanager
     async def _open(self, raw: bytes, context: Any) -> AsyncIterator[Response]:
         key, own_key = self._who.keys(context)
-        request, asked = await self._asked(raw)
+        request: Any = parse(self._route.request, raw)
+        asked = ask(self._route, request)
         call = Request(
-            method=self.route.method,
+            method=self._route.method,
             target=asked.target,
             caller=self._who.identify(key, request.options.caller),
-            headers=CIMultiDict(asked.headers),
+            headers=CIMultiDict(headers_of(self._route, request)),
             body=asked.body,
             length=len(asked.body),
             timeout_s=context.time_remaining(),
@@ -104,13 +144,6 @@ class _Rpc:
             return request, ask(route, request)
         parted = await take_apart(self._exchange.aside, route.request, raw, streams=route.shape is Shape.EVENTS)
         return parted.request, ask(route, parted.request, (parted.body, parted.is_stream))
-
-
-# What upstream says, part by part.
-
-
-def _parts(route: Route, response: Response) -> AsyncIterator[bytes]:
-    return _events(response) if route.shape is Shape.EVENTS else lines(response.chunks)
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -130,24 +163,15 @@ async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield line
 
 
-async def _events(response: Response) -> AsyncIterator[bytes]:
-    # To the very end, not only to the last event: whoever leaves early gives the call up.
-    splitter = Splitter()
-    async for chunk in response.chunks:
-        for event in splitter.feed(chunk):
-            if event.data and event.data != _DONE:
-                yield event.data
-
-
 # JSON into messages.
 
 
-def _read(route: Route, raw: bytes, response: Response) -> Message:
+def _read(route: Route, raw: bytes, request_id: str) -> Message:
     try:
         return _page(route, raw) if route.shape is Shape.PAGE else _whole(route, raw)
     except ValueError as error:
-        request_id = (("request-id", response.request_id),) if response.request_id else ()
-        raise UpstreamError("upstream's answer is not the JSON that it should be", status=502, headers=request_id) from error
+        named = (("request-id", request_id),) if request_id else ()
+        raise UpstreamError("upstream's answer is not the JSON that it should be", status=502, headers=named) from error
 
 
 def _whole(route: Route, raw: bytes) -> Message:

@@ -1,8 +1,7 @@
-"""What an HTTP request asks: headers into an `Ask`, and into the digest by which a repeat is known without parsing it."""
+"""What an HTTP request asks: headers into an `Ask`, and into the key that its caller presents."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from headrace.admission import Ask
@@ -13,7 +12,7 @@ from headrace.model import CacheControl, Caller
 
 # Known to say nothing about the call itself.
 _NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"})
-_COUNTS = ("anthropic-", "cache-control", "x-headrace-lane")  # the lane for the budget that is shown
+_MAX_DIGITS = 12
 
 
 def presented_key(headers: Mapping[str, str]) -> str:
@@ -31,20 +30,6 @@ def credential(headers: Mapping[str, str]) -> str:
     if token := presented_key(headers):
         return f"bearer:{token}"
     return ""
-
-
-def digest(scope: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """
-    Return the hash of all that decides the answer: scope, method, path and query, the headers that count, and the raw body.
-
-    Lengths keep the parts apart: no two different requests run together.
-    """
-    counted = [f"{name}:{value}" for name, value in headers.items() if name.lower().startswith(_COUNTS)]
-    head = "\n".join((scope, method, target, *sorted(counted)))
-    state = hashlib.sha256(b"%d:" % len(head))
-    state.update(head.encode("utf-8", "surrogateescape"))
-    state.update(body)
-    return state.digest()
 
 
 def read_ask(

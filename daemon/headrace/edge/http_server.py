@@ -19,16 +19,14 @@ from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, MultiMapping
 
 from headrace import observe
-from headrace.admission import Admission, check_size
-from headrace.aside import aloof
-from headrace.cache import status
+from headrace.admission import check_size
 from headrace.callers import Callers
 from headrace.edge import http_errors
-from headrace.edge.exchange import JSON, SSE, Budget, Exchange, Request, endpoint_of, is_events, new_id, payload
-from headrace.edge.http_asks import credential, digest, has_own_clock, presented_key
+from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
+from headrace.edge.hits import JSON, Hit, Hits, constant_headers, http_digest, payload, varying_headers
+from headrace.edge.http_asks import credential, has_own_clock, presented_key
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
-from headrace.flow import Flow, Hit
 from headrace.model import Caller
 
 log = structlog.get_logger()
@@ -57,8 +55,7 @@ class HttpServer:
     def __init__(
         self,
         exchange: Exchange,
-        flow: Flow,
-        admission: Admission,
+        hits: Hits,
         callers: Callers,
         *,
         address: str,
@@ -69,8 +66,7 @@ class HttpServer:
         grace_s: float,
     ) -> None:
         self._exchange = exchange
-        self._flow = flow
-        self._admission = admission
+        self._hits = hits
         self._callers = callers
         self._address = address
         self._passes_credentials = passes_credentials
@@ -150,10 +146,8 @@ class HttpServer:
             body = await _read(request)
             key = b""
             if "idempotency-key" not in headers:
-                # By name, even where answers are shared: the budget that a hit shows is the caller's own.
-                scope = f"{caller.name}\n{self._admission.scope(caller, own_key)}"
-                key = await aloof(body, digest, scope, request.method, target, headers, body)
-                if hit := self._flow.glance(key):
+                key = http_digest(caller.name, own_key, request.method, target, headers, body)
+                if hit := self._hits.glance(key):
                     observe.CALLS.inc("http", "cache")
                     return self._hit(hit)
             return await self._answer(request, _asked(request, target, caller, own_key, body, len(body)), key)
@@ -181,22 +175,13 @@ class HttpServer:
         rendition = "http.events" if hit.seen.stream else "http.json"
         body = entry.renditions.get(rendition)
         if body is None:
-            body = entry.renditions[rendition] = payload(entry.answer, stream=hit.seen.stream)
-        headers = [
-            SSE if hit.seen.stream else JSON,
-            ("request-id", entry.answer.request_id),
-            ("cache-status", status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - hit.age_s)),
-            ("age", str(int(hit.age_s))),
-            ("x-headrace-source", "cache"),
-            ("x-headrace-attempts", "0"),
-            *self._budget_headers(hit.seen),
-        ]
-        return _response(200, body, headers)
+            body = entry.renditions[rendition] = payload(hit)
+        return _response(200, body, [*constant_headers(hit), *varying_headers(hit), *self._budget_headers(hit.seen)])
 
     async def _answer(self, request: web.BaseRequest, asked: Request, key: bytes = b"") -> web.StreamResponse:
         stream: web.StreamResponse | None = None
         try:
-            async with self._exchange.open(asked, seen=lambda call: self._flow.remember(key, call) if key else None) as reply:
+            async with self._exchange.open(asked, seen=lambda call: self._hits.remember(key, call) if key else None) as reply:
                 observe.CALLS.inc("http", reply.source)
                 if reply.whole is not None:
                     return _response(reply.status, reply.whole, reply.headers)

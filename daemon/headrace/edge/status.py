@@ -3,7 +3,8 @@ Errors as gRPC says them: one table, and the only place that knows gRPC codes.
 
 An error is a google.rpc.Status with an ErrorInfo (reason, domain "headrace", and as metadata everything that varies in the
 message), and with what the caller needs for its next step: RetryInfo if waiting helps, QuotaFailure, BadRequest, ResourceInfo.
-What is not ours to explain is INTERNAL and says nothing.
+The text is the status's own; details name the field, the limit, the resource, and say it no second time. All of it fits into
+an RPC's trailers. What is not ours to explain is INTERNAL and says nothing.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from headrace import errors
+from headrace.edge import trailers
 from headrace.errors import HeadraceError, UpstreamError
 
 DOMAIN = "headrace"
 DETAILS_KEY = "grpc-status-details-bin"
 
-_MAX_TEXT = 1000  # characters of a message: trailers share 8 KiB
 _RETRY_S = 1.0  # where waiting helps and nobody knows how long
 
-Detail = Callable[[HeadraceError], Any]  # a message of google.rpc
+Known = dict[str, str]  # what an error's metadata says, bounded
+Detail = Callable[[HeadraceError, Known], Any]  # makes a message of google.rpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +38,18 @@ class Row:
     helps: bool = False
 
 
-def _bad_request(error: HeadraceError) -> Any:
-    violation = error_details_pb2.BadRequest.FieldViolation(
-        field=error.metadata.get("field", "params"), description=_text(error), reason=error.reason
-    )
+def _bad_request(error: HeadraceError, known: Known) -> Any:
+    violation = error_details_pb2.BadRequest.FieldViolation(field=known.get("field", "params"), reason=error.reason)
     return error_details_pb2.BadRequest(field_violations=[violation])
 
 
-def _quota(error: HeadraceError) -> Any:
-    known = error.metadata
+def _quota(error: HeadraceError, known: Known) -> Any:
     subject = known.get("limit") or known.get("bucket") or ("upstream" if isinstance(error, UpstreamError) else DOMAIN)
-    violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=_text(error))
-    return error_details_pb2.QuotaFailure(violations=[violation])
+    return error_details_pb2.QuotaFailure(violations=[error_details_pb2.QuotaFailure.Violation(subject=subject)])
 
 
 def _resource(type: str) -> Detail:
-    return lambda error: error_details_pb2.ResourceInfo(
-        resource_type=type, resource_name=error.metadata.get(type, ""), description=_text(error)
-    )
+    return lambda error, known: error_details_pb2.ResourceInfo(resource_type=type, resource_name=known.get(type, ""))
 
 
 _INVALID = Row(StatusCode.INVALID_ARGUMENT, (_bad_request,))
@@ -107,11 +103,12 @@ def say(error: Exception) -> status_pb2.Status:
     if known is _INTERNAL or not isinstance(error, HeadraceError):
         info = error_details_pb2.ErrorInfo(reason=HeadraceError.reason, domain=DOMAIN)
         return _status(code, "internal error", [info])
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error))
-    details = [info, *[detail(error) for detail in known.details]]
+    said = trailers.bounded(_metadata(error))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=said)
+    details = [info, *[detail(error, said) for detail in known.details]]
     if error.retry_after_s is not None or known.helps:
         details.append(_retry_info(_RETRY_S if error.retry_after_s is None else error.retry_after_s))
-    return _status(code, _text(error), details)
+    return _status(code, error.message, details)
 
 
 async def abort(context: Any, error: Exception) -> None:
@@ -121,9 +118,10 @@ async def abort(context: Any, error: Exception) -> None:
 
 
 def _status(code: int, message: str, details: list[Any]) -> status_pb2.Status:
-    status = status_pb2.Status(code=code, message=message)
+    status = status_pb2.Status(code=code)
     for detail in details:
         status.details.add().Pack(detail)
+    status.message = trailers.fit(message, status.ByteSize())
     return status
 
 
@@ -140,8 +138,3 @@ def _metadata(error: HeadraceError) -> dict[str, str]:
     if request_id := dict(error.headers).get("request-id"):
         said["request_id"] = request_id
     return said | error.metadata
-
-
-def _text(error: HeadraceError) -> str:
-    text = error.message.encode("utf-8", "replace").decode()
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."

@@ -1,0 +1,163 @@
+"""
+An RPC whose answers are kept: the way of messages, chats, token counts and models, unary and streaming.
+
+Bytes in, bytes out. A hit never parses anything: the digest of the request's bytes finds a kept answer, serialised once, and
+what differs from hit to hit is appended to it, since serialised messages concatenate. Only bytes that are new to us are parsed,
+admitted, and sent along the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Protocol
+
+from google.protobuf.message import Message
+
+from headrace import observe
+from headrace.admission import Admission, Ask
+from headrace.cache import status
+from headrace.edge.grpc_asks import origin
+from headrace.edge.grpc_calls import Who, guarded, parse
+from headrace.edge.hits import Hit, Hits, digest
+from headrace.flow import Flow
+from headrace.model import Answer, Call, Caller, Event, Reply
+from headrace.v1 import options_pb2
+
+
+class Method(Protocol):
+    """
+    What one RPC asks, and how its answers look.
+
+    Args:
+        name: service and method, "ChatService.CreateChatCompletion".
+        request, response: their types; the response has an `origin`, which is left out below.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def request(self) -> type[Message]: ...
+
+    @property
+    def response(self) -> type[Message]: ...
+
+    def ask(self, request: Any, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
+        """Return what a request asks; raises `InvalidCall` for what makes no sense."""
+
+    def whole(self, answer: Answer) -> Iterable[bytes]:
+        """Return the responses that say a whole answer: one, or those of a stream."""
+
+    def event(self, event: Event, request_id: str) -> bytes:
+        """Return the response that says one live event; empty if nothing is to be said of it."""
+
+
+class KeptRpc:
+    """One method's handlers; of `unary` and `stream` the one that the proto names is used."""
+
+    def __init__(self, flow: Flow, admission: Admission, hits: Hits, who: Who, method: Method) -> None:
+        self.method = method
+        self._flow = flow
+        self._admission = admission
+        self._hits = hits
+        self._who = who
+        self._named = method.name.encode()
+        self._kept = _Kept(method)
+
+    def __repr__(self) -> str:
+        return f"<KeptRpc {self.method.name}>"
+
+    @guarded
+    async def unary(self, raw: bytes, context: Any) -> bytes:
+        """Return one answer whole."""
+        key, own_key = self._who.keys(context)
+        seen = digest(self._named, self._who.scope(key, own_key), raw)
+        if hit := self._hits.glance(seen):
+            observe.CALLS.inc("grpc", "cache")
+            return self._kept.responses(hit)[0] + self._kept.tail(hit)
+        call = self._admit(raw, context, key, own_key)
+        self._hits.remember(seen, call)
+        async with self._flow.answer(call) as reply:
+            observe.CALLS.inc("grpc", reply.source)
+            return b"".join(self.method.whole(_whole(reply))) + self._tail(reply)
+
+    @guarded
+    async def stream(self, raw: bytes, context: Any) -> None:
+        """Write the events of one answer."""
+        key, own_key = self._who.keys(context)
+        seen = digest(self._named, self._who.scope(key, own_key), raw)
+        if hit := self._hits.glance(seen):
+            observe.CALLS.inc("grpc", "cache")
+            await _write(context, self._kept.responses(hit), self._kept.tail(hit))
+            return
+        call = self._admit(raw, context, key, own_key)
+        self._hits.remember(seen, call)
+        async with self._flow.answer(call) as reply:
+            observe.CALLS.inc("grpc", reply.source)
+            if reply.events is None:
+                await _write(context, self.method.whole(_whole(reply)), self._tail(reply))
+            else:
+                await self._write_live(context, reply, reply.events)
+
+    def _admit(self, raw: bytes, context: Any, key: str, own_key: str) -> Call:
+        request: Any = parse(self.method.request, raw)
+        caller = self._who.identify(key, request.options.caller)
+        ask = self.method.ask(request, caller, timeout_s=context.time_remaining(), credential=own_key)
+        return self._admission.admit(ask)
+
+    async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:
+        # To the very end, also past the last event that is told: whoever leaves early gives the call up.
+        tail = self._tail(reply)
+        async for event in events:
+            if said := self.method.event(event, reply.request_id):
+                await context.write(said + tail)
+                tail = b""
+
+    def _tail(self, reply: Reply) -> bytes:
+        build: Any = self.method.response
+        said: bytes = build(origin=origin(reply)).SerializeToString()
+        return said
+
+
+class _Kept:
+    """The kept answers of one method, as serialised responses."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self._rendition = f"grpc.{method.name}"
+        # One message for the tails of all hits: building it anew would cost as much as the rest of a hit.
+        response: Any = method.response()
+        self._response = response
+        self._origin = response.origin
+        self._origin.source = options_pb2.ANSWER_SOURCE_CACHE
+        self._age = self._origin.age
+
+    def responses(self, hit: Hit) -> tuple[bytes, ...]:
+        """Return the answer's responses without their origin; made once for an entry."""
+        renditions = hit.entry.renditions
+        kept: tuple[bytes, ...] | None = renditions.get(self._rendition)
+        if kept is None:
+            kept = renditions[self._rendition] = tuple(self._method.whole(hit.entry.answer))
+        return kept
+
+    def tail(self, hit: Hit) -> bytes:
+        """Return the origin, to be appended to the first response."""
+        entry, age_s = hit.entry, hit.age_s
+        self._age.seconds = int(age_s)
+        self._age.nanos = int(age_s % 1 * 1000) * 1_000_000
+        self._origin.cache_status = status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - age_s)
+        self._origin.request_id = entry.answer.request_id
+        said: bytes = self._response.SerializeToString()
+        return said
+
+
+def _whole(reply: Reply) -> Answer:
+    if reply.answer is None:
+        raise RuntimeError("a reply has an answer or events")
+    return reply.answer
+
+
+async def _write(context: Any, responses: Iterable[bytes], tail: bytes) -> None:
+    for response in responses:
+        await context.write(response + tail)
+        tail = b""  # in the first response only

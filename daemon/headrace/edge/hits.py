@@ -1,0 +1,146 @@
+"""
+Hits by the very bytes: the hot path of every door.
+
+A door makes a digest of a call's bytes, and of whatever else decides the answer, and looks here before it parses anything. What
+a call asks is remembered by its digest once it has been parsed; a repeat of the same bytes is then a look-up, and is answered
+with what the entry's `renditions` hold ready. No I/O, no parsing, no locks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from headrace import forms
+from headrace.cache import status
+from headrace.cache.entry import Entry
+from headrace.cache.tiered import Cache
+from headrace.clock import Clock
+from headrace.model import Call, Caller, Lane
+
+JSON = ("content-type", "application/json")
+SSE = ("content-type", "text/event-stream; charset=utf-8")
+
+_MEMO = 65_536  # digests remembered; about 300 bytes each
+_COUNTS = ("anthropic-", "cache-control", "x-headrace-lane")  # headers; the lane for the budget that is shown
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the bytes of an earlier call asked; not frozen, since that would triple what it costs to remember a call."""
+
+    fingerprint: str
+    caller: Caller
+    model: str
+    lane: Lane
+    endpoint: str
+    stream: bool
+    max_age_s: float | None
+
+
+@dataclass(slots=True)
+class Hit:
+    """A kept answer that may be given as it stands, to a call that was seen before."""
+
+    entry: Entry
+    age_s: float
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
+class HitsStats:
+    """How many digests are remembered."""
+
+    remembered: int
+
+
+class Hits:
+    """
+    Finds the kept answer to bytes that were seen before.
+
+    Args:
+        is_open: whether calls are taken; a daemon that drains gives no hits either.
+    """
+
+    def __init__(self, clock: Clock, cache: Cache, *, is_open: Callable[[], bool]) -> None:
+        self._clock = clock
+        self._cache = cache
+        self._is_open = is_open
+        self._memo: OrderedDict[bytes, Seen] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Hits [{self.stats().remembered} remembered]>"
+
+    def stats(self) -> HitsStats:
+        """Return its state."""
+        return HitsStats(len(self._memo))
+
+    def glance(self, digest: bytes) -> Hit | None:
+        """Return the fresh answer to the very bytes of this digest, if it lies in memory."""
+        seen = self._memo.get(digest)
+        if seen is None or not self._is_open():
+            return None
+        entry = self._cache.glance(seen.fingerprint)
+        if entry is None:
+            return None
+        now = self._clock.now()
+        age_s = max(0.0, now - entry.answer.created)
+        is_fresh = now < entry.fresh_until and (seen.max_age_s is None or age_s <= seen.max_age_s)
+        return Hit(entry, age_s, seen) if is_fresh else None
+
+    def remember(self, digest: bytes, call: Call) -> None:
+        """Remember what these bytes ask, unless they ask for more than a look-up."""
+        asks = call.cache
+        if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
+            return
+        self._memo[digest] = Seen(
+            call.fingerprint, call.caller, call.model, call.lane, call.endpoint, call.stream, asks.max_age_s
+        )
+        if len(self._memo) > _MEMO:
+            self._memo.popitem(last=False)
+
+    def forget(self) -> None:
+        """Forget all digests: what the configuration says of callers has changed."""
+        self._memo.clear()
+
+
+def digest(*parts: bytes) -> bytes:
+    """Return the hash of all that decides an answer. Lengths keep the parts apart: no two different calls run together."""
+    lengths = b",".join([b"%d" % len(part) for part in parts])
+    return hashlib.sha256(b"".join((lengths, b":", *parts))).digest()
+
+
+def http_digest(caller: str, credential: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """
+    Return the digest of a request as HTTP has it: who asks, method, path and query, the headers that count, and the raw body.
+
+    By the caller's name, even where answers are shared: the budget that a hit shows is the caller's own.
+    """
+    counted = [f"{name}:{value}" for name, value in headers.items() if name.lower().startswith(_COUNTS)]
+    head = "\n".join((caller, credential, method, target, *sorted(counted)))
+    return digest(head.encode("utf-8", "surrogateescape"), body)
+
+
+def constant_headers(hit: Hit) -> list[tuple[str, str]]:
+    """Return those headers of a hit that are the same each time the entry answers in this form."""
+    return [
+        SSE if hit.seen.stream else JSON,
+        ("request-id", hit.entry.answer.request_id),
+        ("x-headrace-source", "cache"),
+        ("x-headrace-attempts", "0"),
+    ]
+
+
+def varying_headers(hit: Hit) -> list[tuple[str, str]]:
+    """Return those that tell of the entry's age; the caller's budget comes on top."""
+    entry = hit.entry
+    ttl_s = entry.fresh_until - entry.answer.created - hit.age_s
+    return [("cache-status", status.hit(entry.fingerprint, ttl_s)), ("age", str(int(hit.age_s)))]
+
+
+def payload(hit: Hit) -> bytes:
+    """Return the answer as HTTP says it, in the form that was asked for."""
+    answer = hit.entry.answer
+    return forms.sse_payload(answer) if hit.seen.stream else forms.json_payload(answer)
