@@ -10,7 +10,6 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from conftest import until
 from grpc_fakes import FakeFlow, event, reply, serving
@@ -41,19 +40,6 @@ async def test_health(tmp_path: Path) -> None:
         await server.set_serving(False)
         for service in ("", *SERVICES):
             assert await health(channel, service) == health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-async def test_reflection(tmp_path: Path) -> None:
-    """Tools can ask what is served, and how it looks."""
-    async with serving(tmp_path) as (_, channel):
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        asked = [
-            reflection_pb2.ServerReflectionRequest(list_services=""),
-            reflection_pb2.ServerReflectionRequest(file_containing_symbol="headrace.v1.MessagesService"),
-        ]
-        listed, described = [response async for response in stub.ServerReflectionInfo(iter(asked))]
-    assert {service.name for service in listed.list_services_response.service} >= SERVICES
-    assert described.file_descriptor_response.file_descriptor_proto
 
 
 async def test_unknown_method(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from headrace.admission import Admission
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
+from headrace.edge import reflection
 from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_addresses import Address
 from headrace.edge.grpc_api import ApiServicer
@@ -109,7 +109,7 @@ class GrpcServer:
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(self._handlers())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        server.add_generic_rpc_handlers(reflection.handlers((*_SERVICES, health.SERVICE_NAME)))
         try:
             for address in self._addresses:
                 address.bind(server)
