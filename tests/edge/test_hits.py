@@ -1,0 +1,363 @@
+"""Every door finds a hit by the bytes of a call: a repeat is neither parsed nor admitted, and says the same answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from doors import BODY
+from flow_parts import Daemon, daemon
+from headrace.callers import KeyStore
+from headrace.edge.grpc_routes import ROUTES
+from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.hits import digest
+from headrace.edge.http_server import HttpServer
+from headrace.v1 import api_service_pb2, messages_service_pb2, options_pb2
+from scripted import EVENTS, MESSAGE, Line, Server, serving
+
+ASK = json.dumps(BODY).encode()
+ASK_EVENTS = json.dumps(BODY | {"stream": True}).encode()
+CHOICE = {"index": 0, "message": {"content": "ho"}, "finish_reason": "stop"}
+CHAT = {"id": "c", "object": "chat.completion", "choices": [CHOICE], "usage": {"prompt_tokens": 3, "completion_tokens": 7}}
+DELTA = [{"index": 0, "delta": {"content": "ho"}, "finish_reason": None}]
+CHUNKS = [
+    b"data: %b\n\n" % json.dumps({"object": "chat.completion.chunk", "choices": DELTA}).encode(),
+    b'data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    b"data: [DONE]\n\n",
+]
+MODEL = {"id": "m-1", "type": "model", "display_name": "M", "created_at": "2025-01-01T00:00:00Z"}
+PAGE = {"data": [MODEL], "has_more": False, "first_id": "m-1", "last_id": "m-1"}
+ANSWERS = {
+    "/v1/messages": json.loads(MESSAGE),
+    "/v1/messages/count_tokens": {"input_tokens": 3},
+    "/v1/chat/completions": CHAT,
+    "/v1/models": PAGE,
+    "/v1/models/m-1": MODEL,
+}
+PARAMS = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": {"text": "hi"}}]}
+UNCOUNTED = {name: value for name, value in PARAMS.items() if name != "max_tokens"}
+
+
+async def talk(line: Line) -> None:
+    """Answer as the API does, by path and form."""
+    target = line.head.split(b" ", 2)[1].decode()
+    streams = b'"stream": true' in line.body or b'"stream":true' in line.body
+    if streams:
+        await line.begin_stream()
+        for event in CHUNKS if "chat" in target else EVENTS:
+            await line.chunk(event)
+        await line.say(b"0\r\n\r\n")
+        return
+    await line.answer(200, json.dumps(ANSWERS[target]).encode(), "content-type: application/json")
+
+
+@dataclass
+class Doors:
+    """Both doors of one daemon, whose upstream is scripted."""
+
+    channel: grpc.aio.Channel
+    http: HttpServer
+    server: Server
+    daemon: Daemon
+
+    def seal(self) -> None:
+        """From now on nothing may be admitted: whatever is answered was found by its bytes."""
+        self.daemon.parts.admission.admit = sealed  # type: ignore[method-assign]
+
+
+def sealed(ask: Any) -> Any:
+    raise AssertionError("it was parsed")
+
+
+@contextlib.asynccontextmanager
+async def opened(valkey: str, path: Path, **settings: str) -> AsyncIterator[Doors]:
+    async with serving(talk) as server, daemon(valkey, server.url, path, **settings) as one:
+        parts = one.parts
+        passes = settings.get("UPSTREAM__CREDENTIALS") == "caller"
+        http = HttpServer(
+            parts.exchange, parts.hits, parts.callers, address="127.0.0.1:0", passes_credentials=passes,
+            budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0,
+        )  # fmt: skip
+        door = GrpcServer(
+            parts.exchange, parts.flow, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
+            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers,
+            runtime_dir=path, passes_credentials=passes,
+        )  # fmt: skip
+        await http.start()
+        await door.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
+                yield Doors(channel, http, server, one)
+        finally:
+            await door.stop()
+            await http.stop()
+
+
+# The ways to ask: each returns where the answer came from, and the answer.
+
+Told = tuple[str, Any]
+Way = Callable[[Doors], Awaitable[Told]]
+SOURCES = {value: name.rpartition("_")[2].lower() for name, value in options_pb2.AnswerSource.items()}
+
+
+def typed(name: str, **fields: Any) -> Way:
+    """A typed RPC."""
+    kept: Any = {f"{route.service}.{route.name}": route for route in ROUTES}.get(name)
+    method = name.rpartition(".")[2]
+    asked = kept.request if kept else getattr(messages_service_pb2, f"{method}Request")
+    said = kept.response if kept else getattr(messages_service_pb2, f"{method}Response")
+
+    async def ask(doors: Doors, metadata: Any = None) -> Told:
+        multi = doors.channel.unary_stream if method.startswith("Stream") else doors.channel.unary_unary
+        call = multi(f"/headrace.v1.{name.replace('.', '/')}", asked.SerializeToString, said.FromString)(
+            asked(**fields), metadata=metadata
+        )
+        came = [one async for one in call] if method.startswith("Stream") else [await call]
+        source = SOURCES[came[0].origin.source]
+        assert [one.HasField("origin") for one in came] == [True] + [False] * (len(came) - 1)
+        came[0].ClearField("origin")
+        return source, came
+
+    return ask
+
+
+def over_http(method: str, target: str, body: bytes = b"", *headers: str) -> Way:
+    async def ask(doors: Doors) -> Told:
+        reader, writer = await asyncio.open_connection("127.0.0.1", doors.http.port)
+        head = [f"{method} {target} HTTP/1.1", "host: 127.0.0.1", "connection: close", f"content-length: {len(body)}", *headers]
+        with contextlib.closing(writer):
+            writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+            came = await asyncio.wait_for(reader.read(), 10)
+        first, _, said = came.partition(b"\r\n\r\n")
+        named = dict(line.lower().split(": ", 1) for line in first.decode().split("\r\n")[1:])
+        return named["x-headrace-source"], events_of(said) if "chunked" in first.decode() else said
+
+    return ask
+
+
+def events_of(chunked: bytes) -> bytes:
+    said = b""
+    while chunked:
+        size, _, rest = chunked.partition(b"\r\n")
+        said, chunked = said + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return said
+
+
+def rpc_of(doors: Doors) -> Any:
+    return doors.channel.stream_stream(
+        "/headrace.v1.ApiService/Call",
+        api_service_pb2.CallRequest.SerializeToString,
+        api_service_pb2.CallResponse.FromString,
+    )
+
+
+def call(method: str, target: str, *parts: bytes, length: bool = True, **headers: str) -> Way:
+    """ApiService.Call, the body in so many parts."""
+    first, *rest = parts or (b"",)
+    named = {"content-length": str(sum(map(len, parts)))} if length else {}
+    named |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = api_service_pb2.CallRequestHead(
+        method=method,
+        path=target,
+        body=first,
+        headers=[api_service_pb2.Header(name=name, value=value) for name, value in named.items()],
+    )
+    requests = [api_service_pb2.CallRequest(head=head), *(api_service_pb2.CallRequest(chunk=chunk) for chunk in rest)]
+
+    async def ask(doors: Doors, metadata: Any = None) -> Told:
+        begun, *came = [one async for one in rpc_of(doors)(iter(requests), metadata=metadata)]
+        assert begun.head.status == 200, came
+        named = {header.name: header.value for header in begun.head.headers}
+        assert len(named) == len(begun.head.headers)
+        return named["x-headrace-source"], b"".join(one.chunk for one in came)
+
+    return ask
+
+
+JSON_BODIES = {
+    "/v1/messages": ASK,
+    "/v1/messages/count_tokens": json.dumps({"model": "m", "messages": BODY["messages"]}).encode(),
+    "/v1/chat/completions": json.dumps({"model": "m", "messages": BODY["messages"]}).encode(),
+}
+EVENT_BODIES = {
+    "/v1/messages": ASK_EVENTS,
+    "/v1/chat/completions": json.dumps({"model": "m", "messages": BODY["messages"], "stream": True}).encode(),
+}
+WAYS: dict[str, Way] = {
+    "CreateMessage": typed("MessagesService.CreateMessage", params=PARAMS),
+    "StreamMessage": typed("MessagesService.StreamMessage", params=PARAMS),
+    "CountTokens": typed("MessagesService.CountTokens", params=UNCOUNTED),
+    "ListModels": typed("ModelsService.ListModels"),
+    "GetModel": typed("ModelsService.GetModel", id="m-1"),
+    "CreateChatCompletion": typed("ChatService.CreateChatCompletion", params=UNCOUNTED),
+    "StreamChatCompletion": typed("ChatService.StreamChatCompletion", params=UNCOUNTED),
+    "HTTP models": over_http("GET", "/v1/models"),
+    "Call models": call("GET", "/v1/models", length=False),
+    "Call model": call("GET", "/v1/models/m-1"),
+}
+for target, body in JSON_BODIES.items():
+    WAYS[f"HTTP {target}"] = over_http("POST", target, body)
+    WAYS[f"Call {target}"] = call("POST", target, body)
+    WAYS[f"Call {target}, in parts"] = call("POST", target, body[:9], body[9:20], body[20:])
+    WAYS[f"Call {target}, no length"] = call("POST", target, body, length=False)
+    WAYS[f"Call {target}, in parts, no length"] = call("POST", target, b"", body[:30], body[30:], length=False)
+for target, body in EVENT_BODIES.items():
+    WAYS[f"HTTP {target}, events"] = over_http("POST", target, body)
+    WAYS[f"Call {target}, events"] = call("POST", target, body)
+    WAYS[f"Call {target}, events, in parts"] = call("POST", target, body[:9], body[9:])
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_found_by_bytes(valkey_url: str, tmp_path: Path, name: str) -> None:
+    """A repeat is answered without being parsed, from the cache, with the same answer."""
+    way = WAYS[name]
+    async with opened(valkey_url, tmp_path) as doors:
+        first = await way(doors)
+        doors.seal()
+        again = [await way(doors) for _ in range(2)]
+    assert first[0] == "upstream"
+    assert again == [("cache", first[1])] * 2
+    assert doors.server.calls == 1
+
+
+@pytest.mark.parametrize("target", JSON_BODIES)
+async def test_doors_share(valkey_url: str, tmp_path: Path, target: str) -> None:
+    """What HTTP has seen is known to ApiService.Call, however its body comes, and the other way round."""
+    body = JSON_BODIES[target]
+    async with opened(valkey_url, tmp_path) as doors:
+        await over_http("POST", target, body)(doors)
+        doors.seal()
+        assert (await call("POST", target, body[:7], body[7:])(doors))[0] == "cache"
+        assert (await call("POST", target, body)(doors))[0] == "cache"
+        assert (await over_http("POST", target, body)(doors))[0] == "cache"
+
+
+async def test_same_beginning(valkey_url: str, tmp_path: Path) -> None:
+    """The same first part with another body after it is another call, whatever was seen before."""
+    other = json.dumps(BODY | {"max_tokens": 7}).encode()
+    shared = ASK[:10]
+    assert other.startswith(shared)
+    async with opened(valkey_url, tmp_path) as doors:
+        for _ in range(2):
+            await call("POST", "/v1/messages", shared, ASK[10:], length=False)(doors)
+            await call("POST", "/v1/messages", shared, other[10:], length=False)(doors)
+    assert doors.server.calls == 2
+
+
+async def test_more_than_stated(valkey_url: str, tmp_path: Path) -> None:
+    """A body that is whole for itself, but followed by more, is not taken for the whole one."""
+    async with opened(valkey_url, tmp_path) as doors:
+        await call("POST", "/v1/messages", ASK, length=False)(doors)
+        with pytest.raises(AssertionError, match="invalid_request_error"):
+            await call("POST", "/v1/messages", ASK, b"x", length=False)(doors)
+
+
+@pytest.mark.parametrize("where", ["head", "metadata"])
+@pytest.mark.parametrize("setting", ["required", "caller"])
+async def test_whose(valkey_url: str, tmp_path: Path, where: str, setting: str) -> None:
+    """One caller's bytes are not another's, by whichever way the key comes; a wrong key gets nothing."""
+    settings = {"AUTH__REQUIRED": "true"} if setting == "required" else {"UPSTREAM__CREDENTIALS": "caller"}
+    async with opened(valkey_url, tmp_path, **settings) as doors:
+        keys = ["mine", "theirs"]
+        if setting == "required":
+            keys = [await KeyStore(doors.daemon.parts.link).create(name) for name in ("a", "b")]
+
+        async def told(key: str) -> Told:
+            by_head = {"x_api_key": key} if where == "head" else {}
+            way: Any = call("POST", "/v1/messages", ASK, **by_head)
+            return await way(doors, metadata=None if by_head else (("x-api-key", key),))
+
+        for key in keys:
+            await eventually(lambda key=key: told(key))
+            assert (await told(key))[0] == "cache"
+        assert doors.server.calls == 2
+        if setting == "required":
+            with pytest.raises(AssertionError, match="authentication_error"):
+                await told("hr_000000000000_" + "0" * 48)
+
+
+async def eventually(ask: Callable[[], Awaitable[Told]]) -> None:
+    """Ask until the daemon has heard of the key."""
+    for _ in range(100):
+        with contextlib.suppress(AssertionError):
+            await ask()
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it never knew the key")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        over_http("POST", "/v1/messages", ASK, "idempotency-key: k"),
+        over_http("POST", "/v1/messages", ASK, "cache-control: no-cache"),
+        call("POST", "/v1/messages", ASK, idempotency_key="k"),
+        call("POST", "/v1/messages", ASK[:5], ASK[5:], idempotency_key="k"),
+        call("POST", "/v1/messages", ASK, cache_control="no-store"),
+        typed("ChatService.CreateChatCompletion", params=UNCOUNTED, options={"idempotency_key": "k"}),
+        typed("ChatService.CreateChatCompletion", params=UNCOUNTED, options={"cache_control": {"no_cache": True}}),
+        typed("MessagesService.CreateMessage", params=PARAMS, options={"cache_control": {"no_store": True}}),
+    ],
+)
+async def test_asks_for_more(valkey_url: str, tmp_path: Path, way: Way) -> None:
+    """What asks for more than a look-up is never found by its bytes, even where the same call without it was."""
+    async with opened(valkey_url, tmp_path) as doors:
+        await over_http("POST", "/v1/messages", ASK)(doors)
+        await way(doors)
+        remembered = doors.daemon.parts.hits.stats().remembered
+        await way(doors)
+        assert doors.daemon.parts.hits.stats().remembered == remembered
+        doors.seal()
+        with pytest.raises((AssertionError, grpc.aio.AioRpcError, KeyError)):
+            await way(doors)
+
+
+@pytest.mark.parametrize("name", ["HTTP /v1/messages", "Call /v1/messages", "StreamChatCompletion", "CreateMessage"])
+async def test_draining(valkey_url: str, tmp_path: Path, name: str) -> None:
+    """A daemon that leaves gives no hits either."""
+    async with opened(valkey_url, tmp_path) as doors:
+        await WAYS[name](doors)
+        doors.daemon.flow.is_draining = True
+        with pytest.raises((AssertionError, grpc.aio.AioRpcError, KeyError)):
+            await WAYS[name](doors)
+
+
+async def test_forgets(valkey_url: str, tmp_path: Path) -> None:
+    """After a reload nothing is remembered of what callers were before; the answers are still there."""
+    async with opened(valkey_url, tmp_path) as doors:
+        parts = doors.daemon.parts
+        await WAYS["CreateMessage"](doors)
+        assert repr(parts.hits) == "<Hits [1 remembered]>"
+        parts.reload(parts.settings)
+        assert repr(parts.hits) == "<Hits [0 remembered]>"
+        assert (await WAYS["CreateMessage"](doors))[0] == "cache"
+
+
+async def test_budget_is_shown(valkey_url: str, tmp_path: Path) -> None:
+    """A hit over ApiService.Call shows its caller's budget, as one over HTTP does."""
+    limit = json.dumps([{"name": "r", "requests_per_minute": 60}])
+    async with opened(valkey_url, tmp_path, LIMIT=limit) as doors:
+        rpc = doors.channel.stream_stream(
+            "/headrace.v1.ApiService/Call",
+            api_service_pb2.CallRequest.SerializeToString,
+            api_service_pb2.CallResponse.FromString,
+        )
+        head = api_service_pb2.CallRequestHead(method="POST", path="/v1/messages", body=ASK)
+        for _ in range(2):
+            begun, *_rest = [one async for one in rpc(iter([api_service_pb2.CallRequest(head=head)]))]
+            assert "anthropic-ratelimit-requests-limit" in {header.name for header in begun.head.headers}
+        assert {header.name for header in begun.head.headers} >= {"age", "cache-status", "request-id", "content-type"}
+
+
+def test_parts_keep_apart() -> None:
+    """However bytes are cut into parts, another cut is another digest."""
+    cuts = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"", b"abc"), (b"abc", b""), (b"1:a", b"")]
+    assert len({digest(*cut) for cut in cuts}) == len(cuts)
