@@ -20,33 +20,30 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass
 
 from headrace.attempts import Attempts
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
-from headrace.deadline import until
-from headrace.errors import (
-    BrokenStream,
-    Canceled,
-    Draining,
-    HeadraceError,
-    IdempotencyConflict,
-    InvalidCall,
-    NotCached,
-    OutOfTime,
-    QueueFull,
-    RedisAway,
-    Refusal,
-    TicketNotFound,
-    UpstreamError,
-)
-from headrace.flight.flights import Flight, Flights, Fly, Landing
-from headrace.leader import Leader
-from headrace.model import Answer, Call, Event, Reply, Source
-from headrace.retry.ticket import Ticket
-from headrace.retry.tickets import Claimed, Conflict, Same, Tickets
+from headrace.errors import AttemptFailed, Draining, HeadraceError, NotCached, OutOfTime, Refusal
+from headrace.flight.flights import Flight, Flights, Landing, broken_off
+from headrace.flight.lease import Lease, Leases, NoLease, Recalled
+from headrace.flight.succession import pass_on, refuse_likewise
+from headrace.model import Call, Reply, Source
+from headrace.parking import Parking
+from headrace.patience import in_time
+from headrace.replies import Replies
+from headrace.retry.policy import RetryPolicy, Tries
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStats:
+    """Whether new calls are refused, and the flights in the air."""
+
+    is_draining: bool
+    in_the_air: int
+    waiting: int
 
 
 class Flow:
@@ -70,13 +67,20 @@ class Flow:
         self._cache = cache
         self._keeping = keeping
         self._flights = flights
-        self._leader = leader
+        self._leases = leases
+        self._attempts = attempts
+        self._parking = parking
+        self._policy = policy
 
     def __repr__(self) -> str:
-        state = "draining" if self.is_draining else "open"
-        return f"<Flow [{state}] {self._flights!r}>"
+        stats = self.stats()
+        state = "draining" if stats.is_draining else "open"
+        return f"<Flow [{state}, {stats.in_the_air} in the air, {stats.waiting} waiting]>"
 
-    # The whole line.
+    def stats(self) -> FlowStats:
+        """Return its state now."""
+        flights = self._flights.stats()
+        return FlowStats(self.is_draining, flights.in_the_air, flights.waiting)
 
     @contextlib.asynccontextmanager
     async def answer(self, call: Call, *, opens_s: float | None = None) -> AsyncIterator[Reply]:

@@ -25,11 +25,14 @@ from headrace.admission import Admission, check_size, lane_of
 from headrace.aside import Aside
 from headrace.clock import Clock
 from headrace.edge.hits import JSON, SSE, Seen
-from headrace.edge.http_asks import cache_control, read_ask, timeout_s
+from headrace.edge.http_asks import cache_control, read_ask
+from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
-from headrace.flow import Flow, draining
-from headrace.model import Answer, Call, Caller, Event, Reply, Role, Source
+from headrace.flow import Flow
+from headrace.model import Answer, Call, Caller, Errand, Event, Reply, Role, Source
+from headrace.outcome import Outcomes
+from headrace.pursuit import Pursuits
 from headrace.relay import Load, Relay
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
@@ -52,7 +55,8 @@ class Request:
         headers: in their order, lower-case names; what must not travel on is left out on the way.
         body: whole, or as it comes.
         length: of a body that comes in pieces, in bytes; None if nobody knows.
-        timeout_s: how long the caller will wait; None if it did not say.
+        timeout_s: how long the caller will wait by its RPC; None if there is no such bound.
+        edge: the door, "http" or "grpc".
         credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
     """
 
@@ -63,6 +67,7 @@ class Request:
     body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
     length: int | None = None
     timeout_s: float | None = None
+    edge: str = "grpc"
     credential: str = field(default="", repr=False)
 
 
@@ -75,18 +80,14 @@ class Response:
         headers: lower-case names, ready to be sent on; ours (`x-headrace-source`, `cache-status`, ...) included.
         chunks: the body as it comes, spelled as `content-encoding` in the headers says.
         whole: all of it, if it is there already.
+        reply: where it came from.
     """
 
     status: int
     headers: list[tuple[str, str]]
     chunks: AsyncIterator[bytes]
+    reply: Reply
     whole: bytes | None = field(default=None, repr=False)
-    source: Source = Source.UPSTREAM
-    attempts: int = 1
-    age_s: float = 0.0
-    ticket: str = ""
-    cache_status: str = ""
-    request_id: str = ""
 
     async def read(self) -> bytes:
         """Return the whole body."""
@@ -103,14 +104,27 @@ class Exchange:
     """
 
     def __init__(
-        self, clock: Clock, flow: Flow, relay: Relay, admission: Admission, *, budget_headers: Budget, upstream_url: str
+        self,
+        clock: Clock,
+        flow: Flow,
+        pursuits: Pursuits,
+        relay: Relay,
+        admission: Admission,
+        outcomes: Outcomes,
+        *,
+        budget_headers: Budget,
+        upstream_url: str,
+        opens_s: float,
     ) -> None:
+        self.outcomes = outcomes
+        self.pursuits = pursuits
         self._clock = clock
         self._flow = flow
         self._relay = relay
         self._admission = admission
         self._budget_headers = budget_headers
         self._upstream_url = upstream_url.encode()
+        self._opens_s = opens_s
 
     def __repr__(self) -> str:
         return f"<Exchange {self._flow!r} {self._relay!r}>"
@@ -132,6 +146,15 @@ class Exchange:
         way = self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
         async with way as response:
             yield response
+
+    @contextlib.asynccontextmanager
+    async def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
+        """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
+        way = self.pursuits.answer_once if call.idempotency_key else self._flow.answer
+        with self.outcomes.of(edge, call) as record:
+            async with way(call, opens_s=opens_s) as reply:
+                record.reply = reply
+                yield reply
 
     @property
     def aside(self) -> Aside:
@@ -161,26 +184,19 @@ class Exchange:
             path=request.target,
             endpoint=endpoint,
             credential=request.credential,
-            within_s=request.timeout_s,
+            wait=read_wait(request.headers, request.timeout_s, is_http=request.edge == "http"),
         )
         call = await self._admission.admit(ask)
         seen(call)
-        async with self._flow.answer(call) as reply:
+        async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
             whole = None if reply.events is not None else payload(reply.answer, stream=call.stream)
-            yield Response(
-                status=200,
-                headers=self._headers(call, reply),
-                chunks=_live(reply.events) if reply.events is not None else _once(whole or b""),
-                whole=whole,
-                source=reply.source,
-                attempts=reply.attempts,
-                age_s=reply.age_s,
-                ticket=reply.ticket,
-                cache_status=reply.cache_status,
-                request_id=reply.request_id,
-            )
+            chunks = _live(reply.events) if reply.events is not None else _once(whole or b"")
+            yield Response(200, self._headers(call, reply), chunks, reply, whole)
 
     def _headers(self, call: Call, reply: Reply) -> list[tuple[str, str]]:
+        if reply.is_early:
+            # Nobody knows yet where the answer will come from, nor whether there will be one.
+            return [SSE, ("request-id", new_id()), ("cache-control", "no-cache"), *self._budget_headers(call)]
         headers = [
             SSE if call.stream else JSON,
             ("request-id", reply.request_id or new_id()),
@@ -201,20 +217,26 @@ class Exchange:
 
     @contextlib.asynccontextmanager
     async def _carried(self, request: Request, endpoint: Endpoint) -> AsyncIterator[Response]:
-        if self._flow.is_draining:
-            raise draining()
+        self._flow.refuse_if_draining()
         load = self._load(request, endpoint)
-        async with self._relay.carry(load) as (carried, attempts):
-            own = self._budget_headers(load.errand)
-            said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
-            said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(attempts)), *own]
-            chunks = _unbroken(carried.chunks())
-            if endpoint.has_addresses and carried.status == 200 and request.method != "HEAD":
-                body = self._readdressed(await _read(carried), request.headers)
-                said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
-                said.append(("content-length", str(len(body))))
-                chunks = _once(body)
-            yield Response(carried.status, said, chunks, attempts=attempts, request_id=carried.request_id)
+        with self.outcomes.of(request.edge, load.errand) as record:
+            async with self._relay.carry(load) as (carried, attempts):
+                record.reply = reply = Reply(
+                    Source.UPSTREAM, attempts, request_id=carried.request_id, came_at=self._clock.now()
+                )
+                yield await self._response(load, request, carried, reply)
+
+    async def _response(self, load: Load, request: Request, carried: Carried, reply: Reply) -> Response:
+        own = self._budget_headers(load.errand)
+        said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
+        said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(reply.attempts)), *own]
+        chunks = _unbroken(carried.chunks())
+        if load.endpoint.has_addresses and carried.status == 200 and request.method != "HEAD":
+            body = self._readdressed(await _read(carried), request.headers)
+            said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
+            said.append(("content-length", str(len(body))))
+            chunks = _once(body)
+        return Response(carried.status, said, chunks, reply)
 
     def _load(self, request: Request, endpoint: Endpoint) -> Load:
         headers = request.headers
@@ -222,6 +244,8 @@ class Exchange:
         if asks.only_if_cached:
             raise NotCached("only-if-cached was asked, and answers of this endpoint are never kept")
         now = self._clock.now()
+        wait = read_wait(headers, request.timeout_s)
+        moments = self._admission.moments(now, wait, endpoint, request.caller, is_stream=True)
         errand = Errand(
             caller=request.caller,
             lane=lane_of(headers.get("x-headrace-lane", ""), request.caller),
@@ -230,7 +254,8 @@ class Exchange:
             endpoint=endpoint.name,
             version=headers.get("anthropic-version", ""),
             arrival=now,
-            deadline=self._admission.deadline(now, timeout_s(headers, request.timeout_s), endpoint),
+            deadline=moments.deadline,
+            slack_s=moments.slack_s,
             credential=request.credential,
         )
         body = Body(bounded(request.body, endpoint), request.length)

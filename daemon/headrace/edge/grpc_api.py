@@ -13,12 +13,12 @@ from typing import Any
 
 from multidict import CIMultiDict
 
-from headrace import observe
+from headrace.aside import aloof
 from headrace.admission import check_size
 from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, Headers, Request, Response, endpoint_of, is_events, new_id, whole_body
 from headrace.edge.grpc_calls import Who, guarded, parse
-from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, payload, varying_headers
+from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
 from headrace.edge.http_asks import presented_key
 from headrace.errors import HeadraceError, InvalidCall
 from headrace.model import Call
@@ -59,7 +59,7 @@ class ApiServicer:
         except HeadraceError as error:
             if writer.has_begun and not writer.has_events:
                 raise  # the status is gone: the RPC itself has to fail
-            observe.ERRORS.inc("grpc", error.reason)
+            self._exchange.outcomes.refused("grpc", error)
             await self._exchange.let_ring(error)  # every client of gRPC's has a clock
             if writer.has_begun:
                 # The error is the stream's last event, as upstream itself would have it.
@@ -73,7 +73,7 @@ class ApiServicer:
         # A key may come as HTTP has it, in the head, or as gRPC has it. Where keys decide nothing, a hit needs no headers.
         headers = _headers(head) if self._who.asks_for_keys else None
         key, own_key = self._who.keys(context, headers if headers and presented_key(headers) else None)
-        digests = [digest(b"ApiService.Call", self._who.scope(key, own_key), raw)]
+        digests = [await aloof(raw, digest, b"ApiService.Call", self._who.scope(key, own_key), raw)]
         if hit := self._hits.glance(digests[0]):
             return await self._give(hit, context)
         headers = headers or _headers(head)
@@ -90,7 +90,6 @@ class ApiServicer:
         if hit := await self._read(request, head, parts, digests):
             return await self._give(hit, context)
         async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
-            observe.CALLS.inc("grpc", response.source)
             await writer.pass_on(response)
         return None
 
@@ -104,7 +103,8 @@ class ApiServicer:
         request.body = body = await whole_body(request.body, endpoint)
         if "idempotency-key" in request.headers:
             return None
-        asked = http_digest(request.caller.name, request.credential, request.method, request.target, request.headers, body)
+        named = (request.caller.name, request.credential, request.method, request.target, request.headers)
+        asked = await aloof(body, http_digest, *named, body)
         digests.append(asked)
         return self._hits.glance(asked)
 
@@ -113,7 +113,7 @@ class ApiServicer:
             self._hits.remember(known, call)
 
     async def _give(self, hit: Hit, context: Any) -> None:
-        observe.CALLS.inc("grpc", "cache")
+        self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
         kept, *chunks = _kept(hit)
         own = [*varying_headers(hit), *self._budget_headers(hit.seen)]
         await context.write(_said(kept + _response_head(own).SerializeToString()))

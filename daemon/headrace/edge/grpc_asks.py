@@ -7,7 +7,7 @@ import re
 from google.protobuf.duration_pb2 import Duration
 
 from headrace.admission import Ask
-from headrace.edge.exchange import Response
+from headrace.deadline import Wait
 from headrace.endpoints import MESSAGES, Endpoint
 from headrace.errors import InvalidCall
 from headrace.model import CacheControl, Caller, Reply, Source
@@ -53,7 +53,7 @@ def read_ask(
         betas=_betas(options),
         headers=tuple(sorted(_header(name, value) for name, value in options.anthropic_headers.items())),
         lane=_lane(options.lane),
-        timeout_s=timeout_s,
+        wait=Wait(stated_s=timeout_s),
         cache=_cache_control(options.cache_control),
         idempotency_key=options.idempotency_key,
         method=method,
@@ -86,7 +86,7 @@ def answer_timeout_s(request: messages_service_pb2.SubmitMessageRequest) -> floa
     return seconds
 
 
-def origin(reply: Reply | Response) -> options_pb2.Origin:
+def origin(reply: Reply) -> options_pb2.Origin:
     """Return where an answer came from."""
     said = options_pb2.Origin(
         source=SOURCES[reply.source],

@@ -37,7 +37,8 @@ def guarded(method: Method) -> Method:
                 return None  # the caller has gone, and what we were writing with it
             log.exception(observe.CALL_FAILED, edge="grpc", kind=type(error).__name__)
             said = error
-        observe.ERRORS.inc("grpc", getattr(said, "reason", HeadraceError.reason))
+        if not getattr(said, "is_told", False):
+            observe.ERRORS.inc("grpc", getattr(said, "reason", HeadraceError.reason))
         await status.abort(context, said)
         return None
 

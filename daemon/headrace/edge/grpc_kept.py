@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-from headrace import observe
 from headrace.admission import Admission, Ask
+from headrace.aside import aloof
 from headrace.cache import status
+from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
-from headrace.edge.grpc_calls import Who, guarded, parse
-from headrace.edge.hits import Hit, Hits, digest
-from headrace.flow import Flow
+from headrace.edge.grpc_calls import Who, guarded
+from headrace.edge.grpc_params import Parted, take_apart
+from headrace.edge.hits import Hit, Hits, digest, outcome_of
 from headrace.model import Answer, Call, Caller, Event, Reply
 from headrace.v1 import options_pb2
 
@@ -30,6 +31,7 @@ class Method(Protocol):
 
     Args:
         name: service and method, "ChatService.CreateChatCompletion".
+        is_streaming: whether it answers many times.
         request, response: their types; the response has an `origin`, which is left out below.
     """
 
@@ -37,13 +39,16 @@ class Method(Protocol):
     def name(self) -> str: ...
 
     @property
+    def is_streaming(self) -> bool: ...
+
+    @property
     def request(self) -> type[Message]: ...
 
     @property
     def response(self) -> type[Message]: ...
 
-    def ask(self, request: Any, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
-        """Return what a request asks; raises `InvalidCall` for what makes no sense."""
+    def ask(self, parted: Parted, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
+        """Return what a request asks, taken apart; raises `InvalidCall` for what makes no sense."""
 
     def whole(self, answer: Answer) -> Iterable[bytes]:
         """Return the responses that say a whole answer: one, or those of a stream."""
@@ -55,9 +60,9 @@ class Method(Protocol):
 class KeptRpc:
     """One method's handlers; of `unary` and `stream` the one that the proto names is used."""
 
-    def __init__(self, flow: Flow, admission: Admission, hits: Hits, who: Who, method: Method) -> None:
+    def __init__(self, exchange: Exchange, admission: Admission, hits: Hits, who: Who, method: Method) -> None:
         self.method = method
-        self._flow = flow
+        self._exchange = exchange
         self._admission = admission
         self._hits = hits
         self._who = who
@@ -71,39 +76,37 @@ class KeptRpc:
     async def unary(self, raw: bytes, context: Any) -> bytes:
         """Return one answer whole."""
         key, own_key = self._who.keys(context)
-        seen = digest(self._named, self._who.scope(key, own_key), raw)
+        seen = await aloof(raw, digest, self._named, self._who.scope(key, own_key), raw)
         if hit := self._hits.glance(seen):
-            observe.CALLS.inc("grpc", "cache")
+            self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
             return self._kept.responses(hit)[0] + self._kept.tail(hit)
-        call = self._admit(raw, context, key, own_key)
+        call = await self._admit(raw, context, key, own_key)
         self._hits.remember(seen, call)
-        async with self._flow.answer(call) as reply:
-            observe.CALLS.inc("grpc", reply.source)
+        async with self._exchange.answer(call, "grpc") as reply:
             return b"".join(self.method.whole(_whole(reply))) + self._tail(reply)
 
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
         key, own_key = self._who.keys(context)
-        seen = digest(self._named, self._who.scope(key, own_key), raw)
+        seen = await aloof(raw, digest, self._named, self._who.scope(key, own_key), raw)
         if hit := self._hits.glance(seen):
-            observe.CALLS.inc("grpc", "cache")
+            self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
             await _write(context, self._kept.responses(hit), self._kept.tail(hit))
             return
-        call = self._admit(raw, context, key, own_key)
+        call = await self._admit(raw, context, key, own_key)
         self._hits.remember(seen, call)
-        async with self._flow.answer(call) as reply:
-            observe.CALLS.inc("grpc", reply.source)
+        async with self._exchange.answer(call, "grpc") as reply:
             if reply.events is None:
                 await _write(context, self.method.whole(_whole(reply)), self._tail(reply))
             else:
                 await self._write_live(context, reply, reply.events)
 
-    def _admit(self, raw: bytes, context: Any, key: str, own_key: str) -> Call:
-        request: Any = parse(self.method.request, raw)
-        caller = self._who.identify(key, request.options.caller)
-        ask = self.method.ask(request, caller, timeout_s=context.time_remaining(), credential=own_key)
-        return self._admission.admit(ask)
+    async def _admit(self, raw: bytes, context: Any, key: str, own_key: str) -> Call:
+        parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
+        caller = self._who.identify(key, parted.request.options.caller)
+        ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=own_key)
+        return await self._admission.admit(ask)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:
         # To the very end, also past the last event that is told: whoever leaves early gives the call up.

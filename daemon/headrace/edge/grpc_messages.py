@@ -14,26 +14,27 @@ from headrace import forms
 from headrace.admission import Admission, Ask
 from headrace.edge import translate
 from headrace.edge.grpc_asks import answer_timeout_s, read_ask
-from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.edge.grpc_calls import Handler, Who, guarded
 from headrace.edge.grpc_kept import KeptRpc, Method
+from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_tickets import ticket_message
-from headrace.flow import Flow
 from headrace.model import Answer, Caller, Event
+from headrace.pursuit import Pursuits
 from headrace.v1 import events_pb2, messages_pb2, messages_service_pb2
 
 
 class MessagesServicer:
     """The methods of the service but `CountTokens`, which is a row of `grpc_routes.py`."""
 
-    def __init__(self, flow: Flow, admission: Admission, who: Who, kept: Callable[[Method], KeptRpc]) -> None:
-        self._flow = flow
+    def __init__(self, pursuits: Pursuits, admission: Admission, who: Who, kept: Callable[[Method], KeptRpc]) -> None:
+        self._pursuits = pursuits
         self._admission = admission
         self._who = who
         self._create = kept(_Create())
         self._stream = kept(_Stream())
 
     def __repr__(self) -> str:
-        return f"<MessagesServicer {self._flow!r}>"
+        return f"<MessagesServicer {self._pursuits!r}>"
 
     @property
     def unary(self) -> dict[str, Handler]:
@@ -49,19 +50,17 @@ class MessagesServicer:
     async def submit(self, raw: bytes, context: Any) -> bytes:
         """Return the ticket of a call that is to be answered later."""
         key, own_key = self._who.keys(context)
-        request = parse(messages_service_pb2.SubmitMessageRequest, raw)
-        caller = self._who.identify(key, request.options.caller)
-        call = self._admission.admit(_ask(request, caller, False, answer_timeout_s(request), own_key))
-        ticket = await self._flow.submit(call)
+        cls = messages_service_pb2.SubmitMessageRequest
+        parted = await take_apart(self._admission.aside, cls, raw, streams=False)
+        caller = self._who.identify(key, parted.request.options.caller)
+        call = await self._admission.admit(_ask(parted, caller, False, answer_timeout_s(parted.request), own_key))
+        ticket = await self._pursuits.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()
 
 
-def _ask(request: Any, caller: Caller, stream: bool, timeout_s: float | None, credential: str) -> Ask:
-    params = request.params
-    if stream and not params.HasField("stream"):
-        params.stream = True
-    body = translate.write(params)
-    return read_ask(request.options, caller, body, stream=stream, timeout_s=timeout_s, credential=credential)
+def _ask(parted: Parted, caller: Caller, stream: bool, timeout_s: float | None, credential: str) -> Ask:
+    options = parted.request.options
+    return read_ask(options, caller, parted.body, stream=stream, timeout_s=timeout_s, credential=credential)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,12 @@ class _Create:
     """An answer whole."""
 
     name = "MessagesService.CreateMessage"
+    is_streaming = False
     request = messages_service_pb2.CreateMessageRequest
     response = messages_service_pb2.CreateMessageResponse
 
-    def ask(self, request: Any, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
-        return _ask(request, caller, False, timeout_s, credential)
+    def ask(self, parted: Parted, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
+        return _ask(parted, caller, False, timeout_s, credential)
 
     def whole(self, answer: Answer) -> Iterator[bytes]:
         message = translate.read(forms.json_payload(answer), messages_pb2.Message)
@@ -88,11 +88,12 @@ class _Stream:
     """An answer as events."""
 
     name = "MessagesService.StreamMessage"
+    is_streaming = True
     request = messages_service_pb2.StreamMessageRequest
     response = messages_service_pb2.StreamMessageResponse
 
-    def ask(self, request: Any, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
-        return _ask(request, caller, True, timeout_s, credential)
+    def ask(self, parted: Parted, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
+        return _ask(parted, caller, True, timeout_s, credential)
 
     def whole(self, answer: Answer) -> Iterator[bytes]:
         return (said for event in forms.event_list(answer) if (said := self.event(event, answer.request_id)))

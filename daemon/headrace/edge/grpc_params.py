@@ -55,7 +55,7 @@ async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: b
         raw: the request, serialised.
         streams: whether the RPC streams, which the body then says, too, if the params leave it open.
     """
-    if is_light(raw):
+    if is_light(raw) or "params" not in cls.DESCRIPTOR.fields_by_name:
         return _take_apart(cls, raw, streams=streams)
     said = await aside.run(JOB, f"{'+' if streams else '-'}{cls.DESCRIPTOR.name}".encode(), raw)
     is_stream, length = _REPLY.unpack_from(said)
@@ -65,6 +65,8 @@ async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: b
 
 def _take_apart(cls: type[Message], raw: bytes, *, streams: bool) -> Parted:
     request: Any = parse(cls, raw)
+    if "params" not in cls.DESCRIPTOR.fields_by_name:
+        return Parted(request, b"", streams)
     return Parted(request, *written(request.params, streams=streams))
 
 

@@ -19,8 +19,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from headrace import endpoints
-from headrace.edge import grpc_params
 from headrace.edge.grpc_asks import headers
+from headrace.edge.grpc_params import Parted
 from headrace.endpoints import Endpoint
 from headrace.errors import InvalidCall
 from headrace.v1 import (
@@ -164,14 +164,17 @@ class Asked:
     body: bytes
 
 
-def ask(route: Route, request: Any) -> Asked:
+def ask(route: Route, parted: Parted) -> Asked:
     """Return what a request asks for; raises `InvalidCall`, naming the field, for what makes no sense."""
+    request = parted.request
     path = route.path.replace("{id}", _segment(request.id)) if "{id}" in route.path else route.path
     query = urlencode(list(_query(route, request)), quote_via=quote, safe="")
     if request.options.idempotency_key and not route.endpoint.is_kept:
         raise _invalid("options.idempotency_key", f"there are none for {route.name}: upstream would do it twice")
-    body = _body(route, request) if "params" in request.DESCRIPTOR.fields_by_name else b""
-    return Asked(f"{path}?{query}" if query else path, body)
+    # An answer in the other form could not be read.
+    if parted.body and parted.is_stream != route.is_streaming:
+        raise _invalid("params.stream", f"must be {str(route.is_streaming).lower()} or left out in {route.name}")
+    return Asked(f"{path}?{query}" if query else path, parted.body)
 
 
 def headers_of(route: Route, request: Any) -> tuple[tuple[str, str], ...]:
@@ -226,15 +229,6 @@ def _extra(text: str, taken: set[str]) -> list[tuple[str, str]]:
     if again := taken.intersection(name for name, _ in pairs):
         raise _invalid("extra_query", f"{min(again)!r} belongs into a field")
     return pairs
-
-
-def _body(route: Route, request: Any, written: tuple[bytes, bool] | None) -> bytes:
-    streams = route.shape is Shape.EVENTS
-    body, is_stream = written or grpc_params.written(request.params, streams=streams)
-    # An answer in the other form could not be read.
-    if is_stream != streams:
-        raise _invalid("params.stream", f"must be {str(streams).lower()} or left out in {route.name}")
-    return body
 
 
 def _invalid(field: str, why: str) -> InvalidCall:

@@ -25,7 +25,6 @@ from headrace.edge.grpc_routes import FILES
 from headrace.edge.grpc_tickets import TicketsServicer
 from headrace.edge.grpc_typed import TypedServicer
 from headrace.edge.hits import Hits
-from headrace.flow import Flow
 from headrace.retry.tickets import Tickets
 from headrace.v1 import api_service_pb2, cache_service_pb2, tickets_service_pb2
 
@@ -63,7 +62,6 @@ class GrpcServer:
     def __init__(
         self,
         exchange: Exchange,
-        flow: Flow,
         hits: Hits,
         admission: Admission,
         callers: Callers,
@@ -78,8 +76,8 @@ class GrpcServer:
         passes_credentials: bool = False,
     ) -> None:
         who = Who(callers, passes_credentials=passes_credentials)
-        kept = functools.partial(KeptRpc, flow, admission, hits, who)
-        self._messages = MessagesServicer(flow, admission, who, kept)
+        kept = functools.partial(KeptRpc, exchange, admission, hits, who)
+        self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
         self._tickets = TicketsServicer(tickets, who)
         self._cache = CacheServicer(cache, admission, who)
         self._api = ApiServicer(exchange, hits, who, budget_headers)

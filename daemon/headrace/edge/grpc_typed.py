@@ -15,13 +15,14 @@ from typing import Any
 from google.protobuf.message import Message
 from multidict import CIMultiDict
 
-from headrace import forms, observe
+from headrace import forms
 from headrace.admission import Ask
 from headrace.edge import translate
 from headrace.edge.exchange import Exchange, Request, Response
 from headrace.edge.grpc_asks import origin, read_ask
-from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.edge.grpc_calls import Handler, Who, guarded
 from headrace.edge.grpc_kept import KeptRpc, Method
+from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_routes import ROUTES, Route, Shape, ask, headers_of
 from headrace.errors import UpstreamError
 from headrace.forms import exact
@@ -62,13 +63,14 @@ class _KeptRoute:
     def __init__(self, route: Route) -> None:
         self._route = route
         self.name = route.rpc
+        self.is_streaming = route.is_streaming
         self.request = route.request
         self.response = route.response
 
-    def ask(self, request: Any, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
-        route, asked = self._route, ask(self._route, request)
+    def ask(self, parted: Parted, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
+        route, asked = self._route, ask(self._route, parted)
         return read_ask(
-            request.options,
+            parted.request.options,
             caller,
             asked.body,
             stream=None,  # the body says it
@@ -102,8 +104,8 @@ class _CarriedRpc:
     async def unary(self, raw: bytes, context: Any) -> bytes:
         """Return what upstream says."""
         async with self._open(raw, context) as response:
-            said: Any = _read(self._route, await response.read(), response.request_id)
-            said.origin.CopyFrom(origin(response))
+            said: Any = _read(self._route, await response.read(), response.reply.request_id)
+            said.origin.CopyFrom(origin(response.reply))
             return said.SerializeToString()  # type: ignore[no-any-return]
 
     @guarded
@@ -112,38 +114,29 @@ class _CarriedRpc:
         async with self._open(raw, context) as response:
             is_first = True
             async for line in lines(response.chunks):
-                said: Any = _read(self._route, line, response.request_id)
+                said: Any = _read(self._route, line, response.reply.request_id)
                 if is_first:
-                    said.origin.CopyFrom(origin(response))
+                    said.origin.CopyFrom(origin(response.reply))
                     is_first = False
                 await context.write(said.SerializeToString())
 
     @contextlib.asynccontextmanager
     async def _open(self, raw: bytes, context: Any) -> AsyncIterator[Response]:
         key, own_key = self._who.keys(context)
-        request: Any = parse(self._route.request, raw)
-        asked = ask(self._route, request)
+        parted = await take_apart(self._exchange.aside, self._route.request, raw, streams=self._route.shape is Shape.EVENTS)
+        asked = ask(self._route, parted)
         call = Request(
             method=self._route.method,
             target=asked.target,
-            caller=self._who.identify(key, request.options.caller),
-            headers=CIMultiDict(headers_of(self._route, request)),
+            caller=self._who.identify(key, parted.request.options.caller),
+            headers=CIMultiDict(headers_of(self._route, parted.request)),
             body=asked.body,
             length=len(asked.body),
             timeout_s=context.time_remaining(),
             credential=own_key,
         )
         async with self._exchange.open(call) as response:
-            observe.CALLS.inc("grpc", response.source)
             yield response
-
-    async def _asked(self, raw: bytes) -> tuple[Any, Asked]:
-        route = self.route
-        if is_light(raw) or not has_params(route):
-            request: Any = parse(route.request, raw)
-            return request, ask(route, request)
-        parted = await take_apart(self._exchange.aside, route.request, raw, streams=route.shape is Shape.EVENTS)
-        return parted.request, ask(route, parted.request, (parted.body, parted.is_stream))
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -19,6 +19,7 @@ from headrace.cache.entry import Entry
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.model import Call, Caller, Lane
+from headrace.outcome import Outcome
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
@@ -121,6 +122,24 @@ def http_digest(caller: str, credential: str, method: str, target: str, headers:
     counted = [f"{name}:{value}" for name, value in headers.items() if name.lower().startswith(_COUNTS)]
     head = "\n".join((caller, credential, method, target, *sorted(counted)))
     return digest(head.encode("utf-8", "surrogateescape"), body)
+
+
+def outcome_of(hit: Hit, edge: str) -> Outcome:
+    """Return what came of a call that is a hit."""
+    seen, answer = hit.seen, hit.entry.answer
+    return Outcome(
+        edge,
+        seen.endpoint,
+        seen.caller.name,
+        seen.lane,
+        seen.model,
+        source="cache",
+        cost_class="kept",
+        usage=answer.usage,
+        began=answer.created + hit.age_s,
+        first_s=0.0,
+        request_id=answer.request_id,
+    )
 
 
 def constant_headers(hit: Hit) -> list[tuple[str, str]]:

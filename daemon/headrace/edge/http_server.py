@@ -20,10 +20,11 @@ from multidict import CIMultiDict, MultiMapping
 
 from headrace import observe
 from headrace.admission import check_size
+from headrace.aside import aloof
 from headrace.callers import Callers
 from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
-from headrace.edge.hits import JSON, Hit, Hits, constant_headers, http_digest, payload, varying_headers
+from headrace.edge.hits import JSON, Hit, Hits, constant_headers, http_digest, outcome_of, payload, varying_headers
 from headrace.edge.http_asks import credential, has_own_clock, presented_key
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
@@ -66,6 +67,7 @@ class HttpServer:
         grace_s: float,
     ) -> None:
         self._exchange = exchange
+        self._outcomes = exchange.outcomes
         self._hits = hits
         self._callers = callers
         self._address = address
@@ -146,13 +148,13 @@ class HttpServer:
             body = await _read(request)
             key = b""
             if "idempotency-key" not in headers:
-                key = http_digest(caller.name, own_key, request.method, target, headers, body)
+                key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
                 if hit := self._hits.glance(key):
-                    observe.CALLS.inc("http", "cache")
+                    self._outcomes.tell(outcome_of(hit, "http"))
                     return self._hit(hit)
             return await self._answer(request, _asked(request, target, caller, own_key, body, len(body)), key)
         except HeadraceError as error:
-            observe.ERRORS.inc("http", error.reason)
+            self._outcomes.refused("http", error)
             if has_own_clock(request.headers):
                 await self._exchange.let_ring(error)
             return _refusal(error)
@@ -160,7 +162,7 @@ class HttpServer:
             raise
         except Exception as error:
             log.exception(observe.CALL_FAILED, edge="http", kind=type(error).__name__)
-            observe.ERRORS.inc("http", "INTERNAL")
+            self._outcomes.refused("http", error)
             return _refusal(error)
 
     def _identify(self, headers: Mapping[str, str]) -> tuple[Caller, str]:
@@ -182,7 +184,6 @@ class HttpServer:
         stream: web.StreamResponse | None = None
         try:
             async with self._exchange.open(asked, seen=lambda call: self._hits.remember(key, call) if key else None) as reply:
-                observe.CALLS.inc("http", reply.source)
                 if reply.whole is not None:
                     return _response(reply.status, reply.whole, reply.headers)
                 stream = web.StreamResponse(status=reply.status, headers=reply.headers)
@@ -193,7 +194,6 @@ class HttpServer:
             if stream is None:
                 raise
             # The status is long gone.
-            observe.ERRORS.inc("http", error.reason)
             if not is_events((name.lower(), value) for name, value in stream.headers.items()):
                 return _cut(request, stream)
             # The error is the stream's last event, as upstream itself would have it.
@@ -236,7 +236,7 @@ def _asked(
     headers: MultiMapping[str] = request.headers
     if _is_unpacked(request):
         headers = CIMultiDict(pair for pair in headers.items() if pair[0].lower() != "content-encoding")
-    return Request(request.method, target, caller, headers=headers, body=body, length=length, credential=own_key)
+    return Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
 
 
 async def _pass(request: web.BaseRequest) -> tuple[bytes | AsyncIterator[bytes], int | None]:
