@@ -15,10 +15,12 @@ def key(name):
     return str(name).rjust(64, "0")
 
 
-def entry(name="1", payload=b'{"type":"message"}', *, created=None, ttl_s=60.0, stale_s=60.0, scope="me", model="claude-x"):
+def entry(
+    name="1", payload=b'{"type":"message"}', *, created=None, ttl_s=60.0, stale_s=60.0, scope="me", model="claude-x", **answer
+):
     created = time.time() if created is None else created
-    answer = Answer(Form.JSON, payload, created, Usage(input_tokens=3, output_tokens=4), "req_1")
-    return Entry(key(name), answer, scope, model, created + ttl_s, created + ttl_s + stale_s)
+    answer = Answer(Form.JSON, payload, created, Usage(input_tokens=3, output_tokens=4), "req_1", is_kept=True, **answer)
+    return Entry(key(name), answer, scope, model, created, created + ttl_s, created + ttl_s + stale_s)
 
 
 @contextlib.asynccontextmanager
@@ -31,7 +33,16 @@ async def opened_disk(directory, bound=BOUND, **options):
         await disk.close()
 
 
+async def put(store, kept):
+    """Put one entry into a tier, whatever the tier calls it."""
+    raw = kept.encode()
+    if isinstance(store, Disk):
+        store.write_soon(kept, raw)
+    else:
+        await store.put(kept, raw)
+
+
 async def keep(store, *entries):
     """Put entries into a tier."""
     for kept in entries:
-        await store.put(kept, kept.encode())
+        await put(store, kept)

@@ -19,6 +19,7 @@ from headrace.admission import Admission
 from headrace.aside import Aside
 from headrace.bodies.reader import JOB, Reader
 from headrace.cache.entry import Entry
+from headrace.cache.keeping import Keeping
 from headrace.clock import SystemClock
 from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
@@ -88,7 +89,7 @@ class FakeFlow:
             if outcome.answer is not None:
                 now = time.time()
                 self._kept[call.fingerprint] = Entry(
-                    call.fingerprint, outcome.answer, call.scope, call.model, now + 60, now + 99
+                    call.fingerprint, outcome.answer, call.scope, call.model, now, now + 60, now + 99
                 )
             yield outcome
         finally:
@@ -117,7 +118,8 @@ async def serving(
     """Run a server on a free port, and a channel to it."""
     options.setdefault("addresses", ("127.0.0.1:0",))
     aside = Aside((JOB, grpc_params.JOB))
-    admission = Admission(SystemClock(), Reader(aside), version="2023-06-01", is_shared=False, max_age_s=570)
+    keeping = Keeping(3600, 86_400)
+    admission = Admission(SystemClock(), keeping, Reader(aside), version="2023-06-01", is_shared=False, max_age_s=570)
     flow = flow or FakeFlow()
     exchange = Exchange(
         SystemClock(),

@@ -15,6 +15,7 @@ from headrace.aside import Aside
 from headrace.bodies.read import NOTHING, Reading
 from headrace.bodies.reader import Reader
 from headrace.cache.fingerprint import fingerprint
+from headrace.cache.keeping import Keeping
 from headrace.clock import Clock
 from headrace.deadline import Moments, Wait, until
 from headrace.endpoints import MESSAGES, MODELS, Endpoint
@@ -65,8 +66,11 @@ class Admission:
         max_age_s: the deadline of a call that came without one.
     """
 
-    def __init__(self, clock: Clock, reader: Reader, *, version: str, is_shared: bool, max_age_s: float) -> None:
+    def __init__(
+        self, clock: Clock, keeping: Keeping, reader: Reader, *, version: str, is_shared: bool, max_age_s: float
+    ) -> None:
         self._clock = clock
+        self._keeping = keeping
         self._reader = reader
         self._version = version
         self._is_shared = is_shared
@@ -123,7 +127,7 @@ class Admission:
             deadline=moments.deadline,
             slack_s=moments.slack_s,
             ends=moments.ends,
-            cache=ask.cache,
+            cache=self._keeping.wish(ask.cache, ask.caller),
             idempotency_key=_idempotency_key(ask.idempotency_key),
             no_keep=reading.no_keep,
             path=ask.path,

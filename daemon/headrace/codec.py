@@ -1,18 +1,25 @@
 """
-Answers and errors as bytes, for whatever outlives a process or leaves it: tickets, and flights followed from other hosts.
+What was asked and said, as bytes, for whatever outlives a process or leaves it: kept entries, tickets, logs of flights.
 
-A JSON header, a newline, the raw payload: never pickle, nothing re-encoded, and an error comes back as the class it was.
+One format for all: a JSON head, a newline, the raw payload. Never a pickle, nothing re-encoded, and an error comes back as the
+class it was. Fields may be added to a head; a reader that does not know them skips them, and takes the default for those that
+an older writer left out. `_pack` and `_unpack` are the only way out and in: whoever wants it sealed seals it there.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from headrace import errors
 from headrace.errors import HeadraceError, UpstreamError
-from headrace.model import Answer, Form, Usage
+from headrace.model import Answer, Event, Form, Usage
+
+H = TypeVar("H")
+Headers = tuple[tuple[str, str], ...]
+
+VERSION = 1  # of the heads; change it when a reader of today's would misread what is written then
 
 _ERRORS = {
     cls.__name__: cls
@@ -21,73 +28,138 @@ _ERRORS = {
 }
 
 
+class _AnswerHead(msgspec.Struct):
+    form: Form
+    created: float
+    usage: tuple[int, int, int, int, bool]
+    request_id: str = ""
+    no_keep: str = ""
+    is_kept: bool = False
+    headers: Headers = ()
+    version: int = VERSION
+
+
+class _ErrorHead(msgspec.Struct):
+    cls: str = msgspec.field(name="class", default="")
+    message: str = ""
+    retry_after_s: float | None = None
+    metadata: dict[str, str] | None = None
+    status: int = 502
+    type: str = "api_error"
+    headers: Headers = ()
+
+
+class EventHead(msgspec.Struct, omit_defaults=True):
+    """
+    What is known of the flight in which an event was said.
+
+    Args:
+        name: the event's.
+        data_bytes: the size of its data, which come before its raw bytes.
+        headers: upstream's; with a stream's first event only.
+    """
+
+    name: str
+    data_bytes: int
+    attempts: int = 1
+    request_id: str = ""
+    headers: Headers = ()
+
+
 def encode_answer(answer: Answer) -> bytes:
     """Return an answer as bytes."""
     usage = answer.usage
-    head = {
-        "form": answer.form,
-        "created": answer.created,
-        "request_id": answer.request_id,
-        "no_keep": answer.no_keep,
-        "usage": [
+    head = _AnswerHead(
+        form=answer.form,
+        created=answer.created,
+        usage=(
             usage.input_tokens,
             usage.output_tokens,
             usage.cache_creation_input_tokens,
             usage.cache_read_input_tokens,
             usage.known,
-        ],
-    }
-    return msgspec.json.encode(head) + b"\n" + answer.payload
+        ),
+        request_id=answer.request_id,
+        no_keep=answer.no_keep,
+        is_kept=answer.is_kept,
+        headers=_spelled(answer.headers),
+    )
+    return _pack(head, answer.payload)
 
 
 def decode_answer(raw: bytes) -> Answer:
     """Return the answer that `encode_answer` made these bytes of; ValueError if it did not."""
-    head_bytes, _, payload = raw.partition(b"\n")
-    head = _decode(head_bytes)
-    try:
-        return Answer(
-            form=Form(head["form"]),
-            payload=payload,
-            created=head["created"],
-            usage=Usage(*head["usage"]),
-            request_id=head["request_id"],
-            no_keep=head["no_keep"],
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError("not an encoded answer") from error
+    head, payload = _unpack(raw, _AnswerHead)
+    if head.version != VERSION:
+        raise ValueError("an answer that another version of ours encoded")
+    return Answer(
+        form=head.form,
+        payload=payload,
+        created=head.created,
+        usage=Usage(*head.usage),
+        request_id=head.request_id,
+        no_keep=head.no_keep,
+        is_kept=head.is_kept,
+        headers=_unspelled(head.headers),
+    )
+
+
+def encode_event(event: Event, *, attempts: int, request_id: str, headers: Headers) -> bytes:
+    """Return an event as bytes, with what is known of the flight it happened in."""
+    head = EventHead(event.name, len(event.data), attempts, request_id, _spelled(headers))
+    return _pack(head, event.data + event.raw)
+
+
+def decode_event(raw: bytes) -> tuple[Event, EventHead]:
+    """Return what `encode_event` made these bytes of; ValueError if it did not."""
+    head, said = _unpack(raw, EventHead)
+    head.headers = _unspelled(head.headers)
+    return Event(head.name, said[: head.data_bytes], said[head.data_bytes :]), head
 
 
 def encode_error(error: HeadraceError) -> bytes:
     """Return an error as bytes, upstream's exact body included."""
-    head: dict[str, Any] = {
-        "class": type(error).__name__,
-        "message": error.message,
-        "retry_after_s": error.retry_after_s,
-        "metadata": error.metadata,
-    }
+    head = _ErrorHead(type(error).__name__, error.message, error.retry_after_s, error.metadata)
     body = b""
     if isinstance(error, UpstreamError):
-        head |= {"status": error.status, "type": error.type, "headers": error.headers}
+        head.status, head.type, head.headers = error.status, error.type, _spelled(error.headers)
         body = error.body
-    return msgspec.json.encode(head) + b"\n" + body
+    return _pack(head, body)
 
 
 def decode_error(raw: bytes) -> HeadraceError:
     """Return the error that `encode_error` made these bytes of; a class that we do not know comes back as the root's."""
-    head_bytes, _, body = raw.partition(b"\n")
-    head = _decode(head_bytes)
-    cls = _ERRORS.get(head.get("class", ""), HeadraceError)
-    common: dict[str, Any] = {"retry_after_s": head.get("retry_after_s"), "metadata": head.get("metadata")}
-    message = str(head.get("message", ""))
+    head, body = _unpack(raw, _ErrorHead)
+    cls = _ERRORS.get(head.cls, HeadraceError)
+    common: dict[str, Any] = {"retry_after_s": head.retry_after_s, "metadata": head.metadata}
     if issubclass(cls, UpstreamError):
-        headers = tuple((name, value) for name, value in head["headers"])
-        return cls(message, status=head["status"], type=head["type"], body=body, headers=headers, **common)
-    return cls(message, **common)
+        headers = _unspelled(head.headers)
+        return cls(head.message, status=head.status, type=head.type, body=body, headers=headers, **common)
+    return cls(head.message, **common)
 
 
-def _decode(head: bytes) -> dict[str, Any]:
+# The format.
+
+
+def _pack(head: msgspec.Struct, payload: bytes) -> bytes:
+    return msgspec.json.encode(head) + b"\n" + payload
+
+
+def _unpack(raw: bytes, head_type: type[H]) -> tuple[H, bytes]:
+    head, _, payload = raw.partition(b"\n")
     try:
-        decoded = msgspec.json.decode(head, type=dict[str, Any])
+        return msgspec.json.decode(head, type=head_type), payload
     except msgspec.MsgspecError as error:
         raise ValueError("not something that we encoded") from error
-    return decoded
+
+
+# A header's value is any bytes, some of which no JSON takes (PEP 383 hides them in halves of characters). Written down, each of
+# its bytes is a character.
+
+
+def _spelled(headers: Headers) -> Headers:
+    return tuple((name, value.encode("utf-8", "surrogateescape").decode("latin-1")) for name, value in headers)
+
+
+def _unspelled(headers: Headers) -> Headers:
+    return tuple((name, value.encode("latin-1").decode("utf-8", "surrogateescape")) for name, value in headers)

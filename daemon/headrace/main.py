@@ -21,7 +21,7 @@ import typer
 from headrace.errors import ConfigError, HeadraceError, StartupError
 
 if TYPE_CHECKING:
-    from headrace.cache.store import Selector
+    from headrace.cache.selector import Selector
     from headrace.callers import KeyStore
     from headrace.config import Settings
     from headrace.link import Link
@@ -260,7 +260,7 @@ def purge_cache(
     config: ConfigOption = None,
 ) -> None:
     """Remove kept answers from every tier on every host, whether or not a daemon runs here."""
-    from headrace.cache.store import Selector
+    from headrace.cache.selector import Selector
 
     chosen: dict[str, Any] = {
         name: value for name, value in {"fingerprint": key, "scope": caller, "model": model, "all": all}.items() if value

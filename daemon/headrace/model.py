@@ -61,6 +61,7 @@ class Caller:
 
     Args:
         timeout_s: how long its library waits, where that cannot say so itself; None if nobody knows.
+        cache_ttl_s: how long a kept answer is good for it; None for `cache.ttl`, 0 for no cache at all.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Caller:
     weight: int = 1
     role: Role = Role.CALLER
     timeout_s: float | None = None
+    cache_ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +180,9 @@ class Answer:
         created: when upstream finished it.
         usage: what it cost.
         request_id: upstream's `request-id`.
-        no_keep: why it may not be kept ("" if it may).
+        no_keep: why it was not kept, as `Cache-Status` puts it; "" if it was, or if nobody has decided yet.
+        is_kept: whether it went into the cache.
+        headers: what else upstream said, lower-case names: the headers that are as true of a copy (upstream/remarks.py).
     """
 
     form: Form
@@ -187,6 +191,8 @@ class Answer:
     usage: Usage = Usage(known=False)
     request_id: str = ""
     no_keep: str = ""
+    is_kept: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -195,10 +201,10 @@ class Reply:
     What the flow hands to an edge: a complete answer, or live events of one that is still being said.
 
     Exactly one of `answer` and `events` is set; `events` only for streaming calls, and only once the first content delta is
-    there. `cache_status` is the value of the `Cache-Status` header (RFC 9211). `waited_s` is how long the call waited for turns.
-    `came_at` is when there was something to say (Unix seconds); `whole` returns what a live
-    stream was in the end, once it has ended. `is_early` says that the stream is opened before there is anything to say: then its events begin with signs of life, and
-    where it came from is known at its first content.
+    there. `cache_status` is the value of the `Cache-Status` header (RFC 9211), `headers` what else upstream said. `waited_s` is
+    how long the call waited for turns, `came_at` when there was something to say (Unix seconds); `whole` returns what a live
+    stream was in the end, once it has ended. `is_early` says that the stream is opened before there is anything to say: then its
+    events begin with signs of life, and where it came from is known at its first content.
     """
 
     source: Source
@@ -210,6 +216,7 @@ class Reply:
     waited_s: float = 0.0
     is_early: bool = False
     came_at: float = 0.0
+    headers: tuple[tuple[str, str], ...] = ()
     answer: Answer | None = None
     events: AsyncIterator[Event] | None = None
     whole: Callable[[], Answer | None] | None = None

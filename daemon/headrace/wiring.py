@@ -25,6 +25,7 @@ from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.redis import RedisLedger
+from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
 from headrace.clock import Clock, SystemClock
@@ -39,7 +40,7 @@ from headrace.errors import RedisAway
 from headrace.flight.flights import Flights
 from headrace.flight.lease import Leases
 from headrace.flow import Flow
-from headrace.leader import Keeping, Leader
+from headrace.leader import Leader
 from headrace.link import Link
 from headrace.presence import Hosts
 from headrace.relay import Relay
@@ -65,7 +66,7 @@ class Parts:
 
     def __init__(self, settings: Settings, redis_url: str, read_keys: Callable[[], Keys], clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
-        keeping = Keeping(settings.cache.ttl, settings.cache.stale)
+        keeping = Keeping(settings.cache.ttl, settings.cache.stale, settings.cache.enabled)
         self.settings = settings
         self._read_keys = read_keys
         self._keys = read_keys()
@@ -119,11 +120,12 @@ class Parts:
         self.worker = Worker(redis_url)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.leader = Leader(clock, self.cache, self.leases, self.schedule, self.upstream, policy, self.tickets, keeping)
-        self.flow = Flow(clock, self.cache, self.flights, self.leader, self.tickets)
+        self.flow = Flow(clock, self.cache, self.flights, self.leader, self.tickets, keeping)
         self.runner = Runner(clock, self.flow, self.leases, self.leader, policy, self.tickets)
         self.aside = Aside((reader.JOB, grpc_params.JOB))
         self.admission = Admission(
             clock,
+            keeping,
             reader.Reader(self.aside),
             version=settings.upstream.version,
             is_shared=settings.cache.scope == "shared",

@@ -7,11 +7,11 @@ import stat
 
 import pytest
 
-from cache_samples import entry, keep, key, opened_disk
+from cache_samples import entry, keep, key, opened_disk, put
 from headrace.cache import disk as disk_module
 from headrace.cache import filter as filter_module
 from headrace.cache.disk import BytesDisk, Disk
-from headrace.cache.store import Selector
+from headrace.cache.selector import Selector
 from headrace.clock import SystemClock
 
 BIG = b"x" * 50_000  # a file of its own
@@ -173,7 +173,7 @@ async def test_backlog(tmp_path):
     """A writer that falls behind costs entries, and no more memory than allowed."""
     async with opened_disk(tmp_path / "c", max_backlog_bytes=150_000) as disk:
         for name in range(5):
-            await disk.put(kept := entry(name, BIG), kept.encode())
+            await put(disk, entry(name, BIG))
         stats = await disk.stats()
         await disk.flush()
 

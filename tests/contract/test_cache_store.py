@@ -10,12 +10,12 @@ from headrace import keys
 from headrace.cache.disk import Disk
 from headrace.cache.memory import Memory
 from headrace.cache.redis import Redis
-from headrace.cache.store import Selector
+from headrace.cache.selector import Selector
 from headrace.clock import SystemClock
 
 
 class MemoryStore:
-    """Memory behind the port of the tiers that need I/O."""
+    """Memory with the manners of the tiers that need I/O."""
 
     def __init__(self):
         self.memory = Memory(BOUND)
@@ -127,20 +127,10 @@ async def test_stats(store):
     """A tier says what it holds and what it did."""
     await keep(store, entry(1), entry(2))
     await written(store)
-    await store.get(key(1))
-    await store.get(key(3))
 
     stats = await store.stats()
 
-    assert (stats.on, stats.entries, stats.bound, stats.hits, stats.misses, stats.stores, stats.errors) == (
-        True,
-        2,
-        BOUND,
-        1,
-        1,
-        2,
-        0,
-    )
+    assert (stats.on, stats.entries, stats.bound, stats.stores, stats.errors) == (True, 2, BOUND, 2, 0)
     assert stats.bytes > 0
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from conftest import start_valkey, until
 from headrace import keys
 from headrace.cache import purges
 from headrace.cache.purges import Purges
-from headrace.cache.store import Selector
+from headrace.cache.selector import Selector
 from headrace.cache.tiered import Cache
 from headrace.clock import SystemClock
 from headrace.errors import RedisAway
@@ -58,9 +59,14 @@ async def host(valkey_url, tmp_path):
         yield make
 
 
+def glance(cache, name, max_age_s=None):
+    """What is in memory, and fresh."""
+    return cache.glance(key(name), time.time(), max_age_s)
+
+
 async def has(cache, name):
     """Say which tiers have it: m, d, r."""
-    found = "m" if cache.glance(key(name)) else ""
+    found = "m" if glance(cache, name) else ""
     await cache._disk.flush()
     found += "d" if await cache._disk.get(key(name)) else ""
     return found + ("r" if await cache._shared.get(key(name)) else "")
@@ -72,7 +78,7 @@ async def test_everywhere(host):
     assert await one.cache.put(kept := entry(1)) == ""
     assert await has(one.cache, 1) == "mdr"
 
-    assert one.cache.glance(key(1)) is kept
+    assert glance(one.cache, 1) is kept
     assert await one.cache.near(key(1)) is kept
     assert await one.cache.near(key(2)) is None
 
@@ -84,9 +90,9 @@ async def test_near(host):
     assert await again.cache.near(key(1)) is None
 
     again.cache._disk.write_soon(kept, kept.encode())
-    assert again.cache.glance(key(1)) is None
+    assert glance(again.cache, 1) is None
     assert await again.cache.near(key(1)) == kept
-    assert again.cache.glance(key(1)) == kept
+    assert glance(again.cache, 1) == kept
 
 
 async def test_take_in(host):
@@ -131,7 +137,7 @@ async def test_no_keep(host):
 
     off = one.make(enabled=False)
     assert await off.put(entry(2)) == "cache-off"
-    assert off.glance(key(2)) is await off.near(key(2)) is await off.far(key(2)) is None
+    assert glance(off, 2) is await off.near(key(2)) is await off.far(key(2)) is None
     assert [tier.on for tier in await off.stats()] == [False]
     assert not one.directory.joinpath("off").exists()
 
@@ -252,7 +258,7 @@ async def test_started_without_redis(valkey_url, tmp_path):
     await host.cache.start()
     assert await host.cache.near(key(1)) is None
     assert await host.cache.put(entry(2)) == ""
-    assert host.cache.glance(key(2))
+    assert glance(host.cache, 2)
     assert "behind" in repr(host.cache)
 
     process, _ = start_valkey(tmp_path / "v")
@@ -278,7 +284,7 @@ async def test_purge_without_redis(tmp_path):
     with pytest.raises(RedisAway):
         await host.cache.purge(Selector(all=True))
 
-    assert host.cache.glance(key(1)) is None
+    assert glance(host.cache, 1) is None
     assert host.cache.take_in(before.encode()) is None
     await host.close()
 
@@ -308,7 +314,7 @@ async def test_lost_nudge(host, monkeypatch):
 
     await one.cache.purge(Selector(all=True))
 
-    await until(lambda: other.cache.glance(key(1)) is None)
+    await until(lambda: glance(other.cache, 1) is None)
 
 
 async def test_remembers_bounded(link):

@@ -212,11 +212,11 @@ async def test_looks_for_stale(valkey_url: str, tmp_path: Path, monkeypatch: pyt
     async with running(valkey_url, tmp_path, in_turn(overloaded, say)) as (one, _):
         looking, look = asyncio.Event(), asyncio.Event()
 
-        async def far(fingerprint: str) -> None:
+        async def lapsed(fingerprint: str) -> None:
             looking.set()
             await look.wait()
 
-        monkeypatch.setattr(one.parts.cache, "far", far)
+        monkeypatch.setattr(one.parts.cache, "lapsed", lapsed)
         asked = asking(one, one.call(cache="stale-if-error=60"))
         await looking.wait()
         await until(lambda: len(one.parts.flights) == 0)

@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from grpc_fakes import FakeCallers, details, serving
-from headrace.cache.store import Selector, TierStats
+from headrace.cache.selector import Selector
+from headrace.cache.tally import TierStats
 from headrace.v1 import cache_service_pb2, cache_service_pb2_grpc
 
 Purge = cache_service_pb2.PurgeCacheRequest

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cache_samples import entry, key
 from headrace.cache.memory import Memory
-from headrace.cache.store import Selector
+from headrace.cache.selector import Selector
 
 NOW = 1_800_000_000.0
 

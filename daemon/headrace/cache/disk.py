@@ -28,9 +28,10 @@ import diskcache
 import structlog
 
 from headrace import observe
-from headrace.cache.entry import Entry, decode
+from headrace.cache.entry import Entry, decode, is_foreign
 from headrace.cache.filter import Filter
-from headrace.cache.store import Selector, Tally, TierStats
+from headrace.cache.selector import Selector
+from headrace.cache.tally import Tally, TierStats
 from headrace.clock import Clock
 
 T = TypeVar("T")
@@ -112,11 +113,11 @@ class Disk:
         self._reader = ThreadPoolExecutor(1, "headrace-disk-read")
         self._writer = ThreadPoolExecutor(1, "headrace-disk-write")
         self._filter = Filter()
-        self._tally = Tally("disk")
+        self.tally = Tally("disk")
 
     def __repr__(self) -> str:
         state = "on" if self._cache is not None else "off"
-        return f"<Disk [{state}, {len(self._backlog)} to write, {self._tally.errors} errors]>"
+        return f"<Disk [{state}, {len(self._backlog)} to write, {self.tally.errors} errors]>"
 
     async def open(self) -> None:
         """Open the directory, moving a broken one aside; leaves the tier off if there is no way."""
@@ -128,21 +129,20 @@ class Disk:
             self._give_up(error)
 
     async def get(self, fingerprint: str) -> Entry | None:
+        """Return the entry, be it stale; None if there is none that is whole."""
         written_soon = self._backlog.get(fingerprint) or self._writing.get(fingerprint)
         if written_soon is not None:
-            return self._tally.looked(written_soon[0])
+            return written_soon[0]
         if self._cache is None or fingerprint not in self._filter:
-            return self._tally.looked(None)
+            return None
         raw = await self._try(self._reader, lambda cache: cache.get(fingerprint), None)
         entry = decode(raw) if raw is not None else None
-        if raw is not None and (entry is None or entry.fingerprint != fingerprint):
-            self._tally.failed()
-            await self._try(self._writer, lambda cache: cache.delete(fingerprint), False)
-            entry = None
-        return self._tally.looked(entry)
-
-    async def put(self, entry: Entry, raw: bytes) -> None:
-        self.write_soon(entry, raw)
+        if raw is None or (entry is not None and entry.fingerprint == fingerprint):
+            return entry
+        if not is_foreign(raw):
+            self.tally.failed()
+        await self._try(self._writer, lambda cache: cache.delete(fingerprint), False)
+        return None
 
     def write_soon(self, entry: Entry, raw: bytes) -> None:
         """Have the entry written behind the call's back."""
@@ -150,7 +150,7 @@ class Disk:
             return
         self._forget_backlog(entry.fingerprint)
         if self._backlog_bytes + len(raw) > self._max_backlog_bytes or len(raw) > self.bound:
-            self._tally.dropped()
+            self.tally.dropped()
             return
         self._backlog[entry.fingerprint] = (entry, raw)
         self._backlog_bytes += len(raw)
@@ -174,7 +174,7 @@ class Disk:
 
     async def stats(self) -> TierStats:
         entries, volume = await self._try(self._reader, lambda cache: (len(cache), cache.volume()), (0, 0))
-        return self._tally.stats(on=self._cache is not None, entries=entries, bytes=volume, bound=self.bound)
+        return self.tally.stats(on=self._cache is not None, entries=entries, bytes=volume, bound=self.bound)
 
     async def flush(self) -> None:
         """Wait until everything that was put is written."""
@@ -226,10 +226,10 @@ class Disk:
             culled = await self._try(self._writer, partial(_write, batch, self._clock.now()), None)
             self._writing = {}
             if culled is None:
-                self._tally.dropped(len(batch))
+                self.tally.dropped(len(batch))
             else:
-                self._tally.stored(len(batch))
-                self._tally.dropped(culled)
+                self.tally.stored(len(batch))
+                self.tally.dropped(culled)
                 await self._renew_filter()
 
     async def _renew_filter(self) -> None:
@@ -253,11 +253,11 @@ class Disk:
         try:
             return await self._on(thread, work, cache)
         except sqlite3.DatabaseError as error:
-            self._tally.failed()
+            self.tally.failed()
             if not getattr(error, "sqlite_errorname", "").startswith(_PASSING):
                 await self._start_again(cache, error)
         except (OSError, diskcache.Timeout) as error:
-            self._tally.failed()
+            self.tally.failed()
             # Timeout is diskcache's word for any trouble at the start of a transaction, a vanished file among them.
             if not (self._directory / _DATABASE).exists():
                 await self._start_again(cache, error)
@@ -282,7 +282,7 @@ class Disk:
                 self._give_up(still)
 
     def _give_up(self, error: Exception) -> None:
-        self._tally.failed()
+        self.tally.failed()
         _log.error(observe.TIER_FAILED, tier="disk", error=type(error).__name__, action="switched off")
 
     def _open(self) -> Any:

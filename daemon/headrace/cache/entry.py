@@ -2,8 +2,9 @@
 What is kept: one complete answer, when it was said, and how long it is good for.
 
 On disk and in Redis an entry is bytes with a checksum, never a pickle: `magic | 16 bytes of SHA-256 | length of the head |
-head (JSON) | payload`. A value file that lost its tail in a power cut is returned by the disk library without complaint;
-the checksum is how we notice.
+head (JSON) | the answer as codec.py spells it`. A value file that lost its tail in a power cut is returned by the disk library
+without complaint; the checksum is how we notice. What another version of ours wrote has another magic: it is nobody's fault,
+and not there.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 
 import msgspec
 
-from headrace.model import Answer, Event, Form, Usage
+from headrace import codec
+from headrace.model import Answer, Event
 
-_MAGIC = b"HRe1"
+_FAMILY = b"HRe"
+_MAGIC = _FAMILY + b"2"  # change it whenever the bytes behind it change
 _DIGEST_BYTES = 16
 _HEAD_AT = len(_MAGIC) + _DIGEST_BYTES
 _OVERHEAD_BYTES = 1200  # the objects around an answer's bytes: entry, answer, usage, two strings of 64, dict slots (measured)
@@ -54,6 +57,7 @@ class Entry:
     Args:
         fingerprint: of the calls it answers.
         scope, model: of the call it was made for; a purge selects by them.
+        asked: when upstream was asked for it: a purge after that means it, too.
         fresh_until: answers without further question before this moment.
         keep_until: gone after it; in between it serves stale-if-error only.
     """
@@ -62,34 +66,32 @@ class Entry:
     answer: Answer
     scope: str
     model: str
+    asked: float
     fresh_until: float
     keep_until: float
     renditions: Renditions = field(default_factory=Renditions, compare=False, repr=False)
 
-    def fresh(self, now: float) -> bool:
-        return now < self.fresh_until
+    def fresh(self, now: float, max_age_s: float | None = None) -> bool:
+        """Whether it answers without further question, where nothing older than *max_age_s* will do."""
+        return now < self.fresh_until and (max_age_s is None or now - self.answer.created <= max_age_s)
 
     @property
     def weight(self) -> int:
         """The bytes it takes in memory, roughly."""
-        return _OVERHEAD_BYTES + len(self.answer.payload) + self.renditions.bytes
+        return _OVERHEAD_BYTES + len(self.answer.payload) + _weigh_headers(self.answer) + self.renditions.bytes
 
     def encode(self) -> bytes:
-        answer = self.answer
         head = msgspec.json.encode(
             _Head(
                 fingerprint=self.fingerprint,
                 scope=_encodable(self.scope),
                 model=_encodable(self.model),
+                asked=self.asked,
                 fresh_until=self.fresh_until,
                 keep_until=self.keep_until,
-                form=answer.form,
-                created=answer.created,
-                usage=answer.usage,
-                request_id=_encodable(answer.request_id),
             )
         )
-        body = b"".join((len(head).to_bytes(4, "big"), head, answer.payload))
+        body = b"".join((len(head).to_bytes(4, "big"), head, codec.encode_answer(self.answer)))
         return b"".join((_MAGIC, _digest(body), body))
 
 
@@ -98,25 +100,27 @@ def decode(raw: bytes) -> Entry | None:
     body = memoryview(raw)[_HEAD_AT:]
     if raw[: len(_MAGIC)] != _MAGIC or len(body) < 4 or raw[len(_MAGIC) : _HEAD_AT] != _digest(body):
         return None
-    payload_at = 4 + int.from_bytes(body[:4], "big")
+    answer_at = 4 + int.from_bytes(body[:4], "big")
     try:
-        head = msgspec.json.decode(body[4:payload_at], type=_Head)
-    except msgspec.MsgspecError:  # another version of ours wrote it
+        head = msgspec.json.decode(body[4:answer_at], type=_Head)
+        answer = codec.decode_answer(bytes(body[answer_at:]))
+    except ValueError:
         return None
-    answer = Answer(head.form, bytes(body[payload_at:]), head.created, head.usage, head.request_id)
-    return Entry(head.fingerprint, answer, head.scope, head.model, head.fresh_until, head.keep_until)
+    return Entry(head.fingerprint, answer, head.scope, head.model, head.asked, head.fresh_until, head.keep_until)
+
+
+def is_foreign(raw: bytes) -> bool:
+    """Whether another version of ours wrote these bytes: then they are no sign of trouble."""
+    return raw.startswith(_FAMILY) and not raw.startswith(_MAGIC)
 
 
 class _Head(msgspec.Struct):
     fingerprint: str
     scope: str
     model: str
+    asked: float
     fresh_until: float
     keep_until: float
-    form: Form
-    created: float
-    usage: Usage
-    request_id: str
 
 
 def _digest(body: bytes | memoryview) -> bytes:
@@ -126,6 +130,11 @@ def _digest(body: bytes | memoryview) -> bytes:
 def _encodable(text: str) -> str:
     # A model name is the caller's free text, and JSON lets half a character through.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _weigh_headers(answer: Answer) -> int:
+    # A pair, and two strings of their own (measured: 64 + 2 * 50).
+    return sum(164 + len(name) + len(value) for name, value in answer.headers)
 
 
 def _weigh(form: Any) -> int:

@@ -1,8 +1,8 @@
 """
 The nearest tier: entries in this process, least recently used first to go, bounded by bytes.
 
-The hot path of the whole daemon runs through `get`: one dict look-up and one move to the end; it takes no lock, asks for no
-time and does no I/O. So it may return an entry whose time is over; the caller compares.
+The hot path of the whole daemon runs through `glance`: one dict look-up and one move to the end; it takes no lock, asks for no
+time and does no I/O.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from headrace.cache.entry import Entry
-from headrace.cache.store import Selector, Tally, TierStats
+from headrace.cache.selector import Selector
+from headrace.cache.tally import Tally, TierStats
 
 
 class Memory:
@@ -21,31 +22,41 @@ class Memory:
         self.bound = bound
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0
-        self._tally = Tally("memory")
+        self.tally = Tally("memory", shows_looks=False)
 
     def __repr__(self) -> str:
         return f"<Memory [{len(self._entries)} entries, {self._bytes} of {self.bound} bytes]>"
 
+    def glance(self, fingerprint: str, now: float, max_age_s: float | None) -> Entry | None:
+        """
+        Return the entry, if it is fresh at *now* and no older than *max_age_s*.
+
+        Counted only if it is there: whoever finds nothing here looks once more, farther (`Cache.near`), and is counted then.
+        """
+        entry = self._entries.get(fingerprint)
+        if entry is None or not entry.fresh(now, max_age_s):
+            return None
+        self._entries.move_to_end(fingerprint)
+        self.tally.hits += 1
+        return entry
+
     def get(self, fingerprint: str) -> Entry | None:
-        """Return the entry, be it stale. Metrics are the caller's: even a counter would show here."""
+        """Return the entry, be it stale."""
         entry = self._entries.get(fingerprint)
         if entry is not None:
             self._entries.move_to_end(fingerprint)
-            self._tally.hits += 1
-            return entry
-        self._tally.misses += 1
-        return None
+        return entry
 
     def put(self, entry: Entry, now: float) -> None:
         """Keep the entry, and drop the least recently used to make room for it."""
         self.drop(entry.fingerprint)
         if entry.weight > self.bound:
-            self._tally.dropped(self.bound > 0)
+            self.tally.dropped(self.bound > 0)
             return
         self._entries[entry.fingerprint] = entry
         self._bytes += entry.weight
         entry.renditions.tell = self._grew
-        self._tally.stored()
+        self.tally.stored()
         self._forget_lapsed(now)
         self._make_room()
 
@@ -67,7 +78,7 @@ class Memory:
         return sum(map(self.drop, selected))
 
     def stats(self) -> TierStats:
-        return self._tally.stats(on=self.bound > 0, entries=len(self._entries), bytes=self._bytes, bound=self.bound)
+        return self.tally.stats(on=self.bound > 0, entries=len(self._entries), bytes=self._bytes, bound=self.bound)
 
     def _grew(self, by: int) -> None:
         self._bytes += by
@@ -76,7 +87,7 @@ class Memory:
     def _make_room(self) -> None:
         while self._bytes > self.bound:
             self.drop(next(iter(self._entries)))
-            self._tally.dropped()
+            self.tally.dropped()
 
     def _forget_lapsed(self, now: float) -> None:
         # Whatever lies dead is no longer touched, so it drifts to the old end; there it is found without a search.

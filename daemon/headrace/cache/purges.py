@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from headrace import keys, observe
 from headrace.cache.entry import Entry
-from headrace.cache.store import Selector
+from headrace.cache.selector import Selector
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link

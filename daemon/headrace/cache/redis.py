@@ -17,8 +17,9 @@ import structlog
 from redis.exceptions import RedisError
 
 from headrace import keys, observe
-from headrace.cache.entry import Entry, decode
-from headrace.cache.store import Selector, Tally, TierStats
+from headrace.cache.entry import Entry, decode, is_foreign
+from headrace.cache.selector import Selector
+from headrace.cache.tally import Tally, TierStats
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
@@ -38,25 +39,24 @@ class Redis:
         self.bound = bound
         self._link = link
         self._clock = clock
-        self._tally = Tally("redis")
+        self.tally = Tally("redis")
         self._failing = False
 
     def __repr__(self) -> str:
-        return f"<Redis [{'failing' if self._failing else 'up'}, {self._tally.errors} errors]>"
+        return f"<Redis [{'failing' if self._failing else 'up'}, {self.tally.errors} errors]>"
 
     async def get(self, fingerprint: str) -> Entry | None:
+        """Return the entry, be it stale; None if there is none that is whole."""
         raw = await self._settled(self._link.do("GET", keys.cache_entry(fingerprint)), None)
-        if raw is None:
-            return self._tally.looked(None)
-        entry = self.read(raw)
+        entry = self.read(raw) if raw is not None else None
         return entry if entry and entry.fingerprint == fingerprint else None
 
     def read(self, raw: bytes) -> Entry | None:
         """Decode what Redis held; None, and counted, if it is not what was put there."""
         entry = decode(raw)
-        if entry is None:
-            self._tally.failed()
-        return self._tally.looked(entry)
+        if entry is None and not is_foreign(raw):
+            self.tally.failed()
+        return entry
 
     async def put(self, entry: Entry, raw: bytes) -> None:
         ttl_ms = math.ceil((entry.keep_until - self._clock.now()) * 1000)
@@ -70,10 +70,10 @@ class Redis:
         if dropped is None:
             return
         if dropped < 0:  # not kept, and so counted with those that went in vain
-            self._tally.dropped(-dropped)
+            self.tally.dropped(-dropped)
             return
-        self._tally.stored()
-        self._tally.dropped(dropped)
+        self.tally.stored()
+        self.tally.dropped(dropped)
 
     async def purge(self, selectors: Sequence[Selector]) -> int:
         """Unlike the rest of the tier this raises `RedisAway`: whoever purges must know that it is not done."""
@@ -94,7 +94,7 @@ class Redis:
         now_ms = int(self._clock.now() * 1000)
         held = self._link.do("ZCOUNT", keys.CACHE_INDEX, now_ms, "+inf"), self._link.do("GET", keys.CACHE_BYTES)
         entries, size = [await self._settled(reply, 0) for reply in held]
-        return self._tally.stats(on=True, entries=int(entries), bytes=int(size or 0), bound=self.bound)
+        return self.tally.stats(on=True, entries=int(entries), bytes=int(size or 0), bound=self.bound)
 
     async def close(self) -> None:
         """Nothing to finish: the link is not ours."""
@@ -104,7 +104,7 @@ class Redis:
         try:
             value = await reply
         except (RedisAway, RedisError) as error:
-            self._tally.failed()
+            self.tally.failed()
             if not self._failing:
                 _log.warning(observe.TIER_FAILED, tier="redis", error=type(error).__name__)
             self._failing = True

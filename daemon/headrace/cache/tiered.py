@@ -7,7 +7,8 @@ whoever purges must know that it was done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.cache.disk import Disk
@@ -15,7 +16,8 @@ from headrace.cache.entry import Entry
 from headrace.cache.memory import Memory
 from headrace.cache.purges import Purges
 from headrace.cache.redis import Redis
-from headrace.cache.store import Selector, TierStats
+from headrace.cache.selector import Selector
+from headrace.cache.tally import Tally, TierStats
 from headrace.clock import Clock
 from headrace.link import Link
 
@@ -57,8 +59,11 @@ class Cache:
             read_seen=self._disk.read_seen if self._disk else _nothing_seen,
             write_seen=self._disk.write_seen if self._disk else _no_note,
         )
-        self.glance: Callable[[str], Entry | None] = self._memory.get
-        """The entry in memory, be it stale: no I/O. The method of the tier itself, since a hit is to cost next to nothing."""
+        self.glance = self._memory.glance
+        """
+        `glance(fingerprint, now, max_age_s)`: the entry in memory, if it is fresh; no I/O. The method of the tier itself, since
+        a hit is to cost next to nothing.
+        """
 
     def __repr__(self) -> str:
         return f"<Cache [{self._memory!r}, {self._disk!r}, {self._redis!r}, {self._purges!r}]>"
@@ -73,30 +78,50 @@ class Cache:
         if self._disk:
             await self._disk.close()
 
-    async def near(self, fingerprint: str) -> Entry | None:
-        """Return the entry this host has, be it stale."""
-        entry = self._memory.get(fingerprint)
+    async def near(self, fingerprint: str, max_age_s: float | None = None) -> Entry | None:
+        """
+        Return the entry this host has, be it stale, or None.
+
+        Args:
+            max_age_s: how old it may be to be of use; only the counts heed it.
+        """
+        return await self._near(fingerprint, _Looking(self._clock.now(), max_age_s))
+
+    async def far(self, fingerprint: str, max_age_s: float | None = None) -> Entry | None:
+        """Return the freshest entry that any tier has, be it stale, or None."""
+        return await self._far(fingerprint, _Looking(self._clock.now(), max_age_s))
+
+    async def lapsed(self, fingerprint: str) -> Entry | None:
+        """Return what `far` does, for stale-if-error: the call has been counted when it first looked."""
+        return await self._far(fingerprint, None)
+
+    async def _near(self, fingerprint: str, looking: _Looking | None) -> Entry | None:
+        entry = _counted(self._memory.tally, self._memory.get(fingerprint), looking)
         # Until we know of every purge that passed while we were away, what lies on disk is not to be trusted.
         if entry is None and self._disk and self._purges.caught_up:
-            entry = self._admit(await self._disk.get(fingerprint))
+            entry = self._admit(_counted(self._disk.tally, await self._disk.get(fingerprint), looking))
         if entry is not None and entry.keep_until <= self._clock.now():
             self._memory.drop(fingerprint)
             return None
         return entry
 
-    async def far(self, fingerprint: str) -> Entry | None:
-        """Return the freshest entry any tier has, be it stale: for stale-if-error."""
-        entry = await self.near(fingerprint)
+    async def _far(self, fingerprint: str, looking: _Looking | None) -> Entry | None:
+        entry = await self._near(fingerprint, looking)
         if self._redis and not (entry and entry.fresh(self._clock.now())):
-            kept = await self._redis.get(fingerprint)
+            kept = _counted(self._redis.tally, await self._redis.get(fingerprint), looking)
             if kept and (entry is None or kept.fresh_until > entry.fresh_until):
                 entry = self._admit(kept) or entry
         return entry
 
-    def take_in(self, raw: bytes) -> Entry | None:
-        """Keep nearby what was read from Redis; None if it is not whole, or was purged on its way."""
-        entry = self._admit(self._shared.read(raw))
-        if entry and self._disk:
+    def take_in(self, raw: bytes | None) -> Entry | None:
+        """
+        Keep nearby what Redis was asked for by somebody else, in a script of its own; None if it had nothing.
+
+        So is what is not whole, or was purged on its way.
+        """
+        looking = _Looking(self._clock.now(), None)
+        entry = self._admit(_counted(self._shared.tally, self._shared.read(raw) if raw is not None else None, looking))
+        if entry and raw and self._disk:
             self._disk.write_soon(entry, raw)
         return entry
 
@@ -107,7 +132,7 @@ class Cache:
         What goes to Redis is sent before anything is awaited, together with whatever else leaves in this turn of the loop.
         The disk follows in its own time.
         """
-        if reason := self._no_keep(entry):
+        if reason := self.no_keep(entry):
             return reason
         self._memory.put(entry, self._clock.now())
         if self._disk or self._redis:
@@ -135,7 +160,8 @@ class Cache:
         far = [tier for tier in (self._disk, self._redis) if tier is not None]
         return (self._memory.stats(), *[await tier.stats() for tier in far])
 
-    def _no_keep(self, entry: Entry) -> str:
+    def no_keep(self, entry: Entry) -> str:
+        """Return why the cache will not take an entry, or ""."""
         if not self.is_enabled:
             return "cache-off"
         if len(entry.answer.payload) > self._max_entry:
@@ -152,6 +178,20 @@ class Cache:
         in_memory = self._memory.purge(selectors)
         on_disk = await self._disk.purge(selectors) if self._disk else 0
         return max(in_memory, on_disk)
+
+
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """A look-up that counts: when, and how old an entry may be to be of use."""
+
+    now: float
+    max_age_s: float | None
+
+
+def _counted(tally: Tally, entry: Entry | None, looking: _Looking | None) -> Entry | None:
+    if looking is not None:
+        tally.looked(entry is not None and entry.fresh(looking.now, looking.max_age_s))
+    return entry
 
 
 async def _nothing_seen() -> str:

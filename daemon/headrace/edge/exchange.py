@@ -204,6 +204,7 @@ class Exchange:
             ("x-headrace-source", str(reply.source)),
             ("x-headrace-attempts", str(reply.attempts)),
             *self._budget_headers(call),
+            *reply.headers,
         ]
         if reply.source in (Source.CACHE, Source.STALE):
             headers.append(("age", str(int(reply.age_s))))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.admission import Admission
-from headrace.cache.store import Selector, TierStats
+from headrace.cache.selector import Selector
+from headrace.cache.tally import TierStats
 from headrace.cache.tiered import Cache
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.errors import InvalidCall, NotAllowed

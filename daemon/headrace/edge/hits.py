@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from headrace import forms
 from headrace.cache import status
 from headrace.cache.entry import Entry
+from headrace.cache.keeping import age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.model import Call, Caller, Lane
@@ -87,9 +88,7 @@ class Hits:
         if entry is None:
             return None
         now = self._clock.now()
-        age_s = max(0.0, now - entry.answer.created)
-        is_fresh = now < entry.fresh_until and (seen.max_age_s is None or age_s <= seen.max_age_s)
-        return Hit(entry, age_s, seen) if is_fresh else None
+        return Hit(entry, age_s(entry.answer, now), seen) if entry.fresh(now, seen.max_age_s) else None
 
     def remember(self, digest: bytes, call: Call) -> None:
         """Remember what these bytes ask, unless they ask for more than a look-up."""
@@ -149,6 +148,7 @@ def constant_headers(hit: Hit) -> list[tuple[str, str]]:
         ("request-id", hit.entry.answer.request_id),
         ("x-headrace-source", "cache"),
         ("x-headrace-attempts", "0"),
+        *hit.entry.answer.headers,
     ]
 
 

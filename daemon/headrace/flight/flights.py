@@ -113,6 +113,7 @@ class Flight:
         self.attempts = 0  # made so far
         self.ticket = ""
         self.request_id = ""
+        self.headers: tuple[tuple[str, str], ...] = ()  # what else upstream said, of a stream that is still being said
         self.waited_s = 0.0  # for turns, in all its attempts
         self.landing: Landing | None = None
         self.leader: Member | None = None

@@ -11,17 +11,18 @@ from headrace.model import Event, Form, Source
 
 def encode_event(event: Event, flight: Flight) -> bytes:
     """Return an event as an item of the log, with what is known of the flight that it happened in."""
-    head = f"e{flight.attempts} {flight.request_id} {event.name}\n".encode()
-    return head + len(event.data).to_bytes(4, "big") + event.data + event.raw
+    # A log is read from its first item on, so the headers are said there only.
+    headers = flight.headers if flight.events and event is flight.events[0] else ()
+    return b"e" + codec.encode_event(event, attempts=flight.attempts, request_id=flight.request_id, headers=headers)
 
 
 def decode_event(item: bytes, flight: Flight) -> Event:
     """Return the event of an item that `is_landing` says is none; *flight* learns what is known of it."""
-    head, _, rest = item[1:].partition(b"\n")
-    attempts, flight.request_id, name = head.decode().split(" ", 2)
-    flight.attempts = int(attempts)
-    size = int.from_bytes(rest[:4], "big")
-    return Event(name, rest[4 : 4 + size], rest[4 + size :])
+    event, head = codec.decode_event(item[1:])
+    flight.attempts, flight.request_id = head.attempts, head.request_id
+    if head.headers:
+        flight.headers = head.headers
+    return event
 
 
 def is_landing(item: bytes) -> bool:
@@ -30,7 +31,7 @@ def is_landing(item: bytes) -> bool:
 
 def encode_landing(landing: Landing) -> bytes:
     """Return a landing as the last item of the log. A stream's events are in the log already and are not repeated."""
-    head = f"l{landing.attempts} {int(landing.stored)} {landing.source} {landing.ticket}\n".encode()
+    head = f"l{landing.attempts} {landing.source} {landing.ticket}\n".encode()
     if landing.answer is None:
         error = landing.error
         if error is None:
@@ -47,11 +48,11 @@ def decode_landing(item: bytes, flight: Flight) -> Landing:
     A stream's payload is put together from the events that *flight* has by now.
     """
     head, _, body = item[1:].partition(b"\n")
-    attempts, stored, source, ticket = head.decode().split(" ", 3)
+    attempts, source, ticket = head.decode().split(" ", 2)
     if body[:1] == b"!":
         return Landing(error=codec.decode_error(body[1:]), attempts=int(attempts), ticket=ticket)
     answer = codec.decode_answer(body[1:])
     if answer.form is Form.EVENTS:
         answer = replace(answer, payload=b"".join(event.raw for event in flight.events))
     told = Source.SHARED if source == Source.UPSTREAM else Source(source)
-    return Landing(answer=answer, attempts=int(attempts), ticket=ticket, stored=stored == "1", source=told)
+    return Landing(answer=answer, attempts=int(attempts), ticket=ticket, source=told)

@@ -13,19 +13,16 @@ from collections.abc import AsyncIterator, Iterable
 from headrace.errors import InvalidCall
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Translated
+from headrace.upstream.remarks import ONE_HOP
 from headrace.upstream.transport import AsyncByteStream
 
 Headers = tuple[tuple[str, str], ...]
 
-_ONE_HOP = frozenset({
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization", "proxy-connection",
-    "te", "trailer", "transfer-encoding", "upgrade",
-})  # fmt: skip
-_NOT_ONWARD = _ONE_HOP | {
+_NOT_ONWARD = ONE_HOP | {
     "authorization", "content-length", "cookie", "expect", "forwarded", "host", "via", "x-api-key", "x-forwarded-for",
     "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
 }  # fmt: skip
-_NOT_BACK = _ONE_HOP | {"set-cookie"}
+_NOT_BACK = ONE_HOP | {"set-cookie"}
 _OURS = "x-headrace-"
 
 

@@ -17,6 +17,7 @@ from headrace import forms
 from headrace.errors import AttemptFailed
 from headrace.model import Answer, Event, Form
 from headrace.upstream.failures import broken, classify, classify_event, silent
+from headrace.upstream.remarks import remarks
 from headrace.upstream.transport import NETWORK_ERRORS, Response, describe, is_silence, was_sent
 
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
@@ -46,9 +47,10 @@ class Stream:
 
     def __init__(self, response: Response, dialect: forms.Dialect) -> None:
         self.request_id: str = _request_id(response)
+        self.headers = remarks(response.headers.raw)
         self.complete = False
         self._dialect = dialect
-        self._headers = response.headers
+        self._error_headers = response.headers
         self._chunks = _chunks(response)
         self._splitter = forms.Splitter()
         self._ready: deque[Event] = deque()
@@ -81,7 +83,7 @@ class Stream:
     def _check(self, event: Event) -> None:
         dialect = self._dialect
         if dialect.error_of(event):
-            raise classify_event(event.data, self._headers)
+            raise classify_event(event.data, self._error_headers)
         is_terminal = dialect.is_terminal(event)
         if not dialect.is_sound(event) or (is_terminal and not self._started):
             raise broken("upstream's stream cannot be read", request_id=self.request_id)
@@ -142,7 +144,7 @@ def answer_of(payload: bytes, response: Response, now: float, dialect: forms.Dia
         usage = dialect.usage_of_json(payload)
     except ValueError as error:
         raise broken("upstream's answer is not complete", request_id=request_id) from error
-    return Answer(Form.JSON, payload, now, usage, request_id)
+    return Answer(Form.JSON, payload, now, usage, request_id, headers=remarks(response.headers.raw))
 
 
 async def read_failure(
