@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -48,6 +49,22 @@ class Clock(Protocol):
 
     def reset(self, timeout: Timeout, seconds: float | None) -> None:
         """Let a timeout whose block runs ring so many seconds from now instead; None lifts it."""
+
+
+class Timer(Protocol):
+    """What `Timers.call_later` returns."""
+
+    def cancel(self) -> None: ...
+
+
+class Timers(Protocol):
+    """Callbacks at a later time, as an event loop has them; the loop itself is one."""
+
+    def time(self) -> float:
+        """Return seconds that only go forward."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call back in *delay* seconds."""
 
 
 class SystemClock:

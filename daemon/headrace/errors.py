@@ -103,6 +103,16 @@ class RedisAway(Refusal):
     reason = "REDIS_AWAY"
 
 
+class RedisRefused(RedisAway):
+    """
+    Redis is there and will not do what the call needs, until somebody changes it: an ACL, a Cluster, a foreign value.
+
+    What is done without Redis is done without such a one; but there is nothing to wait for.
+    """
+
+    reason = "REDIS_REFUSED"
+
+
 class NotCached(Refusal):
     """only-if-cached was asked, and there is no fresh entry."""
 

@@ -7,39 +7,32 @@ and under load many calls share a write, which more than doubles what one connec
 
 What a broken connection left unanswered is sent once more, so all of it must be harmless when it arrives twice: our scripts
 carry ids, stream items explicit positions. Failures come out as `RedisAway`; what that means is each part's own policy.
-
-The link also listens: every process has an inbox channel, and all share one. A message is "<topic> <payload>"; parts
-subscribe to topics. Nudges may be lost (Redis promises nothing), so whoever waits for one also looks by itself now and then,
-and is told through `on_connect` when the link was down.
+What an error reply means is in redis_replies.py, and listener.py has the second connection, on which nudges arrive.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import redis.asyncio as redis_asyncio
-from redis import exceptions
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from headrace import keys
+from headrace import keys, redis_replies
+from headrace.clock import Clock, SystemClock, Timers
 from headrace.errors import RedisAway
+from headrace.listener import Handler, Listener
 from headrace.pipe import Command, Pipe, open_pipe
+from headrace.refusals import Refusals, Refused
+from headrace.redis_replies import Meaning
 
-Handler = Callable[[bytes], None]
-
-# It was started anew, or another one is the master now.
-_NOT_READY = (exceptions.BusyLoadingError, exceptions.MasterDownError, exceptions.ReadOnlyError)
-# asyncio's TimeoutError is an OSError, too.
-_GONE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError, *_NOT_READY)
-_NO_WRITES = ("MISCONF", "NOREPLICAS", "OOM")
 _TRIES = 2
 
 
@@ -55,39 +48,75 @@ class Script:
         return f"<Script {self.name}>"
 
 
+@dataclass(frozen=True, slots=True)
+class LinkStats:
+    """Whether Redis answers, and what it refuses; how many commands wait to be sent, how many replies are owed; round trips."""
+
+    is_up: bool
+    refused: tuple[Refused, ...]
+    to_send: int
+    owed: int
+    round_trips: int
+
+
 class Link:
     """
-    A shared, pipelined connection to Redis. `run` and `do` raise `RedisAway` when it cannot be reached.
+    A shared, pipelined connection to Redis. `run` and `do` raise `RedisAway` when it cannot be reached, and `RedisRefused`
+    when it will not do what it is asked.
 
     Args:
         url: redis://, rediss:// or unix://.
         timeout_s: how long connecting may take, and how long Redis may owe us a reply in silence, before it counts as away.
+        quiet_s: after how long a silence the listening connection must give a sign of life.
+        timers: by which the commands' patience is measured; the loop's own unless a test turns them.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 2.0,
+        quiet_s: float = 5.0,
+        clock: Clock | None = None,
+        timers: Timers | None = None,
+    ) -> None:
         self.instance = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self.inbox = keys.inbox(self.instance)
-        self._url = url
         self._timeout_s = timeout_s
+        self._timers = timers
         self._pool = redis_asyncio.ConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=timeout_s)
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[Pipe] | None = None
         self._batch: list[Command] = []
-        self._handlers: dict[str, Handler] = {}
-        self._on_connect: list[Callable[[], Awaitable[None]]] = []
-        self._listening = asyncio.Event()
-        self._away_since: float | None = None
+        self._listener = Listener(url, (self.inbox, keys.ALL), clock or SystemClock(), timeout_s=timeout_s, quiet_s=quiet_s)
+        self._refusals = Refusals(time.monotonic)
         self._is_closed = False
+        self.is_up = True
+        """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
 
     def __repr__(self) -> str:
-        state = "away" if self._away_since else "up"
-        return f"<Link [{state}, {len(self._batch)} to send, {self._pipe.owed if self._pipe else 0} in the air]>"
+        stats = self.stats()
+        state = "up" if stats.is_up else "away"
+        refused = "".join(f", {each}" for each in stats.refused)
+        return f"<Link [{state}, {stats.to_send} to send, {stats.owed} in the air{refused}]>"
+
+    def stats(self) -> LinkStats:
+        """Return its state now."""
+        owed = self._pipe.owed if self._pipe else 0
+        return LinkStats(self.is_up, self._refusals.now(), len(self._batch), owed, self.round_trips)
 
     @property
-    def is_up(self) -> bool:
-        """Whether the last round trip succeeded (and no listening link is known to be broken)."""
-        return self._away_since is None
+    def is_listening(self) -> bool:
+        """Whether nudges arrive."""
+        return self._listener.is_listening
+
+    @property
+    def trouble(self) -> str:
+        """Why Redis is of no use to us now, in a line; "" if it is."""
+        if not self.is_up:
+            return "Redis cannot be reached"
+        return "; ".join(map(str, self._refusals.now()))
 
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
@@ -119,7 +148,7 @@ class Link:
 
     async def _open(self) -> Pipe:
         connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # the library's own gap
-        return await open_pipe(connection, self._timeout_s, self._answered, self._lost)
+        return await open_pipe(connection, self._timeout_s, self._answered, self._lost, self._timers)
 
     def _opened(self, opening: asyncio.Task[Pipe]) -> None:
         # However it ended: a task that is cancelled before its first step could not clean up after itself.
@@ -133,17 +162,25 @@ class Link:
         self._take_off()
 
     def _answered(self, command: Command, value: Any) -> None:
-        if isinstance(value, _NOT_READY):
-            if self._pipe is not None:
-                self._pipe.close()
-            self._again([command], value)
-        elif isinstance(value, NoScriptError) and command.script:
+        if isinstance(value, ResponseError):
+            self._refused(command, value)
+        else:
+            self.is_up = True
+            _resolve(command.reply, value)
+
+    def _refused(self, command: Command, error: ResponseError) -> None:
+        if command.script and redis_replies.code(error) == "NOSCRIPT":
             self._batch.append(command.with_script())  # at the end, since those behind it did not know their script either
             asyncio.get_running_loop().call_soon(self._take_off)
+            return
+        self._refusals.note(command.name, error)
+        if redis_replies.meaning(error) is Meaning.NOT_HERE:
+            if self._pipe is not None:
+                self._pipe.close()
+            self._again([command], error)
         else:
-            self._away_since = None
-            refused = isinstance(value, ResponseError) and _refuses_writes(value)
-            _resolve(command.reply, RedisAway("Redis refuses to write", retry_after_s=1.0) if refused else value)
+            self.is_up = True
+            _resolve(command.reply, redis_replies.ours(error, command.name))
 
     def _lost(self, pipe: Pipe, commands: Sequence[Command]) -> None:
         if self._pipe is pipe:
@@ -160,16 +197,12 @@ class Link:
         asyncio.get_running_loop().call_soon(self._take_off)
 
     def _fail(self, commands: Sequence[Command], error: BaseException) -> None:
-        is_gone = isinstance(error, _GONE)
-        if commands and is_gone:
-            self._note_away()
+        if commands and not isinstance(error, RedisAway):
+            self.is_up = False
+            if redis_replies.meaning(error) is Meaning.REFUSED:  # already at the door
+                self._refusals.note("a connection", error)
         for command in commands:
-            said = RedisAway(f"Redis cannot be reached: {type(error).__name__}", retry_after_s=1.0) if is_gone else error
-            _resolve(command.reply, said)
-
-    def _note_away(self) -> None:
-        if self._away_since is None:
-            self._away_since = time.monotonic()
+            _resolve(command.reply, redis_replies.ours(error, command.name) or error)
 
     async def ping(self) -> None:
         """Ask whether Redis is there; raises `RedisAway`."""
@@ -179,13 +212,11 @@ class Link:
 
     def on(self, topic: str, handler: Handler) -> None:
         """Call *handler* with the payload of every message on *topic*; it must not block."""
-        if topic in self._handlers:
-            raise ValueError(f"topic {topic!r} has a handler already")
-        self._handlers[topic] = handler
+        self._listener.on(topic, handler)
 
     def on_connect(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Call back after every (re)connection of the listening link: nudges may have been missed."""
-        self._on_connect.append(callback)
+        """Call back after every (re)connection of the listening connection: nudges may have been missed."""
+        self._listener.on_connect(callback)
 
     async def tell_all(self, topic: str, payload: str = "") -> None:
         """Send a nudge to every process, this one too."""
@@ -193,41 +224,11 @@ class Link:
 
     async def listen(self) -> None:
         """Receive nudges until cancelled, reconnecting as often as needed. Run it as a task."""
-        while True:
-            # No read timeout here: silence is normal; TCP keepalive and the ping below find a dead peer.
-            options = {} if self._url.startswith("unix:") else {"socket_keepalive": True}
-            client = redis_asyncio.Redis.from_url(self._url, socket_timeout=None, socket_connect_timeout=2.0, **options)
-            try:
-                async with client.pubsub() as inbox:
-                    await inbox.subscribe(self.inbox, keys.ALL)
-                    self._listening.set()
-                    for callback in self._on_connect:
-                        await callback()
-                    await self._receive(inbox)
-            except (RedisError, OSError, RedisAway):
-                self._note_away()
-                await asyncio.sleep(0.2)
-            finally:
-                self._listening.clear()
-                with contextlib.suppress(RedisError, OSError):
-                    await client.aclose()
-
-    async def _receive(self, inbox: Any) -> None:
-        while True:
-            message = await inbox.get_message(timeout=5.0)
-            if message is None:
-                await self.ping()
-                continue
-            if message["type"] != "message":
-                continue
-            topic, _, payload = message["data"].partition(b" ")
-            handler = self._handlers.get(topic.decode())
-            if handler is not None:
-                handler(payload)
+        await self._listener.run()
 
     async def listening(self) -> None:
         """Wait until nudges arrive."""
-        await self._listening.wait()
+        await self._listener.listening()
 
     async def aclose(self) -> None:
         """Close the connection; commands in the air fail with `RedisAway`."""
@@ -235,19 +236,17 @@ class Link:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        if self._pipe is not None:
-            self._pipe.close()
+        pipe = self._pipe
+        if pipe is not None:
+            pipe.close()
         batch, self._batch = self._batch, []
         self._fail(batch, _closed())
+        if pipe is not None:
+            await pipe.ended()
 
 
 def _closed() -> RedisAway:
     return RedisAway("the link to Redis was closed")
-
-
-def _refuses_writes(error: ResponseError) -> bool:
-    # Full, or unable to save what it has: its own trouble, not our command's.
-    return isinstance(error, OutOfMemoryError) or str(error).startswith(_NO_WRITES)
 
 
 def _resolve(reply: asyncio.Future[Any], value: Any) -> None:

@@ -14,15 +14,10 @@ from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import BusyLoadingError, MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
 
-_ERRORS = {
-    "LOADING": BusyLoadingError,
-    "MASTERDOWN": MasterDownError,
-    "NOSCRIPT": NoScriptError,
-    "OOM": OutOfMemoryError,
-    "READONLY": ReadOnlyError,
-}
+from headrace.clock import Timer, Timers
+
 _NOTHING = object()
 _AGE = 4  # times the patience: nothing waits longer, however busily Redis answers others
 _POLL_S = 0.001  # by then the loop has read what lay in the socket
@@ -50,6 +45,11 @@ class Command:
     def __repr__(self) -> str:
         return f"<Command {self.words[0]} [{self.tries} tries]>"
 
+    @property
+    def name(self) -> str:
+        """Its first word, without the arguments."""
+        return str(self.words[0])
+
     def with_script(self) -> Command:
         """Return the same with the script itself, for a Redis that does not know it by its hash."""
         command = Command(("EVAL", self.script, *self.words[2:]), self.reply)
@@ -66,6 +66,7 @@ class Pipe(asyncio.Protocol):
             answered a command after four times as long.
         answered: is given each command with its reply, which may be an error of Redis.
         lost: is told that the connection has ended, with the commands that were not answered; called once, `close` included.
+        timers: by which patience is measured; the loop's own unless a test turns them.
     """
 
     def __init__(
@@ -74,18 +75,20 @@ class Pipe(asyncio.Protocol):
         patience_s: float,
         answered: Callable[[Command, Any], None],
         lost: Callable[[Pipe, Sequence[Command]], None],
+        timers: Timers | None = None,
     ) -> None:
         self._writer = writer  # kept: who drops it closes the connection
         self._transport = cast("asyncio.Transport", writer.transport)
-        self._loop = asyncio.get_running_loop()
+        self._timers: Timers = timers or asyncio.get_running_loop()
+        self._ended = asyncio.Event()
         self._patience_s = patience_s
         self._answered = answered
         self._lost = lost
-        self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
+        self._reader = hiredis.Reader(replyError=ResponseError, notEnoughData=_NOTHING)
         self._owed: deque[Command] = deque()
         self._heard = 0.0
         self._unsent = 0
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch: Timer | None = None
         self._is_open = True
         self._transport.set_protocol(self)
 
@@ -99,14 +102,14 @@ class Pipe(asyncio.Protocol):
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands; what becomes of each is told to `answered` or to `lost`."""
-        data, now = b"".join([command.packed for command in commands]), self._loop.time()
+        data, now = b"".join([command.packed for command in commands]), self._timers.time()
         if not self._owed:
             self._heard = now
         for command in commands:
             command.sent = now
         self._owed.extend(commands)
         if self._watch is None:
-            self._watch = self._loop.call_later(self._patience_s, self._look)
+            self._watch = self._timers.call_later(self._patience_s, self._look)
         try:
             self._transport.write(data)
         except (OSError, RuntimeError, MemoryError):  # half of it may be gone, and replies could no longer be counted
@@ -125,27 +128,31 @@ class Pipe(asyncio.Protocol):
         owed, self._owed = self._owed, deque()
         self._lost(self, owed)
 
+    async def ended(self) -> None:
+        """Wait until the socket is closed: `close` only begins that, and the loop does it in its next turn."""
+        await self._ended.wait()
+
     def _look(self, is_second: bool = False) -> None:
         # One timer for all commands: it is the silence that counts, not how long a busy Redis takes for one of many.
         self._watch = None
         if not self._owed:
             return
-        now = self._loop.time()
+        now = self._timers.time()
         unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
         if self._unsent < unsent:  # taking in a large value is not silence
             self._heard = now
         left_s = min(self._heard + self._patience_s, self._owed[0].sent + _AGE * self._patience_s) - now
         if left_s > 0:
-            self._watch = self._loop.call_later(left_s, self._look)
+            self._watch = self._timers.call_later(left_s, self._look)
         elif not is_second:  # perhaps we were the ones who slept: what came meanwhile is read before the second look
-            self._watch = self._loop.call_later(_POLL_S, self._look, True)
+            self._watch = self._timers.call_later(_POLL_S, self._look, True)
         else:
             self.close()
 
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
+        self._heard = self._timers.time()
         self._reader.feed(data)
         while self._is_open and (reply := self._next()) is not _NOTHING:
             if isinstance(reply, hiredis.PushNotification):
@@ -167,6 +174,7 @@ class Pipe(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.close()
+        self._ended.set()
 
 
 async def open_pipe(
@@ -174,6 +182,7 @@ async def open_pipe(
     patience_s: float,
     answered: Callable[[Command, Any], None],
     lost: Callable[[Pipe, Sequence[Command]], None],
+    timers: Timers | None = None,
 ) -> Pipe:
     """Connect, introduce ourselves, and take the socket over; raises what redis-py raises, and `TimeoutError`."""
     try:
@@ -184,8 +193,4 @@ async def open_pipe(
         raise
     # Not public, but the only way to the socket. The connection forgets it, or it would close it with itself.
     writer, connection._writer, connection._reader = connection._writer, None, None
-    return Pipe(cast("asyncio.StreamWriter", writer), patience_s, answered, lost)
-
-
-def _error(text: str) -> ResponseError:
-    return cast("ResponseError", _ERRORS.get(text.partition(" ")[0], ResponseError)(text))
+    return Pipe(cast("asyncio.StreamWriter", writer), patience_s, answered, lost, timers)

@@ -34,6 +34,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.DeadlinePassed: Row(504, "timeout_error", False),
     errors.Draining: Row(503, "api_error", True),
     errors.RedisAway: Row(503, "api_error", True),
+    errors.RedisRefused: Row(503, "api_error", False),
     errors.NotCached: Row(504, "timeout_error", False),
     errors.IdempotencyConflict: Row(409, "conflict_error", False),
     errors.TicketNotFound: Row(404, "not_found_error", False),

@@ -66,6 +66,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.DeadlinePassed: Row(StatusCode.DEADLINE_EXCEEDED),
     errors.Draining: _AWAY,
     errors.RedisAway: _AWAY,
+    errors.RedisRefused: Row(StatusCode.UNAVAILABLE),
     errors.NotCached: Row(StatusCode.NOT_FOUND, (_resource("answer"),)),
     errors.IdempotencyConflict: Row(StatusCode.ALREADY_EXISTS, (_resource("idempotency_key"),)),
     errors.TicketNotFound: Row(StatusCode.NOT_FOUND, (_resource("ticket"),)),

@@ -3,8 +3,8 @@ An RQ worker whose jobs are coroutines on the daemon's own loop: hundreds wait i
 
 RQ's stock workers fork for a job or run one at a time. This one keeps RQ's bookkeeping (executions, registries, retries,
 results), which blocks, in threads: one takes jobs, one sends heartbeats, a few write results. It installs no signal handlers,
-never forks, changes no process title, and takes no orders from RQ's command channel: that is the daemon's to do. It uses hooks
-that RQ does not promise to keep; hence the pin on its version.
+never forks, changes no process title, and takes no orders from RQ's command channel: that is the daemon's to do. Of what lies
+in the queue it runs alarms of ours only (alarm.py). It uses hooks that RQ does not promise to keep; hence its pinned version.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -24,15 +25,17 @@ from typing import Any
 import redis
 import structlog
 from rq import Queue
-from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
 from rq.job import Job
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.timeouts import BaseDeathPenalty
 from rq.utils import now
 from rq.worker.base import BaseWorker
+from rq.worker_registration import clean_worker_registry
 
-from headrace import observe
-from headrace.retry.rq import NAME, SERIALIZER
+from headrace import observe, redis_replies
+from headrace.retry.alarm import NAME, RESULT_TTL_S, SERIALIZER, Alarm, Attempt, fetch
+from headrace.retry.contact import Contact
 
 log = structlog.get_logger()
 
@@ -41,11 +44,8 @@ _DEQUEUE_S = 1  # how long a stop may have to wait
 _MAINTENANCE_S = 5
 _HEARTBEAT_S = 5
 _DEAD_AFTER_S = 20  # a job without a heartbeat
-_RESULT_TTL_S = 60
 _PAUSE_S = 0.5
 _IO_THREADS = 4
-
-_GONE = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 class _NoPenalty(BaseDeathPenalty):
@@ -54,6 +54,14 @@ class _NoPenalty(BaseDeathPenalty):
     def setup_death_penalty(self) -> None: ...
 
     def cancel_death_penalty(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncioWorkerStats:
+    """How many jobs run, and how many may."""
+
+    running: int
+    most: int
 
 
 class AsyncioWorker(BaseWorker):
@@ -71,10 +79,11 @@ class AsyncioWorker(BaseWorker):
         self, connection: redis.Redis, loop: asyncio.AbstractEventLoop, stopping: threading.Event, *, concurrency: int
     ) -> None:
         super().__init__(
-            [Queue(NAME, connection=connection, serializer=SERIALIZER)],
+            [Queue(NAME, connection=connection, job_class=Alarm, serializer=SERIALIZER)],
             connection=connection,
+            job_class=Alarm,
             serializer=SERIALIZER,
-            default_result_ttl=_RESULT_TTL_S,
+            default_result_ttl=RESULT_TTL_S,
             worker_ttl=_WORKER_TTL_S,
             maintenance_interval=_MAINTENANCE_S,
             job_monitoring_interval=_HEARTBEAT_S,
@@ -90,9 +99,18 @@ class AsyncioWorker(BaseWorker):
         self._running: dict[str, tuple[Job, Execution]] = {}
         self._last_beat = 0.0
         self._is_done = threading.Event()
+        self.taking = Contact("worker", connection)
+        """Whether jobs are taken."""
+        self._bookkeeping = Contact("bookkeeping", connection)
+        self._upkeep = Contact("maintenance", connection)
 
     def __repr__(self) -> str:
-        return f"<AsyncioWorker [{len(self._running)} of {self._concurrency} running]>"
+        stats = self.stats()
+        return f"<AsyncioWorker [{stats.running} of {stats.most} running]>"
+
+    def stats(self) -> AsyncioWorkerStats:
+        """Return its state now."""
+        return AsyncioWorkerStats(len(self._running), self._concurrency)
 
     # What RQ would do, and we do not.
 
@@ -119,20 +137,14 @@ class AsyncioWorker(BaseWorker):
 
     def take_jobs(self) -> None:
         """Take jobs until told to stop; a Redis that goes away is waited for."""
-        is_away = False
         while not self._stopping.is_set():
             try:
                 self._register()
-                is_away = False
                 while not self._stopping.is_set():
                     self._turn()
-            except _GONE as error:
-                if not is_away:
-                    log.warning(observe.REDIS_LOST, part="worker", error=type(error).__name__)
-                is_away = True
-                self._stopping.wait(_PAUSE_S)
-            except Exception:
-                log.exception(observe.WORKER_CRASHED)
+                    self.taking.made()
+            except Exception as error:
+                self.taking.lost(error)
                 self._stopping.wait(_PAUSE_S)
 
     def _register(self) -> None:
@@ -146,7 +158,7 @@ class AsyncioWorker(BaseWorker):
             self._last_beat = self.last_turn
             self.heartbeat()
             if self.should_run_maintenance_tasks:
-                self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+                self.run_maintenance_tasks()
         # The slot first: a job that is taken is run, and one that would have to wait is left to others.
         if not self._slots.acquire(timeout=1):
             return
@@ -155,44 +167,83 @@ class AsyncioWorker(BaseWorker):
             if taken is None:
                 self._slots.release()
                 return
-            self.execute_job(*taken)
+            self._execute(*taken)
         except BaseException:
             self._slots.release()
             raise
 
-    def _dequeue(self) -> tuple[Job, Queue] | None:
-        try:
-            return self.queue_class.dequeue_any(
-                self.queues,
-                self.dequeue_timeout,
-                connection=self.connection,
-                job_class=self.job_class,
-                serializer=self.serializer,
-                death_penalty_class=self.death_penalty_class,
-            )
-        except DequeueTimeout:
+    def _dequeue(self) -> tuple[Alarm, Attempt] | None:
+        # As RQ's own, but that an entry which is no job, or none of ours, is put out of the way here and now.
+        queue = self.queues[0]
+        taken: Any = self.connection.blmove(queue.key, queue.intermediate_queue_key, self.dequeue_timeout)
+        if taken is None:
             return None
+        job = fetch(taken, self.connection)
+        attempt = job.attempt() if job else None
+        if job is None or attempt is None:
+            self._move_aside(taken, job, queue)
+            return None
+        return job, attempt
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Begin a job; its slot is given back at its end."""
+    def _move_aside(self, job_id: bytes, job: Alarm | None, queue: Queue) -> None:
+        # Among RQ's failed jobs, where a person finds it.
+        if job is not None:
+            log.warning(observe.JOB_FOREIGN)
+            job.retries_left = None
+            self.handle_job_failure(job, queue, exc_string="none of headrace's own jobs: not run")
+        self._forget_taken(queue, job_id)
+
+    def _forget_taken(self, queue: Queue, job_id: Any) -> None:
+        self.connection.lrem(queue.intermediate_queue_key, 1, job_id)
+
+    def _execute(self, job: Alarm, attempt: Attempt) -> None:
+        # Its slot is given back at its end.
         execution = self.prepare_execution(job)
         self.prepare_job_execution(job, remove_from_intermediate_queue=True)
         job.started_at = now()
         self._running[execution.id] = job, execution
-        self._loop.call_soon_threadsafe(self._begin, job, queue, execution)
+        self._loop.call_soon_threadsafe(self._begin, job, attempt, execution)
+
+    def run_maintenance_tasks(self) -> None:
+        """Put what dead workers left behind back into the queue; RQ's own sees to groups and limits too, and we have none."""
+        queue = self.queues[0]
+        try:
+            if queue.acquire_maintenance_lock():
+                try:
+                    self._maintain(queue)
+                finally:
+                    queue.release_maintenance_lock()  # type: ignore[no-untyped-call]
+            self._upkeep.made()
+        except Exception as error:
+            if redis_replies.is_away(error):
+                raise
+            self._upkeep.lost(error)
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # the library says None only
+
+    def _maintain(self, queue: Queue) -> None:
+        taken: list[Any] = self.connection.lrange(queue.intermediate_queue_key, 0, -1)
+        for job_id in taken:
+            if fetch(job_id, self.connection) is None:
+                self._forget_taken(queue, job_id)
+        for kind in (FinishedJobRegistry, StartedJobRegistry, FailedJobRegistry):
+            kind(queue=queue, job_class=Alarm).cleanup()
+        clean_worker_registry(queue)
+        queue.intermediate_queue.cleanup(self, queue)
 
     # Running them: the loop.
 
-    def _begin(self, job: Job, queue: Queue, execution: Execution) -> None:
-        task = self._loop.create_task(self._run(job, queue, execution))
+    def _begin(self, job: Alarm, attempt: Attempt, execution: Execution) -> None:
+        task = self._loop.create_task(self._run(job, attempt, execution))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         # Not in a `finally` of the task: one that is cancelled before its first step never gets there.
         task.add_done_callback(lambda _: self._ended(execution))
 
-    async def _run(self, job: Job, queue: Queue, execution: Execution) -> None:
+    async def _run(self, job: Alarm, attempt: Attempt, execution: Execution) -> None:
+        queue = self.queues[0]
         try:
-            value = await job.func(*job.args, **job.kwargs)
+            # RQ imports what the name says; there is an attempt only if that is our own function.
+            value = await job.func(*attempt)
         except asyncio.CancelledError:
             await self._write(partial(self._put_back, job, queue, execution))
             raise
@@ -208,9 +259,10 @@ class AsyncioWorker(BaseWorker):
     async def _write(self, bookkeeping: Callable[[], None]) -> None:
         try:
             await self._loop.run_in_executor(self._io, bookkeeping)
-        except _GONE:
+            self._bookkeeping.made()
+        except Exception as error:
             # The job is done or not, whatever RQ thinks of it; RQ's maintenance will find it without heartbeats.
-            log.warning(observe.REDIS_LOST, part="worker")
+            self._bookkeeping.lost(error)
 
     def _fail(
         self,
@@ -232,14 +284,16 @@ class AsyncioWorker(BaseWorker):
 
     def send_heartbeats(self) -> None:
         """Tell RQ that the running jobs are alive, until `retire`."""
+        contact = Contact("heartbeats", self.connection)
         while not self._is_done.wait(_HEARTBEAT_S):
             for job, execution in list(self._running.values()):
                 try:
                     self.maintain_heartbeats(job, execution)
-                except _GONE:
-                    break
-                except Exception:
-                    log.exception(observe.WORKER_CRASHED, job=job.id)
+                    contact.made()
+                except Exception as error:
+                    contact.lost(error)
+                    if redis_replies.is_away(error):
+                        break
 
     # Leaving.
 
@@ -255,5 +309,5 @@ class AsyncioWorker(BaseWorker):
         """Tell RQ that this worker is gone, and end the threads."""
         self._is_done.set()
         self._io.shutdown()
-        with contextlib.suppress(*_GONE):
+        with contextlib.suppress(redis.RedisError, OSError):
             self.register_death()  # type: ignore[no-untyped-call]

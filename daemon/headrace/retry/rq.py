@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -25,18 +26,17 @@ from redis.retry import Retry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 
+from headrace import redis_replies
+from headrace.background import Background
 from headrace.errors import RedisAway
+from headrace.redis_replies import Meaning
+from headrace.retry.alarm import ENDLESS, FAILURE_TTL_S, FUNCTION, NAME, RESULT_TTL_S, SERIALIZER, TRIES
+from headrace.retry.contact import drop
 
-NAME = "headrace"
-SERIALIZER = "json"
-FUNCTION = "headrace.worker.run_attempt"
+__all__ = ["FUNCTION", "NAME", "SERIALIZER", "Queue", "QueueStats", "connect", "job_id"]
 
 _AHEAD_S = 1.5  # RQ cuts to whole seconds and looks twice a second: measured up to 1 s early, 0.8 s late
 _SLEPT_S = 2.0  # a wait that is not worth scheduling
-_RESULT_TTL_S = 60
-_FAILURE_TTL_S = 7 * 86_400
-_ENDLESS = -1  # a job's time is bounded by its ticket's deadline
-_TRIES = 3  # for a job that failed by itself, be it that Redis went away; upstream's failures are the ticket's business
 
 _T = TypeVar("_T")
 
@@ -50,6 +50,13 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
 
 
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """How many alarms are yet to be set."""
+
+    to_set: int
+
+
 class Queue:
     """Sets alarms; any number of workers hear them."""
 
@@ -58,17 +65,22 @@ class Queue:
         self._queue = rq.Queue(NAME, connection=self._client, serializer=SERIALIZER)
         self._thread = ThreadPoolExecutor(1, "rq-queue")
         self._asked: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._background = Background("queue")
         self._flushing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Queue {NAME} [{len(self._asked)} to set]>"
+        return f"<Queue {NAME} [{self.stats().to_set} to set]>"
+
+    def stats(self) -> QueueStats:
+        """Return its state now."""
+        return QueueStats(len(self._asked))
 
     async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
         """Have an attempt made, not before *due* (Unix seconds); durable when it returns. Raises `RedisAway`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.append(((ticket_id, attempt, due, rescue), done))
         if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush())
+            self._flushing = self._background.start(self._flush(), "flush")
         await done
 
     async def _flush(self) -> None:
@@ -106,10 +118,10 @@ class Queue:
                 options = {
                     "args": (ticket_id, attempt, due),
                     "job_id": job_id(ticket_id, attempt, rescue),
-                    "job_timeout": _ENDLESS,
-                    "result_ttl": _RESULT_TTL_S,
-                    "failure_ttl": _FAILURE_TTL_S,
-                    "retry": rq.Retry(max=_TRIES),
+                    "job_timeout": ENDLESS,
+                    "result_ttl": RESULT_TTL_S,
+                    "failure_ttl": FAILURE_TTL_S,
+                    "retry": rq.Retry(max=TRIES),
                     "description": "",
                     "pipeline": pipe,
                 }
@@ -140,9 +152,23 @@ class Queue:
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise RedisAway(f"the queue cannot be reached: {type(error).__name__}", retry_after_s=1.0) from error
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._twice, work)
+        except Exception as error:
+            said = redis_replies.ours(error, "the queue")
+            if said is None:
+                raise
+            raise said from None
+
+    def _twice(self, work: Callable[[], _T]) -> _T:
+        # The second try is for a server that has become a replica: a new connection finds the new primary. Nothing of the
+        # first was done, since what is written goes in one transaction.
+        try:
+            return work()
+        except redis.RedisError as error:
+            if redis_replies.meaning(error) is not Meaning.NOT_HERE:
+                raise
+            drop(self._client, error)
+        return work()
 
     async def aclose(self) -> None:
         """Close the connection; what was asked is done first."""

@@ -1,0 +1,130 @@
+"""
+What an error of Redis means: one list, for the link and for RQ's connections.
+
+An error reply begins with a code. Some codes say "not here": this server cannot, another one may, so the connection is given
+up and a new one finds the new primary. Some say "not now": the server is full, or loading, or busy, and waiting helps. Both
+are Redis being away, as a broken connection is. Every other code is a refusal that a person has to mend: a user who may not,
+a Cluster, a key that holds something else. Waiting would not help, so the caller hears at once which code it was.
+
+A reply's own text is never passed on: Redis quotes arguments in some of them.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+
+from redis import exceptions
+
+from headrace.errors import HeadraceError, RedisAway, RedisRefused
+
+
+class Meaning(Enum):
+    """What to make of an error."""
+
+    GONE = auto()  # no reply at all: the connection is broken or was never made
+    NOT_HERE = auto()  # this server cannot serve us; a new connection may lead to one that can
+    NOT_NOW = auto()  # it cannot yet, or not any more; the connection is good
+    REFUSED = auto()  # it will not, however often we ask
+    OURS = auto()  # no word of Redis: a fault of ours
+
+
+_NOT_HERE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "UNBLOCKED", "REDIRECT", "NOMASTERLINK"})
+_NOT_NOW = frozenset(
+    {"OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "BUSY", "INPROG", "NOQUORUM", "IOERR", "EXECABORT", "MAXCLIENTS"}
+)
+_SETTINGS = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "DENIED", "CROSSSLOT", "MOVED", "ASK", "NOPROTO"})
+
+_CLUSTER = "a Redis Cluster is not supported"
+_PASSWORD = "the user or password in redis.url is wrong or missing"  # noqa: S105  # no password, but a word on one
+_HINTS = {
+    "NOPERM": "its user may not use that command, key or channel; see docs/installation.md for the ACL",
+    "NOAUTH": _PASSWORD,
+    "WRONGPASS": _PASSWORD,
+    "DENIED": "it is in protected mode",
+    "CROSSSLOT": _CLUSTER,
+    "MOVED": _CLUSTER,
+    "ASK": _CLUSTER,
+    "WRONGTYPE": "a key holds what we did not put there",
+}
+
+# asyncio's TimeoutError is an OSError, too.
+_GONE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError)
+# The code may stand behind other words: those of a pipeline of redis-py ("Command # 2 (...) of pipeline caused error: "), of a
+# transaction that was given up ("... because of: "), of a script in an old Redis.
+_CODE = re.compile(
+    r"(?:.*caused error: )?(?:(?:EXECABORT )?Transaction discarded because of: )?(?:ERR Error running script.*: -)?"
+    r"([A-Z][A-Z0-9]+) ",
+    re.DOTALL,
+)
+_TOO_MANY = "ERR max number of clients"
+
+
+def code(error: BaseException) -> str:
+    """Return the code that an error reply began with, "ERR" where it had none; "" if the error is no reply."""
+    if not isinstance(error, exceptions.RedisError) or isinstance(error, exceptions.InvalidResponse):
+        return ""
+    # redis-py cuts the code off where it knows it.
+    known: str | None = getattr(error, "status_code", None)
+    if known and known not in ("ERR", "EXECABORT"):
+        return known
+    if isinstance(error, exceptions.AuthenticationError):
+        return "WRONGPASS"
+    if isinstance(error, _GONE):
+        return ""
+    return _code_in(str(error))
+
+
+def _code_in(text: str) -> str:
+    if text.startswith(_TOO_MANY):
+        return "MAXCLIENTS"
+    found = _CODE.match(text)
+    return found[1] if found else "ERR"
+
+
+def meaning(error: BaseException) -> Meaning:
+    """Return what to make of an error that a command of ours came to."""
+    said = code(error)
+    if said in _NOT_HERE:
+        return Meaning.NOT_HERE
+    if said in _NOT_NOW:
+        return Meaning.NOT_NOW
+    if isinstance(error, exceptions.RedisError) and said:
+        return Meaning.REFUSED
+    return Meaning.GONE if isinstance(error, (*_GONE, RedisAway)) else Meaning.OURS
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the error means that Redis cannot be asked for now."""
+    return meaning(error) in (Meaning.GONE, Meaning.NOT_HERE, Meaning.NOT_NOW)
+
+
+def concerns_all(said: str) -> bool:
+    """Whether a code tells of the server or of its settings, and not of the one command that was refused."""
+    return said in _NOT_HERE or said in _NOT_NOW or said in _SETTINGS
+
+
+def reason(error: BaseException) -> str:
+    """Return the reply's code, or the kind of error if there was no reply: what a log line may say."""
+    return code(error) or type(error).__name__
+
+
+def ours(error: BaseException, command: str = "") -> HeadraceError | None:
+    """Return what callers are told instead of a foreign error; None where that is no word of Redis."""
+    if isinstance(error, RedisAway):  # a new one for each who is told: a traceback grows in whoever raises it
+        return type(error)(error.message, retry_after_s=error.retry_after_s, metadata=error.metadata)
+    match meaning(error):
+        case Meaning.OURS:
+            return None
+        case Meaning.REFUSED:
+            return _refused(code(error), command)
+        case Meaning.GONE:
+            return RedisAway(f"Redis cannot be reached: {reason(error)}", retry_after_s=1.0)
+        case _:
+            return RedisAway(f"Redis cannot do it now: {reason(error)}", retry_after_s=1.0, metadata={"code": code(error)})
+
+
+def _refused(said: str, command: str) -> RedisRefused:
+    hint = _HINTS.get(said, "")
+    what = f"Redis refused {command or 'a command'}: {said}{f' ({hint})' if hint else ''}"
+    return RedisRefused(what, metadata={"code": said, "command": command} if command else {"code": said})

@@ -1,0 +1,64 @@
+"""
+What Redis refuses just now, so that health and the log say so once, however often it is asked.
+
+A refusal is news when it begins and when it is over: a command that has not been refused for a while is taken for allowed
+again. So neither a success has to be looked at, nor is anything asked to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from headrace import observe, redis_replies
+
+log = structlog.get_logger()
+
+_OVER_S = 15.0  # every process writes at least every five seconds (budget/hosts.py)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What is refused ("EVALSHA", or a part that asks), and the code of the reply."""
+
+    what: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"Redis refuses {self.what}: {self.code}"
+
+
+class Refusals:
+    """
+    The refusals of late; the link has one, and so has each part with connections of its own.
+
+    Args:
+        time: returns seconds that only go forward.
+    """
+
+    def __init__(self, time: Callable[[], float]) -> None:
+        self._time = time
+        self._last: dict[Refused, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Refusals [{', '.join(f'{each.what}: {each.code}' for each in self._last) or 'none'}]>"
+
+    def note(self, what: str, error: BaseException) -> None:
+        """Remember that Redis refused something, and log it if that is new."""
+        refused = Refused(what, redis_replies.reason(error))
+        if refused not in self._last:
+            log.warning(observe.REDIS_REFUSED, what=refused.what, code=refused.code)
+        self._last[refused] = self._time()
+
+    def now(self) -> tuple[Refused, ...]:
+        """Return what is refused now and concerns all calls: a foreign value in one key is that call's trouble alone."""
+        self._forget()
+        return tuple(refused for refused in list(self._last) if redis_replies.concerns_all(refused.code))
+
+    def _forget(self) -> None:
+        over = [refused for refused, last in list(self._last.items()) if self._time() - last > _OVER_S]
+        for refused in over:
+            if self._last.pop(refused, None) is not None:
+                log.info(observe.REDIS_ALLOWED, what=refused.what, code=refused.code)
