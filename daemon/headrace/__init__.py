@@ -10,20 +10,24 @@ Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
     wiring      joins the parts               config/     one TOML file and the environment, into values
     demo/       `make demo`                   simulator/  a stand-in for the API
-    edge/       gRPC and HTTP, into one Ask   worker      the function that queue jobs name
+    edge/       gRPC and HTTP                 worker      the function that queue jobs name
 
 The line
-    flow        the whole walk                leader      its second half: attempt, park, keep
+    flow        the whole walk                pursuit     calls that go on without their caller
+    attempts    one attempt at upstream       parking     the wait in the queue
+    replying    what a caller is given        patience    how long a caller waits
     endpoints   how each is treated           relay       the way of what is only carried
-    runner      a ticket's next attempt       admission   bytes into a Call, without I/O
+    admission   bytes into a Call             bodies/     what a body asks
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
-    callers     who asks, and keys            presence    how many hosts share the limits
-    embedded    our own Valkey                bodies/     what a body asks
+    callers     who asks, and keys            embedded    our own Valkey
+    outcome     what came of one call
 
 The ground
     link        one client for Redis          pipe        its connection
+    listener    nudges from other processes   replies     what an error of Redis means
+    refusals    what Redis refuses just now   redis_check what it lacks, said at the start
     keys        every key in Redis            errors      what can go wrong
     forms/      an answer as JSON, as events  codec       answers and errors as bytes
     model       the values that travel        observe     every metric and log event

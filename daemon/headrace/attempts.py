@@ -50,6 +50,13 @@ class Attempts:
         With a *lease* the landing is handed to the followers on other hosts, together with the settlement. Raises
         `AttemptFailed`, `BrokenStream` when upstream broke off after its first content, and refusals.
         """
+        flight.is_asking = True
+        try:
+            return await self._make(call, flight, lease, number)
+        finally:
+            flight.is_asking = False
+
+    async def _make(self, call: Call, flight: Flight, lease: Lease | None, number: int) -> Landing:
         hold_id = f"{os.urandom(8).hex()}-{number}"
         async with self._schedule.turn(call, hold_id) as turn:
             flight.begin(hold_id)
@@ -64,13 +71,15 @@ class Attempts:
                 raise self._as_seen(failure, call, flight) from failure
             observe.UPSTREAM_TOKENS.inc("input", by=answer.usage.metered_input_tokens)
             observe.UPSTREAM_TOKENS.inc("output", by=answer.usage.output_tokens)
-            answer = replace(answer, is_kept=self._keeping.may_keep(call, answer))
+            entry = self._keeping.entry_of(call, answer, asked)
+            no_keep = self._keeping.no_keep(call, answer) or self._cache.no_keep(entry)
+            answer = replace(answer, is_kept=not no_keep, no_keep=no_keep)
             landing = Landing(answer, attempts=number, ticket=flight.ticket, waited_s=flight.waited_s)
             # One round trip: the three leave in the same turn of the loop (tasks created first, so that they are in time
             # for the batch). The entry is kept before the flight lands, so no second call slips in between.
             sent: list[asyncio.Task[Any]] = []
             if answer.is_kept:
-                sent.append(asyncio.create_task(self._cache.put(self._keeping.entry_of(call, answer, asked))))
+                sent.append(asyncio.create_task(self._cache.put(replace(entry, answer=answer))))
             if lease is not None:
                 sent.append(asyncio.create_task(self._leases.land(flight, lease, landing)))
             await turn.settle(answer.usage)
@@ -82,13 +91,14 @@ class Attempts:
         if not call.stream:
             return await self._upstream.ask(call)
         async with self._upstream.stream(call) as stream:
-            flight.request_id = stream.request_id
+            flight.request_id, flight.headers = stream.request_id, stream.headers
             is_content = forms.dialect(call.endpoint).is_content
             async for event in stream:
                 flight.append(event, is_content=is_content(event))
-        return forms.answer_of_events(
+        answer = forms.answer_of_events(
             flight.events, created=self._clock.now(), request_id=stream.request_id, endpoint=call.endpoint
         )
+        return replace(answer, headers=stream.headers)
 
     def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
         """Return what a failure means by now: after the first content it is final, after the deadline it is the caller's own."""

@@ -19,16 +19,19 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
+import structlog
 
-from headrace import keys
+from headrace import keys, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
 from headrace.link import Link
 from headrace.model import Caller, Role
+
+_log = structlog.get_logger()
 
 DEFAULT_NAME = "default"
 TOPIC = "keys"
@@ -57,6 +60,15 @@ class _Record(Key, frozen=True):
 def is_name(name: str) -> bool:
     """Whether *name* can be a caller's: 1 to 64 letters, digits, dots, underscores, hyphens."""
     return _NAME.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class CallersStats:
+    """How many callers are configured; how many keys are known, None before they were loaded; whether one is required."""
+
+    configured: int
+    keys: int | None
+    required: bool
 
 
 class Callers:
@@ -90,8 +102,13 @@ class Callers:
         self.reload(configured, required=required, default_role=default_role)
 
     def __repr__(self) -> str:
-        loaded = "not loaded" if self._keys is None else f"{len(self._keys)} keys"
-        return f"<Callers [{len(self._configured)} configured, {loaded}{', required' if self.required else ''}]>"
+        stats = self.stats()
+        loaded = "not loaded" if stats.keys is None else f"{stats.keys} keys"
+        return f"<Callers [{stats.configured} configured, {loaded}{', required' if stats.required else ''}]>"
+
+    def stats(self) -> CallersStats:
+        """Return its state now."""
+        return CallersStats(len(self._configured), None if self._keys is None else len(self._keys), self.required)
 
     def reload(self, configured: Mapping[str, Caller], *, required: bool, default_role: Role = Role.CALLER) -> None:
         """Go on with a new configuration."""
@@ -163,7 +180,26 @@ def _id_and_digest(key: str) -> tuple[str, bytes]:
 
 
 async def _read_all(link: Link, kind: type[_Kind]) -> list[_Kind]:
-    return [msgspec.json.decode(value, type=kind) for value in await link.do("HVALS", keys.KEYS)]
+    records = (_read(value, kind) for value in await link.do("HVALS", keys.KEYS))
+    return [record for record in records if record is not None]
+
+
+def _read(value: bytes, kind: type[_Kind]) -> _Kind | None:
+    # One record that cannot be read, as a newer version may write it, locks out its own key and not everybody's.
+    try:
+        record = msgspec.json.decode(value, type=kind)
+        if isinstance(record, _Record):
+            bytes.fromhex(record.digest)
+    except (msgspec.MsgspecError, ValueError):
+        _note_unreadable(hashlib.sha256(value).hexdigest())
+        return None
+    return record
+
+
+@functools.lru_cache(_MEMO_SIZE)
+def _note_unreadable(digest: str) -> None:
+    # Remembered, since all are read every few seconds: one line a record.
+    _log.warning(observe.KEY_UNREADABLE, record=digest[:12])
 
 
 class KeyStore:

@@ -25,6 +25,7 @@ from headrace.background import Background
 from headrace.config import Settings, keys, runtime_dir, warnings
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ConfigError, StartupError
+from headrace.lockfile import StateLock
 from headrace.notify import Notifier
 
 if TYPE_CHECKING:  # wiring imports gRPC; see _serve
@@ -67,12 +68,14 @@ def _run(main: Coroutine[object, object, None]) -> None:
 @contextlib.contextmanager
 def _valkey(settings: Settings, notifier: Notifier) -> Iterator[EmbeddedValkey | None]:
     _prepare(Path(settings.state.dir))
-    if settings.redis.url:
-        yield None
-        return
-    # From the main thread and before gRPC is imported: the server is tied to the thread that starts it.
-    with EmbeddedValkey(Path(settings.state.dir) / "valkey", loading=lambda: notifier.extend(30)) as valkey:
-        yield valkey
+    # All of it has one owner: the disk tier, too, which lies there with a Redis elsewhere.
+    with StateLock(Path(settings.state.dir)):
+        if settings.redis.url:
+            yield None
+            return
+        # From the main thread and before gRPC is imported: the server is tied to the thread that starts it.
+        with EmbeddedValkey(Path(settings.state.dir) / "valkey", loading=lambda: notifier.extend(30)) as valkey:
+            yield valkey
 
 
 def _prepare(directory: Path) -> None:
@@ -99,6 +102,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ))
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
+        await parts.settle_in()
         edges = Edges(parts, runtime_dir(os.environ, settings))
         await stack.enter_async_context(edges.open())
         stack.push_async_callback(_start_heart(parts, edges, notifier, valkey).close)
@@ -117,9 +121,10 @@ async def _work(settings: Settings, notifier: Notifier) -> None:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, settings.redis.url, lambda: keys(settings, os.environ))
+        parts = Parts(settings, settings.redis.url, lambda: keys(settings, os.environ), keeps_disk=False)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
+        await parts.settle_in()
         stack.push_async_callback(_start_heart(parts, None, notifier, None).close)
         _settle_in()
         notifier.ready("working")
@@ -200,7 +205,6 @@ async def _drain(parts: Parts, edges: Edges, notifier: Notifier) -> None:
     notifier.stopping("draining")
     notifier.extend(grace_s + 30)
     log.info(observe.DAEMON_DRAINING, grace_s=grace_s, flow=repr(parts.flow))
-    parts.is_draining = True
+    parts.drain()
     await edges.set_serving(False)
-    parts.flow.is_draining = True
     await edges.drain(grace_s)

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -45,6 +46,8 @@ _PATIENCE_S = 10.0
 _TURN_S = 0.01
 _LEAVE_S = 0.25
 _NAME = "valkey"
+_TAIL_BYTES = 4096
+_MOST_LOG_BYTES = 4_000_000  # it and the copy of the one before
 
 _SETTINGS = {
     "appendonly": "yes",
@@ -65,6 +68,15 @@ except (ImportError, OSError, MemoryError, AttributeError):
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedStats:
+    """The server's process, None for none; whether an earlier daemon had started it; how often we have."""
+
+    pid: int | None
+    is_adopted: bool
+    starts: int
 
 
 class EmbeddedValkey:
@@ -89,8 +101,13 @@ class EmbeddedValkey:
         self.starts = 0
 
     def __repr__(self) -> str:
-        state = f"adopted {self._adopted}" if self._adopted else f"pid {self._process.pid}" if self._process else "stopped"
-        return f"<EmbeddedValkey {self._directory} [{state}, {self.starts} starts]>"
+        stats = self.stats()
+        state = "stopped" if stats.pid is None else f"{'adopted' if stats.is_adopted else 'pid'} {stats.pid}"
+        return f"<EmbeddedValkey {self._directory} [{state}, {stats.starts} starts]>"
+
+    def stats(self) -> EmbeddedStats:
+        """Return its state now."""
+        return EmbeddedStats(self.pid, self._adopted is not None, self.starts)
 
     def __enter__(self) -> EmbeddedValkey:
         self.start()
@@ -132,6 +149,7 @@ class EmbeddedValkey:
 
         Call it from the main thread.
         """
+        self._rotate_log()
         if self.pid is None or self._is_alive():
             return False
         if not self._life_is_free():  # a child of its own, rewriting the data, lingers for a moment
@@ -218,6 +236,7 @@ class EmbeddedValkey:
         binary = find_binary()
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
+        self._rotate_log()
         with self._take_life() as life, self._open_log() as out:
             self._process = subprocess.Popen(  # noqa: S603  # our own arguments, no shell
                 [sys.executable, "-I", "-S", "-c", _TIE_AND_EXEC, str(os.getpid()), binary, *self._arguments()],
@@ -288,12 +307,21 @@ class EmbeddedValkey:
         finally:
             os.close(life)
 
+    def _rotate_log(self) -> None:
+        # The server holds the file open, to append; so what it has said is set aside as a copy, and the file emptied.
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size > _MOST_LOG_BYTES:
+                shutil.copy(self._log, self._log.with_suffix(".log.1"))
+                os.truncate(self._log, 0)
+
     def _open_log(self) -> IO[bytes]:
         return open(self._log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
 
     def _tail(self) -> str:
-        with contextlib.suppress(OSError):
-            return "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
+        # The end is enough, however long the file is: this runs on the loop.
+        with contextlib.suppress(OSError), open(self._log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return "\n".join(file.read(_TAIL_BYTES).decode(errors="replace").splitlines()[-5:])
         return ""
 
 

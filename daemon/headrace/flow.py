@@ -33,7 +33,7 @@ from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.model import Call, Reply, Source
 from headrace.parking import Parking
 from headrace.patience import in_time
-from headrace.replies import Replies
+from headrace.replying import Replies
 from headrace.retry.policy import RetryPolicy, Tries
 
 

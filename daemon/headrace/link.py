@@ -7,7 +7,7 @@ and under load many calls share a write, which more than doubles what one connec
 
 What a broken connection left unanswered is sent once more, so all of it must be harmless when it arrives twice: our scripts
 carry ids, stream items explicit positions. Failures come out as `RedisAway`; what that means is each part's own policy.
-What an error reply means is in redis_replies.py, and listener.py has the second connection, on which nudges arrive.
+What an error reply means is in replies.py, and listener.py has the second connection, on which nudges arrive.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any
 import redis.asyncio as redis_asyncio
 from redis.exceptions import ResponseError
 
-from headrace import keys, redis_replies
+from headrace import keys, replies
 from headrace.clock import Clock, SystemClock, Timers
 from headrace.errors import RedisAway
 from headrace.listener import Handler, Listener
 from headrace.pipe import Command, Pipe, open_pipe
 from headrace.refusals import Refusals, Refused
-from headrace.redis_replies import Meaning
+from headrace.replies import Meaning
 
 _TRIES = 2
 
@@ -169,18 +169,18 @@ class Link:
             _resolve(command.reply, value)
 
     def _refused(self, command: Command, error: ResponseError) -> None:
-        if command.script and redis_replies.code(error) == "NOSCRIPT":
+        if command.script and replies.code(error) == "NOSCRIPT":
             self._batch.append(command.with_script())  # at the end, since those behind it did not know their script either
             asyncio.get_running_loop().call_soon(self._take_off)
             return
         self._refusals.note(command.name, error)
-        if redis_replies.meaning(error) is Meaning.NOT_HERE:
+        if replies.meaning(error) is Meaning.NOT_HERE:
             if self._pipe is not None:
                 self._pipe.close()
             self._again([command], error)
         else:
             self.is_up = True
-            _resolve(command.reply, redis_replies.ours(error, command.name))
+            _resolve(command.reply, replies.ours(error, command.name))
 
     def _lost(self, pipe: Pipe, commands: Sequence[Command]) -> None:
         if self._pipe is pipe:
@@ -199,10 +199,10 @@ class Link:
     def _fail(self, commands: Sequence[Command], error: BaseException) -> None:
         if commands and not isinstance(error, RedisAway):
             self.is_up = False
-            if redis_replies.meaning(error) is Meaning.REFUSED:  # already at the door
+            if replies.meaning(error) is Meaning.REFUSED:  # already at the door
                 self._refusals.note("a connection", error)
         for command in commands:
-            _resolve(command.reply, redis_replies.ours(error, command.name) or error)
+            _resolve(command.reply, replies.ours(error, command.name) or error)
 
     async def ping(self) -> None:
         """Ask whether Redis is there; raises `RedisAway`."""

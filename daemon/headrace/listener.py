@@ -23,7 +23,7 @@ import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from headrace import observe, redis_replies
+from headrace import observe, replies
 from headrace.clock import Clock
 
 log = structlog.get_logger()
@@ -98,10 +98,10 @@ class Listener:
             try:
                 await self._connected()
             except Exception as error:
-                if redis_replies.meaning(error) is redis_replies.Meaning.OURS:
+                if replies.meaning(error) is replies.Meaning.OURS:
                     raise
-                self._note_deaf(redis_replies.reason(error))
-                is_refused = redis_replies.meaning(error) is redis_replies.Meaning.REFUSED
+                self._note_deaf(replies.reason(error))
+                is_refused = replies.meaning(error) is replies.Meaning.REFUSED
                 await self._clock.sleep(_AGAIN_REFUSED_S if is_refused else _AGAIN_S)
 
     async def _connected(self) -> None:

@@ -196,12 +196,14 @@ class Pursuits:
 
     async def _listen(self, flight: Flight, reply: Reply, call: Call) -> Answer:
         """Pass a live stream on to those who wait for the ticket's flight, and return it as a whole."""
-        flight.request_id, flight.attempts, flight.source = reply.request_id, reply.attempts, reply.source
+        flight.request_id, flight.headers = reply.request_id, reply.headers
+        flight.attempts, flight.source = reply.attempts, reply.source
         flight.begin(call.ticket)
         async for event in reply.events or _silence():
             flight.append(event, is_content=True)
         now, request_id = self._clock.now(), reply.request_id
-        return forms.answer_of_events(flight.events, created=now, request_id=request_id, endpoint=call.endpoint)
+        answer = forms.answer_of_events(flight.events, created=now, request_id=request_id, endpoint=call.endpoint)
+        return replace(answer, headers=reply.headers)
 
     # A worker's: what is due.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from headrace import observe, redis_replies
+from headrace import observe, replies
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class Refusals:
 
     def note(self, what: str, error: BaseException) -> None:
         """Remember that Redis refused something, and log it if that is new."""
-        refused = Refused(what, redis_replies.reason(error))
+        refused = Refused(what, replies.reason(error))
         if refused not in self._last:
             log.warning(observe.REDIS_REFUSED, what=refused.what, code=refused.code)
         self._last[refused] = self._time()
@@ -55,7 +55,7 @@ class Refusals:
     def now(self) -> tuple[Refused, ...]:
         """Return what is refused now and concerns all calls: a foreign value in one key is that call's trouble alone."""
         self._forget()
-        return tuple(refused for refused in list(self._last) if redis_replies.concerns_all(refused.code))
+        return tuple(refused for refused in list(self._last) if replies.concerns_all(refused.code))
 
     def _forget(self) -> None:
         over = [refused for refused, last in list(self._last.items()) if self._time() - last > _OVER_S]

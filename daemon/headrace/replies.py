@@ -1,136 +1,130 @@
 """
-What a caller is given: a kept answer, a place's share of a flight, or an answer past its time while upstream is in trouble.
+What an error of Redis means: one list, for the link and for RQ's connections.
+
+An error reply begins with a code. Some codes say "not here": this server cannot, another one may, so the connection is given
+up and a new one finds the new primary. Some say "not now": the server is full, or loading, or busy, and waiting helps. Both
+are Redis being away, as a broken connection is. Every other code is a refusal that a person has to mend: a user who may not,
+a Cluster, a key that holds something else. Waiting would not help, so the caller hears at once which code it was.
+
+A reply's own text is never passed on: Redis quotes arguments in some of them.
 """
 
 from __future__ import annotations
 
-import contextlib
+import re
+from enum import Enum, auto
 
-from headrace.cache.entry import Entry
-from headrace.cache.keeping import Keeping, age_s
-from headrace.cache.tiered import Cache
-from headrace.clock import Clock
-from headrace.crowd import Crowd
-from headrace.errors import BrokenStream, HeadraceError, OutOfTime, Refusal, UpstreamError
-from headrace.flight.flights import Flight, Member
-from headrace.model import Call, Reply, Source
+from redis import exceptions
+
+from headrace.errors import HeadraceError, RedisAway, RedisRefused
 
 
-class Replies:
-    """Makes replies from the cache and from flights."""
+class Meaning(Enum):
+    """What to make of an error."""
 
-    def __init__(self, clock: Clock, cache: Cache, keeping: Keeping, crowd: Crowd) -> None:
-        self._clock = clock
-        self._cache = cache
-        self._keeping = keeping
-        self._crowd = crowd
+    GONE = auto()  # no reply at all: the connection is broken or was never made
+    NOT_HERE = auto()  # this server cannot serve us; a new connection may lead to one that can
+    NOT_NOW = auto()  # it cannot yet, or not any more; the connection is good
+    REFUSED = auto()  # it will not, however often we ask
+    OURS = auto()  # no word of Redis: a fault of ours
 
-    async def kept(self, call: Call) -> Reply | None:
-        """Return a fresh kept answer, if there is one; the shared tier is asked only for a call that will not fly."""
-        if not self._keeping.looks_up(call):
+
+_NOT_HERE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "UNBLOCKED", "REDIRECT", "NOMASTERLINK"})
+_NOT_NOW = frozenset(
+    {"OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "BUSY", "INPROG", "NOQUORUM", "IOERR", "EXECABORT", "MAXCLIENTS"}
+)
+_SETTINGS = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "DENIED", "CROSSSLOT", "MOVED", "ASK", "NOPROTO"})
+
+_CLUSTER = "a Redis Cluster is not supported"
+_PASSWORD = "the user or password in redis.url is wrong or missing"  # noqa: S105  # no password, but a word on one
+_HINTS = {
+    "NOPERM": "its user may not use that command, key or channel; see docs/installation.md for the ACL",
+    "NOAUTH": _PASSWORD,
+    "WRONGPASS": _PASSWORD,
+    "DENIED": "it is in protected mode",
+    "CROSSSLOT": _CLUSTER,
+    "MOVED": _CLUSTER,
+    "ASK": _CLUSTER,
+    "WRONGTYPE": "a key holds what we did not put there",
+}
+
+# asyncio's TimeoutError is an OSError, too.
+_GONE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError)
+# The code may stand behind other words: those of a pipeline of redis-py ("Command # 2 (...) of pipeline caused error: "), of a
+# transaction that was given up ("... because of: "), of a script in an old Redis.
+_CODE = re.compile(
+    r"(?:.*caused error: )?(?:(?:EXECABORT )?Transaction discarded because of: )?(?:ERR Error running script.*: -)?"
+    r"([A-Z][A-Z0-9]+) ",
+    re.DOTALL,
+)
+_TOO_MANY = "ERR max number of clients"
+
+
+def code(error: BaseException) -> str:
+    """Return the code that an error reply began with, "ERR" where it had none; "" if the error is no reply."""
+    if not isinstance(error, exceptions.RedisError) or isinstance(error, exceptions.InvalidResponse):
+        return ""
+    # redis-py cuts the code off where it knows it.
+    known: str | None = getattr(error, "status_code", None)
+    if known and known not in ("ERR", "EXECABORT"):
+        return known
+    if isinstance(error, exceptions.AuthenticationError):
+        return "WRONGPASS"
+    if isinstance(error, _GONE):  # over a unix socket, redis-py wraps what it was told at the door
+        return code(error.__cause__) if error.__cause__ is not None else ""
+    return _code_in(str(error))
+
+
+def _code_in(text: str) -> str:
+    if text.startswith(_TOO_MANY):
+        return "MAXCLIENTS"
+    found = _CODE.match(text)
+    return found[1] if found else "ERR"
+
+
+def meaning(error: BaseException) -> Meaning:
+    """Return what to make of an error that a command of ours came to."""
+    said = code(error)
+    if said in _NOT_HERE:
+        return Meaning.NOT_HERE
+    if said in _NOT_NOW:
+        return Meaning.NOT_NOW
+    if isinstance(error, exceptions.RedisError) and said:
+        return Meaning.REFUSED
+    return Meaning.GONE if isinstance(error, (*_GONE, RedisAway)) else Meaning.OURS
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the error means that Redis cannot be asked for now."""
+    return meaning(error) in (Meaning.GONE, Meaning.NOT_HERE, Meaning.NOT_NOW)
+
+
+def concerns_all(said: str) -> bool:
+    """Whether a code tells of the server or of its settings, and not of the one command that was refused."""
+    return said in _NOT_HERE or said in _NOT_NOW or said in _SETTINGS
+
+
+def reason(error: BaseException) -> str:
+    """Return the reply's code, or the kind of error if there was no reply: what a log line may say."""
+    return code(error) or type(error).__name__
+
+
+def ours(error: BaseException, command: str = "") -> HeadraceError | None:
+    """Return what callers are told instead of a foreign error; None where that is no word of Redis."""
+    if isinstance(error, RedisAway):  # a new one for each who is told: a traceback grows in whoever raises it
+        return type(error)(error.message, retry_after_s=error.retry_after_s, metadata=error.metadata)
+    match meaning(error):
+        case Meaning.OURS:
             return None
-        look = self._cache.far if call.cache.only_if_cached else self._cache.near
-        entry = await look(call.fingerprint)
-        if entry is None or not self._keeping.is_fresh(entry, call.cache, self._clock.now()):
-            return None
-        return self._of_entry(entry, Source.CACHE)
-
-    async def stale(self, call: Call, error: HeadraceError) -> Reply | None:
-        """Return an answer past its time, if the caller takes one while upstream is in trouble (RFC 5861)."""
-        in_trouble = not isinstance(error, UpstreamError) or error.status >= 500 or error.status in (408, 429)
-        if call.cache.stale_if_error_s is None or not in_trouble:
-            return None
-        entry = await self._cache.far(call.fingerprint)
-        if entry is None or not self._keeping.serves_stale(entry, call.cache, self._clock.now()):
-            return None
-        return self._of_entry(entry, Source.STALE)
-
-    async def of_member(self, member: Member) -> Reply | None:
-        """
-        Wait until a flight has something for one of its members, and return what that caller is given.
-
-        None says: leave this flight and join the next. What the flight ended by is another caller's own, or is nothing for
-        this call. Raises what is this caller's own refusal, or upstream's word.
-        """
-        # A follower waits on the leader's bytes; the leader is counted where its call waits: for a turn, or parked.
-        with contextlib.nullcontext() if member.leads else self._crowd.waiting("following"):
-            if stale := await self._served(member):
-                return stale
-        error = member.error()
-        if error is None:
-            return self._of_flight(member)
-        return await self._after(error, member)
-
-    async def _served(self, member: Member) -> Reply | None:
-        """Wait; after each failed attempt a caller that takes stale answers is given one."""
-        flight, looked_at = member.flight, None
-        while not member.is_served:
-            setback = flight.setback
-            if setback is None or setback is looked_at:
-                await member.changed()
-                continue
-            looked_at = setback
-            if stale := await self.stale(member.call, setback):
-                return stale
-        return None
-
-    async def _after(self, error: HeadraceError, member: Member) -> Reply | None:
-        if member.refusal is None and isinstance(error, Refusal):
-            return None  # the last member's own no
-        if isinstance(error, UpstreamError) and (stale := await self.stale(member.call, error)):
-            return stale
-        if member.refusal is None and isinstance(error, OutOfTime):
-            return await self._outlast(error, member)
-        if isinstance(error, BrokenStream) and not member.is_live:
-            return None  # it has had nothing of the stream, so it may ask again
-        raise error
-
-    async def _outlast(self, error: OutOfTime, member: Member) -> None:
-        """Wait as long as upstream asked, if this caller has longer than the one that flew; else its word is final."""
-        wait_s = error.retry_after_s or 0.0
-        if self._clock.now() + wait_s >= member.call.begin_by:
-            raise error
-        await self._clock.sleep(wait_s)
-
-    def _of_entry(self, entry: Entry, source: Source) -> Reply:
-        now = self._clock.now()
-        return Reply(
-            source=source,
-            attempts=0,
-            age_s=age_s(entry.answer, now),
-            cache_status=self._keeping.hit_status(entry, now),
-            request_id=entry.answer.request_id,
-            came_at=now,
-            answer=entry.answer,
-        )
-
-    def _of_flight(self, member: Member) -> Reply | None:
-        call, flight, landing, now = member.call, member.flight, member.flight.landing, self._clock.now()
-        answer, source = (landing.answer, landing.source) if landing else (None, flight.source)
-        is_kept = source in (Source.CACHE, Source.STALE)
-        age = age_s(answer, now) if answer and is_kept else 0.0
-        if is_kept and not member.leads and not self._keeping.is_young(age, call.cache):
-            return None  # a kept answer that was good enough for the leader
-        if source is Source.UPSTREAM and not member.leads:
-            source = Source.SHARED
-        return Reply(
-            source=source,
-            attempts=landing.attempts if landing else flight.attempts,
-            age_s=age,
-            ticket=_ticket(member),
-            cache_status=self._keeping.flight_status(call, answer, source, now),
-            request_id=answer.request_id if answer else flight.request_id,
-            waited_s=landing.waited_s if landing else flight.waited_s,
-            came_at=now,
-            answer=answer,
-            events=None if answer else member.replay(),
-            whole=lambda: flight.landing.answer if flight.landing else None,
-        )
+        case Meaning.REFUSED:
+            return _refused(code(error), command)
+        case Meaning.GONE:
+            return RedisAway(f"Redis cannot be reached: {reason(error)}", retry_after_s=1.0)
+        case _:
+            return RedisAway(f"Redis cannot do it now: {reason(error)}", retry_after_s=1.0, metadata={"code": code(error)})
 
 
-def _ticket(member: Member) -> str:
-    # Where callers share answers, the ticket on which a flight waited may be another's; not even its name is told.
-    flight: Flight = member.flight
-    ticket = flight.landing.ticket if flight.landing else flight.ticket
-    is_own = member.leads and ticket == flight.ticket
-    return ticket if member.call.scope or member.call.idempotency_key or is_own else ""
+def _refused(said: str, command: str) -> RedisRefused:
+    hint = _HINTS.get(said, "")
+    what = f"Redis refused {command or 'a command'}: {said}{f' ({hint})' if hint else ''}"
+    return RedisRefused(what, metadata={"code": said, "command": command} if command else {"code": said})

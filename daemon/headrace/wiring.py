@@ -17,10 +17,12 @@ from prometheus_client import generate_latest
 
 from headrace import observe
 from headrace.admission import Admission
+from headrace.attempts import Attempts
 from headrace.background import Background
 from headrace.aside import Aside
 from headrace.bodies import reader
 from headrace.budget.estimate import Estimator
+from headrace.budget.hosts import Hosts
 from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
@@ -38,21 +40,27 @@ from headrace.edge.hits import Hits
 from headrace.edge.http_server import HttpServer
 from headrace.errors import RedisAway
 from headrace.flight.flights import Flights
-from headrace.flight.lease import Leases
+from headrace.flight.handover import Handover
+from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
-from headrace.leader import Leader
 from headrace.link import Link
-from headrace.presence import Hosts
+from headrace.redis_check import RedisCheck
 from headrace.relay import Relay
+from headrace.outcome import Outcomes
+from headrace.parking import Parking
+from headrace.pursuit import Pursuits
+from headrace.replying import Replies
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
-from headrace.runner import Runner
 from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 from headrace.worker import serve_with
+
+_SETTLE_IN_S = 2.0
+_SETTLE_IN_TURN_S = 0.02
 
 
 class Parts:
@@ -62,18 +70,29 @@ class Parts:
     Args:
         redis_url: the configured Redis, or our own Valkey's socket.
         read_keys: returns upstream's keys; read at the start and at each reload.
+        keeps_disk: whether the disk tier of the cache is ours. A worker beside a daemon leaves it alone: it has one owner.
     """
 
-    def __init__(self, settings: Settings, redis_url: str, read_keys: Callable[[], Keys], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        redis_url: str,
+        read_keys: Callable[[], Keys],
+        clock: Clock | None = None,
+        *,
+        keeps_disk: bool = True,
+    ) -> None:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale, settings.cache.enabled)
         self.settings = settings
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_draining = False
+        self._leave_by: float | None = None
         self.clock = clock
         self._background = Background("parts", clock)
-        self.link = Link(redis_url)
+        self.link = Link(redis_url, clock=clock)
+        self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(
             callers(settings), required=settings.auth.required, link=self.link, default_role=settings.auth.default_role
@@ -83,13 +102,14 @@ class Parts:
             clock,
             directory=Path(settings.state.dir) / "cache",
             memory=settings.cache.memory,
-            disk=settings.cache.disk,
+            disk=settings.cache.disk if keeps_disk else 0,
             redis=settings.cache.redis,
             max_entry=settings.cache.max_entry,
             enabled=settings.cache.enabled,
         )
         self.flights = Flights()
-        self.leases = Leases(self.link, self.flights)
+        self.handover = Handover(self.link, clock, follow_ms=LEASE_MS)
+        self.leases = Leases(self.link, clock, self.flights, self.handover)
         # For tests of the promise: a stream in Redis that gets every grant. Not a setting, since nobody would trim it.
         shared = RedisLedger(self.link, clock=clock, audit=os.environ.get("HEADRACE_AUDIT", ""))
         ledger = LossPolicy(
@@ -117,11 +137,24 @@ class Parts:
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
-        self.worker = Worker(redis_url)
+        self.worker = Worker(redis_url, concurrency=settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
-        self.leader = Leader(clock, self.cache, self.leases, self.schedule, self.upstream, policy, self.tickets, keeping)
-        self.flow = Flow(clock, self.cache, self.flights, self.leader, self.tickets, keeping)
-        self.runner = Runner(clock, self.flow, self.leases, self.leader, policy, self.tickets)
+        self.attempts = Attempts(clock, self.cache, keeping, self.leases, self.schedule, self.upstream)
+        self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
+        self.flow = Flow(
+            clock,
+            self.cache,
+            keeping,
+            self.flights,
+            self.leases,
+            self.attempts,
+            self.parking,
+            policy,
+            Replies(clock, self.cache, keeping, self.crowd),
+        )
+        self.pursuits = Pursuits(
+            clock, self.flow, self.flights, self.attempts, self.parking, self.handover, policy, self.tickets
+        )
         self.aside = Aside((reader.JOB, grpc_params.JOB))
         self.admission = Admission(
             clock,
@@ -131,19 +164,26 @@ class Parts:
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
         )
+        self.outcomes = Outcomes(clock)
         self.relay = Relay(clock, self.schedule, self.upstream, policy)
         self.exchange = Exchange(
             clock,
             self.flow,
+            self.pursuits,
             self.relay,
             self.admission,
+            self.outcomes,
             budget_headers=self.schedule.budget_headers,
             upstream_url=settings.upstream.base_url,
+            opens_s=settings.listen.stream_opens,
         )
         self.hits = Hits(clock, self.cache, is_open=lambda: not self.flow.is_draining)
 
     def __repr__(self) -> str:
-        parts = (self.hits, self.flow, self.leases, self.schedule, self.cache, self.tickets, self.link)
+        parts = (
+            self.hits, self.flow, self.leases, self.schedule, self.cache, self.tickets, self.pursuits, self.crowd, self.link,
+            self.worker, self._background,
+        )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
 
     # Living.
@@ -164,7 +204,8 @@ class Parts:
             stack.push_async_callback(self.flights.aclose)
             self.crowd.measure()
             observe.IN_FLIGHT.read = lambda: len(self.flights)
-            observe.REDIS_UP.read = lambda: float(self.link.is_up)
+            observe.REDIS_UP.read = lambda: float(not self.link.trouble)
+            observe.REDIS_LISTENING.read = lambda: float(self.link.is_listening)
             yield
 
     def _start_beside(self) -> None:
@@ -175,30 +216,54 @@ class Parts:
         start(self.sweeper.run, "sweeper")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
+        start(self.check.run, "redis-check")
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Make the attempts of tickets, this process's or any other's."""
-        serve_with(self.runner.run)
+        serve_with(self.pursuits.run, self.clock)
         self.worker.start()
         try:
             yield
         finally:
-            await self.worker.stop(self.settings.drain.time)
-            await self.runner.close()
-            with contextlib.suppress(RedisAway):
-                await self.tickets.leave()
+            await self._leave()
+
+    def drain(self) -> None:
+        """Take no new calls; what runs has until `drain.time` from now."""
+        self.is_draining = self.flow.is_draining = True
+        self._leave_by = self.clock.now() + self.settings.drain.time
+
+    async def _leave(self) -> None:
+        """Let what goes on without a caller end, too, as long as there is time; then hand over what is left of it."""
+        leave_by = self._leave_by or self.clock.now() + self.settings.drain.time
+        await self.worker.stop(max(0.0, leave_by - self.clock.now()))
+        with contextlib.suppress(TimeoutError):
+            async with self.clock.timeout(leave_by - self.clock.now()):
+                await asyncio.gather(self.tickets.idle(), self.flights.finish())
+        await self.pursuits.close()
+        await self.flights.aclose()
+        # Last of all, so that nobody else asks upstream for what is still being answered here.
+        with contextlib.suppress(RedisAway):
+            await self.tickets.leave()
 
     async def look(self) -> None:
         """Look whether Redis is there; what follows from it, `wrong` says."""
         with contextlib.suppress(RedisAway):
             await self.link.ping()
 
+    async def settle_in(self) -> None:
+        """Wait until the worker takes jobs, so that nobody is told of a start as of a fault; not for a Redis that is away."""
+        give_up = self.clock.now() + _SETTLE_IN_S
+        await self.look()
+        while self.link.is_up and not self.worker.is_healthy and self.clock.now() < give_up:
+            await self.clock.sleep(_SETTLE_IN_TURN_S)
+
     def wrong(self) -> list[str]:
         """Return why this daemon should not be asked, a line each; [] if all is well."""
         checks = (
             (self.is_draining, "draining"),
-            (not self.link.is_up, "Redis cannot be reached"),
+            (bool(trouble := self.link.trouble), trouble),
+            (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
             (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
             (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
         )
@@ -220,7 +285,6 @@ class Edges:
         passes_credentials = settings.upstream.credentials == "caller"
         self._grpc = GrpcServer(
             parts.exchange,
-            parts.flow,
             parts.hits,
             parts.admission,
             parts.callers,

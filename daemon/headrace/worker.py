@@ -7,19 +7,20 @@ knows that the daemon (or `headrace worker`) registers at its start.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable
+
+from headrace.clock import Clock, SystemClock
 
 Runner = Callable[[str, int], Awaitable[None]]
 
 _runner: Runner | None = None
+_clock: Clock = SystemClock()
 
 
-def serve_with(runner: Runner | None) -> None:
+def serve_with(runner: Runner | None, clock: Clock | None = None) -> None:
     """Make attempts with *runner*, an async callable of ticket and attempt; None: no more."""
-    global _runner
-    _runner = runner
+    global _runner, _clock
+    _runner, _clock = runner, clock or SystemClock()
 
 
 async def run_attempt(ticket_id: str, attempt: int, not_before: float) -> None:
@@ -27,6 +28,6 @@ async def run_attempt(ticket_id: str, attempt: int, not_before: float) -> None:
     if _runner is None:
         raise RuntimeError("no runner is registered: jobs of this queue are for headrace's own worker, not for the rq command")
     # The alarm rings a little early by design; and a sleep may end a hair early by the wall clock.
-    while (left_s := not_before - time.time()) > 0:  # noqa: ASYNC110  time is no event
-        await asyncio.sleep(left_s)
+    while (left_s := not_before - _clock.now()) > 0:
+        await _clock.sleep(left_s)
     await _runner(ticket_id, attempt)

@@ -6,12 +6,12 @@ import pytest
 
 from conftest import start_valkey, until
 from headrace import keys
+from headrace.budget.hosts import Hosts
 from headrace.callers import Callers, KeyStore, is_name
 from headrace.clock import HandClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
 from headrace.link import Link
 from headrace.model import Caller, Lane, Role
-from headrace.presence import Hosts
 
 CHECKOUT = Caller("checkout", Lane.INTERACTIVE, 2)
 

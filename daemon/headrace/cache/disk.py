@@ -195,7 +195,7 @@ class Disk:
     async def read_seen(self) -> str:
         def read(_: Any) -> str:
             with contextlib.suppress(FileNotFoundError):
-                return (self._directory / _SEEN).read_text()
+                return (self._directory / _SEEN).read_text(errors="replace")
             return ""
 
         return await self._try(self._reader, read, "")

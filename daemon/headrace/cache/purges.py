@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from headrace import keys, observe
+from headrace.background import Background
 from headrace.cache.entry import Entry
 from headrace.cache.selector import Selector
 from headrace.clock import Clock
@@ -37,6 +39,7 @@ _LOOK_EVERY_S = 30.0
 _REMEMBER_S = 60.0
 _MOST_RECENT = 256
 _START = "0-0"
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})", re.ASCII)
 
 Apply = Callable[[Sequence[Selector]], Awaitable[object]]
 
@@ -46,6 +49,15 @@ class Notice(msgspec.Struct, frozen=True):
 
     selector: Selector
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PurgesStats:
+    """Whether every purge is applied here; the id of the last ("" before the first look); how many were made of late."""
+
+    caught_up: bool
+    seen: str
+    recent: int
 
 
 class Purges:
@@ -71,26 +83,27 @@ class Purges:
         self._seen = ""
         self._news = asyncio.Event()
         self._recent: deque[tuple[float, Notice]] = deque(maxlen=_MOST_RECENT)  # by when we heard of it
-        self._follower: asyncio.Task[None] | None = None
+        self._background = Background("cache", clock)
         self.caught_up = False
 
     def __repr__(self) -> str:
-        return (
-            f"<Purges [{'caught up' if self.caught_up else 'behind'}, seen {self._seen or 'none'}, {len(self._recent)} recent]>"
-        )
+        stats = self.stats()
+        return f"<Purges [{'caught up' if stats.caught_up else 'behind'}, seen {stats.seen or 'none'}, {stats.recent} recent]>"
+
+    def stats(self) -> PurgesStats:
+        """Return its state now."""
+        return PurgesStats(self.caught_up, self._seen, len(self._recent))
 
     async def start(self) -> None:
         """Catch up if Redis is there, and follow from then on."""
         self._link.on(TOPIC, lambda _: self._news.set())
         self._link.on_connect(self._connected)
-        with contextlib.suppress(RedisAway, RedisError):
+        with contextlib.suppress(RedisAway):
             await self.catch_up()
-        self._follower = asyncio.create_task(self._follow())
+        self._background.lasting(self._follow, "purges")
 
     async def close(self) -> None:
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.gather(self._follower, return_exceptions=True)
+        await self._background.close()
 
     async def announce(self, selector: Selector) -> None:
         """Tell every host, those that are away when they are back; raises `RedisAway`."""
@@ -121,11 +134,11 @@ class Purges:
 
     async def catch_up(self) -> None:
         """Apply every purge since the last one we know of; raises `RedisAway`."""
-        self._seen = self._seen or await self._read_seen() or _START
+        self._seen = self._seen or _stream_id(await self._read_seen()) or _START
         if await self._missed_some():
             await self._apply([Selector(all=True)])
         while page := await self._link.do("XRANGE", keys.CACHE_PURGES, f"({self._seen}", "+", "COUNT", _PAGE):
-            notices = [msgspec.json.decode(fields[1], type=Notice) for _, fields in page]
+            notices = [self._read(fields) for _, fields in page]
             self._recent.extend((self._clock.now(), notice) for notice in notices)
             await self._apply([notice.selector for notice in notices])
             self._seen = page[-1][0].decode()
@@ -133,15 +146,26 @@ class Purges:
             _log.info(observe.CACHE_PURGED, purges=len(notices))
         self.caught_up = True
 
+    def _read(self, fields: Sequence[bytes]) -> Notice:
+        # What cannot be read was written by a newer version, or by nobody of ours: it may mean any entry, so it means all.
+        try:
+            return msgspec.json.decode(dict(zip(fields[::2], fields[1::2], strict=True))[b"purge"], type=Notice)
+        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError):
+            _log.warning(observe.PURGE_UNREADABLE)
+            return Notice(Selector(all=True), self._clock.now())
+
     async def _missed_some(self) -> bool:
-        """Whether purges that we have not seen are no longer in the stream."""
+        """Whether purges that we have not seen are no longer in the stream, or our place in it means nothing."""
         oldest = await self._link.do("XRANGE", keys.CACHE_PURGES, "-", "+", "COUNT", 1)
-        if not oldest or _place(oldest[0][0].decode()) <= _place(self._seen):
+        if not oldest:
             return False
         info = await self._link.do("XINFO", "STREAM", keys.CACHE_PURGES)
         # A map in RESP3, a flat list in RESP2.
         facts: dict[bytes, Any] = info if isinstance(info, dict) else dict(zip(info[::2], info[1::2], strict=True))
-        return bool(facts[b"entries-added"] > facts[b"length"])
+        if _place(facts[b"last-generated-id"].decode()) < _place(self._seen):  # ours was lost with its Redis, or never was
+            self._seen = _START
+            return True
+        return _place(oldest[0][0].decode()) > _place(self._seen) and bool(facts[b"entries-added"] > facts[b"length"])
 
     async def _connected(self) -> None:
         self._news.set()
@@ -153,8 +177,14 @@ class Purges:
                     await self._news.wait()
             self._news.clear()
             # Redis away: the link says so when it is back.
-            with contextlib.suppress(RedisAway, RedisError):
+            with contextlib.suppress(RedisAway):
                 await self.catch_up()
+
+
+def _stream_id(text: str) -> str:
+    """Return an id of a stream as it was noted; "" if it is none."""
+    found = _ID.fullmatch(text.strip())
+    return found[0] if found and max(map(int, found.groups())) < 2**64 else ""
 
 
 def _place(stream_id: str) -> tuple[int, int]:

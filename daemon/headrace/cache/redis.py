@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
 from headrace import keys, observe
 from headrace.cache.entry import Entry, decode, is_foreign
@@ -103,10 +102,10 @@ class Redis:
         """Await a reply; Redis in trouble is counted, logged when it begins, and *otherwise* returned."""
         try:
             value = await reply
-        except (RedisAway, RedisError) as error:
+        except RedisAway as error:
             self.tally.failed()
             if not self._failing:
-                _log.warning(observe.TIER_FAILED, tier="redis", error=type(error).__name__)
+                _log.warning(observe.TIER_FAILED, tier="redis", error=error.metadata.get("code") or type(error).__name__)
             self._failing = True
             return otherwise
         self._failing = False

@@ -55,6 +55,7 @@ class Upstream(Table, frozen=True):
 class Listen(Table, frozen=True):
     grpc: tuple[GrpcAddress, ...] = ("unix:headrace.sock", "127.0.0.1:7400")
     http: HttpAddress = "127.0.0.1:7480"
+    stream_opens: Duration = 10.0
     socket_mode: Mode = "0660"
     socket_group: str = ""
 
@@ -87,6 +88,7 @@ class Retry(Table, frozen=True):
     max_attempts: Count = 8
     backoff: Backoff = (0.5, 30.0)
     max_age: Duration = 570.0
+    max_running: Count = 1000
 
 
 class Schedule(Table, frozen=True):

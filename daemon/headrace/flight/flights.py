@@ -118,12 +118,13 @@ class Flight:
         self.landing: Landing | None = None
         self.leader: Member | None = None
         self.outside: Callable[[], Awaitable[bool]] = _nobody  # does another process follow?
+        self.is_asking = False  # an attempt is being made here
         self.on_open: Callable[[], None] | None = None
         self._said_by = ""
         self._members: dict[Member, None] = {}  # in the order in which they came
         self._live: set[Member] = set()
         self._watchers: set[asyncio.Event] = set()
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "landed" if self.landing else "open" if self.is_open else "in the air"
@@ -233,12 +234,12 @@ class Flight:
     # Its task.
 
     def start(self, flying: Coroutine[Any, Any, None]) -> None:
-        self._task = asyncio.create_task(flying)
+        self.task = asyncio.create_task(flying)
 
     def cancel(self) -> asyncio.Task[None] | None:
-        if self._task is not None:
-            self._task.cancel()
-        return self._task
+        if self.task is not None:
+            self.task.cancel()
+        return self.task
 
 
 Fly = Callable[[Flight], Coroutine[Any, Any, Landing]]
@@ -314,9 +315,9 @@ class Flights:
             del self._by_key[flight.key]
 
     async def finish(self) -> None:
-        """Wait until every flight in the air has landed."""
-        while tasks := [flight._task for flight in self._by_key.values() if flight._task is not None]:
-            await asyncio.wait(tasks)
+        """Wait until upstream has answered all that it is being asked here; flights that wait in the queue are not waited for."""
+        while asked := [flight for flight in self._by_key.values() if flight.is_asking]:
+            await asyncio.wait([flight.task for flight in asked if flight.task is not None])
 
     async def aclose(self) -> None:
         """Give up whatever is still in the air, so that it leaves in good order: turns, leases, connections."""

@@ -19,7 +19,7 @@ import redis
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 
-from headrace import redis_replies
+from headrace import replies
 
 NAME = "headrace"
 SERIALIZER = "json"
@@ -95,7 +95,7 @@ def fetch(job_id: bytes, connection: redis.Redis) -> Alarm | None:
     except NoSuchJobError:
         return None
     except redis.ResponseError as error:
-        if redis_replies.code(error) != "WRONGTYPE":  # there is something else where the job should be
+        if replies.code(error) != "WRONGTYPE":  # there is something else where the job should be
             raise
         return None
 

@@ -33,7 +33,7 @@ from rq.utils import now
 from rq.worker.base import BaseWorker
 from rq.worker_registration import clean_worker_registry
 
-from headrace import observe, redis_replies
+from headrace import observe, replies
 from headrace.retry.alarm import NAME, RESULT_TTL_S, SERIALIZER, Alarm, Attempt, fetch
 from headrace.retry.contact import Contact
 
@@ -215,7 +215,7 @@ class AsyncioWorker(BaseWorker):
                     queue.release_maintenance_lock()  # type: ignore[no-untyped-call]
             self._upkeep.made()
         except Exception as error:
-            if redis_replies.is_away(error):
+            if replies.is_away(error):
                 raise
             self._upkeep.lost(error)
         self.last_cleaned_at = now()  # type: ignore[assignment]  # the library says None only
@@ -292,7 +292,7 @@ class AsyncioWorker(BaseWorker):
                     contact.made()
                 except Exception as error:
                     contact.lost(error)
-                    if redis_replies.is_away(error):
+                    if replies.is_away(error):
                         break
 
     # Leaving.

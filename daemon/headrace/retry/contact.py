@@ -7,8 +7,8 @@ from __future__ import annotations
 import redis
 import structlog
 
-from headrace import observe, redis_replies
-from headrace.redis_replies import Meaning
+from headrace import observe, replies
+from headrace.replies import Meaning
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ class Contact:
 
     def lost(self, error: Exception) -> None:
         """Say by which error contact was lost; what is no word of Redis is a fault of ours."""
-        what, self.why = redis_replies.meaning(error), redis_replies.reason(error)
+        what, self.why = replies.meaning(error), replies.reason(error)
         drop(self._client, error)
         if self._said == self.why:
             return
@@ -55,5 +55,5 @@ class Contact:
 
 def drop(client: redis.Redis, error: BaseException) -> None:
     """Give a client's connections up if they lead to a server that cannot serve us: redis-py would keep them for ever."""
-    if redis_replies.meaning(error) is Meaning.NOT_HERE:
+    if replies.meaning(error) is Meaning.NOT_HERE:
         client.connection_pool.disconnect(inuse_connections=False)

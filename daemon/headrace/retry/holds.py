@@ -49,6 +49,13 @@ class Holds:
     def __init__(self, inbox: str) -> None:
         self._inbox = inbox
         self._by_id: dict[str, Hold] = {}
+        self._emptied = asyncio.Event()
+
+    async def empty(self) -> None:
+        """Wait until there is none."""
+        while self._by_id:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -71,7 +78,10 @@ class Holds:
 
     def drop(self, ticket_id: str) -> Hold | None:
         """Let a ticket go, and return the hold on it; the work goes on."""
-        return self._by_id.pop(ticket_id, None)
+        hold = self._by_id.pop(ticket_id, None)
+        if not self._by_id:
+            self._emptied.set()
+        return hold
 
     def items(self) -> list[tuple[str, Hold]]:
         return list(self._by_id.items())
@@ -79,7 +89,7 @@ class Holds:
     def lose(self, ticket_id: str, hold: Hold) -> None:
         """Stop the work for a ticket that is no longer ours, unless it is done and only Redis does not know."""
         if self._by_id.get(ticket_id) is hold and hold.ending is None:
-            del self._by_id[ticket_id]
+            self.drop(ticket_id)
             hold.halt()
 
     @contextlib.asynccontextmanager

@@ -26,10 +26,10 @@ from redis.retry import Retry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 
-from headrace import redis_replies
+from headrace import replies
 from headrace.background import Background
 from headrace.errors import RedisAway
-from headrace.redis_replies import Meaning
+from headrace.replies import Meaning
 from headrace.retry.alarm import ENDLESS, FAILURE_TTL_S, FUNCTION, NAME, RESULT_TTL_S, SERIALIZER, TRIES
 from headrace.retry.contact import drop
 
@@ -154,7 +154,7 @@ class Queue:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._twice, work)
         except Exception as error:
-            said = redis_replies.ours(error, "the queue")
+            said = replies.ours(error, "the queue")
             if said is None:
                 raise
             raise said from None
@@ -165,7 +165,7 @@ class Queue:
         try:
             return work()
         except redis.RedisError as error:
-            if redis_replies.meaning(error) is not Meaning.NOT_HERE:
+            if replies.meaning(error) is not Meaning.NOT_HERE:
                 raise
             drop(self._client, error)
         return work()

@@ -226,6 +226,10 @@ class Tickets:
             observe.TICKETS.inc(State.QUEUED)
             await self._set_alarm(ticket_id, alarm[0], due, rescue=alarm[1])
 
+    async def idle(self) -> None:
+        """Wait until no ticket is in our hands."""
+        await self._held.empty()
+
     async def leave(self) -> None:
         """Give all tickets in our hands back to the queue: this process goes, and will do no more for them."""
         mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]

@@ -8,12 +8,22 @@ lapsed, the first one back would see itself alone, and with Redis gone again it 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from headrace import keys
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
 
-_BEAT = Script("headrace", "presence.lua")
+_BEAT = Script(__package__, "hosts.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class HostsStats:
+    """How many instances were last seen, this one included; whether Redis could not be asked last time."""
+
+    known: int
+    is_away: bool
 
 
 class Hosts:
@@ -35,7 +45,12 @@ class Hosts:
         self.known = 1
 
     def __repr__(self) -> str:
-        return f"<Hosts [{self.known} known{', Redis away' if self._is_away else ''}]>"
+        stats = self.stats()
+        return f"<Hosts [{stats.known} known{', Redis away' if stats.is_away else ''}]>"
+
+    def stats(self) -> HostsStats:
+        """Return its state now."""
+        return HostsStats(self.known, self._is_away)
 
     async def stay(self) -> None:
         """Beat until cancelled; then leave at once rather than lapse."""

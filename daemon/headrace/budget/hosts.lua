@@ -1,4 +1,4 @@
--- presence: say that an instance is alive, and count those that are.
+-- hosts: say that an instance is alive, and count those that are.
 --
 -- KEYS[1]  hosts       zset: instances by last heartbeat, microseconds
 -- ARGV[1]  instance
