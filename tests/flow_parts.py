@@ -7,12 +7,14 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from headrace import config, forms
 from headrace.admission import Ask
 from headrace.cache.control import parse_cache_control
+from headrace.deadline import Wait
 from headrace.errors import RedisAway
 from headrace.flight.lease import LEASE_MS
 from headrace.model import Call, Caller, Reply
@@ -40,7 +42,7 @@ class Bells:
         await asyncio.sleep(due - time.time())
         if self.parts is not None and not self.is_mute:
             with contextlib.suppress(RedisAway):
-                await self.parts.runner.run(ticket_id, attempt)
+                await self.parts.pursuits.run(ticket_id, attempt)
 
     async def are_waiting(self, alarms: list[tuple[str, int, int]]) -> list[bool]:
         return [False for _ in alarms]
@@ -66,14 +68,19 @@ class Daemon:
     def __init__(self, parts: Parts) -> None:
         self.parts, self.flow = parts, parts.flow
 
-    def call(self, body: Any = None, *, cache: str = "", caller: str = "ann", **ask: Any) -> Call:
+    def answer(self, call: Call) -> AbstractAsyncContextManager[Reply]:
+        return self.parts.exchange.answer(call, "http")
+
+    def call(
+        self, body: Any = None, *, cache: str = "", caller: str = "ann", timeout_s: float | None = None, **ask: Any
+    ) -> Call:
         body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]} | (body or {})
-        asked = Ask(Caller(caller), json.dumps(body).encode(), cache=parse_cache_control(cache), **ask)
+        asked = Ask(Caller(caller), json.dumps(body).encode(), cache=parse_cache_control(cache), wait=Wait(stated_s=timeout_s), **ask)
         return at_once(self.parts.admission.admit(asked))
 
     async def ask(self, call: Call) -> Reply:
         """Return the whole reply, its events read to the end."""
-        async with self.flow.answer(call) as reply:
+        async with self.answer(call) as reply:
             if reply.events is not None:
                 events = [event async for event in reply.events]
                 reply.events, reply.answer = None, forms.answer_of_events(events, created=0.0, request_id=reply.request_id)
@@ -109,6 +116,7 @@ async def daemon(
     async with parts.running():
         await asyncio.wait_for(parts.link.listening(), 5)
         yield Daemon(parts)
-        await parts.runner.close()
+        await parts.pursuits.close()
+        await parts.flights.aclose()
         with contextlib.suppress(RedisAway):
             await parts.tickets.leave()

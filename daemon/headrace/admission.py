@@ -47,7 +47,7 @@ class Ask:
     betas: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     lane: str = ""
-    wait: Wait = Wait()
+    wait: Wait = field(default_factory=Wait)
     cache: CacheControl = field(default_factory=CacheControl)
     idempotency_key: str = ""
     path: str = "/v1/messages"

@@ -21,7 +21,7 @@ from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, Headrac
 from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import Answer, Call
-from headrace.schedule import Schedule
+from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 
 _EARLY_S = 0.005  # a timer of the loop may ring so much before the clock shows its time: it counts whole milliseconds
@@ -61,7 +61,7 @@ class Attempts:
         async with self._schedule.turn(call, hold_id) as turn:
             flight.begin(hold_id)
             flight.attempts = number
-            flight.waited_s += turn.waited_s
+            flight.waited_s += getattr(turn, "waited_s", 0.0)
             asked = self._clock.now()
             turn.sent()
             try:
@@ -101,7 +101,7 @@ class Attempts:
         return replace(answer, headers=stream.headers)
 
     def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
-        """Return what a failure means by now: after the first content it is final, after the deadline it is the caller's own."""
+        """Return what a failure means by now: it is final after the first content, the caller's own after the deadline."""
         if flight.is_open:
             error = failure.error
             return BrokenStream(error.message, status=error.status, type=error.type, body=error.body, headers=error.headers)

@@ -1,8 +1,8 @@
 """
 Deadlines: what a caller says of its time, as moments; and a moment as a block of code, in which what is not done is given up.
 
-A time that a caller *states* (a gRPC deadline, `x-headrace-timeout-ms`) bounds the whole of its call. One that is only *implied*
-(an SDK's header, the configuration's word) bounds the time until there is something to say.
+A time that a caller *states* (a gRPC deadline, `x-headrace-timeout-ms`) bounds the whole of its call. One that is *implied* (an
+SDK's header, the configuration's word) bounds the time until there is something to say.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from headrace.clock import Clock, Timeout
 from headrace.errors import DeadlinePassed
-
 
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
 _MARGIN_S = 0.25  # a failed attempt and its answer take so long, or an eighth of the time, if that is less
@@ -59,14 +58,15 @@ class Wait:
         least = [span for span in (self.stated_s, self.surely_s) if span is not None]
         if not most and configured_s is not None:
             most = least = [configured_s]
+        is_named = bool(most)
         if not is_stream:
-            unsaid_s = None if most else self.unsaid_s
+            unsaid_s = None if is_named else self.unsaid_s
             heads = [span for span in (self.gives_up_s, unsaid_s) if span is not None]
             most, least = [*most, *heads], [*least, *heads]
         if not most:
             return Moments(now + min(usual_s, _LONGEST_S))
         until_s, surely_s = min(*most, _LONGEST_S), min(*least, _LONGEST_S)
-        if not (self.stated_s or self.implied_s or configured_s) and until_s > usual_s:
+        if not is_named and until_s > usual_s:
             return Moments(now + usual_s)
         slack_s = until_s - surely_s + min(_MARGIN_S, surely_s / 8)
         ends = now + min(self.stated_s, _LONGEST_S) if self.stated_s is not None else None

@@ -123,9 +123,7 @@ class Flow:
         fresh_ms = self._keeping.fresh_ms(flight.lead().call)
         while True:
             try:
-                outcome = await self._leases.fly(
-                    flight, fresh_ms, lambda lease, ticket: self._lead(flight, lease, ticket)
-                )
+                outcome = await self._leases.fly(flight, fresh_ms, lambda lease, ticket: self._lead(flight, lease, ticket))
             except NoLease as away:
                 if flight.is_open:
                     raise broken_off() from away

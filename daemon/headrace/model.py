@@ -203,8 +203,8 @@ class Reply:
     Exactly one of `answer` and `events` is set; `events` only for streaming calls, and only once the first content delta is
     there. `cache_status` is the value of the `Cache-Status` header (RFC 9211), `headers` what else upstream said. `waited_s` is
     how long the call waited for turns, `came_at` when there was something to say (Unix seconds); `whole` returns what a live
-    stream was in the end, once it has ended. `is_early` says that the stream is opened before there is anything to say: then its
-    events begin with signs of life, and where it came from is known at its first content.
+    stream was in the end, once it has ended. `is_early` says that the stream is opened before there is anything to say: then
+    its events begin with signs of life, and where it came from is known at its first content.
     """
 
     source: Source

@@ -68,9 +68,7 @@ async def _opened(
             await asyncio.gather(entering, return_exceptions=True)
 
 
-async def _late(
-    call: Call, reply: Reply, entering: asyncio.Task[Reply], clock: Clock, bound: Bound
-) -> AsyncIterator[Event]:
+async def _late(call: Call, reply: Reply, entering: asyncio.Task[Reply], clock: Clock, bound: Bound) -> AsyncIterator[Event]:
     """Yield signs of life until there is a reply, then its events; *reply* learns where they came from."""
     yield SIGN_OF_LIFE
     while not entering.done():

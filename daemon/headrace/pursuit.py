@@ -160,7 +160,7 @@ class Pursuits:
                     pass_on(flight, leader, no, self._clock.now())
 
     async def _wait_for(self, flight: Flight, claim: Same) -> Landing | None:
-        """Wait for the ticket that the key stands for; None if it ended by what is no answer to us, and the key is free again."""
+        """Wait for the ticket that the key stands for; None if that ended by another's own no: then the key is free again."""
         try:
             return await self._parking.wait(flight, claim.ticket)
         except Abandoned:
@@ -227,7 +227,9 @@ class Pursuits:
         except BaseException:
             self._hands.release()
             raise
-        work = self._pursue(ticket.call) if ticket.is_submitted and attempt == 1 else self._attempt(ticket, ticket.call, attempt)
+        work = (
+            self._pursue(ticket.call) if ticket.is_submitted and attempt == 1 else self._attempt(ticket, ticket.call, attempt)
+        )
         task = self._background.start(work, "ticket")
         self._running.add(task)
         task.add_done_callback(self._let_go)
@@ -260,8 +262,8 @@ class Pursuits:
             await self._again(call, hold, tries, failure)
         except BrokenStream as broken:
             # Of a submitted call nobody has seen any of it.
-            failure = Failure.BROKEN if ticket.is_submitted else Failure.FINAL
-            await self._again(call, hold, tries, AttemptFailed(failure, broken))
+            kind = Failure.BROKEN if ticket.is_submitted else Failure.FINAL
+            await self._again(call, hold, tries, AttemptFailed(kind, broken))
         except (QueueFull, RedisAway):
             tries.made -= 1  # it was not made
             await self._park(call, tries, self._come_back())
@@ -299,7 +301,7 @@ class Pursuits:
     @contextlib.asynccontextmanager
     async def _ending(self, call: Call, *, spared: tuple[type[HeadraceError], ...] = ()) -> AsyncIterator[Bound]:
         """
-        Do the work of a ticket in our hands, until its call's deadline: an error that comes of it ends the ticket, and is raised.
+        Do the work of a ticket in our hands, until its call's deadline. An error that comes of it ends the ticket and is raised.
 
         *Spared* are errors after which it goes on; `Canceled` says that it has ended already, or is in other hands.
         """

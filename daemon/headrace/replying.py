@@ -40,7 +40,7 @@ class Replies:
         in_trouble = not isinstance(error, UpstreamError) or error.status >= 500 or error.status in (408, 429)
         if call.cache.stale_if_error_s is None or not in_trouble:
             return None
-        entry = await self._cache.far(call.fingerprint)
+        entry = await self._cache.lapsed(call.fingerprint)
         if entry is None or not self._keeping.serves_stale(entry, call.cache, self._clock.now()):
             return None
         return self._of_entry(entry, Source.STALE)
@@ -80,7 +80,8 @@ class Replies:
         if isinstance(error, UpstreamError) and (stale := await self.stale(member.call, error)):
             return stale
         if member.refusal is None and isinstance(error, OutOfTime):
-            return await self._outlast(error, member)
+            await self._outlast(error, member)
+            return None
         if isinstance(error, BrokenStream) and not member.is_live:
             return None  # it has had nothing of the stream, so it may ask again
         raise error

@@ -17,9 +17,9 @@ from prometheus_client import generate_latest
 
 from headrace import observe
 from headrace.admission import Admission
+from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
-from headrace.aside import Aside
 from headrace.bodies import reader
 from headrace.budget.estimate import Estimator
 from headrace.budget.hosts import Hosts
@@ -44,11 +44,11 @@ from headrace.flight.handover import Handover
 from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
 from headrace.link import Link
-from headrace.redis_check import RedisCheck
-from headrace.relay import Relay
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
+from headrace.redis_check import RedisCheck
+from headrace.relay import Relay
 from headrace.replying import Replies
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue

@@ -25,6 +25,8 @@ from headrace.errors import (
     NotCached,
     UpstreamError,
 )
+from headrace.flight import items
+from headrace.flight.flights import Flight
 from headrace.model import Call, Event, Reply, Source
 from headrace.retry.ticket import State
 from scripted import EVENTS, OVERLOADED, Line, Server, Talk, say_events, say_message, serving
@@ -111,7 +113,7 @@ async def read(one: Daemon, call: Call) -> tuple[list[Event], Exception | None]:
     """Return the events that a streaming call is given, and the error they end in."""
     events: list[Event] = []
     try:
-        async with one.flow.answer(call) as reply:
+        async with one.answer(call) as reply:
             if reply.events is None:
                 assert reply.answer is not None
                 return forms.event_list(reply.answer), None
@@ -334,10 +336,9 @@ async def test_no_splice(valkey_url: str, tmp_path: Path) -> None:
             client.hset(keys.flight(call.fingerprint), "token", "another")
             name = f"flight:{call.fingerprint}:another"
             for n in range(1, 6):
-                client.xadd(
-                    keys.log(name), {"i": b"econtent_block_delta\n" + (2).to_bytes(4, "big") + b"{}other%d\n\n" % n}, f"{n}-0"
-                )
-        other.parts.leases._nudges[f"flight:{call.fingerprint}"].set()
+                event = Event("content_block_delta", b"{}", b"other%d\n\n" % n)
+                client.xadd(keys.log(name), {"i": items.encode_event(event, Flight("other"))}, f"1-{n}")
+        other.parts.handover._nudges[f"flight:{call.fingerprint}"].set()
         other.parts.leases._lease_ms = 100
         events, error = await asyncio.wait_for(following, 10)
         assert isinstance(error, BrokenStream)
@@ -542,14 +543,14 @@ async def test_redis_away_at_parking(tmp_path: Path) -> None:
 async def test_crashed_attempt(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours in a parked attempt ends its ticket, and its caller is told."""
     async with running(valkey_url, tmp_path, in_turn(overloaded, say)) as (one, _):
-        attempt = one.parts.leader.attempt
+        make = one.parts.attempts.make
 
         async def crash(*args, number: int, **options):
             if number > 1:
                 raise ZeroDivisionError
-            return await attempt(*args, number=number, **options)
+            return await make(*args, number=number, **options)
 
-        monkeypatch.setattr(one.parts.leader, "attempt", crash)
+        monkeypatch.setattr(one.parts.attempts, "make", crash)
         with pytest.raises(Exception, match="internal error"):
             await asyncio.wait_for(one.ask(one.call()), 5)
 
@@ -583,7 +584,7 @@ async def test_draining(valkey_url: str, tmp_path: Path) -> None:
         with pytest.raises(Draining):
             await one.ask(one.call())
         with pytest.raises(Draining):
-            await one.flow.submit(one.call())
+            await one.parts.pursuits.submit(one.call())
         held.go.set()
         assert (await runs).source is Source.UPSTREAM
 
@@ -591,7 +592,7 @@ async def test_draining(valkey_url: str, tmp_path: Path) -> None:
 async def test_submitted(valkey_url: str, tmp_path: Path) -> None:
     """A submitted call is pursued by a worker, through its retries, and ends with its answer."""
     async with running(valkey_url, tmp_path, in_turn(overloaded, overloaded, say), LIMIT=LIMIT) as (one, _):
-        ticket = await one.flow.submit(one.call())
+        ticket = await one.parts.pursuits.submit(one.call())
         ended = await asyncio.wait_for(one.parts.tickets.wait(ticket.id), 10)
         assert (ended.state, ended.attempts) == (State.SUCCEEDED, 3)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from multidict import CIMultiDict
 
-from headrace.aside import aloof
 from headrace.admission import check_size
+from headrace.aside import aloof
 from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, Headers, Request, Response, endpoint_of, is_events, new_id, whole_body
 from headrace.edge.grpc_calls import Who, guarded, parse

@@ -84,11 +84,9 @@ class Hits:
         seen = self._memo.get(digest)
         if seen is None or not self._is_open():
             return None
-        entry = self._cache.glance(seen.fingerprint)
-        if entry is None:
-            return None
         now = self._clock.now()
-        return Hit(entry, age_s(entry.answer, now), seen) if entry.fresh(now, seen.max_age_s) else None
+        entry = self._cache.glance(seen.fingerprint, now, seen.max_age_s)
+        return Hit(entry, age_s(entry.answer, now), seen) if entry is not None else None
 
     def remember(self, digest: bytes, call: Call) -> None:
         """Remember what these bytes ask, unless they ask for more than a look-up."""

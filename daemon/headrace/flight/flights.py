@@ -315,7 +315,7 @@ class Flights:
             del self._by_key[flight.key]
 
     async def finish(self) -> None:
-        """Wait until upstream has answered all that it is being asked here; flights that wait in the queue are not waited for."""
+        """Wait until upstream has answered what it is being asked here; not for flights that wait in the queue."""
         while asked := [flight for flight in self._by_key.values() if flight.is_asking]:
             await asyncio.wait([flight.task for flight in asked if flight.task is not None])
 

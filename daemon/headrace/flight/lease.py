@@ -131,8 +131,8 @@ class Leases:
             fresh_ms: what a kept entry must have left to live; -1 asks for no recall.
             lead: flies it, if we lead; it is given the lease and the ticket of a dead leader, if it left one.
 
-        Raises `NoLease` when Redis is away, `BrokenStream` when callers here have had some of a stream whose leader is gone, and
-        whatever *lead* raises.
+        Raises `NoLease` when Redis is away, `BrokenStream` when callers here have had some of a stream whose leader is gone,
+        and whatever *lead* raises.
         """
         token, followed = os.urandom(8).hex(), ""
         async with self._following(flight) as nudged:
@@ -266,9 +266,9 @@ class Leases:
         """
         Send what the log lacks, the landing last.
 
-        Followers who have had some of a stream that broke off are told the rest of it; those who have had nothing are told the
-        error alone, and may ask again. The landing's position is the one after all events, sent or not: an append whose reply is
-        still awaited may have taken those before it.
+        Followers who have had some of a stream that broke off are told the rest of it; those who have had nothing are told
+        the error alone, and may ask again. The landing's position is the one after all events, sent or not: an append whose
+        reply is still awaited may have taken those before it.
         """
         published, end = lease.publication.published, len(flight.events)
         said = flight.events[published:] if landing.answer or published else []

@@ -65,7 +65,7 @@ class RetryPolicy:
         return floor_s + chance * max(0.0, ceiling_s - floor_s)
 
 
-def jitter(random: Callable[[], float] = random.random) -> float:  # noqa: S311  # not a secret
+def jitter(random: Callable[[], float] = random.random) -> float:  # not a secret
     """Return a factor from 0.5 to 1.5, by which those who wait for the same do not all come at once."""
     return 0.5 + random()
 
@@ -86,7 +86,7 @@ class Tries:
         *,
         made: int = 0,
         broken: int = 0,
-        random: Callable[[], float] = random.random,  # noqa: S311  # jitter, not a secret
+        random: Callable[[], float] = random.random,  # jitter, not a secret
     ) -> None:
         self._policy = policy
         self._clock = clock
