@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -11,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from conftest import until
 from headrace import config, forms
 from headrace.admission import Ask
 from headrace.cache.control import parse_cache_control
@@ -19,6 +21,7 @@ from headrace.errors import RedisAway
 from headrace.flight.lease import LEASE_MS
 from headrace.model import Call, Caller, Reply
 from headrace.wiring import Parts
+from scripted import OVERLOADED, Line, Server, Talk, say_events, say_message, serving
 
 T = TypeVar("T")
 
@@ -120,3 +123,46 @@ async def daemon(
         await parts.flights.aclose()
         with contextlib.suppress(RedisAway):
             await parts.tickets.leave()
+
+
+# Behind an upstream that says what a test wants.
+
+
+async def say(line: Line) -> None:
+    """Answer in the form that was asked for."""
+    await (say_events if json.loads(line.body).get("stream") else say_message)(line)
+
+
+async def overloaded(line: Line) -> None:
+    await line.answer(529, OVERLOADED)
+
+
+def in_turn(*talks: Talk) -> Talk:
+    """Talk to the first call as the first says, and so on; to all others as the last."""
+    rest = itertools.chain(talks, itertools.repeat(talks[-1]))
+
+    async def talk(line: Line) -> None:
+        await next(rest)(line)
+
+    return talk
+
+
+@contextlib.asynccontextmanager
+async def running(url: str, path: Path, talk: Talk = say, **settings: str) -> AsyncIterator[tuple[Daemon, Server]]:
+    """Run one behind a scripted upstream; at the end nothing may be held."""
+    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
+        yield one, server
+        await until(lambda: not one.held(), what=one.held())
+
+
+def later(url: str, path: Path, one: Daemon, **settings):
+    """Return another daemon for the same upstream."""
+    return daemon(url, str(one.parts.upstream).split()[1], path, **settings)
+
+
+async def aboard(one: Daemon, count: int) -> None:
+    await until(lambda: f"{count} waiting" in repr(one.parts.flights), what=repr(one.parts.flights))
+
+
+def asking(one: Daemon, call: Call) -> asyncio.Task[Reply]:
+    return asyncio.create_task(one.ask(call))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import redis
 
 from conftest import start_valkey, until
 from doors import taken
-from flow_parts import Daemon, daemon
+from flow_parts import Daemon, aboard, asking, in_turn, later, overloaded, running, say
 from headrace import forms, keys
 from headrace.errors import (
     BrokenStream,
@@ -27,34 +26,15 @@ from headrace.errors import (
 )
 from headrace.flight import items
 from headrace.flight.flights import Flight
-from headrace.model import Call, Event, Reply, Source
+from headrace.model import Call, Event, Source
 from headrace.retry.ticket import State
-from scripted import EVENTS, OVERLOADED, Line, Server, Talk, say_events, say_message, serving
+from scripted import EVENTS, OVERLOADED, Line, Talk
 
 LIMIT = json.dumps([{"name": "org", "requests_per_minute": 60_000, "input_tokens_per_minute": 6_000_000, "concurrency": 40}])
 
 
-async def say(line: Line) -> None:
-    """Answer in the form that was asked for."""
-    await (say_events if json.loads(line.body).get("stream") else say_message)(line)
-
-
-async def overloaded(line: Line) -> None:
-    await line.answer(529, OVERLOADED)
-
-
 async def hang(line: Line) -> None:
     await line.reader.read()
-
-
-def in_turn(*talks: Talk) -> Talk:
-    """Talk to the first call as the first says, and so on; to all others as the last."""
-    rest = itertools.chain(talks, itertools.repeat(talks[-1]))
-
-    async def talk(line: Line) -> None:
-        await next(rest)(line)
-
-    return talk
 
 
 class Held:
@@ -87,26 +67,6 @@ class SlowStream:
             await line.chunk(raw)
         await asyncio.sleep(0.01)
         await line.say(b"0\r\n\r\n")
-
-
-@contextlib.asynccontextmanager
-async def running(url: str, path: Path, talk: Talk = say, **settings) -> AsyncIterator[tuple[Daemon, Server]]:
-    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
-        yield one, server
-        await until(lambda: not one.held(), what=one.held())
-
-
-def later(url: str, path: Path, one: Daemon, **settings):
-    """Return another daemon for the same upstream."""
-    return daemon(url, str(one.parts.upstream).split()[1], path, **settings)
-
-
-async def aboard(one: Daemon, count: int) -> None:
-    await until(lambda: f"{count} waiting" in repr(one.parts.flights), what=repr(one.parts.flights))
-
-
-def asking(one: Daemon, call: Call) -> asyncio.Task[Reply]:
-    return asyncio.create_task(one.ask(call))
 
 
 async def read(one: Daemon, call: Call) -> tuple[list[Event], Exception | None]:

@@ -214,3 +214,24 @@ async def test_breaks_off(valkey_url: str, tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ask(stub, head("POST", "/v1/things"))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_remarks(valkey_url: str, tmp_path: Path) -> None:
+    """What upstream says beside an answer comes with it, from the cache, too; not what is of the one exchange."""
+
+    async def talk(line: Line) -> None:
+        await line.answer(
+            200, MESSAGE, "anthropic-organization-id: org-1", "set-cookie: a=b", "etag: x", "x-odd: 1", "x-odd: 2"
+        )
+
+    async with called(valkey_url, tmp_path, talk) as (stub, server, _):
+        for _ in range(2):
+            first, *_ = [part async for part in stub.Call(iter([head("POST", "/v1/messages", ASK)]))]
+            pairs = [(header.name, header.value) for header in first.head.headers]
+            assert [pair for pair in pairs if pair[0] in ("anthropic-organization-id", "x-odd")] == [
+                ("anthropic-organization-id", "org-1"),
+                ("x-odd", "1"),
+                ("x-odd", "2"),
+            ]
+            assert not {"set-cookie", "etag"} & dict(pairs).keys()
+        assert server.calls == 1
