@@ -24,7 +24,7 @@ class MemoryStore:
     async def get(self, fingerprint):
         return self.memory.get(fingerprint)
 
-    async def put(self, entry, raw):
+    async def put(self, entry, raw, purges_seen):
         self.memory.put(entry, self.clock.now())
 
     async def purge(self, selectors):

@@ -306,6 +306,177 @@ async def test_on_its_way(host):
     assert other.cache.take_in(entry(2, scope="you").encode())
 
 
+async def test_not_heard_yet(host):
+    """An answer that a host puts into Redis before it has heard of a purge does not outlive the purge, there or anywhere."""
+    one, unaware = await host("a"), await host("b", listens=False)
+    under_way = entry(1)
+    await one.cache.purge(Selector(scope="me"))
+
+    await unaware.cache.put(under_way)
+
+    for at in (one, unaware):
+        assert await has(at.cache, 1) == ""
+
+
+async def test_asked_since(host):
+    """One that was asked for after the purge, by a host that has not heard of it, is kept everywhere."""
+    one, unaware = await host("a"), await host("b", listens=False)
+    await one.cache.purge(Selector(scope="me"))
+
+    assert await unaware.cache.put(entry(1)) == ""
+
+    assert await has(unaware.cache, 1) == "mdr"
+
+
+async def test_other_purge(host):
+    """A purge that means other answers costs a host that has not heard of it nothing."""
+    one, unaware = await host("a"), await host("b", listens=False)
+    under_way = entry(1)
+    await one.cache.purge(Selector(model="another"))
+
+    await unaware.cache.put(under_way)
+
+    assert await has(unaware.cache, 1) == "mdr"
+
+
+async def test_asked_before(host):
+    """An answer that upstream was asked for before a purge, and gave after it, is not kept."""
+    one = await host("a")
+    before = time.time()
+    await one.cache.purge(Selector(all=True))
+
+    assert await one.cache.put(entry(1, asked=before)) == "purged"
+    assert one.cache.take_in(entry(1, asked=before).encode()) is None
+    assert await has(one.cache, 1) == ""
+    assert await one.cache.put(entry(1)) == ""
+    assert await has(one.cache, 1) == "mdr"
+
+
+async def test_put_while_searched(host, monkeypatch):
+    """What comes while Redis is searched is refused there, however far the search has come."""
+    one, unaware = await host("a"), await host("b", listens=False)
+    under_way, search = entry(1), one.cache._shared.purge
+
+    async def searched(selectors):
+        count = await search(selectors)
+        await unaware.cache.put(under_way)
+        return count
+
+    monkeypatch.setattr(one.cache._shared, "purge", searched)
+    await one.cache.purge(Selector(all=True))
+
+    assert await has(unaware.cache, 1) == ""
+
+
+async def test_own_purge_once(host):
+    """What is kept after a purge stays, though the host hears of its own purge later."""
+    one = await host("a")
+    await one.cache.purge(Selector(all=True))
+    await one.cache.put(entry(1))
+    await one.link.tell_all(purges.TOPIC)
+    await one.cache._purges.catch_up()
+
+    assert await has(one.cache, 1) == "mdr"
+
+
+async def test_read_while_lost(host, monkeypatch):
+    """What is read from disk while everything is dropped, since purges were missed, is not let in any more."""
+    one, other = await host("a"), await host("b", listens=False)
+    other.cache.take_in(entry(1).encode())
+    await other.cache._disk.flush()
+    other.cache._memory.drop(key(1))
+    read, found, go = other.cache._disk.get, asyncio.Event(), asyncio.Event()
+
+    async def slowly(fingerprint):
+        entry = await read(fingerprint)
+        found.set()
+        await go.wait()
+        return entry
+
+    monkeypatch.setattr(other.cache._disk, "get", slowly)
+    looking = asyncio.create_task(other.cache.near(key(1)))
+    await found.wait()
+    for name in range(3):
+        await one.cache.purge(Selector(fingerprint=key(name + 5)))
+    await one.link.do("XTRIM", keys.CACHE_PURGES, "MAXLEN", 1)
+    await other.cache._purges.catch_up()
+    go.set()
+
+    assert await looking is None
+    assert glance(other.cache, 1) is None
+
+
+# What is counted.
+
+
+async def counts(cache):
+    return {stats.tier: (stats.hits, stats.misses) for stats in await cache.stats()}
+
+
+async def test_counted_once(host):
+    """A look-up counts once in each tier that was asked: as a hit where it found a fresh answer."""
+    one = await host("a")
+
+    async def look(name, max_age_s=None):
+        return glance(one.cache, name, max_age_s) or await one.cache.near(key(name), max_age_s)
+
+    assert await look(1) is None
+    assert await counts(one.cache) == {"memory": (0, 1), "disk": (0, 1), "redis": (0, 0)}
+    await one.cache.put(entry(1))
+    assert await look(1)
+    assert await counts(one.cache) == {"memory": (1, 1), "disk": (0, 1), "redis": (0, 0)}
+
+
+@pytest.mark.parametrize(("ttl_s", "max_age_s"), [(-10, None), (60, 5)], ids=["stale", "too old"])
+async def test_old_is_a_miss(host, ttl_s, max_age_s):
+    """An answer that is past its time, or too old for the call, is a miss, in every tier."""
+    one, other = await host("a"), await host("b")
+    old = entry(1, created=time.time() - 20, ttl_s=20 + ttl_s)
+    await one.cache.put(old)
+    assert glance(one.cache, 1, max_age_s) is None
+    assert await one.cache.near(key(1), max_age_s) == old
+    await one.cache._disk.flush()
+    one.cache._memory.drop(key(1))
+    assert await one.cache.near(key(1), max_age_s) == old
+    assert await counts(one.cache) == {"memory": (0, 2), "disk": (0, 1), "redis": (0, 0)}
+
+    assert await other.cache.far(key(1), max_age_s) == old
+    assert await counts(other.cache) == {"memory": (0, 1), "disk": (0, 1), "redis": (0, 1)}
+
+
+async def test_second_look(host):
+    """Looking for a stale answer, since upstream is in trouble, is no look-up of its own."""
+    one = await host("a")
+    await one.cache.near(key(1))
+    before = await counts(one.cache)
+    await one.cache.lapsed(key(1))
+    assert await counts(one.cache) == before
+
+
+async def test_told_by_scripts(host):
+    """What a script found in Redis, or did not, counts there."""
+    one = await host("a")
+    one.cache.take_in(entry(1).encode())
+    assert one.cache.take_in(None) is None
+    assert (await counts(one.cache))["redis"] == (1, 1)
+
+
+@pytest.mark.parametrize("version", [b"HRe1", b"HRe9"])
+async def test_other_version(host, version):
+    """An entry that another version wrote is a miss and no error, on disk and in Redis, and makes room for a new one."""
+    one = await host("a")
+    foreign = version + entry(1).encode()[4:]
+    one.cache._disk.write_soon(entry(1), foreign)
+    await one.cache._disk.flush()
+    await one.link.do("SET", keys.cache_entry(key(1)), foreign)
+
+    assert await one.cache.far(key(1)) is None
+    assert one.cache.take_in(foreign) is None
+    assert [stats.errors for stats in await one.cache.stats()] == [0, 0, 0]
+    await one.cache.put(entry(1))
+    assert await has(one.cache, 1) == "mdr"
+
+
 async def test_lost_nudge(host, monkeypatch):
     """A nudge that is lost costs time, not the purge: hosts also look by themselves."""
     monkeypatch.setattr(purges, "_LOOK_EVERY_S", 0.05)
@@ -318,7 +489,7 @@ async def test_lost_nudge(host, monkeypatch):
 
 
 async def test_remembers_bounded(link):
-    """However many purges pass, few are remembered, and those for a minute."""
+    """However many purges pass, few are remembered, and those for ten minutes; older answers are then nobody's to keep."""
 
     class Clock(SystemClock):
         moment = 1000.0
@@ -337,6 +508,11 @@ async def test_remembers_bounded(link):
     assert repr(seen) == "<Purges [behind, seen none, 256 recent]>"
     assert seen.forbids(old)
 
-    clock.moment += 61
+    assert not seen.forbids(entry(1, created=1000.1))
+    assert seen.forbids_new(old)
+
+    clock.moment += 601
     assert not seen.forbids(old)
     assert "0 recent" in repr(seen)
+    assert seen.forbids_new(old)
+    assert not seen.forbids_new(entry(1, created=1000.1))

@@ -159,7 +159,9 @@ class Disk:
             self._writer_task = asyncio.create_task(self._write_behind())
 
     async def purge(self, selectors: Sequence[Selector]) -> int:
-        unwritten = [key for key, (entry, _) in self._backlog.items() if _means(selectors, key, entry.scope, entry.model)]
+        unwritten = [
+            key for key, (entry, _) in self._backlog.items() if _means(selectors, key, entry.scope, entry.model, entry.asked)
+        ]
         for fingerprint in unwritten:
             self._forget_backlog(fingerprint)
         cache = self._cache
@@ -319,7 +321,7 @@ def _write(batch: Mapping[str, tuple[Entry, bytes]], now: float, cache: Any) -> 
     try:
         with cache.transact():
             for fingerprint, (entry, raw) in batch.items():
-                tag = json.dumps([entry.scope, entry.model])
+                tag = json.dumps([entry.scope, entry.model, entry.asked])
                 cache.set(fingerprint, raw, expire=entry.keep_until - now, tag=tag)
     except BaseException:
         # The rows are rolled back; their files are ours to remove.
@@ -342,7 +344,7 @@ def _index(cache: Any) -> Filter:
 
 
 def _purge(selectors: Sequence[Selector], cache: Any) -> int:
-    if any(selector.all for selector in selectors):
+    if any(selector.is_everything for selector in selectors):
         return int(cache.clear())
     # diskcache shows tags only together with values; its table (the version is pinned) has them apart.
     rows = cache._sql("SELECT key, tag FROM Cache").fetchall()
@@ -354,5 +356,5 @@ def _purge(selectors: Sequence[Selector], cache: Any) -> int:
     return len(selected)
 
 
-def _means(selectors: Sequence[Selector], fingerprint: str, scope: str, model: str) -> bool:
-    return any(selector.matches(fingerprint, scope, model) for selector in selectors)
+def _means(selectors: Sequence[Selector], fingerprint: str, scope: str, model: str, asked: float = 0.0) -> bool:
+    return any(selector.matches(fingerprint, scope, model, asked) for selector in selectors)

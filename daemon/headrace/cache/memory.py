@@ -73,7 +73,7 @@ class Memory:
         selected = [
             fingerprint
             for fingerprint, entry in self._entries.items()
-            if any(selector.matches(fingerprint, entry.scope, entry.model) for selector in selectors)
+            if any(selector.matches(fingerprint, entry.scope, entry.model, entry.asked) for selector in selectors)
         ]
         return sum(map(self.drop, selected))
 

@@ -5,8 +5,10 @@ The stream of purges is the truth, a nudge only says "look". Every process remem
 beside the entries that outlive it) and reads on from there: when nudged, whenever its link comes up, and now and then, since
 a nudge may be lost. One that was away for longer than the stream remembers drops everything it has.
 
-An entry may be on its way from a far tier to a near one while a purge passes. So recent purges are remembered for a minute,
-and an entry that was said before a purge that means it is not let in any more.
+An answer may be on its way while a purge passes: from upstream, or from a far tier to a near one. So recent purges are
+remembered, and an answer that was asked for before a purge that means it is not let in any more. That is enough on a host that
+knows of the purge. One that does not know yet must not put into Redis what nobody there will look for again: with every entry
+goes the last purge that its host has applied, and store.lua refuses it if there has been another since.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ TOPIC = "purge"
 _KEPT = 10_000
 _PAGE = 1000
 _LOOK_EVERY_S = 30.0
-_REMEMBER_S = 60.0
+_REMEMBER_S = 600.0
 _MOST_RECENT = 256
 _START = "0-0"
 _ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})", re.ASCII)
@@ -81,8 +83,10 @@ class Purges:
         self._link, self._clock = link, clock
         self._apply, self._read_seen, self._write_seen = apply, read_seen, write_seen
         self._seen = ""
+        self._forgotten_at = 0.0  # the moment of the latest purge that is no longer remembered
+        self.losses = 0  # how often everything was dropped, since it was not known what was purged
         self._news = asyncio.Event()
-        self._recent: deque[tuple[float, Notice]] = deque(maxlen=_MOST_RECENT)  # by when we heard of it
+        self._recent: deque[tuple[float, Notice]] = deque()  # by when we heard of it
         self._background = Background("cache", clock)
         self.caught_up = False
 
@@ -116,31 +120,49 @@ class Purges:
     def remember(self, selector: Selector) -> Notice:
         """Let nothing in any more that was said before now and that the selector means."""
         notice = Notice(selector, self._clock.now())
-        self._recent.append((notice.at, notice))
+        self._note(notice)
         return notice
 
-    def forbids(self, entry: Entry) -> bool:
-        """Whether the entry was purged while it was on its way to us."""
-        return bool(self._recent) and self._forbids(entry)
-
-    def _forbids(self, entry: Entry) -> bool:
+    def _note(self, *notices: Notice) -> None:
         now = self._clock.now()
-        while self._recent and self._recent[0][0] + _REMEMBER_S < now:
-            self._recent.popleft()
+        self._recent.extend((now, notice) for notice in notices)
+        while self._recent and (len(self._recent) > _MOST_RECENT or self._recent[0][0] + _REMEMBER_S < now):
+            _, forgotten = self._recent.popleft()
+            self._forgotten_at = max(self._forgotten_at, forgotten.at)
+
+    @property
+    def seen(self) -> str:
+        """The id of the last purge that was applied here, as Redis has it."""
+        return self._seen or _START
+
+    def forbids(self, entry: Entry) -> bool:
+        """Whether a kept entry was purged while it was on its way here from another tier."""
+        if not self._recent:
+            return False
+        self._note()
         return any(
-            entry.answer.created <= notice.at and notice.selector.matches(entry.fingerprint, entry.scope, entry.model)
+            entry.asked <= notice.at and notice.selector.matches(entry.fingerprint, entry.scope, entry.model, entry.asked)
             for _, notice in self._recent
         )
+
+    def forbids_new(self, entry: Entry) -> bool:
+        """
+        Whether the answer was purged while it was asked of upstream.
+
+        Upstream may take longer than purges are remembered. Then nobody knows, and the answer is not kept.
+        """
+        return self.forbids(entry) or entry.asked <= self._forgotten_at
 
     async def catch_up(self) -> None:
         """Apply every purge since the last one we know of; raises `RedisAway`."""
         self._seen = self._seen or _stream_id(await self._read_seen()) or _START
         if await self._missed_some():
+            self.losses += 1
             await self._apply([Selector(all=True)])
         while page := await self._link.do("XRANGE", keys.CACHE_PURGES, f"({self._seen}", "+", "COUNT", _PAGE):
             notices = [self._read(fields) for _, fields in page]
-            self._recent.extend((self._clock.now(), notice) for notice in notices)
-            await self._apply([notice.selector for notice in notices])
+            self._note(*notices)
+            await self._apply([notice.selector.until(notice.at) for notice in notices])
             self._seen = page[-1][0].decode()
             await self._write_seen(self._seen)
             _log.info(observe.CACHE_PURGED, purges=len(notices))

@@ -29,6 +29,7 @@ _STORE = Script(__package__, "store.lua")
 _PURGE = Script(__package__, "purge.lua")
 _BOOKS = (keys.CACHE_INDEX, keys.CACHE_ABOUT, keys.CACHE_BYTES)
 _PURGE_BATCH = 500
+_BEHIND = b"behind"  # store.lua's word
 
 
 class Redis:
@@ -57,22 +58,30 @@ class Redis:
             self.tally.failed()
         return entry
 
-    async def put(self, entry: Entry, raw: bytes) -> None:
+    async def put(self, entry: Entry, raw: bytes, purges_seen: str) -> bool:
+        """
+        Keep the entry; False if it was refused, since there was a purge after the last one that its host has seen.
+
+        What has to be sent is sent before anything is awaited.
+        """
         ttl_ms = math.ceil((entry.keep_until - self._clock.now()) * 1000)
         if ttl_ms <= 0:
-            return
-        books = (keys.cache_entry(entry.fingerprint), *_BOOKS)
+            return True
+        books = (keys.cache_entry(entry.fingerprint), *_BOOKS, keys.CACHE_PURGES)
         about = (entry.scope.encode(errors="replace"), entry.model.encode(errors="replace"))
-        args = (entry.fingerprint, raw, ttl_ms, self.bound, keys.cache_entry(""), *about)
+        args = (entry.fingerprint, raw, ttl_ms, self.bound, keys.cache_entry(""), *about, purges_seen)
         # Sent before anything is awaited: it leaves with whatever else is sent in this turn of the loop.
         dropped = await self._settled(self._link.run(_STORE, books, args), None)
+        if dropped == _BEHIND:
+            return False
         if dropped is None:
-            return
+            return True
         if dropped < 0:  # not kept, and so counted with those that went in vain
             self.tally.dropped(-dropped)
-            return
+            return True
         self.tally.stored()
         self.tally.dropped(dropped)
+        return True
 
     async def purge(self, selectors: Sequence[Selector]) -> int:
         """Unlike the rest of the tier this raises `RedisAway`: whoever purges must know that it is not done."""

@@ -4,6 +4,7 @@
 -- KEYS[2]  the index            zset: fingerprints by the moment they go (ms)
 -- KEYS[3]  about                hash: fingerprint -> "bytes|scope|model"
 -- KEYS[4]  bytes                string: the sum of those bytes
+-- KEYS[5]  purges               stream of purges (only read)
 -- ARGV[1]  fingerprint
 -- ARGV[2]  the entry's bytes
 -- ARGV[3]  ttl, ms (over 0)
@@ -11,7 +12,10 @@
 -- ARGV[5]  what an entry's key starts with
 -- ARGV[6]  scope                holds no "|"; the model may
 -- ARGV[7]  model
--- Returns how many other entries had to go; if this one was not kept, that number plus one, negative.
+-- ARGV[8]  the last purge       that the entry's host has applied: its id in the stream
+-- Returns how many other entries had to go; if this one was not kept, that number plus one, negative; or 'behind' if there has
+-- been another purge since ARGV[8]. A purge looks through what is kept after it was put into the stream, so what is kept here
+-- by a host that has not heard of it could outlive it.
 --
 -- Sent twice it does the same once: an entry replaces itself.
 --
@@ -23,6 +27,18 @@
 local OVERHEAD = 600  -- what Redis spends around an entry: two keys, the index, the book about it (measured)
 local MOST_DROPPED = 1000
 local MOST_LAPSED = 200
+
+local function is_after(id, other)
+  local ms, number = string.match(id, '^(%d+)-(%d+)$')
+  local other_ms, other_number = string.match(other, '^(%d+)-(%d+)$')
+  ms, other_ms = tonumber(ms), tonumber(other_ms)
+  return ms > other_ms or (ms == other_ms and tonumber(number) > tonumber(other_number))
+end
+
+local last = redis.call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)[1]
+if last and is_after(last[1], ARGV[8]) then
+  return 'behind'
+end
 
 local index, about, bytes = KEYS[2], KEYS[3], KEYS[4]
 local time = redis.call('TIME')

@@ -7,9 +7,12 @@ whoever purges must know that it was done.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from redis.exceptions import RedisError
 
 from headrace.cache.disk import Disk
 from headrace.cache.entry import Entry
@@ -19,6 +22,7 @@ from headrace.cache.redis import Redis
 from headrace.cache.selector import Selector
 from headrace.cache.tally import Tally, TierStats
 from headrace.clock import Clock
+from headrace.errors import RedisAway
 from headrace.link import Link
 
 
@@ -99,7 +103,9 @@ class Cache:
         entry = _counted(self._memory.tally, self._memory.get(fingerprint), looking)
         # Until we know of every purge that passed while we were away, what lies on disk is not to be trusted.
         if entry is None and self._disk and self._purges.caught_up:
-            entry = self._admit(_counted(self._disk.tally, await self._disk.get(fingerprint), looking))
+            losses = self._purges.losses
+            found = await self._disk.get(fingerprint)
+            entry = self._admit(_counted(self._disk.tally, found if losses == self._purges.losses else None, looking))
         if entry is not None and entry.keep_until <= self._clock.now():
             self._memory.drop(fingerprint)
             return None
@@ -139,9 +145,16 @@ class Cache:
             raw = entry.encode()
             if self._disk:
                 self._disk.write_soon(entry, raw)
-            if self._redis:
-                await self._redis.put(entry, raw)
+            if self._redis and not await self._redis.put(entry, raw, self._purges.seen):
+                await self._put_again(entry, raw)
         return ""
+
+    async def _put_again(self, entry: Entry, raw: bytes) -> None:
+        # Redis has seen a purge of which we had not heard. By now it may mean this entry.
+        with contextlib.suppress(RedisAway, RedisError):
+            await self._purges.catch_up()
+        if self._redis and not self._purges.forbids_new(entry):
+            await self._redis.put(entry, raw, self._purges.seen)
 
     async def purge(self, selector: Selector) -> int:
         """
@@ -149,11 +162,14 @@ class Cache:
 
         Raises `RedisAway` when it is gone from here, but other hosts could not be told.
         """
-        # First here and in Redis, then at the others: the other way round they could fetch it anew in between.
+        # Announced before Redis is searched: from then on nothing comes in there that the purge means, since either its host
+        # knows of the purge or store.lua refuses it. Nor does anybody let in again what is still there, for the same reason.
         self._purges.remember(selector)
         here = await self._purge_here([selector])
-        shared = await self._shared.purge([selector])
         await self._purges.announce(selector)
+        shared = await self._shared.purge([selector])
+        if self._purges.caught_up:  # a daemon's cache; what it answers from now on may be kept at once
+            await self._purges.catch_up()
         return max(here, shared)
 
     async def stats(self) -> tuple[TierStats, ...]:
@@ -166,7 +182,7 @@ class Cache:
             return "cache-off"
         if len(entry.answer.payload) > self._max_entry:
             return "too-large"
-        return "purged" if self._purges.forbids(entry) else ""
+        return "purged" if self._purges.forbids_new(entry) else ""
 
     def _admit(self, entry: Entry | None) -> Entry | None:
         if entry is None or self._purges.forbids(entry):

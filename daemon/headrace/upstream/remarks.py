@@ -17,8 +17,8 @@ ONE_HOP = frozenset({
 _NOT_OF_A_COPY = ONE_HOP | {
     "accept-ranges", "age", "cache-control", "cache-status", "cdn-cache-control", "cf-cache-status", "content-digest",
     "content-disposition", "content-encoding", "content-length", "content-md5", "content-range", "content-type", "date",
-    "digest", "etag", "expires", "last-modified", "pragma", "repr-digest", "retry-after", "retry-after-ms", "server-timing", "vary",
-    "warning", "x-should-retry",
+    "digest", "etag", "expires", "last-modified", "pragma", "repr-digest", "retry-after", "retry-after-ms", "server-timing",
+    "vary", "warning", "x-should-retry",
 }  # fmt: skip
 _NOT_UPSTREAMS_TO_SAY = frozenset({
     "alt-svc", "content-security-policy", "cross-origin-embedder-policy", "cross-origin-opener-policy",
