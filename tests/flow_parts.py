@@ -75,10 +75,11 @@ class Daemon:
         return self.parts.exchange.answer(call, "http")
 
     def call(
-        self, body: Any = None, *, cache: str = "", caller: str = "ann", timeout_s: float | None = None, **ask: Any
+        self, body: Any = None, *, cache: str = "", caller: str | Caller = "ann", timeout_s: float | None = None, **ask: Any
     ) -> Call:
         body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]} | (body or {})
-        asked = Ask(Caller(caller), json.dumps(body).encode(), cache=parse_cache_control(cache), wait=Wait(stated_s=timeout_s), **ask)
+        who, wait = caller if isinstance(caller, Caller) else Caller(caller), Wait(stated_s=timeout_s)
+        asked = Ask(who, json.dumps(body).encode(), cache=parse_cache_control(cache), wait=wait, **ask)
         return at_once(self.parts.admission.admit(asked))
 
     async def ask(self, call: Call) -> Reply:

@@ -29,7 +29,7 @@ The ground
     listener    nudges from other processes   replies     what an error of Redis means
     refusals    what Redis refuses just now   redis_check what it lacks, said at the start
     keys        every key in Redis            errors      what can go wrong
-    forms/      an answer as JSON, as events  codec       answers and errors as bytes
+    forms/      an answer as JSON, as events  codec       what was said, as bytes
     model       the values that travel        observe     every metric and log event
     clock       time, from outside            deadline    a moment as a block of code
     units       durations and sizes           lockfile    one daemon to a place

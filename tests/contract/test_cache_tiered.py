@@ -324,6 +324,7 @@ async def test_asked_since(host):
     await one.cache.purge(Selector(scope="me"))
 
     assert await unaware.cache.put(entry(1)) == ""
+    await unaware.cache._purges.catch_up()
 
     assert await has(unaware.cache, 1) == "mdr"
 

@@ -25,7 +25,8 @@ class Memory:
         self.tally = Tally("memory", shows_looks=False)
 
     def __repr__(self) -> str:
-        return f"<Memory [{len(self._entries)} entries, {self._bytes} of {self.bound} bytes]>"
+        stats = self.stats()
+        return f"<Memory [{stats.entries} entries, {stats.bytes} of {stats.bound} bytes]>"
 
     def glance(self, fingerprint: str, now: float, max_age_s: float | None) -> Entry | None:
         """
