@@ -135,6 +135,8 @@ class Flow:
             elif isinstance(outcome.error, OutOfTime):
                 await self._outlast(flight, outcome.error)
             else:
+                if fresh_ms >= 0:
+                    self._cache.take_in(None)  # nothing was kept there
                 return outcome
 
     def _recalled(self, call: Call, recalled: Recalled) -> Landing | None:

@@ -30,7 +30,7 @@ class Replies:
         if not self._keeping.looks_up(call):
             return None
         look = self._cache.far if call.cache.only_if_cached else self._cache.near
-        entry = await look(call.fingerprint)
+        entry = await look(call.fingerprint, call.cache.max_age_s)
         if entry is None or not self._keeping.is_fresh(entry, call.cache, self._clock.now()):
             return None
         return self._of_entry(entry, Source.CACHE)
