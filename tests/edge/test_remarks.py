@@ -146,7 +146,7 @@ async def test_idempotent(valkey_url: str, tmp_path: Path, talk, stream: bool) -
 async def test_submitted(valkey_url: str, tmp_path: Path) -> None:
     """A ticket holds them."""
     async with running(valkey_url, tmp_path, say) as (one, _):
-        ticket = await one.flow.submit(one.call())
+        ticket = await one.parts.pursuits.submit(one.call())
 
         async def done() -> bool:
             return (await one.parts.tickets.get(ticket.id, "ann")).state is State.SUCCEEDED

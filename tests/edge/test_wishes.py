@@ -121,10 +121,10 @@ async def test_hit_by_bytes(valkey_url: str, tmp_path: Path) -> None:
     """Nor does a hit that is found by its bytes come to a caller too late, or to one without cache."""
     async with running(valkey_url, tmp_path, **SHARED) as (one, _):
         for caller in (ANY, HASTY, PATIENT, WITHOUT):
-            one.flow.remember(caller.name.encode(), one.call(caller=caller))
+            one.parts.hits.remember(caller.name.encode(), one.call(caller=caller))
         await one.ask(one.call(caller=PATIENT))
         await asyncio.sleep(0.06)
-        found = {caller.name for caller in (ANY, HASTY, PATIENT, WITHOUT) if one.flow.glance(caller.name.encode())}
+        found = {caller.name for caller in (ANY, HASTY, PATIENT, WITHOUT) if one.parts.hits.glance(caller.name.encode())}
         assert found == {"any", "patient"}
 
 
@@ -159,7 +159,7 @@ async def test_purged_elsewhere(valkey_url: str, tmp_path: Path) -> None:
     async with running(valkey_url, tmp_path / "a", held) as (one, server), later(valkey_url, tmp_path / "b", one) as other:
         asked = asking(one, one.call())
         await until(lambda: server.calls == 1)
-        one.parts.link._handlers["purge"] = lambda payload: None
+        one.parts.cache._purges._news = asyncio.Event()  # whoever waits for news waits in vain
         await other.parts.cache.purge(Selector(all=True))
         held.go.set()
         await asked
