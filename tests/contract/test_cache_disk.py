@@ -130,6 +130,7 @@ async def test_read_only_directory(tmp_path):
         async with opened_disk(tmp_path / "c") as disk:
             await keep(disk, entry(1))
             assert await disk.get(key(1)) is None
+            assert not (await disk.stats()).on
     finally:
         tmp_path.chmod(0o700)
 
@@ -278,9 +279,20 @@ async def test_filter_renewed(tmp_path, monkeypatch):
         assert all([await disk.get(key(name)) for name in range(7)])
 
 
-async def test_filter_spares(tmp_path):
-    """What was never put is not looked for."""
+async def test_filter_spares(tmp_path, monkeypatch):
+    """What was never put is not looked for; what was put is."""
     async with opened_disk(tmp_path / "c") as disk:
-        real, disk._reader = disk._reader, None
-        assert await disk.get(key(1)) is None
-        disk._reader = real
+        await keep(disk, entry(1))
+        await disk.flush()
+        asked = []
+
+        async def nothing(thread, work, otherwise):
+            asked.append(work)
+            return otherwise
+
+        monkeypatch.setattr(disk, "_try", nothing)
+        await disk.get(key(2))
+        assert asked == []
+        await disk.get(key(1))
+        assert len(asked) == 1
+        monkeypatch.undo()

@@ -122,6 +122,7 @@ async def test_past_keeping(host):
     """What is past even stale-if-error is a miss."""
     one = await host("a")
     await one.cache.put(entry(1, ttl_s=-50, stale_s=50.05))
+    assert one.cache._memory.get(key(1))
 
     async def gone():
         return await one.cache.far(key(1)) is None

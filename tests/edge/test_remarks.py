@@ -30,7 +30,7 @@ CHUNKS = [
 KEPT = [
     ("anthropic-organization-id", "org-1"),
     ("anthropic-priority-input-tokens-remaining", "7"),
-    ("x-request-cost", "caf\xe9"),
+    ("x-request-cost", "7"),
     ("x-twice", "1"),
     ("x-twice", "2"),
 ]
@@ -162,7 +162,7 @@ async def test_submitted(valkey_url: str, tmp_path: Path) -> None:
 
 
 def told(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    names = {name for name, _ in KEPT} - {"x-request-cost"}  # how bytes beyond ASCII are written is the doors' own matter
+    names = {name for name, _ in KEPT}
     return [pair for pair in pairs if pair[0] in names]
 
 
@@ -182,7 +182,7 @@ async def test_http(valkey_url: str, tmp_path: Path, target: str, stream: bool) 
             lines = came.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
             pairs = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
             assert status == 200
-            assert told(pairs) == [pair for pair in KEPT if pair[0] != "x-request-cost"]
+            assert told(pairs) == KEPT
             assert has_no_liar(pairs)
         assert server.calls == 1
 

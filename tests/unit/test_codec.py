@@ -123,5 +123,5 @@ def test_left_out(name: str) -> None:
 
 def test_one_hop() -> None:
     """Nor is what `Connection` names."""
-    said = [(b"Connection", b"keep-alive, X-Hop"), (b"X-Hop", b"v"), (b"x-kept", b"\xe9\t")]
-    assert remarks(said) == (("x-kept", "\xe9\t"),)
+    said = [(b"Connection", b"keep-alive, X-Hop"), (b"X-Hop", b"v"), (b"x-kept", b"v\tv")]
+    assert remarks(said) == (("x-kept", "v\tv"),)
