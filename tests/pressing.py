@@ -20,7 +20,7 @@ from headrace.budget.redis import RedisLedger
 from headrace.clock import SystemClock
 from headrace.link import Link
 from headrace.model import Call, Caller, Lane, Usage
-from headrace.schedule.turns import Schedule
+from headrace.schedule import Schedule
 
 AUDIT = "audit"
 REQUESTS, TOKENS, BURST_S = 600, 60_000, 2.0
@@ -60,7 +60,6 @@ async def press(link: Link, seconds: float, callers: int) -> int:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await schedule.close()
     return turns
 
 

@@ -69,6 +69,9 @@ RELAYED = Counter("headrace_relayed_events_total", "Events of live streams hande
 
 WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a slot, a retry, a flight, the rest of their body.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
+SLOTS = Gauge("headrace_upstream_slots", "Requests that may be in flight at upstream at once.")
+SLOTS_IN_USE = Gauge("headrace_upstream_slots_in_use", "Requests in flight at upstream.")
+SLOTS_WAITING = Gauge("headrace_upstream_slots_waiting", "Calls that have their budget and wait for a slot.")
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
 REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers and does what it is asked.")
 REDIS_LISTENING = Gauge("headrace_redis_listening", "1 while nudges from other processes arrive.")
@@ -85,8 +88,8 @@ UPSTREAM_TIME = Histogram(
 
 _ALL = (
     CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, RESERVATIONS, TICKETS, REDIS_LOSS, RELAYED,
-    BACKGROUND_FAILURES, WAITING, WAITING_BYTES, IN_FLIGHT, REDIS_UP, REDIS_LISTENING, WORKER_UP,
-    ATTEMPTS_RUNNING,
+    BACKGROUND_FAILURES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
+    WORKER_UP, ATTEMPTS_RUNNING,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
 from headrace.model import Errand, Usage
 from headrace.retry.policy import RetryPolicy, Tries
-from headrace.schedule.turns import Schedule
+from headrace.schedule import Schedule
 from headrace.upstream.carrying import Body, Headers
 from headrace.upstream.client import Carried, Upstream
 
@@ -69,7 +69,9 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def _attempt(self, load: Load, number: int) -> AsyncIterator[Carried]:
-        async with self._schedule.turn(load.errand, f"{os.urandom(8).hex()}-{number}") as turn:
+        content = load.body.content
+        held_bytes = len(content) if isinstance(content, bytes) else 0
+        async with self._schedule.turn(load.errand, f"{os.urandom(8).hex()}-{number}", size=held_bytes) as turn:
             turn.sent()
             try:
                 async with self._upstream.carry(load.errand, load.headers, load.body) as carried:

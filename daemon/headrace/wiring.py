@@ -55,7 +55,7 @@ from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
-from headrace.schedule.turns import Schedule
+from headrace.schedule import Schedule
 from headrace.upstream.client import Upstream
 from headrace.worker import serve_with
 
@@ -126,6 +126,7 @@ class Parts:
             self.link,
             clock,
             crowd=self.crowd,
+            max_in_flight=settings.upstream.max_in_flight,
         )
         self.upstream = Upstream(
             settings.upstream.base_url,
@@ -133,6 +134,7 @@ class Parts:
             admin_key=lambda: self._keys.admin,
             version=settings.upstream.version,
             clock=clock,
+            max_in_flight=settings.upstream.max_in_flight,
         )
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms)
@@ -198,11 +200,11 @@ class Parts:
             stack.push_async_callback(self.aside.aclose)
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
-            stack.push_async_callback(self.schedule.close)
             stack.push_async_callback(self._background.close)
             self._start_beside()
             stack.push_async_callback(self.flights.aclose)
             self.crowd.measure()
+            self.schedule.slots.measure()
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(not self.link.trouble)
             observe.REDIS_LISTENING.read = lambda: float(self.link.is_listening)
@@ -212,6 +214,7 @@ class Parts:
         start = self._background.lasting
         start(self.link.listen, "listener")
         start(self.leases.keep, "leases")
+        start(self.schedule.keep, "permits")
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
         start(self.callers.keep_fresh, "keys")

@@ -17,7 +17,7 @@ from headrace.clock import SystemClock
 from headrace.errors import RedisAway
 from headrace.link import Link
 from headrace.model import Usage
-from headrace.schedule.turns import Schedule
+from headrace.schedule import Schedule
 from pressing import BURST_S, REQUESTS, TOKENS, call, grants, press
 from windows import used_share, worst_window
 
@@ -73,7 +73,6 @@ async def test_cancelled_anywhere(link, valkey_url, steps):
 
         await until(is_clean, within=2)
     assert repr(turns) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
-    await turns.close()
 
 
 async def test_nudged_across(link, valkey_url):
@@ -89,7 +88,7 @@ async def test_nudged_across(link, valkey_url):
         freed = time.monotonic()
         await turn.settle(Usage(1, 1))
     assert await waiting - freed < 0.3
-    await asyncio.gather(here.close(), there.close(), other.aclose())
+    await other.aclose()
 
 
 async def take(turns: Schedule) -> float:
@@ -118,4 +117,3 @@ async def test_settles_when_redis_is_back(link, monkeypatch):
     is_away = False
     async with asyncio.timeout(2), turns.turn(call(2), "b"):
         pass
-    await turns.close()

@@ -287,27 +287,6 @@ async def test_followers_timeout() -> None:
                 await anext(events)
 
 
-async def test_in_the_air() -> None:
-    """Calls beyond the bound wait, within their deadline; a place that is free is taken by the next."""
-    go_on = asyncio.Event()
-
-    async def talk(line: Line) -> None:
-        await go_on.wait()
-        await say_message(line)
-
-    async with asking(talk, max_in_the_air=2) as (upstream, server):
-        asked = [asyncio.create_task(upstream.ask(CALL)) for _ in range(5)]
-        await until(lambda: server.calls == 2)
-        failed = await failure_of(upstream.ask(replace(CALL, deadline=time.time() + 0.1)))
-        assert (failed.error.status, failed.sent) == (504, False)
-        assert (server.calls, upstream.in_the_air) == (2, 2)
-        asked[4].cancel()
-        go_on.set()
-        await asyncio.wait(asked, timeout=5)
-        assert [task.cancelled() for task in asked] == [False, False, False, False, True]
-        assert server.calls == 4
-
-
 async def test_churn() -> None:
     """Calls that are cancelled at any moment leave no place and no connection taken."""
 
@@ -315,7 +294,7 @@ async def test_churn() -> None:
         await asyncio.sleep(0.005 * (line.number % 3))
         await say_message(line)
 
-    async with asking(talk, max_in_the_air=4) as (upstream, _):
+    async with asking(talk, max_in_flight=4) as (upstream, _):
         for moment in range(60):
             asked = [asyncio.create_task(upstream.ask(CALL)) for _ in range(6)]
             await asyncio.sleep(0.0002 * (moment % 30))

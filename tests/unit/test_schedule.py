@@ -8,92 +8,17 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from conftest import until
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
-from headrace.budget.loss import LossPolicy
-from headrace.budget.memory import MemoryLedger
-from headrace.clock import HandClock
 from headrace.crowd import Crowd
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
-from headrace.model import Call, Caller, Lane, Usage
+from headrace.model import Usage
 from headrace.schedule.line import MAX_ASKING
-from headrace.schedule.turns import Schedule
-
-ONE_A_SECOND = Limit("org", requests_per_minute=60, burst_s=1.0)
-ONE_AT_A_TIME = Limit("org", concurrency=1)
-
-
-class SteppedLedger(MemoryLedger):
-    """A ledger in memory that takes a few turns of the loop to answer, as Redis does, and can be away."""
-
-    def __init__(self, now_us) -> None:
-        super().__init__(now_us, nudge=lambda waiter: self.tell(waiter))
-        self.tell = lambda waiter: None
-        self.is_away = False
-        self.asked = 0
-
-    async def reserve(self, hold_id, wants, *, waiter, waited_s):
-        self.asked += 1
-        await asyncio.sleep(0)
-        if self.is_away:
-            raise RedisAway("gone")
-        outcome = await super().reserve(hold_id, wants, waiter=waiter, waited_s=waited_s)
-        await asyncio.sleep(0)
-        return outcome
-
-    async def renew(self, holds):
-        if self.is_away:
-            raise RedisAway("gone")
-        await super().renew(holds)
-
-
-class House:
-    """A schedule with everything around it, and a clock turned by hand."""
-
-    def __init__(self, *limits: Limit, crowd: Crowd | None = None) -> None:
-        self.clock = HandClock()
-        self.ledger = SteppedLedger(lambda: round(self.clock.now() * 1e6))
-        link = SimpleNamespace(inbox="inbox", on=lambda topic, handler: None)
-        self.schedule = Schedule(Limits(limits), self.ledger, Estimator(), link, self.clock, crowd=crowd)
-        self.ledger.tell = self.schedule.nudge
-        self.went: list[str] = []
-        self.number = 0
-
-    def call(self, name: str = "x", *, within: float = 60.0, arrival: float | None = None, **more) -> Call:
-        now = self.clock.now()
-        call = Call(
-            caller=Caller(name), body=b"{}", model="m", max_tokens=100, stream=False, version="", betas=(), headers=(),
-            lane=Lane.STANDARD, fingerprint="f", scope="", arrival=now if arrival is None else arrival, deadline=now + within,
-        )  # fmt: skip
-        return replace(call, **more)
-
-    def go(self, name: str = "x", *, hold_s: float = 0.0, **more) -> asyncio.Task[None]:
-        self.number += 1
-        return asyncio.ensure_future(self._go(self.call(name, **more), f"h{self.number}", hold_s))
-
-    async def _go(self, call: Call, hold_id: str, hold_s: float) -> None:
-        async with self.schedule.turn(call, hold_id) as turn:
-            turn.sent()
-            self.went.append(call.caller.name)
-            if hold_s:
-                await self.clock.sleep(hold_s)
-            await turn.settle(Usage(10, 10))
-
-    async def advance(self, seconds: float) -> None:
-        """Let time pass in small steps, so that everybody sees it pass."""
-        until = self.clock.now() + seconds
-        while self.clock.now() < until:
-            await self.clock.advance(min(0.25, until - self.clock.now()))
-            await self.settle_down()
-
-    async def settle_down(self) -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
+from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House, levels
 
 
 @pytest.fixture
@@ -347,11 +272,6 @@ async def test_left_unsettled(sent, left):
     assert await levels(house) == left
 
 
-async def levels(house: House) -> tuple[int, ...]:
-    wants = [replace(want, cost=0) for want in house.schedule._limits.buckets(house.call()) if want.rate_per_minute]
-    return (await MemoryLedger.reserve(house.ledger, "look", wants, waiter="", waited_s=0)).levels
-
-
 async def test_unknown_use():
     """An answer that never said what it used keeps what was reserved."""
     house = House(Limit("org", output_tokens_per_minute=60))
@@ -365,7 +285,7 @@ async def test_granted_too_late():
     """A grant that comes after the deadline is given back."""
     house = House(ONE_A_SECOND)
     call = house.call(within=1.0)
-    asking = asyncio.ensure_future(house.schedule.take(call, "h"))
+    asking = asyncio.ensure_future(house.schedule.turn(call, "h").__aenter__())
     await asyncio.sleep(0)
     await house.clock.advance(2)  # while the ledger's answer is on its way
     with pytest.raises(DeadlinePassed):
@@ -464,15 +384,9 @@ async def test_redis_away_deadline():
         await going
 
 
-def surviving(house: House, hosts: int = 2) -> None:
-    own = MemoryLedger(lambda: round(house.clock.now() * 1e6), nudge=house.schedule.nudge)
-    house.schedule._ledger = LossPolicy(house.ledger, own, is_up=lambda: not house.ledger.is_away, known_hosts=lambda: hosts)
-
-
 async def test_open():
     """With `open`, calls pass while Redis is away, and Redis hears nothing of them."""
-    house = House(replace(ONE_A_SECOND, on_redis_loss="open"))
-    surviving(house)
+    house = House(replace(ONE_A_SECOND, on_redis_loss="open"), hosts=2)
     house.ledger.is_away = True
     for _ in range(5):
         await house.go()
@@ -483,8 +397,7 @@ async def test_open():
 
 async def test_share():
     """With `share`, each host spends its part."""
-    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"))
-    surviving(house)
+    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"), hosts=2)
     house.ledger.is_away = True
     for _ in range(8):
         house.go()
@@ -497,8 +410,7 @@ async def test_share():
 
 async def test_closed_wins():
     """A call under several limits obeys the strictest."""
-    house = House(replace(ONE_A_SECOND, on_redis_loss="open"), Limit("other", concurrency=5))
-    surviving(house)
+    house = House(replace(ONE_A_SECOND, on_redis_loss="open"), Limit("other", concurrency=5), hosts=2)
     house.ledger.is_away = True
     going = house.go()
     await house.advance(6)
@@ -509,8 +421,7 @@ async def test_closed_wins():
 
 async def test_lost_in_the_middle():
     """A call granted without Redis settles without it, though Redis is back."""
-    house = House(Limit("org", concurrency=2, on_redis_loss="share"))
-    surviving(house, hosts=1)
+    house = House(Limit("org", concurrency=2, on_redis_loss="share"), hosts=1)
     house.ledger.is_away = True
     going = house.go(hold_s=5)
     await house.settle_down()

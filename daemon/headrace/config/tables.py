@@ -50,6 +50,7 @@ class Upstream(Table, frozen=True):
     admin_api_key_file: OptionalFile = ""
     credentials: Literal["own", "caller"] = "own"
     version: Version = "2023-06-01"
+    max_in_flight: Count = 512
 
 
 class Listen(Table, frozen=True):
@@ -89,6 +90,7 @@ class Retry(Table, frozen=True):
     backoff: Backoff = (0.5, 30.0)
     max_age: Duration = 570.0
     max_running: Count = 1000
+    max_tickets: Count = 10_000
 
 
 class Schedule(Table, frozen=True):

@@ -1,6 +1,18 @@
 """
-Schedule: waiting for a turn.
+Schedule: waiting for a turn, in order, within deadlines.
 
-    turns.py     a call's turn: reserve in all buckets, wait for it in order, give back what is not used
+    turns.py     a call's turn: its budgets and a slot, and what is given back
+    asking.py    from a place to its grant: the line, then the ledger
     line.py      who asks the ledger, and who waits until called, in this process; pure
+    standing.py  who stands in a line, by rank, with running totals; pure
+    outlook.py   how long it will take; pure
+    slots.py     how many requests are in flight at upstream, and who is next
+    permits.py   concurrency permits, renewed while their calls run
 """
+
+from __future__ import annotations
+
+from headrace.schedule.slots import SlotStats
+from headrace.schedule.turns import Schedule, ScheduleStats, Turn
+
+__all__ = ["Schedule", "ScheduleStats", "SlotStats", "Turn"]

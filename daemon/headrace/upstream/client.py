@@ -7,7 +7,8 @@ error event, half a JSON, half a stream, a connection that broke or fell silent.
 connection, so that upstream stops generating.
 
 Time: connecting has seconds; a stream may pause for `gap_s` (pings come in between); a unary answer may be silent until the
-call's deadline. Our own semaphore stays below the pool's limit, so that a call never waits inside the pool.
+call's deadline. A call comes with one of upstream's slots (schedule/slots.py), of which there are fewer than the pool has
+connections, so that it never waits inside the pool.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from headrace.upstream.transport import (
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})  # which need not say that they have none
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
-_SPARE_CONNECTIONS = 64  # above the semaphore: connections that are being closed still count in the pool
+_SPARE_CONNECTIONS = 64  # beyond the slots: connections that are being closed still count in the pool
 _VIA = "1.1 headrace"
 _USER_AGENT = f"headrace/{installed_version('headrace')}"
 
@@ -64,7 +65,7 @@ class Upstream:
         base_url: where it is.
         api_key, admin_key: return our own keys, each time anew, for they may be changed under way.
         version: `anthropic-version` where a call names none.
-        max_in_the_air: calls at once; more wait for one to end.
+        max_in_flight: the most calls that come at once; the pool has room for a few more.
         connect_s: bound of making a connection.
         gap_s: how long a stream may say nothing.
         silence_s: how long a unary answer may be on its way at most, whatever the deadline.
@@ -78,7 +79,7 @@ class Upstream:
         admin_key: Callable[[], str] = str,
         version: str = "2023-06-01",
         clock: Clock | None = None,
-        max_in_the_air: int = 512,
+        max_in_flight: int = 512,
         connect_s: float = 5.0,
         gap_s: float = 90.0,
         silence_s: float = 600.0,
@@ -88,8 +89,7 @@ class Upstream:
         self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
         self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
-        self._slots = asyncio.Semaphore(max_in_the_air)
-        self._transport = transport or open_transport(max_in_the_air + _SPARE_CONNECTIONS)
+        self._transport = transport or open_transport(max_in_flight + _SPARE_CONNECTIONS)
         self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
         self.in_the_air = 0
 
@@ -161,7 +161,6 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def _opened(self, call: Errand, request: Request, what: _Bound) -> AsyncIterator[Response]:
-        await self._take_slot(call)
         self.in_the_air += 1
         try:
             left_s = min(self._silence_s, self._time_left(call)) if what is _Bound.WHOLE else self._time_left(call)
@@ -183,17 +182,6 @@ class Upstream:
             raise silent("upstream gave no answer before the deadline") from error
         finally:
             self.in_the_air -= 1
-            self._slots.release()
-
-    async def _take_slot(self, call: Errand) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
-        try:
-            async with asyncio.timeout(self._time_left(call)):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise silent("the deadline passed before upstream could be asked", sent=False) from error
 
     def _time_left(self, call: Errand) -> float:
         left_s = call.deadline - self._clock.now()
@@ -213,7 +201,7 @@ class Upstream:
             raise _unsendable("a header value holds characters that HTTP cannot carry")
         if not all(_is_name(name) for name, _ in headers):
             raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
-        # The pool's bound is no bound of waiting for it (see above) but of looking the name up and of TLS.
+        # The pool's bound is no bound of waiting for it (see above), but of looking the name up and of TLS.
         timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
         try:
             url = self._url(call.path)

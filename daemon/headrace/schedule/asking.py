@@ -1,0 +1,244 @@
+"""
+From a place to its grant: through the line of this process, then by asking the ledger until it says yes.
+
+The order within this process is in line.py, the order between processes in the ledger; this module joins the two, refuses those
+whose latest moment will come first, and gives back whatever was taken when somebody leaves before the grant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headrace import observe
+from headrace.budget.known import Known
+from headrace.budget.ledger import Granted, Ledger, Never, Wait
+from headrace.budget.limits import Want
+from headrace.clock import Clock
+from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway
+from headrace.schedule.line import Line, Outdated, Place
+
+_ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is five times that, and finds lost nudges
+_REDIS_PATIENCE_S = 5.0
+_LEAST_PATIENCE_S = 0.1  # for the answer to a question that is asked at all
+_SCAN_EVERY_S = 1.0
+
+_Key = tuple[tuple[str, int, int], ...]  # bucket, rate and capacity: those who wait at other rates stand in another line
+
+
+@dataclass(frozen=True, slots=True)
+class AskingStats:
+    """How many lines there are, and how many calls in them ask the ledger or stand and wait."""
+
+    lines: int
+    asking: int
+    standing: int
+
+
+class Asking:
+    """All lines of this process, and its talk with the ledger."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self.known = Known()
+        self._ledger = ledger
+        self._clock = clock
+        self._lines: dict[_Key, Line] = {}
+        self._by_waiter: dict[str, Place] = {}  # those who ask; a nudge finds them here
+        self._redis_away_since: float | None = None
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return f"<Asking [{stats.lines} lines, {stats.asking} asking, {stats.standing} standing]>"
+
+    def stats(self) -> AskingStats:
+        """Return how many wait here."""
+        lines = [line.stats() for line in self._lines.values()]
+        return AskingStats(len(lines), sum(line.asking for line in lines), sum(line.waiting for line in lines))
+
+    def places(self) -> Iterator[Place]:
+        """Yield all who have not been granted what they want."""
+        for line in self._lines.values():
+            yield from line.places()
+
+    def nudge(self, waiter: str) -> None:
+        """Let a place ask again now: the ledger says it fits."""
+        place = self._by_waiter.get(waiter)
+        if place is not None:
+            place.nudge()
+
+    async def grant(self, place: Place) -> None:
+        """
+        Wait until all buckets have granted what a place wants.
+
+        Raises `Outdated` when the limits have changed meanwhile, `BudgetExhausted`, `DeadlinePassed`, `QueueFull` and
+        `RedisAway`. Whichever way it leaves without a grant, nothing stays reserved.
+        """
+        line = self._line(place.wants)
+        levels: tuple[int, ...] | None = None
+        try:
+            if not line.join(place):
+                await self._stand(line, place)
+            levels = await self._ask(line, place)
+        except BaseException:
+            if place.has_asked:
+                # Even if it was not granted: the answer may be on its way, and its places in the ledger's lines go too.
+                self._ledger.release(place.hold_id, place.wants, waiter=place.waiter)
+            raise
+        finally:
+            self._leave(line, place, levels)
+
+    def _line(self, wants: tuple[Want, ...]) -> Line:
+        key = _key(wants)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(tuple(want.rate_per_minute for want in wants))
+        return line
+
+    def _leave(self, line: Line, place: Place, levels: tuple[int, ...] | None) -> None:
+        line.leave(place)
+        self._by_waiter.pop(place.waiter, None)
+        if levels is not None:
+            line.learn(levels, self._clock.now())
+        line.call(levels)
+        if line.is_empty:
+            self._lines.pop(_key(place.wants), None)
+
+    # Standing in line, without a word to the ledger.
+
+    async def _stand(self, line: Line, place: Place) -> None:
+        _count(place)
+        now = self._clock.now()
+        delay = line.delay(place, now)
+        if now + delay.seconds > place.latest:
+            raise _exhausted(place.wants[delay.bucket], delay.seconds)
+        place.called = asyncio.get_running_loop().create_future()
+        await place.called
+
+    def _refuse_hopeless(self, line: Line, now: float) -> None:
+        # Now and then, since it looks at all who stand; the front looks at itself every time.
+        if line.waiting and now - line.scanned >= _SCAN_EVERY_S:
+            line.scanned = now
+            for place, delay in line.hopeless(now):
+                place.refuse(_exhausted(place.wants[delay.bucket], delay.seconds))
+
+    # Asking the ledger.
+
+    async def _ask(self, line: Line, place: Place) -> tuple[int, ...]:
+        self._by_waiter[place.waiter] = place
+        while True:
+            outcome = await self._reserve(line, place)
+            now = self._clock.now()
+            if isinstance(outcome, Never):
+                raise never(place.wants[_index(place, outcome.bucket_id)])
+            self.known.learn(place.wants, outcome.levels, now)
+            if isinstance(outcome, Granted):
+                if now > place.latest:
+                    raise DeadlinePassed("the call's turn came after its deadline")
+                return outcome.levels
+            if place.is_outdated:
+                raise Outdated
+            self._consider(line, place, outcome, now)
+            await self._nap(place, min(outcome.seconds, _ASK_EVERY_S, place.latest - now))
+
+    def _consider(self, line: Line, place: Place, wait: Wait, now: float) -> None:
+        """The ledger lets a place wait: refuse it if that is too long for it, and those behind it for whom it is."""
+        bucket = _index(place, wait.bucket_id)
+        line.learn(wait.levels, now)
+        # For a permit the ledger's seconds are a guess, so only what is known of the rates speaks against waiting.
+        is_known = place.wants[bucket].rate_per_minute > 0
+        line.block(place, now + wait.seconds if is_known else now, bucket)
+        self._refuse_hopeless(line, now)
+        delay = line.delay(place, now)
+        if now + delay.seconds > place.latest:
+            raise _exhausted(place.wants[delay.bucket], delay.seconds)
+        if now >= place.latest:
+            raise _exhausted(place.wants[bucket], wait.seconds)
+        _count(place)
+
+    async def _reserve(self, line: Line, place: Place) -> Granted | Wait | Never:
+        pause_s = 0.05
+        while True:
+            if place.is_outdated:
+                raise Outdated
+            try:
+                outcome = await self._reserve_once(place)
+            except RedisAway:
+                now = self._clock.now()
+                left_s = self._patience_s(place, now)
+                if left_s <= 0:
+                    self._refuse_stranded(line, now)
+                    raise
+                await self._nap(place, min(pause_s, left_s))
+                pause_s = min(2 * pause_s, 0.5)
+            else:
+                self._redis_away_since = None
+                return outcome
+
+    async def _reserve_once(self, place: Place) -> Granted | Wait | Never:
+        place.has_asked = True
+        now = self._clock.now()
+        asking = self._ledger.reserve(place.hold_id, place.wants, waiter=place.waiter, waited_s=now - place.rank[0])
+        if self._redis_away_since is None:
+            return await asking
+        try:
+            # A Redis that hangs would hold up each question longer than there is patience left.
+            async with self._clock.timeout(max(_LEAST_PATIENCE_S, self._patience_s(place, now))):
+                return await asking
+        except TimeoutError as error:
+            raise RedisAway("Redis does not answer", retry_after_s=1.0) from error
+
+    def _patience_s(self, place: Place, now: float) -> float:
+        if self._redis_away_since is None:
+            self._redis_away_since = now
+        return min(max(self._redis_away_since, place.entered) + _REDIS_PATIENCE_S, place.latest) - now
+
+    def _refuse_stranded(self, line: Line, now: float) -> None:
+        # Those behind have waited as long; each trying by itself would take them as long again, one after the other.
+        for place in line.standing():
+            if self._patience_s(place, now) <= 0:
+                place.refuse(RedisAway("Redis cannot be reached", retry_after_s=1.0))
+
+    async def _nap(self, place: Place, seconds: float) -> None:
+        """Wait so long, or until the place is nudged."""
+        if not place.is_nudged:
+            place.alarm = asyncio.get_running_loop().create_future()
+            bound = self._clock.timeout(seconds)
+            try:
+                async with bound:
+                    await place.alarm
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+            finally:
+                place.alarm = None
+        place.is_nudged = False
+
+
+def _key(wants: tuple[Want, ...]) -> _Key:
+    return tuple((want.bucket_id, want.rate_per_minute, want.capacity) for want in wants)
+
+
+def _index(place: Place, bucket_id: str) -> int:
+    return next(index for index, want in enumerate(place.wants) if want.bucket_id == bucket_id)
+
+
+def _count(place: Place) -> None:
+    if place.counted.take():
+        observe.RESERVATIONS.inc("waited")
+
+
+def _exhausted(want: Want, wait_s: float) -> BudgetExhausted:
+    return BudgetExhausted(
+        f"the budget of limit {want.limit} has no room for this call before its deadline, but in {wait_s:.1f} s",
+        retry_after_s=max(0.001, wait_s),
+        metadata={"limit": want.limit, "kind": want.kind},
+    )
+
+
+def never(want: Want) -> BudgetExhausted:
+    """Return the refusal of a call that wants more than a bucket can ever hold."""
+    return BudgetExhausted(
+        f"this call wants {want.cost} {want.kind} at least; limit {want.limit} never holds more than {want.capacity}",
+        metadata={"limit": want.limit, "kind": want.kind, "cost": str(want.cost), "capacity": str(want.capacity)},
+    )

@@ -1,0 +1,73 @@
+"""
+The outlook of a line: how long it takes until so much has flowed into its buckets, by what the ledger last said. Pure.
+
+Two things are known. The levels of the buckets at some moment: from there on they rise at their rates. And what the front of
+the line was told, which knows of the lines of other hosts: nobody behind the front goes before it. Permits come back when they
+will, so only rate buckets count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """How long something takes, and which of the buckets makes it so long."""
+
+    seconds: float
+    bucket: int = 0
+
+
+@dataclass(slots=True)
+class Outlook:
+    """
+    What is known of a line's buckets.
+
+    Args:
+        rates: tokens a minute, bucket by bucket; 0: permits.
+    """
+
+    rates: tuple[int, ...]
+    front_due: float = 0.0  # when the front may go; a moment that is past says nothing
+    _front_bucket: int = 0
+    _levels: tuple[int, ...] = ()
+    _levels_at: float = 0.0
+
+    def learn(self, levels: Sequence[int], now: float) -> None:
+        """Take in the levels, bucket by bucket; () if they are not known."""
+        self._levels, self._levels_at = tuple(levels), now
+
+    def expect_front(self, due: float, bucket: int) -> None:
+        """Take in when the front may go, and which bucket it waits for."""
+        self.front_due, self._front_bucket = due, bucket
+
+    def forget_front(self) -> None:
+        """The front has left: what it was told was for its own costs."""
+        self.front_due = 0.0
+
+    def delay(self, needs: Sequence[int], now: float) -> Delay:
+        """Return how long it takes until *needs* tokens have flowed in, bucket by bucket, and the front is gone."""
+        longest = Delay(max(0.0, self.front_due - now), self._front_bucket)
+        for bucket, (rate, need, level) in enumerate(zip(self.rates, needs, self._levels, strict=False)):
+            if rate:
+                seconds = (need - level) * 60 / rate - (now - self._levels_at)
+                if seconds > longest.seconds:
+                    longest = Delay(seconds, bucket)
+        return longest
+
+    def spans(self, needs: Sequence[int]) -> list[float]:
+        """Return how many seconds each bucket takes to give so much, if it starts from nothing."""
+        return [need * 60 / rate if rate else 0.0 for rate, need in zip(self.rates, needs, strict=True)]
+
+    def headstarts(self) -> list[float]:
+        """
+        Return, bucket by bucket, what turns a span into a moment: so much has flowed in at `span - headstart` (Unix seconds).
+
+        Infinite for permits, and for a bucket whose level is not known.
+        """
+        known = zip(self.rates, self._levels, strict=False)
+        starts = [level * 60 / rate - self._levels_at if rate else math.inf for rate, level in known]
+        return starts + [math.inf] * (len(self.rates) - len(starts))

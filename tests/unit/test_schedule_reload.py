@@ -1,0 +1,295 @@
+"""Reload under saturation: who waits goes by the new limits at once, in the old order; and a refusal names what blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from headrace import observe
+from headrace.budget.limits import Limit, Limits, Match
+from headrace.errors import BudgetExhausted
+from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House
+
+TEN_A_SECOND = replace(ONE_A_SECOND, requests_per_minute=600)
+
+
+@pytest.fixture(autouse=True)
+async def tasks() -> AsyncIterator[None]:
+    """Nothing may go on in the background when a test ends."""
+    yield
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def crowded(*limits: Limit, names: str = "abcdefghij", within: float = 60.0, **more) -> House:
+    """Return a house in which one call has taken what there was and the others wait."""
+    house = House(*limits)
+    house.go("first", **more)
+    await house.settle_down()
+    house.crowd = [house.go(name, within=within) for name in names]
+    await house.settle_down()
+    assert house.went == ["first"]
+    return house
+
+
+def is_clean(house: House) -> bool:
+    return all(not state.line for state in house.ledger._states.values())
+
+
+async def test_raised():
+    """With a higher rate, those who wait go ten times as fast, in order; and nobody who comes is told of the old one."""
+    house = await crowded(ONE_A_SECOND, within=11.0)
+    house.schedule.reload(Limits([TEN_A_SECOND]))
+    await house.settle_down()
+    late = house.go("late", within=1.5)
+    await house.advance(1.2)
+    assert house.went == ["first", *"abcdefghij", "late"]
+    await late
+    assert is_clean(house)
+
+
+async def test_lowered():
+    """With a lower rate, who cannot go in time is refused at once and told so by the new rate; the others go on in order."""
+    house = House(TEN_A_SECOND)
+    crowd = [house.go(f"c{number}", within=5.0) for number in range(30)]
+    await house.settle_down()
+    assert len(house.went) == 10
+    house.schedule.reload(Limits([ONE_A_SECOND]))
+    await house.advance(1.5)
+    refused = [call for call in crowd if call.done() and call.exception()]
+    assert len(refused) >= 14
+    assert all(isinstance(call.exception(), BudgetExhausted) for call in refused)
+    with pytest.raises(BudgetExhausted) as newcomer:
+        await house.go("late", within=1.0)
+    assert newcomer.value.retry_after_s > 1.0
+    await house.advance(5)
+    assert house.went == [f"c{number}" for number in range(len(house.went))]
+    assert len(house.went) + len(refused) == 30
+
+
+async def test_up_and_down():
+    """Up and down and up again: nobody is refused who would have gone, and each goes once, in order."""
+    house = await crowded(ONE_A_SECOND, names="a" * 40, within=120.0)
+    for limit in (TEN_A_SECOND, ONE_A_SECOND, replace(ONE_A_SECOND, requests_per_minute=120), TEN_A_SECOND) * 3:
+        house.schedule.reload(Limits([limit]))
+        await house.advance(0.55)
+    await house.advance(5)
+    assert not [call for call in house.crowd if not call.done() or call.exception()]
+    assert len(house.went) == 41
+    assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
+    assert is_clean(house)
+
+
+async def test_removed():
+    """When the limit is gone, so is the wait."""
+    house = await crowded(ONE_A_SECOND)
+    house.schedule.reload(Limits())
+    await house.settle_down()
+    assert house.went == ["first", *"abcdefghij"]
+    await asyncio.gather(*house.crowd)
+    assert is_clean(house)
+
+
+async def test_added():
+    """A limit that is new holds for those who wait already, too."""
+    house = await crowded(ONE_A_SECOND)
+    house.schedule.reload(Limits([TEN_A_SECOND, Limit("new", requests_per_minute=60, burst_s=3.0)]))
+    await house.advance(0.9)
+    assert house.went == ["first", *"abc"]
+    await house.advance(2)
+    assert house.went == ["first", *"abcde"]
+
+
+async def test_renamed():
+    """A limit of another name has buckets of its own; those who wait leave the old ones."""
+    house = await crowded(ONE_A_SECOND)
+    house.schedule.reload(Limits([replace(ONE_A_SECOND, name="other")]))
+    await house.settle_down()
+    assert house.went == ["first", "a"]
+    assert not house.ledger._states["org:requests"].line
+    await house.advance(1.1)
+    assert house.went == ["first", "a", "b"]
+
+
+async def test_larger_burst():
+    """The capacity counts, too: a bucket that may hold more fills up beyond the old mark."""
+    house = House(replace(ONE_A_SECOND, requests_per_minute=60, input_tokens_per_minute=600, burst_s=1.0))
+    big = house.go("big", body=b"x" * 400)  # over the old capacity of 10 tokens at any estimate
+    with pytest.raises(BudgetExhausted):
+        await big
+    await house.go("first")
+    waiting = house.go("second")
+    await house.settle_down()
+    house.schedule.reload(Limits([replace(ONE_A_SECOND, input_tokens_per_minute=6000, burst_s=1.0)]))
+    await house.advance(1.1)
+    await waiting
+
+
+async def test_more_permits():
+    """With more permits, as many more go at once."""
+    house = await crowded(ONE_AT_A_TIME, hold_s=30)
+    house.schedule.reload(Limits([replace(ONE_AT_A_TIME, concurrency=3)]))
+    await house.settle_down()
+    assert house.went[:3] == ["first", "a", "b"]
+
+
+async def test_fewer_permits():
+    """With fewer permits, nobody goes until enough have come back."""
+    house = House(replace(ONE_AT_A_TIME, concurrency=3))
+    for number in range(3):
+        house.go(f"c{number}", hold_s=10 + number)
+    waiting = house.go("late")
+    await house.settle_down()
+    house.schedule.reload(Limits([ONE_AT_A_TIME]))
+    await house.advance(11.5)
+    assert house.went == ["c0", "c1", "c2"]
+    await house.advance(1)
+    await waiting
+
+
+async def test_other_policy():
+    """What is to happen while the ledger is away may change while calls wait for it."""
+    house = House(ONE_A_SECOND, hosts=1)
+    house.ledger.is_away = True
+    waiting = house.go("a")
+    await house.advance(0.5)
+    house.schedule.reload(Limits([replace(ONE_A_SECOND, on_redis_loss="open")]))
+    await house.advance(0.6)
+    await waiting
+
+
+async def test_unchanged():
+    """Whom a reload does not concern is left alone."""
+    house = await crowded(ONE_A_SECOND)
+    asked = house.ledger.asked
+    house.schedule.reload(Limits([ONE_A_SECOND, replace(ONE_AT_A_TIME, name="other", match=Match(model="another"))]))
+    await house.settle_down()
+    assert house.ledger.asked == asked
+    assert [call.done() for call in house.crowd] == [False] * 10
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_cancelled_in_reload(steps):
+    """Who leaves at any moment of a reload leaves nothing behind."""
+    house = await crowded(ONE_A_SECOND)
+    house.schedule.reload(Limits([TEN_A_SECOND]))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for call in house.crowd:
+        call.cancel()
+    await asyncio.gather(*house.crowd, return_exceptions=True)
+    await house.settle_down()
+    assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
+    assert is_clean(house)
+    assert house.schedule.crowd.stats().calls == 0
+
+
+# What a refusal says.
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_front_leaves(steps):
+    """A front that was told to wait long leaves; what it was told frightens away nobody who comes in the next moment."""
+    house = House(Limit("org", input_tokens_per_minute=600, burst_s=60.0))
+    house.go("all", hold_s=1000, body=b"x" * 1800)
+    await house.settle_down()
+    front = house.go("front", body=b"x" * 1600)
+    await house.settle_down()
+    patient = [house.go("patient", within=1000) for _ in range(2)]
+    await house.settle_down()
+    late = house.go("late", within=6.0)
+    await house.settle_down()
+    assert late.exception().retry_after_s > 40
+    front.cancel()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    small = house.go("small", within=6.0)
+    await house.advance(1)
+    await asyncio.gather(*patient, small)
+
+
+TOKENS_BLOCK = Limit("tight", requests_per_minute=6000, input_tokens_per_minute=60, burst_s=60.0)
+THEN_REQUESTS = Limit("wide", requests_per_minute=600)
+
+
+async def blocked() -> House:
+    """Return a house whose input tokens are used up, behind a front that waits for them."""
+    house = House(TOKENS_BLOCK, THEN_REQUESTS)
+    house.go("all", hold_s=1000, body=b"x" * 300)
+    await house.settle_down()
+    house.go("front", within=600, body=b"x" * 100)
+    await house.settle_down()
+    return house
+
+
+async def test_blames_what_blocks():
+    """Refused on coming, a call hears of the bucket that has no room, not of the first in the list."""
+    house = await blocked()
+    with pytest.raises(BudgetExhausted) as refused:
+        await house.go("late", within=3.0, body=b"x" * 100)
+    assert refused.value.metadata == {"limit": "tight", "kind": "input_tokens"}
+    assert refused.value.retry_after_s > 3
+
+
+async def test_blames_later():
+    """So does one that is refused while it stands, when it turns out that others used more than was thought."""
+    house = await blocked()
+    waiting = house.go("waits", within=100.0, body=b"x" * 100)
+    await house.settle_down()
+    assert not waiting.done()
+    wants = house.schedule._limits.wants(house.call(), house.schedule._estimator.estimate(house.call()))
+    await house.ledger.settle("elsewhere", wants, {"input_tokens": 500})
+    await house.advance(2.5)
+    assert waiting.exception().metadata == {"limit": "tight", "kind": "input_tokens"}
+
+
+async def test_blames_front():
+    """So does the front itself."""
+    house = House(THEN_REQUESTS, TOKENS_BLOCK)
+    house.go("all", hold_s=1000, body=b"x" * 300)
+    await house.settle_down()
+    with pytest.raises(BudgetExhausted) as refused:
+        await house.go("late", within=3.0, body=b"x" * 100)
+    assert refused.value.metadata == {"limit": "tight", "kind": "input_tokens"}
+
+
+async def test_blames_rate_beside_permits():
+    """Where permits block as well, whose return nobody knows, a rate that is known to be too slow is named, and at once."""
+    house = House(Limit("org", requests_per_minute=60, burst_s=1.0, concurrency=1))
+    house.go("first", hold_s=100)
+    await house.settle_down()
+    with pytest.raises(BudgetExhausted) as refused:
+        await house.go("late", within=0.5)
+    assert refused.value.metadata == {"limit": "org", "kind": "requests"}
+    assert refused.value.retry_after_s == pytest.approx(1.0, abs=0.01)
+
+
+async def test_blames_permits():
+    """Where it was permits that did not come back, they are named."""
+    house = House(Limit("org", requests_per_minute=6000, concurrency=1))
+    house.go("first", hold_s=100)
+    await house.settle_down()
+    waiting = house.go("late", within=2.0)
+    await house.advance(2.1)
+    assert waiting.exception().metadata == {"limit": "org", "kind": "concurrency"}
+
+
+# What is counted.
+
+
+async def test_cancelled_counts():
+    """Who leaves while it waits is counted as cancelled; who is refused, or whose deadline comes, as refused."""
+    house = await crowded(ONE_AT_A_TIME, names="a", hold_s=100)
+    before = observe.RESERVATIONS.value("cancelled"), observe.RESERVATIONS.value("refused")
+    house.crowd[0].cancel()
+    await house.settle_down()
+    assert (observe.RESERVATIONS.value("cancelled"), observe.RESERVATIONS.value("refused")) == (before[0] + 1, before[1])
+    late = house.go("late", within=1.0)
+    await house.advance(1.1)
+    assert late.exception()
+    assert (observe.RESERVATIONS.value("cancelled"), observe.RESERVATIONS.value("refused")) == (before[0] + 1, before[1] + 1)
