@@ -89,9 +89,13 @@ class Ranks(Generic[P]):
         if not self._blocks:
             self._blocks.append(_Block([place], self._width))
             return
-        index = min(self._find(place.rank), len(self._blocks) - 1)
-        block = self._blocks[index]
-        bisect.insort(block.places, place, key=_rank)
+        index, block = len(self._blocks) - 1, self._blocks[-1]
+        if place.rank > block.places[-1].rank:  # as nearly all who come
+            block.places.append(place)
+        else:
+            index = self._find(place.rank)
+            block = self._blocks[index]
+            bisect.insort(block.places, place, key=_rank)
         block.count(place, 1)
         if len(block.places) > _BLOCK:
             half = len(block.places) // 2
