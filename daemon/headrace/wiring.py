@@ -137,7 +137,7 @@ class Parts:
             max_in_flight=settings.upstream.max_in_flight,
         )
         self.alarms = Queue(redis_url)
-        self.tickets = Tickets(self.link, clock, self.alarms)
+        self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
@@ -310,6 +310,7 @@ class Edges:
             readiness=parts.wrong,
             metrics=generate_latest,
             grace_s=settings.drain.time,
+            crowd=parts.crowd,
         )
 
     @property

@@ -22,7 +22,8 @@ from headrace import observe
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.callers import Callers
-from headrace.edge import http_errors
+from headrace.crowd import Crowd
+from headrace.edge import http_bodies, http_errors
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
 from headrace.edge.hits import JSON, Hit, Hits, constant_headers, http_digest, outcome_of, payload, varying_headers
 from headrace.edge.http_asks import credential, has_own_clock, presented_key
@@ -33,7 +34,6 @@ from headrace.model import Caller
 log = structlog.get_logger()
 
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
-_UNPACKED = frozenset({"gzip", "deflate", "br", "zstd"})
 _LINGER_S = 2.0  # a body that was refused is still read for so long, so that its sender hears why
 _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
 
@@ -51,6 +51,7 @@ class HttpServer:
         readiness: what is wrong, if anything is; [] means ready.
         metrics: the page for Prometheus.
         grace_s: how long running requests have to end when it stops.
+        crowd: where bodies count while they are read.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class HttpServer:
         readiness: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         grace_s: float,
+        crowd: Crowd | None = None,
     ) -> None:
         self._exchange = exchange
         self._outcomes = exchange.outcomes
@@ -76,6 +78,7 @@ class HttpServer:
         self._readiness = readiness
         self._metrics = metrics
         self._grace_s = grace_s
+        self._crowd = crowd or Crowd()
         self._runner: web.ServerRunner | None = None
         self._routes: dict[str, dict[str, Handler]] = {
             "/healthz": {"GET": self._healthz, "HEAD": self._healthz},
@@ -143,9 +146,9 @@ class HttpServer:
             check_size(endpoint, request.content_length)
             _invite(request)
             if not endpoint.is_kept:
-                body, length = await _pass(request)
+                body, length = await _pass(request, self._crowd)
                 return await self._answer(request, _asked(request, target, caller, own_key, body, length))
-            body = await _read(request)
+            body = await _read(request, self._crowd)
             key = b""
             if "idempotency-key" not in headers:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
@@ -234,32 +237,22 @@ def _asked(
     request: web.BaseRequest, target: str, caller: Caller, own_key: str, body: bytes | AsyncIterator[bytes], length: int | None
 ) -> Request:
     headers: MultiMapping[str] = request.headers
-    if _is_unpacked(request):
+    if http_bodies.is_unpacked(request):
         headers = CIMultiDict(pair for pair in headers.items() if pair[0].lower() != "content-encoding")
     return Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
 
 
-async def _pass(request: web.BaseRequest) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+async def _pass(request: web.BaseRequest, crowd: Crowd) -> tuple[bytes | AsyncIterator[bytes], int | None]:
     if not request.body_exists:
         return b"", 0
     length = request.content_length
     if length is not None and length <= _WHOLE:
-        return await _read(request), length
-    return _chunks(request), None if _is_unpacked(request) else length
+        return await _read(request, crowd), length
+    return _chunks(request), None if http_bodies.is_unpacked(request) else length
 
 
-def _is_unpacked(request: web.BaseRequest) -> bool:
-    # The server has undone these on the way in, so neither the header nor the length holds any longer.
-    return request.headers.get("content-encoding", "").lower() in _UNPACKED
-
-
-async def _read(request: web.BaseRequest) -> bytes:
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise TooLarge(f"the body is over {MESSAGES.max_body:,} bytes, the most that upstream takes") from error
-    except web.RequestPayloadError as error:
-        raise InvalidCall("the body ended before it was whole") from error
+async def _read(request: web.BaseRequest, crowd: Crowd) -> bytes:
+    return await http_bodies.read(request, crowd, most_bytes=MESSAGES.max_body or 0)
 
 
 async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:

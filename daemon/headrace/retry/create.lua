@@ -4,6 +4,7 @@
 -- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
 -- KEYS[3]  the caller's tickets    zset: ids by creation (us)
 -- KEYS[4]  the idempotency key     hash: fingerprint, ticket   (the ticket's own key when there is none)
+-- KEYS[5]  the caller's live ones   zset: tickets that stand for themselves and have not ended, by when they surely have (us)
 -- ARGV[1]  id
 -- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
 -- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
@@ -11,9 +12,12 @@
 -- ARGV[5]  want_us                 > 0: it goes with its RPC, unless that says in time that it still waits
 -- ARGV[6]  key_ms                  how long the idempotency key is kept
 -- ARGV[7]  listed_ms               how long a ticket stays in its caller's list
--- ARGV[8..] field, value, ...      of the ticket
+-- ARGV[8]  max_live                how many tickets of a caller that stand for themselves may live at once
+-- ARGV[9]  live_until_us           when this one has surely ended (unix, us)
+-- ARGV[10..] field, value, ...     of the ticket
 --
--- Returns {'created', id} | {'same', id of the first ticket} | {'conflict', ''} if the key stands for another call.
+-- Returns {'created', id} | {'same', id of the first ticket} | {'conflict', ''} if the key stands for another call
+--       | {'full', how many live}.
 -- Sent twice, it changes nothing and says the same.
 
 if ARGV[2] ~= '' then
@@ -33,7 +37,19 @@ local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 local lease_us, want_us = tonumber(ARGV[3]), tonumber(ARGV[5])
 
-redis.call('HSET', KEYS[1], unpack(ARGV, 8))
+-- A ticket that goes with its RPC is bounded by what waits in that RPC's process.
+if want_us == 0 then
+    redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now_us))
+    local live = redis.call('ZCARD', KEYS[5])
+    if live >= tonumber(ARGV[8]) then
+        return {'full', tostring(live)}
+    end
+    redis.call('ZADD', KEYS[5], ARGV[9], ARGV[1])
+    redis.call('PEXPIRE', KEYS[5], ARGV[7])
+    redis.call('HSET', KEYS[1], 'live', KEYS[5])
+end
+
+redis.call('HSET', KEYS[1], unpack(ARGV, 10))
 redis.call('HSET', KEYS[1],
     'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
     'lease_us', string.format('%.0f', now_us + lease_us))

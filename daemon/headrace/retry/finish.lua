@@ -10,7 +10,7 @@
 -- ARGV[4]  result                  the encoded answer, or error
 -- ARGV[5]  source                  where an answer came from
 -- ARGV[6]  attempts                made in all; -1 leaves the count
--- ARGV[7]  keep_ms                 how long the ended ticket is kept
+-- ARGV[7]  keep_ms                 how long the ended ticket is kept; a minute at most if its answer was handed over to its RPC
 -- ARGV[8]  condition               '' always
 --                                  'unwanted'  only if its RPC is still gone
 --                                  'lapsed'    only if its attempt's lease is still lapsed
@@ -22,11 +22,13 @@
 --
 -- Returns 1 if this finish won, else 0.
 
+local HANDED_OVER_MS = 60000
+
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
-local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us')
-local state, wanted_us = t[1], tonumber(t[4])
+local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'live')
+local state, wanted_us, live = t[1], tonumber(t[4]), t[6]  -- live: where it counts as a live one of its caller, if it does
 if state ~= 'QUEUED' and state ~= 'RUNNING' then
     return t[2] == ARGV[2] and 1 or 0
 end
@@ -61,7 +63,15 @@ end
 if ARGV[3] ~= 'FAILED' or wanted_us > 0 then
     redis.call('HDEL', KEYS[1], 'call', 'body')
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[7])
+-- The answer of a ticket that goes with its RPC is handed over at once; the hash is only for those who look a little later.
+local keep_ms = tonumber(ARGV[7])
+if succeeded and wanted_us > 0 then
+    keep_ms = math.min(keep_ms, HANDED_OVER_MS)
+end
+redis.call('PEXPIRE', KEYS[1], keep_ms)
+if live then
+    redis.call('ZREM', live, ARGV[1])
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
 -- After a failed first, its idempotency key is free again.
 if not succeeded and KEYS[4] ~= KEYS[1] and redis.call('HGET', KEYS[4], 'ticket') == ARGV[1] then

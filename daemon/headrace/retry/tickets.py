@@ -23,7 +23,17 @@ import structlog
 
 from headrace import codec, keys, observe
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, InvalidCall, RedisAway, TicketNotFound
+from headrace.errors import (
+    Abandoned,
+    Canceled,
+    DeadlinePassed,
+    Draining,
+    HeadraceError,
+    InvalidCall,
+    QueueFull,
+    RedisAway,
+    TicketNotFound,
+)
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.retry.holds import Hold, Holds
@@ -42,6 +52,7 @@ _LOOK = Script(__package__, "look.lua")
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 _LISTED_MS = 8 * _DAY_MS
+_SURELY_ENDED_S = 60.0  # past its deadline a ticket has been ended, by its holder or by a sweeper
 
 _Made = TypeVar("_Made")
 
@@ -73,13 +84,21 @@ class Conflict:
 
 
 class Tickets:
-    """All tickets, as one process sees them. Run `keep` as a task."""
+    """
+    All tickets, as one process sees them. Run `keep` as a task.
 
-    def __init__(self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None) -> None:
+    Args:
+        max_tickets: submitted and idempotent calls of one caller that may live at once.
+    """
+
+    def __init__(
+        self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None, max_tickets: int = 10_000
+    ) -> None:
         self._link = link
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
+        self._max_tickets = max_tickets
         self._held = Holds(link.inbox)
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -91,7 +110,11 @@ class Tickets:
     # Making one.
 
     async def submit(self, call: Call) -> Claimed | Same | Conflict:
-        """Queue a call for a worker, durably; its idempotency key, if it has one, is claimed in the same step."""
+        """
+        Queue a call for a worker, durably; its idempotency key, if it has one, is claimed in the same step.
+
+        Raises `QueueFull` if too many of its caller's tickets have not ended.
+        """
         now = self._clock.now()
         outcome = await self._create(_new_id(), call, State.QUEUED, due=now, is_submitted=True)
         if isinstance(outcome, Claimed):
@@ -99,7 +122,11 @@ class Tickets:
         return outcome
 
     async def claim(self, call: Call) -> Claimed | Same | Conflict:
-        """Claim the call's idempotency key. If it is `Claimed`, attempt 1 of the ticket is ours: `park` or `finish` it."""
+        """
+        Claim the call's idempotency key. If it is `Claimed`, attempt 1 of the ticket is ours: `park` or `finish` it.
+
+        Raises `QueueFull` as `submit` does.
+        """
         ticket_id = _new_id()
         hold = self._held.new()
         hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
@@ -165,6 +192,7 @@ class Tickets:
             holder=holder,
         )
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
+        names.append(keys.live_tickets_of(call.caller.name))
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",
@@ -173,8 +201,12 @@ class Tickets:
             _us(self._timing.want_s) if is_wanted else 0,
             _DAY_MS,
             _LISTED_MS,
+            self._max_tickets,
+            _us(call.deadline + _SURELY_ENDED_S),
         ]
         outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
+        if outcome == b"full":
+            raise _too_many(int(other))
         if outcome != b"created":
             return Same(other.decode()) if outcome == b"same" else Conflict()
         observe.TICKETS.inc(state)
@@ -436,3 +468,11 @@ def _us(seconds: float) -> int:
 
 def _not_found(ticket_id: str) -> TicketNotFound:
     return TicketNotFound("there is no such ticket", metadata={"ticket": ticket_id})
+
+
+def _too_many(live: int) -> QueueFull:
+    return QueueFull(
+        f"{live} submitted or idempotent calls of this caller have not ended",
+        retry_after_s=1.0,
+        metadata={"limit": "retry.max_tickets", "tickets": str(live)},
+    )
