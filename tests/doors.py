@@ -26,7 +26,7 @@ async def open_door(
         door = HttpServer(
             parts.exchange, parts.hits, parts.callers,
             address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
-            budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0,
+            budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0, crowd=parts.crowd,
         )  # fmt: skip
         await door.start()
         try:
