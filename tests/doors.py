@@ -8,9 +8,11 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc.aio
 import redis
 
 from flow_parts import Daemon, daemon
+from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
 from scripted import Server, say_message, serving
 
@@ -21,18 +23,41 @@ BODY = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": 
 async def open_door(
     url: str, path: Path, talk=say_message, **settings: str
 ) -> AsyncIterator[tuple[HttpServer, Server, Daemon]]:
-    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
-        parts = one.parts
-        door = HttpServer(
-            parts.exchange, parts.hits, parts.callers,
-            address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
-            budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0, crowd=parts.crowd,
-        )  # fmt: skip
-        await door.start()
-        try:
-            yield door, server, one
-        finally:
-            await door.stop()
+    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one, http_door(one, **settings) as door:
+        yield door, server, one
+
+
+@contextlib.asynccontextmanager
+async def http_door(one: Daemon, **settings: str) -> AsyncIterator[HttpServer]:
+    """Open a daemon's HTTP port."""
+    parts = one.parts
+    door = HttpServer(
+        parts.exchange, parts.hits, parts.callers,
+        address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+        budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0, crowd=parts.crowd,
+    )  # fmt: skip
+    await door.start()
+    try:
+        yield door
+    finally:
+        await door.stop()
+
+
+@contextlib.asynccontextmanager
+async def grpc_door(one: Daemon, path: Path, **settings: str) -> AsyncIterator[grpc.aio.Channel]:
+    """Open a daemon's gRPC port, and a channel to it."""
+    parts = one.parts
+    door = GrpcServer(
+        parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
+        addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
+        passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+    )  # fmt: skip
+    await door.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
+            yield channel
+    finally:
+        await door.stop()
 
 
 async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, target: str = "/v1/messages") -> tuple[int, bytes]:

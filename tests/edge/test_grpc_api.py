@@ -13,9 +13,8 @@ import grpc.aio
 import pytest
 
 from conftest import until
-from doors import BODY
+from doors import BODY, grpc_door
 from flow_parts import Daemon, daemon
-from headrace.edge.grpc_server import GrpcServer
 from headrace.v1 import api_service_pb2, api_service_pb2_grpc
 from scripted import EVENTS, MESSAGE, Line, Server, say_events, say_message, serving
 
@@ -26,19 +25,12 @@ ASK = json.dumps(BODY).encode()
 async def called(
     url: str, path: Path, talk=say_message, **settings: str
 ) -> AsyncIterator[tuple[api_service_pb2_grpc.ApiServiceAsyncStub, Server, Daemon]]:
-    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
-        parts = one.parts
-        door = GrpcServer(
-            parts.exchange, parts.flow, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
-            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
-            passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
-        )  # fmt: skip
-        await door.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
-                yield api_service_pb2_grpc.ApiServiceStub(channel), server, one
-        finally:
-            await door.stop()
+    async with (
+        serving(talk) as server,
+        daemon(url, server.url, path, **settings) as one,
+        grpc_door(one, path, **settings) as channel,
+    ):
+        yield api_service_pb2_grpc.ApiServiceStub(channel), server, one
 
 
 def head(method: str, path: str, body: bytes = b"", **headers: str) -> api_service_pb2.CallRequest:

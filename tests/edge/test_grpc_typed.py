@@ -17,11 +17,11 @@ import pytest
 from google.protobuf.message import Message
 
 from conftest import until
+from doors import grpc_door
 from flow_parts import Daemon, daemon
 from grpc_fakes import details
 from headrace.edge import translate
 from headrace.edge.grpc_routes import ROUTES, Route, Shape
-from headrace.edge.grpc_server import GrpcServer
 from headrace.simulator import Options, start
 from headrace.v1 import options_pb2
 from scripted import Line, Server, Talk, serving
@@ -62,19 +62,8 @@ class Caller:
 
 @contextlib.asynccontextmanager
 async def calling(valkey: str, path: Path, upstream: str, **settings: str) -> AsyncIterator[Caller]:
-    async with daemon(valkey, upstream, path, **settings) as one:
-        parts = one.parts
-        door = GrpcServer(
-            parts.exchange, parts.flow, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
-            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
-            passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
-        )  # fmt: skip
-        await door.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
-                yield Caller(channel, one)
-        finally:
-            await door.stop()
+    async with daemon(valkey, upstream, path, **settings) as one, grpc_door(one, path, **settings) as channel:
+        yield Caller(channel, one)
 
 
 @contextlib.asynccontextmanager

@@ -13,11 +13,10 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from doors import BODY
+from doors import BODY, grpc_door, http_door
 from flow_parts import Daemon, daemon
 from headrace.callers import KeyStore
 from headrace.edge.grpc_routes import ROUTES
-from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.hits import digest
 from headrace.edge.http_server import HttpServer
 from headrace.v1 import api_service_pb2, messages_service_pb2, options_pb2
@@ -79,26 +78,13 @@ def sealed(ask: Any) -> Any:
 
 @contextlib.asynccontextmanager
 async def opened(valkey: str, path: Path, **settings: str) -> AsyncIterator[Doors]:
-    async with serving(talk) as server, daemon(valkey, server.url, path, **settings) as one:
-        parts = one.parts
-        passes = settings.get("UPSTREAM__CREDENTIALS") == "caller"
-        http = HttpServer(
-            parts.exchange, parts.hits, parts.callers, address="127.0.0.1:0", passes_credentials=passes,
-            budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0,
-        )  # fmt: skip
-        door = GrpcServer(
-            parts.exchange, parts.flow, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
-            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers,
-            runtime_dir=path, passes_credentials=passes,
-        )  # fmt: skip
-        await http.start()
-        await door.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
-                yield Doors(channel, http, server, one)
-        finally:
-            await door.stop()
-            await http.stop()
+    async with (
+        serving(talk) as server,
+        daemon(valkey, server.url, path, **settings) as one,
+        http_door(one, **settings) as http,
+        grpc_door(one, path, **settings) as channel,
+    ):
+        yield Doors(channel, http, server, one)
 
 
 # The ways to ask: each returns where the answer came from, and the answer.

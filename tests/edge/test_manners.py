@@ -10,11 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from grpc.aio import insecure_channel
 
-from doors import BODY, open_door, taken
+from doors import BODY, grpc_door, open_door, taken
 from flow_parts import Daemon, daemon
-from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
 from headrace.v1 import api_service_pb2, api_service_pb2_grpc
 from scripted import Line, Server, serving
@@ -43,19 +41,8 @@ async def say(door: HttpServer, line: str, *headers: str, body: bytes = b"") -> 
 
 @contextlib.asynccontextmanager
 async def called(url: str, path: Path) -> AsyncIterator[tuple[api_service_pb2_grpc.ApiServiceAsyncStub, Server, Daemon]]:
-    async with serving(say_nothing_much) as server, daemon(url, server.url, path) as one:
-        parts = one.parts
-        door = GrpcServer(
-            parts.exchange, parts.flow, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
-            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers,
-            runtime_dir=path, passes_credentials=False,
-        )  # fmt: skip
-        await door.start()
-        try:
-            async with insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
-                yield api_service_pb2_grpc.ApiServiceStub(channel), server, one
-        finally:
-            await door.stop()
+    async with serving(say_nothing_much) as server, daemon(url, server.url, path) as one, grpc_door(one, path) as channel:
+        yield api_service_pb2_grpc.ApiServiceStub(channel), server, one
 
 
 async def status_of(stub, method: str, path: str, headers: Pairs, *chunks: bytes, query: str = "") -> int:

@@ -415,7 +415,8 @@ const file_headrace_v1_api_service_proto_rawDesc = "" +
 	"\aheaders\x18\x02 \x03(\v2\x13.headrace.v1.HeaderR\aheaders2M\n" +
 	"\n" +
 	"ApiService\x12?\n" +
-	"\x04Call\x12\x18.headrace.v1.CallRequest\x1a\x19.headrace.v1.CallResponse(\x010\x01b\x06proto3"
+	"\x04Call\x12\x18.headrace.v1.CallRequest\x1a\x19.headrace.v1.CallResponse(\x010\x01B3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_api_service_proto_rawDescOnce sync.Once

@@ -425,7 +425,8 @@ const file_headrace_v1_cache_service_proto_rawDesc = "" +
 	"\fCacheService\x12V\n" +
 	"\rGetCacheStats\x12!.headrace.v1.GetCacheStatsRequest\x1a\".headrace.v1.GetCacheStatsResponse\x12M\n" +
 	"\n" +
-	"PurgeCache\x12\x1e.headrace.v1.PurgeCacheRequest\x1a\x1f.headrace.v1.PurgeCacheResponseb\x06proto3"
+	"PurgeCache\x12\x1e.headrace.v1.PurgeCacheRequest\x1a\x1f.headrace.v1.PurgeCacheResponseB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_cache_service_proto_rawDescOnce sync.Once

@@ -2042,7 +2042,8 @@ const file_headrace_v1_chat_proto_rawDesc = "" +
 	"extra_json\x18d \x01(\fR\textraJsonB\b\n" +
 	"\x06_indexB\x10\n" +
 	"\x0e_finish_reasonB\v\n" +
-	"\t_logprobsb\x06proto3"
+	"\t_logprobsB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_chat_proto_rawDescOnce sync.Once

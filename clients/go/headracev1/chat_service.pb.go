@@ -262,7 +262,8 @@ const file_headrace_v1_chat_service_proto_rawDesc = "" +
 	"\x06origin\x18\x02 \x01(\v2\x13.headrace.v1.OriginR\x06origin2\xe9\x01\n" +
 	"\vChatService\x12k\n" +
 	"\x14CreateChatCompletion\x12(.headrace.v1.CreateChatCompletionRequest\x1a).headrace.v1.CreateChatCompletionResponse\x12m\n" +
-	"\x14StreamChatCompletion\x12(.headrace.v1.StreamChatCompletionRequest\x1a).headrace.v1.StreamChatCompletionResponse0\x01b\x06proto3"
+	"\x14StreamChatCompletion\x12(.headrace.v1.StreamChatCompletionRequest\x1a).headrace.v1.StreamChatCompletionResponse0\x01B3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_chat_service_proto_rawDescOnce sync.Once

@@ -2281,7 +2281,8 @@ const file_headrace_v1_content_proto_rawDesc = "" +
 	"\n" +
 	"extra_json\x18d \x01(\fR\textraJsonB\a\n" +
 	"\x05_typeB\x06\n" +
-	"\x04_ttlb\x06proto3"
+	"\x04_ttlB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_content_proto_rawDescOnce sync.Once

@@ -1474,7 +1474,8 @@ const file_headrace_v1_events_proto_rawDesc = "" +
 	"extra_json\x18d \x01(\fR\textraJsonB\a\n" +
 	"\x05_typeB\n" +
 	"\n" +
-	"\b_messageb\x06proto3"
+	"\b_messageB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_events_proto_rawDescOnce sync.Once

@@ -1013,7 +1013,8 @@ const file_headrace_v1_message_batches_proto_rawDesc = "" +
 	"extra_json\x18d \x01(\fR\textraJson\":\n" +
 	"\x19MessageBatchExpiredResult\x12\x1d\n" +
 	"\n" +
-	"extra_json\x18d \x01(\fR\textraJsonb\x06proto3"
+	"extra_json\x18d \x01(\fR\textraJsonB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_message_batches_proto_rawDescOnce sync.Once

@@ -771,7 +771,8 @@ const file_headrace_v1_message_batches_service_proto_rawDesc = "" +
 	"\x12ListMessageBatches\x12&.headrace.v1.ListMessageBatchesRequest\x1a'.headrace.v1.ListMessageBatchesResponse\x12e\n" +
 	"\x12CancelMessageBatch\x12&.headrace.v1.CancelMessageBatchRequest\x1a'.headrace.v1.CancelMessageBatchResponse\x12e\n" +
 	"\x12DeleteMessageBatch\x12&.headrace.v1.DeleteMessageBatchRequest\x1a'.headrace.v1.DeleteMessageBatchResponse\x12|\n" +
-	"\x19StreamMessageBatchResults\x12-.headrace.v1.StreamMessageBatchResultsRequest\x1a..headrace.v1.StreamMessageBatchResultsResponse0\x01b\x06proto3"
+	"\x19StreamMessageBatchResults\x12-.headrace.v1.StreamMessageBatchResultsRequest\x1a..headrace.v1.StreamMessageBatchResultsResponse0\x01B3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_message_batches_service_proto_rawDescOnce sync.Once

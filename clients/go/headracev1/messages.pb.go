@@ -1412,7 +1412,8 @@ const file_headrace_v1_messages_proto_rawDesc = "" +
 	"\x0fthinking_tokens\x18\x01 \x01(\x03H\x00R\x0ethinkingTokens\x88\x01\x01\x12\x1d\n" +
 	"\n" +
 	"extra_json\x18d \x01(\fR\textraJsonB\x12\n" +
-	"\x10_thinking_tokensb\x06proto3"
+	"\x10_thinking_tokensB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_messages_proto_rawDescOnce sync.Once

@@ -518,7 +518,8 @@ const file_headrace_v1_messages_service_proto_rawDesc = "" +
 	"\rCreateMessage\x12!.headrace.v1.CreateMessageRequest\x1a\".headrace.v1.CreateMessageResponse\x12X\n" +
 	"\rStreamMessage\x12!.headrace.v1.StreamMessageRequest\x1a\".headrace.v1.StreamMessageResponse0\x01\x12V\n" +
 	"\rSubmitMessage\x12!.headrace.v1.SubmitMessageRequest\x1a\".headrace.v1.SubmitMessageResponse\x12P\n" +
-	"\vCountTokens\x12\x1f.headrace.v1.CountTokensRequest\x1a .headrace.v1.CountTokensResponseb\x06proto3"
+	"\vCountTokens\x12\x1f.headrace.v1.CountTokensRequest\x1a .headrace.v1.CountTokensResponseB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_messages_service_proto_rawDescOnce sync.Once

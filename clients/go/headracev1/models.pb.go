@@ -201,7 +201,8 @@ const file_headrace_v1_models_proto_rawDesc = "" +
 	"\v_max_tokensB\x10\n" +
 	"\x0e_deprecated_atB\r\n" +
 	"\v_retires_atB\x0f\n" +
-	"\r_capabilitiesb\x06proto3"
+	"\r_capabilitiesB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_models_proto_rawDescOnce sync.Once

@@ -314,7 +314,8 @@ const file_headrace_v1_models_service_proto_rawDesc = "" +
 	"\rModelsService\x12M\n" +
 	"\n" +
 	"ListModels\x12\x1e.headrace.v1.ListModelsRequest\x1a\x1f.headrace.v1.ListModelsResponse\x12G\n" +
-	"\bGetModel\x12\x1c.headrace.v1.GetModelRequest\x1a\x1d.headrace.v1.GetModelResponseb\x06proto3"
+	"\bGetModel\x12\x1c.headrace.v1.GetModelRequest\x1a\x1d.headrace.v1.GetModelResponseB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_models_service_proto_rawDescOnce sync.Once

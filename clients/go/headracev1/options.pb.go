@@ -457,7 +457,8 @@ const file_headrace_v1_options_proto_rawDesc = "" +
 	"\x16ANSWER_SOURCE_UPSTREAM\x10\x01\x12\x18\n" +
 	"\x14ANSWER_SOURCE_SHARED\x10\x02\x12\x17\n" +
 	"\x13ANSWER_SOURCE_CACHE\x10\x03\x12\x17\n" +
-	"\x13ANSWER_SOURCE_STALE\x10\x04b\x06proto3"
+	"\x13ANSWER_SOURCE_STALE\x10\x04B3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_options_proto_rawDescOnce sync.Once

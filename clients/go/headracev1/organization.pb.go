@@ -1828,7 +1828,8 @@ const file_headrace_v1_organization_proto_rawDesc = "" +
 	"\n" +
 	"extra_json\x18d \x01(\fR\textraJsonB\a\n" +
 	"\x05_typeB\b\n" +
-	"\x06_valueb\x06proto3"
+	"\x06_valueB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_organization_proto_rawDescOnce sync.Once

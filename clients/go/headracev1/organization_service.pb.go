@@ -2522,7 +2522,8 @@ const file_headrace_v1_organization_service_proto_rawDesc = "" +
 	"\fCreateInvite\x12 .headrace.v1.CreateInviteRequest\x1a!.headrace.v1.CreateInviteResponse\x12J\n" +
 	"\tGetInvite\x12\x1d.headrace.v1.GetInviteRequest\x1a\x1e.headrace.v1.GetInviteResponse\x12S\n" +
 	"\fDeleteInvite\x12 .headrace.v1.DeleteInviteRequest\x1a!.headrace.v1.DeleteInviteResponse\x12V\n" +
-	"\rGetRateLimits\x12!.headrace.v1.GetRateLimitsRequest\x1a\".headrace.v1.GetRateLimitsResponseb\x06proto3"
+	"\rGetRateLimits\x12!.headrace.v1.GetRateLimitsRequest\x1a\".headrace.v1.GetRateLimitsResponseB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_organization_service_proto_rawDescOnce sync.Once

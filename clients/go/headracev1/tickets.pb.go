@@ -357,7 +357,8 @@ const file_headrace_v1_tickets_proto_rawDesc = "" +
 	"\x16TICKET_STATE_SUCCEEDED\x10\x03\x12\x17\n" +
 	"\x13TICKET_STATE_FAILED\x10\x04\x12\x19\n" +
 	"\x15TICKET_STATE_CANCELED\x10\x05\x12\x18\n" +
-	"\x14TICKET_STATE_EXPIRED\x10\x06b\x06proto3"
+	"\x14TICKET_STATE_EXPIRED\x10\x06B3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_tickets_proto_rawDescOnce sync.Once

@@ -487,7 +487,8 @@ const file_headrace_v1_tickets_service_proto_rawDesc = "" +
 	"\n" +
 	"WaitTicket\x12\x1e.headrace.v1.WaitTicketRequest\x1a\x1f.headrace.v1.WaitTicketResponse\x12S\n" +
 	"\fCancelTicket\x12 .headrace.v1.CancelTicketRequest\x1a!.headrace.v1.CancelTicketResponse\x12P\n" +
-	"\vListTickets\x12\x1f.headrace.v1.ListTicketsRequest\x1a .headrace.v1.ListTicketsResponseb\x06proto3"
+	"\vListTickets\x12\x1f.headrace.v1.ListTicketsRequest\x1a .headrace.v1.ListTicketsResponseB3\n" +
+	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
 
 var (
 	file_headrace_v1_tickets_service_proto_rawDescOnce sync.Once

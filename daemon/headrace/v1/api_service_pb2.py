@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadrace/v1/api_service.proto\x12\x0bheadrace.v1\"T\n\x0b\x43\x61llRequest\x12,\n\x04head\x18\x01 \x01(\x0b\x32\x1c.headrace.v1.CallRequestHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"r\n\x0f\x43\x61llRequestHead\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12$\n\x07headers\x18\x04 \x03(\x0b\x32\x13.headrace.v1.Header\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"V\n\x0c\x43\x61llResponse\x12-\n\x04head\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.CallResponseHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"H\n\x10\x43\x61llResponseHead\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12$\n\x07headers\x18\x02 \x03(\x0b\x32\x13.headrace.v1.Header2M\n\nApiService\x12?\n\x04\x43\x61ll\x12\x18.headrace.v1.CallRequest\x1a\x19.headrace.v1.CallResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadrace/v1/api_service.proto\x12\x0bheadrace.v1\"T\n\x0b\x43\x61llRequest\x12,\n\x04head\x18\x01 \x01(\x0b\x32\x1c.headrace.v1.CallRequestHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"r\n\x0f\x43\x61llRequestHead\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12$\n\x07headers\x18\x04 \x03(\x0b\x32\x13.headrace.v1.Header\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"V\n\x0c\x43\x61llResponse\x12-\n\x04head\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.CallResponseHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"H\n\x10\x43\x61llResponseHead\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12$\n\x07headers\x18\x02 \x03(\x0b\x32\x13.headrace.v1.Header2M\n\nApiService\x12?\n\x04\x43\x61ll\x12\x18.headrace.v1.CallRequest\x1a\x19.headrace.v1.CallResponse(\x01\x30\x01\x42\x33\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.api_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.headrace.v1P\001Z\036headrace.dev/client/headracev1'
   _globals['_CALLREQUEST']._serialized_start=46
   _globals['_CALLREQUEST']._serialized_end=130
   _globals['_CALLREQUESTHEAD']._serialized_start=132

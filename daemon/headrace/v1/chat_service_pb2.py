@@ -26,13 +26,14 @@ from headrace.v1 import chat_pb2 as headrace_dot_v1_dot_chat__pb2
 from headrace.v1 import options_pb2 as headrace_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/v1/chat_service.proto\x12\x0bheadrace.v1\x1a\x16headrace/v1/chat.proto\x1a\x19headrace/v1/options.proto\"{\n\x1b\x43reateChatCompletionRequest\x12\x31\n\x06params\x18\x01 \x01(\x0b\x32!.headrace.v1.ChatCompletionParams\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"t\n\x1c\x43reateChatCompletionResponse\x12/\n\ncompletion\x18\x01 \x01(\x0b\x32\x1b.headrace.v1.ChatCompletion\x12#\n\x06origin\x18\x02 \x01(\x0b\x32\x13.headrace.v1.Origin\"{\n\x1bStreamChatCompletionRequest\x12\x31\n\x06params\x18\x01 \x01(\x0b\x32!.headrace.v1.ChatCompletionParams\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"t\n\x1cStreamChatCompletionResponse\x12/\n\x05\x63hunk\x18\x01 \x01(\x0b\x32 .headrace.v1.ChatCompletionChunk\x12#\n\x06origin\x18\x02 \x01(\x0b\x32\x13.headrace.v1.Origin2\xe9\x01\n\x0b\x43hatService\x12k\n\x14\x43reateChatCompletion\x12(.headrace.v1.CreateChatCompletionRequest\x1a).headrace.v1.CreateChatCompletionResponse\x12m\n\x14StreamChatCompletion\x12(.headrace.v1.StreamChatCompletionRequest\x1a).headrace.v1.StreamChatCompletionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/v1/chat_service.proto\x12\x0bheadrace.v1\x1a\x16headrace/v1/chat.proto\x1a\x19headrace/v1/options.proto\"{\n\x1b\x43reateChatCompletionRequest\x12\x31\n\x06params\x18\x01 \x01(\x0b\x32!.headrace.v1.ChatCompletionParams\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"t\n\x1c\x43reateChatCompletionResponse\x12/\n\ncompletion\x18\x01 \x01(\x0b\x32\x1b.headrace.v1.ChatCompletion\x12#\n\x06origin\x18\x02 \x01(\x0b\x32\x13.headrace.v1.Origin\"{\n\x1bStreamChatCompletionRequest\x12\x31\n\x06params\x18\x01 \x01(\x0b\x32!.headrace.v1.ChatCompletionParams\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"t\n\x1cStreamChatCompletionResponse\x12/\n\x05\x63hunk\x18\x01 \x01(\x0b\x32 .headrace.v1.ChatCompletionChunk\x12#\n\x06origin\x18\x02 \x01(\x0b\x32\x13.headrace.v1.Origin2\xe9\x01\n\x0b\x43hatService\x12k\n\x14\x43reateChatCompletion\x12(.headrace.v1.CreateChatCompletionRequest\x1a).headrace.v1.CreateChatCompletionResponse\x12m\n\x14StreamChatCompletion\x12(.headrace.v1.StreamChatCompletionRequest\x1a).headrace.v1.StreamChatCompletionResponse0\x01\x42\x33\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.chat_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.headrace.v1P\001Z\036headrace.dev/client/headracev1'
   _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_start=98
   _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_end=221
   _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_start=223

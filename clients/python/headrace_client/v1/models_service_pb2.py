@@ -26,13 +26,14 @@ from headrace_client.v1 import models_pb2 as headrace_dot_v1_dot_models__pb2
 from headrace_client.v1 import options_pb2 as headrace_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/models_service.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/models.proto\x1a\x19headrace/v1/options.proto\"\x8d\x01\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.headrace.v1.CallOptions\x12\x11\n\tlifecycle\x18\x04 \x03(\t\x12\x13\n\x0b\x65xtra_query\x18\x64 \x01(\t\"\x8e\x01\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.headrace.v1.ModelInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12#\n\x06origin\x18\x03 \x01(\x0b\x32\x13.headrace.v1.Origin\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"H\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"^\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.headrace.v1.ModelInfo\x12#\n\x06origin\x18\x02 \x01(\x0b\x32\x13.headrace.v1.Origin2\xa7\x01\n\rModelsService\x12M\n\nListModels\x12\x1e.headrace.v1.ListModelsRequest\x1a\x1f.headrace.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.headrace.v1.GetModelRequest\x1a\x1d.headrace.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/models_service.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/models.proto\x1a\x19headrace/v1/options.proto\"\x8d\x01\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.headrace.v1.CallOptions\x12\x11\n\tlifecycle\x18\x04 \x03(\t\x12\x13\n\x0b\x65xtra_query\x18\x64 \x01(\t\"\x8e\x01\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.headrace.v1.ModelInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12#\n\x06origin\x18\x03 \x01(\x0b\x32\x13.headrace.v1.Origin\x12\x12\n\nextra_json\x18\x64 \x01(\x0c\"H\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"^\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.headrace.v1.ModelInfo\x12#\n\x06origin\x18\x02 \x01(\x0b\x32\x13.headrace.v1.Origin2\xa7\x01\n\rModelsService\x12M\n\nListModels\x12\x1e.headrace.v1.ListModelsRequest\x1a\x1f.headrace.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.headrace.v1.GetModelRequest\x1a\x1d.headrace.v1.GetModelResponseB3\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.models_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.headrace.v1P\001Z\036headrace.dev/client/headracev1'
   _globals['_LISTMODELSREQUEST']._serialized_start=103
   _globals['_LISTMODELSREQUEST']._serialized_end=244
   _globals['_LISTMODELSRESPONSE']._serialized_start=247
