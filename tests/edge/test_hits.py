@@ -343,7 +343,58 @@ async def test_budget_is_shown(valkey_url: str, tmp_path: Path) -> None:
         assert {header.name for header in begun.head.headers} >= {"age", "cache-status", "request-id", "content-type"}
 
 
+async def talked(doors: Doors, *requests: bytes) -> list[tuple[dict[str, str], bytes]]:
+    """Send requests over one connection at once; return the heads and bodies that come back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", doors.http.port)
+    said = []
+    with contextlib.closing(writer):
+        writer.write(b"".join(requests))
+        for _ in requests:
+            first, *lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode().strip().split("\r\n")
+            named = dict(line.lower().split(": ", 1) for line in lines)
+            assert first.split()[1] == "200"
+            assert len(named) == len(lines)
+            said.append((named, await reader.readexactly(int(named["content-length"]))))
+    return said
+
+
+@pytest.mark.parametrize("body", [ASK, ASK_EVENTS])
+async def test_heads_are_alike(valkey_url: str, tmp_path: Path, body: bytes) -> None:
+    """Whether a connection stays open or not, and in whichever version: a hit says the same headers, and the same body."""
+    limit = json.dumps([{"name": "r", "requests_per_minute": 60}])
+    async with opened(valkey_url, tmp_path, LIMIT=limit) as doors:
+        await over_http("POST", "/v1/messages", body)(doors)
+        doors.seal()
+        head = b"POST /v1/messages HTTP/1.%d\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n%b\r\n%b"
+        open_, again = await talked(doors, *[head % (1, len(body), b"", body)] * 2)
+        (closed,) = await talked(doors, head % (1, len(body), b"connection: close\r\n", body))
+        (old,) = await talked(doors, head % (0, len(body), b"", body))
+        (kept_old,) = await talked(doors, head % (0, len(body), b"connection: keep-alive\r\n", body))
+    assert open_[1] == again[1] == closed[1] == old[1] == kept_old[1]
+    assert closed[0].pop("connection") == "close"
+    assert kept_old[0].pop("connection") == "keep-alive"
+    for other in (again, closed, old, kept_old):
+        assert other[0].keys() == open_[0].keys()
+        same = open_[0].keys() - {"age", "date", "cache-status", "anthropic-ratelimit-requests-reset"}
+        assert {name: other[0][name] for name in same} == {name: open_[0][name] for name in same}
+
+
+async def test_large_hit(valkey_url: str, tmp_path: Path) -> None:
+    """A large answer arrives whole, however slowly it is read; the next call on the connection is answered, too."""
+    large = json.loads(MESSAGE) | {"content": [{"type": "text", "text": "x" * 3_000_000}]}
+    async with opened(valkey_url, tmp_path) as doors:
+
+        async def say_much(line: Line) -> None:
+            await line.answer(200, json.dumps(large).encode(), "content-type: application/json")
+
+        doors.server.talk = say_much
+        request = b"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b" % (len(ASK), ASK)
+        came = await talked(doors, request, request, request)
+        assert [json.loads(body) for _, body in came] == [large] * 3
+        assert [named["x-headrace-source"] for named, _ in came] == ["upstream", "cache", "cache"]
+
+
 def test_parts_keep_apart() -> None:
     """However bytes are cut into parts, another cut is another digest."""
-    cuts = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"", b"abc"), (b"abc", b""), (b"1:a", b"")]
+    cuts = [(b"ab", b"c"), (b"a", b"bc"), (b"", b"abc"), (b"abc", b""), (b"1:a", b"bc"), (b"1", b":abc"), (b"", b"1:abc")]
     assert len({digest(*cut) for cut in cuts}) == len(cuts)

@@ -73,7 +73,7 @@ class ApiServicer:
         # A key may come as HTTP has it, in the head, or as gRPC has it. Where keys decide nothing, a hit needs no headers.
         headers = _headers(head) if self._who.asks_for_keys else None
         key, own_key = self._who.keys(context, headers if headers and presented_key(headers) else None)
-        digests = [await aloof(raw, digest, b"ApiService.Call", self._who.scope(key, own_key), raw)]
+        digests = [await aloof(raw, digest, b"ApiService.Call\n" + self._who.scope(key, own_key), raw)]
         if hit := self._hits.glance(digests[0]):
             return await self._give(hit, context)
         headers = headers or _headers(head)

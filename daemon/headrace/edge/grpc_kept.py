@@ -66,7 +66,7 @@ class KeptRpc:
         self._admission = admission
         self._hits = hits
         self._who = who
-        self._named = method.name.encode()
+        self._named = method.name.encode() + b"\n"
         self._kept = _Kept(method)
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class KeptRpc:
     async def unary(self, raw: bytes, context: Any) -> bytes:
         """Return one answer whole."""
         key, own_key = self._who.keys(context)
-        seen = await aloof(raw, digest, self._named, self._who.scope(key, own_key), raw)
+        seen = await aloof(raw, digest, self._named + self._who.scope(key, own_key), raw)
         if hit := self._hits.glance(seen):
             self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
             return self._kept.responses(hit)[0] + self._kept.tail(hit)
@@ -89,7 +89,7 @@ class KeptRpc:
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
         key, own_key = self._who.keys(context)
-        seen = await aloof(raw, digest, self._named, self._who.scope(key, own_key), raw)
+        seen = await aloof(raw, digest, self._named + self._who.scope(key, own_key), raw)
         if hit := self._hits.glance(seen):
             self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
             await _write(context, self._kept.responses(hit), self._kept.tail(hit))

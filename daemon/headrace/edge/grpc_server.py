@@ -105,7 +105,7 @@ class GrpcServer:
         """Listen; raises `StartupError` when an address is taken. Health says NOT_SERVING until `set_serving`."""
         await self.set_serving(False)
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers(self._handlers())
+        server.add_generic_rpc_handlers((self._handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         server.add_generic_rpc_handlers(reflection.handlers((*_SERVICES, health.SERVICE_NAME)))
         try:
@@ -144,7 +144,7 @@ class GrpcServer:
         for address in self._addresses:
             address.release()
 
-    def _handlers(self) -> list[grpc.GenericRpcHandler]:
+    def _handlers(self) -> _Handlers:
         # No (de)serializers: the handlers take and give bytes.
         own = {
             "MessagesService": _unary(self._messages.unary) | _streaming(self._messages.streaming),
@@ -152,11 +152,22 @@ class GrpcServer:
             "CacheService": _unary(self._cache.unary),
             "ApiService": {"Call": grpc.stream_stream_rpc_method_handler(self._api.call)},
         }
-        return [grpc.method_handlers_generic_handler(name, self._methods(name, own)) for name in _SERVICES]
+        return _Handlers({f"/{name}/{method}": run for name in _SERVICES for method, run in self._methods(name, own).items()})
 
     def _methods(self, service: str, own: dict[str, dict[str, grpc.RpcMethodHandler]]) -> dict[str, grpc.RpcMethodHandler]:
         typed = _unary(self._typed.unary(service)) | _streaming(self._typed.streaming(service))
         return own.get(service.rpartition(".")[2], {}) | typed
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """All methods in one table: gRPC asks each handler in turn, for every call."""
+
+    def __init__(self, methods: dict[str, grpc.RpcMethodHandler]) -> None:
+        self._methods = methods
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Return the handler of a method; None if it is not ours."""
+        return self._methods.get(details.method)
 
 
 def _unary(methods: dict[str, Any]) -> dict[str, grpc.RpcMethodHandler]:

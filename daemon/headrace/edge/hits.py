@@ -8,6 +8,7 @@ with what the entry's `renditions` hold ready. No I/O, no parsing, no locks.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -104,10 +105,9 @@ class Hits:
         self._memo.clear()
 
 
-def digest(*parts: bytes) -> bytes:
-    """Return the hash of all that decides an answer. Lengths keep the parts apart: no two different calls run together."""
-    lengths = b",".join([b"%d" % len(part) for part in parts])
-    return hashlib.sha256(b"".join((lengths, b":", *parts))).digest()
+def digest(head: bytes, body: bytes) -> bytes:
+    """Return the hash of all that decides an answer. The length keeps the parts apart: no two different calls run together."""
+    return hashlib.sha256(b"%d:%b%b" % (len(head), head, body)).digest()
 
 
 def http_digest(caller: str, credential: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -116,9 +116,15 @@ def http_digest(caller: str, credential: str, method: str, target: str, headers:
 
     By the caller's name, even where answers are shared: the budget that a hit shows is the caller's own.
     """
-    counted = [f"{name}:{value}" for name, value in headers.items() if name.lower().startswith(_COUNTS)]
-    head = "\n".join((caller, credential, method, target, *sorted(counted)))
+    counted = [f"{name}:{value}" for name, value in headers.items() if _counts(name)]
+    counted.sort()
+    head = "\n".join((caller, credential, method, target, *counted))
     return digest(head.encode("utf-8", "surrogateescape"), body)
+
+
+@functools.lru_cache(1024)
+def _counts(name: str) -> bool:
+    return name.lower().startswith(_COUNTS)
 
 
 def outcome_of(hit: Hit, edge: str) -> Outcome:

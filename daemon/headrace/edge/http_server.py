@@ -23,9 +23,9 @@ from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.callers import Callers
 from headrace.crowd import Crowd
-from headrace.edge import http_bodies, http_errors
+from headrace.edge import http_bodies, http_errors, http_ready
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
-from headrace.edge.hits import JSON, Hit, Hits, constant_headers, http_digest, outcome_of, payload, varying_headers
+from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, has_own_clock, presented_key
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
@@ -154,7 +154,7 @@ class HttpServer:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
                 if hit := self._hits.glance(key):
                     self._outcomes.tell(outcome_of(hit, "http"))
-                    return self._hit(hit)
+                    return http_ready.response(request, hit, self._budget_headers(hit.seen))
             return await self._answer(request, _asked(request, target, caller, own_key, body, len(body)), key)
         except HeadraceError as error:
             self._outcomes.refused("http", error)
@@ -174,14 +174,6 @@ class HttpServer:
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
         return caller, own_key
-
-    def _hit(self, hit: Hit) -> web.StreamResponse:
-        entry = hit.entry
-        rendition = "http.events" if hit.seen.stream else "http.json"
-        body = entry.renditions.get(rendition)
-        if body is None:
-            body = entry.renditions[rendition] = payload(hit)
-        return _response(200, body, [*constant_headers(hit), *varying_headers(hit), *self._budget_headers(hit.seen)])
 
     async def _answer(self, request: web.BaseRequest, asked: Request, key: bytes = b"") -> web.StreamResponse:
         stream: web.StreamResponse | None = None

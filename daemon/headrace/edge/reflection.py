@@ -1,8 +1,8 @@
 """
 Server reflection, by which tools learn our services at run time: `grpc.reflection.v1`, and `v1alpha` for older ones.
 
-The library speaks v1alpha alone. Both are the same messages under another name, so one servicer answers both. The library's
-descriptor pool finds no method and no oneof by its name, though the protocol asks for methods; they are looked up in what owns them.
+The library speaks v1alpha alone. Both are the same messages under another name, so one servicer answers both. Its descriptor
+pool finds no method and no oneof by its name, though the protocol asks for methods; they are looked up in what owns them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
-from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 _ALPHA = reflection.SERVICE_NAME
@@ -41,10 +40,10 @@ class _Pool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._default, name)  # extensions: there are none of ours
 
-    def FindFileByName(self, name: str) -> FileDescriptor:  # noqa: N802
+    def FindFileByName(self, name: str) -> Any:  # noqa: N802
         return self._first("FindFileByName", name)
 
-    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802
         try:
             return self._first("FindFileContainingSymbol", symbol)
         except KeyError:
