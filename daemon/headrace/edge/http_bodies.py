@@ -22,6 +22,9 @@ def is_unpacked(request: web.BaseRequest) -> bool:
 
 async def read(request: web.BaseRequest, crowd: Crowd, *, most_bytes: int) -> bytes:
     """Return a request's body; raises `TooLarge`, `InvalidCall` if it breaks off, `QueueFull` if too much waits already."""
+    content = request.content
+    if content.is_eof() and content.exception() is None:
+        return content.read_nowait()  # all of it has come with the head, as most bodies do
     try:
         return await (request.read() if _is_small(request) else _read_counted(request, crowd))
     except web.HTTPRequestEntityTooLarge as error:
