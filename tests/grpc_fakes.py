@@ -133,7 +133,6 @@ async def serving(
     server = GrpcServer(
         exchange,
         flow,
-        flow,
         admission,
         callers,
         tickets,

@@ -87,7 +87,7 @@ class Hits:
             return None
         now = self._clock.now()
         entry = self._cache.glance(seen.fingerprint, now, seen.max_age_s)
-        return Hit(entry, age_s(entry.answer, now), seen) if entry is not None else None
+        return None if entry is None else Hit(entry, age_s(entry.answer, now), seen)
 
     def remember(self, digest: bytes, call: Call) -> None:
         """Remember what these bytes ask, unless they ask for more than a look-up."""
