@@ -7,7 +7,8 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Ipro
 UPSTREAM ?=
 OTHERS := .venv-others/bin
 CLIENT_V1 := clients/python/headrace_client/v1
-NPM := npm --prefix clients/typescript
+# Only what goes wrong, but that: with --silent a failure has no words.
+NPM := npm --loglevel=error --prefix clients/typescript
 NODE_MODULES := clients/typescript/node_modules/.package-lock.json
 # Some tests compare with the SDK in TypeScript; where there is no npm they are skipped, and fail in CI.
 NODE_TESTS := $(if $(shell command -v npm),$(NODE_MODULES))
@@ -85,13 +86,13 @@ storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 clients: client-typescript client-go   ## Check and test the clients in other languages.
 
 $(NODE_MODULES): clients/typescript/package-lock.json
-	$(NPM) ci --silent --no-audit --no-fund
+	$(NPM) ci --no-audit --no-fund
 
 client-typescript: dev $(NODE_MODULES)   ## The client in TypeScript (Node 20).
-	$(NPM) run --silent generate:check
-	$(NPM) run --silent lint
-	$(NPM) run --silent build
-	$(NPM) test --silent
+	$(NPM) run generate:check
+	$(NPM) run lint
+	$(NPM) run build
+	$(NPM) test
 
 client-go: dev               ## The client in Go (1.26), and the SDKs over it.
 	clients/go/generate.sh

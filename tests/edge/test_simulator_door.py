@@ -269,6 +269,33 @@ async def test_answers(simulator: Simulator, web: httpx.AsyncClient) -> None:
     assert (await web.get("/v1/models")).json()["data"]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat/new"])
+async def test_answers_of_chats(simulator: Simulator, method: str, path: str) -> None:
+    """An ordered answer asks for what its endpoint asks for: in chats no version, and errors are in OpenAI's shape."""
+    simulator.answers.add(path="/v1/chat/*", json={"id": "ordered"})
+    async with httpx.AsyncClient(base_url=simulator.url) as web:
+        said = await web.request(method, path, headers={"authorization": "Bearer k"})
+        assert (said.status_code, said.json()) == (200, {"id": "ordered"})
+        keyless = await web.request(method, path)
+        assert (keyless.status_code, set(keyless.json())) == (401, {"error"})
+        simulator.answers.add(path="/v1/messages", json={})
+        assert (await web.request(method, "/v1/messages", headers={"x-api-key": "k"})).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/sim-1"])
+async def test_models_for_both(simulator: Simulator, path: str) -> None:
+    """Models are told to OpenAI's SDK, too, which has its key as a bearer and tells no version; others tell one."""
+    async with httpx.AsyncClient(base_url=simulator.url) as web:
+        assert (await web.get(path, headers={"authorization": "Bearer k"})).status_code == 200
+        assert (await web.get(path, headers={"x-api-key": "k"})).status_code == 400
+        wrong = {"authorization": "Bearer k", "anthropic-version": "2020-01-01"}
+        assert (await web.get(path, headers=wrong)).status_code == 400
+        assert (await web.get(path)).status_code == 401
+        simulator.answers.add(path=path, json={"ordered": True})
+        assert (await web.get(path, headers={"authorization": "Bearer k"})).json() == {"ordered": True}
+
+
 async def test_answer_in_parts(simulator: Simulator, web: httpx.AsyncClient) -> None:
     """An ordered answer may be a stream: its first part is there before its last one is sent."""
     simulator.answers.add(path="/v1/new", parts=["data: 1\n\n", "data: 2\n\n"], pause_s=0.2)

@@ -317,6 +317,28 @@ async def test_chat_errors(simulator: Simulator, chat: openai.AsyncOpenAI) -> No
     assert (said.status_code, said.json()["error"]["type"]) == (401, "authentication_error")
 
 
+async def test_chat_models(chat: openai.AsyncOpenAI) -> None:
+    """OpenAI's SDK lists the models and finds one."""
+    names = [model.id async for model in chat.models.list()]
+    assert "claude-sonnet-5" in names
+    assert (await chat.models.retrieve(names[0])).id == names[0]
+
+
+async def test_mid_conversation(simulator: Simulator) -> None:
+    """The SDK's system message in mid-conversation is taken by messages, counts and batches, with and without its beta."""
+    user, system = {"role": "user", "content": "Hello"}, {"role": "system", "content": "Be brief."}
+    asked: Any = {"model": "claude-sonnet-5", "max_tokens": 30, "messages": [user, system]}
+    async with client(simulator) as sdk:
+        for headers in ({}, {"anthropic-beta": "mid-conversation-system-2026-04-07"}):
+            message = await sdk.messages.create(**asked, extra_headers=headers)
+            assert message.content[0].text.startswith('You said: "Hello"')  # type: ignore[union-attr]
+        count = await sdk.messages.count_tokens(model="claude-sonnet-5", messages=asked["messages"])
+        assert count.input_tokens == message.usage.input_tokens
+        batch = await sdk.messages.batches.create(requests=[{"custom_id": "1", "params": asked}])
+        [result] = [result async for result in await sdk.messages.batches.results(batch.id)]
+        assert result.result.type == "succeeded"
+
+
 async def test_chat_limits() -> None:
     """Chat and messages of a model share its limits, and chat has the headers, too."""
     async with await start(Options.instant(requests_per_minute=1)) as simulator:

@@ -207,6 +207,97 @@ def test_checks(fields: dict[str, Any], sentence: str) -> None:
     assert sentence in caught.value.message
 
 
+USER: dict[str, Any] = {"role": "user", "content": "Hello"}
+SYSTEM: dict[str, Any] = {"role": "system", "content": "Be brief."}
+ASSISTANT: dict[str, Any] = {"role": "assistant", "content": "Well."}
+SEARCHED: dict[str, Any] = {"role": "assistant", "content": [{"type": "server_tool_use", "id": "srvtoolu_1"}]}
+DIRECTIVE: dict[str, Any] = {"role": "system", "content": [], "output_config": {"effort": "low"}}
+
+
+def read(*messages: Any, beta: bool = False, **fields: Any) -> Ask:
+    """Read a call of these messages."""
+    body = {"model": "claude-sonnet-5", "max_tokens": 500, "messages": messages, **fields}
+    return read_ask(msgspec.json.encode(body), version=OLD_VERSION, beta=beta)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (USER, SYSTEM),
+        (USER, SYSTEM, ASSISTANT),
+        (USER, ASSISTANT, USER, SYSTEM),
+        (USER, SYSTEM, ASSISTANT, USER, SYSTEM, ASSISTANT, USER),
+        (USER, SEARCHED, SYSTEM),
+        (USER, {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}),
+    ],
+)
+def test_system_message(messages: tuple[Any, ...]) -> None:
+    """A system message may stand where the API takes one; it counts as input, and the answer is to the user."""
+    call = read(*messages)
+    without = read(*(message for message in messages if message["role"] != "system"))
+    assert call.prompt == without.prompt
+    assert call.input_tokens >= without.input_tokens + 2
+    body = msgspec.json.encode({"model": "claude-a", "messages": messages})
+    assert read_count(body, version=NEW_VERSION, beta=False).input_tokens == call.input_tokens
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        ((SYSTEM,), "messages.0: use the top-level 'system' parameter for the initial system prompt"),
+        ((SYSTEM, USER), "messages.0: use the top-level 'system' parameter for the initial system prompt"),
+        ((USER, ASSISTANT, SYSTEM), "messages.2: a system message must follow a user message"),
+        ((USER, SYSTEM, SYSTEM), "messages.1: a system message must be the last message"),
+        ((USER, SYSTEM, USER), "messages.1: a system message must be the last message"),
+        ((USER, SYSTEM | {"content": ""}), "messages.1: all messages must have non-empty content"),
+        ((USER, SYSTEM | {"content": 5}), "messages.1.content: Input should be a valid string or list"),
+        ((USER, SYSTEM | {"content": [{"type": "image"}]}), "messages.1.content.0: Input tag 'image'"),
+        ((USER, SYSTEM | {"content": [{"type": "tool_addition"}]}), "messages.1.content.0: Input tag 'tool_addition'"),
+        ((USER, SYSTEM | {"clear_at": "never"}), "messages.1.clear_at: Extra inputs are not permitted"),
+        ((USER, DIRECTIVE), "messages.1.output_config: Extra inputs are not permitted"),
+        ((USER, {"role": "system"}), "messages.1.content: Field required"),
+        ((USER | {"clear_at": "never"},), "messages.0.clear_at: Extra inputs are not permitted"),
+    ],
+)
+def test_system_message_refused(messages: tuple[Any, ...], sentence: str) -> None:
+    """Elsewhere, or of anything but text, it is refused as the API refuses it."""
+    with pytest.raises(Refused) as caught:
+        read(*messages)
+    assert caught.value.status == 400
+    assert caught.value.message.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (USER, SYSTEM | {"clear_at": "next_user_message"}),
+        (DIRECTIVE, USER),
+        (USER, DIRECTIVE, USER),
+        (USER, DIRECTIVE, SYSTEM),
+        (USER, SYSTEM, DIRECTIVE),
+        (USER, {"role": "system", "output_config": {"effort": "low"}}),
+        (USER, SYSTEM | {"content": [{"type": "tool_removal", "tool": "x"}]}),
+        (USER, {"role": "assistant", "content": [{"type": "mcp_tool_use", "id": "x", "input": {}}]}, USER),
+        (USER, {"role": "assistant", "content": [{"type": "compaction", "content": "so far"}]}, USER),
+    ],
+)
+def test_beta_messages(messages: tuple[Any, ...]) -> None:
+    """With a beta, messages may have what betas bring: directives alone stand anywhere."""
+    assert read(*messages, beta=True).prompt == "Hello"
+    with pytest.raises(Refused):
+        read(*messages)
+
+
+def test_output_format() -> None:
+    """`output_format` of a beta does what `output_config.format` does; without a beta it is unknown."""
+    wanted = {"type": "json_schema", "schema": TOOL["input_schema"]}
+    call = read(USER, output_format=wanted, beta=True)
+    assert msgspec.json.decode(write(call, (30, 200), "toolu_1").blocks[0].text) == {"q": "Hello", "n": 5}
+    assert write(read(USER, output_format=None, beta=True), (30, 200), "toolu_1").blocks[0].text.startswith("You said")
+    with pytest.raises(Refused, match="output_format: Extra inputs are not permitted"):
+        read(USER, output_format=wanted)
+
+
 def test_old_version() -> None:
     """The first version still takes sampling parameters, within their range."""
     assert ask(temperature=0.5, top_k=40, version=OLD_VERSION)

@@ -9,7 +9,7 @@ A stand-in for the Anthropic API, to rehearse a configuration on and to test aga
     options    everything that can be chosen
     server     its life from start to stop; `control` its own endpoints
     api        the door: which endpoint (`routes`), which key, which version; a `call` is what comes through it
-    checks     what is refused before anything is said, and `refusals`, how
+    checks     what is refused before anything is said (`turns`: its messages), and `refusals`, how
 
     conversation   messages, chat, count of tokens
     script         what is said; `tokens` what it costs; `render` and `chat` how it looks; `saying` how it gets onto the wire

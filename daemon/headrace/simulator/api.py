@@ -27,9 +27,9 @@ from headrace.simulator.files import Files
 from headrace.simulator.journal import Journal, Visit, shown
 from headrace.simulator.limits import Limits
 from headrace.simulator.options import Options
-from headrace.simulator.organization import ORGANIZATION_ID, ROOT, Organization
+from headrace.simulator.organization import ORGANIZATION_ID, Organization
 from headrace.simulator.refusals import Refused
-from headrace.simulator.routes import Door, Handler, Routes, allowed
+from headrace.simulator.routes import Door, Handler, Routes, allowed, door_of
 from headrace.simulator.saying import GARBAGE
 
 _ADMIN = "sk-ant-admin"
@@ -89,7 +89,7 @@ class Api:
     async def _answer(self, call: Call) -> web.StreamResponse:
         request = call.request
         if self.answers and (ordered := self.answers.find(request.method, request.path)):
-            self._admit(call, Door.ADMIN if request.path.startswith(ROOT) else Door.API)
+            self._admit(call)
             return await self._strike(call, lambda call: give(ordered, call))
         methods, call.ids = self._routes.find(request.path)
         if not methods:
@@ -99,13 +99,15 @@ class Api:
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             raise Refused(405, "invalid_request_error", "Method Not Allowed", headers={"allow": allowed(methods)})
-        self._admit(call, route.door)
+        self._admit(call)
         return await (route.handler(call) if route.strikes else self._strike(call, route.handler))
 
-    def _admit(self, call: Call, door: Door) -> None:
+    def _admit(self, call: Call) -> None:
+        door = door_of(call.request.path)
         call.visit.key = self._check_key(call.request, is_admins=door is Door.ADMIN)
-        if door is not Door.CHAT:
-            checks.check_version(call.version)
+        if door is Door.CHAT or (door is Door.BOTH and not call.version and "x-api-key" not in call.request.headers):
+            return
+        checks.check_version(call.version)
 
     async def _strike(self, call: Call, handler: Handler) -> web.StreamResponse:
         """Let a call meet the fault that was ordered for its endpoint, if any, on its way in or out."""
@@ -162,6 +164,5 @@ def _error_response(refused: Refused, visit: Visit, headers: dict[str, str]) -> 
     if wait := refused.headers.get("retry-after"):
         visit.retry_after_s = float(wait)
     said = headers | refused.headers | {"content-type": "application/json"}
-    is_chat = visit.path.startswith("/v1/chat/")
-    body = refused.openai_body() if is_chat else refused.body(visit.request_id)
+    body = refused.openai_body() if door_of(visit.path) is Door.CHAT else refused.body(visit.request_id)
     return web.Response(status=refused.status, body=body, headers=said)

@@ -13,16 +13,15 @@ from typing import Any
 
 import msgspec
 
-from headrace.simulator.refusals import Refused, invalid
+from headrace.simulator.refusals import EXTRA, Refused, demand, invalid
 from headrace.simulator.tokens import input_tokens
+from headrace.simulator.turns import check_messages, is_text, prompt_of
 
 OLD_VERSION = "2023-06-01"
 NEW_VERSION = "2026-10-21"
 VERSIONS = (OLD_VERSION, NEW_VERSION)
 MAX_OUTPUT_TOKENS = 128_000
 MIN_THINKING_TOKENS = 1_024
-
-_EXTRA = "Extra inputs are not permitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +44,19 @@ _ANY = _Type("anything", lambda v: True)
 
 _INPUT_FIELDS = {
     "model": _STRING, "messages": _LIST, "system": _TEXT, "tools": _LIST, "tool_choice": _OBJECT, "thinking": _OBJECT,
-    "cache_control": _OBJECT, "output_config": _OBJECT,
+    "cache_control": _OBJECT, "output_config": _OBJECT, "speed": _STRING,
 }  # fmt: skip
 _FIELDS = _INPUT_FIELDS | {
     "max_tokens": _INTEGER, "stream": _BOOLEAN, "stop_sequences": _STRINGS, "metadata": _OBJECT, "container": _ANY,
-    "diagnostics": _OBJECT, "inference_geo": _STRING, "service_tier": _STRING, "speed": _STRING,
+    "diagnostics": _OBJECT, "inference_geo": _STRING, "service_tier": _STRING,
 }  # fmt: skip
 _SAMPLING = {"temperature": _NUMBER, "top_p": _NUMBER, "top_k": _INTEGER}
 _BETA_FIELDS = dict.fromkeys(
-    ("billing_policy", "compaction", "context_management", "fallback_credit_token", "fallbacks", "mcp_servers", "thread"), _ANY
-)
-_BLOCKS = frozenset(
     (
-        "text", "image", "document", "search_result", "tool_use", "tool_result", "thinking", "redacted_thinking",
-        "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result",
-        "bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result",
-        "container_upload",
-    )
+        "billing_policy", "compaction", "context_management", "fallback_credit_token", "fallbacks", "mcp_servers",
+        "output_format", "thread",
+    ),
+    _ANY,
 )  # fmt: skip
 
 
@@ -71,7 +66,7 @@ class Ask:
     A call that passed the checks.
 
     Args:
-        prompt: the text of the last message.
+        prompt: the text of the last message that is not the system's.
         input_tokens: what it puts in.
         body: all of it, as parsed.
     """
@@ -102,17 +97,17 @@ def check_ask(body: dict[str, Any], *, version: str, beta: bool) -> Ask:
     sampling = _SAMPLING if version == OLD_VERSION else {}
     _check_fields(body, _FIELDS | sampling | (_BETA_FIELDS if beta else {}), ("model", "max_tokens", "messages"))
     for name in sampling.keys() & body.keys() - {"top_k"}:
-        _demand(0 <= body[name] <= 1, f"{name}: Input should be between 0 and 1")
+        demand(0 <= body[name] <= 1, f"{name}: Input should be between 0 and 1")
     _check_max_tokens(body["max_tokens"], body["model"])
     _check_thinking(body.get("thinking"), body["max_tokens"])
-    return _ask(body, version)
+    return _ask(body, version, beta)
 
 
 def read_count(raw: bytes, *, version: str, beta: bool) -> Ask:
     """Check the body of `POST /v1/messages/count_tokens`: the same without what only matters at run time."""
     body = _parse(raw)
     _check_fields(body, _INPUT_FIELDS | (_BETA_FIELDS if beta else {}), ("model", "messages"))
-    return _ask(body, version)
+    return _ask(body, version, beta)
 
 
 def check_model(model: str) -> None:
@@ -121,18 +116,18 @@ def check_model(model: str) -> None:
         raise Refused(404, "not_found_error", f"model: {model[:256]}")
 
 
-def _ask(body: dict[str, Any], version: str) -> Ask:
-    _check_messages(body["messages"], version)
+def _ask(body: dict[str, Any], version: str, beta: bool) -> Ask:
+    check_messages(body["messages"], is_new=version == NEW_VERSION, beta=beta)
     if isinstance(system := body.get("system"), list):
         for index, block in enumerate(system):
-            _demand(_is_text(block), f"system.{index}: Input should be a text block")
+            demand(is_text(block), f"system.{index}: Input should be a text block")
     _check_tools(body.get("tools"), body.get("tool_choice"))
     check_model(body["model"])
     return Ask(
         model=body["model"],
         max_tokens=body.get("max_tokens", 0),
         stream=body.get("stream", False),
-        prompt=_text_of(body["messages"][-1]["content"]),
+        prompt=prompt_of(body["messages"]),
         input_tokens=input_tokens(body),
         body=body,
     )
@@ -143,102 +138,51 @@ def _parse(raw: bytes) -> dict[str, Any]:
         body = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"The request body is not valid JSON: {error}") from None
-    _demand(isinstance(body, dict), "Input should be an object")
+    demand(isinstance(body, dict), "Input should be an object")
     return body  # type: ignore[no-any-return]  # the line above is its check
-
-
-def _demand(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise invalid(sentence)
 
 
 def _check_fields(body: Mapping[str, Any], fields: Mapping[str, _Type], required: tuple[str, ...]) -> None:
     for name in required:
-        _demand(name in body, f"{name}: Field required")
+        demand(name in body, f"{name}: Field required")
     for name, value in body.items():
-        _demand(name in fields, f"{name[:100]}: {_EXTRA}")
-        _demand(fields[name].fits(value), f"{name}: Input should be {fields[name].name}")
+        demand(name in fields, f"{name[:100]}: {EXTRA}")
+        demand(fields[name].fits(value), f"{name}: Input should be {fields[name].name}")
 
 
 def _check_max_tokens(max_tokens: int, model: str) -> None:
-    _demand(max_tokens >= 0, "max_tokens: Input should be greater than or equal to 0")
+    demand(max_tokens >= 0, "max_tokens: Input should be greater than or equal to 0")
     most = f"{MAX_OUTPUT_TOKENS}, which is the maximum allowed number of output tokens for {model[:256]}"
-    _demand(max_tokens <= MAX_OUTPUT_TOKENS, f"max_tokens: {max_tokens} > {most}")
+    demand(max_tokens <= MAX_OUTPUT_TOKENS, f"max_tokens: {max_tokens} > {most}")
 
 
 def _check_thinking(thinking: Mapping[str, Any] | None, max_tokens: int) -> None:
     if thinking is None:
         return
     kind = thinking.get("type")
-    _demand(
+    demand(
         kind in ("enabled", "disabled", "adaptive", "between_tools"),
         "thinking.type: Input should be 'enabled', 'disabled', 'adaptive' or 'between_tools'",
     )
     if kind == "enabled":
         budget = thinking.get("budget_tokens")
-        _demand(_INTEGER.fits(budget), "thinking.enabled.budget_tokens: Input should be a valid integer")
+        demand(_INTEGER.fits(budget), "thinking.enabled.budget_tokens: Input should be a valid integer")
         enough = f"thinking.enabled.budget_tokens: Input should be greater than or equal to {MIN_THINKING_TOKENS}"
-        _demand(budget >= MIN_THINKING_TOKENS, enough)  # type: ignore[operator]  # an integer, by the check above
-        _demand(max_tokens > budget, "`max_tokens` must be greater than `thinking.budget_tokens`")  # type: ignore[operator]
-
-
-def _check_messages(messages: list[Any], version: str) -> None:
-    _demand(bool(messages), "messages: at least one message is required")
-    for index, message in enumerate(messages):
-        where = f"messages.{index}"
-        _demand(isinstance(message, dict), f"{where}: Input should be an object")
-        for name in ("role", "content"):
-            _demand(name in message, f"{where}.{name}: Field required")
-        for name in message:
-            _demand(name in ("role", "content"), f"{where}.{name[:100]}: {_EXTRA}")
-        _demand(message["role"] in ("user", "assistant"), f"{where}.role: Input should be 'user' or 'assistant'")
-        _check_content(message["content"], message["role"], where, version)
-
-
-def _check_content(content: Any, role: str, where: str, version: str) -> None:
-    _demand(isinstance(content, str | list), f"{where}.content: Input should be a valid string or list")
-    _demand(bool(content), f"{where}: all messages must have non-empty content")
-    for index, block in enumerate(content if isinstance(content, list) else ()):
-        _check_block(block, role, f"{where}.content.{index}", version)
-
-
-def _check_block(block: Any, role: str, where: str, version: str) -> None:
-    _demand(isinstance(block, dict), f"{where}: Input should be an object")
-    _demand("type" in block, f"{where}.type: Field required")
-    kind = block["type"]
-    tags = f"{where}: Input tag '{str(kind)[:100]}' found using 'type' does not match any of the expected tags"
-    _demand(isinstance(kind, str) and kind in _BLOCKS, tags)
-    if kind == "text":
-        _demand(isinstance(block.get("text"), str), f"{where}.text.text: Input should be a valid string")
-        _demand(bool(block["text"]), "messages: text content blocks must be non-empty")
-    if version == NEW_VERSION:
-        in_assistant = kind == "document" and role == "assistant"
-        _demand(not in_assistant, f"{where}: document blocks are not permitted in assistant messages")
-        cited = kind == "text" and role == "user" and bool(block.get("citations"))
-        _demand(not cited, f"{where}.text.citations: {_EXTRA}")
+        demand(budget >= MIN_THINKING_TOKENS, enough)  # type: ignore[operator]  # an integer, by the check above
+        demand(max_tokens > budget, "`max_tokens` must be greater than `thinking.budget_tokens`")  # type: ignore[operator]
 
 
 def _check_tools(tools: list[Any] | None, choice: Mapping[str, Any] | None) -> None:
     for index, tool in enumerate(tools or ()):
-        _demand(isinstance(tool, dict), f"tools.{index}: Input should be an object")
+        demand(isinstance(tool, dict), f"tools.{index}: Input should be an object")
         if tool.get("type", "custom") == "custom":
-            _demand(isinstance(tool.get("name"), str), f"tools.{index}.custom.name: Field required")
-            _demand(isinstance(tool.get("input_schema"), dict), f"tools.{index}.custom.input_schema: Field required")
+            demand(isinstance(tool.get("name"), str), f"tools.{index}.custom.name: Field required")
+            demand(isinstance(tool.get("input_schema"), dict), f"tools.{index}.custom.input_schema: Field required")
     if choice is None:
         return
     kind = choice.get("type")
-    _demand(kind in ("auto", "any", "tool", "none"), "tool_choice.type: Input should be 'auto', 'any', 'tool' or 'none'")
-    _demand(bool(tools) or kind == "none", "tool_choice: may only be specified while providing tools")
+    demand(kind in ("auto", "any", "tool", "none"), "tool_choice.type: Input should be 'auto', 'any', 'tool' or 'none'")
+    demand(bool(tools) or kind == "none", "tool_choice: may only be specified while providing tools")
     if kind == "tool":
         names = {tool.get("name") for tool in tools or ()}
-        _demand(choice.get("name") in names, f"tool_choice.tool.name: Tool '{choice.get('name')}' not found in provided tools")
-
-
-def _is_text(block: Any) -> bool:
-    return isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)
-
-
-def _text_of(content: str | list[Any]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(block["text"] for block in content if _is_text(block))
+        demand(choice.get("name") in names, f"tool_choice.tool.name: Tool '{choice.get('name')}' not found in provided tools")

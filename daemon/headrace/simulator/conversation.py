@@ -21,7 +21,7 @@ from headrace.simulator.limits import Limits
 from headrace.simulator.options import Options
 from headrace.simulator.refusals import Refused
 from headrace.simulator.render import Form
-from headrace.simulator.routes import Door, Route
+from headrace.simulator.routes import Route
 from headrace.simulator.saying import Pace, Saying
 from headrace.simulator.script import write
 
@@ -49,7 +49,7 @@ class Conversation:
         return (
             Route("POST", "/v1/messages", self._messages, strikes=True),
             Route("POST", "/v1/messages/count_tokens", self._count_tokens),
-            Route("POST", "/v1/chat/completions", self._chat, Door.CHAT, strikes=True),
+            Route("POST", "/v1/chat/completions", self._chat, strikes=True),
         )
 
     async def _messages(self, call: Call) -> web.StreamResponse:

@@ -21,7 +21,7 @@ from headrace.simulator.models import MODELS
 from headrace.simulator.options import Options
 from headrace.simulator.pages import by_cursor, by_id
 from headrace.simulator.refusals import Refused, invalid
-from headrace.simulator.routes import Door, Handler, Route
+from headrace.simulator.routes import Handler, Route
 
 ORGANIZATION_ID = "7d3b2a10-5e1c-4c6b-9a55-5151a7015151"
 ROOT = "/v1/organizations"
@@ -91,7 +91,7 @@ class Organization:
             ("DELETE", "/invites/{}", self._delete("_invites", "invite_deleted")),
             ("GET", "/rate_limits", self._rate_limits),
         )
-        return tuple(Route(method, ROOT + path, handler, Door.ADMIN) for method, path, handler in rows)
+        return tuple(Route(method, ROOT + path, handler) for method, path, handler in rows)
 
     async def _me(self, call: Call) -> web.StreamResponse:
         return call.say({"id": ORGANIZATION_ID, "type": "organization", "name": "The Mill"})

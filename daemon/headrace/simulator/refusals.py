@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+EXTRA = "Extra inputs are not permitted"
+
 
 class Refused(Exception):
     """
@@ -47,6 +49,12 @@ class Refused(Exception):
 def invalid(message: str) -> Refused:
     """Return the commonest one: 400, the body is wrong."""
     return Refused(400, "invalid_request_error", message)
+
+
+def demand(holds: bool, sentence: str) -> None:
+    """Refuse with that sentence what does not hold."""
+    if not holds:
+        raise invalid(sentence)
 
 
 def seconds(value: float) -> str:

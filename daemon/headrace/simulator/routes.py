@@ -19,7 +19,16 @@ class Door(Enum):
 
     API = auto()
     CHAT = auto()  # as the API, but no version, and errors in OpenAI's shape
+    BOTH = auto()  # as the API, and open to OpenAI's SDK, which has its key as a bearer and tells no version
     ADMIN = auto()  # an Admin key only
+
+
+_DOORS = {"/v1/chat/": Door.CHAT, "/v1/organizations/": Door.ADMIN, "/v1/models/": Door.BOTH}
+
+
+def door_of(path: str) -> Door:
+    """Return the door in front of a path, whether there is an endpoint or one may be ordered."""
+    return next((door for prefix, door in _DOORS.items() if f"{path}/".startswith(prefix)), Door.API)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,6 @@ class Route:
     method: str
     path: str
     handler: Handler
-    door: Door = Door.API
     strikes: bool = False
 
 

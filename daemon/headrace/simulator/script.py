@@ -2,7 +2,8 @@
 What the simulator says: a pure function of the call, so that the same prompt gets the same text and a test knows its answer.
 
 An answer quotes the beginning of the prompt and goes on with words about water, as many as the prompt's checksum says.
-`max_tokens`, `stop_sequences`, tools, thinking and `output_config.format` shape it the way they shape a real one:
+`max_tokens`, `stop_sequences`, tools, thinking and `output_config.format` (or a beta's `output_format`) shape it the way they
+shape a real one:
 
 - `tool_choice` of `any` or `tool`, or the words "use the tool" in the prompt, give a tool_use block with an input that
   fits the tool's schema;
@@ -147,7 +148,7 @@ def _speak(ask: Ask, left: int, answer_tokens: tuple[int, int]) -> Script:
 
 
 def _whole_text(ask: Ask, answer_tokens: tuple[int, int]) -> str:
-    wanted = (ask.body.get("output_config") or {}).get("format") or {}
+    wanted = (ask.body.get("output_config") or {}).get("format") or ask.body.get("output_format") or {}
     if isinstance(wanted, Mapping) and wanted.get("type") == "json_schema":
         return msgspec.json.encode(sample(wanted.get("schema"), ask.prompt)).decode()
     low, high = answer_tokens

@@ -30,7 +30,7 @@ def input_tokens(body: Mapping[str, Any]) -> int:
     """Count what a call puts in; at least 1."""
     size = _content_size(body.get("system") or "")
     for message in body["messages"]:
-        size += _content_size(message["content"])
+        size += _content_size(message.get("content") or "")  # a system message may only give directives
     if tools := body.get("tools"):
         size += len(msgspec.json.encode(tools))
     return max(1, tokens(size))
