@@ -69,6 +69,13 @@ def test_no_error_status(status: int, failure: Failure) -> None:
         (429, {}, body("rate_limit_error", error_code="enforced_spend_limit_reached"), FINAL),
         (429, {"retry-after": "280000"}, body("rate_limit_error", error_code="contract_spend_limit_reached"), FINAL),
         (429, {"x-should-retry": "true"}, body("rate_limit_error", error_code="contract_spend_limit_reached"), FINAL),
+        (
+            429,
+            {},
+            b'{"error":{"type":"rate_limit_error","message":"m","code":"enforced_spend_limit_reached","param":null}}',
+            FINAL,
+        ),
+        (429, {}, b'{"error":{"type":"rate_limit_error","message":"m","code":null,"param":null}}', LIMITED),
         (429, {}, body("billing_error"), FINAL),
         (429, {"retry-after": "7"}, body("rate_limit_error", error_code="ramp_limit_exceeded"), LIMITED),
         (429, {"X-Should-Retry": "false"}, body("rate_limit_error"), FINAL),

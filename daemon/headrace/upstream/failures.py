@@ -49,7 +49,8 @@ def classify(
     """Return what an answer other than 200 means, with upstream's exact word, and the headers *passed_on*, for the caller."""
     named = {name.lower(): value for name, value in headers.items()}
     said = _read(body)
-    kind, code = _text(said.get("type")), _text(_object(said.get("details")).get("error_code"))
+    # In Anthropic's shape the code is one of the details; chats have it beside the type, as OpenAI does.
+    kind, code = _text(said.get("type")), _text(_object(said.get("details")).get("error_code")) or _text(said.get("code"))
     failure, usual_kind = _row(status)
     error = UpstreamError(
         _text(said.get("message"))[:_LONGEST_MESSAGE] or f"upstream answered {status}",
