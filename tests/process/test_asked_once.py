@@ -1,0 +1,192 @@
+"""Calls that go on without their caller, through a drain, a hang-up in the wrong moment, and a process that stood still."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from hashlib import sha256
+
+import aiohttp
+import grpc
+import pytest
+import redis
+
+from conftest import until
+from fleet import daemon, simulated
+from headrace.simulator import Options
+from headrace.v1 import (
+    messages_service_pb2,
+    messages_service_pb2_grpc,
+    tickets_pb2,
+    tickets_service_pb2,
+    tickets_service_pb2_grpc,
+)
+from listening import WHOLE, body_of, over_http, over_messages
+from scripted import MESSAGE, Line, serving
+
+pytestmark = pytest.mark.slow
+
+
+def key_of(name: str) -> str:
+    """The simulator's word for a key."""
+    return sha256(name.encode()).hexdigest()[:16]
+
+
+async def whole_of(at, text: str, **headers: str) -> tuple[int, str]:
+    """Ask for a whole answer; return its status, and its id or the type of the error."""
+    sent = {"anthropic-version": "2023-06-01"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    async with aiohttp.ClientSession() as session, session.post(
+        at.http + "/v1/messages", json=body_of(text), headers=sent
+    ) as response:
+        said = await response.json()
+        return response.status, said.get("id") or said["error"]["type"]
+
+
+async def submit(at, text: str) -> str:
+    asked = messages_service_pb2.SubmitMessageRequest()
+    asked.params.model, asked.params.max_tokens = "claude-haiku-4-5", 40
+    asked.params.messages.add(role="user").content.text = text
+    async with grpc.aio.insecure_channel(at.grpc) as channel:
+        return (await messages_service_pb2_grpc.MessagesServiceStub(channel).SubmitMessage(asked, timeout=10)).ticket.id
+
+
+async def outcome_of(at, ticket: str) -> str:
+    """Wait for a ticket's end, and return its state."""
+    async with grpc.aio.insecure_channel(at.grpc) as channel:
+        asked = tickets_service_pb2.WaitTicketRequest(id=ticket)
+        reply = await tickets_service_pb2_grpc.TicketsServiceStub(channel).WaitTicket(asked, timeout=60)
+    return tickets_pb2.TicketState.Name(reply.ticket.state).removeprefix("TICKET_STATE_")
+
+
+# A drain.
+
+
+CALLS = {
+    "plain": lambda at: whole_of(at, "plain"),
+    "plain stream": lambda at: over_http(at, "flowing"),
+    "idempotent": lambda at: whole_of(at, "keyed", idempotency_key="a"),
+    "idempotent stream": lambda at: over_http(at, "keyed flowing", idempotency_key="b"),
+    "idempotent gRPC": lambda at: over_messages(at, "keyed typed", idempotency_key="c"),
+    "submitted": lambda at: submit(at, "submitted"),
+    "parked": lambda at: whole_of(at, "parked"),
+    "parked stream": lambda at: over_http(at, "parked flowing"),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("submitted",), ("idempotent", "idempotent gRPC"), ("idempotent stream",), ("parked", "parked stream"), tuple(CALLS)],
+    ids=lambda names: " and ".join(names) if len(names) < 3 else "all",
+)
+async def test_drain(valkey_url, names):
+    """A drain leaves calls that are at upstream their time, whoever waits for them: upstream is asked once for each."""
+    slow = Options(first_token_s=3.0, tokens_per_s=40, jitter=0, answer_tokens=(40, 40))
+    async with simulated(slow) as simulator, contextlib.AsyncExitStack() as stack:
+        simulator.faults.add("rate_limit", text="parked", count=2, retry_after_s=0.2)
+        one = stack.enter_context(daemon(simulator.url, valkey_url, UPSTREAM__API_KEY="key-one"))
+        asked = {name: asyncio.create_task(CALLS[name](one)) for name in names}
+        await until(lambda: simulator.counts.running == len(names), within=20)
+        # It would take over what the other gives up.
+        two = stack.enter_context(daemon(simulator.url, valkey_url, UPSTREAM__API_KEY="key-two"))
+        assert simulator.counts.running > 0
+        one.served.process.send_signal(signal.SIGTERM)
+        heard = dict(zip(asked, await asyncio.wait_for(asyncio.gather(*asked.values()), 30), strict=True))
+        if "submitted" in heard:
+            assert await outcome_of(two, heard.pop("submitted")) == "SUCCEEDED"
+
+    for name, one_heard in heard.items():
+        ending = one_heard.ending if hasattr(one_heard, "ending") else one_heard[0]
+        assert ending in (WHOLE, 200), (name, one_heard)
+    answered = [visit.text for visit in simulator.journal.visits if visit.outcome != "rate_limit"]
+    assert sorted(answered) == sorted(set(answered))
+    assert {visit.key for visit in simulator.journal.visits} == {key_of("key-one")}
+
+
+# Hanging up in the wrong moment.
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+async def test_repeated_after_hanging_up(valkey_url, door):
+    """Hung up while its ticket is being made, and repeated at once with its key, a call is answered: the key is free."""
+    async with simulated(Options.instant(first_token_s=0.1)) as simulator:
+        with daemon(simulator.url, valkey_url) as running:
+            ask = ask_keyed if door == "http" else ask_typed
+            for number in range(6):
+                assert await ask(running, f"before {number}", f"before {number}") == 200  # everything is warm
+                stand_still(valkey_url, 300)
+                first = asyncio.create_task(ask(running, f"call {number}", f"key {number}"))
+                await asyncio.sleep(0.04 + 0.03 * number)
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
+                await asyncio.sleep(0.02)
+                assert await ask(running, f"call {number}", f"key {number}") == 200
+
+
+def stand_still(url: str, milliseconds: int) -> None:
+    """Have Redis answer nobody for a while."""
+    with redis.Redis.from_url(url) as client:
+        client.client_pause(milliseconds)
+
+
+async def ask_keyed(at, text: str, key: str) -> int | str:
+    status, said = await asyncio.wait_for(whole_of(at, text, idempotency_key=key), 20)
+    return status if status == 200 else said
+
+
+async def ask_typed(at, text: str, key: str) -> int | str:
+    asked = messages_service_pb2.CreateMessageRequest()
+    asked.params.model, asked.params.max_tokens = "claude-haiku-4-5", 40
+    asked.params.messages.add(role="user").content.text = text
+    asked.options.idempotency_key = key
+    async with grpc.aio.insecure_channel(at.grpc) as channel:
+        try:
+            await messages_service_pb2_grpc.MessagesServiceStub(channel).CreateMessage(asked, timeout=20)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+    return 200
+
+
+# Standing still.
+
+
+async def test_stood_still(valkey_url, long):
+    """A process stands still for 20 s in an attempt that then fails, while its successor runs: the successor's answer counts."""
+    if not long:
+        pytest.skip("it takes 30 seconds, until a lease is over; --long runs it")
+    asked: dict[str, int] = {}
+    woken = asyncio.Event()
+
+    async def talk(line: Line) -> None:
+        text = json.loads(line.body)["messages"][0]["content"]
+        asked[text] = number = asked.get(text, 0) + 1
+        if number == 1:  # the answer lies in the socket of a process that does not read
+            await until(lambda: stopped.is_set())
+            error = b'{"type":"error","error":{"type":"invalid_request_error","message":"no"}}'
+            await line.answer(400, error, "content-type: application/json")
+        else:
+            await woken.wait()
+            await asyncio.sleep(2)
+            await line.answer(200, MESSAGE, "content-type: application/json")
+
+    stopped = asyncio.Event()
+    async with serving(talk) as server, contextlib.AsyncExitStack() as stack:
+        one = stack.enter_context(daemon(server.url, valkey_url))
+        ticket = await submit(one, "submitted")
+        keyed = asyncio.create_task(whole_of(one, "keyed", idempotency_key="k"))
+        await until(lambda: len(asked) == 2)
+        two = stack.enter_context(daemon(server.url, valkey_url))
+        one.served.process.send_signal(signal.SIGSTOP)
+        stopped.set()
+        try:
+            repeated = asyncio.create_task(whole_of(two, "keyed", idempotency_key="k"))
+            await until(lambda: list(asked.values()) == [2, 2], within=40)
+        finally:
+            one.served.process.send_signal(signal.SIGCONT)
+        woken.set()
+        assert await outcome_of(two, ticket) == "SUCCEEDED"
+        assert (await asyncio.wait_for(repeated, 30))[0] == 200
+        await asyncio.gather(keyed, return_exceptions=True)
+        print(f"upstream was asked {asked}; the caller at the one that stood still heard {keyed}")
+    assert set(asked.values()) == {2}
