@@ -14,7 +14,7 @@ NODE_MODULES := clients/typescript/node_modules/.package-lock.json
 NODE_TESTS := $(if $(shell command -v npm),$(NODE_MODULES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large clients client-typescript client-go endpoints others others-pins clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large figures clients client-typescript client-go endpoints others others-pins clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -119,6 +119,9 @@ others-pins: .venv-others/installed   ## Find out anew which versions of it go t
 
 large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
 	$(BIN)/pytest tests/process/test_large_bodies.py --long -s
+
+figures: dev                 ## Measure crowds of equal calls, and /healthz while 29 MB arrive.
+	$(BIN)/python -m tests.figures
 
 clean:                       ## Remove what was installed and cached.
 	rm -rf .venv .venv-others clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

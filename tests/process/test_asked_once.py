@@ -31,9 +31,10 @@ pytestmark = pytest.mark.slow
 async def whole_of(at, text: str, **headers: str) -> tuple[int, str]:
     """Ask for a whole answer; return its status, and its id or the type of the error."""
     sent = {"anthropic-version": "2023-06-01"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    async with aiohttp.ClientSession() as session, session.post(
-        at.http + "/v1/messages", json=body_of(text), headers=sent
-    ) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(at.http + "/v1/messages", json=body_of(text), headers=sent) as response,
+    ):
         said = await response.json()
         return response.status, said.get("id") or said["error"]["type"]
 
@@ -72,7 +73,14 @@ CALLS = {
 
 @pytest.mark.parametrize(
     "names",
-    [("submitted",), ("left",), ("idempotent", "idempotent gRPC"), ("idempotent stream",), ("parked", "parked stream"), tuple(CALLS)],
+    [
+        ("submitted",),
+        ("left",),
+        ("idempotent", "idempotent gRPC"),
+        ("idempotent stream",),
+        ("parked", "parked stream"),
+        tuple(CALLS),
+    ],
     ids=lambda names: " and ".join(names) if len(names) < 3 else "all",
 )
 async def test_drain(valkey_url, names):

@@ -94,9 +94,10 @@ def check(heard) -> None:
 async def whole_of(at, text: str, **headers: str) -> tuple[int, str, str]:
     """Ask for the same in one piece; return its status, its text and where it came from."""
     sent = {"anthropic-version": "2023-06-01"} | headers
-    async with aiohttp.ClientSession() as session, session.post(
-        at.http + "/v1/messages", json=body_of(text), headers=sent
-    ) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(at.http + "/v1/messages", json=body_of(text), headers=sent) as response,
+    ):
         said = await response.json()
         texts = [block["text"] for block in said.get("content", ())]
         return response.status, "".join(texts), response.headers.get("x-headrace-source", "")

@@ -1,0 +1,40 @@
+"""
+Prints the figures of a daemon that is asked much at once.
+
+    python -m tests.figures [--callers N] [refused] [followed] [healthz]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from tests.figures import measures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--callers", type=int, default=2_000)
+    parser.add_argument("which", nargs="*", default=["refused", "followed", "healthz"])
+    chosen = parser.parse_args()
+    if "refused" in chosen.which:
+        tell(f"{chosen.callers} equal calls, kept", asyncio.run(measures.hits(chosen.callers)))
+        tell(f"{chosen.callers} equal calls over budget", asyncio.run(measures.refused(chosen.callers)))
+    if "followed" in chosen.which:
+        none = asyncio.run(measures.followed(0))
+        tell("a stream of 1,000 events alone", none)
+        tell(f"{chosen.callers} who want it whole", asyncio.run(measures.followed(chosen.callers)))
+    if "healthz" in chosen.which:
+        for path, word in (("/v1/messages", "water"), ("/v1/messages", "null"), ("/v1/chat/completions", "water")):
+            at_rest_s, busy_s = asyncio.run(measures.healthz_s(path, word=word))
+            print(
+                f"/healthz worst: {at_rest_s * 1e3:.0f} ms at rest, {busy_s * 1e3:.0f} ms while 29 MB arrive at {path} ({word})"
+            )
+
+
+def tell(what: str, cost: measures.Cost) -> None:
+    print(f"{what}: {cost.cpu_s:.2f} s of CPU, answers {dict(cost.statuses)}, upstream asked {cost.asked} times", flush=True)
+
+
+if __name__ == "__main__":
+    main()

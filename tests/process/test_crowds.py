@@ -1,0 +1,51 @@
+"""Many equal calls at once, and a body of many small parts: what they cost the daemon, and what others feel of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from figures import measures
+
+pytestmark = pytest.mark.slow
+
+# What a crowd may cost, in what as many hits cost: one call by one, and none for each of the others.
+TIMES = 3.0
+HEALTHZ_S = 0.2
+
+
+@pytest.fixture
+def callers(long):
+    """How many: the cost of each must not grow with them."""
+    return 2_000 if long else 800
+
+
+async def test_refused(callers):
+    """Equal calls that do not fit into a budget are refused one by one: the work does not grow with the square of them."""
+    kept = await measures.hits(callers)
+    refused = await measures.refused(callers)
+    print(f"kept {kept}, refused {refused}")
+    assert refused.statuses == {429: callers}
+    assert refused.asked == 0
+    assert refused.cpu_s < TIMES * kept.cpu_s + 0.3
+
+
+async def test_followed(callers):
+    """Who waits for the whole of a stream of a thousand events is woken at its end, not by each."""
+    kept = await measures.hits(callers)
+    alone = await measures.followed(0)
+    followed = await measures.followed(callers)
+    print(f"kept {kept}, alone {alone}, followed {followed}")
+    assert followed.statuses == {200: callers}
+    assert followed.asked == 1
+    assert followed.cpu_s < alone.cpu_s + TIMES * kept.cpu_s + 0.3
+
+
+@pytest.mark.parametrize(
+    ("path", "word"), [("/v1/messages", "water"), ("/v1/messages", "null"), ("/v1/chat/completions", "water")]
+)
+async def test_healthz(path, word):
+    """While 29 MB of small blocks arrive and are read, /healthz is answered as ever."""
+    at_rest_s, busy_s = await measures.healthz_s(path, word=word)
+    print(f"/healthz took {at_rest_s * 1e3:.0f} ms at rest, {busy_s * 1e3:.0f} ms while the body came")
+    # On a busy machine it takes its time at rest, too.
+    assert busy_s < max(HEALTHZ_S, 5 * at_rest_s)
