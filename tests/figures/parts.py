@@ -1,4 +1,4 @@
-"""What figures are made of: the CPU time of a process, a crowd of plain calls at once, and how long /healthz takes meanwhile."""
+"""What figures are made of: a process's CPU time, a crowd of plain calls at once, how long /healthz takes meanwhile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import json
 import os
-import subprocess
+import select
 import sys
 import time
 from collections import Counter
@@ -51,24 +51,22 @@ async def crowd(url: str, asked: bytes, number: int) -> Counter[int]:
 @contextlib.asynccontextmanager
 async def watching(url: str) -> AsyncIterator[list[float]]:
     """Ask for /healthz all the time, from a process of its own; the list has the worst answer's seconds after the block."""
-    command = [sys.executable, __file__, url]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, url, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
     assert process.stdin
     assert process.stdout
     worst: list[float] = []
-    await asyncio.to_thread(process.stdout.readline)  # it has begun
+    await process.stdout.readline()  # it has begun
     try:
         yield worst
     finally:
-        process.stdin.close()
-        worst.append(float(await asyncio.to_thread(process.stdout.readline)))
-        process.wait(30)
+        said, _ = await process.communicate()
+        worst.append(float(said))
 
 
 def watch(url: str) -> float:
     """Ask for /healthz every few milliseconds until standard input ends; return the slowest answer's seconds."""
-    import select
-
     worst = 0.0
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     connection.request("GET", "/healthz")

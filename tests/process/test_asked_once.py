@@ -172,7 +172,7 @@ async def ask_typed(at, text: str, key: str) -> int | str:
 
 
 async def test_stood_still(valkey_url, long):
-    """A process stands still for 20 s in an attempt that then fails, while its successor runs: the successor's answer counts."""
+    """A process stands still for 20 s in an attempt that then fails, while its successor runs: the successor's word counts."""
     if not long:
         pytest.skip("it takes 30 seconds, until a lease is over; --long runs it")
     asked: dict[str, int] = {}

@@ -1,8 +1,8 @@
 """
 A caller, and the cache, have the events of one attempt, or a stream that broke off: whatever is killed in mid-stream.
 
-Upstream says in each word which attempt it is of. Two daemons share one Redis; each has a key of its own, so that upstream's end
-tells which of them makes an attempt.
+Upstream says in each word which attempt it is of. Two daemons share one Redis; each has a key of its own, so that upstream can
+tell which of them makes an attempt.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ async def whole_of(at, text: str, **headers: str) -> tuple[int, str, str]:
 
 
 async def test_worker_killed(valkey_url):
-    """The process that makes a parked call's second attempt dies in mid-stream: those who hear it at the other one hear no other."""
+    """The process that makes a parked call's second attempt dies in mid-stream: who hears it elsewhere hears no other."""
     upstream = Upstream(retry_after_s=1)
     async with serving(upstream.talk) as server, contextlib.AsyncExitStack() as stack:
         fleet = {
@@ -131,7 +131,7 @@ async def test_worker_killed(valkey_url):
 
 
 async def test_ticket_ends_in_mid_stream(valkey_url, long):
-    """A dead leader's ticket runs out of time in mid-stream: its followers' streams break off there, and nothing half is kept."""
+    """A dead leader's ticket runs out of time in mid-stream: its followers' streams break off, and nothing half is kept."""
     if not long:
         pytest.skip("it takes 40 seconds, until a dead leader's lease is over; --long runs it")
     upstream = Upstream(retry_after_s=18, pace_s=0.4)  # it goes on at 18 s, when the followers have the flight, for 12 s
