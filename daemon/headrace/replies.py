@@ -52,11 +52,10 @@ _HINTS = {
 _GONE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError)
 # The code may stand behind other words: those of a pipeline of redis-py ("Command # 2 (...) of pipeline caused error: "), of a
 # transaction that was given up ("... because of: "), of a script in an old Redis.
-_CODE = re.compile(
-    r"(?:.*caused error: )?(?:(?:EXECABORT )?Transaction discarded because of: )?(?:ERR Error running script.*: -)?"
-    r"([A-Z][A-Z0-9]+) ",
-    re.DOTALL,
-)
+_PIPELINE = re.compile(r".*caused error: ", re.DOTALL)
+_INNER = re.compile(r"(?:EXECABORT )?Transaction discarded because of: |(?:ERR )?Error running script.*: -", re.DOTALL)
+_CODE = re.compile(r"([A-Z][A-Z0-9]+) ")
+_OUTER = ("ERR", "EXECABORT")  # what matters may be inside
 _TOO_MANY = "ERR max number of clients"
 
 
@@ -66,20 +65,22 @@ def code(error: BaseException) -> str:
         return ""
     # redis-py cuts the code off where it knows it.
     known: str | None = getattr(error, "status_code", None)
-    if known and known not in ("ERR", "EXECABORT"):
+    if known and known not in _OUTER:
         return known
     if isinstance(error, exceptions.AuthenticationError):
         return "WRONGPASS"
     if isinstance(error, _GONE):  # over a unix socket, redis-py wraps what it was told at the door
         return code(error.__cause__) if error.__cause__ is not None else ""
-    return _code_in(str(error))
+    return _code_in(str(error), known or "ERR")
 
 
-def _code_in(text: str) -> str:
+def _code_in(text: str, otherwise: str) -> str:
+    text = _PIPELINE.sub("", text, 1)
     if text.startswith(_TOO_MANY):
         return "MAXCLIENTS"
-    found = _CODE.match(text)
-    return found[1] if found else "ERR"
+    inner = _INNER.match(text)
+    found = _CODE.match(text, inner.end() if inner else 0)
+    return found[1] if found else otherwise
 
 
 def meaning(error: BaseException) -> Meaning:

@@ -61,10 +61,10 @@ def test_units_agree():
     """The worker has the daemon's sandbox, but for what it has no socket for."""
     daemon, worker = (set(settings((SYSTEMD / f"{name}.service").read_text())) for name in UNITS)
     assert {key for key, _ in worker - daemon} <= {
-        "Description", "ExecStart", "Environment", "Group", "StateDirectory", "RuntimeDirectory", "RuntimeDirectoryMode",
+        "Description", "ExecStart", "Group", "RuntimeDirectory", "RuntimeDirectoryMode",
     }  # fmt: skip
     assert {key for key, _ in daemon - worker} - {key for key, _ in worker - daemon} == {
-        "ExecReload", "SupplementaryGroups", "SystemCallFilter",
+        "ExecReload", "SupplementaryGroups", "SystemCallFilter", "StateDirectory", "StateDirectoryMode",
     }  # fmt: skip
 
 

@@ -5,13 +5,13 @@ import contextlib
 import shutil
 import signal
 import ssl
-import time
 from types import SimpleNamespace
 
 import pytest
 import uvloop
 
 from conftest import missing, start_valkey, until
+from gate import HandTimers, gated
 from headrace.errors import RedisAway, RedisRefused
 from headrace.link import Link, Script
 from headrace.pipe import Command
@@ -174,84 +174,99 @@ async def test_dies_with_each_try(link):
         await link.do("CONFIG", "SET", "client-query-buffer-limit", "1gb")
 
 
+_PATIENCE_S = 5.0  # long, since a connection is made by the machine's clock; what follows goes by the test's own
+
+
+class House:
+    """A link whose patience goes by timers of the test's own, and a gate before its Valkey."""
+
+    def __init__(self, url, gate):
+        self.timers = HandTimers()
+        self.gate = gate
+        self.link = Link(url, timeout_s=_PATIENCE_S, timers=self.timers)
+
+    async def ask_three(self):
+        """Ask three things in three turns, so that they go and come one by one."""
+        self.gate.is_open = False
+        asked = []
+        for _ in range(3):
+            asked.append(self.link.do("INCR", "n"))
+            await until(lambda: self.gate.said.qsize() == len(asked))
+        return asked
+
+    def patience(self, part):
+        """Let so much of our patience pass."""
+        self.timers.advance(part * _PATIENCE_S)
+
+
 @pytest.fixture
-def own_valkey(tmp_path):
-    """A Valkey that the test may stop and go: its process and URL."""
-    process, url = start_valkey(tmp_path)
-    yield process, url
-    process.send_signal(signal.SIGCONT)
-    process.terminate()
-    process.wait(10)
+async def house(valkey_url, tmp_path):
+    async with gated(valkey_url, tmp_path) as (url, gate):
+        house = House(url, gate)
+        await house.link.do("PING")
+        yield house
+        await house.link.aclose()
 
 
-def _busy(seconds):
-    return f"local till = os.clock() + {seconds} while os.clock() < till do end"
-
-
-@contextlib.asynccontextmanager
-async def patient(url, timeout_s=1.0):
-    link = Link(url, timeout_s=timeout_s)
-    yield link
-    await link.aclose()
-
-
-async def test_slow_is_not_silent(own_valkey):
+async def test_slow_is_not_silent(house):
     """A Redis that takes longer for many commands than our patience is there, as long as it goes on answering."""
-    async with patient(own_valkey[1]) as link:
-        # 1.5 s in all. It reads 16 KB at a time and answers each time, so a few commands go with each.
-        await asyncio.gather(*(link.do("EVAL", _busy(0.0005), 0, b"x" * 4096) for _ in range(3000)))
+    pipe = house.link._pipe
 
-        assert link.round_trips == 1
+    for number, asked in enumerate(await house.ask_three()):
+        house.patience(0.9)
+        await house.gate.let_reply()
+        assert await asked == number + 1
+
+    assert house.link._pipe is pipe
 
 
-async def test_nothing_waits_for_ever(own_valkey):
+async def test_nothing_waits_for_ever(house):
     """However busily Redis answers others, what it has not answered after four times our patience is given up."""
-    async with patient(own_valkey[1], 0.3) as link:
-        await link.do("PING")
-        async with asyncio.timeout(20):
-            many = [link.do("EVAL", _busy(0.0005), 0, b"x" * 4096) for _ in range(12_000)]  # 6 s
-            with pytest.raises(RedisAway):
-                await many[-1]
-        await asyncio.gather(*many, return_exceptions=True)
+    await house.link.do("SET", "a", "word")
+    house.gate.is_open = False
+    pipe, asked = house.link._pipe, house.link.do("GET", "a")
+    said = await house.gate.said.get()
+    for number in range(4):  # it says something, time and again, but no whole reply
+        house.patience(0.9)
+        house.gate.say(said[number : number + 1])
+        await until(lambda: pipe._heard == house.timers.time())
+    assert house.link._pipe is pipe
+    house.gate.is_open = True
+    house.patience(0.5)
+
+    assert await asked == b"word"
+    assert house.link._pipe is not pipe
 
 
-async def test_we_were_the_silent_ones(own_valkey):
+async def test_we_were_the_silent_ones(house):
     """When our own loop stood still, a reply that lies in the socket is read before anybody is given up."""
-    async with patient(own_valkey[1], 0.3) as link:
-        await link.do("PING")
-        asked = link.do("PING")
-        await asyncio.sleep(0)
-        time.sleep(0.5)  # noqa: ASYNC251  # the loop is to stand still
+    house.gate.is_open = False
+    pipe, asked = house.link._pipe, house.link.do("INCR", "n")
+    await until(lambda: house.gate.said.qsize() == 1)
+    house.patience(1)  # the first look finds silence
+    await house.gate.let_reply()
 
-        assert await asked == b"PONG"
-        assert link.round_trips == 2
+    assert await asked == 1
+    house.timers.advance(0.001)  # the second finds nothing owed
+    assert house.link._pipe is pipe
 
 
-async def test_taking_in_is_not_silent(valkey_url, tmp_path):
+async def test_taking_in_is_not_silent(house):
     """A Redis that takes a large value in slowly is there, as long as it goes on."""
+    house.gate.hears = False
+    house.gate.take_some()  # what it was about to read already
+    pipe, asked = house.link._pipe, house.link.do("SET", "a", b"x" * 6_000_000)
+    for _ in range(4):
+        await until(lambda: pipe._transport.get_write_buffer_size() > 0)
+        left = pipe._transport.get_write_buffer_size()
+        house.patience(0.9)
+        for _ in range(4):
+            house.gate.take_some()
+        await until(lambda left=left: pipe._transport.get_write_buffer_size() < left)
+    house.gate.hear()
 
-    gone = asyncio.Event()
-
-    async def slowly(reader, writer):
-        there, back = await asyncio.open_unix_connection(valkey_url.removeprefix("unix://"))
-        answering = asyncio.create_task(_pass_on(there, writer))
-        while data := await reader.read(32768):
-            back.write(data)
-            await asyncio.sleep(0.005)
-        back.close()
-        await back.wait_closed()
-        await answering
-        gone.set()
-
-    path = tmp_path / "slow.sock"
-    async with await asyncio.start_unix_server(slowly, path, limit=32768):
-        async with patient(f"unix://{path}", 0.7) as link:
-            began = time.monotonic()
-            assert await link.do("SET", "a", b"x" * 6_000_000) == b"OK"
-
-            assert time.monotonic() - began > 0.7
-            assert link.round_trips == 1
-        await asyncio.wait_for(gone.wait(), 10)
+    assert await asked == b"OK"
+    assert house.link._pipe is pipe
 
 
 def test_script_keeps_its_tries():
@@ -262,33 +277,52 @@ def test_script_keeps_its_tries():
     assert command.with_script().tries == 1
 
 
-async def test_idle_is_not_silent(own_valkey):
+async def test_idle_is_not_silent(house):
     """Time in which nothing is owed is no silence."""
-    async with patient(own_valkey[1]) as link:
-        await link.do("PING")
-        await asyncio.sleep(0.7)
-        await link.do("EVAL", _busy(0.4), 0)
+    pipe = house.link._pipe
+    house.patience(100)
+    house.gate.is_open = False
+    asked = house.link.do("INCR", "n")
+    await until(lambda: house.gate.said.qsize() == 1)
+    house.patience(0.9)
+    await house.gate.let_reply()
 
-        assert link.round_trips == 2
+    assert await asked == 1
+    assert house.link._pipe is pipe
 
 
-async def test_falls_silent(own_valkey):
-    """A Redis that owes a reply and says nothing is away, as soon as patience ends."""
-    process, url = own_valkey
-    async with patient(url) as link:
+async def test_falls_silent(house):
+    """A Redis that owes a reply and says nothing is given up as soon as patience ends; closing waits for nobody."""
+    house.gate.is_open = False
+    pipe, asked = house.link._pipe, house.link.do("INCR", "n")
+    await until(lambda: house.gate.said.qsize() == 1)
+    house.patience(0.99)
+    assert house.link._pipe is pipe
+    house.patience(0.02)
+    assert house.link._pipe is None
+
+    await until(lambda: house.link._opening is not None)  # a second try, which hears nothing either
+    await house.link.aclose()
+    with pytest.raises(RedisAway, match="closed"):
+        await asked
+
+
+async def test_silent_is_away(tmp_path):
+    """A Redis that hangs is away, once patience has ended twice."""
+    process, url = start_valkey(tmp_path)
+    link = Link(url, timeout_s=0.3)
+    try:
         await link.do("PING")
         process.send_signal(signal.SIGSTOP)
-        began = time.monotonic()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             with pytest.raises(RedisAway):
                 await link.do("PING")
-        assert time.monotonic() - began > 0.9
         assert not link.is_up
-
-        waiting = link.do("PING")
-        await asyncio.sleep(0)
-    with pytest.raises(RedisAway, match="closed"):
-        await waiting
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(10)
+        await link.aclose()
 
 
 async def test_no_redis_at_all():
