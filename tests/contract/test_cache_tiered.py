@@ -518,3 +518,31 @@ async def test_remembers_bounded(link):
     assert "0 recent" in repr(seen)
     assert seen.forbids_new(old)
     assert not seen.forbids_new(entry(1, created=1000.1))
+
+
+@pytest.mark.parametrize("fields", [("purge", b"\xff"), ("purge", b'{"selector":7,"at":0}'), ("purge", b"{}"), ("later", b"x")])
+async def test_unreadable_purge(host, link, fields):
+    """A purge that cannot be read, as a newer version may write it, means everything; the next one is heard of as ever."""
+    one, other = await host("a"), await host("b")
+    other.cache.take_in(entry(1).encode())
+    await link.do("XADD", keys.CACHE_PURGES, "*", *fields)
+    await link.tell_all("purge")
+    await until(lambda: other.cache.glance(key(1)) is None)
+
+    await until(lambda: "0 recent" not in repr(other.cache._purges))
+    other.cache.take_in(entry(2, created=2e9).encode())
+    await one.cache.purge(Selector(scope="me"))
+    await until(lambda: other.cache.glance(key(2)) is None)
+
+
+async def test_another_stream(host, link):
+    """A Redis whose purges begin anew, with lower ids, is no reason to wait for the old ones' to come back."""
+    await link.do("XADD", keys.CACHE_PURGES, "9999999999999-0", "purge", b'{"selector":{"model":"none"},"at":0}')
+    one, other = await host("a"), await host("b")
+    await until(lambda: "seen 9999999999999-0" in repr(other.cache._purges))
+    await link.do("DEL", keys.CACHE_PURGES)
+    other.cache.take_in(entry(1).encode())
+
+    await one.cache.purge(Selector(all=True))
+
+    await until(lambda: other.cache.glance(key(1)) is None)

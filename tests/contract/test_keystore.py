@@ -1,10 +1,11 @@
 """The store of callers' keys: what it promises, against a real Valkey."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from conftest import until
 from headrace import keys
-from headrace.callers import KeyStore
+from headrace.callers import Callers, KeyStore, _note_unreadable
 from headrace.clock import HandClock
 from headrace.errors import InvalidCall, RedisAway
 from headrace.link import Link
@@ -76,3 +77,21 @@ async def test_away(tmp_path):
     with pytest.raises(RedisAway):
         await store.list()
     await link.aclose()
+
+
+@pytest.mark.parametrize(
+    "record", [b"garbage", b"\xff", b"{}", b'{"id":"x","name":"n","prefix":"p","created":1,"digest":"no hex"}']
+)
+async def test_unreadable_record(link, record):
+    """A record that cannot be read, as a newer version may write it, locks out its own key alone; it is told once."""
+    _note_unreadable.cache_clear()
+    store = KeyStore(link)
+    good = await store.create("a")
+    await link.do("HSET", keys.KEYS, "000000000000", record)
+    callers = Callers({}, required=True, link=link)
+    with capture_logs() as logs:
+        for _ in range(3):
+            await callers.load()
+    assert callers.identify(good, "").name == "a"
+    assert "a" in [each.name for each in await store.list()]
+    assert len([line for line in logs if line["event"] == "key.unreadable"]) == 1

@@ -13,13 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import until
-from headrace import keys
+from headrace import keys, observe
 from headrace.budget import ledger as rules
+from headrace.budget import redis as redis_ledger
 from headrace.budget.bucket import UNITS
 from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Wait
 from headrace.budget.limits import Want
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.redis import RedisLedger
+from headrace.errors import RedisAway
 from headrace.link import Link
 from windows import used_share, worst_window
 
@@ -446,3 +448,29 @@ async def test_promise_under_load(link, valkey_url):
         grants = [(int(entry[b"at_us"]), int(entry[b"cost"])) for _, entry in client.xrange("audit")]
     assert worst_window(grants, rate_per_minute=6000, capacity=50).is_kept
     assert used_share(grants, rate_per_minute=6000, capacity=50, seconds=1.5) > 0.9
+
+
+async def test_settled_late(link, monkeypatch):
+    """A settlement that Redis did not take is sent again, and that work is seen while it goes on; a fault of it is counted."""
+    monkeypatch.setattr(redis_ledger, "_TRY_EVERY_S", 0.01)
+    ledger = RedisLedger(link)
+    await ledger.reserve("a", (REQUESTS,), waiter="i|1", waited_s=0)
+    await link.do("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(RedisAway):
+            await ledger.settle("a", (REQUESTS,), {})
+        assert repr(ledger) == "<RedisLedger [1 closing]>"
+    finally:
+        await link.do("REPLICAOF", "NO", "ONE")
+    await until(lambda: repr(ledger) == "<RedisLedger [0 closing]>")
+
+    before = observe.BACKGROUND_FAILURES.value("ledger.settle")
+    monkeypatch.setattr(redis_ledger, "_SETTLE", None)
+    ledger._see_closed(failed(RedisAway("away")), [], [])
+    await until(lambda: observe.BACKGROUND_FAILURES.value("ledger.settle") == before + 1)
+
+
+def failed(error):
+    future = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

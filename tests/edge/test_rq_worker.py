@@ -242,11 +242,11 @@ async def test_garbage(crew, queue, stock, made, place, name):
     """What cannot be read as a job goes, wherever it lies, and holds nothing up; nor does an id that is none."""
     client = stock.connection
     GARBAGE[name](client)
-    for job_id in ("x", b"\xff\xfe", "no id!", ""):
+    for strange in ("x", b"\xff\xfe", "no id!", ""):
         if place == "schedule":
-            client.zadd(ScheduledJobRegistry(queue=stock).key, {job_id: 1})
+            client.zadd(ScheduledJobRegistry(queue=stock).key, {strange: 1})
         else:
-            client.rpush(stock.key if place == "queue" else f"{stock.key}:intermediate", job_id)
+            client.rpush(stock.key if place == "queue" else f"{stock.key}:intermediate", strange)
     await queue.schedule("tkt_1", 1, 0.0)
     await queue.schedule("tkt_2", 1, time.time() + 2.1)
     await until(lambda: len(made.attempts) == 2, within=20)

@@ -347,3 +347,25 @@ def test_secrets_stay_with_us(directory, monkeypatch):
     with EmbeddedValkey(directory) as valkey:
         assert b"sk-secret" not in Path(f"/proc/{valkey.pid}/environ").read_bytes()
         assert os.getsid(valkey.pid) == valkey.pid
+
+
+def test_log(directory, monkeypatch):
+    """The server's log is bounded: what it said is set aside, once, and its end is read however long it is."""
+    monkeypatch.setattr(embedded, "_MOST_LOG_BYTES", 10_000)
+    valkey = EmbeddedValkey(directory)
+    valkey.start()
+    try:
+        with open(directory / "valkey.log", "ab") as log:
+            log.write(b"word \xff\n" * 5000 + b"the end\n")
+        assert valkey._tail().splitlines()[-1] == "the end"
+        assert len(valkey._tail().splitlines()) == 5
+        assert not valkey.ensure()
+        assert (directory / "valkey.log").stat().st_size == 0
+        assert (directory / "valkey.log.1").stat().st_size > 10_000
+        assert stat.S_IMODE((directory / "valkey.log.1").stat().st_mode) == 0o600
+        os.kill(valkey.pid, signal.SIGTERM)  # it says something on leaving, at the beginning of the emptied file
+        wait(lambda: valkey._process.poll() is not None)
+        assert b"\0" not in (directory / "valkey.log").read_bytes()
+        assert b"bye bye" in (directory / "valkey.log").read_bytes()
+    finally:
+        valkey.stop()

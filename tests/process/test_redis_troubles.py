@@ -16,7 +16,8 @@ import redis
 from conftest import start_valkey, until
 from daemon_process import HEADRACE, environment, headrace, serving
 from fleet import daemon, simulated
-from headrace.v1 import tickets_service_pb2, tickets_service_pb2_grpc
+from headrace.v1 import messages_service_pb2, messages_service_pb2_grpc
+from pressing import AUDIT
 
 HEADERS = {"anthropic-version": "2023-06-01"}
 ALL = "~headrace:* ~rq:* &headrace:* +@all -@admin -@dangerous +info"
@@ -86,7 +87,7 @@ async def test_fail_over(simulator, http, tmp_path):
 def own(tmp_path_factory):
     process, url = start_valkey(tmp_path_factory.mktemp("v"))
     with redis.Redis.from_url(url) as client:
-        client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", *ALL.split())
+        client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", f"~{AUDIT}", *ALL.split())
         yield url.replace("unix://", "unix://app:secret@"), client
     process.kill()
     process.wait()
@@ -101,11 +102,11 @@ async def test_forbidden(own, simulator, http):
         assert (status, said["error"]["type"], headers["x-should-retry"]) == (503, "api_error", "false")
         assert "NOPERM" in said["error"]["message"]
         async with grpc.aio.insecure_channel(running.grpc) as channel:
-            request = tickets_service_pb2.SubmitMessageRequest()
+            request = messages_service_pb2.SubmitMessageRequest()
             request.params.model, request.params.max_tokens = "claude-haiku-4-5", 9
             request.params.messages.add(role="user").content.text = "secret prompt"
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await tickets_service_pb2_grpc.TicketsServiceStub(channel).SubmitMessage(request, timeout=20)
+                await messages_service_pb2_grpc.MessagesServiceStub(channel).SubmitMessage(request, timeout=20)
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
         assert "NOPERM" in refused.value.details()
         status, text = await ready(http, running.http)
@@ -114,7 +115,8 @@ async def test_forbidden(own, simulator, http):
         assert [line["lacks"] for line in events(running.served, "redis.lacks")] == [["its user may not run EVAL, EVALSHA"]]
 
         client.execute_command("ACL", "SETUSER", "app", "+evalsha", "+eval")
-        assert (await ask(http, running.http, "secret prompt"))[0] == 200
+        status, said, _ = await ask(http, running.http, "secret prompt")
+        assert status == 200, said
 
         async def is_well():
             return (await ready(http, running.http))[0] == 200
@@ -141,6 +143,10 @@ async def test_cluster(simulator, http, tmp_path):
         process.wait()
 
 
+def start(environ):
+    return subprocess.Popen([HEADRACE, "serve"], env=environ, stderr=subprocess.PIPE)
+
+
 @pytest.mark.parametrize("with_redis", [True, False], ids=["redis", "embedded"])
 async def test_ready_at_once(simulator, valkey_url, http, tmp_path, with_redis):
     """From the first answer on, readiness says 200: a start is no trouble."""
@@ -150,7 +156,7 @@ async def test_ready_at_once(simulator, valkey_url, http, tmp_path, with_redis):
     more = {"HEADRACE_REDIS__URL": valkey_url} if with_redis else {}
     environ = environment(tmp_path, **more, HEADRACE_LISTEN__GRPC="[]", HEADRACE_UPSTREAM__API_KEY="k")
     environ["HEADRACE_LISTEN__HTTP"] = f"127.0.0.1:{port}"
-    process = subprocess.Popen([HEADRACE, "serve"], env=environ, stderr=subprocess.PIPE)
+    process = start(environ)
     try:
         said, give_up = [], time.monotonic() + 20
         while len(said) < 100 and time.monotonic() < give_up:

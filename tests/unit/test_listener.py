@@ -34,25 +34,27 @@ async def heard(url, **options):
 
 async def test_black_hole(valkey_url, tmp_path):
     """A connection that was cut off without a word is noticed; commands go on, Redis is not away; then nudges arrive again."""
-    async with gated(valkey_url, tmp_path) as (door, gate):
-        async with heard(valkey_url, timeout_s=0.5, quiet_s=0.2) as (link, connections):
-            link._listener._url = door
-            with redis.Redis.from_url(valkey_url) as client:
-                client.client_kill_filter(_type="pubsub")
-            await until(lambda: len(connections) == 2)
-            await until(lambda: link.is_listening)
-            gate.is_open = False
-            with capture_logs() as logs:
-                await until(lambda: not link.is_listening)
-                assert await link.do("PING") == b"PONG"
-                assert (link.is_up, link.trouble) == (True, "")
-                gate.is_open = True
-                await until(lambda: len(connections) == 3)
-            assert [line["event"] for line in logs] == ["listener.lost", "listener.back"]
-            got = []
-            link.on("topic", got.append)
-            await link.tell_all("topic", "word")
-            await until(lambda: got == [b"word"])
+    async with (
+        gated(valkey_url, tmp_path) as (door, gate),
+        heard(valkey_url, timeout_s=0.5, quiet_s=0.2) as (link, connections),
+    ):
+        link._listener._url = door
+        with redis.Redis.from_url(valkey_url) as client:
+            client.client_kill_filter(_type="pubsub")
+        await until(lambda: len(connections) == 2)
+        await until(lambda: link.is_listening)
+        gate.is_open = False
+        with capture_logs() as logs:
+            await until(lambda: not link.is_listening)
+            assert await link.do("PING") == b"PONG"
+            assert (link.is_up, link.trouble) == (True, "")
+            gate.is_open = True
+            await until(lambda: len(connections) == 3)
+        assert [line["event"] for line in logs] == ["listener.lost", "listener.back"]
+        got = []
+        link.on("topic", got.append)
+        await link.tell_all("topic", "word")
+        await until(lambda: got == [b"word"])
 
 
 async def test_quiet(valkey_url):
