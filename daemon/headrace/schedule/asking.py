@@ -16,7 +16,7 @@ from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.limits import Want
 from headrace.clock import Clock
-from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway
+from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused
 from headrace.schedule.line import Line, Outdated, Place
 
 _ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is five times that, and finds lost nudges
@@ -163,6 +163,8 @@ class Asking:
                 raise Outdated
             try:
                 outcome = await self._reserve_once(place)
+            except RedisRefused:  # there is nothing to wait for
+                raise
             except RedisAway:
                 now = self._clock.now()
                 left_s = self._patience_s(place, now)
