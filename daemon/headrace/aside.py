@@ -3,8 +3,8 @@ A process beside this one, for work that would hold up the loop.
 
 Reading 30 MB of JSON takes Python up to seconds, and a thread would not help: the parser holds the interpreter all the
 while. So one helper does such work, a job at a time, in the order in which the jobs came. It starts with the first job, dies
-with this process (its socket ends), and is started anew when it has died. Only bytes go to and fro: which function a job means was said
-when the helper was started, and no key and no configuration goes there, not even by the environment.
+with this process (its socket ends), and is started anew when it has died. Only bytes go to and fro: which function a job means
+was said when the helper was started, and no key and no configuration goes there, not even by the environment.
 
 Its memory is bounded. A job that wants more is refused; one that wanted much is the last of its helper, so that the memory
 goes back to the system.

@@ -185,12 +185,23 @@ class Failure(StrEnum):
     RATE_LIMITED = "rate_limited"  # 429 that waiting clears: tokens go back, any number of tries
     OVERLOADED = "overloaded"  # 529, or overloaded_error inside a stream: the same
     BROKEN = "broken"  # 408, 5xx, api_error inside a stream, a broken or silent connection: use unknown
+    UNREADABLE = "unreadable"  # 200, whole, and not to be read here: a repeat would be paid for again; use unknown
     FINAL = "final"  # any other 4xx, spend limits: no repeat can help; no tokens were used
 
     @property
     def counts(self) -> bool:
         """Whether `retry.max_attempts` counts it; the others are bounded by the deadline alone."""
         return self is Failure.BROKEN
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no repeat can help."""
+        return self in (Failure.FINAL, Failure.UNREADABLE)
+
+    @property
+    def has_used(self) -> bool:
+        """Whether tokens may have been used, nobody knows how many."""
+        return self in (Failure.BROKEN, Failure.UNREADABLE)
 
 
 class AttemptFailed(HeadraceError):

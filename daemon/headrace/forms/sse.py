@@ -2,8 +2,11 @@
 Server-sent events, split without losing a byte.
 
 The raw bytes of all events, in order, and what is left over are the input again, however it was cut into chunks. So a stored
-stream can be replayed exactly, comments and line ends included. A block that dispatches nothing (only comments, or a name
-without data) is an event with the name "": pass it on or leave it out, but look for nothing in it.
+stream can be replayed exactly, comments and line ends included; but for a byte order mark, which only says how to read the
+beginning. A block that dispatches nothing (only comments, or a name without data) is an event with the name "": pass it on or
+leave it out, but look for nothing in it.
+
+A line ends with LF, CRLF or CR. Nearly everybody sends LF, so the first CR only makes a splitter look for the others.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from collections.abc import Iterable
 from headrace.forms import exact
 from headrace.model import Event
 
-_BLANK_LINE = re.compile(rb"\n\r?\n")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")
+_BOM = b"\xef\xbb\xbf"
 
 CONTENT = "content_block_delta"
 TERMINAL = "message_stop"
@@ -39,6 +44,8 @@ class Splitter:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._scanned = 0
+        self._has_begun = False
+        self._has_cr = False
 
     def __repr__(self) -> str:
         return f"<Splitter [{len(self._buffer)} bytes left over]>"
@@ -57,17 +64,40 @@ class Splitter:
         """Take a chunk in; return the events that it completed."""
         buffer = self._buffer
         buffer += chunk
+        if not (self._has_begun or self._begins()):
+            return []
+        self._has_cr = self._has_cr or b"\r" in chunk
         events, begin = [], 0
-        # The last two bytes were seen before, but may be the beginning of a blank line.
-        found = _BLANK_LINE.search(buffer, max(0, self._scanned - 2))
-        while found is not None:
-            end = found.end()
+        # The last three bytes were seen before, but may be the beginning of a blank line.
+        end = self._end(max(0, self._scanned - 3))
+        while end > 0:
             events.append(_event(bytes(buffer[begin:end])))
             begin = end
-            found = _BLANK_LINE.search(buffer, begin)
+            end = self._end(begin)
         del buffer[:begin]
         self._scanned = len(buffer)
         return events
+
+    def finish(self) -> list[Event]:
+        """Return the event at whose end the stream ended, its blank line added; the standard would leave it out."""
+        return self.feed(b"\n\n") if self._buffer.strip() else []
+
+    def _begins(self) -> bool:
+        # Whether it is plain that the stream begins with a mark, which goes, or without one.
+        if len(self._buffer) < len(_BOM) and _BOM.startswith(self._buffer):
+            return False
+        if self._buffer.startswith(_BOM):
+            del self._buffer[: len(_BOM)]
+        self._has_begun = True
+        self._has_cr = b"\r" in self._buffer
+        return True
+
+    def _end(self, begin: int) -> int:
+        if not self._has_cr:
+            at = self._buffer.find(b"\n\n", begin)
+            return at + 2 if at >= 0 else 0
+        found = _BLANK_LINE.search(self._buffer, begin)
+        return found.end() if found else 0
 
 
 def split(stream: bytes) -> list[Event]:
@@ -81,8 +111,8 @@ def split(stream: bytes) -> list[Event]:
 
 def _event(block: bytes) -> Event:
     name, data = "", []
-    for line in block.split(b"\n"):
-        field, _, value = line.removesuffix(b"\r").partition(b":")
+    for line in _LINE_END.split(block) if b"\r" in block else block.split(b"\n"):
+        field, _, value = line.partition(b":")
         if field == b"data":
             data.append(value.removeprefix(b" "))
         elif field == b"event":

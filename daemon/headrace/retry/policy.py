@@ -45,7 +45,7 @@ class RetryPolicy:
             broken: how many attempts failed so far in a way that counts, this one included.
             random: as `random.random`.
         """
-        if failure.failure is Failure.FINAL or (failure.failure.counts and broken >= self.max_attempts):
+        if failure.failure.is_final or (failure.failure.counts and broken >= self.max_attempts):
             raise failure.error
         wait_s = self._wait_s(failure.retry_after_s or 0.0, attempt, deadline - now, random())
         due = now + wait_s

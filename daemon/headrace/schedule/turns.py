@@ -278,7 +278,7 @@ class Turn:
             return _nothing()
         if not sent:
             return self._release()
-        return self._settle({} if failure is Failure.BROKEN else {"input_tokens": 0, "output_tokens": 0})
+        return self._settle({} if failure.has_used else {"input_tokens": 0, "output_tokens": 0})
 
     def _give_slot_back(self) -> None:
         # Once the attempt is over, not once its settlement has arrived.
