@@ -75,8 +75,6 @@ WRONG = {
     "half, then reset": saying(COUNTED, MESSAGE[:50], after=reset),
     "empty": saying(OPEN_ENDED),
     "bad gzip": saying(OPEN_ENDED + b"\r\ncontent-encoding: gzip", MESSAGE),
-    "no text": saying(OPEN_ENDED, MESSAGE.replace(b"Hi", b"\xff")),
-    "no message": saying(OPEN_ENDED, b'{"type":"completion"}'),
     "a page": saying(OPEN_ENDED, b"<html>"),
 }
 
@@ -98,8 +96,7 @@ WRONG_STREAMS = {
     "half, chunked": saying(CHUNKED, b"%x\r\n%b\r\n" % (len(HALF), HALF)),
     "ended in order": saying(CHUNKED, b"%x\r\n%b\r\n0\r\n\r\n" % (len(HALF), HALF)),
     "half, then reset": saying(OPEN_ENDED, HALF, after=reset),
-    "no events": saying(OPEN_ENDED, MESSAGE),
-    "no start": saying(OPEN_ENDED, EVENTS[-1]),
+    "half a body": saying(OPEN_ENDED, MESSAGE[:50]),
     "bad JSON": saying(OPEN_ENDED, HALF, b"event: content_block_delta\ndata: {\n\n", EVENTS[-1]),
 }
 

@@ -17,8 +17,32 @@ PIECE = b"event: content_block_delta\ndata: {}\n\n"
 lines = st.sampled_from(
     [b"event: ping", b"event:error", b'data: {"a": 1}', b"data:", b"data", b": a comment", b"id: 7", b"odd", b"", b"data:  x"]
 )
-endings = st.sampled_from([b"\n", b"\r\n"])
+endings = st.sampled_from([b"\n", b"\r\n", b"\r"])
 streams = st.lists(st.tuples(lines, endings).map(b"".join), max_size=30).map(b"".join) | st.binary(max_size=60)
+ANSWER = [b'event: message_start\ndata: {"message":{}}', b"data: a\ndata: b\n: c", b"event: message_stop\ndata: {}"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["bare", "marked"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_line_ends(mark: bytes, end: bytes, size: int) -> None:
+    """A mark at the beginning belongs to no name, and a line ends as the sender likes; however it is cut, the last event is told."""
+    stream = mark + b"".join(block.replace(b"\n", end) + end + end for block in ANSWER)
+    splitter = forms.Splitter()
+    events = [event for at in range(0, len(stream), size) for event in splitter.feed(stream[at : at + size])]
+    assert [(event.name, event.data) for event in events] == [
+        ("message_start", b'{"message":{}}'),
+        ("message", b"a\nb"),
+        ("message_stop", b"{}"),
+    ]
+    assert not splitter.leftover
+
+
+@given(endings, endings)
+def test_mixed_ends(one: bytes, other: bytes) -> None:
+    """Each line may end in another way."""
+    stream = b"event: a" + one + b"data: 1" + other + one + b"data: 2" + one + other + b"data: 3\n\n"
+    assert [event.data for event in forms.split(stream) if event.data] == [b"1", b"2", b"3"]
 
 
 @given(streams, st.lists(st.integers(0, 200), max_size=8))
@@ -31,7 +55,7 @@ def test_chunking(stream: bytes, cuts: list[int]) -> None:
     events = [event for a, b in itertools.pairwise(bounds) for event in splitter.feed(stream[a:b])]
     assert events == expected
     assert splitter.leftover == whole.leftover
-    assert forms.join(events) + splitter.leftover == stream
+    assert forms.join(events) + splitter.leftover == stream.removeprefix(b"\xef\xbb\xbf")
 
 
 @given(streams)

@@ -14,7 +14,7 @@ from typing import Any
 from headrace.endpoints import MESSAGES
 from headrace.forms import exact
 from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
-from headrace.forms.dialects import Dialect, dialect
+from headrace.forms.dialects import Dialect, dialect, is_an_error
 from headrace.forms.exact import parse
 from headrace.forms.sse import Splitter, error_of, is_content, is_sound, is_terminal, join, make_event, split
 from headrace.forms.tell import events_of_json, events_of_message
@@ -28,6 +28,7 @@ __all__ = [
     "error_of",
     "event_list",
     "events_of_message",
+    "is_an_error",
     "is_content",
     "is_message",
     "is_sound",

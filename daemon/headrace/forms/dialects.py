@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from headrace.endpoints import CHAT, MESSAGES
 from headrace.forms import exact, sse
 from headrace.forms.assemble import usage_of, usage_of_json
+from headrace.forms.tell import events_of_json
 from headrace.model import Event, Usage
 
 _DONE = b"[DONE]"  # the last event of a chat, and the only one that is no JSON
@@ -27,6 +28,9 @@ class Dialect(Protocol):
 
     def usage_of_events(self, events: Sequence[Event]) -> Usage:
         """Return what the events say was used."""
+
+    def events_of_json(self, payload: bytes) -> list[Event]:
+        """Return the events that tell a whole answer; ValueError if it is none, or cannot be told so."""
 
     def is_start(self, event: Event) -> bool:
         """Whether an answer begins with it."""
@@ -50,10 +54,18 @@ class _Messages:
     is_content = staticmethod(sse.is_content)
     is_terminal = staticmethod(sse.is_terminal)
     is_sound = staticmethod(sse.is_sound)
-    error_of = staticmethod(sse.error_of)
+
+    def events_of_json(self, payload: bytes) -> list[Event]:
+        usage_of_json(payload)
+        return events_of_json(payload)
 
     def is_start(self, event: Event) -> bool:
         return event.name == "message_start"
+
+    def error_of(self, event: Event) -> tuple[str, str] | None:
+        # Some that stand before upstream leave the names of events out; what an event is its data says, too.
+        is_named = event.name == sse.ERROR or (event.name in ("", "message") and is_an_error(event.data))
+        return sse.error_of(Event(sse.ERROR, event.data, event.raw)) if is_named else None
 
 
 class _Plain:
@@ -61,7 +73,12 @@ class _Plain:
 
     def usage_of_json(self, payload: bytes) -> Usage:
         exact.fields(payload)
+        if is_an_error(payload):
+            raise ValueError("an error")
         return Usage()
+
+    def events_of_json(self, payload: bytes) -> list[Event]:
+        raise ValueError("no answer of this endpoint is told in events")
 
     def usage_of_events(self, events: Sequence[Event]) -> Usage:
         return Usage()
@@ -86,9 +103,12 @@ class _Chat:
 
     def usage_of_json(self, payload: bytes) -> Usage:
         said = _object(payload)
-        if not isinstance(said.get("choices"), list):
+        if not isinstance(said.get("choices"), list) or said.get("error"):
             raise ValueError("not a chat completion")
         return _chat_usage(said.get("usage"))
+
+    def events_of_json(self, payload: bytes) -> list[Event]:
+        raise ValueError("a chat's whole is not made of its chunks")
 
     def usage_of_events(self, events: Sequence[Event]) -> Usage:
         for event in reversed(events):
@@ -120,13 +140,22 @@ class _Chat:
     def error_of(self, event: Event) -> tuple[str, str] | None:
         if event.name == sse.ERROR:
             return sse.error_of(event)
-        if b'"error"' not in event.data:
-            return None
-        try:
-            said = _object(event.data)
-        except ValueError:
-            return None
-        return sse.error_of(Event(sse.ERROR, event.data, event.raw)) if said.get("error") else None
+        return sse.error_of(Event(sse.ERROR, event.data, event.raw)) if is_an_error(event.data) else None
+
+
+def is_an_error(payload: bytes) -> bool:
+    """Whether *payload* is an error, in any dialect: an object that says what is wrong, in an object or in words."""
+    if b'"error"' not in payload:
+        return False
+    try:
+        said = exact.fields(payload)
+    except ValueError:
+        return False
+    if bytes(said.get("type", b"")) == b'"error"':
+        return True
+    # In the chat dialect errors have no type; nor has an answer an error.
+    error = said.get("error")
+    return (exact.opens_with(error, b"{") or exact.opens_with(error, b'"')) and bool(exact.parse(error or b"null"))
 
 
 def _object(payload: bytes) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from headrace.forms import exact
 from headrace.model import Event
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")
+# So written that what comes next changes nothing in what was found; hence CR after LF is a line's end once no LF follows.
+_BLANK_LINE = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\r")
 _BOM = b"\xef\xbb\xbf"
 
 CONTENT = "content_block_delta"
@@ -68,8 +69,8 @@ class Splitter:
             return []
         self._has_cr = self._has_cr or b"\r" in chunk
         events, begin = [], 0
-        # The last three bytes were seen before, but may be the beginning of a blank line.
-        end = self._end(max(0, self._scanned - 3))
+        # The last two bytes were seen before, but may be the beginning of a blank line.
+        end = self._end(max(0, self._scanned - 2))
         while end > 0:
             events.append(_event(bytes(buffer[begin:end])))
             begin = end

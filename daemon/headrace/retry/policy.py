@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headrace.clock import Clock
-from headrace.errors import AttemptFailed, Failure, OutOfTime, UpstreamError
+from headrace.errors import AttemptFailed, OutOfTime, UpstreamError
 from headrace.model import Errand
 
 _MAX_DOUBLINGS = 30  # keeps 2**n a sane float in a storm of hours

@@ -66,14 +66,29 @@ def classify(
 
 
 def classify_event(event_data: bytes, headers: Mapping[str, str]) -> AttemptFailed:
-    """Return what an error event inside a stream means: the same as if it had come as a status."""
-    status = _STATUS.get(_text(_read(event_data).get("type")), 500)
+    """Return what an error with status 200 means, whether a whole body or an event: the same as if it had come as a status."""
+    status = _status(_read(event_data))
     return classify(status, {**headers, "content-type": "application/json"}, event_data)
+
+
+def _status(said: Mapping[str, Any]) -> int:
+    # By its type; else by a status that the error itself names, as other dialects have it; else nobody knows better than 500.
+    if status := _STATUS.get(_text(said.get("type"))):
+        return status
+    code = said.get("code")
+    if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
+        return code
+    return 429 if code == "rate_limit_exceeded" else 500
 
 
 def broken(message: str, *, sent: bool = True, request_id: str = "") -> AttemptFailed:
     """Return the failure of a connection, or of an answer that makes no sense: nobody knows what was used."""
     return AttemptFailed(Failure.BROKEN, _ours(message, 502, "api_error", request_id), sent=sent)
+
+
+def unreadable(message: str, *, sent: bool = True, request_id: str = "") -> AttemptFailed:
+    """Return the failure of an answer that is there but cannot be read: again it would be the same, and paid for anew."""
+    return AttemptFailed(Failure.UNREADABLE, _ours(message, 502, "api_error", request_id), sent=sent)
 
 
 def silent(message: str, *, sent: bool = True, request_id: str = "") -> AttemptFailed:
@@ -139,9 +154,10 @@ def _date(value: str | None) -> float | None:
 
 def _read(body: bytes) -> Mapping[str, Any]:
     try:
-        return _object(_object(forms.parse(body)).get("error"))
+        error = _object(forms.parse(body)).get("error")
     except ValueError:
         return {}
+    return {"message": error} if isinstance(error, str) else _object(error)
 
 
 def _object(value: Any) -> Mapping[str, Any]:
