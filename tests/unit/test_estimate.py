@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.budget.estimate import Estimate, Estimator, measure
+from headrace.budget.estimate import Estimate, Estimator, EstimatorStats
+from headrace.budget.measure import Kind, Measure, measure, surely
 from headrace.model import Call, Caller, Lane, Usage
 
 
@@ -23,7 +27,7 @@ def call(text: str = "hello", *, max_tokens: int = 1000, caller: str = "ann", mo
 def test_first():
     """The first estimate is a guess: three tokens in ten bytes, half of max_tokens."""
     asked = call()
-    assert Estimator().estimate(asked) == Estimate(round(len(asked.body) * 0.3), 500, len(asked.body) // 16)
+    assert Estimator().estimate(asked) == Estimate(round(len(asked.body) * 0.3), 500, 0)
 
 
 def test_input_learns():
@@ -52,23 +56,127 @@ def test_unknown_use():
     assert repr(estimator) == "<Estimator [0 models, 0 callers x models]>"
 
 
-def test_sources():
-    """An image counts as a constant, however many bytes it has, and teaches nothing of text."""
-    source = {"type": "base64", "media_type": "image/png", "data": "A" * 1_000_000}
-    asked = call("look", images=[{"type": "image", "source": source}])
-    text_bytes, sources = measure(asked.body)
-    assert text_bytes < 300
-    assert sources == 1
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + random.Random(1).randbytes(150_000)).decode()
+JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + random.Random(2).randbytes(150_000)).decode()
+PDF = base64.b64encode(b"%PDF-1.7 " + random.Random(3).randbytes(150_000)).decode()
+NOISE = base64.b64encode(random.Random(4).randbytes(150_000)).decode()
+
+
+def anthropic(kind: str, media_type: str, data: str) -> dict[str, object]:
+    return {"type": kind, "source": {"type": "base64", "media_type": media_type, "data": data}}
+
+
+SOURCES = {
+    "png": (anthropic("image", "image/png", PNG), Kind.IMAGE),
+    "jpeg": (anthropic("image", "image/jpeg", JPEG), Kind.IMAGE),
+    "noise": (anthropic("image", "image/webp", NOISE), Kind.IMAGE),
+    "blank": (anthropic("image", "image/png", "A" * 200_000), Kind.IMAGE),
+    "names sorted": ({"data": NOISE, "media_type": "image/webp", "type": "base64"}, Kind.IMAGE),
+    "url-safe": (anthropic("image", "image/jpeg", JPEG.replace("+", "-").replace("/", "_")), Kind.IMAGE),
+    "pdf": (anthropic("document", "application/pdf", PDF), Kind.PDF),
+    "a result": ({"type": "tool_result", "tool_use_id": "t", "content": [anthropic("image", "image/png", PNG)]}, Kind.IMAGE),
+    "a chat's": ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{NOISE}"}}, Kind.IMAGE),
+    "a text of a chat": ({"type": "image_url", "image_url": f"data:image/jpeg;base64,{JPEG}"}, Kind.IMAGE),
+    "audio": ({"type": "input_audio", "input_audio": {"data": NOISE, "format": "wav"}}, Kind.AUDIO),
+    "a file": ({"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PDF}"}}, Kind.PDF),
+    "a bare file": ({"type": "file", "file": {"file_data": NOISE, "filename": "x"}}, Kind.FILE),
+    "unknown to us": ({"type": "hologram", "data": NOISE}, Kind.FILE),
+}
+
+
+def in_a_call(*blocks: object) -> dict[str, object]:
+    return {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, *blocks]}]}
+
+
+def spelled(body: object) -> list[bytes]:
+    """The same JSON, as different writers spell it."""
+    plain = json.dumps(body)
+    return [
+        plain.encode(),
+        json.dumps(body, separators=(",", ":")).encode(),
+        json.dumps(body, indent=3).encode(),
+        plain.replace("/", "\\/").encode(),
+        plain.replace("+", "\\u002b").replace("/", "\\u002F").encode(),
+    ]
+
+
+@pytest.mark.parametrize(("block", "kind"), SOURCES.values(), ids=SOURCES.keys())
+def test_sources(block: object, kind: Kind) -> None:
+    """A source is found in every dialect and every spelling, and is no text."""
+    for body in spelled(in_a_call(block)):
+        held = measure(body)
+        assert [source.kind for source in held.sources] == [kind], body[:300]
+        assert held.text_bytes < 1500
+        assert surely(body) < 10
+
+
+def test_many_sources() -> None:
+    """Each of several is found, and told from its neighbours."""
+    blocks = [SOURCES[name][0] for name in ("png", "pdf", "a chat's", "audio", "pdf")]
+    for body in spelled(in_a_call(*blocks)):
+        assert [source.kind for source in measure(body).sources] == [Kind.IMAGE, Kind.PDF, Kind.IMAGE, Kind.AUDIO, Kind.PDF]
+
+
+@pytest.mark.parametrize("text", ["word " * 40_000, "水" * 60_000, "x" * 200_000, NOISE, json.dumps({"a": [1.5] * 40_000})])
+def test_text(text: str) -> None:
+    """Text is text, whatever it looks like, where nothing calls it a source."""
+    body = json.dumps(in_a_call({"type": "text", "text": text})).encode()
+    assert measure(body) == Measure(len(body))
+
+
+def asking_of(block: object) -> Call:
+    return replace(call(), body=json.dumps(in_a_call(block)).encode())
+
+
+@pytest.mark.parametrize("name", ["pdf", "png", "audio", "a file"])
+def test_sources_learn(name: str) -> None:
+    """One answer teaches what a source of its kind comes to at its model; text and other kinds learn nothing of it."""
+    estimator, asked = Estimator(), asking_of(SOURCES[name][0])
+    before = estimator.estimate(call()).input_tokens
+    estimator.learn(asked, Usage(input_tokens=27_200))
+    assert estimator.estimate(asked).input_tokens == pytest.approx(27_200, rel=0.05)
+    assert estimator.estimate(call()).input_tokens == before
+    assert estimator.stats() == EstimatorStats(0, 1, 1)
+    other = replace(asked, model="other")
+    assert estimator.estimate(other).input_tokens == Estimator().estimate(other).input_tokens
+
+
+def test_sources_learn_in_proportion() -> None:
+    """A file of twice the bytes is expected to have twice the tokens; an image of twice the bytes is but an image."""
     estimator = Estimator()
-    assert 1600 < estimator.estimate(asked).input_tokens < 1800
-    estimator.learn(asked, Usage(input_tokens=1500))
-    assert repr(estimator) == "<Estimator [0 models, 1 callers x models]>"
+    for name, double in (("pdf", PDF + PDF), ("png", PNG + PNG)):
+        estimator.learn(asking_of(SOURCES[name][0]), Usage(input_tokens=10_000))
+        kind, media_type = ("document", "application/pdf") if name == "pdf" else ("image", "image/png")
+        twice = estimator.estimate(asking_of(anthropic(kind, media_type, double))).input_tokens
+        assert twice == pytest.approx(20_000 if name == "pdf" else 10_000, rel=0.05)
 
 
-def test_floor():
-    """The floor is sure: a sixteenth of the text, and nothing where the prompt may be read from upstream's cache."""
-    assert Estimator().estimate(call("x" * 16_000)).input_floor >= 1000
-    assert Estimator().estimate(call("x" * 16_000, cache_control={"type": "ephemeral"})).input_floor == 0
+def test_first_file_is_feared() -> None:
+    """A file of a kind that was never seen is not taken for a page: a burst of them would go by the same mistake."""
+    assert Estimator().estimate(asking_of(SOURCES["pdf"][0])).input_tokens > 27_200
+    assert 1600 < Estimator().estimate(asking_of(SOURCES["png"][0])).input_tokens < 1800
+
+
+def test_floor() -> None:
+    """The floor is sure: a token for four words, and nothing where some of it may be free, or no words."""
+    assert Estimator().estimate(call("word " * 4000)).input_floor == pytest.approx(1000, rel=0.02)
+    assert Estimator().estimate(call("word " * 4000, cache_control={"type": "ephemeral"})).input_floor == 0
+    assert Estimator().estimate(call("word " * 4000, context_management={"edits": []})).input_floor == 0
+
+
+@pytest.mark.parametrize("text", ["x" * 300_000, NOISE, " " * 300_000, "\n" * 100_000, "\t" * 100_000, "水" * 100_000, ""])
+def test_no_floor(text: str) -> None:
+    """What may be few tokens to some tokenizer is surely none."""
+    assert surely(json.dumps(in_a_call({"type": "text", "text": text})).encode()) < 5
+
+
+@given(
+    st.recursive(st.none() | st.integers() | st.just("a"), lambda inner: st.lists(inner) | st.dictionaries(st.just("b"), inner))
+)
+def test_layout_is_no_text(value: object) -> None:
+    """However JSON is laid out, its blanks are no words."""
+    for indent in (None, 1, 2, 3, 7):
+        assert surely(json.dumps(value, indent=indent).encode()) <= json.dumps(value).count(", ") // 4
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=80), st.integers(1, 10**6))

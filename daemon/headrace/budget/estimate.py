@@ -1,20 +1,21 @@
 """
 What a call will probably use, learnt from what calls did use. Pure, and of bounded memory.
 
-Input: the bytes of the body times the tokens that this model's bodies had per byte (a running mean); images and documents in
-base64 count as a constant each, since their bytes say nothing of their tokens. Output: `max_tokens` times the share of it that
-nine in ten of this caller's calls to this model stayed under. An estimate only has to be good on average: settling
-replaces it by the truth.
+Input: the bytes of text times the tokens that this model's bodies had per byte, and for the sources in it (`measure.py`) the
+tokens that sources of their kind had, by piece or by byte; running means, all of them. Output: `max_tokens` times the share
+of it that nine in ten of this caller's calls to this model stayed under. An estimate only has to be good on average: settling
+replaces it by the truth. But for what was never seen it is on the safe side: the first file of its kind may be ten times what
+one would think, and a burst of them would all go by the same mistake.
 """
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from headrace.budget.measure import Kind, Measure, Source, measure, surely
 from headrace.model import Call, Usage
 
 K = TypeVar("K", bound=Hashable)
@@ -24,10 +25,9 @@ _FIRST_TOKENS_PER_BYTE = 0.3
 _FIRST_OUTPUT_SHARE = 0.5
 _WEIGHT = 0.1  # of the newest call in the running mean
 _SAMPLES = 64
-_SOURCE_TOKENS = 1600  # of an image at full size, or of a page
-# No text that a model reads has more bytes to a token, JSON's escapes and quotes included.
-_MOST_BYTES_PER_TOKEN = 16
-_BASE64 = re.compile(rb'"data"\s*:\s*"[A-Za-z0-9+/=\\]{64,}"')
+_FIRST_IMAGE_TOKENS = 1600  # at full size; an image's bytes say nothing of them
+_LEAST_FILE_TOKENS = 1600
+_FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,15 @@ class Estimate:
     input_tokens: int
     output_tokens: int
     input_floor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatorStats:
+    """Of how many models, kinds of sources, and pairs of caller and model it knows something."""
+
+    models: int
+    kinds_by_model: int
+    callers_by_model: int
 
 
 class Estimator:
@@ -49,43 +58,71 @@ class Estimator:
 
     def __init__(self, *, models: int = 1024) -> None:
         self._tokens_per_byte: _Recent[str, float] = _Recent(models)
+        self._per_source: _Recent[tuple[str, Kind], float] = _Recent(models)  # tokens of an image, or of a byte of a file
         self._outputs: _Recent[tuple[str, str], _Shares] = _Recent(models)
 
     def __repr__(self) -> str:
-        return f"<Estimator [{len(self._tokens_per_byte)} models, {len(self._outputs)} callers x models]>"
+        said = self.stats()
+        return f"<Estimator [{said.models} models, {said.callers_by_model} callers x models]>"
+
+    def stats(self) -> EstimatorStats:
+        """Return how much it has learnt."""
+        return EstimatorStats(len(self._tokens_per_byte), len(self._per_source), len(self._outputs))
 
     def estimate(self, call: Call) -> Estimate:
         """Return what a call will probably use."""
-        text_bytes, sources = measure(call.body)
-        tokens_per_byte = self._tokens_per_byte.get(call.model, _FIRST_TOKENS_PER_BYTE)
+        held, floor = measure(call.body), surely(call.body)
         share = self._outputs.get((call.caller.name, call.model), _UNKNOWN).high
-        floor = 0 if b'"cache_control"' in call.body else text_bytes // _MOST_BYTES_PER_TOKEN  # cache reads are free
         return Estimate(
-            input_tokens=max(1, floor, round(text_bytes * tokens_per_byte) + sources * _SOURCE_TOKENS),
+            input_tokens=max(
+                1, floor, round(self._text_tokens(call.model, held) + self._source_tokens(call.model, held.sources))
+            ),
             output_tokens=max(1, min(call.max_tokens, round(call.max_tokens * share))),
             input_floor=floor,
         )
+
+    def _input_tokens(self, model: str, held: Measure) -> float:
+        return self._text_tokens(model, held) + self._source_tokens(model, held.sources)
+
+    def _text_tokens(self, model: str, held: Measure) -> float:
+        return held.text_bytes * self._tokens_per_byte.get(model, _FIRST_TOKENS_PER_BYTE)
+
+    def _source_tokens(self, model: str, sources: Iterable[Source]) -> float:
+        return sum(self._tokens_of(model, source) for source in sources)
+
+    def _tokens_of(self, model: str, source: Source) -> float:
+        rate = self._per_source.get((model, source.kind), 0.0)
+        if source.kind is Kind.IMAGE:
+            return rate or _FIRST_IMAGE_TOKENS
+        return rate * source.size_bytes or max(_LEAST_FILE_TOKENS, source.size_bytes * _FIRST_TOKENS_PER_FILE_BYTE)
 
     def learn(self, call: Call, usage: Usage) -> None:
         """Take in what a call used."""
         if not usage.known:
             return
-        text_bytes, sources = measure(call.body)
-        if text_bytes and not sources:
-            seen = usage.metered_input_tokens / text_bytes
-            before = self._tokens_per_byte.get(call.model, seen)
-            self._tokens_per_byte.put(call.model, before + _WEIGHT * (seen - before))
+        held = measure(call.body)
+        if held.sources:
+            self._learn_sources(call.model, held, usage.metered_input_tokens)
+        elif held.text_bytes:
+            _learn(self._tokens_per_byte, call.model, usage.metered_input_tokens / held.text_bytes)
         key = call.caller.name, call.model
         shares = self._outputs.get(key, _UNKNOWN)
         self._outputs.put(key, shares.and_one_of(usage.output_tokens / max(1, call.max_tokens)))
 
+    def _learn_sources(self, model: str, held: Measure, tokens: int) -> None:
+        # What is not the text's is the sources', each kind's in the proportion of what was expected of it.
+        rest = max(1.0, tokens - self._text_tokens(model, held))
+        ratio = rest / self._source_tokens(model, held.sources)
+        for kind in {source.kind for source in held.sources}:
+            those = [source for source in held.sources if source.kind is kind]
+            units = len(those) if kind is Kind.IMAGE else sum(source.size_bytes for source in those)
+            seen = ratio * self._source_tokens(model, those) / units
+            _learn(self._per_source, (model, kind), seen)
 
-def measure(body: bytes) -> tuple[int, int]:
-    """Return how many bytes of a body are text, and how many base64 sources it holds."""
-    if b'"base64"' not in body:
-        return len(body), 0
-    lengths = [found.end() - found.start() for found in _BASE64.finditer(body)]
-    return len(body) - sum(lengths), len(lengths)
+
+def _learn(means: _Recent[K, float], key: K, seen: float) -> None:
+    before = means.get(key, seen)
+    means.put(key, before + _WEIGHT * (seen - before))
 
 
 @dataclass(frozen=True, slots=True)

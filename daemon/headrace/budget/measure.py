@@ -1,0 +1,135 @@
+"""
+What a body holds, by its bytes alone: how much text, which sources, and how many tokens it surely comes to.
+
+A source is a file in base64, of whatever dialect: an image's `data`, a `data:` URL, `file_data`, `input_audio`. Its bytes say
+little of its tokens, so it must not be taken for text. It is found by what all of them have in common, a long run of base64's
+letters, at which the body is probed every so many bytes: 32 MB take a few milliseconds. What kind it is its first letters say,
+or the words around it. A run that nothing calls a source is text, which a model may well be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Kinds of sources, as far as their tokens differ."""
+
+    IMAGE = "image"
+    PDF = "pdf"
+    AUDIO = "audio"
+    FILE = "file"  # any other
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source: its kind, and how many bytes it has in base64."""
+
+    kind: Kind
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How many bytes of a body are text (JSON's own signs among them), and its sources."""
+
+    text_bytes: int
+    sources: tuple[Source, ...] = ()
+
+
+# Both alphabets, and what JSON may write in their place: \/ and \u002b.
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\\"
+_SHORTEST_BYTES = 512  # of a source; what is less is text
+_PROBE_BYTES = 64
+_MOST_PROBES = 16_384
+_AROUND_BYTES = 64  # before and after a run, where its kind may stand
+
+_BEGINNINGS = (
+    (b"iVBORw0KGgo", Kind.IMAGE),  # PNG
+    (b"/9j/", Kind.IMAGE),  # JPEG
+    (b"R0lGOD", Kind.IMAGE),  # GIF
+    (b"JVBERi0", Kind.PDF),
+    (b"SUQz", Kind.AUDIO),  # MP3
+    (b"UklGR", Kind.FILE),  # RIFF: WebP or WAV
+)
+_WORDS = (
+    (b"image", Kind.IMAGE),
+    (b"pdf", Kind.PDF),
+    (b"audio", Kind.AUDIO),
+    (b"base64", Kind.FILE),
+    (b'"data"', Kind.FILE),
+    (b"file_data", Kind.FILE),
+)
+
+
+def measure(body: bytes) -> Measure:
+    """Return what a body holds. Sources of less than half a kilobyte, and of less than a probe's step, count as text."""
+    sources = tuple(_sources(body)) if len(body) > _SHORTEST_BYTES else ()
+    return Measure(len(body) - sum(source.size_bytes for source in sources), sources)
+
+
+def _sources(body: bytes) -> Iterator[Source]:
+    step = max(_SHORTEST_BYTES - _PROBE_BYTES, len(body) // _MOST_PROBES)
+    at = 0
+    while at < len(body):
+        if body[at : at + _PROBE_BYTES].translate(None, _LETTERS):
+            at += step
+            continue
+        begin, end = _run(body, at, step)
+        if end - begin >= _SHORTEST_BYTES and (kind := _kind(body, begin, end)):
+            yield Source(kind, end - begin)
+        at = max(at + step, end)
+
+
+def _run(body: bytes, at: int, step: int) -> tuple[int, int]:
+    """Return where the run around *at* begins and ends: at a quote, a blank, or the comma of a `data:` URL."""
+    first = max(0, at - step - _PROBE_BYTES)
+    begin = max(body.rfind(sign, first, at) for sign in (b'"', b" ", b",", b":")) + 1
+    quote = body.find(b'"', at)
+    end = len(body) if quote < 0 else quote
+    blank = body.find(b" ", at, end)
+    return max(begin, first), end if blank < 0 else blank
+
+
+def _kind(body: bytes, begin: int, end: int) -> Kind | None:
+    letters = body[begin : begin + 32].replace(b"\\/", b"/").replace(b"-", b"+").replace(b"_", b"/")
+    for beginning, kind in _BEGINNINGS:
+        if letters.startswith(beginning) and kind is not Kind.FILE:
+            return kind
+    # The nearest first: what stands further away may speak of a neighbour.
+    before, after = body[max(0, begin - _AROUND_BYTES) : begin].lower(), body[end : end + _AROUND_BYTES].lower()
+    found = [kind for around in (before, after) for word, kind in _WORDS if word in around]
+    named = [kind for kind in found if kind is not Kind.FILE]
+    return (named or found or [None])[0]
+
+
+# What is sure.
+
+# With any of these some of the input is free, or never shown to the model: read from upstream's cache, thought in earlier
+# turns (which is signed), cleared away, loaded only when it is asked for, a file that is no base64.
+_FREE = (b'"cache_control"', b'"signature"', b'"context_management"', b'"defer_loading"', b"data:")
+_LONGEST_BYTES = 8_000_000  # of a body that is searched for them; what is longer fits no model
+_LOOKED_AT_BYTES = 2_000_000  # words past it are not counted, so that counting stays cheap
+_MOST_WORDS_PER_TOKEN = 4  # no tokenizer takes more of them together, over a whole text
+
+
+def surely(body: bytes) -> int:
+    """
+    Return how many tokens a body comes to at least, whatever the tokenizer; 0 where that is not sure.
+
+    Words between single blanks are counted, and nothing else: no base64, no indentation, no script that has no blanks.
+    """
+    if len(body) > _LONGEST_BYTES:
+        return 0
+    end = min(len(body), _LOOKED_AT_BYTES)
+
+    def count(text: bytes) -> int:
+        return body.count(text, 0, end)
+
+    # Runs of blanks of odd length, less those that are not between words but JSON's own.
+    blanks = count(b" ") - 2 * count(b"  ")
+    words = blanks - count(b"\n") - count(b'": ') - count(b'", ') - count(b"}, ") - count(b"], ")
+    tokens = max(0, words // _MOST_WORDS_PER_TOKEN)
+    return 0 if tokens and any(mark in body for mark in _FREE) else tokens
