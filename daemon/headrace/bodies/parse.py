@@ -23,12 +23,21 @@ def parse(raw: bytes) -> tuple[dict[str, Any], bool]:
     except RecursionError as error:
         raise InvalidCall("the body is nested too deeply") from error
     except UnicodeDecodeError as error:
-        raise InvalidCall(f"the body is not valid UTF-8 at byte {error.start}") from error
+        raise InvalidCall(f"the body is not valid UTF-8 at byte {_first_bad_byte(raw)}") from error
     except msgspec.DecodeError as error:
         raise InvalidCall(f"the body is not valid JSON: {error}") from error
     if not isinstance(body, dict):
         raise InvalidCall(f"the body must be a JSON object, not {kind(body)}")
     return body, is_finite
+
+
+def _first_bad_byte(raw: bytes) -> int:
+    # Which the parser counts from the beginning of the string that it is in.
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0
 
 
 def _decode(raw: bytes) -> tuple[Any, bool]:
