@@ -113,4 +113,7 @@ def _ordered(value: dict[str, Any], shape: Shape | Tagged, depth: int) -> dict[s
         if found is None or depth > _MAX_DEPTH:
             return value
         shape = found
-    return {name: ordered(value[name], shape[name], depth) if name in shape else value[name] for name in sorted(value)}
+    names = sorted(value)
+    if shape.keys().isdisjoint(names):
+        return {name: value[name] for name in names}
+    return {name: ordered(value[name], shape[name], depth) if name in shape else value[name] for name in names}
