@@ -39,7 +39,7 @@ async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, targ
     """Say exactly this on the wire; return the status and everything that came."""
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = [f"POST {target} HTTP/1.1", "host: x", "connection: close", f"content-length: {len(raw)}", *headers]
+    head = [f"POST {target} HTTP/1.1", "host: localhost", "connection: close", f"content-length: {len(raw)}", *headers]
     with contextlib.closing(writer):
         writer.write(b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in head) + b"\r\n\r\n" + raw)
         came = await asyncio.wait_for(reader.read(), 10)

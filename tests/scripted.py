@@ -68,7 +68,7 @@ class Line:
 
     @property
     def headers(self) -> dict[str, str]:
-        pairs = (line.partition(":") for line in self.head.decode().split("\r\n")[1:] if line)
+        pairs = (line.partition(":") for line in self.head.decode(errors="surrogateescape").split("\r\n")[1:] if line)
         return {name.lower(): value.strip() for name, _, value in pairs}
 
     async def say(self, data: bytes) -> None:

@@ -6,6 +6,7 @@ A JSON header, a newline, the raw payload: never pickle, nothing re-encoded, and
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -69,7 +70,11 @@ def encode_error(error: HeadraceError) -> bytes:
     if isinstance(error, UpstreamError):
         head |= {"status": error.status, "type": error.type, "headers": error.headers}
         body = error.body
-    return msgspec.json.encode(head) + b"\n" + body
+    try:
+        said = msgspec.json.encode(head)
+    except UnicodeEncodeError:  # a header with bytes that are no UTF-8: they travel as lone surrogates
+        said = json.dumps(head).encode()
+    return said + b"\n" + body
 
 
 def decode_error(raw: bytes) -> HeadraceError:
@@ -88,6 +93,8 @@ def decode_error(raw: bytes) -> HeadraceError:
 def _decode(head: bytes) -> dict[str, Any]:
     try:
         decoded = msgspec.json.decode(head, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except msgspec.ValidationError as error:
         raise ValueError("not something that we encoded") from error
+    except msgspec.DecodeError:
+        decoded = json.loads(head)
     return decoded

@@ -8,8 +8,10 @@ few and bounded (never a prompt, a key, a caller's free text or a model that a c
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import msgspec
@@ -17,6 +19,10 @@ import structlog
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from headrace.errors import HeadraceError
+
+_WORDS = re.compile(r"[A-Za-z0-9 ,.:;%/_-]{0,200}")
+_MOST_CAUSES = 8
 
 class Counter:
     """Counts by label values, in the order in which the labels were named."""
@@ -111,6 +117,7 @@ FLIGHT_CRASHED = "flight.crashed"
 PART_CRASHED = "part.crashed"
 CALL_PARKED = "call.parked"
 CALL_FAILED = "call.failed"
+REQUEST_REFUSED = "request.refused"
 TICKET_ENDED = "ticket.ended"
 TICKET_RESCUED = "ticket.rescued"
 TICKET_DELAYED = "ticket.delayed"
@@ -121,6 +128,7 @@ CACHE_PURGED = "cache.purged"
 WORKER_STARTED = "worker.started"
 WORKER_STOPPED = "worker.stopped"
 WORKER_CRASHED = "worker.crashed"
+LIBRARY_SAID = "library.said"
 
 
 def _to_json(event: Any, **_: Any) -> str:
@@ -128,7 +136,11 @@ def _to_json(event: Any, **_: Any) -> str:
 
 
 def set_up_logs(*, console: bool | None = None, level: int = logging.INFO) -> None:
-    """Log to stderr: JSON lines, or colours on a terminal. RQ's own logger joins in, warnings and up only."""
+    """
+    Log to stderr: JSON lines, or colours on a terminal. Libraries' own loggers join in, warnings and up only.
+
+    No error's text is logged, ours or a library's: it may quote a prompt, an answer or a key. Its kind and its place are.
+    """
     if console is None:
         console = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(serializer=_to_json)
@@ -137,11 +149,44 @@ def set_up_logs(*, console: bool | None = None, level: int = logging.INFO) -> No
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            _without_texts,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s %(levelname)s %(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+
+
+def _without_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else given and given[1]
+    if error is not None:
+        event["exception"] = trace(error)
+        if isinstance(error, HeadraceError):
+            event["reason"] = error.reason
+    return event
+
+
+def trace(error: BaseException) -> str:
+    """Return where an error came from and of which kinds it and its causes are, the first cause first; never their texts."""
+    said = []
+    at: BaseException | None = error
+    while at is not None and len(said) < _MOST_CAUSES:
+        number = f" [errno {at.errno}]" if isinstance(at, OSError) and at.errno is not None else ""
+        inner = f" of {', '.join(type(one).__name__ for one in at.exceptions)}" if isinstance(at, BaseExceptionGroup) else ""
+        said.append("".join(traceback.format_tb(at.__traceback__)) + type(at).__qualname__ + number + inner)
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return "\nled to\n".join(reversed(said))
+
+
+class _Libraries(logging.Handler):
+    """What libraries log by the standard library, as events of ours: the words of their source, not what they put into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # asyncio puts values into the text itself, always in brackets or quotes of some kind, or on lines of their own.
+        words = _WORDS.match(str(record.msg))
+        error = record.exc_info[1] if record.exc_info else None
+        said = {"library": record.name, "text": words[0].strip() if words else ""}
+        structlog.get_logger().log(record.levelno, LIBRARY_SAID, **said, exc_info=error)

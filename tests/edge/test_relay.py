@@ -154,7 +154,7 @@ async def test_expect(valkey_url: str, tmp_path: Path) -> None:
     """A caller that asks whether to send its body is told so, unless the answer is no already; other wishes are 400."""
     async with open_door(valkey_url, tmp_path, saying((200, b"{}"))) as (door, server, _):
         async with connected(door) as (reader, writer):
-            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
             async with asyncio.timeout(5):
                 assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
                 assert not server.calls
@@ -179,7 +179,7 @@ async def test_chunked(valkey_url: str, tmp_path: Path) -> None:
 
     async with open_door(valkey_url, tmp_path, talk) as (door, server, _), connected(door) as (reader, writer):
         writer.write(
-            b"POST /v1/things HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+            b"POST /v1/things HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
         )
         async with asyncio.timeout(5):
             assert b"abcde" in await reader.readuntil(b"abcde")
@@ -198,11 +198,11 @@ async def test_caller_leaves(valkey_url: str, tmp_path: Path) -> None:
 
     async with open_door(valkey_url, tmp_path, talk) as (door, server, one):
         async with connected(door) as (reader, writer):
-            writer.write(b"GET /v1/things HTTP/1.1\r\nhost: x\r\n\r\n")
+            writer.write(b"GET /v1/things HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await reader.readuntil(b"begun")
         await asyncio.wait_for(server.hung_up.wait(), 5)
         async with connected(door) as (_, writer):
-            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 2000000\r\n\r\nbegun")
+            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2000000\r\n\r\nbegun")
             await until(lambda: len(server.lines) == 2 or one.parts.upstream.in_the_air, what="it is under way")
         await until(lambda: not one.held(), what=one.held())
 
@@ -217,7 +217,7 @@ async def test_upstream_breaks_off(valkey_url: str, tmp_path: Path) -> None:
         line.reset()
 
     async with open_door(valkey_url, tmp_path, talk) as (door, _, _), connected(door) as (reader, writer):
-        writer.write(b"GET /v1/things HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"GET /v1/things HTTP/1.1\r\nhost: localhost\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(5):
                 came = await reader.read()

@@ -38,7 +38,8 @@ Budget = Callable[[Call | Seen], tuple[tuple[str, str], ...]]
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
 
-_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+# Not OPTIONS: it asks which pages may call, and of that upstream knows nothing.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _MOMENT_S = 0.5  # by so much a caller's clock and ours may differ, and either may be late
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 

@@ -17,12 +17,12 @@ from headrace import observe
 from headrace.edge import http_errors
 from headrace.edge.exchange import Exchange, Request, Response, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded, parse
-from headrace.edge.http_asks import presented_key
 from headrace.errors import HeadraceError, InvalidCall
+from headrace.heads import readable
 from headrace.v1 import api_service_pb2
 
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+_WITHOUT_BODY = frozenset({"GET", "HEAD"})
 _Head = api_service_pb2.CallRequestHead
 _Pairs = Iterable[tuple[str, str]]
 
@@ -63,7 +63,7 @@ class ApiServicer:
     async def _request(self, head: _Head, parts: AsyncIterator[bytes], context: Any) -> Request:
         headers = CIMultiDict((header.name.lower(), header.value) for header in head.headers)
         # A key may come as HTTP has it, in the head, or as gRPC has it.
-        key, own_key = self._who.keys(context, headers if presented_key(headers) else None)
+        key, own_key = self._who.keys(context, headers)
         body, length = await _body(head, parts, headers.get("content-length", ""))
         return Request(
             method=head.method,
@@ -127,7 +127,7 @@ class _Writer:
 
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True
-        said = [api_service_pb2.Header(name=name.lower(), value=value) for name, value in headers]
+        said = [api_service_pb2.Header(name=name.lower(), value=readable(value)) for name, value in headers]
         self.has_events = is_events((header.name, header.value) for header in said)
         head = api_service_pb2.CallResponseHead(status=status, headers=said)
         await self._context.write(api_service_pb2.CallResponse(head=head).SerializeToString())

@@ -23,9 +23,12 @@ from enum import Enum, auto
 from importlib.metadata import version as installed_version
 from typing import cast
 
+from multidict import CIMultiDict
+
 from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
+from headrace.heads import is_sendable, readable, value_text
 from headrace.model import Answer, Call, Form
 from headrace.upstream.carrying import Body, Headers, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
@@ -41,7 +44,7 @@ from headrace.upstream.transport import (
     open_transport,
 )
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})  # which need not say that they have none
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "TRACE"})  # which need not say that they have none
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 _SPARE_CONNECTIONS = 64  # above the semaphore: connections that are being closed still count in the pool
@@ -68,6 +71,7 @@ class Upstream:
         connect_s: bound of making a connection.
         gap_s: how long a stream may say nothing.
         silence_s: how long a unary answer may be on its way at most, whatever the deadline.
+        proxy: the URL of the proxy on the way there; "" for none.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Upstream:
         connect_s: float = 5.0,
         gap_s: float = 90.0,
         silence_s: float = 600.0,
+        proxy: str = "",
         transport: Transport | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
@@ -89,7 +94,7 @@ class Upstream:
         self._clock = clock or SystemClock()
         self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
         self._slots = asyncio.Semaphore(max_in_the_air)
-        self._transport = transport or open_transport(max_in_the_air + _SPARE_CONNECTIONS)
+        self._transport = transport or open_transport(max_in_the_air + _SPARE_CONNECTIONS, proxy=proxy)
         self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
         self.in_the_air = 0
 
@@ -208,9 +213,9 @@ class Upstream:
     def _sendable(
         self, call: Call, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
     ) -> Request:
-        # A line end in a value, or a colon in a name, would let a caller write headers of its own.
-        if not all(value.isascii() and value.isprintable() for _, value in headers):
-            raise _unsendable("a header value holds characters that HTTP cannot carry")
+        # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else is upstream's to judge.
+        if not all(is_sendable(value) for _, value in headers):
+            raise _unsendable("a header value holds a line end or a NUL, which HTTP cannot carry")
         if not all(_is_name(name) for name, _ in headers):
             raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
         # The pool's bound is no bound of waiting for it (see above) but of looking the name up and of TLS.
@@ -219,7 +224,9 @@ class Upstream:
             url = self._url(call.path)
         except InvalidURL as error:
             raise _unsendable(f"path and query are no URL: {error}") from error
-        request = Request(call.method, url, headers=headers, stream=body, extensions={"timeout": timeout})
+        request = Request(call.method, url, stream=body, extensions={"timeout": timeout})
+        # As they are: httpx's own type decodes all values anew, and knows no bytes that are not text.
+        request.headers = CIMultiDict(headers)  # type: ignore[assignment]
         if isinstance(body, ByteStream):
             request.read()
         return request
@@ -267,8 +274,8 @@ class Carried:
 
     def __init__(self, response: Response, gap_s: float) -> None:
         self.status: int = response.status_code
-        self.headers = back((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
-        self.request_id = dict(self.headers).get("request-id", "")
+        self.headers = back((name.decode("latin-1"), value_text(value)) for name, value in response.headers.raw)
+        self.request_id = readable(dict(self.headers).get("request-id", ""))
         self._response = response
         self._gap_s = gap_s
 

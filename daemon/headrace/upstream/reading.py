@@ -16,8 +16,17 @@ from typing import cast
 from headrace import forms
 from headrace.errors import AttemptFailed
 from headrace.model import Answer, Event, Form
-from headrace.upstream.failures import broken, classify, classify_event, silent
-from headrace.upstream.transport import NETWORK_ERRORS, Response, describe, is_silence, was_sent
+from headrace.upstream.failures import broken, classify, classify_event, silent, unreadable
+from headrace.upstream.transport import (
+    NETWORK_ERRORS,
+    Response,
+    decoded,
+    describe,
+    is_proxys_no,
+    is_silence,
+    is_unreadable,
+    was_sent,
+)
 
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
 
@@ -34,6 +43,10 @@ class Translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, NETWORK_ERRORS):
             return
+        if is_unreadable(error):
+            raise unreadable("upstream's answer is not HTTP as it can be read here", request_id=self._request_id) from error
+        if is_proxys_no(error):
+            raise unreadable(f"upstream cannot be reached: {describe(error)}", sent=False) from error
         if is_silence(error):
             raise silent("upstream fell silent", request_id=self._request_id) from error
         sent = was_sent(error)
@@ -106,7 +119,7 @@ def _request_id(response: Response) -> str:
 
 def _chunks(response: Response) -> AsyncIterator[bytes]:
     if "content-encoding" in response.headers:
-        return response.aiter_bytes()
+        return decoded(response).aiter_bytes()
     # The same bytes for less: nothing to decode, and no second round of buffering.
     return aiter(cast("AsyncIterator[bytes]", response.stream))
 
