@@ -27,6 +27,7 @@ async def open_door(
             parts.exchange, parts.flow, parts.admission, parts.callers,
             address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
             budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0,
+            origins=parts.settings.listen.origins, hosts=parts.settings.listen.hosts,
         )  # fmt: skip
         await door.start()
         try:

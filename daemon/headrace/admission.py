@@ -25,6 +25,7 @@ from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Lane
 
 _MAX_IDEMPOTENCY_KEY = 255
+_UNSAID = CacheControl()
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
@@ -113,8 +114,8 @@ class Admission:
             fingerprint=found,
             scope=scope,
             arrival=now,
-            deadline=self.deadline(now, ask.timeout_s, ask.endpoint),
-            cache=ask.cache,
+            deadline=self.deadline(now, ask.timeout_s, ask.endpoint, ask.caller),
+            cache=ask.cache if ask.cache != _UNSAID else ask.caller.cache,
             idempotency_key=_idempotency_key(ask.idempotency_key),
             no_keep=no_keep_call(body),
             path=ask.path,
@@ -123,8 +124,13 @@ class Admission:
             credential=ask.credential,
         )
 
-    def deadline(self, now: float, timeout_s: float | None, endpoint: Endpoint) -> float:
-        """Return until when an answer is wanted: what the caller said, else the endpoint's own time, else `retry.max_age`."""
+    def deadline(self, now: float, timeout_s: float | None, endpoint: Endpoint, caller: Caller) -> float:
+        """
+        Return until when an answer is wanted.
+
+        What the call says counts, else what is configured for its caller, else the endpoint's own time, else `retry.max_age`.
+        """
+        timeout_s = caller.timeout_s if timeout_s is None else timeout_s
         if timeout_s is not None:
             return now + min(timeout_s, _LONGEST_S)
         return now + (self._max_age_s if endpoint.timeout_s is None else endpoint.timeout_s)

@@ -114,6 +114,10 @@ class Flow:
         if len(self._memo) > _MEMO:
             self._memo.popitem(last=False)
 
+    def forget_seen(self) -> None:
+        """Forget what bytes ask: who asked them is configured otherwise now."""
+        self._memo.clear()
+
     # The whole line.
 
     @contextlib.asynccontextmanager

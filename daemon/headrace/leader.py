@@ -101,7 +101,7 @@ class Leader:
         # What an entry's key must have left to live to be fresh: its age is told by that alone, without reading it.
         if call.cache.no_cache or call.no_keep or not self._cache.is_enabled:
             return -1
-        ttl_s, stale_s = self._keeping.ttl_s, self._keeping.stale_s
+        ttl_s, stale_s = self._ttl_s(call), self._keeping.stale_s
         return int(1000 * (stale_s + max(0.0, ttl_s - (ttl_s if call.cache.max_age_s is None else call.cache.max_age_s))))
 
     async def _lead(self, call: Call, flight: Flight, lease: Lease | None, ticket: str) -> Landing:
@@ -180,7 +180,7 @@ class Leader:
             return False
 
     def _entry(self, call: Call, answer: Answer) -> Entry:
-        fresh_until = answer.created + self._keeping.ttl_s
+        fresh_until = answer.created + self._ttl_s(call)
         return Entry(
             fingerprint=call.fingerprint,
             answer=answer,
@@ -189,6 +189,10 @@ class Leader:
             fresh_until=fresh_until,
             keep_until=fresh_until + self._keeping.stale_s,
         )
+
+    def _ttl_s(self, call: Call) -> float:
+        # A caller whose configured time is longer than the usual has its answers kept for longer; a shorter one is its max-age.
+        return max(self._keeping.ttl_s, call.caller.cache.max_age_s or 0.0)
 
     # After a failed attempt.
 
@@ -256,6 +260,6 @@ class Leader:
     def cache_status(self, call: Call, landing: Landing | None, *, is_shared: bool) -> str:
         """Return the `Cache-Status` of an answer that came from a flight."""
         if landing is not None and landing.source in (Source.CACHE, Source.STALE) and landing.answer is not None:
-            fresh_until = landing.answer.created + self._keeping.ttl_s
+            fresh_until = landing.answer.created + self._ttl_s(call)
             return status.hit(call.fingerprint, fresh_until - self._clock.now())
         return status.forwarded(call, is_shared=is_shared, is_stored=bool(landing and landing.stored), detail=call.no_keep)

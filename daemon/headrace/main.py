@@ -214,7 +214,7 @@ def _redis_url(settings: Settings) -> Iterator[str]:
         yield url
         return
     _refuse_foreign(Path(settings.state.dir))
-    observe.set_up_logs(level=40)  # the server's comings and goings are no news here
+    logs.set_up_logs(level=40)  # the server's comings and goings are no news here
     with EmbeddedValkey(directory) as valkey:
         yield valkey.url
 

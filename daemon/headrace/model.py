@@ -56,12 +56,20 @@ class CacheControl:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: its name, and what the configuration says of it."""
+    """
+    Who asks: its name, and what the configuration says of it.
+
+    Args:
+        timeout_s: how long its calls may take that do not say so themselves; None leaves that to `retry.max_age`.
+        cache: what its calls say to the cache that say nothing themselves. `max_age_s` is also how long its answers are kept.
+    """
 
     name: str
     lane: Lane = Lane.STANDARD
     weight: int = 1
     role: Role = Role.CALLER
+    timeout_s: float | None = None
+    cache: CacheControl = CacheControl()
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ class Parts:
             admin_key=lambda: self._keys.admin,
             version=settings.upstream.version,
             clock=clock,
+            proxy="" if settings.upstream.proxy == "off" else settings.upstream.proxy,
         )
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms)
@@ -199,6 +200,7 @@ class Parts:
         """Go on with new limits and callers, and with upstream's key as it is now."""
         self._keys = self._read_keys()
         self.schedule.reload(Limits(settings.limit))
+        self.flow.forget_seen()  # which holds callers as they were configured
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
 
@@ -232,6 +234,9 @@ class Edges:
             readiness=parts.wrong,
             metrics=generate_latest,
             grace_s=settings.drain.time,
+            origins=settings.listen.origins,
+            hosts=settings.listen.hosts,
+            clock=parts.clock,
         )
 
     @property

@@ -232,7 +232,7 @@ class Exchange:
             fingerprint="",
             scope="",
             arrival=now,
-            deadline=self._admission.deadline(now, timeout_s(headers, request.timeout_s), endpoint),
+            deadline=self._admission.deadline(now, timeout_s(headers, request.timeout_s), endpoint, request.caller),
             path=request.target,
             method=request.method,
             endpoint=endpoint.name,

@@ -38,7 +38,6 @@ from headrace.model import Caller
 
 log = structlog.get_logger()
 
-_MEANT = "the path begins with /v1, so either it or the client's base URL lacks that"
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
 _UNPACKED = frozenset({"gzip", "deflate", "br", "zstd"})
 _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
@@ -168,7 +167,7 @@ class HttpServer:
         except HeadraceError as error:
             observe.ERRORS.inc("http", error.reason)
             return _refusal(error)
-        if request.path.startswith("/v1/"):
+        if request.path.startswith("/v1/") and not request.path.startswith("/v1/v1/"):
             return await self._call(request)
         methods = self._routes.get(request.path)
         handler = methods.get(request.method) if methods else None
@@ -176,7 +175,8 @@ class HttpServer:
             return await handler(request)
         request_id = new_id()
         if methods is None:
-            text = f"there is nothing at {request.path[:200]}: {_MEANT}"
+            why = "it has /v1 twice" if request.path.startswith("/v1/v1/") else "the path begins with /v1"
+            text = f"there is nothing at {request.path[:200]}: {why}; with or without it at the end of the base URL, as the client has it"
             body = http_errors.error_body("not_found_error", text, request_id)
             return _response(404, body, [JSON, ("request-id", request_id)])
         body = http_errors.error_body("invalid_request_error", f"{request.method} is not allowed here", request_id)

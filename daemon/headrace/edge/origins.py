@@ -130,4 +130,4 @@ def _name(host: str) -> str:
 def _is_same(origin: str, host: str, headers: Mapping[str, str]) -> bool:
     scheme = "https" if headers.get("x-forwarded-proto", "").lower() == "https" else "http"
     default = ":443" if scheme == "https" else ":80"
-    return origin.lower() == f"{scheme}://{host.strip().lower().removesuffix(default)}"
+    return origin.lower().removesuffix(default) == f"{scheme}://{host.strip().lower().removesuffix(default)}"
