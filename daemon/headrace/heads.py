@@ -60,5 +60,5 @@ class HeadWriter(http_writer.StreamWriter):
 
 
 # aiohttp has no seam for its writer. Both sides look the class up by this name, for every message.
-client_reqrep.StreamWriter = HeadWriter  # type: ignore[misc]
-web_protocol.StreamWriter = HeadWriter  # type: ignore[misc]
+client_reqrep.StreamWriter = HeadWriter  # type: ignore[attr-defined]
+web_protocol.StreamWriter = HeadWriter  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def _without_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
 
 def trace(error: BaseException) -> str:
     """Return where an error came from and of which kinds it and its causes are, the first cause first; never their texts."""
-    said = []
+    said: list[str] = []
     at: BaseException | None = error
     while at is not None and len(said) < _MOST_CAUSES:
         number = f" [errno {at.errno}]" if isinstance(at, OSError) and at.errno is not None else ""

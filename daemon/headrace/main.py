@@ -206,7 +206,7 @@ def _with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
 
 @contextmanager
 def _redis_url(settings: Settings) -> Iterator[str]:
-    from headrace import observe
+    from headrace import logs
     from headrace.embedded import EmbeddedValkey, running_url
 
     directory = Path(settings.state.dir, "valkey")

@@ -21,7 +21,9 @@ PATHS = ["GET /healthz", "GET /readyz", "GET /metrics", "HEAD /metrics", "GET /"
          "OPTIONS *", "BREW /v1/messages"]  # fmt: skip
 
 
-async def ask(door: HttpServer, line: str, *headers: str, host: str = "localhost", body: bytes | None = None) -> tuple[int, str]:
+async def ask(
+    door: HttpServer, line: str, *headers: str, host: str = "localhost", body: bytes | None = None
+) -> tuple[int, str]:
     """Say this; return the status and all that came, the head in small letters."""
     body = ASK if body is None and line.startswith("POST") else body or b""
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
@@ -34,7 +36,11 @@ async def ask(door: HttpServer, line: str, *headers: str, host: str = "localhost
 
 
 async def anything(line: Line) -> None:
-    await (say_message(line) if b"/v1/messages" in line.head.split()[1] else line.answer(200, b"{}", "content-type: application/json"))
+    await (
+        say_message(line)
+        if b"/v1/messages" in line.head.split()[1]
+        else line.answer(200, b"{}", "content-type: application/json")
+    )
 
 
 FOREIGN = {
@@ -61,7 +67,9 @@ async def test_foreign_page(valkey_url: str, tmp_path: Path, headers: tuple[str,
         assert server.calls == 0
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:7480", "localhost.evil.example", "127.0.0.1.evil.example", "", "[x]", "0x7f.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:7480", "localhost.evil.example", "127.0.0.1.evil.example", "", "[x]", "0x7f.1"]
+)
 async def test_foreign_name(valkey_url: str, tmp_path: Path, host: str) -> None:
     """A name that is not this machine's may be one that a page has pointed here: it is refused on every path."""
     async with open_door(valkey_url, tmp_path, anything) as (door, server, _):
@@ -79,7 +87,12 @@ async def test_foreign_name(valkey_url: str, tmp_path: Path, host: str) -> None:
 async def test_own_name(valkey_url: str, tmp_path: Path, host: str) -> None:
     """Addresses, localhost, the machine's name and the configured ones are fine, for pages of their own, too."""
     async with open_door(valkey_url, tmp_path, anything, LISTEN__HOSTS='["headrace.internal"]') as (door, _, _):
-        for headers in ((), (f"Origin: http://{host}", "Sec-Fetch-Site: same-origin"), ("Sec-Fetch-Site: none",), ("Sec-Fetch-Site: same-site",)):
+        for headers in (
+            (),
+            (f"Origin: http://{host}", "Sec-Fetch-Site: same-origin"),
+            ("Sec-Fetch-Site: none",),
+            ("Sec-Fetch-Site: same-site",),
+        ):
             assert (await ask(door, "POST /v1/messages", *headers, host=host))[0] == 200
             assert (await ask(door, "GET /healthz", *headers, host=host))[0] == 200
         proxied = ("X-Forwarded-Proto: https", f"Origin: https://{host}")
@@ -143,7 +156,12 @@ async def test_listed_page(valkey_url: str, tmp_path: Path) -> None:
             await line.answer(200, b"{}", "access-control-allow-origin: https://upstream.example", "vary: Accept-Encoding")
 
     async with open_door(valkey_url, tmp_path, talk, LISTEN__ORIGINS=f'["{PAGE}"]') as (door, server, _):
-        headers = (f"Origin: {PAGE}", "Sec-Fetch-Site: cross-site", "Referer: https://app.example/x", "anthropic-dangerous-direct-browser-access: true")
+        headers = (
+            f"Origin: {PAGE}",
+            "Sec-Fetch-Site: cross-site",
+            "Referer: https://app.example/x",
+            "anthropic-dangerous-direct-browser-access: true",
+        )
         stream = json.dumps(BODY | {"stream": True, "model": "n"}).encode()
         for line, body, right in (
             ("POST /v1/messages", ASK, 200), ("POST /v1/messages", ASK, 200), ("POST /v1/messages", stream, 200),

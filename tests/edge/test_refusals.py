@@ -1,4 +1,4 @@
-"""What is no request: the caller hears one error in the API's shape, the log one line of its kind, and nothing that was sent."""
+"""What is no request: the caller hears one error in the API's shape, the log its kind, and nobody what was sent."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ async def test_no_request(valkey_url: str, tmp_path: Path, logged, status: int, 
 @pytest.mark.parametrize("target", [b"/v1/messages", b"/v1/files"])
 async def test_bad_chunk_later(valkey_url: str, tmp_path: Path, logged, target: bytes) -> None:
     """A body that turns out to be none ends its request at once, though its head was read long ago."""
-    async with open_door(valkey_url, tmp_path) as (door, server, one):
+    async with open_door(valkey_url, tmp_path) as (door, _, one):
         reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
         with contextlib.closing(writer):
-            writer.write(b"POST " + target + b" HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\n5\r\n{\"mes")
+            writer.write(b"POST " + target + b" HTTP/1.1\r\n" + HOST + b'transfer-encoding: chunked\r\n\r\n5\r\n{"mes')
             await until(lambda: door._listener.requests_count == 1)
             writer.write(b"\r\n" + SECRET + b"\r\n")
             async with asyncio.timeout(10):

@@ -141,7 +141,14 @@ def test_long_message() -> None:
         ({"retry-after-ms": "9500", "retry-after": "2"}, 9.5),
         ({"retry-after": "2, 30, 5"}, 30.0),
         ((("retry-after", "2"), ("Retry-After", "30"), ("retry-after", "5")), 30.0),
-        ((("retry-after", "40"), ("retry-after", "Mon, 01 Mar 2027 00:00:30 GMT"), ("date", "Mon, 01 Mar 2027 00:00:00 GMT")), 40.0),
+        (
+            (
+                ("retry-after", "40"),
+                ("retry-after", "Mon, 01 Mar 2027 00:00:30 GMT"),
+                ("date", "Mon, 01 Mar 2027 00:00:00 GMT"),
+            ),
+            40.0,
+        ),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         ({"retry-after": "0"}, None),
         ({"retry-after": "-3"}, None),

@@ -82,7 +82,12 @@ def _repeated(names: list[str]) -> list[str]:
 
 def warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Return what a person should look at, one sentence each."""
-    return [*_about_key(settings, environ), *_about_doors(settings), *_about_proxy(settings, environ), *_about_variables(environ)]
+    return [
+        *_about_key(settings, environ),
+        *_about_doors(settings),
+        *_about_proxy(settings, environ),
+        *_about_variables(environ),
+    ]
 
 
 def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:

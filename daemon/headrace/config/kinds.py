@@ -130,7 +130,13 @@ def _proxy(text: str) -> Url:
     if text in ("", "off"):
         return Url(text)
     parts = _split(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
         raise ValueError("is no proxy")
     return Url(text.rstrip("/"))
 
@@ -145,7 +151,14 @@ def is_proxy(text: str) -> bool:
 
 def _origin(text: str) -> str:
     parts = _split(text)
-    if parts.scheme.lower() not in _PAGES or not parts.hostname or parts.path or parts.query or parts.fragment or parts.username:
+    if (
+        parts.scheme.lower() not in _PAGES
+        or not parts.hostname
+        or parts.path
+        or parts.query
+        or parts.fragment
+        or parts.username
+    ):
         raise ValueError("is no origin")
     return text.lower()
 
@@ -228,12 +241,8 @@ OptionalDuration = Annotated[
         lambda seconds: None if seconds is None else units.format_duration(seconds),
     ),
 ]
-Wish = Annotated[
-    CacheWish, Spelling('"on", "off", or a duration such as "10m"', _text(_cache_wish), lambda wish: wish.text)
-]
-Proxy = Annotated[
-    Url, Spelling('empty, "off", or a URL such as "http://proxy.internal:3128"', _text(_proxy), hide_password)
-]
+Wish = Annotated[CacheWish, Spelling('"on", "off", or a duration such as "10m"', _text(_cache_wish), lambda wish: wish.text)]
+Proxy = Annotated[Url, Spelling('empty, "off", or a URL such as "http://proxy.internal:3128"', _text(_proxy), hide_password)]
 Origin = Annotated[
     str, Spelling('an origin such as "https://app.example" or "http://localhost:3000", without a path', _text(_origin))
 ]

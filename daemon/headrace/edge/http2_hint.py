@@ -63,7 +63,11 @@ class Hint:
             return b""
         self.is_over = True
         end = _frame(_HEADERS, _END_STREAM | _END_HEADERS, stream, _trailers())
-        return end + _frame(_RST_STREAM, 0, stream, bytes(4)) + _frame(_GOAWAY, payload=stream.to_bytes(4, "big") + bytes(4) + _WORDS)
+        return (
+            end
+            + _frame(_RST_STREAM, 0, stream, bytes(4))
+            + _frame(_GOAWAY, payload=stream.to_bytes(4, "big") + bytes(4) + _WORDS)
+        )
 
 
 def _frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:

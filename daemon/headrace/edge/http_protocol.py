@@ -36,7 +36,11 @@ class Listener(web.Server):
     """Makes the connections of one address."""
 
     def __init__(self, handler: Any, *, refusals: Refusals, **options: Any) -> None:
-        limits = {"max_line_size": MAX_FIELD_BYTES, "max_field_size": MAX_FIELD_BYTES, "max_headers": MAX_HEADERS}
+        limits: dict[str, Any] = {
+            "max_line_size": MAX_FIELD_BYTES,
+            "max_field_size": MAX_FIELD_BYTES,
+            "max_headers": MAX_HEADERS,
+        }
         super().__init__(handler, **limits, **options)
         self.refusals = refusals
 

@@ -20,7 +20,7 @@ _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9, \t]+)\r?(?=\n)", re.IGNORE
 
 def tolerant(connector: aiohttp.TCPConnector) -> aiohttp.TCPConnector:
     """Let the connector's connections read such heads. aiohttp has no seam for its protocol but this attribute."""
-    connector._factory = functools.partial(_Answers, loop=connector._loop)
+    connector._factory = functools.partial(_Answers, loop=connector._loop)  # type: ignore[assignment]
     return connector
 
 
@@ -31,8 +31,9 @@ def without_copies(head: bytes) -> bytes:
         return head
     first = _LENGTH.search(head)
     assert first is not None  # noqa: S101  # two were found
-    rest = _LENGTH.sub(b"", head[first.end() :])
-    return head[: first.start()] + b"\nContent-Length: " + said[0] + b"\r" + rest
+    rest: bytes = _LENGTH.sub(b"", head[first.end() :])
+    before: bytes = head[: first.start()] + b"\nContent-Length: " + said[0] + b"\r"
+    return before + rest
 
 
 class _Answers(ResponseHandler):

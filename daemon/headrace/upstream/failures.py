@@ -47,9 +47,7 @@ _WAITS = {"retry-after-ms": 0.001, "retry-after": 1.0}  # the unit of each, in s
 _LONGEST_MESSAGE = 1000  # characters; it travels in gRPC trailers, which have 8 KB
 
 
-def classify(
-    status: int, headers: Mapping[str, str] | Pairs, body: bytes, *, passed_on: Pairs | None = None
-) -> AttemptFailed:
+def classify(status: int, headers: Mapping[str, str] | Pairs, body: bytes, *, passed_on: Pairs | None = None) -> AttemptFailed:
     """Return what an answer other than 200 means, with upstream's exact word, and the headers *passed_on*, for the caller."""
     pairs = _pairs(headers)
     named = dict(pairs)
@@ -65,7 +63,9 @@ def classify(
         body=body,
         headers=_one_wait(_worth_passing(pairs) if passed_on is None else passed_on, wait_s),
         retry_after_s=wait_s,
-        metadata=_known(status=str(status), type=kind or usual_kind, error_code=code, request_id=readable(named.get("request-id", ""))),
+        metadata=_known(
+            status=str(status), type=kind or usual_kind, error_code=code, request_id=readable(named.get("request-id", ""))
+        ),
     )
     return AttemptFailed(_overruled(failure, status, kind, code, named), error)
 
