@@ -94,7 +94,7 @@ class Upstream:
         self._clock = clock or SystemClock()
         self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
         self._slots = asyncio.Semaphore(max_in_the_air)
-        self._transport = transport or open_transport(max_in_the_air + _SPARE_CONNECTIONS, proxy=proxy)
+        self._transport = transport or open_transport(max_in_the_air + _SPARE_CONNECTIONS, to=self._base_url, proxy=proxy)
         self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
         self.in_the_air = 0
 

@@ -42,8 +42,11 @@ _MAX_FIELD_BYTES = 65_536
 _MAX_HEADERS = 1_000
 
 
-def open_transport(max_connections: int, *, proxy: str = "") -> Transport:
-    """Return a transport whose connections open with the first call, through the *proxy* if there is one."""
+def open_transport(max_connections: int, *, to: str, proxy: str = "") -> Transport:
+    """Return a transport to the URL *to* whose connections open with the first call, through the *proxy* if there is one."""
+    way = _proxy(proxy)
+    # A proxy that is asked in the clear finds its password in each request, one that connects us only in its own.
+    own = dict(way.headers) if way is not None and to.startswith("http://") else {}
 
     def session() -> aiohttp.ClientSession:
         connector = tolerant(aiohttp.TCPConnector(limit=max_connections, ssl=transport.ssl_context, socket_factory=_socket))
@@ -52,13 +55,14 @@ def open_transport(max_connections: int, *, proxy: str = "") -> Transport:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers=own,
             skip_auto_headers=(aiohttp.hdrs.CONTENT_TYPE,),
             max_line_size=_MAX_FIELD_BYTES,
             max_field_size=_MAX_FIELD_BYTES,
             max_headers=_MAX_HEADERS,
         )
 
-    transport = AiohttpTransport(client=session, proxy=_proxy(proxy))
+    transport = AiohttpTransport(client=session, proxy=way)
     return transport
 
 
