@@ -199,9 +199,13 @@ async def test_words_tls() -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n",
-     b"HTTP/1.1 200 OK\r\nx-content-length: 5\r\ncontent-length: 5\r\n"],
-)  # fmt: skip
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n",
+        b"HTTP/1.1 200 OK\r\nx-content-length: 5\r\ncontent-length: 5\r\n",
+    ],
+)
 def test_left_alone(head: bytes) -> None:
     """A head that says its length once, not at all, or in two ways stays as it is."""
     assert without_copies(head) == head

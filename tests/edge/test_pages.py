@@ -1,4 +1,4 @@
-"""Web pages: without keys none but our own and the listed ones may ask, on no path; with `listen.origins` they may, for real."""
+"""Web pages: where no key is asked for only our own may ask, on any path; those of `listen.origins` may, for real."""
 
 from __future__ import annotations
 

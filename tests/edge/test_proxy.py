@@ -78,14 +78,16 @@ async def proxying(to: str, refusal: bytes = b"") -> AsyncIterator[Proxy]:
             writer.transport.abort()
 
 
+def _certify(path: Path) -> None:
+    what = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=api.example"
+    more = ["-addext", "subjectAltName=DNS:api.example", "-keyout", path / "key", "-out", path / "cert"]
+    subprocess.run(["openssl", *what.split(), *more], check=True, capture_output=True)
+
+
 @contextlib.asynccontextmanager
 async def tls(path: Path) -> AsyncIterator[tuple[int, str]]:
     """An upstream that speaks TLS; its port, and the file of certificates that are to be trusted."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=api.example", "-addext", "subjectAltName=DNS:api.example", "-keyout", path / "key", "-out", path / "cert"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    await asyncio.to_thread(_certify, path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path / "cert", path / "key")
 
@@ -190,7 +192,9 @@ def test_spared_address() -> None:
     assert places.environments_proxy("http://10.1.2.3", {"HTTP_PROXY": P, "REQUEST_METHOD": "GET"}) == ("", "")
 
 
-@pytest.mark.parametrize("proxy", ["socks5://proxy:1080", "proxy:3128", "http://", "http://proxy/path", "ftp://me:secretpw@proxy"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://proxy:1080", "proxy:3128", "http://", "http://proxy/path", "ftp://me:secretpw@proxy"]
+)
 def test_no_proxy(proxy: str) -> None:
     """What is no proxy is a mistake that is named, its password is not."""
     with pytest.raises(ConfigError) as caught:
@@ -211,7 +215,12 @@ async def test_daemon(tmp_path: Path, spared: str) -> None:
     """The installed program goes by what the environment says, `config show` shows it, and nothing says the password."""
     async with serving(say_message) as server, proxying(server.url) as proxy:
         named = proxy.url.replace("//", "//me:secretpw@")
-        more = {"HEADRACE_UPSTREAM__BASE_URL": server.url, "HEADRACE_LISTEN__GRPC": "[]", "HTTP_PROXY": named, "NO_PROXY": spared}
+        more = {
+            "HEADRACE_UPSTREAM__BASE_URL": server.url,
+            "HEADRACE_LISTEN__GRPC": "[]",
+            "HTTP_PROXY": named,
+            "NO_PROXY": spared,
+        }
         environ = environment(tmp_path, HEADRACE_UPSTREAM__API_KEY="k", **more)
         shown = (await asyncio.to_thread(headrace, "config", "show", environ=environ)).stdout
         hidden = proxy.url.replace("//", "//me:***@")
@@ -219,7 +228,9 @@ async def test_daemon(tmp_path: Path, spared: str) -> None:
 
         def run() -> tuple[int, str]:
             with running(environ) as served:
-                address = json.loads(next(line for line in served.log.splitlines() if "daemon.started" in line))["addresses"][-1]
+                address = json.loads(next(line for line in served.log.splitlines() if "daemon.started" in line))["addresses"][
+                    -1
+                ]
                 ask = urllib.request.Request(f"{address}/v1/messages", json.dumps(BODY).encode())
                 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
                 status = opener.open(ask, timeout=20).status

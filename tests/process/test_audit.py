@@ -121,7 +121,9 @@ async def over_http(one: Daemon, key: str) -> None:
 
 NO_REQUESTS = (
     b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-api-key: " + OTHER_KEY.encode() + b"\r\r\n\r\n",
-    b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\n" + PROMPT.encode() + b"\r\n0\r\n\r\n",
+    b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\n"
+    + PROMPT.encode()
+    + b"\r\n0\r\n\r\n",
     b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + WORD.encode() * 20,
     WORD.encode() + b"\r\n\r\n",
     b"GET / HTTP/1.1\r\nhost: " + HEADER.encode() * 9_000 + b"\r\n\r\n",
@@ -172,7 +174,9 @@ async def over_grpc(one: Daemon, key: str) -> None:
                 await tickets.WaitTicket(tickets_service_pb2.WaitTicketRequest(id=ticket.id), metadata=metadata, timeout=20)
 
         await asyncio.gather(
-            *(way(kind) for kind in KINDS for way in (create, stream, submit)), submit("over", cancel=True), submit("hang", cancel=True)
+            *(way(kind) for kind in KINDS for way in (create, stream, submit)),
+            submit("over", cancel=True),
+            submit("hang", cancel=True),
         )
         bad = await channel.unary_unary("/headrace.v1.MessagesService/CreateMessage")(PROMPT.encode(), metadata=metadata).code()
         assert bad is grpc.StatusCode.INVALID_ARGUMENT
@@ -195,7 +199,12 @@ def _processes(pid: int) -> Iterator[Path]:
 async def test_audit(valkey_url: str) -> None:
     """No prompt, answer, error's text, key or header comes out of the program."""
     async with serving(talk) as upstream:
-        settings = {"AUTH__REQUIRED": "true", "UPSTREAM__API_KEY": OWN_KEY, "RETRY__BACKOFF": "0.05s..0.2s", "RETRY__MAX_ATTEMPTS": "3"}
+        settings = {
+            "AUTH__REQUIRED": "true",
+            "UPSTREAM__API_KEY": OWN_KEY,
+            "RETRY__BACKOFF": "0.05s..0.2s",
+            "RETRY__MAX_ATTEMPTS": "3",
+        }
         with daemon(upstream.url, valkey_url, **settings) as one:
             environ = {**os.environ, "HEADRACE_REDIS__URL": valkey_url, "HEADRACE_UPSTREAM__API_KEY": OWN_KEY}
             made = await asyncio.to_thread(

@@ -1,9 +1,9 @@
 """
 One connection to the HTTP port: aiohttp's, with our words where the bytes are no request.
 
-aiohttp answers what it cannot read in plain text of HTTP/1.0, quotes it there and in its log, and once more for every piece that
-still comes. Here the caller hears one error in the API's shape, nothing of what was sent is said again, and what still comes is
-passed over for a moment, so that the error arrives before the connection is reset.
+aiohttp answers what it cannot read in plain text of HTTP/1.0, quotes it there and in its log, and once more for every piece
+that still comes. Here the caller hears one error in the API's shape, nothing of what was sent is said again, and what still
+comes is passed over for a moment, so that the error arrives before the connection is reset.
 """
 
 from __future__ import annotations

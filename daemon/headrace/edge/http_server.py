@@ -175,9 +175,7 @@ class HttpServer:
             return await handler(request)
         request_id = new_id()
         if methods is None:
-            why = "it has /v1 twice" if request.path.startswith("/v1/v1/") else "the path begins with /v1"
-            text = f"there is nothing at {request.path[:200]}: {why}; with or without it at the end of the base URL, as the client has it"
-            body = http_errors.error_body("not_found_error", text, request_id)
+            body = http_errors.error_body("not_found_error", _nothing_at(request.path), request_id)
             return _response(404, body, [JSON, ("request-id", request_id)])
         body = http_errors.error_body("invalid_request_error", f"{request.method} is not allowed here", request_id)
         return _response(405, body, [JSON, ("request-id", request_id), ("allow", ", ".join(methods))])
@@ -276,6 +274,11 @@ class HttpServer:
 
     async def _show_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
         return _response(200, self._metrics(), [("content-type", "text/plain; version=0.0.4; charset=utf-8")])
+
+
+def _nothing_at(path: str) -> str:
+    why = "it has /v1 twice" if path.startswith("/v1/v1/") else "the path begins with /v1"
+    return f"there is nothing at {path[:200]}: {why} (some clients want /v1 in their base URL, others add it)"
 
 
 def _invite(request: web.BaseRequest) -> None:

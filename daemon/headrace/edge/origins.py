@@ -5,7 +5,7 @@ Where no key is asked for, whatever runs on the machine may call, and a browser 
 origin is refused there, and so is a name that is not this machine's: by pointing a name of its own at 127.0.0.1 a page makes
 itself one of "the same" origin. Where callers have keys, a page without a key is nobody, and one with a key is that caller.
 
-Pages of `listen.origins` may ask and read the answers (CORS); of all others nobody reads anything, whatever the rule above says.
+Pages of `listen.origins` may ask and read the answers (CORS). No other page reads anything, even where it may ask.
 """
 
 from __future__ import annotations

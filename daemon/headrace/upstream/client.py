@@ -213,7 +213,7 @@ class Upstream:
     def _sendable(
         self, call: Call, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
     ) -> Request:
-        # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else is upstream's to judge.
+        # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else upstream judges.
         if not all(is_sendable(value) for _, value in headers):
             raise _unsendable("a header value holds a line end or a NUL, which HTTP cannot carry")
         if not all(_is_name(name) for name, _ in headers):

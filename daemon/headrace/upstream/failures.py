@@ -83,7 +83,7 @@ def broken(message: str, *, sent: bool = True, request_id: str = "") -> AttemptF
 
 
 def unreadable(message: str, *, sent: bool = True, request_id: str = "") -> AttemptFailed:
-    """Return the failure of an answer that is there but cannot be read: asked for again, it would be the same, and paid anew."""
+    """Return the failure of an answer that is there but cannot be read: the next would be the same, and paid anew."""
     return AttemptFailed(Failure.FINAL, _ours(message, 502, "api_error", request_id), sent=sent)
 
 
