@@ -19,7 +19,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -64,6 +64,15 @@ def is_key(key: str) -> bool:
     return _KEY.fullmatch(key) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class CallerStats:
+    """How many callers are configured, how many keys are known (None: not loaded yet), and whether one is required."""
+
+    configured: int
+    keys: int | None
+    required: bool
+
+
 class Callers:
     """
     The callers of this daemon. Run `keep_fresh` as a task.
@@ -95,8 +104,13 @@ class Callers:
         self.reload(configured, required=required, default_role=default_role)
 
     def __repr__(self) -> str:
-        loaded = "not loaded" if self._keys is None else f"{len(self._keys)} keys"
-        return f"<Callers [{len(self._configured)} configured, {loaded}{', required' if self.required else ''}]>"
+        stats = self.stats()
+        loaded = "not loaded" if stats.keys is None else f"{stats.keys} keys"
+        return f"<Callers [{stats.configured} configured, {loaded}{', required' if stats.required else ''}]>"
+
+    def stats(self) -> CallerStats:
+        """Return who is known."""
+        return CallerStats(len(self._configured), None if self._keys is None else len(self._keys), self.required)
 
     def reload(self, configured: Mapping[str, Caller], *, required: bool, default_role: Role = Role.CALLER) -> None:
         """Go on with a new configuration."""

@@ -8,6 +8,7 @@ characters; `HeadWriter` writes the very bytes, and refuses only what would end 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from aiohttp import client_reqrep, http_writer, web_protocol
@@ -49,9 +50,10 @@ class HeadWriter(http_writer.StreamWriter):
         """Write a head; raises ValueError if a name or value would end its line."""
         for name, value in self.more.items():
             headers.add(name, value)
-        if all(value.isascii() and value.isprintable() for value in headers.values()):
-            await super().write_headers(status_line, headers)
-            return
+        if "".join(headers.values()).isascii():  # as nearly all are: aiohttp's writer, which is in C
+            with contextlib.suppress(ValueError):
+                await super().write_headers(status_line, headers)
+                return
         if not all(is_sendable(name) and is_sendable(value) for name, value in headers.items()):
             raise ValueError("a header would end its line")
         lines = [status_line.encode(), *(name.encode() + b": " + value_bytes(value) for name, value in headers.items())]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -132,13 +133,13 @@ NO_REQUESTS = (
 
 
 async def not_http(one: Daemon) -> None:
-    port = int(one.http.rpartition(":")[2])
-    for sent in NO_REQUESTS:
+    ports = [int(address.rpartition(":")[2]) for address in (one.http, one.grpc)]
+    for port, sent in itertools.product(ports, NO_REQUESTS):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             writer.write(sent)
-            async with asyncio.timeout(10):
-                assert OTHER_KEY.encode() not in await reader.read()
+            async with asyncio.timeout(5):
+                assert OTHER_KEY.encode() not in await reader.read(100_000)
 
 
 def params(kind: str) -> messages_pb2.MessageParams:

@@ -16,9 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from multidict import istr
+
 from headrace.errors import NotAllowed
 
 _MAX_AGE_S = 600
+# Every request is asked for these: names that are folded already are found sooner.
+_HOST, _ORIGIN, _FETCH_SITE = istr("host"), istr("origin"), istr("sec-fetch-site")
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 # What pages may read of an answer's head besides the few headers that they may read of any.
 _EXPOSED = ", ".join((
@@ -72,11 +76,11 @@ class Origins:
         """Raise `NotAllowed` if this request comes from a page that may not ask, or to a name that is not ours."""
         if not self._is_open():
             return
-        host, origin = headers.get("host"), headers.get("origin")
+        host, origin = headers.get(_HOST), headers.get(_ORIGIN)
         if host is not None and not self._is_known(host):
             raise NotAllowed("this daemon is not called by that name: call it by its address, or add the name to listen.hosts")
         if origin is None:
-            if headers.get("sec-fetch-site", "").strip().lower() == "cross-site":
+            if headers.get(_FETCH_SITE, "").strip().lower() == "cross-site":
                 raise NotAllowed("a page of another site asks, and no key is asked for here: see listen.origins")
         elif not self.is_listed(origin) and not _is_same(origin, host or "", headers):
             raise NotAllowed("a page of another origin asks, and no key is asked for here: see listen.origins")

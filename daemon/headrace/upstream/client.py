@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from enum import Enum, auto
 from importlib.metadata import version as installed_version
 from typing import cast
@@ -57,6 +58,14 @@ _NOT_PASSED_ON = frozenset({
     "content-type", "cookie", "expect", "host", "keep-alive", "proxy-authorization", "te", "trailer", "transfer-encoding",
     "upgrade", "user-agent", "x-api-key",
 })  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamStats:
+    """Where upstream is, and how many calls are there."""
+
+    base_url: str
+    in_the_air: int
 
 
 class Upstream:
@@ -99,7 +108,12 @@ class Upstream:
         self.in_the_air = 0
 
     def __repr__(self) -> str:
-        return f"<Upstream {self._base_url} [{self.in_the_air} in the air]>"
+        stats = self.stats()
+        return f"<Upstream {stats.base_url} [{stats.in_the_air} in the air]>"
+
+    def stats(self) -> UpstreamStats:
+        """Return what goes on at present."""
+        return UpstreamStats(self._base_url, self.in_the_air)
 
     async def ask(self, call: Call) -> Answer:
         """Ask for a whole answer; raises `AttemptFailed`."""
