@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -25,7 +25,6 @@ from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Lane
 
 _MAX_IDEMPOTENCY_KEY = 255
-_UNSAID = CacheControl()
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
@@ -115,7 +114,7 @@ class Admission:
             scope=scope,
             arrival=now,
             deadline=self.deadline(now, ask.timeout_s, ask.endpoint, ask.caller),
-            cache=ask.cache if ask.cache != _UNSAID else ask.caller.cache,
+            cache=_wish(ask.cache, ask.caller),
             idempotency_key=_idempotency_key(ask.idempotency_key),
             no_keep=no_keep_call(body),
             path=ask.path,
@@ -134,6 +133,15 @@ class Admission:
         if timeout_s is not None:
             return now + min(timeout_s, _LONGEST_S)
         return now + (self._max_age_s if endpoint.timeout_s is None else endpoint.timeout_s)
+
+
+def _wish(asked: CacheControl, caller: Caller) -> CacheControl:
+    # What is configured for a caller can only be tightened by what its call says.
+    ttl_s = caller.cache_ttl_s
+    if ttl_s is None:
+        return asked
+    bound_s = ttl_s if asked.max_age_s is None else min(ttl_s, asked.max_age_s)
+    return replace(asked, no_store=asked.no_store or ttl_s == 0, max_age_s=bound_s)
 
 
 def check_size(endpoint: Endpoint, length: int | None) -> None:

@@ -191,8 +191,7 @@ class Leader:
         )
 
     def _ttl_s(self, call: Call) -> float:
-        # A caller whose configured time is longer than the usual has its answers kept for longer; a shorter one is its max-age.
-        return max(self._keeping.ttl_s, call.caller.cache.max_age_s or 0.0)
+        return self._keeping.ttl_s if call.caller.cache_ttl_s is None else call.caller.cache_ttl_s
 
     # After a failed attempt.
 

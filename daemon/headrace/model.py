@@ -61,7 +61,7 @@ class Caller:
 
     Args:
         timeout_s: how long its calls may take that do not say so themselves; None leaves that to `retry.max_age`.
-        cache: what its calls say to the cache that say nothing themselves. `max_age_s` is also how long its answers are kept.
+        cache_ttl_s: how long a kept answer is good for it; None for `cache.ttl`, 0 for no cache at all.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Caller:
     weight: int = 1
     role: Role = Role.CALLER
     timeout_s: float | None = None
-    cache: CacheControl = CacheControl()
+    cache_ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,15 +46,10 @@ class Url(str):
 
 @dataclass(frozen=True, slots=True)
 class CacheWish:
-    """What a caller that cannot say it itself wants of the cache: "on", "off", or answers up to `ttl_s` old."""
+    """What a caller that cannot say it itself wants of the cache: "on", "off", or answers up to `ttl_s` old; 0 is off."""
 
     text: str = "on"
     ttl_s: float | None = None
-
-    @property
-    def is_off(self) -> bool:
-        """Whether its calls neither come from the cache nor go there, nor share those of others."""
-        return self.text == "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +165,7 @@ def _host_name(text: str) -> str:
 
 
 def _cache_wish(text: str) -> CacheWish:
-    return CacheWish(text, None if text in ("on", "off") else units.parse_duration(text))
+    return CacheWish(text, None if text == "on" else 0.0 if text == "off" else units.parse_duration(text))
 
 
 def _optional(read: Callable[[str], Any]) -> Callable[[Any], Any]:

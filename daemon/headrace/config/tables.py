@@ -37,7 +37,7 @@ from headrace.config.kinds import (
     Version,
     Wish,
 )
-from headrace.model import CacheControl, Caller, Lane, Role
+from headrace.model import Caller, Lane, Role
 
 DEFAULT_KEY_FILE = "/etc/headrace/api_key"
 
@@ -184,8 +184,7 @@ def callers(settings: Settings) -> dict[str, Caller]:
 
 
 def _caller(name: str, said: CallerSettings) -> Caller:
-    wish = CacheControl(no_store=said.cache.is_off, max_age_s=said.cache.ttl_s)
-    return Caller(name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache=wish)
+    return Caller(name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s)
 
 
 def _as_written(kind: Any, value: Any) -> Any:
