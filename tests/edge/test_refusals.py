@@ -147,19 +147,30 @@ async def test_wrong_port(valkey_url: str, tmp_path: Path, wait_for_ready: bool)
             assert "wrong port" in caught.value.details()
 
 
+@pytest.mark.parametrize("spelled", [b"application/grpc", b"application/grpc+proto", bytes.fromhex("1d75d0620d263d4c4d6564")])
+def test_hint_to_grpc(spelled: bytes) -> None:
+    """Who asks for gRPC, in whichever of HPACK's two spellings, is answered by gRPC's status."""
+    hint = Hint(b"{}")
+    said = hint.hear(PREFACE + len(spelled).to_bytes(3, "big") + bytes((1, 4, 0, 0, 0, 1)) + spelled)
+    assert b"grpc-status" in said
+    assert b"wrong port" in said
+
+
 def test_hint_in_pieces() -> None:
     """The hint understands a client whatever the pieces in which it is heard, and ends at what is no HTTP/2."""
     settings = (6).to_bytes(3, "big") + bytes((4, 0, 0, 0, 0, 0)) + bytes(6)
     ping = (8).to_bytes(3, "big") + bytes((6, 0, 0, 0, 0, 0)) + b"12345678"
     headers = (3).to_bytes(3, "big") + bytes((1, 4, 0, 0, 0, 1)) + b"abc"
+    said_json = b'{"type":"error"}'
     sent = PREFACE + settings + ping + headers
-    whole, dripped = Hint(), Hint()
+    whole, dripped = Hint(said_json), Hint(said_json)
     said = whole.hear(sent)
     assert b"".join(dripped.hear(sent[n : n + 1]) for n in range(len(sent))) == said
     assert whole.is_over
     assert dripped.is_over
     assert b"12345678" in said
-    assert b"wrong port" in said
-    odd = Hint()
+    assert said_json in said
+    assert b"grpc-status" not in said
+    odd = Hint(said_json)
     odd.hear(PREFACE + b"\xff" * 9)
     assert odd.is_over

@@ -132,7 +132,7 @@ class Connection(RequestHandler):
 
     def _hint_at_port(self, data: bytes) -> None:
         if self._hint is None:
-            self._hint = Hint()
+            self._hint = Hint(http_errors.error_body("invalid_request_error", HTTP2.text, new_id()))
             self._refusals.note(HTTP2)
             self._loop.call_later(LINGER_S, self.force_close)
         if self.transport is not None and (said := self._hint.hear(data)):

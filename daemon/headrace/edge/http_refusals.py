@@ -30,7 +30,7 @@ class Refused:
 
 
 TOO_LONG = Refused("too_long", "the request line or a header is longer than 64 KiB, or all of them than 256 KiB", 431)
-HTTP2 = Refused("http2", "this port speaks HTTP/1.1; gRPC has ports of its own")
+HTTP2 = Refused("http2", "wrong port: this one speaks HTTP/1.1; gRPC has ports of its own")
 _TOO_MANY = Refused("too_many_headers", "the request has too many headers", 431)
 _TLS = Refused("tls", "this port speaks HTTP without TLS: ask http://, not https://")
 _NO_HOST = Refused("no_host", "the request has no Host header, which HTTP/1.1 asks for")
