@@ -14,8 +14,12 @@ import redis
 from flow_parts import Daemon, daemon
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
+from headrace.v1 import api_service_pb2
+from headrace.v1.api_service_pb2_grpc import ApiServiceStub
 from scripted import Server, say_message, serving
 
+Pairs = tuple[tuple[str, str], ...]
+Response = tuple[int, dict[str, str], bytes]
 BODY = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -35,6 +39,7 @@ async def http_door(one: Daemon, **settings: str) -> AsyncIterator[HttpServer]:
         parts.exchange, parts.hits, parts.callers,
         address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
         budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0, crowd=parts.crowd,
+        origins=parts.settings.listen.origins, hosts=(*parts.settings.listen.hosts, "edge.example"),
     )  # fmt: skip
     await door.start()
     try:
@@ -60,11 +65,40 @@ async def grpc_door(one: Daemon, path: Path, **settings: str) -> AsyncIterator[g
         await door.stop()
 
 
+@contextlib.asynccontextmanager
+async def open_grpc_door(
+    url: str, path: Path, talk=say_message, **settings: str
+) -> AsyncIterator[tuple[GrpcServer, Server, Daemon]]:
+    """The same with the other door, at `door.ports[0]`."""
+    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
+        parts = one.parts
+        door = GrpcServer(
+            parts.exchange, parts.flow, parts.admission, parts.callers, parts.tickets, parts.cache, addresses=("127.0.0.1:0",),
+            runtime_dir=path, passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+        )  # fmt: skip
+        await door.start()
+        try:
+            yield door, server, one
+        finally:
+            await door.stop()
+
+
+async def call(port: int, method: str, path: str, headers: Pairs, body: bytes = b"", metadata: Pairs = ()) -> Response:
+    """Ask over ApiService.Call; return status, headers and body."""
+    said = [api_service_pb2.Header(name=name, value=value) for name, value in headers]
+    head = api_service_pb2.CallRequestHead(method=method, path=path, headers=said, body=body)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(20):
+        asked = ApiServiceStub(channel).Call(iter([api_service_pb2.CallRequest(head=head)]), metadata=metadata)
+        first, *rest = [part async for part in asked]
+    named = {header.name: header.value for header in first.head.headers}
+    return first.head.status, named, b"".join(part.chunk for part in rest)
+
+
 async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, target: str = "/v1/messages") -> tuple[int, bytes]:
     """Say exactly this on the wire; return the status and everything that came."""
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = [f"POST {target} HTTP/1.1", "host: x", "connection: close", f"content-length: {len(raw)}", *headers]
+    head = [f"POST {target} HTTP/1.1", "host: localhost", "connection: close", f"content-length: {len(raw)}", *headers]
     with contextlib.closing(writer):
         writer.write(b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in head) + b"\r\n\r\n" + raw)
         came = await asyncio.wait_for(reader.read(), 10)

@@ -103,6 +103,9 @@ class FakeCallers:
         self.required = keys is not None
         self._keys = keys or {}
 
+    def ours(self, presented: list[str]) -> str:
+        return next((key for key in presented if key in self._keys), presented[0] if presented else "")
+
     def identify(self, key: str, named: str) -> Caller:
         if not self.required:
             return Caller(named or "default")

@@ -68,8 +68,13 @@ class Line:
 
     @property
     def headers(self) -> dict[str, str]:
-        pairs = (line.partition(":") for line in self.head.decode().split("\r\n")[1:] if line)
-        return {name.lower(): value.strip() for name, _, value in pairs}
+        """Each header's value; of one that came several times all of them, with commas."""
+        named: dict[str, str] = {}
+        for line in self.head.decode(errors="surrogateescape").split("\r\n")[1:-2]:
+            name, _, value = line.partition(":")
+            before = named.get(name.lower())
+            named[name.lower()] = value.strip() if before is None else f"{before}, {value.strip()}"
+        return named
 
     async def say(self, data: bytes) -> None:
         self.writer.write(data)

@@ -18,7 +18,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -60,6 +60,11 @@ class _Record(Key, frozen=True):
 def is_name(name: str) -> bool:
     """Whether *name* can be a caller's: 1 to 64 letters, digits, dots, underscores, hyphens."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_key(key: str) -> bool:
+    """Whether *key* has the shape of the keys that callers of this daemon have."""
+    return _KEY.fullmatch(key) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,15 @@ class Callers:
             named: who the caller says it is, "" for nothing. Ignored if keys are required.
         """
         return self._caller(self._owner(key) if self.required else named or DEFAULT_NAME)
+
+    def ours(self, presented: Sequence[str]) -> str:
+        """Return the one of several presented keys that is known here; else one that looks as if it were; else any, or ""."""
+        return next(filter(self._is_known, presented), "") or next(filter(is_key, presented), "") or next(iter(presented), "")
+
+    def _is_known(self, key: str) -> bool:
+        key_id, digest = self._read(key)
+        name, expected = (self._keys or {}).get(key_id, ("", b""))
+        return hmac.compare_digest(expected, digest) and bool(name)
 
     def _caller(self, name: str) -> Caller:
         return self._configured.get(name) or self._others(name)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from headrace import observe
+from headrace import logs, observe
 from headrace.background import Background
 from headrace.config import Settings, keys, runtime_dir, warnings
 from headrace.embedded import EmbeddedValkey
@@ -40,7 +40,7 @@ Reload = Callable[[], Settings]
 
 def serve(settings: Settings, reload: Reload) -> None:
     """Run the daemon until SIGTERM or SIGINT. Call it from the main thread."""
-    observe.set_up_logs()
+    logs.set_up_logs()
     for warning in warnings(settings, os.environ):
         log.warning(observe.CONFIG_DOUBTFUL, warning=warning)
     notifier = Notifier()
@@ -52,7 +52,7 @@ def work(settings: Settings) -> None:
     """Run a worker without edges until SIGTERM or SIGINT: it makes the attempts of parked and submitted calls."""
     if not settings.redis.url:
         raise ConfigError("redis.url: is empty, and a worker of its own needs the Redis that its daemons use")
-    observe.set_up_logs()
+    logs.set_up_logs()
     _run(_work(settings, Notifier()))
 
 

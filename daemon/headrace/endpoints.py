@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _MB = 1_000_000
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # idempotent: RFC 9110, section 9.2.2
+_SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})  # idempotent: RFC 9110, section 9.2.2
 
 _PATH = re.compile(r"/v1(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+/?")
 # What a server may resolve to another path than the one whose row we took: dots, and escapes of what needs none (RFC 3986,

@@ -206,7 +206,7 @@ def _with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
 
 @contextmanager
 def _redis_url(settings: Settings) -> Iterator[str]:
-    from headrace import observe
+    from headrace import logs
     from headrace.embedded import EmbeddedValkey, running_url
 
     directory = Path(settings.state.dir, "valkey")
@@ -214,7 +214,7 @@ def _redis_url(settings: Settings) -> Iterator[str]:
         yield url
         return
     _refuse_foreign(Path(settings.state.dir))
-    observe.set_up_logs(level=40)  # the server's comings and goings are no news here
+    logs.set_up_logs(level=40)  # the server's comings and goings are no news here
     with EmbeddedValkey(directory) as valkey:
         yield valkey.url
 

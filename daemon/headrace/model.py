@@ -60,7 +60,7 @@ class Caller:
     Who asks: its name, and what the configuration says of it.
 
     Args:
-        timeout_s: how long its library waits, where that cannot say so itself; None if nobody knows.
+        timeout_s: how long its calls may take that do not say so themselves; None leaves that to `retry.max_age`.
         cache_ttl_s: how long a kept answer is good for it; None for `cache.ttl`, 0 for no cache at all.
     """
 

@@ -1,5 +1,5 @@
 """
-The names of every metric and log event on one page, and how logs are set up.
+The names of every metric and log event on one page.
 
 Counters are plain integers in a dict, read by the scrape: the hit path pays one dict update and takes no lock. Labels are
 few and bounded (never a prompt, a key, a caller's free text or a model that a caller made up).
@@ -7,13 +7,8 @@ few and bounded (never a prompt, a key, a caller's free text or a model that a c
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import msgspec
-import structlog
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -124,6 +119,7 @@ FLIGHT_CRASHED = "flight.crashed"
 PART_CRASHED = "part.crashed"
 CALL_PARKED = "call.parked"
 CALL_FAILED = "call.failed"
+REQUEST_REFUSED = "request.refused"
 TICKET_ENDED = "ticket.ended"
 TICKET_RESCUED = "ticket.rescued"
 TICKET_DELAYED = "ticket.delayed"
@@ -139,27 +135,4 @@ JOB_FOREIGN = "job.foreign"
 WORKER_STARTED = "worker.started"
 WORKER_STOPPED = "worker.stopped"
 WORKER_CRASHED = "worker.crashed"
-
-
-def _to_json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
-
-
-def set_up_logs(*, console: bool | None = None, level: int = logging.INFO) -> None:
-    """Log to stderr: JSON lines, or colours on a terminal. RQ's own logger joins in, warnings and up only."""
-    if console is None:
-        console = sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(serializer=_to_json)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s %(levelname)s %(message)s", force=True)
+LIBRARY_SAID = "library.said"

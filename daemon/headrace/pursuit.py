@@ -301,7 +301,7 @@ class Pursuits:
     @contextlib.asynccontextmanager
     async def _ending(self, call: Call, *, spared: tuple[type[HeadraceError], ...] = ()) -> AsyncIterator[Bound]:
         """
-        Do the work of a ticket in our hands, until its call's deadline. An error that comes of it ends the ticket and is raised.
+        Do the work of a ticket in our hands, until the deadline; an error that comes of it ends the ticket, and is raised.
 
         *Spared* are errors after which it goes on; `Canceled` says that it has ended already, or is in other hands.
         """

@@ -135,6 +135,7 @@ class Parts:
             version=settings.upstream.version,
             clock=clock,
             max_in_flight=settings.upstream.max_in_flight,
+            proxy="" if settings.upstream.proxy == "off" else settings.upstream.proxy,
         )
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
@@ -311,6 +312,9 @@ class Edges:
             metrics=generate_latest,
             grace_s=settings.drain.time,
             crowd=parts.crowd,
+            origins=settings.listen.origins,
+            hosts=settings.listen.hosts,
+            clock=parts.clock,
         )
 
     @property

@@ -57,7 +57,7 @@ class Http(asyncio.Protocol):
         body = self.body()
         self.started = time.perf_counter()
         self.transport.write(  # type: ignore[attr-defined]
-            b"POST /v1/messages HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nx-api-key: k\r\n"
+            b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nx-api-key: k\r\n"
             b"anthropic-version: 2023-06-01\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         )
 

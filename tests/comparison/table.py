@@ -23,7 +23,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs/endpoints.md"
 CELLS, POLICY = "ways", "policy"  # the names of the tables in the page
 
 _MB = 1_000_000
-_METHODS = {"SAFE": "GET, HEAD, OPTIONS, PUT, DELETE", "*": "any other"}
+_METHODS = {"SAFE": "GET, HEAD, PUT, DELETE", "*": "any other"}
 
 
 def cells(seen: Iterable[tuple[Endpoint, dict[str, str]]]) -> str:

@@ -32,7 +32,9 @@ async def begin(line: Line, status: int) -> None:
 async def say(door: HttpServer, line: str, *headers: str, body: bytes = b"") -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     length = [f"content-length: {len(body)}"] if body else []
-    writer.write("\r\n".join([f"{line} HTTP/1.1", "host: x", "connection: close", *length, *headers, "", ""]).encode() + body)
+    writer.write(
+        "\r\n".join([f"{line} HTTP/1.1", "host: localhost", "connection: close", *length, *headers, "", ""]).encode() + body
+    )
     async with asyncio.timeout(10):
         came = await reader.read()
     writer.close()

@@ -91,13 +91,6 @@ async def test_onward(valkey_url: str, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-async def test_unsendable(valkey_url: str, tmp_path: Path) -> None:
-    """A header value that HTTP cannot carry onward is 400."""
-    async with open_door(valkey_url, tmp_path, saying((200, b"{}"))) as (door, server, _):
-        assert (await ask(door, "GET /v1/things", "x-mine: \xe9")).status == 400
-        assert not server.calls
-
-
 async def test_back(valkey_url: str, tmp_path: Path) -> None:
     """Upstream's headers come back, less those of its own hop and its cookies; ours are added."""
 
@@ -131,7 +124,7 @@ async def test_encodings(valkey_url: str, tmp_path: Path, encoding: str, body: b
 
 
 async def test_methods(valkey_url: str, tmp_path: Path) -> None:
-    """HEAD has the headers of a GET and no body; OPTIONS goes upstream; what is no method of the API does not."""
+    """HEAD has the headers of a GET and no body; OPTIONS never goes upstream; neither does what is no method of the API."""
 
     async def talk(line: Line) -> None:
         if line.head.startswith(b"HEAD"):
@@ -142,9 +135,9 @@ async def test_methods(valkey_url: str, tmp_path: Path) -> None:
     async with open_door(valkey_url, tmp_path, talk) as (door, server, _):
         head, options = await ask(door, "HEAD /v1/models"), await ask(door, "OPTIONS /v1/models")
         assert (head.status, head["content-length"], head.body) == (200, "77", b"")
-        assert (options.status, options["allow"], options.body) == (204, "GET", b"")
+        assert (options.status, server.calls) == (403, 1)
         assert (await ask(door, "TRACE /v1/models")).status == 400
-        assert server.calls == 2
+        assert server.calls == 1
 
 
 # Bodies.
@@ -154,7 +147,7 @@ async def test_expect(valkey_url: str, tmp_path: Path) -> None:
     """A caller that asks whether to send its body is told so, unless the answer is no already; other wishes are 400."""
     async with open_door(valkey_url, tmp_path, saying((200, b"{}"))) as (door, server, _):
         async with connected(door) as (reader, writer):
-            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
             async with asyncio.timeout(5):
                 assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
                 assert not server.calls
@@ -179,7 +172,7 @@ async def test_chunked(valkey_url: str, tmp_path: Path) -> None:
 
     async with open_door(valkey_url, tmp_path, talk) as (door, server, _), connected(door) as (reader, writer):
         writer.write(
-            b"POST /v1/things HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+            b"POST /v1/things HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
         )
         async with asyncio.timeout(5):
             assert b"abcde" in await reader.readuntil(b"abcde")
@@ -198,11 +191,11 @@ async def test_caller_leaves(valkey_url: str, tmp_path: Path) -> None:
 
     async with open_door(valkey_url, tmp_path, talk) as (door, server, one):
         async with connected(door) as (reader, writer):
-            writer.write(b"GET /v1/things HTTP/1.1\r\nhost: x\r\n\r\n")
+            writer.write(b"GET /v1/things HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await reader.readuntil(b"begun")
         await asyncio.wait_for(server.hung_up.wait(), 5)
         async with connected(door) as (_, writer):
-            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 2000000\r\n\r\nbegun")
+            writer.write(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2000000\r\n\r\nbegun")
             await until(lambda: len(server.lines) == 2 or one.parts.upstream.in_the_air, what="it is under way")
         await until(lambda: not one.held(), what=one.held())
 
@@ -217,7 +210,7 @@ async def test_upstream_breaks_off(valkey_url: str, tmp_path: Path) -> None:
         line.reset()
 
     async with open_door(valkey_url, tmp_path, talk) as (door, _, _), connected(door) as (reader, writer):
-        writer.write(b"GET /v1/things HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"GET /v1/things HTTP/1.1\r\nhost: localhost\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(5):
                 came = await reader.read()

@@ -89,12 +89,20 @@ async def test_credential(credential: str, name: str, value: str) -> None:
         assert "anthropic-beta" not in said
 
 
-@pytest.mark.parametrize("value", ["a\r\nx-api-key: b", "\u00e9", "\0"])
+@pytest.mark.parametrize("value", ["a\r\nx-api-key: b", "a\nb", "a\rb", "\0"])
 async def test_unsendable(value: str) -> None:
     """A value that would smuggle in a header is refused, and nothing is sent."""
     async with asking(say_message) as (upstream, server):
         failed = await failure_of(upstream.ask(replace(CALL, version=value)))
         assert (failed.failure, failed.sent, failed.error.status, server.calls) == (Failure.FINAL, False, 400, 0)
+
+
+@pytest.mark.parametrize("value", ["a\tb", "caf\u00e9", "\u6c34", "caf\udce9", "\x01"])
+async def test_value_as_it_is(value: str) -> None:
+    """All other values go upstream as the bytes that they are."""
+    async with asking(say_message) as (upstream, server):
+        await upstream.ask(replace(CALL, version=value))
+        assert b"anthropic-version: " + value.encode(errors="surrogateescape") + b"\r\n" in server.lines[0].head
 
 
 async def test_gzip_and_large() -> None:

@@ -48,7 +48,7 @@ DAEMON = """
 import sys, time
 from pathlib import Path
 from headrace.embedded import EmbeddedValkey
-from headrace.observe import set_up_logs
+from headrace.logs import set_up_logs
 set_up_logs()
 valkey = EmbeddedValkey(Path(sys.argv[1]))
 valkey.start()

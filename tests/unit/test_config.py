@@ -62,7 +62,7 @@ def test_example_is_the_defaults(tmp_path):
     settings = config.load(path, {})
     defaults = config.load(None, {"STATE_DIRECTORY": "/var/lib/headrace"})
     assert settings.limit[0] == Limit("org", Match(model="claude-*"), ("model",), 1000, 400_000, 80_000, 50, 60.0, "closed")
-    assert config.callers(settings) == {"checkout": Caller("checkout", Lane.INTERACTIVE, 2)}
+    assert config.callers(settings) == {"checkout": Caller("checkout", Lane.INTERACTIVE, 2, timeout_s=50.0)}
     said, default = settings.redacted(), defaults.redacted()
     assert {**said, "limit": [], "caller": {}} == default
     assert {name: set(table) for name, table in tomllib.loads("\n".join(keys)).items() if name not in ("limit", "caller")} == {

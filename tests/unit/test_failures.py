@@ -144,7 +144,18 @@ def test_long_message() -> None:
         ({}, None),
         ({"retry-after": "5"}, 5.0),
         ({"retry-after": "0.25"}, 0.25),
-        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 9.0),
+        ({"retry-after-ms": "9500", "retry-after": "2"}, 9.5),
+        ({"retry-after": "2, 30, 5"}, 30.0),
+        ((("retry-after", "2"), ("Retry-After", "30"), ("retry-after", "5")), 30.0),
+        (
+            (
+                ("retry-after", "40"),
+                ("retry-after", "Mon, 01 Mar 2027 00:00:30 GMT"),
+                ("date", "Mon, 01 Mar 2027 00:00:00 GMT"),
+            ),
+            40.0,
+        ),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         ({"retry-after": "0"}, None),
         ({"retry-after": "-3"}, None),
@@ -162,6 +173,12 @@ def test_retry_after(headers: Mapping[str, str], seconds: float | None) -> None:
     if seconds is ...:
         seconds = pytest.approx(4102444830.0 - time.time(), abs=5)
     assert retry_after(headers) == seconds
+
+
+def test_one_wait() -> None:
+    """Of several waits the caller is told the longest only: SDKs obey one of them, and it need not be that."""
+    said = (("retry-after-ms", "300"), ("retry-after", "2"), ("retry-after", "30"), ("request-id", "r"))
+    assert classify(429, said, b"").error.headers == (("retry-after", "30"), ("request-id", "r"))
 
 
 names = st.sampled_from(["retry-after", "Retry-After", "retry-after-ms", "date", "x-should-retry", "request-id"]) | st.text()

@@ -7,7 +7,7 @@ import logging
 import pytest
 import structlog
 
-from headrace import observe
+from headrace import logs, observe
 
 
 def fail(prompt: str) -> None:
@@ -21,7 +21,7 @@ def test_no_locals(capsys: pytest.CaptureFixture[str], console: bool) -> None:
     before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     structlog.reset_defaults()
     try:
-        observe.set_up_logs(console=console)
+        logs.set_up_logs(console=console)
         try:
             fail("my " + "secret")
         except ZeroDivisionError:

@@ -56,6 +56,9 @@ def _amounts(settings: Settings) -> Iterator[str]:
         yield "cache.max_entry = 0: would keep nothing; to do without the cache use cache.enabled = false"
     if settings.schedule.max_waiting_bytes == 0:
         yield 'schedule.max_waiting_bytes = 0: would refuse every call; use a size such as "512MB"'
+    for name, caller in settings.caller.items():
+        if caller.timeout == 0:
+            yield f'caller.{name}.timeout = "0s": would give up its calls at once; use a duration such as "50s"'
     if settings.retry.max_age == 0:
         yield 'retry.max_age = "0s": would give up every call at once; use a duration such as "9m30s"'
 
@@ -79,7 +82,12 @@ def _repeated(names: list[str]) -> list[str]:
 
 def warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Return what a person should look at, one sentence each."""
-    return [*_about_key(settings, environ), *_about_doors(settings), *_about_variables(environ)]
+    return [
+        *_about_key(settings, environ),
+        *_about_doors(settings),
+        *_about_proxy(settings, environ),
+        *_about_variables(environ),
+    ]
 
 
 def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
@@ -116,6 +124,12 @@ def _about_doors(settings: Settings) -> Iterator[str]:
     parts = urlsplit(settings.upstream.base_url)
     if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
         yield f"upstream.base_url: keys and prompts go to {parts.hostname} unencrypted; use https"
+
+
+def _about_proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    variable, named = places.environments_proxy(settings.upstream.base_url, environ)
+    if named and not settings.upstream.proxy:
+        yield f'{variable} names no proxy by HTTP, so calls go directly; set upstream.proxy, or "off" if that is meant'
 
 
 def _about_variables(environ: Mapping[str, str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ _MODE = re.compile(r"0?[0-7]{3}")
 # By pattern and not by parsing: also what is no URL, and is shown for that reason, may have a password in it.
 _PASSWORD = re.compile(r"(://[^:/@]*:).*(@)")
 _PASSWORD_OPTION = re.compile(r"(\bpassword=)[^&]*")
+_PAGES = ("http", "https", "chrome-extension", "moz-extension", "app", "tauri", "vscode-webview", "capacitor", "ionic")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -41,6 +42,14 @@ class Url(str):
 
     def __repr__(self) -> str:
         return repr(hide_password(self))
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWish:
+    """What a caller that cannot say it itself wants of the cache: "on", "off", or answers up to `ttl_s` old; 0 is off."""
+
+    text: str = "on"
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,57 @@ def _redis_url(text: str) -> Url:
     return Url(text)
 
 
+def _proxy(text: str) -> Url:
+    if text in ("", "off"):
+        return Url(text)
+    parts = _split(text)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError("is no proxy")
+    return Url(text.rstrip("/"))
+
+
+def is_proxy(text: str) -> bool:
+    """Whether *text* is the URL of a proxy that can be used."""
+    try:
+        return _proxy(text) not in ("", "off")
+    except ValueError:
+        return False
+
+
+def _origin(text: str) -> str:
+    parts = _split(text)
+    if (
+        parts.scheme.lower() not in _PAGES
+        or not parts.hostname
+        or parts.path
+        or parts.query
+        or parts.fragment
+        or parts.username
+    ):
+        raise ValueError("is no origin")
+    return text.lower()
+
+
+def _host_name(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        raise ValueError("is no name")
+    return text.lower()
+
+
+def _cache_wish(text: str) -> CacheWish:
+    return CacheWish(text, None if text == "on" else 0.0 if text == "off" else units.parse_duration(text))
+
+
+def _optional(read: Callable[[str], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else _text(read)(value)
+
+
 def hide_password(url: str) -> str:
     """Return the URL with the password, if there is one, as ***."""
     return _PASSWORD.sub(r"\1***\2", _PASSWORD_OPTION.sub(r"\1***", url))
@@ -168,6 +228,20 @@ def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
 Duration = Annotated[
     float, Spelling('a duration such as "90s", "1h" or "9m30s"', _text(units.parse_duration), units.format_duration)
 ]
+OptionalDuration = Annotated[
+    float | None,
+    Spelling(
+        'a duration such as "90s", "1h" or "9m30s"',
+        _optional(units.parse_duration),
+        lambda seconds: None if seconds is None else units.format_duration(seconds),
+    ),
+]
+Wish = Annotated[CacheWish, Spelling('"on", "off", or a duration such as "10m"', _text(_cache_wish), lambda wish: wish.text)]
+Proxy = Annotated[Url, Spelling('empty, "off", or a URL such as "http://proxy.internal:3128"', _text(_proxy), hide_password)]
+Origin = Annotated[
+    str, Spelling('an origin such as "https://app.example" or "http://localhost:3000", without a path', _text(_origin))
+]
+HostName = Annotated[str, Spelling('a name such as "headrace.internal", without a port', _text(_host_name))]
 Size = Annotated[int, Spelling('a size such as "64MB" or "1GiB", or 0', _size, units.format_size)]
 Backoff = Annotated[
     tuple[float, float],

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from headrace.config.kinds import is_usable_key
 from headrace.config.tables import DEFAULT_KEY_FILE, Settings
@@ -86,6 +88,45 @@ def key_sources(settings: Settings, environ: Mapping[str, str]) -> Iterator[tupl
 def is_default_key_file(settings: Settings) -> bool:
     """Whether the key file is merely the default, which need not be there."""
     return settings.upstream.api_key_file == DEFAULT_KEY_FILE
+
+
+def environments_proxy(base_url: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """
+    Return the variable and the value by which the environment names a proxy on the way to *base_url*; "" twice for none.
+
+    `HTTPS_PROXY` or `HTTP_PROXY` by the URL's scheme, else `ALL_PROXY`, unless `NO_PROXY` names the host. In either case of
+    letters, the lower one first, as other programs read them; a web server's `HTTP_PROXY` is a header of some request's.
+    """
+    parts = urlsplit(base_url)
+    if _is_spared(parts.hostname or "", _variable(environ, "no_proxy")[1]):
+        return "", ""
+    for name in (f"{parts.scheme}_proxy", "all_proxy"):
+        variable, value = _variable(environ, name)
+        if value and not (variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ):
+            return variable, value if "://" in value else f"http://{value}"
+    return "", ""
+
+
+def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    return next(((spelled, environ[spelled]) for spelled in (name, name.upper()) if environ.get(spelled)), ("", ""))
+
+
+def _is_spared(host: str, spared: str) -> bool:
+    # Names with all that ends in them, addresses, networks ("10.0.0.0/8"), or "*" for everything; a port counts for nothing.
+    for entry in (entry.strip().lower() for entry in spared.split(",")):
+        name = entry.lstrip(".").removeprefix("*.")
+        if entry == "*" or (name and (host == name or host.endswith(f".{name}") or _is_in(host, name))):
+            return True
+        if name.count(":") == 1 and host == name.partition(":")[0]:
+            return True
+    return False
+
+
+def _is_in(host: str, network: str) -> bool:
+    try:
+        return ip_address(host) in ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def _read_key(path: Path) -> tuple[str, str, str]:

@@ -22,7 +22,8 @@ from headrace.budget.limits import Limit, validate
 from headrace.callers import is_name
 from headrace.config import checks
 from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_keys, lay_over
-from headrace.config.places import state_dir
+from headrace.config.kinds import Url, is_proxy
+from headrace.config.places import environments_proxy, state_dir
 from headrace.config.tables import LimitTable, Settings, fields_of, spelling_of
 from headrace.config.wording import is_secret, is_text, right, shown
 from headrace.errors import ConfigError
@@ -53,12 +54,21 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     state = values.setdefault("state", {})
     if isinstance(state, dict):
         state.setdefault("dir", str(state_dir(environ)))
-    settings: Settings = reader.table(Settings, values, "")
+    settings: Settings = _with_proxy(reader.table(Settings, values, ""), environ)
     problems = [*reader.problems, *checks.contradictions(settings)]
     if problems:
         where = f"{path}" if path else "the environment"
         raise ConfigError(f"{where}: {problems[0]}" if len(problems) == 1 else "\n  ".join([f"{where}:", *problems]))
     return settings
+
+
+def _with_proxy(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    # In the settings, so that `headrace config show` says by which way calls go. What cannot be used is warned of.
+    upstream = settings.upstream
+    _, named = environments_proxy(upstream.base_url, environ)
+    if upstream.proxy or not is_proxy(named):
+        return settings
+    return msgspec.structs.replace(settings, upstream=msgspec.structs.replace(upstream, proxy=Url(named)))
 
 
 def _read_file(path: Path) -> dict[str, Any]:

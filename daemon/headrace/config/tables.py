@@ -15,21 +15,27 @@ from headrace.budget.limits import Limit, Match
 from headrace.config.kinds import (
     Backoff,
     BaseUrl,
+    CacheWish,
     Duration,
     EndpointGlob,
     Folder,
     Glob,
     GrpcAddress,
     HiddenText,
+    HostName,
     HttpAddress,
     Mode,
+    OptionalDuration,
     OptionalFile,
+    Origin,
+    Proxy,
     RedisUrl,
     Secret,
     Size,
     Spelling,
     Url,
     Version,
+    Wish,
 )
 from headrace.model import Caller, Lane, Role
 
@@ -51,12 +57,15 @@ class Upstream(Table, frozen=True):
     credentials: Literal["own", "caller"] = "own"
     version: Version = "2023-06-01"
     max_in_flight: Count = 512
+    proxy: Proxy = Url("")  # `load` fills it in where the environment names one for `base_url`
 
 
 class Listen(Table, frozen=True):
     grpc: tuple[GrpcAddress, ...] = ("unix:headrace.sock", "127.0.0.1:7400")
     http: HttpAddress = "127.0.0.1:7480"
     stream_opens: Duration = 10.0
+    hosts: tuple[HostName, ...] = ()
+    origins: tuple[Origin, ...] = ()
     socket_mode: Mode = "0660"
     socket_group: str = ""
 
@@ -106,6 +115,8 @@ class CallerSettings(Table, frozen=True):
     lane: Lane = Lane.STANDARD
     weight: Count = 1
     role: Role = Role.CALLER
+    timeout: OptionalDuration = None
+    cache: Wish = CacheWish()
 
 
 class MatchTable(Table, frozen=True):
@@ -173,7 +184,11 @@ def spelling_of(kind: Any) -> Spelling | None:
 
 def callers(settings: Settings) -> dict[str, Caller]:
     """Return the configured callers by name."""
-    return {name: Caller(name, caller.lane, caller.weight, caller.role) for name, caller in settings.caller.items()}
+    return {name: _caller(name, caller) for name, caller in settings.caller.items()}
+
+
+def _caller(name: str, said: CallerSettings) -> Caller:
+    return Caller(name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s)
 
 
 def _as_written(kind: Any, value: Any) -> Any:

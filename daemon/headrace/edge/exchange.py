@@ -40,7 +40,8 @@ from headrace.upstream.client import Carried
 Headers = MultiMapping[str]
 Budget = Callable[[Errand | Seen], tuple[tuple[str, str], ...]]
 
-_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+# Not OPTIONS: it asks which pages may call, and of that upstream knows nothing.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _MOMENT_S = 0.5  # by so much a caller's clock and ours may differ, and either may be late
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 

@@ -19,14 +19,14 @@ from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, Headers, Request, Response, endpoint_of, is_events, new_id, whole_body
 from headrace.edge.grpc_calls import Who, guarded, parse
 from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
-from headrace.edge.http_asks import presented_key
 from headrace.errors import HeadraceError, InvalidCall
+from headrace.heads import readable
 from headrace.model import Call
 from headrace.v1 import api_service_pb2
 
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
 _HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].number << 3 | 2
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+_WITHOUT_BODY = frozenset({"GET", "HEAD"})
 _Head = api_service_pb2.CallRequestHead
 _Pairs = Iterable[tuple[str, str]]
 
@@ -72,7 +72,7 @@ class ApiServicer:
     async def _answer(self, raw: bytes, head: _Head, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
         # A key may come as HTTP has it, in the head, or as gRPC has it. Where keys decide nothing, a hit needs no headers.
         headers = _headers(head) if self._who.asks_for_keys else None
-        key, own_key = self._who.keys(context, headers if headers and presented_key(headers) else None)
+        key, own_key = self._who.keys(context, headers)
         digests = [await aloof(raw, digest, b"ApiService.Call\n" + self._who.scope(key, own_key), raw)]
         if hit := self._hits.glance(digests[0]):
             return await self._give(hit, context)
@@ -222,7 +222,7 @@ class _Writer:
 
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True
-        said = [(name.lower(), value) for name, value in headers]
+        said = [(name.lower(), readable(value)) for name, value in headers]
         self.has_events = is_events(said)
         await self._context.write(_said(_response_head(said, status).SerializeToString()))
 

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError, Message
+from multidict import CIMultiDict
 
 from headrace import observe
 from headrace.callers import Callers
 from headrace.edge import status
-from headrace.edge.http_asks import credential, presented_key
+from headrace.edge.http_asks import credential, presented_keys
 from headrace.errors import HeadraceError, InvalidCall, UnknownCaller
 from headrace.model import Caller
 
@@ -70,15 +71,17 @@ class Who:
         """
         Return the key that is presented, and what of it goes upstream; "" where nobody asks.
 
-        It is looked for in the *headers* of a request inside the RPC if they have one, else in the metadata.
+        It is looked for in the *headers* of a request inside the RPC and in the metadata: whichever is one of ours counts.
         """
         if not self.asks_for_keys:
             return "", ""
-        metadata = headers or dict(context.invocation_metadata() or ())
-        own_key = credential(metadata) if self._passes_credentials else ""
+        # Several of one name are several: a key of ours may be the second.
+        metadata = CIMultiDict(context.invocation_metadata() or ())
+        metadata.extend(headers or {})
+        own_key = credential(headers or {}) or credential(metadata) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
-        return presented_key(metadata), own_key
+        return (self._callers.ours(presented_keys(metadata)) if self._callers.required else ""), own_key
 
     def scope(self, key: str, own_key: str) -> bytes:
         """Return what tells this caller's bytes from another's same bytes; the name in the bytes themselves apart."""

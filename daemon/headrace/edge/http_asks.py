@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from headrace.admission import Ask
 from headrace.cache.control import parse_cache_control
+from headrace.callers import is_key
 from headrace.deadline import Wait
 from headrace.endpoints import Endpoint
 from headrace.model import CacheControl, Caller
@@ -15,21 +16,24 @@ _NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-da
 _MAX_DIGITS = 12
 
 
-def presented_key(headers: Mapping[str, str]) -> str:
-    """Return the key that a caller presents: `x-api-key`, else a bearer token, else ""."""
-    if key := headers.get("x-api-key"):
-        return key
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+def presented_keys(headers: Mapping[str, str]) -> list[str]:
+    """Return every key that a caller presents, in `x-api-key` or as a bearer token, in this order; [] for none."""
+    return [key for _, key in _presented(headers)]
 
 
 def credential(headers: Mapping[str, str]) -> str:
-    """Return the caller's own key in the form in which it is to go upstream."""
-    if key := headers.get("x-api-key"):
-        return f"x-api-key:{key}"
-    if token := presented_key(headers):
-        return f"bearer:{token}"
-    return ""
+    """Return the caller's own key in the form in which it is to go upstream. A key of ours is none: it stays here."""
+    return next((f"{scheme}:{key}" for scheme, key in _presented(headers) if not is_key(key)), "")
+
+
+def _presented(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key in _all(headers, "x-api-key"):
+        if key.strip():
+            yield "x-api-key", key.strip()
+    for value in _all(headers, "authorization"):
+        scheme, _, token = value.strip().partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            yield "bearer", token.strip()
 
 
 def read_ask(

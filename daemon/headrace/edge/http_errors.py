@@ -42,6 +42,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.Abandoned: Row(409, "conflict_error", False),
 }
 _OURS = Row(500, "api_error", False)
+_REPEATED = frozenset({408, 429, *range(500, 600)})  # upstream's statuses after which the daemon itself asks again
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def say(error: Exception, request_id: str) -> Said:
 
 def _upstream(error: UpstreamError, request_id: str) -> Said:
     passed = {name: value for name, value in error.headers if name not in ("x-should-retry", "content-length")}
+    advice = dict(error.headers).get("x-should-retry", "")
     passed.setdefault("request-id", request_id)
     if error.retry_after_s is not None:
         passed.setdefault("retry-after", _seconds(error.retry_after_s))
@@ -77,7 +79,8 @@ def _upstream(error: UpstreamError, request_id: str) -> Said:
         passed["content-type"] = "application/json"
     passed.setdefault("content-type", "application/json")
     if not error.is_untried:
-        passed["x-should-retry"] = "false"  # whatever a repeat could do has been done
+        # Whatever a repeat could do has been done, unless upstream asks for one where we make none.
+        passed["x-should-retry"] = "true" if advice == "true" and error.status not in _REPEATED else "false"
     body = error.body or error_body(error.type, error.message, passed["request-id"])
     return Said(error.status, body, tuple(passed.items()))
 

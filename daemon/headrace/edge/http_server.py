@@ -10,35 +10,49 @@ with it its part of the flight.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from aiohttp import HttpVersion11, web
-from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, MultiMapping
 
 from headrace import observe
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.callers import Callers
+from headrace.clock import Clock, SystemClock
 from headrace.crowd import Crowd
 from headrace.edge import http_bodies, http_errors, http_ready
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
-from headrace.edge.http_asks import credential, has_own_clock, presented_key
+from headrace.edge.http_asks import credential, has_own_clock, presented_keys
+from headrace.edge.http_protocol import LINGER_S, Listener, as_http11
+from headrace.edge.http_refusals import Refusals, RefusalStats
+from headrace.edge.origins import Origins
 from headrace.endpoints import MESSAGES
-from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, UnknownCaller
+from headrace.errors import HeadraceError, InvalidCall, StartupError, UnknownCaller
+from headrace.heads import HeadWriter
 from headrace.model import Caller
 
 log = structlog.get_logger()
 
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
-_LINGER_S = 2.0  # a body that was refused is still read for so long, so that its sender hears why
 _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
 
 Headers = list[tuple[str, str]]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStats:
+    """Where the port is, how many connections it has, and what was refused before it was a request."""
+
+    address: str
+    connections: int
+    refused: RefusalStats
 
 
 class HttpServer:
@@ -52,6 +66,8 @@ class HttpServer:
         metrics: the page for Prometheus.
         grace_s: how long running requests have to end when it stops.
         crowd: where bodies count while they are read.
+        origins: web pages that may ask, and read the answers (`listen.origins`).
+        hosts: names by which this daemon may be called where no key is asked for (`listen.hosts`).
     """
 
     def __init__(
@@ -67,6 +83,9 @@ class HttpServer:
         metrics: Callable[[], bytes],
         grace_s: float,
         crowd: Crowd | None = None,
+        origins: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        clock: Clock | None = None,
     ) -> None:
         self._exchange = exchange
         self._outcomes = exchange.outcomes
@@ -79,16 +98,25 @@ class HttpServer:
         self._metrics = metrics
         self._grace_s = grace_s
         self._crowd = crowd or Crowd()
+        self._refusals = Refusals(clock or SystemClock())
+        named = address.rpartition(":")[0].strip("[]")
+        self._origins = Origins(origins, (*hosts, named), is_open=lambda: not (callers.required or passes_credentials))
+        self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
         self._routes: dict[str, dict[str, Handler]] = {
             "/healthz": {"GET": self._healthz, "HEAD": self._healthz},
             "/readyz": {"GET": self._readyz, "HEAD": self._readyz},
-            "/metrics": {"GET": self._show_metrics},
+            "/metrics": {"GET": self._show_metrics, "HEAD": self._show_metrics},
         }
         self.port = 0
 
     def __repr__(self) -> str:
-        return f"<HttpServer {self.address}>"
+        return f"<HttpServer {self.stats().address}>"
+
+    def stats(self) -> HttpStats:
+        """Return what the port does at present."""
+        connections = len(self._listener.connections) if self._listener else 0
+        return HttpStats(self.address, connections, self._refusals.stats())
 
     @property
     def address(self) -> str:
@@ -98,15 +126,16 @@ class HttpServer:
     async def start(self) -> None:
         """Listen; raises `StartupError` when the address is occupied."""
         host, _, port = self._address.rpartition(":")
-        server = web.Server(
+        self._listener = Listener(
             self._serve,
-            request_factory=_make_request,
+            refusals=self._refusals,
+            request_factory=self._make_request,
             handler_cancellation=True,
             access_log=None,
             tcp_keepalive=True,
-            lingering_time=_LINGER_S,
+            lingering_time=LINGER_S,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=self._grace_s)
+        self._runner = web.ServerRunner(self._listener, shutdown_timeout=self._grace_s)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host.strip("[]"), int(port), reuse_port=False)
         try:
@@ -115,6 +144,9 @@ class HttpServer:
             await self._runner.cleanup()
             raise StartupError(f"listen.http: cannot listen on {self._address}: {error.strerror or error}") from error
         self.port = self._runner.addresses[0][1]
+        # In a thread: it may ask a name server, which may not answer.
+        asking = asyncio.get_running_loop().run_in_executor(None, socket.getfqdn)
+        asking.add_done_callback(lambda asked: None if asked.cancelled() else self._origins.add_host(asked.result()))
 
     async def stop(self) -> None:
         """Stop listening; requests that run have the grace to end, and are cancelled then."""
@@ -122,8 +154,22 @@ class HttpServer:
             await self._runner.cleanup()
             self._runner = None
 
+    def _make_request(self, message: Any, payload: Any, protocol: Any, writer: HeadWriter, task: Any) -> web.BaseRequest:
+        message, limit = as_http11(message), (MESSAGES.max_body or 0) + _BODY_SLACK
+        if more := self._origins.said(message.headers):
+            writer.more = more
+        loop = asyncio.get_running_loop()
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path.startswith("/v1/"):
+        try:
+            if request.method == "OPTIONS":
+                return _response(204, b"", self._origins.preflight(request.headers))
+            self._origins.check(request.headers)
+        except HeadraceError as error:
+            observe.ERRORS.inc("http", error.reason)
+            return _refusal(error)
+        if request.path.startswith("/v1/") and not request.path.startswith("/v1/v1/"):
             return await self._call(request)
         methods = self._routes.get(request.path)
         handler = methods.get(request.method) if methods else None
@@ -131,7 +177,7 @@ class HttpServer:
             return await handler(request)
         request_id = new_id()
         if methods is None:
-            body = http_errors.error_body("not_found_error", f"there is nothing at {request.path[:200]}", request_id)
+            body = http_errors.error_body("not_found_error", _nothing_at(request.path), request_id)
             return _response(404, body, [JSON, ("request-id", request_id)])
         body = http_errors.error_body("invalid_request_error", f"{request.method} is not allowed here", request_id)
         return _response(405, body, [JSON, ("request-id", request_id), ("allow", ", ".join(methods))])
@@ -169,7 +215,8 @@ class HttpServer:
             return _refusal(error)
 
     def _identify(self, headers: Mapping[str, str]) -> tuple[Caller, str]:
-        caller = self._callers.identify(presented_key(headers), headers.get("x-headrace-caller", ""))
+        key = self._callers.ours(presented_keys(headers)) if self._callers.required else ""
+        caller = self._callers.identify(key, headers.get("x-headrace-caller", ""))
         own_key = credential(headers) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
@@ -210,9 +257,9 @@ class HttpServer:
         return _response(200, self._metrics(), [("content-type", "text/plain; version=0.0.4; charset=utf-8")])
 
 
-def _make_request(message: Any, payload: Any, protocol: RequestHandler, writer: Any, task: Any) -> web.BaseRequest:
-    limit = (MESSAGES.max_body or 0) + _BODY_SLACK
-    return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=limit)
+def _nothing_at(path: str) -> str:
+    why = "it has /v1 twice" if path.startswith("/v1/v1/") else "the path begins with /v1"
+    return f"there is nothing at {path[:200]}: {why} (some clients want /v1 in their base URL, others add it)"
 
 
 def _invite(request: web.BaseRequest) -> None:

@@ -19,11 +19,12 @@ from headrace.upstream.transport import AsyncByteStream
 Headers = tuple[tuple[str, str], ...]
 
 _NOT_ONWARD = ONE_HOP | {
-    "authorization", "content-length", "cookie", "expect", "forwarded", "host", "via", "x-api-key", "x-forwarded-for",
-    "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
+    "authorization", "content-length", "cookie", "expect", "forwarded", "host", "origin", "referer", "via", "x-api-key",
+    "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
 }  # fmt: skip
 _NOT_BACK = ONE_HOP | {"set-cookie"}
-_OURS = "x-headrace-"
+# Of ours, and what pages and browsers say to each other: which pages may read our answers is not upstream's to say.
+_OURS = ("x-headrace-", "access-control-", "sec-fetch-")
 
 
 def onward(headers: Iterable[tuple[str, str]]) -> Headers:

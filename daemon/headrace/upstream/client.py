@@ -20,13 +20,17 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from enum import Enum, auto
 from importlib.metadata import version as installed_version
 from typing import cast
 
+from multidict import CIMultiDict
+
 from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
+from headrace.heads import is_sendable, readable, value_text
 from headrace.model import Answer, Call, Errand, Form
 from headrace.upstream.carrying import Body, Headers, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
@@ -42,7 +46,7 @@ from headrace.upstream.transport import (
     open_transport,
 )
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})  # which need not say that they have none
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "TRACE"})  # which need not say that they have none
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 _SPARE_CONNECTIONS = 64  # beyond the slots: connections that are being closed still count in the pool
@@ -57,6 +61,14 @@ _NOT_PASSED_ON = frozenset({
 })  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamStats:
+    """Where upstream is, and how many calls are there."""
+
+    base_url: str
+    in_the_air: int
+
+
 class Upstream:
     """
     Asks the API.
@@ -69,6 +81,7 @@ class Upstream:
         connect_s: bound of making a connection.
         gap_s: how long a stream may say nothing.
         silence_s: how long a unary answer may be on its way at most, whatever the deadline.
+        proxy: the URL of the proxy on the way there; "" for none.
     """
 
     def __init__(
@@ -83,18 +96,24 @@ class Upstream:
         connect_s: float = 5.0,
         gap_s: float = 90.0,
         silence_s: float = 600.0,
+        proxy: str = "",
         transport: Transport | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
         self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
-        self._transport = transport or open_transport(max_in_flight + _SPARE_CONNECTIONS)
+        self._transport = transport or open_transport(max_in_flight + _SPARE_CONNECTIONS, to=self._base_url, proxy=proxy)
         self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
         self.in_the_air = 0
 
     def __repr__(self) -> str:
-        return f"<Upstream {self._base_url} [{self.in_the_air} in the air]>"
+        stats = self.stats()
+        return f"<Upstream {stats.base_url} [{stats.in_the_air} in the air]>"
+
+    def stats(self) -> UpstreamStats:
+        """Return what goes on at present."""
+        return UpstreamStats(self._base_url, self.in_the_air)
 
     async def ask(self, call: Call) -> Answer:
         """Ask for a whole answer; raises `AttemptFailed`."""
@@ -196,9 +215,9 @@ class Upstream:
     def _sendable(
         self, call: Errand, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
     ) -> Request:
-        # A line end in a value, or a colon in a name, would let a caller write headers of its own.
-        if not all(value.isascii() and value.isprintable() for _, value in headers):
-            raise _unsendable("a header value holds characters that HTTP cannot carry")
+        # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else upstream judges.
+        if not all(is_sendable(value) for _, value in headers):
+            raise _unsendable("a header value holds a line end or a NUL, which HTTP cannot carry")
         if not all(_is_name(name) for name, _ in headers):
             raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
         # The pool's bound is no bound of waiting for it (see above), but of looking the name up and of TLS.
@@ -207,7 +226,9 @@ class Upstream:
             url = self._url(call.path)
         except InvalidURL as error:
             raise _unsendable(f"path and query are no URL: {error}") from error
-        request = Request(call.method, url, headers=headers, stream=body, extensions={"timeout": timeout})
+        request = Request(call.method, url, stream=body, extensions={"timeout": timeout})
+        # As they are: httpx's own type decodes all values anew, and knows no bytes that are not text.
+        request.headers = CIMultiDict(headers)  # type: ignore[assignment]
         if isinstance(body, ByteStream):
             request.read()
         return request
@@ -255,8 +276,8 @@ class Carried:
 
     def __init__(self, response: Response, gap_s: float) -> None:
         self.status: int = response.status_code
-        self.headers = back((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
-        self.request_id = dict(self.headers).get("request-id", "")
+        self.headers = back((name.decode("latin-1"), value_text(value)) for name, value in response.headers.raw)
+        self.request_id = readable(dict(self.headers).get("request-id", ""))
         self._response = response
         self._gap_s = gap_s
 

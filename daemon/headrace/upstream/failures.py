@@ -11,11 +11,14 @@ from __future__ import annotations
 import email.utils
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from headrace import forms
 from headrace.errors import AttemptFailed, Failure, UpstreamError
+from headrace.heads import readable, value_text
+
+Pairs = tuple[tuple[str, str], ...]
 
 # status -> why the attempt failed, and Anthropic's name for it where the body gives none
 _TABLE: dict[int, tuple[Failure, str]] = {
@@ -40,14 +43,15 @@ _STATUS = {kind: status for status, (_, kind) in reversed(_TABLE.items())} | {"a
 _SPEND_LIMIT = "spend_limit_reached"
 
 _PASSED_ON = frozenset({"request-id", "retry-after", "retry-after-ms", "content-type", "x-should-retry"})
+_WAITS = {"retry-after-ms": 0.001, "retry-after": 1.0}  # the unit of each, in seconds
 _LONGEST_MESSAGE = 1000  # characters; it travels in gRPC trailers, which have 8 KB
 
 
-def classify(
-    status: int, headers: Mapping[str, str], body: bytes, *, passed_on: tuple[tuple[str, str], ...] | None = None
-) -> AttemptFailed:
+def classify(status: int, headers: Mapping[str, str] | Pairs, body: bytes, *, passed_on: Pairs | None = None) -> AttemptFailed:
     """Return what an answer other than 200 means, with upstream's exact word, and the headers *passed_on*, for the caller."""
-    named = {name.lower(): value for name, value in headers.items()}
+    pairs = _pairs(headers)
+    named = dict(pairs)
+    wait_s = retry_after(pairs)
     said = _read(body)
     # In Anthropic's shape the code is one of the details; chats have it beside the type, as OpenAI does.
     kind, code = _text(said.get("type")), _text(_object(said.get("details")).get("error_code")) or _text(said.get("code"))
@@ -58,9 +62,11 @@ def classify(
         status=status if status >= 400 else 502,
         type=kind or usual_kind,
         body=body,
-        headers=_worth_passing(named) if passed_on is None else passed_on,
-        retry_after_s=retry_after(named),
-        metadata=_known(status=str(status), type=kind or usual_kind, error_code=code, request_id=named.get("request-id", "")),
+        headers=_one_wait(_worth_passing(pairs) if passed_on is None else passed_on, wait_s),
+        retry_after_s=wait_s,
+        metadata=_known(
+            status=str(status), type=kind or usual_kind, error_code=code, request_id=readable(named.get("request-id", ""))
+        ),
     )
     return AttemptFailed(_overruled(failure, status, kind, code, named), error)
 
@@ -68,7 +74,8 @@ def classify(
 def classify_event(event_data: bytes, headers: Mapping[str, str]) -> AttemptFailed:
     """Return what an error with status 200 means, whether a whole body or an event: the same as if it had come as a status."""
     status = _status(_read(event_data))
-    return classify(status, {**headers, "content-type": "application/json"}, event_data)
+    said = (*(pair for pair in _pairs(headers) if pair[0] != "content-type"), ("content-type", "application/json"))
+    return classify(status, said, event_data)
 
 
 def _status(said: Mapping[str, Any]) -> int:
@@ -119,24 +126,56 @@ def _overruled(failure: Failure, status: int, kind: str, code: str, headers: Map
     return failure
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how long upstream asks us to wait (s), read as the official SDKs read it; None if it does not say."""
-    for value, unit_s in ((headers.get("retry-after-ms"), 0.001), (headers.get("retry-after"), 1.0)):
-        seconds = _number(value) * unit_s
-        if 0 < seconds < math.inf:
-            return seconds
-    seconds = _until(headers.get("retry-after"), headers.get("date"))
-    return seconds if seconds > 0 else None
+def retry_after(headers: Mapping[str, str] | Pairs) -> float | None:
+    """
+    Return how long upstream asks us to wait (s), in each spelling that the official SDKs read; None if it does not say.
+
+    Where it says so several times, as upstream and what stands before it may, the longest counts: no wait is undercut.
+    """
+    pairs = _pairs(headers)
+    now = dict(pairs).get("date")
+    return max((wait for name, value in pairs if (wait := _wait(name, value, now))), default=None)
 
 
-def _number(value: str | None) -> float:
+def _wait(name: str, value: str, upstream_now: str | None) -> float:
+    if name not in _WAITS:
+        return 0.0
+    unit_s = _WAITS[name]
+    seconds = max((_number(part) * unit_s for part in value.split(",")), default=0.0)
+    if not 0 < seconds < math.inf:
+        seconds = _until(value, upstream_now) if name == "retry-after" else 0.0
+    return max(0.0, seconds)
+
+
+def _one_wait(pairs: Pairs, wait_s: float | None) -> Pairs:
+    # SDKs obey one of several, and it need not be the longest.
+    now = dict(pairs).get("date")
+    kept, has_said = [], False
+    for name, value in pairs:
+        asked_s = _wait(name, value, now)
+        if asked_s and (has_said or asked_s != wait_s):
+            continue
+        has_said |= bool(asked_s)
+        kept.append((name, value))
+    return tuple(kept)
+
+
+def _pairs(headers: Mapping[str, str] | Pairs) -> Pairs:
+    """Return all headers, each as often as it came, with lower-case names."""
+    if (raw := getattr(headers, "raw", None)) is not None:
+        return tuple((name.decode("latin-1").lower(), value_text(value)) for name, value in raw)
+    items = headers.items() if isinstance(headers, Mapping) else headers
+    return tuple((name.lower(), value) for name, value in items)
+
+
+def _number(value: str) -> float:
     try:
         return float(value or 0)
     except ValueError:
         return 0.0
 
 
-def _until(moment: str | None, upstream_now: str | None) -> float:
+def _until(moment: str, upstream_now: str | None) -> float:
     # By upstream's own clock where it tells it: ours may differ.
     due = _date(moment)
     if due is None:
@@ -173,6 +212,5 @@ def _known(**facts: str) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def _worth_passing(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    pairs: Iterable[tuple[str, str]] = headers.items()
+def _worth_passing(pairs: Pairs) -> Pairs:
     return tuple((name, value) for name, value in pairs if name in _PASSED_ON or name.startswith("anthropic-"))

@@ -23,7 +23,16 @@ from headrace.errors import AttemptFailed
 from headrace.model import Answer, Event, Form
 from headrace.upstream.failures import broken, classify, classify_event, silent, unreadable
 from headrace.upstream.remarks import remarks
-from headrace.upstream.transport import NETWORK_ERRORS, Response, describe, is_silence, was_sent
+from headrace.upstream.transport import (
+    NETWORK_ERRORS,
+    Response,
+    decoded,
+    describe,
+    is_proxys_no,
+    is_silence,
+    is_unreadable,
+    was_sent,
+)
 
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
 _BOM = b"\xef\xbb\xbf"  # RFC 8259, 8.1: whoever reads JSON may ignore it
@@ -42,6 +51,10 @@ class Translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, NETWORK_ERRORS):
             return
+        if is_unreadable(error):
+            raise unreadable("upstream's answer is not HTTP as it can be read here", request_id=self._request_id) from error
+        if is_proxys_no(error):
+            raise unreadable(f"upstream cannot be reached: {describe(error)}", sent=False) from error
         if is_silence(error):
             raise silent("upstream fell silent", request_id=self._request_id) from error
         sent = was_sent(error)
@@ -145,7 +158,7 @@ def _request_id(response: Response) -> str:
 
 def _chunks(response: Response) -> AsyncIterator[bytes]:
     if "content-encoding" in response.headers:
-        return response.aiter_bytes()
+        return decoded(response).aiter_bytes()
     # The same bytes for less: nothing to decode, and no second round of buffering.
     return aiter(cast("AsyncIterator[bytes]", response.stream))
 

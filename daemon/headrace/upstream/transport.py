@@ -10,15 +10,20 @@ on top, are what a gateway must not do, and they add half as much again to the c
 
 from __future__ import annotations
 
+import base64
 import socket
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import httpx
-from aiohttp import AddrInfoType
+from aiohttp import AddrInfoType, http_exceptions
 from httpx_aiohttp import AiohttpTransport
 
+from headrace.upstream.answer_heads import tolerant
+
 # Everything that can come out of a transport, but for cancellation.
-NETWORK_ERRORS = (httpx.RequestError, aiohttp.ClientError, OSError)
+NETWORK_ERRORS = (httpx.RequestError, aiohttp.ClientError, http_exceptions.HttpProcessingError, OSError)
 
 AsyncByteStream = httpx.AsyncByteStream
 ByteStream = httpx.ByteStream
@@ -32,18 +37,32 @@ _KEEPALIVE = ((socket.SOL_SOCKET, "SO_KEEPALIVE", 1), (socket.IPPROTO_TCP, "TCP_
               (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 15), (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4))  # fmt: skip
 
 
-def open_transport(max_connections: int) -> Transport:
-    """Return a transport whose connections open with the first call."""
+# Of a status line, and of one header. What is longer is not read.
+_MAX_FIELD_BYTES = 65_536
+_MAX_HEADERS = 1_000
+
+
+def open_transport(max_connections: int, *, to: str, proxy: str = "") -> Transport:
+    """Return a transport to the URL *to* whose connections open with the first call, through the *proxy* if there is one."""
+    way = _proxy(proxy)
+    # A proxy that is asked in the clear finds its password in each request, one that connects us only in its own.
+    own = dict(way.headers) if way is not None and to.startswith("http://") else {}
 
     def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=max_connections, ssl=transport.ssl_context, socket_factory=_socket)
+        connector = tolerant(aiohttp.TCPConnector(limit=max_connections, ssl=transport.ssl_context, socket_factory=_socket))
         # No cookies: what upstream sets for one caller must not travel with another's call.
         # A body has the type that the caller named; without one aiohttp would call even an empty body a stream of octets.
         return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), skip_auto_headers=(aiohttp.hdrs.CONTENT_TYPE,)
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=own,
+            skip_auto_headers=(aiohttp.hdrs.CONTENT_TYPE,),
+            max_line_size=_MAX_FIELD_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
+            max_headers=_MAX_HEADERS,
         )
 
-    transport = AiohttpTransport(client=session)
+    transport = AiohttpTransport(client=session, proxy=way)
     return transport
 
 
@@ -58,6 +77,25 @@ def _socket(address: AddrInfoType) -> socket.socket:
     return made
 
 
+def _proxy(url: str) -> httpx.Proxy | None:
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.username is None:
+        return httpx.Proxy(url)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return httpx.Proxy(bare, headers={"proxy-authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
+
+
+def decoded(response: Response) -> Response:
+    """Return the response with its encodings by the names that the library knows: "x-gzip" is "gzip" (RFC 9110, 8.4.1.3)."""
+    named = response.headers.get("content-encoding", "").lower()
+    if "x-gzip" in named:
+        response.headers["content-encoding"] = named.replace("x-gzip", "gzip")
+    return response
+
+
 def was_sent(error: BaseException) -> bool:
     """
     Whether a call that failed with *error* may have reached upstream.
@@ -66,7 +104,9 @@ def was_sent(error: BaseException) -> bool:
     """
     cause = error.__cause__
     if isinstance(cause, aiohttp.ClientError):
-        return not isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+        return not isinstance(
+            cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError
+        )
     return not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol)
 
 
@@ -75,6 +115,54 @@ def is_silence(error: BaseException) -> bool:
     return isinstance(error, httpx.TimeoutException) and was_sent(error) and not isinstance(error, httpx.ConnectTimeout)
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """
+    Whether upstream answered in HTTP, but in a way that is not read here: a header without end, two lengths that differ.
+
+    The same would come again. What is no HTTP at all, or breaks off, is none of these.
+    """
+    causes = list(_causes(error))
+    is_parsers = any(isinstance(cause, http_exceptions.HttpProcessingError) for cause in causes)
+    return is_parsers and not any(isinstance(cause, _NO_ANSWER) for cause in causes)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def is_proxys_no(error: BaseException) -> bool:
+    """Whether the proxy on the way refuses to connect us, and would again."""
+    cause = error.__cause__
+    return isinstance(cause, aiohttp.ClientHttpProxyError) and 400 <= cause.status < 500
+
+
+_NO_ANSWER = (
+    http_exceptions.BadStatusLine,
+    http_exceptions.PayloadEncodingError,
+)
+
+# What the network's errors mean, in words for people: never their own text, which may hold addresses and headers.
+_WORDS: tuple[tuple[type[BaseException], str], ...] = (
+    (aiohttp.ClientHttpProxyError, "the proxy on the way refuses"),
+    (aiohttp.ClientProxyConnectionError, "the proxy on the way does not answer"),
+    (aiohttp.ClientConnectorDNSError, "its name is not known"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
+    (aiohttp.ClientConnectorSSLError, "TLS cannot be agreed on"),
+    (aiohttp.ConnectionTimeoutError, "no connection came about in time"),
+    (aiohttp.ServerTimeoutError, "nothing came in time"),
+    (aiohttp.ClientConnectorError, "no connection came about"),
+    (aiohttp.ServerDisconnectedError, "it hung up before it answered"),
+    (aiohttp.ClientPayloadError, "it broke off in the middle of its answer"),
+    (aiohttp.ClientResponseError, "what it said is not HTTP"),
+    (ConnectionError, "it hung up"),
+    (httpx.TimeoutException, "nothing came in time"),
+    (httpx.DecodingError, "its answer cannot be unpacked"),
+)
+
+
 def describe(error: BaseException) -> str:
-    """Name an error by its cause's type: its text may hold addresses and headers."""
-    return type(error.__cause__ or error).__name__
+    """Say what went wrong in the network, in words for people."""
+    cause = error.__cause__ or error
+    return next((words for kind, words in _WORDS if isinstance(cause, kind) or isinstance(error, kind)), "the network failed")

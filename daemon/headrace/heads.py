@@ -1,0 +1,66 @@
+"""
+The heads of HTTP messages as bytes: a header's value travels as it came, in both directions.
+
+Inside the daemon a value is text: its bytes read as UTF-8, and what is no UTF-8 kept as surrogate escapes, as aiohttp's server
+reads it. `value_text` and `value_bytes` are the two ways across. aiohttp's own writer drops such escapes and refuses control
+characters; `HeadWriter` writes the very bytes, and refuses only what would end a line or the text: CR, LF and NUL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+from aiohttp import client_reqrep, http_writer, web_protocol
+from multidict import CIMultiDict
+
+_BREAKING = frozenset("\r\n\0")
+
+
+def value_text(raw: bytes) -> str:
+    """Return a header's value as text; no byte is lost."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def value_bytes(text: str) -> bytes:
+    """Return the bytes of a header's value. Half a character that came from no byte becomes a question mark."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
+def readable(text: str) -> str:
+    """Return a value for where texts must be Unicode: bytes that are no UTF-8 are read as Latin-1, HTTP's old alphabet."""
+    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+    return text if text.isascii() or is_unicode else value_bytes(text).decode("latin-1")
+
+
+def is_sendable(value: str) -> bool:
+    """Whether a header can have this value: all but CR, LF and NUL, with which a caller could write headers of its own."""
+    return value.isprintable() or _BREAKING.isdisjoint(value)
+
+
+class HeadWriter(http_writer.StreamWriter):
+    """Writes heads as they are. `more` is what this connection's messages say besides, such as which pages may read them."""
+
+    more: Mapping[str, str] = {}
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        """Write a head; raises ValueError if a name or value would end its line."""
+        for name, value in self.more.items():
+            headers.add(name, value)
+        if "".join(headers.values()).isascii():  # as nearly all are: aiohttp's writer, which is in C
+            with contextlib.suppress(ValueError):
+                await super().write_headers(status_line, headers)
+                return
+        if not all(is_sendable(name) and is_sendable(value) for name, value in headers.items()):
+            raise ValueError("a header would end its line")
+        lines = [status_line.encode(), *(name.encode() + b": " + value_bytes(value) for name, value in headers.items())]
+        self._headers_written = False
+        self._headers_buf = b"\r\n".join([*lines, b"", b""])
+
+
+# aiohttp has no seam for its writer. Both sides look the class up by this name, for every message.
+client_reqrep.StreamWriter = HeadWriter  # type: ignore[attr-defined]
+web_protocol.StreamWriter = HeadWriter  # type: ignore[attr-defined]

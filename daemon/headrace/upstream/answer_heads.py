@@ -1,0 +1,78 @@
+"""
+Heads of answers that HTTP lets a reader accept, and the parser does not: the same length said twice (RFC 9110, 8.6).
+
+The copy is taken out before the parser sees it. Two lengths that differ stay, and are refused: nobody can say which one holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+_END = re.compile(rb"\r?\n\r?\n")
+_MAX_HEAD_BYTES = 1 << 20  # past it the parser says what is wrong
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9, \t]+)\r?(?=\n)", re.IGNORECASE)
+
+
+def tolerant(connector: aiohttp.TCPConnector) -> aiohttp.TCPConnector:
+    """Let the connector's connections read such heads. aiohttp has no seam for its protocol but this attribute."""
+    connector._factory = functools.partial(_Answers, loop=connector._loop)  # type: ignore[assignment]
+    return connector
+
+
+def without_copies(head: bytes) -> bytes:
+    """Return the head of an answer with its length said once, if all that it says of it is the same."""
+    said = [part.strip() for value in _LENGTH.findall(head) for part in value.split(b",")]
+    if len(said) < 2 or len(set(said)) > 1:
+        return head
+    first = _LENGTH.search(head)
+    assert first is not None  # noqa: S101  # two were found
+    rest: bytes = _LENGTH.sub(b"", head[first.end() :])
+    before: bytes = head[: first.start()] + b"\nContent-Length: " + said[0] + b"\r"
+    return before + rest
+
+
+class _Answers(ResponseHandler):
+    """A connection to upstream."""
+
+    _pending: bytes | None = None  # the head that has begun; None while a body comes
+
+    def set_response_params(self, **options: Any) -> None:
+        self._pending = b""
+        super().set_response_params(**options)
+
+    def data_received(self, data: bytes) -> None:
+        if self._pending is None or not data:
+            super().data_received(data)
+            return
+        held = self._pending + data
+        end = _END.search(held)
+        if end is None and len(held) < _MAX_HEAD_BYTES and held[:5] == b"HTTP/"[: len(held)]:
+            self._pending = held  # a head that is not whole yet
+            return
+        self._pending = None
+        if end is not None and held[9:10] == b"1":  # an interim answer; another head follows
+            self._pending = b""
+            super().data_received(held[: end.end()])
+            self.data_received(held[end.end() :])
+        else:
+            cut = 0 if end is None else end.end()
+            super().data_received(without_copies(held[:cut]) + held[cut:])
+
+    def eof_received(self) -> None:
+        self._let_go()
+        super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._let_go()
+        super().connection_lost(exc)
+
+    def _let_go(self) -> None:
+        # Half a head is the parser's to judge, too.
+        held, self._pending = self._pending, None
+        if held:
+            super().data_received(held)

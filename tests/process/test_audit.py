@@ -1,0 +1,238 @@
+"""
+The audit: nothing that a caller or upstream said comes out of the installed program anywhere but where it belongs.
+
+Markers stand in prompts, answers, upstream's errors, keys and headers. Calls go every way there is, at both doors, and end in
+every way there is. Then everything that came out of the process is searched: its log with the state of all parts in it, its
+metrics, its processes' titles and arguments, and in Redis what must not hold a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+import redis
+
+from conftest import until
+from daemon_process import HEADRACE
+from fleet import Daemon, daemon
+from headrace.v1 import content_pb2, messages_pb2, messages_service_pb2, options_pb2, tickets_service_pb2
+from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
+from headrace.v1.tickets_service_pb2_grpc import TicketsServiceStub
+from scripted import EVENTS, MESSAGE, Line, serving
+
+PROMPT, SAID, ECHO, HEADER = "PROMPTMARK", "ANSWERMARK", "ERRORMARK", "HEADERMARK"
+OWN_KEY, OTHER_KEY, WORD = "sk-ant-OWNKEYMARK", "sk-ant-OTHERKEYMARK", "NONSENSEMARK"
+MARKS = (PROMPT, SAID, ECHO, HEADER, OWN_KEY, OTHER_KEY, WORD)
+KINDS = ("plain", "fail", "limit", "over", "broken", "nonsense", "notmessage", "longhead", "halfway", "erring", "hang")
+
+
+def error(kind: str) -> bytes:
+    return json.dumps({"type": "error", "error": {"type": kind, "message": f"{ECHO}: {PROMPT} is not allowed"}}).encode()
+
+
+async def talk(line: Line) -> None:
+    """Answer as the prompt wants it."""
+    kind = next((kind for kind in KINDS if f"{PROMPT} {kind}".encode() in line.body), "plain")
+    told = f"anthropic-note: {HEADER}"
+    match kind:
+        case "fail":
+            await line.answer(400, error("invalid_request_error"), told)
+        case "limit" if _first(line.body):
+            await line.answer(429, error("rate_limit_error"), "retry-after-ms: 50", told)
+        case "over":
+            await line.answer(529, error("overloaded_error"), told)
+        case "broken":
+            line.reset()
+        case "nonsense":
+            await line.say(WORD.encode() + b"\r\n\r\n")
+            line.writer.close()
+        case "notmessage":
+            await line.answer(200, f'{{"{ECHO}": "{PROMPT}'.encode(), told)
+        case "longhead":
+            await line.answer(200, MESSAGE, "x-long: " + HEADER * 10_000)
+        case "hang":
+            await line.reader.read()
+        case "halfway" | "erring" if b'"stream"' in line.body:
+            await line.begin_stream()
+            await line.chunk(b"".join(EVENTS[:4]).replace(b"Hi", SAID.encode()))
+            if kind == "erring":
+                await line.chunk(b"event: error\ndata: " + error("api_error") + b"\n\n")
+            line.writer.close()
+        case _ if b'"stream"' in line.body:
+            await line.begin_stream()
+            await line.chunk(b"".join(EVENTS).replace(b"Hi", SAID.encode()))
+            await line.say(b"0\r\n\r\n")
+        case _:
+            await line.answer(200, MESSAGE.replace(b'"Hi"', f'"{SAID}"'.encode()), told)
+
+
+_asked: set[bytes] = set()
+
+
+def _first(body: bytes) -> bool:
+    is_first = body not in _asked
+    _asked.add(body)
+    return is_first
+
+
+def body(kind: str, **more: object) -> dict[str, object]:
+    return {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": f"{PROMPT} {kind}"}], **more}
+
+
+async def over_http(one: Daemon, key: str) -> None:
+    headers = {
+        "x-api-key": OTHER_KEY, "authorization": f"Bearer {key}", "x-note": HEADER, "cookie": HEADER,
+        "anthropic-note": HEADER, "x-headrace-timeout-ms": "3000",
+    }  # fmt: skip
+    async with aiohttp.ClientSession(headers=headers) as session:
+
+        async def ask(method: str, path: str, **options: object) -> None:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.request(method, one.http + path, **options) as response:  # type: ignore[arg-type]
+                    await response.read()
+
+        asks = [
+            ask("POST", path, json=body(kind, stream=stream))
+            for kind in KINDS for stream in (False, True) for path in ("/v1/messages", "/v1/chat/completions", "/v1/things")
+        ]  # fmt: skip
+        asks += [ask("POST", "/v1/messages", json=body("plain"), headers={"idempotency-key": HEADER}) for _ in range(2)]
+        asks += [ask("POST", "/v1/messages", json=body("plain"), headers={"x-headrace-lane": HEADER})]
+        asks += [ask("GET", f"/{PROMPT}"), ask("GET", f"/v1//{PROMPT}"), ask("POST", "/v1/messages", data=PROMPT)]
+        asks += [ask("POST", "/v1/messages", data=json.dumps(body("plain"))[:-1] + f',"{PROMPT}":NaN}}')]
+        asks += [ask("POST", "/v1/messages", json=body("plain"), headers={"authorization": f"Bearer {OTHER_KEY}"})]
+        await asyncio.gather(*asks)
+        leaving = asyncio.create_task(ask("POST", "/v1/messages", json=body("hang", stream=True, top_k=3)))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        async with session.get(f"{one.http}/metrics", headers={}) as response:
+            _search("/metrics", await response.text(), key)
+
+
+NO_REQUESTS = (
+    b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-api-key: " + OTHER_KEY.encode() + b"\r\r\n\r\n",
+    b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\n"
+    + PROMPT.encode()
+    + b"\r\n0\r\n\r\n",
+    b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + WORD.encode() * 20,
+    WORD.encode() + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: " + HEADER.encode() * 9_000 + b"\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + WORD.encode() * 10,
+)
+
+
+async def not_http(one: Daemon) -> None:
+    ports = [int(address.rpartition(":")[2]) for address in (one.http, one.grpc)]
+    for port, sent in itertools.product(ports, NO_REQUESTS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            writer.write(sent)
+            async with asyncio.timeout(5):
+                assert OTHER_KEY.encode() not in await reader.read(100_000)
+
+
+def params(kind: str) -> messages_pb2.MessageParams:
+    message = messages_pb2.InputMessage(role="user", content=content_pb2.Content(text=f"{PROMPT} {kind}"))
+    return messages_pb2.MessageParams(model="m", max_tokens=8, messages=[message])
+
+
+async def over_grpc(one: Daemon, key: str) -> None:
+    metadata = (("authorization", f"Bearer {key}"), ("x-api-key", OTHER_KEY), ("x-note", HEADER))
+    options = options_pb2.CallOptions(anthropic_headers={"anthropic-note": HEADER})
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        stub, tickets = MessagesServiceStub(channel), TicketsServiceStub(channel)
+
+        async def create(kind: str) -> None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                request = messages_service_pb2.CreateMessageRequest(params=params(kind), options=options)
+                await stub.CreateMessage(request, metadata=metadata, timeout=3)
+
+        async def stream(kind: str) -> None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                request = messages_service_pb2.StreamMessageRequest(params=params(kind), options=options)
+                async for _ in stub.StreamMessage(request, metadata=metadata, timeout=3):
+                    pass
+
+        async def submit(kind: str, *, cancel: bool = False) -> None:
+            request = messages_service_pb2.SubmitMessageRequest(params=params(kind), options=options)
+            request.params.top_k = 7
+            request.answer_timeout.FromSeconds(2)
+            ticket = (await stub.SubmitMessage(request, metadata=metadata, timeout=20)).ticket
+            if cancel:
+                await tickets.CancelTicket(tickets_service_pb2.CancelTicketRequest(id=ticket.id), metadata=metadata, timeout=20)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await tickets.WaitTicket(tickets_service_pb2.WaitTicketRequest(id=ticket.id), metadata=metadata, timeout=20)
+
+        await asyncio.gather(
+            *(way(kind) for kind in KINDS for way in (create, stream, submit)),
+            submit("over", cancel=True),
+            submit("hang", cancel=True),
+        )
+        bad = await channel.unary_unary("/headrace.v1.MessagesService/CreateMessage")(PROMPT.encode(), metadata=metadata).code()
+        assert bad is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def _search(what: str, text: str, key: str) -> None:
+    for mark in (*MARKS, key, key.rpartition("_")[2]):
+        at = text.find(mark)
+        assert at < 0, f"{mark} in {what}: ...{text[max(0, at - 600) : at + 200]}"
+
+
+def _processes(pid: int) -> Iterator[Path]:
+    yield Path(f"/proc/{pid}")
+    for child in Path(f"/proc/{pid}/task").glob("*/children"):
+        for number in child.read_text().split():
+            yield from _processes(int(number))
+
+
+@pytest.mark.slow
+async def test_audit(valkey_url: str) -> None:
+    """No prompt, answer, error's text, key or header comes out of the program."""
+    async with serving(talk) as upstream:
+        settings = {
+            "AUTH__REQUIRED": "true",
+            "UPSTREAM__API_KEY": OWN_KEY,
+            "RETRY__BACKOFF": "0.05s..0.2s",
+            "RETRY__MAX_ATTEMPTS": "3",
+        }
+        with daemon(upstream.url, valkey_url, **settings) as one:
+            environ = {**os.environ, "HEADRACE_REDIS__URL": valkey_url, "HEADRACE_UPSTREAM__API_KEY": OWN_KEY}
+            made = await asyncio.to_thread(
+                subprocess.run, [HEADRACE, "keys", "create", "svc"], env=environ, capture_output=True, text=True, check=True
+            )
+            key = next(word for word in made.stdout.split() if word.startswith("hr_"))
+            await asyncio.sleep(0.2)
+            await asyncio.gather(over_http(one, key), over_grpc(one, key), not_http(one))
+            one.served.process.send_signal(signal.SIGUSR1)
+            await until(lambda: "state.shown" in one.served.log, within=20)
+            for process in _processes(one.served.process.pid):
+                _search("arguments", (process / "cmdline").read_text() + (process / "comm").read_text(), key)
+            with redis.Redis.from_url(valkey_url) as client:
+                for name in client.scan_iter():
+                    _search("a name in Redis", name.decode(errors="replace"), key)
+                    held = _dump(client, name)
+                    for secret in (OWN_KEY, OTHER_KEY, key.rpartition("_")[2]):
+                        assert secret not in held, name
+        events = [json.loads(line)["event"] for line in one.served.log.splitlines()]
+        assert "request.refused" in events
+        _search("the log", one.served.log, key)
+
+
+def _dump(client: redis.Redis, name: bytes) -> str:
+    kind = client.type(name)
+    readers = {
+        b"string": client.get, b"hash": client.hgetall, b"set": client.smembers, b"list": lambda key: client.lrange(key, 0, -1),
+        b"zset": lambda key: client.zrange(key, 0, -1), b"stream": client.xrange,
+    }  # fmt: skip
+    return str(readers[kind](name)) if kind in readers else ""
