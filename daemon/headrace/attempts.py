@@ -61,7 +61,7 @@ class Attempts:
         async with self._schedule.turn(call, hold_id) as turn:
             flight.begin(hold_id)
             flight.attempts = number
-            flight.waited_s += getattr(turn, "waited_s", 0.0)
+            flight.waited_s += turn.waited_s
             asked = self._clock.now()
             turn.sent()
             try:

@@ -8,11 +8,14 @@ import redis
 
 from conftest import until
 from headrace import keys
+from headrace.clock import SystemClock
 from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
-from headrace.flight.flights import Flights, Landing
+from headrace.flight.flights import Flight, Flights, Landing
+from headrace.flight.handover import Handover
 from headrace.flight.lease import Leases, NoLease, Recalled
 from headrace.link import Link
 from headrace.model import Answer, Event, Form, Source
+from scripted import CALL
 
 KEY = "f" * 64
 EVENTS = [Event("content_block_delta", b'{"n":%d}' % n, b"event %d\n\n" % n) for n in range(6)]
@@ -26,7 +29,8 @@ class Host:
     def __init__(self, url, lease_ms):
         self.link = Link(url)
         self.flights = Flights()
-        self.leases = Leases(self.link, self.flights, lease_ms=lease_ms)
+        self.handover = Handover(self.link, SystemClock(), follow_ms=lease_ms)
+        self.leases = Leases(self.link, SystemClock(), self.flights, self.handover, lease_ms=lease_ms)
         self.led = 0
         self.cancelled = 0
         self.go_on = asyncio.Event()
@@ -38,6 +42,7 @@ class Host:
         return Landing(SAID, attempts=2)
 
     async def stream(self, flight, lease, ticket):
+        flight.begin("one")
         for event in EVENTS[:3]:
             flight.append(event, is_content=True)
         await self.go_on.wait()
@@ -57,16 +62,17 @@ class Host:
         outcome = await self.leases.fly(flight, fresh_ms, lead)
         return Landing(source=Source.CACHE) if isinstance(outcome, Recalled) else outcome
 
-    async def ride(self, fresh_ms=0):
-        with self.flights.board(KEY, lambda flight: self.fly(flight, fresh_ms)) as (flight, _):
-            landing = await flight.landed()
-            if landing.error:
-                raise landing.error
-            return landing
+    async def ask(self, fresh_ms=0):
+        with self.flights.join(KEY, CALL, lambda flight: self.fly(flight, fresh_ms)) as member:
+            while not member.is_served:
+                await member.changed()
+            if error := member.error():
+                raise error
+            return member.flight.landing
 
     async def listen(self):
-        with self.flights.board(KEY, self.fly) as (flight, _):
-            return [event async for event in flight.replay()]
+        with self.flights.join(KEY, CALL, self.fly, is_live=True) as member:
+            return [event async for event in member.replay()]
 
     async def die(self):
         """Go as a killed process goes: without a word."""
@@ -98,15 +104,15 @@ async def in_the_air(host):
 
 
 async def followed(host):
-    await until(lambda: any(lease.publisher for lease in host.leases._led.values()), what="a follower outside")
+    await until(lambda: any(lease.is_followed for lease in host.leases._led.values()), what="a follower outside")
 
 
 async def test_one_call_over_two_hosts(valkey_url):
     """Two hosts ask the same: one leads, and both have its answer, attempts and all."""
     async with hosts(valkey_url, 2) as (one, two):
-        first = asyncio.create_task(one.ride())
+        first = asyncio.create_task(one.ask())
         await in_the_air(one)
-        second = asyncio.create_task(two.ride())
+        second = asyncio.create_task(two.ask())
         await followed(one)
         one.go_on.set()
 
@@ -121,12 +127,12 @@ async def test_kept_answer_is_recalled(valkey_url):
     """An entry that has long enough to live is recalled in the same step, and nobody leads; no-cache asks all the same."""
     async with hosts(valkey_url, 1) as (one,):
         await one.link.do("SET", keys.cache_entry(KEY), b"entry", "PX", 60_000)
-        assert (await one.ride(fresh_ms=30_000)).source is Source.CACHE
+        assert (await one.ask(fresh_ms=30_000)).source is Source.CACHE
         assert one.led == 0
 
         one.go_on.set()
-        assert (await one.ride(fresh_ms=90_000)).answer == SAID
-        assert (await one.ride(fresh_ms=-1)).answer == SAID
+        assert (await one.ask(fresh_ms=90_000)).answer == SAID
+        assert (await one.ask(fresh_ms=-1)).answer == SAID
 
 
 async def test_stream_is_followed_live(valkey_url):
@@ -164,9 +170,9 @@ async def test_refusal_is_the_leaders_own(valkey_url):
 
         one.lead = refuse
         two.go_on.set()
-        first = asyncio.create_task(one.ride())
+        first = asyncio.create_task(one.ask())
         await in_the_air(one)
-        second = asyncio.create_task(two.ride())
+        second = asyncio.create_task(two.ask())
         await followed(one)
         one.go_on.set()
 
@@ -185,9 +191,9 @@ async def test_upstreams_error_is_shared(valkey_url):
             raise UpstreamError("no such model", status=404, type="not_found_error", body=b'{"a":1}')
 
         one.lead = fail
-        first = asyncio.create_task(one.ride())
+        first = asyncio.create_task(one.ask())
         await in_the_air(one)
-        second = asyncio.create_task(two.ride())
+        second = asyncio.create_task(two.ask())
         await followed(one)
         one.go_on.set()
 
@@ -201,10 +207,10 @@ async def test_upstreams_error_is_shared(valkey_url):
 async def test_dead_leader(valkey_url):
     """A leader that dies without a word is succeeded when its lease lapses."""
     async with hosts(valkey_url, 2, lease_ms=300) as (one, two):
-        first = asyncio.create_task(one.ride())
+        first = asyncio.create_task(one.ask())
         await in_the_air(one)
         two.go_on.set()
-        second = asyncio.create_task(two.ride())
+        second = asyncio.create_task(two.ask())
         await followed(one)
         await one.die()
 
@@ -231,9 +237,9 @@ async def test_leader_dies_in_mid_stream(valkey_url):
 async def test_leader_leaves_last_follower_stays(valkey_url):
     """The leader's callers may all leave: while somebody outside follows, the call goes on."""
     async with hosts(valkey_url, 2) as (one, two):
-        first = asyncio.create_task(one.ride())
+        first = asyncio.create_task(one.ask())
         await in_the_air(one)
-        second = asyncio.create_task(two.ride())
+        second = asyncio.create_task(two.ask())
         await followed(one)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -246,9 +252,9 @@ async def test_leader_leaves_last_follower_stays(valkey_url):
 async def test_last_to_leave_anywhere_cancels(valkey_url):
     """When the last one leaves, on whatever host, the call is cancelled and its lease is gone."""
     async with hosts(valkey_url, 2) as (one, two):
-        first = asyncio.create_task(one.ride())
+        first = asyncio.create_task(one.ask())
         await in_the_air(one)
-        second = asyncio.create_task(two.ride())
+        second = asyncio.create_task(two.ask())
         await followed(one)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -256,7 +262,7 @@ async def test_last_to_leave_anywhere_cancels(valkey_url):
 
         await until(lambda: one.cancelled == 1, what="the call to be cancelled")
         two.go_on.set()
-        assert (await asyncio.wait_for(two.ride(), 5)).answer == SAID
+        assert (await asyncio.wait_for(two.ask(), 5)).answer == SAID
 
 
 async def test_ticket_of_a_dead_leader(valkey_url):
@@ -273,27 +279,112 @@ async def test_ticket_of_a_dead_leader(valkey_url):
             return Landing(SAID)
 
         one.lead, two.lead = park, adopt
-        first = asyncio.create_task(one.ride())
+        first = asyncio.create_task(one.ask())
         await in_the_air(one)
         await until(lambda: any(lease.ticket for lease in one.leases._led.values()))
         await one.link.ping()
         await one.die()
 
-        assert (await asyncio.wait_for(two.ride(), 5)).answer == SAID
+        assert (await asyncio.wait_for(two.ask(), 5)).answer == SAID
         assert told == ["t-1"]
         first.cancel()
 
 
+def said(*events):
+    flight = Flight("said")
+    flight.begin("one")
+    for event in events:
+        flight.append(event, is_content=True)
+    return flight
+
+
+@contextlib.asynccontextmanager
+async def heard(host, ticket):
+    """Follow a ticket: the flight, and the task that follows."""
+    flight = Flight("heard")
+    following = asyncio.create_task(host.handover.follow(flight, ticket))
+    yield flight, following
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def hold(host, ticket, holder):
+    await host.link.do("HSET", keys.ticket(ticket), "holder", holder)
+
+
 async def test_ticket_is_followed(valkey_url):
     """What a worker's attempt says reaches the process that parked the call, event by event."""
-    async with hosts(valkey_url, 2) as (one, two):
-        from headrace.flight.flights import Flight
+    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
+        await hold(one, "t-1", "me")
+        async with one.handover.publishing(said(*EVENTS), "t-1", 1, "me"):
+            await until(lambda: flight.events == EVENTS)
 
-        said, heard = Flight("said"), Flight("heard")
-        async with two.leases.following(heard, "t-1"), one.leases.publishing(said, "t-1"):
-            for event in EVENTS:
-                said.append(event, is_content=True)
-            await until(lambda: heard.events == EVENTS)
+
+async def test_next_attempt_is_no_sequel(valkey_url):
+    """Who has had some of an attempt is not given the end of the next one, but told that the stream broke off."""
+    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, following):
+        await hold(one, "t-1", "first")
+        async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "first"):
+            await until(lambda: flight.events == EVENTS[:3])
+        await hold(one, "t-1", "second")
+        async with one.handover.publishing(said(*EVENTS), "t-1", 2, "second"):
+            with pytest.raises(BrokenStream):
+                await asyncio.wait_for(following, 5)
+        assert flight.events == EVENTS[:3]
+
+
+async def test_late_follower_of_a_ticket(valkey_url):
+    """Who comes after an attempt broke off has the next one from its beginning, and nothing of the first."""
+    async with hosts(valkey_url, 2) as (one, two):
+        await hold(one, "t-1", "first")
+        async with heard(two, "t-1") as (early, _), one.handover.publishing(said(*EVENTS[3:]), "t-1", 1, "first"):
+            await until(lambda: early.events == EVENTS[3:])
+        await hold(one, "t-1", "second")
+        async with heard(two, "t-1") as (first, _):
+            await until(lambda: first.events == EVENTS[3:])
+            async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 2, "second"):
+                async with heard(one, "t-1") as (late, _):
+                    await until(lambda: late.events == EVENTS[:3])
+
+
+async def test_overtaken_attempt_is_silent(valkey_url):
+    """An attempt whose ticket is in other hands says nothing any more to those who follow the ticket."""
+    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
+        await hold(one, "t-1", "successor")
+        async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "stale"):
+            async with one.handover.publishing(said(*EVENTS[3:]), "t-1", 2, "successor"):
+                await until(lambda: flight.events == EVENTS[3:])
+        assert await one.link.do("XLEN", keys.log("flight:ticket:t-1:log")) == 3
+
+
+async def test_landing_after_an_unanswered_append(valkey_url):
+    """A stream that breaks off while its first events are on their way tells its followers upstream's error at once."""
+    async with hosts(valkey_url, 2) as (one, two):
+
+        async def break_off(flight, lease, ticket):
+            await one.go_on.wait()
+            flight.begin("one")
+            append, one.link.run = one.link.run, lambda *command: asyncio.shield(append(*command)) and _never()
+            for event in EVENTS[:3]:
+                flight.append(event, is_content=True)
+            await until(lambda: lease.publication.task is not None)
+            await asyncio.sleep(0.05)
+            one.link.run = append
+            raise BrokenStream("upstream broke off", status=529)
+
+        one.lead = break_off
+        first = asyncio.create_task(one.listen())
+        await in_the_air(one)
+        second = asyncio.create_task(two.listen())
+        await followed(one)
+        one.go_on.set()
+        for task in (first, second):
+            with pytest.raises(BrokenStream, match="upstream broke off"):
+                await asyncio.wait_for(task, 5)
+
+
+def _never():
+    return asyncio.get_running_loop().create_future()
 
 
 async def test_cancelled_at_every_step(valkey_url):
@@ -318,13 +409,12 @@ async def test_redis_away():
     """Without Redis nobody can say who leads."""
     link = Link("unix:///nowhere/valkey.sock")
     flights = Flights()
-    host = Leases(link, flights)
+    handover = Handover(link, SystemClock(), follow_ms=600)
+    host = Leases(link, SystemClock(), flights, handover)
     with pytest.raises(NoLease):
         await host.fly(_flight(), 0, None)
     await link.aclose()
 
 
 def _flight():
-    from headrace.flight.flights import Flight
-
     return Flight(KEY)

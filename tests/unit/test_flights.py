@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from headrace.errors import BudgetExhausted, UpstreamError
-from headrace.flight.flights import Flights, Landing
+from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
+from headrace.flight.flights import Flight, Flights, Landing, Member
 from headrace.model import Answer, Event, Form
+from scripted import CALL
 
 ANSWER = Answer(Form.JSON, b"{}", created=1.0)
 
@@ -47,13 +48,24 @@ async def let_tasks_run():
         await asyncio.sleep(0)
 
 
-async def ride(flights, upstream):
-    with flights.board("k", upstream.fly) as (flight, leads):
-        return await flight.landed(), leads
+async def landing_of(member):
+    while member.flight.landing is None:
+        await member.changed()
+    return member.flight.landing
+
+
+async def follow(flights, fly, **options):
+    with flights.join("k", CALL, fly, **options) as member:
+        leads = member.leads
+        return await landing_of(member), leads
+
+
+async def ask(flights, upstream):
+    return await follow(flights, upstream.fly)
 
 
 async def depart(flights, upstream, n):
-    callers = [asyncio.create_task(ride(flights, upstream)) for _ in range(n)]
+    callers = [asyncio.create_task(ask(flights, upstream)) for _ in range(n)]
     await let_tasks_run()
     return callers
 
@@ -93,7 +105,7 @@ async def test_everyone_gives_up(flights, upstream):
     assert len(flights) == 0
 
     upstream.answer.set()
-    landing, leads = await ride(flights, upstream)
+    landing, leads = await ask(flights, upstream)
     assert (landing.answer, leads, upstream.calls) == (ANSWER, True, 2)
 
 
@@ -107,7 +119,7 @@ async def test_followed_from_outside(flights, upstream):
         flight.outside = followed
         return await upstream.fly(flight)
 
-    caller = asyncio.create_task(_ride_with(flights, fly))
+    caller = asyncio.create_task(follow(flights, fly))
     await let_tasks_run()
     caller.cancel()
     await let_tasks_run()
@@ -118,17 +130,12 @@ async def test_followed_from_outside(flights, upstream):
     assert len(flights) == 0
 
 
-async def _ride_with(flights, fly):
-    with flights.board("k", fly) as (flight, _):
-        return await flight.landed()
-
-
 async def test_late_caller_keeps_the_call(flights, upstream):
     """A caller who joins in the very moment in which the others leave keeps the call in the air."""
     callers = await depart(flights, upstream, 2)
     for caller in callers:
         caller.cancel()
-    late = asyncio.create_task(ride(flights, upstream))
+    late = asyncio.create_task(ask(flights, upstream))
     await let_tasks_run()
     upstream.answer.set()
 
@@ -162,6 +169,7 @@ async def test_late_follower_replays(flights):
     events = [Event("content_block_delta", b"%d" % n, b"%d\n" % n) for n in range(4)]
 
     async def fly(flight):
+        flight.begin("one")
         for event in events[:2]:
             flight.append(event, is_content=True)
         await go_on.wait()
@@ -170,8 +178,8 @@ async def test_late_follower_replays(flights):
         return Landing(ANSWER)
 
     async def listen():
-        with flights.board("k", fly) as (flight, _):
-            return [event async for event in flight.replay()]
+        with flights.join("k", CALL, fly, is_live=True) as member:
+            return [event async for event in member.replay()]
 
     early = asyncio.create_task(listen())
     await let_tasks_run()
@@ -180,3 +188,90 @@ async def test_late_follower_replays(flights):
     go_on.set()
 
     assert await early == await late == events
+
+
+# Who leads, and who is woken.
+
+
+def members(count, **options):
+    flight = Flight("k")
+    made = [Member(flight, CALL, is_live=False, **options) for _ in range(count)]
+    for member in made:
+        flight.enter(member)
+    return flight, made
+
+
+def is_woken(member):
+    return member._woken.is_set()
+
+
+def test_lead_passes_to_one():
+    """A refusal is told to the leader alone; the next leads, and nobody else is woken."""
+    flight, (first, second, third) = members(3)
+    flight.refuse(first, BudgetExhausted("spent"))
+    assert isinstance(first.error(), BudgetExhausted)
+    assert flight.lead() is second
+    assert [is_woken(member) for member in (first, second, third)] == [True, False, False]
+
+
+def test_last_refusal_is_raised():
+    """With nobody left to lead, the refusal ends the flight."""
+    flight, (only,) = members(1)
+    no = BudgetExhausted("spent")
+    with pytest.raises(BudgetExhausted) as caught:
+        flight.refuse(only, no)
+    assert caught.value is not no
+
+
+def test_leader_that_left():
+    """The flight goes by the call of one who left until the next decision; then the eldest of those who are there leads."""
+    flight, (first, second) = members(2)
+    flight.leave(first)
+    assert flight.leader is first
+    assert flight.lead() is second
+    flight.leave(second)
+    assert flight.lead() is second, "without members, it is whoever led last"
+
+
+def test_unary_members_sleep():
+    """Events wake those who want them as they come; all others are woken by the landing."""
+    flight = Flight("k")
+    live, unary = (Member(flight, CALL, is_live=is_live) for is_live in (True, False))
+    for member in (live, unary):
+        flight.enter(member)
+    flight.begin("one")
+    flight.append(Event("content_block_delta", b"{}", b"1"), is_content=True)
+    assert (is_woken(live), is_woken(unary)) == (True, False)
+    flight.land(Landing(ANSWER))
+    assert is_woken(unary)
+
+
+def test_own_errors():
+    """Each member gets an error of its own, that says the same: a traceback and its frames are nobody else's."""
+    flight, made = members(3)
+    flight.land(Landing(error=UpstreamError("gone", status=404, body=b"{}", headers=(("a", "b"),), retry_after_s=1.0)))
+    errors = [member.error() for member in made]
+    assert len({id(error) for error in errors}) == 3
+    for error in errors:
+        assert (error.status, error.body, error.message, error.retry_after_s) == (404, b"{}", "gone", 1.0)
+        assert error.__traceback__ is None
+
+
+def test_one_source_only():
+    """Once callers have had some of one attempt, no other attempt may go on; before that, it takes the place of the first."""
+    flight = Flight("k")
+    flight.begin("one")
+    flight.append(Event("message_start", b"{}", b"1"), is_content=False)
+    flight.begin("two")
+    assert flight.events == []
+    flight.append(Event("content_block_delta", b"{}", b"2"), is_content=True)
+    flight.begin("two")
+    with pytest.raises(BrokenStream):
+        flight.begin("three")
+    assert [event.raw for event in flight.events] == [b"2"]
+
+
+def test_said_by_somebody():
+    """Nobody appends without saying whose events they are."""
+    with pytest.raises(RuntimeError):
+        Flight("k").append(Event("message_start", b"{}", b"1"), is_content=False)
