@@ -93,6 +93,10 @@ class Flow:
         async with in_time(call, self.walk(call, is_live=call.stream), self._clock, opens_s) as reply:
             yield reply
 
+    def sharing(self, call: Call) -> Call:
+        """Return the call with the bytes of an equal one that is in the air: see `Flights.sharing`."""
+        return self._flights.sharing(call)
+
     def refuse_if_draining(self) -> None:
         """Raise `Draining` if no new calls are taken."""
         if self.is_draining:

@@ -43,6 +43,7 @@ from headrace.flight.handover import Handover
 from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.flow import Flow
 from headrace.model import Answer, Call, Event, Reply
+from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.patience import in_time
 from headrace.retry.holds import Hold
@@ -82,6 +83,7 @@ class Pursuits:
         handover: Handover,
         policy: RetryPolicy,
         tickets: Tickets,
+        outcomes: Outcomes,
         *,
         max_running: int = 1000,
     ) -> None:
@@ -93,6 +95,7 @@ class Pursuits:
         self._handover = handover
         self._policy = policy
         self._tickets = tickets
+        self._outcomes = outcomes
         self._hands = asyncio.Semaphore(max_running)
         self._waiting = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -241,7 +244,9 @@ class Pursuits:
     async def _pursue(self, call: Call) -> None:
         """Go with a submitted call along the whole line."""
         try:
-            await self._answer_for_ticket(call, Flight(call.ticket), spared=(QueueFull, RedisAway))
+            with self._outcomes.of("queue", call) as record:
+                landing = await self._answer_for_ticket(call, Flight(call.ticket), spared=(QueueFull, RedisAway))
+                record.reply = _reply_of(landing, self._clock.now())
         except (QueueFull, RedisAway):
             # Not the call's fault; the ticket is still ours, and its first attempt is not made.
             await self._park(call, Tries(self._policy, self._clock), self._come_back())
@@ -329,6 +334,18 @@ class Pursuits:
     async def close(self) -> None:
         """Give up what is being pursued; the tickets go back into the queue by `Tickets.leave`."""
         await self._background.close()
+
+
+def _reply_of(landing: Landing, now: float) -> Reply:
+    return Reply(
+        landing.source,
+        landing.attempts,
+        ticket=landing.ticket,
+        waited_s=landing.waited_s,
+        came_at=now,
+        answer=landing.answer,
+        request_id=landing.answer.request_id if landing.answer else "",
+    )
 
 
 def _refuse_all(flight: Flight, no: HeadraceError) -> None:

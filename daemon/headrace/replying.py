@@ -52,14 +52,21 @@ class Replies:
         None says: leave this flight and join the next. What the flight ended by is another caller's own, or is nothing for
         this call. Raises what is this caller's own refusal, or upstream's word.
         """
-        # A follower waits on the leader's bytes; the leader is counted where its call waits: for a turn, or parked.
-        with contextlib.nullcontext() if member.leads else self._crowd.waiting("following"):
+        with self._counted(member):
             if stale := await self._served(member):
                 return stale
         error = member.error()
         if error is None:
             return self._of_flight(member)
         return await self._after(error, member)
+
+    def _counted(self, member: Member) -> contextlib.AbstractContextManager[object]:
+        """Count a follower among all that waits; the leader is counted where its call waits: for a turn, or parked."""
+        leader = member.flight.leader
+        if leader is None or leader is member:
+            return contextlib.nullcontext()
+        is_shared = member.call.body is leader.call.body
+        return self._crowd.waiting("following", size=0 if is_shared else len(member.call.body))
 
     async def _served(self, member: Member) -> Reply | None:
         """Wait; after each failed attempt a caller that takes stale answers is given one."""

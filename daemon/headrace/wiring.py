@@ -142,6 +142,7 @@ class Parts:
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
+        self.outcomes = Outcomes(clock)
         self.attempts = Attempts(clock, self.cache, keeping, self.leases, self.schedule, self.upstream)
         self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
         self.flow = Flow(
@@ -156,7 +157,16 @@ class Parts:
             Replies(clock, self.cache, keeping, self.crowd),
         )
         self.pursuits = Pursuits(
-            clock, self.flow, self.flights, self.attempts, self.parking, self.handover, policy, self.tickets
+            clock,
+            self.flow,
+            self.flights,
+            self.attempts,
+            self.parking,
+            self.handover,
+            policy,
+            self.tickets,
+            self.outcomes,
+            max_running=settings.retry.max_running,
         )
         self.aside = Aside((reader.JOB, grpc_params.JOB))
         self.admission = Admission(
@@ -167,7 +177,6 @@ class Parts:
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
         )
-        self.outcomes = Outcomes(clock)
         self.relay = Relay(clock, self.schedule, self.upstream, policy)
         self.exchange = Exchange(
             clock,
@@ -206,6 +215,7 @@ class Parts:
             stack.push_async_callback(self.flights.aclose)
             self.crowd.measure()
             self.schedule.slots.measure()
+            observe.ATTEMPTS_RUNNING.read = lambda: self.pursuits.stats().running
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(not self.link.trouble)
             observe.REDIS_LISTENING.read = lambda: float(self.link.is_listening)

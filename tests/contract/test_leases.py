@@ -342,18 +342,17 @@ async def test_late_follower_of_a_ticket(valkey_url):
         await hold(one, "t-1", "second")
         async with heard(two, "t-1") as (first, _):
             await until(lambda: first.events == EVENTS[3:])
-            async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 2, "second"):
-                async with heard(one, "t-1") as (late, _):
-                    await until(lambda: late.events == EVENTS[:3])
+            async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 2, "second"), heard(one, "t-1") as (late, _):
+                await until(lambda: late.events == EVENTS[:3])
 
 
 async def test_overtaken_attempt_is_silent(valkey_url):
     """An attempt whose ticket is in other hands says nothing any more to those who follow the ticket."""
     async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
         await hold(one, "t-1", "successor")
-        async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "stale"):
-            async with one.handover.publishing(said(*EVENTS[3:]), "t-1", 2, "successor"):
-                await until(lambda: flight.events == EVENTS[3:])
+        stale = one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "stale")
+        async with stale, one.handover.publishing(said(*EVENTS[3:]), "t-1", 2, "successor"):
+            await until(lambda: flight.events == EVENTS[3:])
         assert await one.link.do("XLEN", keys.log("flight:ticket:t-1:log")) == 3
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from multidict import CIMultiDict, MultiMapping
 
 from headrace import endpoints, forms
-from headrace.admission import Admission, check_size, lane_of
+from headrace.admission import Admission, Ask, check_size, lane_of
 from headrace.aside import Aside
 from headrace.clock import Clock
 from headrace.edge.hits import JSON, SSE, Seen
@@ -148,6 +148,10 @@ class Exchange:
         async with way as response:
             yield response
 
+    async def admit(self, ask: Ask) -> Call:
+        """Return the call that a door read from the wire; equal calls in the air have one body between them."""
+        return self._flow.sharing(await self._admission.admit(ask))
+
     @contextlib.asynccontextmanager
     async def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
@@ -187,7 +191,9 @@ class Exchange:
             credential=request.credential,
             wait=read_wait(request.headers, request.timeout_s, is_http=request.edge == "http"),
         )
-        call = await self._admission.admit(ask)
+        del body
+        request.body = b""  # the call has it
+        call = await self.admit(ask)
         seen(call)
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
             whole = None if reply.events is not None else payload(reply.answer, stream=call.stream)

@@ -106,7 +106,7 @@ class KeptRpc:
         parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
         caller = self._who.identify(key, parted.request.options.caller)
         ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=own_key)
-        return await self._admission.admit(ask)
+        return await self._exchange.admit(ask)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:
         # To the very end, also past the last event that is told: whoever leaves early gives the call up.

@@ -26,7 +26,7 @@ async def read(request: web.BaseRequest, crowd: Crowd, *, most_bytes: int) -> by
     if content.is_eof() and content.exception() is None:
         return content.read_nowait()  # all of it has come with the head, as most bodies do
     try:
-        return await (request.read() if _is_small(request) else _read_counted(request, crowd))
+        return await (_read(request) if _is_small(request) else _read_counted(request, crowd))
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge(f"the body is over {most_bytes:,} bytes, the most that upstream takes") from error
     except web.RequestPayloadError as error:
@@ -36,6 +36,11 @@ async def read(request: web.BaseRequest, crowd: Crowd, *, most_bytes: int) -> by
 def _is_small(request: web.BaseRequest) -> bool:
     length = request.content_length
     return length is not None and length <= _BUFFERED_BYTES and not is_unpacked(request)
+
+
+async def _read(request: web.BaseRequest) -> bytes:
+    # Not by `request.read`, which would hold on to the body as long as the request lasts.
+    return await request.content.read()
 
 
 async def _read_counted(request: web.BaseRequest, crowd: Crowd) -> bytes:

@@ -201,7 +201,9 @@ class HttpServer:
                 if hit := self._hits.glance(key):
                     self._outcomes.tell(outcome_of(hit, "http"))
                     return http_ready.response(request, hit, self._budget_headers(hit.seen))
-            return await self._answer(request, _asked(request, target, caller, own_key, body, len(body)), key)
+            asked = _asked(request, target, caller, own_key, body, len(body))
+            del body  # it is the call's from here on, which may share another's
+            return await self._answer(request, asked, key)
         except HeadraceError as error:
             self._outcomes.refused("http", error)
             if has_own_clock(request.headers):

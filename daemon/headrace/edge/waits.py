@@ -3,8 +3,8 @@ How long a caller will wait, as far as its request tells.
 
 The official SDKs say it in `x-stainless-timeout`, in seconds. Python's says the number it was given ("4.0"). Those in
 TypeScript and Go round it down to whole seconds ("4" is anything from 4 up to 5): attempts are planned for the least that may
-be meant, and a 504 is said at the most. Node's fetch, whoever uses it, gives up on an answer whose head does not come within 300
-seconds.
+be meant, and a 504 is said at the most. Node's fetch, whoever uses it, gives up on an answer whose head does not come within
+300 seconds.
 """
 
 from __future__ import annotations

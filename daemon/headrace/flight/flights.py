@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from headrace import observe
+from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Call, Event, Source
 
@@ -258,7 +259,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_key: dict[str, Flight] = {}
-        self._checks: set[asyncio.Task[None]] = set()
+        self._background = Background("flights")
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -274,6 +275,18 @@ class Flights:
     def get(self, key: str) -> Flight | None:
         """Return the flight in the air for *key*."""
         return self._by_key.get(key)
+
+    def sharing(self, call: Call) -> Call:
+        """
+        Return the call with the very bytes of the one that leads its flight, if there is one and they are equal.
+
+        So a crowd of equal calls holds one body between them; whoever asks must let go of the call that it had.
+        """
+        flight = self._by_key.get(call.fingerprint)
+        leader = flight.leader if flight is not None else None
+        if leader is None or leader.call.body != call.body:
+            return call
+        return replace(call, body=leader.call.body)
 
     @contextlib.contextmanager
     def join(self, key: str, call: Call, fly: Fly, *, is_live: bool = False) -> Iterator[Member]:
@@ -326,9 +339,7 @@ class Flights:
 
     def look_after(self, flight: Flight) -> None:
         """Cancel a flight that nobody waits for any more, here or outside."""
-        task = asyncio.create_task(self._look_after(flight))
-        self._checks.add(task)
-        task.add_done_callback(self._checks.discard)
+        self._background.start(self._look_after(flight), "look_after")
 
     async def _look_after(self, flight: Flight) -> None:
         followed = False

@@ -107,7 +107,6 @@ class Worker:
         for thread in self._threads:
             thread.start()
         observe.WORKER_UP.read = lambda: float(self.is_healthy)
-        observe.ATTEMPTS_RUNNING.read = lambda: self.stats().running
         log.info(observe.WORKER_STARTED, concurrency=self._concurrency)
 
     @property

@@ -133,7 +133,8 @@ class Asking:
                 raise never(place.wants[_index(place, outcome.bucket_id)])
             self.known.learn(place.wants, outcome.levels, now)
             if isinstance(outcome, Granted):
-                if now > place.latest:
+                # `latest` is for what is planned: a grant that is there is good until the deadline itself.
+                if now > place.call.deadline:
                     raise DeadlinePassed("the call's turn came after its deadline")
                 return outcome.levels
             if place.is_outdated:
