@@ -527,12 +527,12 @@ async def test_unreadable_purge(host, link, fields):
     other.cache.take_in(entry(1).encode())
     await link.do("XADD", keys.CACHE_PURGES, "*", *fields)
     await link.tell_all("purge")
-    await until(lambda: other.cache.glance(key(1)) is None)
+    await until(lambda: glance(other.cache, 1) is None)
 
     await until(lambda: "0 recent" not in repr(other.cache._purges))
-    other.cache.take_in(entry(2, created=2e9).encode())
+    other.cache.take_in(entry(2).encode())
     await one.cache.purge(Selector(scope="me"))
-    await until(lambda: other.cache.glance(key(2)) is None)
+    await until(lambda: glance(other.cache, 2) is None)
 
 
 async def test_another_stream(host, link):
@@ -545,4 +545,4 @@ async def test_another_stream(host, link):
 
     await one.cache.purge(Selector(all=True))
 
-    await until(lambda: other.cache.glance(key(1)) is None)
+    await until(lambda: glance(other.cache, 1) is None)
