@@ -1,4 +1,4 @@
-"""The line of one process: whatever comes and goes, its totals and its outlook are those of a plain sum over all who are there."""
+"""The line of one process: whatever comes and goes, its totals and its outlook are those of a plain sum over all."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_outlook():
     """The slowest bucket decides, from its level on; permits and unknown levels do not count, nor a moment that is past."""
     outlook = Outlook(RATES)
     assert outlook.delay([9, 9, 9], 1000.0) == Delay(0.0, 0)
-    outlook.learn((2, 0, 100), 1000.0)
+    outlook.learn((1, 0, 99), 1000.0)
     assert outlook.delay([5, 9, 100], 1000.0) == Delay(3.0, 0)
     assert outlook.delay([5, 9, 900], 1001.0) == Delay(7.0, 2)
     outlook.expect_front(1020.0, 1)
@@ -98,6 +98,15 @@ def test_outlook():
     assert outlook.delay([5, 9, 900], 1021.0) == Delay(0.0, 1)
     outlook.forget_front()
     assert outlook.delay([5, 9, 900], 1001.0) == Delay(7.0, 2)
+
+
+@pytest.mark.parametrize(("level", "seconds"), [(1.5, 3.5), (1.0, 4.0), (0.9, 3.0), (2.5, 3.0)])
+def test_parts_of_a_token(level, seconds):
+    """What a call was told gives the level to a part of a token; a figure that cannot be true counts for nothing."""
+    outlook = Outlook(RATES)
+    outlook.learn((1, 0, 99), 1000.0)
+    outlook.refine(0, level)
+    assert outlook.delay([5, 9, 0], 1000.0).seconds == pytest.approx(seconds)
 
 
 def test_ten_thousand(monkeypatch):

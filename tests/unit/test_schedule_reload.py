@@ -10,6 +10,7 @@ import pytest
 
 from headrace import observe
 from headrace.budget.limits import Limit, Limits, Match
+from headrace.budget.memory import MemoryLedger
 from headrace.errors import BudgetExhausted
 from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House
 
@@ -213,6 +214,19 @@ async def test_front_leaves(steps):
     await asyncio.gather(*patient, small)
 
 
+async def test_older_passes_front():
+    """A call that comes back, older than the front and wanting less, is not told what the front was told."""
+    house = House(Limit("org", input_tokens_per_minute=600, burst_s=60.0))
+    before = house.clock.now() - 10
+    house.go("all", hold_s=1000, body=b"x" * 1800)
+    await house.settle_down()
+    house.go("front", within=1000, body=b"x" * 1600)
+    await house.settle_down()
+    old = house.go("old", arrival=before, within=6.0)
+    await house.advance(0.5)
+    await old
+
+
 TOKENS_BLOCK = Limit("tight", requests_per_minute=6000, input_tokens_per_minute=60, burst_s=60.0)
 THEN_REQUESTS = Limit("wide", requests_per_minute=600)
 
@@ -260,13 +274,61 @@ async def test_blames_front():
 
 async def test_blames_rate_beside_permits():
     """Where permits block as well, whose return nobody knows, a rate that is known to be too slow is named, and at once."""
-    house = House(Limit("org", requests_per_minute=60, burst_s=1.0, concurrency=1))
+    house = House(Limit("org", requests_per_minute=30, burst_s=2.0, concurrency=1))
     house.go("first", hold_s=100)
     await house.settle_down()
     with pytest.raises(BudgetExhausted) as refused:
-        await house.go("late", within=0.5)
+        await house.go("late", within=1.5)
     assert refused.value.metadata == {"limit": "org", "kind": "requests"}
-    assert refused.value.retry_after_s == pytest.approx(1.0, abs=0.01)
+    assert refused.value.retry_after_s == pytest.approx(2.0, abs=0.01)
+
+
+async def test_part_of_a_token():
+    """Nobody is refused for the part of a token that is there: the front is, and who comes behind it, on time."""
+    house = House(Limit("slow", requests_per_minute=1, burst_s=60.0))
+    await house.go("first")
+    await house.advance(54)
+    second, third = house.go("second", within=10), house.go("third", within=70)
+    await house.advance(6.5)
+    await second
+    await house.advance(60)
+    await third
+
+
+async def test_equal_refusals():
+    """Of a thousand equal calls that come one after the other and cannot go in time, the ledger hears of the first."""
+    house = House(Limit("slow", requests_per_minute=1, burst_s=60.0))
+    await house.go("first")
+    asked = house.ledger.asked
+    for _ in range(1000):
+        with pytest.raises(BudgetExhausted) as refused:
+            await house.go("late", within=10)
+        assert refused.value.retry_after_s == pytest.approx(60.0)
+    assert house.ledger.asked == asked + 1
+    assert is_clean(house)
+
+
+async def test_given_back_meanwhile():
+    """What comes back in this process is there for the next call at once, whatever the last one was told."""
+    house = House(Limit("slow", requests_per_minute=1, burst_s=60.0))
+    turn = house.schedule.turn(house.call(), "h")
+    await turn.__aenter__()
+    with pytest.raises(BudgetExhausted):
+        await house.go("late", within=10)
+    await turn.__aexit__(None, None, None)  # not sent, so all of it comes back
+    await house.go("next", within=10)
+
+
+async def test_given_back_elsewhere():
+    """What comes back on another host is there a moment later."""
+    house = House(Limit("slow", requests_per_minute=1, burst_s=60.0))
+    wants = house.schedule._limits.buckets(house.call())
+    await MemoryLedger.reserve(house.ledger, "elsewhere", wants, waiter="", waited_s=0)
+    with pytest.raises(BudgetExhausted):
+        await house.go("late", within=10)
+    house.ledger.release("elsewhere", wants)
+    await house.advance(0.1)
+    await house.go("next", within=10)
 
 
 async def test_blames_permits():

@@ -23,6 +23,7 @@ _ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is five 
 _REDIS_PATIENCE_S = 5.0
 _LEAST_PATIENCE_S = 0.1  # for the answer to a question that is asked at all
 _SCAN_EVERY_S = 1.0
+_TRUST_S = 0.05  # so long it is taken for granted that no other host gives anything back
 
 _Key = tuple[tuple[str, int, int], ...]  # bucket, rate and capacity: those who wait at other rates stand in another line
 
@@ -45,6 +46,7 @@ class Asking:
         self._clock = clock
         self._lines: dict[_Key, Line] = {}
         self._by_waiter: dict[str, Place] = {}  # those who ask; a nudge finds them here
+        self._last: tuple[_Key, Line | None] = (), None  # the line that emptied last
         self._redis_away_since: float | None = None
 
     def __repr__(self) -> str:
@@ -77,7 +79,9 @@ class Asking:
         line = self._line(place.wants)
         levels: tuple[int, ...] | None = None
         try:
-            if not line.join(place):
+            if line.join(place):
+                self._refuse_as_told(line, place)
+            else:
                 await self._stand(line, place)
             levels = await self._ask(line, place)
         except BaseException:
@@ -92,7 +96,9 @@ class Asking:
         key = _key(wants)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(tuple(want.rate_per_minute for want in wants))
+            last_key, last = self._last
+            line = last if last is not None and last_key == key else Line(tuple(want.rate_per_minute for want in wants))
+            self._lines[key] = line
         return line
 
     def _leave(self, line: Line, place: Place, levels: tuple[int, ...] | None) -> None:
@@ -102,7 +108,28 @@ class Asking:
             line.learn(levels, self._clock.now())
         line.call(levels)
         if line.is_empty:
-            self._lines.pop(_key(place.wants), None)
+            key = _key(place.wants)
+            self._lines.pop(key, None)
+            self._last = key, line
+
+    def forget(self) -> None:
+        """Something was given back: what the ledger said a moment ago holds no longer."""
+        self._last = (), None
+
+    # Remembering, for a moment, what the ledger said.
+
+    def _refuse_as_told(self, line: Line, place: Place) -> None:
+        """
+        Refuse a place that the ledger would only tell what it has just told another one.
+
+        A thousand equal calls that share a flight lead it one after the other, each to be refused for the same reason.
+        """
+        now = self._clock.now()
+        if not 0 <= now - line.heard_at < _TRUST_S:
+            return
+        delay = line.delay(place, now)
+        if now + delay.seconds > place.latest:
+            raise _exhausted(place.wants[delay.bucket], delay.seconds)
 
     # Standing in line, without a word to the ledger.
 
@@ -146,14 +173,11 @@ class Asking:
         """The ledger lets a place wait: refuse it if that is too long for it, and those behind it for whom it is."""
         bucket = _index(place, wait.bucket_id)
         line.learn(wait.levels, now)
-        # For a permit the ledger's seconds are a guess, so only what is known of the rates speaks against waiting.
-        is_known = place.wants[bucket].rate_per_minute > 0
-        line.block(place, now + wait.seconds if is_known else now, bucket)
+        line.block(place, wait.seconds, bucket, now)
         self._refuse_hopeless(line, now)
-        delay = line.delay(place, now)
-        if now + delay.seconds > place.latest:
-            raise _exhausted(place.wants[delay.bucket], delay.seconds)
-        if now >= place.latest:
+        # For a permit the ledger's seconds are a guess, which refuses nobody before its time.
+        due = now + wait.seconds if place.wants[bucket].rate_per_minute else now
+        if due > place.latest or now >= place.latest:
             raise _exhausted(place.wants[bucket], wait.seconds)
         _count(place)
 

@@ -187,12 +187,26 @@ class Line:
         """Take in what the ledger says is left in the buckets."""
         self._outlook.learn(levels, now)
 
-    def block(self, place: Place, due: float, bucket: int) -> None:
-        """Take in that a place that asked must wait: for this bucket, until *due*."""
+    def block(self, place: Place, seconds: float, bucket: int, now: float) -> None:
+        """
+        Take in that a place that asked must wait so long for this bucket.
+
+        For tokens the ledger's word is exact: it tells to a part of a token how much is there, unless calls of other hosts
+        stand before the place. For a permit it is a guess.
+        """
         self._blocked.add(place)
-        if all(place.rank <= other.rank for other in self.asking):
+        rate = self._outlook.rates[bucket]
+        ahead = [other.costs[bucket] for other in self.asking if other.rank < place.rank]
+        if rate:
+            self._outlook.refine(bucket, sum(ahead) + place.costs[bucket] - seconds * rate / 60)
+        if not ahead:
             self._front = place
-            self._outlook.expect_front(due, bucket)
+            self._outlook.expect_front(now + seconds if rate else now, bucket)
+
+    @property
+    def heard_at(self) -> float:
+        """When the ledger last said what is left in the buckets."""
+        return self._outlook.levels_at
 
     def delay(self, place: Place, now: float) -> Delay:
         """Return how long a place that has joined will wait, by what is known here, and for which bucket."""
@@ -202,7 +216,8 @@ class Line:
         for other in self.asking:
             if other.rank < place.rank:
                 needs = plus(needs, other.costs)
-        return self._outlook.delay(needs, now)
+        is_first = self._front is not None and place.rank < self._front.rank
+        return self._outlook.delay(needs, now, is_first=is_first)
 
     def hopeless(self, now: float) -> list[tuple[Place, Delay]]:
         """Return those who stand and will be granted past their latest moment, each with how long it would take."""

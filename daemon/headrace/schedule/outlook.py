@@ -17,7 +17,7 @@ from dataclasses import dataclass
 class Delay:
     """How long something takes, and which of the buckets makes it so long."""
 
-    seconds: float
+    seconds: float = 0.0
     bucket: int = 0
 
 
@@ -33,12 +33,22 @@ class Outlook:
     rates: tuple[int, ...]
     front_due: float = 0.0  # when the front may go; a moment that is past says nothing
     _front_bucket: int = 0
-    _levels: tuple[int, ...] = ()
-    _levels_at: float = 0.0
+    levels_at: float = -math.inf
+    _levels: tuple[float, ...] = ()
 
     def learn(self, levels: Sequence[int], now: float) -> None:
-        """Take in the levels, bucket by bucket; () if they are not known."""
-        self._levels, self._levels_at = tuple(levels), now
+        """
+        Take in the levels in whole tokens, bucket by bucket; () if they are not known.
+
+        What is left over of a token is not told, and is taken for nearly one: nobody is to be refused for a part of a token
+        that is there.
+        """
+        self._levels, self.levels_at = tuple(level + 1 for level in levels), now
+
+    def refine(self, bucket: int, level: float) -> None:
+        """Take in the exact level of a bucket; one that does not fit to what was learnt counts for nothing."""
+        if bucket < len(self._levels) and self._levels[bucket] - 1 <= level <= self._levels[bucket]:
+            self._levels = (*self._levels[:bucket], level, *self._levels[bucket + 1 :])
 
     def expect_front(self, due: float, bucket: int) -> None:
         """Take in when the front may go, and which bucket it waits for."""
@@ -48,12 +58,16 @@ class Outlook:
         """The front has left: what it was told was for its own costs."""
         self.front_due = 0.0
 
-    def delay(self, needs: Sequence[int], now: float) -> Delay:
-        """Return how long it takes until *needs* tokens have flowed in, bucket by bucket, and the front is gone."""
-        longest = Delay(max(0.0, self.front_due - now), self._front_bucket)
+    def delay(self, needs: Sequence[int], now: float, *, is_first: bool = False) -> Delay:
+        """
+        Return how long it takes until *needs* tokens have flowed in, bucket by bucket, and the front is gone.
+
+        Whoever *is_first* goes before the front, whose wait is none of its concern.
+        """
+        longest = Delay() if is_first else Delay(max(0.0, self.front_due - now), self._front_bucket)
         for bucket, (rate, need, level) in enumerate(zip(self.rates, needs, self._levels, strict=False)):
             if rate:
-                seconds = (need - level) * 60 / rate - (now - self._levels_at)
+                seconds = (need - level) * 60 / rate - (now - self.levels_at)
                 if seconds > longest.seconds:
                     longest = Delay(seconds, bucket)
         return longest
@@ -69,5 +83,5 @@ class Outlook:
         Infinite for permits, and for a bucket whose level is not known.
         """
         known = zip(self.rates, self._levels, strict=False)
-        starts = [level * 60 / rate - self._levels_at if rate else math.inf for rate, level in known]
+        starts = [level * 60 / rate - self.levels_at if rate else math.inf for rate, level in known]
         return starts + [math.inf] * (len(self.rates) - len(starts))

@@ -185,16 +185,19 @@ class Schedule:
     def settle(self, hold: Hold, actual: Mapping[str, int]) -> Coroutine[Any, Any, None]:
         """Replace what was reserved by what was used; for `Turn`. The command leaves at once."""
         self._permits.drop(hold.id)
+        self._asking.forget()
         return _briefly(self._ledger.settle(hold.id, hold.wants, actual))
 
     def release(self, hold: Hold) -> Coroutine[Any, Any, None]:
         """Give everything back; for `Turn`. The command leaves at once."""
         self._permits.drop(hold.id)
+        self._asking.forget()
         return _briefly(self._ledger.release(hold.id, hold.wants))
 
     def give_up(self, hold: Hold) -> None:
         """Give everything back without waiting for it; for `Turn`."""
         self._permits.drop(hold.id)
+        self._asking.forget()
         if hold.wants:
             self._ledger.release(hold.id, hold.wants)
 
