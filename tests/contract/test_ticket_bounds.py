@@ -31,7 +31,7 @@ def idempotent(key: str, **changes):
 
 
 async def test_too_many(here):
-    """Submitted and idempotent tickets of one caller are bounded together; the refusal says so, and others are not concerned."""
+    """Submitted and idempotent tickets of one caller are bounded together; the refusal says so, and others go on."""
     await here.tickets.submit(a_call())
     assert isinstance(await here.tickets.claim(idempotent("k")), Claimed)
     for refused in (here.tickets.submit(a_call()), here.tickets.submit(idempotent("j")), here.tickets.claim(idempotent("i"))):

@@ -104,12 +104,11 @@ async def test_too_many_calls(valkey_url, tmp_path):
 async def test_small_and_slow(valkey_url, tmp_path):
     """A small body that comes slowly holds no more than its connection does, and is not counted."""
     raw = json.dumps(BODY).encode()
-    async with open_door(valkey_url, tmp_path) as (door, _, one):
-        async with begun(door, head(len(raw)) + raw[:10]) as (reader, writer):
-            await asyncio.sleep(0.05)
-            assert nobody(one)
-            writer.write(raw[10:])
-            assert await status_of(reader) == 200
+    async with open_door(valkey_url, tmp_path) as (door, _, one), begun(door, head(len(raw)) + raw[:10]) as (reader, writer):
+        assert (await say(door, body={**BODY, "max_tokens": 6}))[0] == 200  # by now the other's beginning has been read
+        assert nobody(one)
+        writer.write(raw[10:])
+        assert await status_of(reader) == 200
 
 
 async def test_too_large(valkey_url, tmp_path):
