@@ -75,7 +75,8 @@ async def test_too_many_bytes(valkey_url, tmp_path, form):
                 packed = gzip.compress(LARGE)
                 assert len(packed) < 65_536
                 raw = head(len(packed), "content-encoding: gzip") + packed
-            async with begun(door, raw) as (other, _):
+            # A body that has come whole by the time we look waits for nothing; this one's end is yet to come.
+            async with begun(door, raw[:-8]) as (other, _):
                 came = await asyncio.wait_for(other.read(), 10)
             assert came.split()[1] == b"429"
             assert b"retry-after: 1" in came.lower()
@@ -93,7 +94,8 @@ async def test_too_many_calls(valkey_url, tmp_path):
         assert (await say(door))[0] == 200
         async with begun(door, head(len(LARGE)) + LARGE[:100]):
             await until(lambda: reading(one).calls == 1)
-            assert (await say(door, body=LARGE))[0] == 429
+            async with begun(door, head(len(LARGE)) + LARGE[:100]) as (reader, _):
+                assert await status_of(reader) == 429
             status, came = await say(door)
             assert status == 200
             assert b"x-headrace-source: cache" in came.lower()
