@@ -27,6 +27,7 @@ from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.hits import Hit
 from headrace.errors import UnknownCaller
 from headrace.model import Answer, Call, Caller, Event, Form, Reply, Source
+from headrace.outcome import Outcomes
 
 DETAILS = (
     error_details_pb2.ErrorInfo,
@@ -62,7 +63,11 @@ def reply(answer: Answer | None = None, events: AsyncIterator[Event] | None = No
 
 
 class FakeFlow:
-    """Answers by `respond`; keeps complete answers for the digests it is told to remember, and stands for `Hits`, too."""
+    """
+    Answers by `respond`, and keeps complete answers for the digests it is told to remember.
+
+    It stands for `Hits` and for `Pursuits`, too.
+    """
 
     def __init__(self) -> None:
         self.respond: Callable[[Call], Reply | Exception] = lambda call: reply(json_answer())
@@ -80,7 +85,7 @@ class FakeFlow:
         self._known[digest] = call
 
     @contextlib.asynccontextmanager
-    async def answer(self, call: Call) -> AsyncIterator[Reply]:
+    async def answer(self, call: Call, opens_s: float | None = None) -> AsyncIterator[Reply]:
         self.asked.append(call)
         try:
             outcome = self.respond(call)
@@ -94,6 +99,8 @@ class FakeFlow:
             yield outcome
         finally:
             self.left += 1
+
+    answer_once = answer
 
 
 class FakeCallers:
@@ -124,25 +131,14 @@ async def serving(
     keeping = Keeping(3600, 86_400)
     admission = Admission(SystemClock(), keeping, Reader(aside), version="2023-06-01", is_shared=False, max_age_s=570)
     flow = flow or FakeFlow()
+    clock, budget = SystemClock(), lambda call: ()
     exchange = Exchange(
-        SystemClock(),
-        flow,
-        None,
-        admission,
-        budget_headers=lambda call: (),
-        upstream_url="http://u",  # type: ignore[arg-type]
-    )
+        clock, flow, flow, None, admission, Outcomes(clock),  # type: ignore[arg-type]
+        budget_headers=budget, upstream_url="http://u", opens_s=10.0,
+    )  # fmt: skip
     callers = callers or FakeCallers()
     server = GrpcServer(
-        exchange,
-        flow,
-        admission,
-        callers,
-        tickets,
-        cache,
-        budget_headers=lambda call: (),
-        runtime_dir=directory,
-        **options,
+        exchange, flow, admission, callers, tickets, cache, budget_headers=budget, runtime_dir=directory, **options
     )  # fmt: skip
     await server.start()
     await server.set_serving(True)

@@ -52,10 +52,12 @@ OURS = [
     (errors.DeadlinePassed("m"), StatusCode.DEADLINE_EXCEEDED, set()),
     (errors.Draining("m"), StatusCode.UNAVAILABLE, AGAIN),
     (errors.RedisAway("m"), StatusCode.UNAVAILABLE, AGAIN),
+    (errors.RedisRefused("m"), StatusCode.UNAVAILABLE, set()),
     (errors.NotCached("m"), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.IdempotencyConflict("m"), StatusCode.ALREADY_EXISTS, {"ResourceInfo"}),
     (errors.TicketNotFound("m", metadata={"ticket": "t1"}), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.Canceled("m"), StatusCode.CANCELLED, set()),
+    (errors.Abandoned("m"), StatusCode.CANCELLED, set()),
     (errors.BrokenStream("m", status=529), StatusCode.UNAVAILABLE, AGAIN),
 ]
 UPSTREAMS = [
