@@ -13,13 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace import observe
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.limits import Want
 from headrace.errors import RedisAway
+
+
+@dataclass(frozen=True, slots=True)
+class LossStats:
+    """How many reservations were granted without Redis and are not settled yet; how many calls wait for one."""
+
+    alone: int
+    waiting_alone: int
 
 
 class LossPolicy:
@@ -42,7 +50,11 @@ class LossPolicy:
         self._waiting_alone: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<LossPolicy [{len(self._alone)} held without Redis] {self._shared!r}>"
+        return f"<LossPolicy [{self.stats().alone} held without Redis] {self._shared!r}>"
+
+    def stats(self) -> LossStats:
+        """Return its state now."""
+        return LossStats(len(self._alone), len(self._waiting_alone))
 
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
         """Take all costs or none; from Redis, or as the limits say."""

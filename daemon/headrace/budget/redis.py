@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from headrace import keys
@@ -30,6 +31,13 @@ _KEEP_TRYING_S = 60.0
 _TRY_EVERY_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class RedisLedgerStats:
+    """How many settlements are sent again and again, since Redis did not take them."""
+
+    closing: int
+
+
 class RedisLedger:
     """
     The ledger of all processes that share one Redis.
@@ -45,7 +53,11 @@ class RedisLedger:
         self._background = Background("ledger", self._clock)
 
     def __repr__(self) -> str:
-        return f"<RedisLedger [{len(self._background)} closing]>"
+        return f"<RedisLedger [{self.stats().closing} closing]>"
+
+    def stats(self) -> RedisLedgerStats:
+        """Return its state now."""
+        return RedisLedgerStats(len(self._background))
 
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
         """Take all costs or none."""
