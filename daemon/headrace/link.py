@@ -158,7 +158,7 @@ class Link:
             self._pipe = opening.result()
         else:
             batch, self._batch = self._batch, []
-            self._fail(batch, error)
+            self._fail(batch, error, "a connection")
         self._take_off()
 
     def _answered(self, command: Command, value: Any) -> None:
@@ -173,13 +173,13 @@ class Link:
             self._batch.append(command.with_script())  # at the end, since those behind it did not know their script either
             asyncio.get_running_loop().call_soon(self._take_off)
             return
-        self._refusals.note(command.name, error)
-        if replies.meaning(error) is Meaning.NOT_HERE:
+        if replies.meaning(error) is Meaning.NOT_HERE:  # another connection may lead to a server that can
             if self._pipe is not None:
                 self._pipe.close()
             self._again([command], error)
         else:
             self.is_up = True
+            self._refusals.note(command.name, error)
             _resolve(command.reply, replies.ours(error, command.name))
 
     def _lost(self, pipe: Pipe, commands: Sequence[Command]) -> None:
@@ -192,15 +192,17 @@ class Link:
         for command in commands:
             command.tries += 1
         most = 0 if self._is_closed else _TRIES - 1
-        self._fail([command for command in commands if command.tries > most], error)
+        given_up = [command for command in commands if command.tries > most]
+        self._fail(given_up, error, given_up[0].name if given_up else "")
         self._batch[:0] = [command for command in commands if command.tries <= most]
         asyncio.get_running_loop().call_soon(self._take_off)
 
-    def _fail(self, commands: Sequence[Command], error: BaseException) -> None:
+    def _fail(self, commands: Sequence[Command], error: BaseException, what: str) -> None:
+        """Tell commands that they are given up; *what* was refused, if the error is a reply of Redis."""
         if commands and not isinstance(error, RedisAway):
             self.is_up = False
-            if replies.meaning(error) is Meaning.REFUSED:  # already at the door
-                self._refusals.note("a connection", error)
+            if replies.code(error):
+                self._refusals.note(what, error)
         for command in commands:
             _resolve(command.reply, replies.ours(error, command.name) or error)
 
@@ -240,7 +242,7 @@ class Link:
         if pipe is not None:
             pipe.close()
         batch, self._batch = self._batch, []
-        self._fail(batch, _closed())
+        self._fail(batch, _closed(), "")
         if pipe is not None:
             await pipe.ended()
 

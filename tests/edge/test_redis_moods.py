@@ -172,6 +172,7 @@ async def test_fail_over(two):
         await until(lambda: made == ["tkt_1", "tkt_2"], within=20)
         await until(lambda: crew.is_healthy, within=20)
     assert second.exists("headrace:x")
+    assert link.trouble == ""
     assert not [line for line in logs if line["event"] == "worker.crashed"]
     await crew.stop()
     await queue.aclose()
