@@ -161,7 +161,7 @@ def later(url: str, path: Path, one: Daemon, **settings):
     return daemon(url, str(one.parts.upstream).split()[1], path, **settings)
 
 
-async def aboard(one: Daemon, count: int) -> None:
+async def joined(one: Daemon, count: int) -> None:
     await until(lambda: f"{count} waiting" in repr(one.parts.flights), what=repr(one.parts.flights))
 
 

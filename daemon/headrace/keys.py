@@ -22,7 +22,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:ticket:<id> | hash | one ticket | a day after its end; dead letters a week |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
 | headrace:tickets:<caller> | zset | a caller's tickets by creation (us) | with the ticket |
-| headrace:live:<caller> | zset | those that stand for themselves and have not ended, by when they surely have (us) | ticket by ticket |
+| headrace:live:<caller> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
 | headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |

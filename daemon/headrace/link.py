@@ -134,10 +134,10 @@ class Link:
             return reply
         self._batch.append(Command(words, reply, script))
         if len(self._batch) == 1:
-            loop.call_soon(self._take_off)
+            loop.call_soon(self._flush)
         return reply
 
-    def _take_off(self) -> None:
+    def _flush(self) -> None:
         if self._pipe is not None and self._batch:
             batch, self._batch = self._batch, []
             self.round_trips += 1
@@ -159,7 +159,7 @@ class Link:
         else:
             batch, self._batch = self._batch, []
             self._fail(batch, error, "a connection")
-        self._take_off()
+        self._flush()
 
     def _answered(self, command: Command, value: Any) -> None:
         if isinstance(value, ResponseError):
@@ -171,7 +171,7 @@ class Link:
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":
             self._batch.append(command.with_script())  # at the end, since those behind it did not know their script either
-            asyncio.get_running_loop().call_soon(self._take_off)
+            asyncio.get_running_loop().call_soon(self._flush)
             return
         if replies.meaning(error) is Meaning.NOT_HERE:  # another connection may lead to a server that can
             if self._pipe is not None:
@@ -195,7 +195,7 @@ class Link:
         given_up = [command for command in commands if command.tries > most]
         self._fail(given_up, error, given_up[0].name if given_up else "")
         self._batch[:0] = [command for command in commands if command.tries <= most]
-        asyncio.get_running_loop().call_soon(self._take_off)
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _fail(self, commands: Sequence[Command], error: BaseException, what: str) -> None:
         """Tell commands that they are given up; *what* was refused, if the error is a reply of Redis."""

@@ -70,9 +70,7 @@ SLOTS_WAITING = Gauge("headrace_upstream_slots_waiting", "Calls that have their 
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
 REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers and does what it is asked.")
 REDIS_LISTENING = Gauge("headrace_redis_listening", "1 while nudges from other processes arrive.")
-ATTEMPTS_RUNNING = Gauge(
-    "headrace_attempts_running", "Attempts of tickets that are made here, or wait for their turn."
-)
+ATTEMPTS_RUNNING = Gauge("headrace_attempts_running", "Attempts of tickets that are made here, or wait for their turn.")
 WORKER_UP = Gauge("headrace_worker_up", "1 while the retry worker takes jobs.")
 
 TURN_WAIT = Histogram("headrace_turn_wait_seconds", "How long calls waited for their turn.")

@@ -48,8 +48,8 @@ from headrace.parking import Parking
 from headrace.patience import in_time
 from headrace.retry.holds import Hold
 from headrace.retry.policy import RetryPolicy, Tries, jitter
-from headrace.retry.ticket import Ticket
-from headrace.retry.tickets import Claimed, Conflict, Same, Tickets
+from headrace.retry.ticket import Claimed, Conflict, Same, Ticket
+from headrace.retry.tickets import Tickets
 
 log = structlog.get_logger()
 
@@ -204,6 +204,8 @@ class Pursuits:
         flight.begin(call.ticket)
         async for event in reply.events or _silence():
             flight.append(event, is_content=True)
+        if reply.whole is not None and (answer := reply.whole()):
+            return answer
         now, request_id = self._clock.now(), reply.request_id
         answer = forms.answer_of_events(flight.events, created=now, request_id=request_id, endpoint=call.endpoint)
         return replace(answer, headers=reply.headers)

@@ -9,7 +9,7 @@ import pytest
 from headrace import keys
 from headrace.errors import Canceled, DeadlinePassed, QueueFull
 from headrace.model import Caller
-from headrace.retry.tickets import Claimed, Conflict, Same
+from headrace.retry.ticket import Claimed, Conflict, Same
 from ticket_parts import ANSWER, ERROR, Process, a_call
 
 
@@ -18,7 +18,7 @@ async def here(valkey_url):
     async with contextlib.AsyncExitStack() as stack:
         process = await Process(valkey_url).start()
         stack.push_async_callback(process.aclose)
-        process.tickets._max_tickets = 2
+        process.tickets._making._max_tickets = 2
         yield process
 
 

@@ -15,8 +15,7 @@ from conftest import until
 from headrace import keys
 from headrace.errors import BudgetExhausted, Canceled, DeadlinePassed, InvalidCall, RedisAway, TicketNotFound
 from headrace.model import CacheControl, Caller, Lane, Source
-from headrace.retry.ticket import State, Timing, decode_call, encode_call
-from headrace.retry.tickets import Claimed, Conflict, Same
+from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, decode_call, encode_call
 from ticket_parts import ANSWER, ERROR, QUICK, Process, a_call
 
 

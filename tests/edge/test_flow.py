@@ -14,7 +14,7 @@ import redis
 
 from conftest import start_valkey, until
 from doors import taken
-from flow_parts import Daemon, aboard, asking, in_turn, later, overloaded, running, say
+from flow_parts import Daemon, asking, in_turn, joined, later, overloaded, running, say
 from headrace import forms, keys
 from headrace.errors import (
     BrokenStream,
@@ -105,7 +105,7 @@ async def test_shared(valkey_url: str, tmp_path: Path, leads: str) -> None:
     async with running(valkey_url, tmp_path, talk) as (one, server):
         forms_asked = [leads == "stream", *[True, False] * 5]
         calls = [asking(one, one.call({"stream": stream})) for stream in forms_asked]
-        await aboard(one, len(calls))
+        await joined(one, len(calls))
         talk.go.set()
         replies = await asyncio.gather(*calls)
         assert server.calls == 1
@@ -341,7 +341,7 @@ async def test_no_time_for_another(valkey_url: str, tmp_path: Path) -> None:
     held = Held()
     async with running(valkey_url, tmp_path, in_turn(busy, say)) as (one, server):
         hasty, patient = asking(one, one.call(timeout_s=0.4)), asking(one, one.call())
-        await aboard(one, 2)
+        await joined(one, 2)
         began = time.monotonic()
         held.go.set()
         with pytest.raises(UpstreamError) as raised:
@@ -357,7 +357,7 @@ async def test_final(valkey_url: str, tmp_path: Path) -> None:
     held = Held(lambda line: line.answer(400, b'{"type":"error","error":{"type":"invalid_request_error","message":"m"}}'))
     async with running(valkey_url, tmp_path, held) as (one, server):
         calls = [asking(one, one.call()) for _ in range(3)]
-        await aboard(one, 3)
+        await joined(one, 3)
         held.go.set()
         for error in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(error, UpstreamError)
@@ -411,8 +411,8 @@ async def test_waited_for_twice(valkey_url: str, tmp_path: Path) -> None:
     talk = in_turn(lambda line: line.answer(529, OVERLOADED, "retry-after: 0.5"), say)
     async with running(valkey_url, tmp_path, talk) as (one, _):
         asked = asking(one, one.call())
-        await until(lambda: one.parts.tickets._waiters)
-        ticket = next(iter(one.parts.tickets._waiters))
+        await until(lambda: len(one.parts.tickets._waits))
+        ticket = next(iter(one.parts.tickets._waits._by_ticket))
         waiting = asyncio.create_task(one.parts.tickets.wait(ticket))
         await asyncio.sleep(0)
         asked.cancel()
@@ -436,7 +436,7 @@ async def test_idempotent(valkey_url: str, tmp_path: Path) -> None:
 
 
 async def test_idempotent_outlives(valkey_url: str, tmp_path: Path) -> None:
-    """A call with an idempotency key goes on without its caller; who comes with the key again rides along."""
+    """A call with an idempotency key goes on without its caller; who comes with the key again joins it."""
     held = Held()
     async with running(valkey_url, tmp_path, held) as (one, server):
         first = asking(one, one.call(idempotency_key="k"))
@@ -451,7 +451,7 @@ async def test_idempotent_outlives(valkey_url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hosts", [1, 2])
 async def test_idempotent_refusal(valkey_url: str, tmp_path: Path, hosts: int) -> None:
-    """The first one's own no (its deadline) is not the no of those who ride along: one of them is the first then."""
+    """The first one's own no (its deadline) is not the no of the others who came: one of them is the first then."""
     async with (
         running(valkey_url, tmp_path / "a", in_turn(hang, say)) as (one, server),
         later(valkey_url, tmp_path / "b", one) as two,
@@ -466,13 +466,13 @@ async def test_idempotent_refusal(valkey_url: str, tmp_path: Path, hosts: int) -
 
 
 async def test_idempotent_half_a_stream(valkey_url: str, tmp_path: Path) -> None:
-    """A unary call that rides along with a stream that breaks off asks once more, and not for ever."""
+    """A unary call that joins a stream that breaks off asks once more, and not for ever."""
     slow = SlowStream(breaks=True)
     async with running(valkey_url, tmp_path, in_turn(slow, say)) as (one, server):
         streaming = asyncio.create_task(read(one, one.call({"stream": True}, idempotency_key="k")))
         await until(lambda: server.calls == 1)
         unary = asking(one, one.call(idempotency_key="k"))
-        await aboard(one, 3)  # the sponsor rides a flight of its own
+        await joined(one, 3)  # the one that answers for all has a flight of its own
         slow.go.set()
         assert isinstance((await streaming)[1], BrokenStream)
         assert (await asyncio.wait_for(unary, 5)).answer is not None
@@ -561,7 +561,7 @@ async def test_shared_scope_ticket(valkey_url: str, tmp_path: Path) -> None:
     """Where callers share answers, one never hears of another's ticket."""
     async with running(valkey_url, tmp_path, in_turn(overloaded, say), CACHE__SCOPE="shared") as (one, _):
         first = asking(one, one.call(caller="ann"))
-        await aboard(one, 1)
+        await joined(one, 1)
         second = asking(one, one.call(caller="bob"))
         assert (await first).ticket
         assert (await second).source is Source.SHARED

@@ -20,8 +20,8 @@ from headrace.edge import translate
 from headrace.errors import UpstreamError
 from headrace.link import Link
 from headrace.model import Call
-from headrace.retry.ticket import Ticket
-from headrace.retry.tickets import Claimed, Tickets
+from headrace.retry.ticket import Claimed, Ticket
+from headrace.retry.tickets import Tickets
 from headrace.v1 import (
     messages_service_pb2,
     messages_service_pb2_grpc,

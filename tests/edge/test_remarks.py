@@ -11,7 +11,7 @@ import pytest
 from conftest import until
 from doors import BODY, open_door
 from doors import say as say_http
-from flow_parts import aboard, asking, in_turn, later, overloaded, running
+from flow_parts import asking, in_turn, joined, later, overloaded, running
 from headrace.model import Reply, Source
 from headrace.retry.ticket import State
 from scripted import EVENTS, MESSAGE, Line
@@ -102,8 +102,8 @@ async def test_followed(valkey_url: str, tmp_path: Path, led: bool, stream: bool
         asked = [asking(one, one.call({"stream": led}))]
         await until(lambda: server.calls == 1)
         asked += [asking(host, host.call({"stream": stream})) for host in (one, other)]
-        await aboard(one, 2)
-        await aboard(other, 1)
+        await joined(one, 2)
+        await joined(other, 1)
         go.set()
         replies = await asyncio.wait_for(asyncio.gather(*asked), 10)
         assert [reply.source for reply in replies] == [Source.UPSTREAM, Source.SHARED, Source.SHARED]
@@ -228,7 +228,7 @@ async def test_shared_told(valkey_url: str, tmp_path: Path) -> None:
         asked = [asking(one, one.call(idempotency_key="k"))]
         await until(lambda: server.calls == 1)
         asked += [asking(other, other.call()), asking(other, other.call(idempotency_key="k"))]
-        await aboard(other, 2)
+        await joined(other, 2)
         go.set()
         for reply in await asyncio.wait_for(asyncio.gather(*asked), 10):
             assert "; stored;" in reply.cache_status

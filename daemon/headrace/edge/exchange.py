@@ -166,7 +166,7 @@ class Exchange:
         """Where work is done that would hold up the loop."""
         return self._admission.aside
 
-    async def let_ring(self, error: HeadraceError) -> None:
+    async def delay_late_word(self, error: HeadraceError) -> None:
         """
         Keep back for a moment that the deadline passed, from a caller with a clock of its own.
 

@@ -60,7 +60,7 @@ class ApiServicer:
             if writer.has_begun and not writer.has_events:
                 raise  # the status is gone: the RPC itself has to fail
             self._exchange.outcomes.refused("grpc", error)
-            await self._exchange.let_ring(error)  # every client of gRPC's has a clock
+            await self._exchange.delay_late_word(error)  # every client of gRPC's has a clock
             if writer.has_begun:
                 # The error is the stream's last event, as upstream itself would have it.
                 await writer.body(http_errors.error_event(error, new_id()))

@@ -207,7 +207,7 @@ class HttpServer:
         except HeadraceError as error:
             self._outcomes.refused("http", error)
             if has_own_clock(request.headers):
-                await self._exchange.let_ring(error)
+                await self._exchange.delay_late_word(error)
             return _refusal(error)
         except (asyncio.CancelledError, ConnectionError):
             raise

@@ -84,6 +84,25 @@ class Ticket:
     call: Call | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The ticket is new, and the caller's to pursue."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The idempotency key stands for this ticket of the same call already."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The idempotency key stands for another call."""
+
+
 # What is read of a ticket: always, when it is looked at closely, and when it is run.
 SUMMARY = (
     "caller", "state", "model", "fingerprint", "created", "due", "deadline", "attempts", "broken", "stream", "submitted",

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from headrace import codec, keys, observe
+from headrace.background import Background
 from headrace.clock import Clock
 from headrace.errors import (
     Abandoned,
@@ -30,29 +31,36 @@ from headrace.errors import (
     Draining,
     HeadraceError,
     InvalidCall,
-    QueueFull,
     RedisAway,
-    TicketNotFound,
 )
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.retry.holds import Hold, Holds
-from headrace.retry.policy import jitter
-from headrace.retry.ticket import FULL, RUN, SUMMARY, State, Ticket, Timing, decode_ticket, encode_ticket, terminal_state
+from headrace.retry.making import Making
+from headrace.retry.ticket import (
+    FULL,
+    RUN,
+    SUMMARY,
+    Claimed,
+    Conflict,
+    Same,
+    State,
+    Ticket,
+    Timing,
+    decode_ticket,
+    terminal_state,
+)
+from headrace.retry.waits import Waits, not_found
 
 log = structlog.get_logger()
 
-_CREATE = Script(__package__, "create.lua")
 _START = Script(__package__, "start.lua")
 _PARK = Script(__package__, "park.lua")
 _RENEW = Script(__package__, "renew.lua")
 _FINISH = Script(__package__, "finish.lua")
-_LOOK = Script(__package__, "look.lua")
 
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
-_LISTED_MS = 8 * _DAY_MS
-_SURELY_ENDED_S = 60.0  # past its deadline a ticket has been ended, by its holder or by a sweeper
 
 _Made = TypeVar("_Made")
 
@@ -65,22 +73,11 @@ class Alarms(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """The ticket is new, and the caller's to pursue."""
+class TicketsStats:
+    """How many tickets are in this process's hands, and for how many it waits."""
 
-    ticket: str
-
-
-@dataclass(frozen=True, slots=True)
-class Same:
-    """The idempotency key stands for this ticket of the same call already."""
-
-    ticket: str
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """The idempotency key stands for another call."""
+    held: int
+    waited_for: int
 
 
 class Tickets:
@@ -98,14 +95,19 @@ class Tickets:
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
-        self._max_tickets = max_tickets
+        self._making = Making(link, clock, self._timing, max_tickets)
         self._held = Holds(link.inbox)
-        self._waiters: dict[str, set[asyncio.Event]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._waits = Waits(link, clock, self._timing)
+        self._background = Background("tickets", clock)
         link.on("ticket", self._on_ticket)
 
     def __repr__(self) -> str:
-        return f"<Tickets [{len(self._held)} held, {len(self._waiters)} waited for]>"
+        stats = self.stats()
+        return f"<Tickets [{stats.held} held, {stats.waited_for} waited for]>"
+
+    def stats(self) -> TicketsStats:
+        """Return its state now."""
+        return TicketsStats(len(self._held), len(self._waits))
 
     # Making one.
 
@@ -116,7 +118,7 @@ class Tickets:
         Raises `QueueFull` if too many of its caller's tickets have not ended.
         """
         now = self._clock.now()
-        outcome = await self._create(_new_id(), call, State.QUEUED, due=now, is_submitted=True)
+        outcome = await self._making.create(_new_id(), call, State.QUEUED, due=now, is_submitted=True)
         if isinstance(outcome, Claimed):
             await self._set_alarm(outcome.ticket, 1, now)
         return outcome
@@ -131,7 +133,7 @@ class Tickets:
         hold = self._held.new()
         hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
         hold.is_bound = bool(call.credential)
-        creating = self._create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
+        creating = self._making.create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
         outcome = await self._unless_cancelled(ticket_id, creating)
         if isinstance(outcome, Claimed):
             self._held.put(ticket_id, hold)
@@ -149,7 +151,9 @@ class Tickets:
             return call.ticket
         ticket_id = _new_id()
         try:
-            creating = self._create(ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True)
+            creating = self._making.create(
+                ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True
+            )
             await self._unless_cancelled(ticket_id, creating)
             await self._set_alarm(ticket_id, attempts + 1, due)
         except (asyncio.CancelledError, RedisAway):
@@ -165,52 +169,6 @@ class Tickets:
         except asyncio.CancelledError:
             self.cancel_soon(ticket_id, after=task)
             raise
-
-    async def _create(
-        self,
-        ticket_id: str,
-        call: Call,
-        state: State,
-        *,
-        due: float,
-        attempts: int = 0,
-        broken: int = 0,
-        holder: str = "",
-        is_submitted: bool = False,
-        is_wanted: bool = False,
-    ) -> Claimed | Same | Conflict:
-        idempotency = keys.idempotency(call.caller.name, call.idempotency_key) if call.idempotency_key else ""
-        fields = encode_ticket(
-            call,
-            state=state,
-            created=self._clock.now(),
-            due=due,
-            attempts=attempts,
-            broken=broken,
-            submitted=is_submitted,
-            idempotency=idempotency,
-            holder=holder,
-        )
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
-        names.append(keys.live_tickets_of(call.caller.name))
-        args = [
-            ticket_id,
-            call.fingerprint if idempotency else "",
-            _us(self._timing.lease_s) if holder else 0,
-            self._look_us(due),
-            _us(self._timing.want_s) if is_wanted else 0,
-            _DAY_MS,
-            _LISTED_MS,
-            self._max_tickets,
-            _us(call.deadline + _SURELY_ENDED_S),
-        ]
-        outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
-        if outcome == b"full":
-            raise _too_many(int(other))
-        if outcome != b"created":
-            return Same(other.decode()) if outcome == b"same" else Conflict()
-        observe.TICKETS.inc(state)
-        return Claimed(ticket_id)
 
     async def _set_alarm(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
         # The ticket itself is durable by now; if its alarm is not, the sweeper will find it overdue.
@@ -358,17 +316,15 @@ class Tickets:
 
     def cancel_soon(self, ticket_id: str, after: asyncio.Task[Any] | None = None) -> None:
         """Cancel a ticket whose RPC went away, unless somebody else waits for it. If that fails, its want lapses."""
-        if ticket_id in self._waiters:
+        if ticket_id in self._waits:
             return
-        task = asyncio.create_task(self._cancel_alone(ticket_id, after))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.start(self._cancel_alone(ticket_id, after), "cancel")
 
     async def _cancel_alone(self, ticket_id: str, after: asyncio.Task[Any] | None) -> None:
         with contextlib.suppress(RedisAway):
             if after is not None:
                 await after
-                if ticket_id in self._waiters:
+                if ticket_id in self._waits:
                     return  # somebody came with the same idempotency key meanwhile
             await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition="alone")
 
@@ -378,7 +334,7 @@ class Tickets:
         """Return a caller's ticket as it is now. Another's is not found."""
         ticket = await self._read(ticket_id, FULL)
         if ticket.caller != caller:
-            raise _not_found(ticket_id)
+            raise not_found(ticket_id)
         return ticket
 
     async def list(
@@ -405,52 +361,20 @@ class Tickets:
 
         A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out.
         """
-        nudged = asyncio.Event()
-        self._waiters.setdefault(ticket_id, set()).add(nudged)
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(timeout):
-                    return await self._ended(ticket_id, nudged)
-        finally:
-            waiters = self._waiters[ticket_id]
-            waiters.discard(nudged)
-            if not waiters:
-                del self._waiters[ticket_id]
+        with contextlib.suppress(TimeoutError):
+            async with self._clock.timeout(timeout):
+                await self._waits.ended(ticket_id)
         return await self._read(ticket_id, FULL)
-
-    async def _ended(self, ticket_id: str, nudged: asyncio.Event) -> Ticket:
-        while True:
-            nudged.clear()
-            with contextlib.suppress(RedisAway):
-                if await self._look(ticket_id):
-                    return await self._read(ticket_id, FULL)
-            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(self._poll_s()):
-                    await nudged.wait()
-
-    def _poll_s(self) -> float:
-        """Return when to look again, a little different each time: thousands that wait must not all look at once."""
-        return self._timing.want_s / 6 * jitter()
-
-    async def _look(self, ticket_id: str) -> bool:
-        names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
-        args = [self._link.inbox, _us(self._timing.want_s), _us(self._timing.want_s)]
-        state = (await self._link.run(_LOOK, names, args)).decode()
-        if not state:
-            raise _not_found(ticket_id)
-        return State(state).is_terminal
 
     async def _read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
         ticket = decode_ticket(ticket_id, fields, await self._link.do("HMGET", keys.ticket(ticket_id), *fields))
         if ticket is None:
-            raise _not_found(ticket_id)
+            raise not_found(ticket_id)
         return ticket
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode()
-        for nudged in self._waiters.get(ticket_id, ()):
-            nudged.set()
+        self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
             self._held.lose(ticket_id, hold)
 
@@ -464,15 +388,3 @@ def _new_id() -> str:
 
 def _us(seconds: float) -> int:
     return round(seconds * 1_000_000)
-
-
-def _not_found(ticket_id: str) -> TicketNotFound:
-    return TicketNotFound("there is no such ticket", metadata={"ticket": ticket_id})
-
-
-def _too_many(live: int) -> QueueFull:
-    return QueueFull(
-        f"{live} submitted or idempotent calls of this caller have not ended",
-        retry_after_s=1.0,
-        metadata={"limit": "retry.max_tickets", "tickets": str(live)},
-    )

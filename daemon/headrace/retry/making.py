@@ -1,0 +1,101 @@
+"""
+Making tickets: the one script by which a ticket comes to be, its idempotency key claimed in the same step.
+"""
+
+from __future__ import annotations
+
+from headrace import keys, observe
+from headrace.clock import Clock
+from headrace.errors import QueueFull
+from headrace.link import Link, Script
+from headrace.model import Call
+from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, encode_ticket
+
+_CREATE = Script(__package__, "create.lua")
+
+_DAY_MS = 86_400_000
+_LISTED_MS = 8 * _DAY_MS
+_SURELY_ENDED_S = 60.0  # past its deadline a ticket has been ended, by its holder or by a sweeper
+
+
+class Making:
+    """
+    Makes tickets.
+
+    Args:
+        max_tickets: submitted and idempotent calls of one caller that may live at once.
+    """
+
+    def __init__(self, link: Link, clock: Clock, timing: Timing, max_tickets: int) -> None:
+        self._link = link
+        self._clock = clock
+        self._timing = timing
+        self._max_tickets = max_tickets
+
+    async def create(
+        self,
+        ticket_id: str,
+        call: Call,
+        state: State,
+        *,
+        due: float,
+        attempts: int = 0,
+        broken: int = 0,
+        holder: str = "",
+        is_submitted: bool = False,
+        is_wanted: bool = False,
+    ) -> Claimed | Same | Conflict:
+        """
+        Make a ticket, unless its call's idempotency key stands for one already.
+
+        Args:
+            due: when its next attempt is due (Unix seconds); attempts, broken: made so far.
+            holder: who holds it from the beginning; "" if it is queued.
+            is_wanted: it goes with its RPC, and lives as long as somebody waits for it.
+
+        Raises `QueueFull` if too many of its caller's tickets have not ended.
+        """
+        idempotency = keys.idempotency(call.caller.name, call.idempotency_key) if call.idempotency_key else ""
+        fields = encode_ticket(
+            call,
+            state=state,
+            created=self._clock.now(),
+            due=due,
+            attempts=attempts,
+            broken=broken,
+            submitted=is_submitted,
+            idempotency=idempotency,
+            holder=holder,
+        )
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
+        names.append(keys.live_tickets_of(call.caller.name))
+        args = [
+            ticket_id,
+            call.fingerprint if idempotency else "",
+            _us(self._timing.lease_s) if holder else 0,
+            _us(due + self._timing.grace_s),
+            _us(self._timing.want_s) if is_wanted else 0,
+            _DAY_MS,
+            _LISTED_MS,
+            self._max_tickets,
+            _us(call.deadline + _SURELY_ENDED_S),
+        ]
+        outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
+        if outcome == b"full":
+            raise _too_many(int(other))
+        if outcome != b"created":
+            return Same(other.decode()) if outcome == b"same" else Conflict()
+        observe.TICKETS.inc(state)
+        return Claimed(ticket_id)
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _too_many(live: int) -> QueueFull:
+    return QueueFull(
+        f"{live} submitted or idempotent calls of this caller have not ended",
+        retry_after_s=1.0,
+        metadata={"limit": "retry.max_tickets", "tickets": str(live)},
+    )

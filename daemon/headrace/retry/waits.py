@@ -1,0 +1,81 @@
+"""
+Waiting for tickets to end: who waits in this process, and how it learns of an end.
+
+A nudge wakes us at a ticket's end; should that be lost, the next look finds it. Each look also says that somebody waits: by
+that, a ticket that goes with its RPC is kept wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from headrace import keys
+from headrace.clock import Clock
+from headrace.errors import RedisAway, TicketNotFound
+from headrace.link import Link, Script
+from headrace.retry.policy import jitter
+from headrace.retry.ticket import State, Timing
+
+_LOOK = Script(__package__, "look.lua")
+
+
+class Waits:
+    """All waits for tickets in this process, by ticket."""
+
+    def __init__(self, link: Link, clock: Clock, timing: Timing) -> None:
+        self._link = link
+        self._clock = clock
+        self._timing = timing
+        self._by_ticket: dict[str, set[asyncio.Event]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Waits [{len(self)} waited for]>"
+
+    def __len__(self) -> int:
+        return len(self._by_ticket)
+
+    def __contains__(self, ticket_id: str) -> bool:
+        return ticket_id in self._by_ticket
+
+    def nudge(self, ticket_id: str) -> None:
+        """Let whoever waits for a ticket look again now."""
+        for nudged in self._by_ticket.get(ticket_id, ()):
+            nudged.set()
+
+    async def ended(self, ticket_id: str) -> None:
+        """Wait until a ticket has ended; raises `TicketNotFound`. Redis away is waited out."""
+        nudged = asyncio.Event()
+        self._by_ticket.setdefault(ticket_id, set()).add(nudged)
+        try:
+            await self._ended(ticket_id, nudged)
+        finally:
+            waiting = self._by_ticket[ticket_id]
+            waiting.discard(nudged)
+            if not waiting:
+                del self._by_ticket[ticket_id]
+
+    async def _ended(self, ticket_id: str, nudged: asyncio.Event) -> None:
+        while True:
+            nudged.clear()
+            with contextlib.suppress(RedisAway):
+                if await self._look(ticket_id):
+                    return
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
+            with contextlib.suppress(TimeoutError):
+                # A little different each time: thousands that wait must not all look at once.
+                async with self._clock.timeout(self._timing.want_s / 6 * jitter()):
+                    await nudged.wait()
+
+    async def _look(self, ticket_id: str) -> bool:
+        want_us = round(self._timing.want_s * 1e6)
+        names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
+        state = (await self._link.run(_LOOK, names, [self._link.inbox, want_us, want_us])).decode()
+        if not state:
+            raise not_found(ticket_id)
+        return State(state).is_terminal
+
+
+def not_found(ticket_id: str) -> TicketNotFound:
+    """Return the refusal of who asks for a ticket that is not there, or is not its own."""
+    return TicketNotFound("there is no such ticket", metadata={"ticket": ticket_id})
