@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.clock import HandClock
 from headrace.errors import AttemptFailed, Failure, OutOfTime, UpstreamError
-from headrace.retry.policy import RetryPolicy
+from headrace.retry.policy import RetryPolicy, Tries
+from scripted import CALL
 
 NOW = 1_800_000_000.0
 POLICY = RetryPolicy(max_attempts=8, backoff_low_s=0.5, backoff_high_s=30.0)
@@ -107,3 +110,48 @@ def test_spread():
     assert len(set(waits)) == 10
     assert min(waits) == 10.0
     assert math.isclose(max(waits), 10.45, abs_tol=1e-6)
+
+
+# The attempts of one call.
+
+
+def tries(**options):
+    clock = HandClock(1000.0)
+    return Tries(RetryPolicy(3, 1.0, 30.0), clock, random=lambda: 0.0, **options), clock
+
+
+def errand(begin_by):
+    return replace(CALL, deadline=begin_by + 2, slack_s=2.0)
+
+
+def test_planned_for_the_least():
+    """No attempt is due past the moment at which its caller may give up: upstream's last word is said instead."""
+    attempts, _ = tries(made=1)
+    attempts.failed(failed(Failure.OVERLOADED))
+    assert attempts.due(errand(1001.0)) == 1000.5
+    with pytest.raises(OutOfTime):
+        attempts.due(errand(1000.4))
+
+
+def test_time_passes_on():
+    """What one caller had no time for, another waits for, as long as upstream asked; it too only if it has the time."""
+    attempts, clock = tries(made=1)
+    attempts.must_wait(OutOfTime("busy", status=529, retry_after_s=5.0))
+    with pytest.raises(OutOfTime) as one:
+        attempts.due(errand(1004.0))
+    with pytest.raises(OutOfTime) as two:
+        attempts.due(errand(1004.0))
+    assert one.value is not two.value
+    assert attempts.due(errand(1006.0)) == clock.now() + 5.0
+
+
+def test_counted():
+    """Only failures that count are counted, and so many as the policy says are made."""
+    attempts, _ = tries(made=1)
+    for _ in range(5):
+        attempts.failed(failed(Failure.RATE_LIMITED))
+    for _ in range(3):
+        attempts.failed(failed(Failure.BROKEN))
+    assert repr(attempts) == "<Tries [1 made, 3 broken]>"
+    with pytest.raises(UpstreamError):
+        attempts.due(errand(1e9))
