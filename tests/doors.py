@@ -73,8 +73,9 @@ async def open_grpc_door(
     async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
         parts = one.parts
         door = GrpcServer(
-            parts.exchange, parts.flow, parts.admission, parts.callers, parts.tickets, parts.cache, addresses=("127.0.0.1:0",),
-            runtime_dir=path, passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+            parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
+            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
+            passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
         )  # fmt: skip
         await door.start()
         try:

@@ -80,9 +80,9 @@ async def test_unreadable(talk) -> None:
     """What is there and cannot be read is final: it would be the same again, and paid again."""
     async with asking(talk) as (upstream, server):
         failed = await failure_of(upstream.ask(CALL))
-        assert (failed.failure, failed.error.status, failed.sent, server.calls) == (Failure.FINAL, 502, True, 1)
+        assert (failed.failure, failed.error.status, failed.sent, server.calls) == (Failure.UNREADABLE, 502, True, 1)
         _, failed = await failed_stream(upstream)
-        assert failed.failure is Failure.FINAL
+        assert failed.failure is Failure.UNREADABLE
 
 
 async def test_packed_stream() -> None:

@@ -147,7 +147,7 @@ def _said(head: bytes) -> bytes:
 
 
 def _response_head(headers: _Pairs, status: int = 0) -> api_service_pb2.CallResponseHead:
-    said = [api_service_pb2.Header(name=name, value=value) for name, value in headers]
+    said = [api_service_pb2.Header(name=name, value=readable(value)) for name, value in headers]
     return api_service_pb2.CallResponseHead(status=status, headers=said)
 
 
@@ -222,7 +222,7 @@ class _Writer:
 
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True
-        said = [(name.lower(), readable(value)) for name, value in headers]
+        said = [(name.lower(), value) for name, value in headers]
         self.has_events = is_events(said)
         await self._context.write(_said(_response_head(said, status).SerializeToString()))
 

@@ -93,6 +93,11 @@ def broken(message: str, *, sent: bool = True, request_id: str = "") -> AttemptF
     return AttemptFailed(Failure.BROKEN, _ours(message, 502, "api_error", request_id), sent=sent)
 
 
+def barred(message: str) -> AttemptFailed:
+    """Return the failure of a way to upstream that is barred, and stays so. Surely nothing was sent."""
+    return AttemptFailed(Failure.FINAL, _ours(message, 502, "api_error", ""), sent=False)
+
+
 def unreadable(message: str, *, sent: bool = True, request_id: str = "") -> AttemptFailed:
     """Return the failure of an answer that is there but cannot be read: again it would be the same, and paid for anew."""
     return AttemptFailed(Failure.UNREADABLE, _ours(message, 502, "api_error", request_id), sent=sent)

@@ -21,7 +21,7 @@ from typing import cast
 from headrace import forms
 from headrace.errors import AttemptFailed
 from headrace.model import Answer, Event, Form
-from headrace.upstream.failures import broken, classify, classify_event, silent, unreadable
+from headrace.upstream.failures import barred, broken, classify, classify_event, silent, unreadable
 from headrace.upstream.remarks import remarks
 from headrace.upstream.transport import (
     NETWORK_ERRORS,
@@ -54,7 +54,7 @@ class Translated:
         if is_unreadable(error):
             raise unreadable("upstream's answer is not HTTP as it can be read here", request_id=self._request_id) from error
         if is_proxys_no(error):
-            raise unreadable(f"upstream cannot be reached: {describe(error)}", sent=False) from error
+            raise barred(f"upstream cannot be reached: {describe(error)}") from error
         if is_silence(error):
             raise silent("upstream fell silent", request_id=self._request_id) from error
         sent = was_sent(error)

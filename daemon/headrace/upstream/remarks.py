@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from headrace.heads import value_text
+
 ONE_HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization", "proxy-connection",
     "te", "trailer", "transfer-encoding", "upgrade",
@@ -31,7 +33,7 @@ _FAMILIES_LEFT_OUT = ("access-control-", "anthropic-ratelimit-", "x-headrace-", 
 
 def remarks(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
     """Return the headers to keep with an answer, in upstream's order, lower-case names."""
-    named = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
+    named = [(name.decode("latin-1").lower(), value_text(value)) for name, value in raw]
     listed = {part.strip().lower() for name, value in named if name == "connection" for part in value.split(",")}
     return tuple(
         (name, value)
