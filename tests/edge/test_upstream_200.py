@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +191,41 @@ async def test_unreadable_event(data: bytes) -> None:
     async with asking(events(*EVENTS[:2], b"event: content_block_delta\ndata: " + data[:-1] + b"\n\n")) as (upstream, _):
         _, failed = await failed_stream(upstream)
         assert failed.failure is Failure.BROKEN
+
+
+PACKED = gzip.compress(MESSAGE)
+PACKINGS = {
+    "gzip": (PACKED, True),
+    "x-gzip": (PACKED, True),
+    "GZip": (PACKED, True),
+    "identity": (MESSAGE, True),
+    "gzip, x-gzip": (gzip.compress(PACKED), True),
+    "deflate": (zlib.compress(MESSAGE), True),
+    "compress": (PACKED, False),
+    "gzip, of-tomorrow": (PACKED, False),
+}
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+@pytest.mark.parametrize("call", [CALL, STREAM], ids=["whole", "stream"])
+async def test_packings(name: str, call) -> None:
+    """An answer is unpacked by every name that its packing has; packed in a way unknown here it is final."""
+    payload, is_known = PACKINGS[name]
+    async with asking(body(payload, f"content-encoding: {name}")) as (upstream, _):
+        asked = everything(upstream, call) if call.stream else upstream.ask(call)
+        if is_known:
+            said = await asked
+            assert (forms.message_of_events(said) if call.stream else json.loads(said.payload)) == json.loads(MESSAGE)
+        else:
+            assert (await failure_of(asked)).failure is Failure.UNREADABLE
+
+
+@pytest.mark.parametrize("call", [CALL, STREAM], ids=["whole", "stream"])
+async def test_not_as_packed_as_it_says(call) -> None:
+    """What is not packed as it says would not be so the next time, either."""
+    async with asking(body(MESSAGE, "content-encoding: gzip")) as (upstream, _):
+        failed = await failure_of(everything(upstream, call) if call.stream else upstream.ask(call))
+        assert (failed.failure, failed.error.message) == (Failure.UNREADABLE, "upstream's answer cannot be unpacked")
 
 
 # The whole daemon.

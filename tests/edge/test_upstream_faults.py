@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import time
 from dataclasses import replace
@@ -74,7 +75,7 @@ WRONG = {
     "half, open-ended": saying(OPEN_ENDED, MESSAGE[:50]),
     "half, then reset": saying(COUNTED, MESSAGE[:50], after=reset),
     "empty": saying(OPEN_ENDED),
-    "bad gzip": saying(OPEN_ENDED + b"\r\ncontent-encoding: gzip", MESSAGE),
+    "half, packed": saying(OPEN_ENDED + b"\r\ncontent-encoding: gzip", gzip.compress(MESSAGE)[:60]),
     "a page": saying(OPEN_ENDED, b"<html>"),
 }
 

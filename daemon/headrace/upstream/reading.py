@@ -25,6 +25,7 @@ from headrace.upstream.failures import barred, broken, classify, classify_event,
 from headrace.upstream.remarks import remarks
 from headrace.upstream.transport import (
     NETWORK_ERRORS,
+    DecodingError,
     Response,
     decoded,
     describe,
@@ -51,6 +52,8 @@ class Translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, NETWORK_ERRORS):
             return
+        if isinstance(error, DecodingError):
+            raise unreadable("upstream's answer cannot be unpacked", request_id=self._request_id) from error
         if is_unreadable(error):
             raise unreadable("upstream's answer is not HTTP as it can be read here", request_id=self._request_id) from error
         if is_proxys_no(error):
@@ -71,7 +74,8 @@ class Stream:
         self.complete = False
         self._dialect = dialect
         self._error_headers = response.headers
-        self._chunks = _chunks(response)
+        with Translated(self.request_id):
+            self._chunks = _chunks(response)
         self._splitter = forms.Splitter()
         self._ready: deque[Event] = deque()
         self._started = False

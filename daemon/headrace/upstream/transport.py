@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import httpx
 from aiohttp import AddrInfoType, http_exceptions
+from httpx._decoders import SUPPORTED_DECODERS  # those for which a library is installed; nothing public says so
 from httpx_aiohttp import AiohttpTransport
 
 from headrace.upstream.answer_heads import tolerant
@@ -27,6 +28,7 @@ NETWORK_ERRORS = (httpx.RequestError, aiohttp.ClientError, http_exceptions.HttpP
 
 AsyncByteStream = httpx.AsyncByteStream
 ByteStream = httpx.ByteStream
+DecodingError = httpx.DecodingError
 InvalidURL = httpx.InvalidURL
 Request = httpx.Request
 Response = httpx.Response
@@ -89,10 +91,17 @@ def _proxy(url: str) -> httpx.Proxy | None:
 
 
 def decoded(response: Response) -> Response:
-    """Return the response with its encodings by the names that the library knows: "x-gzip" is "gzip" (RFC 9110, 8.4.1.3)."""
+    """
+    Return the response with its encodings by the names that the library knows: "x-gzip" is "gzip" (RFC 9110, 8.4.1.3).
+
+    Raises `DecodingError` for an encoding that it does not know: the library would take the packed bytes for the answer.
+    """
     named = response.headers.get("content-encoding", "").lower()
     if "x-gzip" in named:
         response.headers["content-encoding"] = named.replace("x-gzip", "gzip")
+    unknown = {part.strip().removeprefix("x-") for part in named.split(",")} - {"", *SUPPORTED_DECODERS}
+    if unknown:
+        raise DecodingError("the answer is packed in a way that is not known here")
     return response
 
 
