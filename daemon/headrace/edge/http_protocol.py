@@ -53,7 +53,7 @@ class Listener(web.Server):
 class Connection(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_head_bytes", "_hint", "_is_refused", "_refusals")
+    __slots__ = ("_body", "_head_bytes", "_hint", "_is_refused", "_refusals")
 
     def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, refusals: Refusals, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
@@ -61,6 +61,7 @@ class Connection(RequestHandler):
         self._is_refused = False
         self._hint: Hint | None = None
         self._head_bytes = 0
+        self._body = EMPTY_PAYLOAD  # of the request that came last
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what came was refused already."""
@@ -69,13 +70,15 @@ class Connection(RequestHandler):
         if self._hint is not None or (self._request_count == 0 and not self._head_bytes and _is_http2(data)):
             self._hint_at_port(data)
             return
+        is_body = not self._body.is_eof()
         super().data_received(data)
         if self._messages:
             self._head_bytes = 0
+            self._body = self._messages[-1][1]
             if (error := self._error_in(self._messages[-1][0])) is not None:
                 self._is_refused = True  # else each piece that still comes would be one more error
                 self._stop_body(error)
-        elif self._current_request is None:
+        elif self._current_request is None and not is_body:  # the handler of a request begins a little after its body does
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse_head()

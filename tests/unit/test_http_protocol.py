@@ -1,0 +1,67 @@
+"""A connection that hears a request in pieces, in whatever moments they come."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from headrace.edge.http_protocol import Listener
+
+PIECE = b"x" * 65_536
+PIECES = 9
+
+
+class Wire(asyncio.Transport):
+    """Takes down what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = bytearray()
+
+    def write(self, data: Any) -> None:
+        self.said += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def can_write_eof(self) -> bool:
+        return False
+
+
+class Refusals:
+    def note(self, what: object) -> None:
+        raise AssertionError(what)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_body_before_its_handler(turns: int) -> None:
+    """Whatever turn of the loop the body comes in, it is no head, though nobody may have begun to read it."""
+
+    async def handle(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=f"{len(await request.read())} bytes")
+
+    connection, wire = Listener(handle, refusals=Refusals())(), Wire()  # type: ignore[arg-type]
+    connection.connection_made(wire)
+    connection.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (PIECES * len(PIECE)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for _ in range(PIECES):
+        connection.data_received(PIECE)
+    async with asyncio.timeout(10):
+        while b" bytes" not in wire.said:
+            await asyncio.sleep(0)
+    assert wire.said.startswith(b"HTTP/1.1 200")
+    assert wire.said.endswith(b"%d bytes" % (PIECES * len(PIECE)))
+    connection.connection_lost(None)
