@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from conftest import until
 from headrace.edge.http_protocol import Listener
 
 PIECE = b"x" * 65_536
@@ -59,9 +60,7 @@ async def test_body_before_its_handler(turns: int) -> None:
         await asyncio.sleep(0)
     for _ in range(PIECES):
         connection.data_received(PIECE)
-    async with asyncio.timeout(10):
-        while b" bytes" not in wire.said:
-            await asyncio.sleep(0)
+    await until(lambda: b" bytes" in wire.said)
     assert wire.said.startswith(b"HTTP/1.1 200")
     assert wire.said.endswith(b"%d bytes" % (PIECES * len(PIECE)))
     connection.connection_lost(None)
