@@ -87,7 +87,7 @@ async def link(valkey_url: str) -> AsyncIterator[Link]:
     """A link that also listens."""
     link = Link(valkey_url)
     listening = asyncio.create_task(link.listen())
-    await asyncio.wait_for(link.listening(), 5)
+    await asyncio.wait_for(link.listening(), 30)
     yield link
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)

@@ -118,7 +118,7 @@ async def daemon(
     parts.alarms = parts.tickets._alarms = parts.sweeper._alarms = bells  # type: ignore[assignment]
     bells.parts = parts
     async with parts.running():
-        await asyncio.wait_for(parts.link.listening(), 5)
+        await asyncio.wait_for(parts.link.listening(), 30)
         yield Daemon(parts)
         await parts.pursuits.close()
         await parts.flights.aclose()

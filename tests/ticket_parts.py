@@ -71,7 +71,7 @@ class Process:
 
     async def start(self) -> Process:
         self._tasks = [asyncio.create_task(self.link.listen()), asyncio.create_task(self.tickets.keep())]
-        await asyncio.wait_for(self.link.listening(), 5)
+        await asyncio.wait_for(self.link.listening(), 30)
         return self
 
     async def die(self) -> None:

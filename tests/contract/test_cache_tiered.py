@@ -33,7 +33,7 @@ class Host:
 
     async def listen(self):
         self.listener = asyncio.create_task(self.link.listen())
-        await asyncio.wait_for(self.link.listening(), 5)
+        await asyncio.wait_for(self.link.listening(), 30)
 
     async def close(self):
         if self.listener:

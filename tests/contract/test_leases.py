@@ -93,7 +93,7 @@ class Host:
 async def hosts(url, n, lease_ms=600):
     made = [Host(url, lease_ms) for _ in range(n)]
     for host in made:
-        await asyncio.wait_for(host.link.listening(), 5)
+        await asyncio.wait_for(host.link.listening(), 30)
     yield made
     for host in made:
         await host.close()

@@ -249,11 +249,11 @@ async def test_garbage(crew, queue, stock, made, place, name):
             client.rpush(stock.key if place == "queue" else f"{stock.key}:intermediate", strange)
     await queue.schedule("tkt_1", 1, 0.0)
     await queue.schedule("tkt_2", 1, time.time() + 2.1)
-    await until(lambda: len(made.attempts) == 2, within=20)
+    await until(lambda: len(made.attempts) == 2, within=60)
     left = {"schedule": lambda: client.zcard(ScheduledJobRegistry(queue=stock).key), "queue": lambda: client.llen(stock.key)}
     await until(lambda: left.get(place, lambda: 0)() == 0)
     if place == "taken" and name in ("no hash", "no data", "nothing"):
-        await until(lambda: client.llen(f"{stock.key}:intermediate") == 0, within=20)
+        await until(lambda: client.llen(f"{stock.key}:intermediate") == 0, within=60)
     assert crew.is_healthy
 
 

@@ -164,7 +164,7 @@ async def test_redis_away(tmp_path_factory):
     process, url = start_valkey(directory, "--appendonly", "yes")
     link = Link(url, timeout_s=0.5)
     listening = asyncio.create_task(link.listen())
-    await asyncio.wait_for(link.listening(), 5)
+    await asyncio.wait_for(link.listening(), 30)
     key = await KeyStore(link).create("checkout")
     callers = Callers({}, required=True, link=link, refresh_s=0.1)
     with pytest.raises(RedisAway):

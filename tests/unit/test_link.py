@@ -376,7 +376,7 @@ def test_encrypted(valkey_url, tmp_path, run):
 
     async def go():
         async with encrypted(valkey_url, tmp_path) as url:
-            link = Link(url)
+            link = Link(url, timeout_s=30)
             assert await link.do("SET", "a", b"x" * 3_000_000) == b"OK"
             assert len(await link.do("GET", "a")) == 3_000_000
             link._pipe._transport.abort()

@@ -122,7 +122,7 @@ class Worker:
         if not all(thread.is_alive() for thread in self._threads):
             return "a thread of the worker died"
         if worker is None:
-            return f"not connected to Redis yet{f': {self._connecting.why}' if self._connecting.why else ''}"
+            return "not connected to Redis yet"
         if time.monotonic() - worker.last_turn > _SILENT_S:
             return "no turn for a while: Redis is away, or hangs"
         if worker.taking.why:
