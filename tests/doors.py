@@ -51,6 +51,16 @@ async def http_door(one: Daemon, **settings: str) -> AsyncIterator[HttpServer]:
 @contextlib.asynccontextmanager
 async def grpc_door(one: Daemon, path: Path, **settings: str) -> AsyncIterator[grpc.aio.Channel]:
     """Open a daemon's gRPC port, and a channel to it."""
+    async with (
+        grpc_server(one, path, **settings) as door,
+        grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel,
+    ):
+        yield channel
+
+
+@contextlib.asynccontextmanager
+async def grpc_server(one: Daemon, path: Path, **settings: str) -> AsyncIterator[GrpcServer]:
+    """Open a daemon's gRPC port."""
     parts = one.parts
     door = GrpcServer(
         parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
@@ -59,8 +69,7 @@ async def grpc_door(one: Daemon, path: Path, **settings: str) -> AsyncIterator[g
     )  # fmt: skip
     await door.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel:
-            yield channel
+        yield door
     finally:
         await door.stop()
 
@@ -70,18 +79,12 @@ async def open_grpc_door(
     url: str, path: Path, talk=say_message, **settings: str
 ) -> AsyncIterator[tuple[GrpcServer, Server, Daemon]]:
     """The same with the other door, at `door.ports[0]`."""
-    async with serving(talk) as server, daemon(url, server.url, path, **settings) as one:
-        parts = one.parts
-        door = GrpcServer(
-            parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache,
-            addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
-            passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
-        )  # fmt: skip
-        await door.start()
-        try:
-            yield door, server, one
-        finally:
-            await door.stop()
+    async with (
+        serving(talk) as server,
+        daemon(url, server.url, path, **settings) as one,
+        grpc_server(one, path, **settings) as door,
+    ):
+        yield door, server, one
 
 
 async def call(port: int, method: str, path: str, headers: Pairs, body: bytes = b"", metadata: Pairs = ()) -> Response:
