@@ -210,6 +210,7 @@ class Parts:
             stack.push_async_callback(self.aside.aclose)
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
+            stack.push_async_callback(self.schedule.close)
             stack.push_async_callback(self._background.close)
             self._start_beside()
             stack.push_async_callback(self.flights.aclose)

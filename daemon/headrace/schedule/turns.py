@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from headrace import observe
+from headrace.background import Background
 from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.ledger import Ledger
 from headrace.budget.limits import Limits, Payer, Want
@@ -37,6 +38,7 @@ from headrace.schedule.permits import Permits
 from headrace.schedule.slots import Slots, SlotStats
 from headrace.schedule.standing import Rank
 
+_MOVED_AT_ONCE = 50
 _CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
 
 
@@ -87,6 +89,7 @@ class Schedule:
         self._inbox = link.inbox
         self._asking = Asking(ledger, clock)
         self._permits = Permits(ledger, clock)
+        self._background = Background("schedule", clock)
         self._numbers = itertools.count(1)
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
 
@@ -117,9 +120,20 @@ class Schedule:
     def reload(self, limits: Limits) -> None:
         """Go by other limits from now on. Who waits under limits that have changed takes its place anew, in the same order."""
         self._limits = limits
-        for place in sorted(self._asking.places(), key=lambda place: place.rank):
-            if place.buckets != limits.buckets(place.call):
-                place.outdate()
+        self._background.start(self._move(), "reload")
+
+    async def _move(self) -> None:
+        # A few at a time, the oldest first: taking ten thousand places anew would hold the loop for a second.
+        places = sorted(self._asking.places(), key=lambda place: place.rank)
+        for first in range(0, len(places), _MOVED_AT_ONCE):
+            for place in places[first : first + _MOVED_AT_ONCE]:
+                if place.buckets != self._limits.buckets(place.call):
+                    place.outdate()
+            await self._clock.sleep(0)
+
+    async def close(self) -> None:
+        """Stop the work in the background."""
+        await self._background.close()
 
     def nudge(self, waiter: str) -> None:
         """Let a place ask again now: the ledger says it fits."""
@@ -133,13 +147,25 @@ class Schedule:
 
     async def take(self, call: Errand, hold_id: str, rank: Rank, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
-        entered = self._clock.now()
+        entered, estimate = self._clock.now(), None
         for number in itertools.count():
             buckets = self._limits.buckets(call)
             if not buckets:
                 return Hold(hold_id)
+            estimate = estimate or self._estimate(call)
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
-            place = self._place(call, f"{hold_id}.{number}" if number else hold_id, rank, counted, buckets, entered)
+            wants = _granting(self._limits.wants(call, estimate))
+            place = Place(
+                call=call,
+                rank=rank,
+                entered=entered,
+                latest=call.begin_by,
+                hold_id=f"{hold_id}.{number}" if number else hold_id,
+                waiter=f"{self._inbox}|{rank[1]:012}",  # ledgers sort equal arrivals by name
+                buckets=buckets,
+                wants=wants,
+                counted=counted,
+            )
             try:
                 await self._asking.grant(place)
             except Outdated:
@@ -151,25 +177,6 @@ class Schedule:
             self._permits.hold(place.hold_id, place.wants)
             return Hold(place.hold_id, place.wants)
         raise AssertionError("there is always another number")
-
-    def _place(
-        self, call: Errand, hold_id: str, rank: Rank, counted: Waiting, buckets: tuple[Want, ...], entered: float
-    ) -> Place:
-        wants = self._limits.wants(call, self._estimate(call))
-        for want in wants:
-            if want.cost > want.capacity:
-                raise never(want)
-        return Place(
-            call=call,
-            rank=rank,
-            entered=entered,
-            latest=call.begin_by,
-            hold_id=hold_id,
-            waiter=f"{self._inbox}|{rank[1]:012}",  # ledgers sort equal arrivals by name
-            buckets=buckets,
-            wants=wants,
-            counted=counted,
-        )
 
     def _estimate(self, call: Errand) -> Estimate:
         # Of what is only carried nobody has read the body; limits in tokens do not hold for it.
@@ -296,6 +303,14 @@ class Turn:
     def _release(self) -> Coroutine[Any, Any, None]:
         self._is_closed = True
         return self._schedule.release(self._hold)
+
+
+def _granting(wants: tuple[Want, ...]) -> tuple[Want, ...]:
+    """Return the wants, or raise `BudgetExhausted` if a bucket can never hold what is wanted of it."""
+    for want in wants:
+        if want.cost > want.capacity:
+            raise never(want)
+    return wants
 
 
 async def _briefly(closing: asyncio.Future[Any]) -> None:
