@@ -18,7 +18,7 @@ LARGE = json.dumps({**BODY, "messages": [{"role": "user", "content": "x" * 300_0
 
 def head(length: int | None, *headers: str) -> bytes:
     framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    lines = ["POST /v1/messages HTTP/1.1", "host: localhost", "connection: close", framing, *headers]
+    lines = ["POST /v1/messages HTTP/1.1", "host: 127.0.0.1", "connection: close", framing, *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
