@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import tempfile
@@ -48,6 +49,17 @@ def daemon(upstream: str, redis_url: str = "", **settings: str):
         with serving(environment(Path(directory), **more)) as served:
             *_, grpc, http = _addresses(served)
             yield Daemon(http, grpc, served)
+
+
+@contextlib.asynccontextmanager
+async def daemon_beside(*asked: str, **settings: str) -> AsyncIterator[Daemon]:
+    """Run a daemon as `daemon` does, and let this loop go on while it starts and stops: what it waits for may be in here."""
+    entered = daemon(*asked, **settings)
+    running = await asyncio.to_thread(entered.__enter__)
+    try:
+        yield running
+    finally:
+        await asyncio.to_thread(entered.__exit__, None, None, None)
 
 
 def _addresses(served: Served) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from conftest import until
-from fleet import daemon, simulated
+from fleet import daemon, daemon_beside, simulated
 from headrace.simulator import Options
 from headrace.v1 import (
     messages_service_pb2,
@@ -99,14 +99,14 @@ async def test_drain(valkey_url, names):
         await (say_events(line) if json.loads(line.body).get("stream") else say_message(line))
 
     async with serving(talk) as server, contextlib.AsyncExitStack() as stack:
-        one = stack.enter_context(daemon(server.url, valkey_url, UPSTREAM__API_KEY="key-one"))
+        one = await stack.enter_async_context(daemon_beside(server.url, valkey_url, UPSTREAM__API_KEY="key-one"))
         waiting = {name: asyncio.create_task(CALLS[name](one)) for name in names}
         at_upstream = len(names) + len([name for name in names if name.startswith("parked")])
         await until(lambda: len(asked) == at_upstream, within=20)
         if "left" in waiting:
             waiting.pop("left").cancel()
         # It would take over what the other gives up.
-        two = stack.enter_context(daemon(server.url, valkey_url, UPSTREAM__API_KEY="key-two"))
+        two = await stack.enter_async_context(daemon_beside(server.url, valkey_url, UPSTREAM__API_KEY="key-two"))
         one.served.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(AssertionError):
             await until(lambda: len(asked) > at_upstream, within=3)
@@ -192,11 +192,11 @@ async def test_stood_still(valkey_url, long):
 
     stopped = asyncio.Event()
     async with serving(talk) as server, contextlib.AsyncExitStack() as stack:
-        one = stack.enter_context(daemon(server.url, valkey_url))
+        one = await stack.enter_async_context(daemon_beside(server.url, valkey_url))
         ticket = await submit(one, "submitted")
         keyed = asyncio.create_task(whole_of(one, "keyed", idempotency_key="k"))
         await until(lambda: len(asked) == 2)
-        two = stack.enter_context(daemon(server.url, valkey_url))
+        two = await stack.enter_async_context(daemon_beside(server.url, valkey_url))
         one.served.process.send_signal(signal.SIGSTOP)
         stopped.set()
         try:

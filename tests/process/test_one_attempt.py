@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from conftest import until
-from fleet import daemon
+from fleet import daemon_beside
 from listening import DOORS, WHOLE, body_of, over_http
 from scripted import Line, serving
 
@@ -108,7 +108,8 @@ async def test_worker_killed(valkey_url):
     upstream = Upstream(retry_after_s=1)
     async with serving(upstream.talk) as server, contextlib.AsyncExitStack() as stack:
         fleet = {
-            key: stack.enter_context(dying(server.url, valkey_url, UPSTREAM__API_KEY=key)) for key in ("key-one", "key-two")
+            key: await stack.enter_async_context(daemon_beside(server.url, valkey_url, UPSTREAM__API_KEY=key))
+            for key in ("key-one", "key-two")
         }
         streams = {key: [asyncio.create_task(DOORS[door](at, "killed")) for door in FOLLOWERS] for key, at in fleet.items()}
         wholes = {key: asyncio.create_task(whole_of(at, "killed")) for key, at in fleet.items()}
@@ -136,8 +137,8 @@ async def test_ticket_ends_in_mid_stream(valkey_url, long):
         pytest.skip("it takes 40 seconds, until a dead leader's lease is over; --long runs it")
     upstream = Upstream(retry_after_s=18, pace_s=0.4)  # it goes on at 18 s, when the followers have the flight, for 12 s
     async with serving(upstream.talk) as server, contextlib.AsyncExitStack() as stack:
-        one = stack.enter_context(dying(server.url, valkey_url))
-        two = stack.enter_context(dying(server.url, valkey_url))
+        one = await stack.enter_async_context(daemon_beside(server.url, valkey_url))
+        two = await stack.enter_async_context(daemon_beside(server.url, valkey_url))
         leader = asyncio.create_task(over_http(one, "late", timeout_s=24))
         await until(lambda: upstream.attempts == 1)
         followers = [asyncio.create_task(DOORS[door](two, "late")) for door in FOLLOWERS]
@@ -153,14 +154,3 @@ async def test_ticket_ends_in_mid_stream(valkey_url, long):
         status, text, _ = await whole_of(two, "late")
         assert status == 200
         check_text(text, is_whole=True)
-
-
-@contextlib.contextmanager
-def dying(*asked, **settings):
-    """Run a daemon that may be killed before its block ends."""
-    running = None
-    try:
-        with daemon(*asked, **settings) as running:
-            yield running
-    finally:
-        assert running is None or running.served.process.returncode is not None
