@@ -84,6 +84,9 @@ class FakeFlow:
     def remember(self, digest: bytes, call: Call) -> None:
         self._known[digest] = call
 
+    def sharing(self, call: Call) -> Call:
+        return call
+
     @contextlib.asynccontextmanager
     async def answer(self, call: Call, opens_s: float | None = None) -> AsyncIterator[Reply]:
         self.asked.append(call)

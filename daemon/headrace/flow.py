@@ -188,7 +188,7 @@ class Flow:
         if tries.has_failed:
             due = tries.due(call)
             if ticket := await self._parking.park(call, tries, due):
-                return await self._parking.wait_parked(call, flight, lease, ticket)
+                return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due))
             await self._clock.sleep(due - self._clock.now())
         return await self._attempts.make(call, flight, lease, number=tries.made + 1)
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, TypeVar
+
+R = TypeVar("R")
 
 
 class Lane(StrEnum):
@@ -220,6 +223,16 @@ class Reply:
     answer: Answer | None = None
     events: AsyncIterator[Event] | None = None
     whole: Callable[[], Answer | None] | None = None
+    renditions: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def rendition(self, name: str, make: Callable[[Answer], R]) -> R:
+        """Return the whole answer in one of the forms in which doors say it; made once for all who share the answer."""
+        if self.answer is None:
+            raise RuntimeError("a reply has an answer or events")
+        if name not in self.renditions:
+            self.renditions[name] = make(self.answer)
+        made: R = self.renditions[name]
+        return made
 
     def learn(self, came: Reply) -> None:
         """Take over from the reply that came after all where the answer is from; for a stream that was opened early."""

@@ -8,13 +8,14 @@ flight's landing. Callers notice nothing of this but time, since nothing is sent
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import structlog
 
 from headrace import forms, observe
 from headrace.clock import Clock
 from headrace.crowd import Crowd
-from headrace.errors import DeadlinePassed, RedisAway
+from headrace.errors import DeadlinePassed, OutOfTime, RedisAway
 from headrace.flight.flights import Flight, Landing, broken_off
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Lease, Leases
@@ -50,18 +51,42 @@ class Parking:
         log.info(observe.CALL_PARKED, ticket=ticket, attempts=tries.made, due_s=round(due - self._clock.now(), 3))
         return ticket
 
-    async def wait_parked(self, call: Call, flight: Flight, lease: Lease | None, ticket: str) -> Landing:
-        """Wait for the ticket of a call that was just parked; whoever leads after us is told of it."""
+    async def wait_parked(self, call: Call, flight: Flight, lease: Lease | None, ticket: str, last_word: OutOfTime) -> Landing:
+        """
+        Wait for the ticket of a call that was just parked; whoever leads after us is told of it.
+
+        Raises *last_word*, upstream's on the latest attempt, if the next has not begun by the moment past which none may.
+        """
         with self._crowd.waiting("parked", size=len(call.body)):
             try:
                 if lease is not None:
                     await self._leases.note_ticket(lease, ticket)
-                return await self.wait(flight, ticket)
+                return await self._wait_in_time(call, flight, ticket, last_word)
             except asyncio.CancelledError:
                 # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on.
                 if not call.ticket:
                     self._tickets.cancel_soon(ticket)
                 raise
+
+    async def _wait_in_time(self, call: Call, flight: Flight, ticket: str, last_word: OutOfTime) -> Landing:
+        waiting = asyncio.create_task(self.wait(flight, ticket))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(call.begin_by - self._clock.now()):
+                    return await asyncio.shield(waiting)
+            if await self._end_queued(ticket, last_word):
+                raise last_word
+            return await waiting
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    async def _end_queued(self, ticket: str, last_word: OutOfTime) -> bool:
+        """End a ticket whose next attempt comes too late, unless it is being made by now; return whether it was not."""
+        try:
+            return await self._tickets.finish(ticket, error=last_word, condition="queued")
+        except RedisAway:
+            return False
 
     async def wait(self, flight: Flight, ticket: str) -> Landing:
         """

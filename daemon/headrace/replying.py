@@ -135,6 +135,7 @@ class Replies:
             answer=answer,
             events=None if answer else member.replay(),
             whole=lambda: flight.landing.answer if flight.landing else None,
+            renditions=landing.renditions if landing else {},
         )
 
 

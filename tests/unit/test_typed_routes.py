@@ -10,6 +10,7 @@ import pytest
 
 from headrace import endpoints
 from headrace.edge import grpc_typed
+from headrace.edge.grpc_params import Parted, written
 from headrace.edge.grpc_routes import FILES, ROUTES, Route, Shape, ask, headers_of
 from headrace.errors import InvalidCall, UpstreamError
 from headrace.v1 import chat_pb2, message_batches_pb2, messages_pb2, options_pb2
@@ -21,7 +22,12 @@ CHAT = {"model": "m", "messages": [chat_pb2.ChatMessage(role="user", content={"t
 def asked(name: str, **fields: Any) -> tuple[str, dict[str, str], bytes]:
     route = BY_NAME[name]
     request = route.request(**fields)
-    said = ask(route, request)
+    body, is_stream = (
+        written(request.params, streams=route.is_streaming)
+        if "params" in route.request.DESCRIPTOR.fields_by_name
+        else (b"", False)
+    )
+    said = ask(route, Parted(request, body, is_stream))
     return said.target, dict(headers_of(route, request)), said.body
 
 

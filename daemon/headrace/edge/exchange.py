@@ -30,7 +30,7 @@ from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
 from headrace.flow import Flow
-from headrace.model import Answer, Call, Caller, Errand, Event, Reply, Role, Source
+from headrace.model import Call, Caller, Errand, Event, Reply, Role, Source
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
 from headrace.relay import Load, Relay
@@ -196,7 +196,7 @@ class Exchange:
         call = await self.admit(ask)
         seen(call)
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
-            whole = None if reply.events is not None else payload(reply.answer, stream=call.stream)
+            whole = None if reply.events is not None else _whole(call, reply)
             chunks = _live(reply.events) if reply.events is not None else _once(whole or b"")
             yield Response(200, self._headers(call, reply), chunks, reply, whole)
 
@@ -313,11 +313,10 @@ async def _counted(body: AsyncIterator[bytes], endpoint: Endpoint) -> AsyncItera
         yield chunk
 
 
-def payload(answer: Answer | None, *, stream: bool) -> bytes:
+def _whole(call: Call, reply: Reply) -> bytes:
     """Return an answer as HTTP says it."""
-    if answer is None:
-        raise RuntimeError("a reply has an answer or events")
-    return forms.sse_payload(answer) if stream else forms.json_payload(answer)
+    name, make = ("http.events", forms.sse_payload) if call.stream else ("http.json", forms.json_payload)
+    return reply.rendition(name, make)
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -68,6 +68,7 @@ class KeptRpc:
         self._who = who
         self._named = method.name.encode() + b"\n"
         self._kept = _Kept(method)
+        self._rendition = f"grpc.{method.name}"
 
     def __repr__(self) -> str:
         return f"<KeptRpc {self.method.name}>"
@@ -83,7 +84,7 @@ class KeptRpc:
         call = await self._admit(raw, context, key, own_key)
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
-            return b"".join(self.method.whole(_whole(reply))) + self._tail(reply)
+            return b"".join(reply.rendition(self._rendition, self._responses)) + self._tail(reply)
 
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:
@@ -98,7 +99,7 @@ class KeptRpc:
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             if reply.events is None:
-                await _write(context, self.method.whole(_whole(reply)), self._tail(reply))
+                await _write(context, reply.rendition(self._rendition, self._responses), self._tail(reply))
             else:
                 await self._write_live(context, reply, reply.events)
 
@@ -115,6 +116,9 @@ class KeptRpc:
             if said := self.method.event(event, reply.request_id):
                 await context.write(said + tail)
                 tail = b""
+
+    def _responses(self, answer: Answer) -> tuple[bytes, ...]:
+        return tuple(self.method.whole(answer))
 
     def _tail(self, reply: Reply) -> bytes:
         build: Any = self.method.response
@@ -152,12 +156,6 @@ class _Kept:
         self._origin.request_id = entry.answer.request_id
         said: bytes = self._response.SerializeToString()
         return said
-
-
-def _whole(reply: Reply) -> Answer:
-    if reply.answer is None:
-        raise RuntimeError("a reply has an answer or events")
-    return reply.answer
 
 
 async def _write(context: Any, responses: Iterable[bytes], tail: bytes) -> None:

@@ -38,6 +38,7 @@ class Landing:
         attempts: upstream tries that it took.
         ticket: the ticket that it waited on, if it was parked.
         waited_s: how long its attempts waited for their turns, in all.
+        renditions: the answer as doors say it, made once for all who share it.
     """
 
     answer: Answer | None = None
@@ -46,6 +47,7 @@ class Landing:
     attempts: int = 1
     ticket: str = ""
     waited_s: float = 0.0
+    renditions: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(slots=True, eq=False)

@@ -15,6 +15,7 @@
 --                                  'unwanted'  only if its RPC is still gone
 --                                  'lapsed'    only if its attempt's lease is still lapsed
 --                                  'alone'     only if no process but ARGV[9] waits for it
+--                                  'queued'    only if no attempt is being made
 -- ARGV[9]  inbox                   of this process
 -- ARGV[10] ended                   unix s, to show
 -- ARGV[11] holder                  whose attempt failed: only who holds the ticket may end it by an error of its attempt;
@@ -43,6 +44,9 @@ if condition == 'unwanted' and not (wanted_us > 0 and wanted_us <= now_us) then
     return 0
 end
 if condition == 'lapsed' and not (state == 'RUNNING' and tonumber(t[5]) <= now_us) then
+    return 0
+end
+if condition == 'queued' and state ~= 'QUEUED' then
     return 0
 end
 if condition == 'alone' then

@@ -114,6 +114,14 @@ class Tries:
         """Take in that a caller had no time for the next attempt: whoever has, waits as long as upstream asked."""
         self._wait, self._not_before = word, self._clock.now() + (word.retry_after_s or 0.0)
 
+    def last_word(self, due: float) -> OutOfTime:
+        """Return upstream's word on the latest attempt, for a caller that cannot wait for the next, due at *due*."""
+        if self._wait is not None:
+            return self._wait.again()
+        if self._failure is None:
+            raise RuntimeError("no attempt has failed")
+        return _out_of_time(self._failure.error, max(0.0, due - self._clock.now()))
+
     def due(self, errand: Errand) -> float:
         """Return when the next attempt is due (Unix seconds), or raise upstream's last word: see `RetryPolicy.next_due`."""
         if self._wait is not None:
