@@ -112,6 +112,7 @@ async def test_worker_killed(valkey_url):
             for key in ("key-one", "key-two")
         }
         streams = {key: [asyncio.create_task(DOORS[door](at, "killed")) for door in FOLLOWERS] for key, at in fleet.items()}
+        await until(lambda: upstream.attempts >= 1, within=20)  # one of them leads, so what is asked for is a stream
         wholes = {key: asyncio.create_task(whole_of(at, "killed")) for key, at in fleet.items()}
         await until(lambda: upstream.said.get(2, 0) > 4, within=20)
         doomed = upstream.keys[2]
