@@ -61,6 +61,7 @@ async def watching(url: str) -> AsyncIterator[list[float]]:
     try:
         yield worst
     finally:
+        process.stdin.close()  # `communicate` leaves it open when it has nothing to say
         said, _ = await process.communicate()
         worst.append(float(said))
 
