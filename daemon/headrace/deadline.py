@@ -15,7 +15,7 @@ from headrace.clock import Clock, Timeout
 from headrace.errors import DeadlinePassed
 
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
-_MARGIN_S = 0.25  # a failed attempt and its answer take so long, or an eighth of the time, if that is less
+_MARGIN_S = 0.5  # a failed attempt and its answer take so long, or an eighth of the time, if that is less
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,8 +85,3 @@ def _all(headers: Mapping[str, str], name: str) -> list[str]:
     # A header that is a list may come once with commas, or several times.
     values: list[str] = headers.getall(name, []) if hasattr(headers, "getall") else [headers.get(name, "")]
     return values
-
-
-def has_own_clock(headers: Mapping[str, str]) -> bool:
-    """Whether the caller's library gives up by itself when the time is over, as the official SDKs do."""
-    return "x-stainless-timeout" in headers and "x-headrace-timeout-ms" not in headers

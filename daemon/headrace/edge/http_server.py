@@ -28,10 +28,11 @@ from headrace.crowd import Crowd
 from headrace.edge import http_bodies, http_errors, http_ready
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
-from headrace.edge.http_asks import credential, has_own_clock, presented_keys
+from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_protocol import LINGER_S, Listener, as_http11
 from headrace.edge.http_refusals import Refusals, RefusalStats
 from headrace.edge.origins import Origins
+from headrace.edge.waits import has_own_clock
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, UnknownCaller
 from headrace.heads import HeadWriter

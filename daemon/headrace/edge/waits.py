@@ -16,6 +16,7 @@ from headrace.deadline import Wait
 from headrace.errors import InvalidCall
 
 _MAX_DIGITS = 12
+_STAINLESS = ("x-stainless-timeout", "x-stainless-read-timeout")  # the latter is OpenAI's, in Python
 _HEAD_S = 290.0  # under the 300 after which Node's fetch gives up, and proxies and agents do no later
 # How requests of Node's own fetch name themselves: "node", "undici", "node-fetch/1.0 (...)", "ai-sdk/... runtime/node.js/20".
 _NODES = re.compile(r"(^|[\s/(])(node(\.js|-fetch)?|undici)(/|\s|;|\)|$)", re.IGNORECASE)
@@ -30,14 +31,19 @@ def read_wait(headers: Mapping[str, str], within_s: float | None = None, *, is_h
         is_http: it waits for the head of an HTTP answer, and not for an RPC.
     """
     spans = [span for span in (within_s, _stated_s(headers)) if span is not None]
-    implied_s, surely_s = _stainless_s(headers.get("x-stainless-timeout", ""))
+    implied = [said for name in _STAINLESS if (said := _stainless_s(headers.get(name, "")))]
     return Wait(
         stated_s=min(spans, default=None),
-        implied_s=implied_s,
-        surely_s=surely_s,
+        implied_s=min((most for most, _ in implied), default=None),
+        surely_s=min((least for _, least in implied), default=None),
         gives_up_s=_HEAD_S if is_http and _waits_for_heads(headers) else None,
         unsaid_s=_HEAD_S if is_http else None,
     )
+
+
+def has_own_clock(headers: Mapping[str, str]) -> bool:
+    """Whether the caller's library gives up by itself when the time is over, as the official SDKs do."""
+    return "x-headrace-timeout-ms" not in headers and any(name in headers for name in _STAINLESS)
 
 
 def _stated_s(headers: Mapping[str, str]) -> float | None:
@@ -49,10 +55,10 @@ def _stated_s(headers: Mapping[str, str]) -> float | None:
     return int(given) / 1000
 
 
-def _stainless_s(given: str) -> tuple[float | None, float | None]:
+def _stainless_s(given: str) -> tuple[float, float] | None:
     """Return the most and the least that an SDK may mean; other values than seconds ("NOT_GIVEN") say nothing."""
     if not given.isascii() or not given.replace(".", "", 1).isdecimal() or len(given) > _MAX_DIGITS:
-        return None, None
+        return None
     least_s = float(given)
     return (least_s, least_s) if "." in given else (least_s + 1, least_s)
 
