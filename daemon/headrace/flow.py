@@ -188,15 +188,18 @@ class Flow:
         if tries.has_failed:
             due = tries.due(call)
             if ticket := await self._parking.park(call, tries, due):
-                return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due))
+                return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due), due)
             await self._clock.sleep(due - self._clock.now())
         return await self._attempts.make(call, flight, lease, number=tries.made + 1)
 
     async def _adopt(self, flight: Flight, ticket: str) -> Landing | None:
         """Wait for the ticket of a leader that is gone. If it fails, ask anew, unless callers here have had some of it."""
         try:
-            return await self._parking.wait(flight, ticket)
+            landing = await self._parking.wait(flight, ticket)
         except HeadraceError as error:
             if flight.is_open:
                 raise broken_off() from error
             return None
+        if landing.answer and not flight.is_open and landing.answer.created < flight.lead().call.arrival:
+            return None  # it had ended before anybody here asked: that is an old answer, and no flight in the air
+        return landing

@@ -15,7 +15,7 @@ import structlog
 from headrace import forms, observe
 from headrace.clock import Clock
 from headrace.crowd import Crowd
-from headrace.errors import DeadlinePassed, OutOfTime, RedisAway
+from headrace.errors import BrokenStream, DeadlinePassed, OutOfTime, QueueFull, RedisAway
 from headrace.flight.flights import Flight, Landing, broken_off
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Lease, Leases
@@ -51,29 +51,32 @@ class Parking:
         log.info(observe.CALL_PARKED, ticket=ticket, attempts=tries.made, due_s=round(due - self._clock.now(), 3))
         return ticket
 
-    async def wait_parked(self, call: Call, flight: Flight, lease: Lease | None, ticket: str, last_word: OutOfTime) -> Landing:
+    async def wait_parked(
+        self, call: Call, flight: Flight, lease: Lease | None, ticket: str, last_word: OutOfTime, due: float
+    ) -> Landing:
         """
         Wait for the ticket of a call that was just parked; whoever leads after us is told of it.
 
         Raises *last_word*, upstream's on the latest attempt, if the next has not begun by the moment past which none may.
         """
-        with self._crowd.waiting("parked", size=len(call.body)):
-            try:
+        try:
+            with self._crowd.waiting("parked", size=len(call.body)):
                 if lease is not None:
                     await self._leases.note_ticket(lease, ticket)
-                return await self._wait_in_time(call, flight, ticket, last_word)
-            except asyncio.CancelledError:
-                # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on.
-                if not call.ticket:
-                    self._tickets.cancel_soon(ticket)
-                raise
+                return await self._wait_in_time(call, flight, ticket, last_word, due)
+        except (asyncio.CancelledError, QueueFull, BrokenStream):
+            # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on.
+            if not call.ticket:
+                self._tickets.cancel_soon(ticket)
+            raise
 
-    async def _wait_in_time(self, call: Call, flight: Flight, ticket: str, last_word: OutOfTime) -> Landing:
+    async def _wait_in_time(self, call: Call, flight: Flight, ticket: str, last_word: OutOfTime, due: float) -> Landing:
         waiting = asyncio.create_task(self.wait(flight, ticket))
         try:
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(call.begin_by - self._clock.now()):
                     return await asyncio.shield(waiting)
+            last_word.retry_after_s = max(0.0, due - self._clock.now())
             if await self._end_queued(ticket, last_word):
                 raise last_word
             return await waiting

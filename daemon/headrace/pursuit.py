@@ -157,6 +157,10 @@ class Pursuits:
             else:
                 try:
                     return await self._answer_for_all(leader.call, claim, flight)
+                except Canceled:
+                    # It was canceled, or its hold was lost and it goes on in other hands: its ticket says which.
+                    if landing := await self._wait_for(flight, Same(claim.ticket)):
+                        return landing
                 except (Refusal, OutOfTime) as no:
                     if flight.is_open:
                         raise broken_off() from no
@@ -232,12 +236,14 @@ class Pursuits:
         except BaseException:
             self._hands.release()
             raise
-        work = (
-            self._pursue(ticket.call) if ticket.is_submitted and attempt == 1 else self._attempt(ticket, ticket.call, attempt)
-        )
+        is_pursuit = ticket.is_submitted and attempt == 1
+        work = self._pursue(ticket.call) if is_pursuit else self._attempt(ticket, ticket.call, attempt)
         task = self._background.start(work, "ticket")
         self._running.add(task)
-        task.add_done_callback(self._let_go)
+        task.add_done_callback(self._running.discard if is_pursuit else self._let_go)
+        if is_pursuit:
+            # It waits for its own retries, which need hands: holding one, a crowd of submitted calls would wait for ever.
+            self._hands.release()
 
     def _let_go(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

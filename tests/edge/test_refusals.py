@@ -88,7 +88,8 @@ async def test_no_request(valkey_url: str, tmp_path: Path, logged, status: int, 
         assert SECRET not in came
         lines = logged()
         assert MARK not in str(lines)
-        assert [line["event"] for line in lines if isinstance(line, dict)] == ["request.refused"]
+        events = [line["event"] for line in lines if isinstance(line, dict)]  # a busy machine's listener may be lost meanwhile
+        assert [event for event in events if not event.startswith("listener.")] == ["request.refused"]
         assert [line for line in lines if isinstance(line, str) and "asyncio" not in line and "Using" not in line] == []
         assert server.calls == 0
 

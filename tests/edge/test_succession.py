@@ -72,16 +72,22 @@ async def test_longer_time_leads(valkey_url: str, tmp_path: Path) -> None:
 async def test_last_word_is_ones_own(valkey_url: str, tmp_path: Path, hosts: int) -> None:
     """Who has no time for another attempt hears upstream's last word at once; who has, waits as long as upstream asked."""
 
+    both = asyncio.Event()
+
     async def busy(line: Line) -> None:
-        await line.answer(529, OVERLOADED, "retry-after: 1")
+        await both.wait()
+        await line.answer(529, OVERLOADED, "retry-after: 4")
 
     async with (
         running(valkey_url, tmp_path / "a", in_turn(busy, say)) as (one, server),
         later(valkey_url, tmp_path / "b", one) as two,
     ):
-        hasty = asking(one, one.call(timeout_s=0.9))
-        await until(lambda: "1 led" in repr(one.parts.leases))
+        hasty = asking(one, one.call(timeout_s=3.5))
+        await until(lambda: server.calls == 1)
         patient = asking(two if hosts == 2 else one, two.call(timeout_s=30))
+        led = one.parts.leases._led.values()
+        await until(lambda: any(lease.is_followed for lease in led) if hosts == 2 else "2 waiting" in repr(one.parts.flights))
+        both.set()
         with pytest.raises(OutOfTime):
             await hasty
         reply = await asyncio.wait_for(patient, 10)

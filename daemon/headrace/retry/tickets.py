@@ -32,6 +32,7 @@ from headrace.errors import (
     HeadraceError,
     InvalidCall,
     RedisAway,
+    RedisRefused,
 )
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
@@ -59,6 +60,8 @@ _PARK = Script(__package__, "park.lua")
 _RENEW = Script(__package__, "renew.lua")
 _FINISH = Script(__package__, "finish.lua")
 
+_CONDITION = 7  # where a finish's condition stands among its arguments
+_READ_AGAIN_S = 0.5
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 
@@ -277,7 +280,8 @@ class Tickets:
         now = repr(self._clock.now())
         holder = by.holder if by is not None and error is not None else ""
         args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now, holder]
-        hold = self._held.get(ticket_id)
+        # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
+        hold = None if condition else self._held.get(ticket_id)
         if by is not None and hold is not by and holder:
             return False  # the hold is lost, and so is the right to say how the ticket ends
         if hold is None:
@@ -294,7 +298,8 @@ class Tickets:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket]
         won = bool(await self._link.run(_FINISH, names, args))
-        if hold := self._held.drop(ticket_id):
+        condition = args[_CONDITION]
+        if (won or not condition) and (hold := self._held.drop(ticket_id)):
             hold.halt()  # unless this is the attempt itself, it works for nothing
         if won:
             observe.TICKETS.inc(args[2])
@@ -364,7 +369,17 @@ class Tickets:
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(timeout):
                 await self._waits.ended(ticket_id)
-        return await self._read(ticket_id, FULL)
+        return await self._read_ended(ticket_id) if timeout is None else await self._read(ticket_id, FULL)
+
+    async def _read_ended(self, ticket_id: str) -> Ticket:
+        """Read a ticket that has ended; Redis away is waited out, for its answer may have been paid for."""
+        while True:
+            try:
+                return await self._read(ticket_id, FULL)
+            except RedisRefused:
+                raise
+            except RedisAway:
+                await self._clock.sleep(_READ_AGAIN_S)
 
     async def _read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
         ticket = decode_ticket(ticket_id, fields, await self._link.do("HMGET", keys.ticket(ticket_id), *fields))

@@ -1,0 +1,40 @@
+"""Calls that go on without their caller: hands that retries need, and attempts that nobody may cut."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from conftest import until
+from flow_parts import asking, in_turn, overloaded, running, say
+from headrace.retry.ticket import State
+from scripted import Line
+
+
+async def test_one_hand(valkey_url: str, tmp_path: Path) -> None:
+    """Submitted calls that wait for their own retries hold none of the hands that the retries need."""
+    async with running(valkey_url, tmp_path, in_turn(overloaded, overloaded, say), RETRY__MAX_RUNNING="1") as (one, _):
+        tickets = [await one.parts.pursuits.submit(one.call({"n": n})) for n in range(3)]
+        ended = [await asyncio.wait_for(one.parts.tickets.wait(ticket.id), 20) for ticket in tickets]
+        assert {ticket.state for ticket in ended} == {State.SUCCEEDED}
+
+
+async def test_attempt_that_began_in_time(valkey_url: str, tmp_path: Path) -> None:
+    """An attempt that began in time goes on past the moment after which none may begin, and its answer is given."""
+    go = asyncio.Event()
+
+    async def slow(line: Line) -> None:
+        await go.wait()
+        await say(line)
+
+    async with running(valkey_url, tmp_path, in_turn(overloaded, slow)) as (one, server):
+        call = one.call(timeout_s=30)
+        call = replace(call, slack_s=28.0)
+        asked = asking(one, call)
+        await until(lambda: server.calls == 2)
+        await asyncio.sleep(max(0.0, call.begin_by - one.parts.clock.now()) + 0.3)
+        assert not asked.done()
+        go.set()
+        reply = await asyncio.wait_for(asked, 10)
+        assert (reply.attempts, server.calls) == (2, 2)
