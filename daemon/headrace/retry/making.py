@@ -4,6 +4,9 @@ Making tickets: the one script by which a ticket comes to be, its idempotency ke
 
 from __future__ import annotations
 
+import os
+import time
+
 from headrace import keys, observe
 from headrace.clock import Clock
 from headrace.errors import QueueFull
@@ -87,6 +90,11 @@ class Making:
             return Same(other.decode()) if outcome == b"same" else Conflict()
         observe.TICKETS.inc(state)
         return Claimed(ticket_id)
+
+
+def new_id() -> str:
+    """Return the id of a ticket to be; they sort by the time at which they were made."""
+    return f"tkt_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 def _us(seconds: float) -> int:

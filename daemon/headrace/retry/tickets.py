@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -37,7 +36,7 @@ from headrace.errors import (
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.retry.holds import Hold, Holds
-from headrace.retry.making import Making
+from headrace.retry.making import Making, new_id
 from headrace.retry.ticket import (
     FULL,
     RUN,
@@ -121,7 +120,7 @@ class Tickets:
         Raises `QueueFull` if too many of its caller's tickets have not ended.
         """
         now = self._clock.now()
-        outcome = await self._making.create(_new_id(), call, State.QUEUED, due=now, is_submitted=True)
+        outcome = await self._making.create(new_id(), call, State.QUEUED, due=now, is_submitted=True)
         if isinstance(outcome, Claimed):
             await self._set_alarm(outcome.ticket, 1, now)
         return outcome
@@ -132,7 +131,7 @@ class Tickets:
 
         Raises `QueueFull` as `submit` does.
         """
-        ticket_id = _new_id()
+        ticket_id = new_id()
         hold = self._held.new()
         hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
         hold.is_bound = bool(call.credential)
@@ -152,7 +151,7 @@ class Tickets:
         if call.ticket:
             await self._repark(call.ticket, attempts, broken, due)
             return call.ticket
-        ticket_id = _new_id()
+        ticket_id = new_id()
         try:
             creating = self._making.create(
                 ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True
@@ -395,10 +394,6 @@ class Tickets:
 
     def _look_us(self, due: float) -> int:
         return _us(due + self._timing.grace_s)
-
-
-def _new_id() -> str:
-    return f"tkt_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 def _us(seconds: float) -> int:
