@@ -62,5 +62,5 @@ class HeadWriter(http_writer.StreamWriter):
 
 
 # aiohttp has no seam for its writer. Both sides look the class up by this name, for every message.
-client_reqrep.StreamWriter = HeadWriter  # type: ignore[attr-defined]
-web_protocol.StreamWriter = HeadWriter  # type: ignore[attr-defined]
+client_reqrep.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it
+web_protocol.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it

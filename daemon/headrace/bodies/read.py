@@ -55,7 +55,7 @@ def _check_message(body: Mapping[str, Any]) -> tuple[str, int]:
     if not _is_count(max_tokens):
         raise _field_error("max_tokens", "an integer, 0 or more", body)
     _check_conversation(body)
-    return model, int(max_tokens)  # type: ignore[arg-type]
+    return model, int(max_tokens)  # type: ignore[arg-type]  # it is a count by now
 
 
 def _check_count(body: Mapping[str, Any]) -> tuple[str, int]:

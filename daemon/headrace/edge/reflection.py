@@ -40,10 +40,10 @@ class _Pool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._default, name)  # extensions: there are none of ours
 
-    def FindFileByName(self, name: str) -> Any:  # noqa: N802
+    def FindFileByName(self, name: str) -> Any:  # noqa: N802  # the pool's own name
         return self._first("FindFileByName", name)
 
-    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802  # the pool's own name
         try:
             return self._first("FindFileContainingSymbol", symbol)
         except KeyError:
