@@ -129,7 +129,7 @@ class Aside:
 
     async def _exchange(self, parts: Sequence[bytes]) -> tuple[int, bytes]:
         try:
-            async with asyncio.timeout(_LONGEST_S):
+            async with asyncio.timeout(_LONGEST_S):  # by the loop: it is a process's work
                 return await self._talk(self._line(), parts)
         except TimeoutError as error:
             await self._drop()

@@ -82,7 +82,8 @@ class Background:
     async def close(self) -> None:
         """Cancel all that runs and wait until it has ended; what is started from now on is cancelled at once."""
         self._is_closed = True
-        # Again, if need be: a library that waits with asyncio.wait_for may swallow a cancellation (Python 3.11 does).
+        # Again, if need be: a library that waits with asyncio.wait_for may swallow a cancellation (Python 3.11 does). By the
+        # loop, so that it ends also where the clock stands still.
         while left := [task for task in self._tasks if task is not asyncio.current_task()]:
             for task in left:
                 task.cancel()

@@ -92,10 +92,12 @@ class Callers:
         *,
         required: bool,
         link: Link,
+        clock: Clock | None = None,
         refresh_s: float = 5.0,
         default_role: Role = Role.CALLER,
     ) -> None:
         self._link = link
+        self._clock = clock or SystemClock()
         self._refresh_s = refresh_s
         self._keys: dict[str, tuple[str, bytes]] | None = None
         self._stale = asyncio.Event()
@@ -175,7 +177,7 @@ class Callers:
                 with contextlib.suppress(RedisAway):
                     await self.load()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh_s):  # wait_for may swallow a cancellation
+                async with self._clock.timeout(self._refresh_s):  # wait_for may swallow a cancellation
                     await self._stale.wait()
 
     async def _note_connect(self) -> None:

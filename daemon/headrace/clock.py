@@ -3,6 +3,9 @@ Time, handed in from outside, so that tests turn it by hand.
 
 A deadline is a moment in Unix seconds: it travels with the call, through the queue and to other hosts. Redis keeps its own
 clock for everything that several hosts must agree on.
+
+Two things do not go by this clock. What is only measured goes by `time.monotonic`. And patience with a socket or a process goes
+by the loop's time or the machine's: those are real in every test, and a hand that turns the clock must not turn them.
 """
 
 from __future__ import annotations

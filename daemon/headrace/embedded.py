@@ -365,7 +365,7 @@ def _word(value: Any) -> str:
 
 
 def _turns() -> Iterator[None]:
-    # The turns of a polling loop that has some patience.
+    # The turns of a polling loop that has some patience. By the machine's time, as all here: it waits for a process.
     give_up = time.monotonic() + _PATIENCE_S
     while time.monotonic() < give_up:
         yield

@@ -61,6 +61,12 @@ class HeadWriter(http_writer.StreamWriter):
         self._headers_buf = b"\r\n".join([*lines, b"", b""])
 
 
-# aiohttp has no seam for its writer. Both sides look the class up by this name, for every message.
-client_reqrep.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it
-web_protocol.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it
+def write_as_they_are() -> None:
+    """
+    Let aiohttp write its heads with `HeadWriter`: in this whole process, for clients and servers, from the next message on.
+
+    aiohttp has no seam for its writer; both sides look the class up by this name, for every message. So whoever opens an
+    HTTP server or a transport to upstream says this first. Once or many times is the same.
+    """
+    client_reqrep.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it
+    web_protocol.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it

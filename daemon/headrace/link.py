@@ -89,7 +89,7 @@ class Link:
         self._opening: asyncio.Task[Pipe] | None = None
         self._batch: list[Command] = []
         self._listener = Listener(url, (self.inbox, keys.ALL), clock or SystemClock(), timeout_s=timeout_s, quiet_s=quiet_s)
-        self._refusals = Refusals(time.monotonic)
+        self._refusals = Refusals(time.monotonic)  # only measured: what Redis did of late
         self._is_closed = False
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""

@@ -125,7 +125,7 @@ class Listener:
                 await client.aclose()
 
     async def _subscribe(self, inbox: Any) -> None:
-        async with asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(self._timeout_s):  # by the loop: it is a socket's
             await inbox.subscribe(*self._channels)
             confirmed = 0
             while confirmed < len(self._channels):
@@ -137,7 +137,7 @@ class Listener:
         message = await inbox.get_message(timeout=self._quiet_s)
         if message is not None:
             return message
-        async with asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(self._timeout_s):  # by the loop: it is a socket's
             await inbox.ping()
             while (message := await inbox.get_message(timeout=self._timeout_s)) is None:
                 pass

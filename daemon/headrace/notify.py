@@ -44,7 +44,7 @@ class Notifier:
 
     def reloading(self) -> None:
         """Say that a reload has begun; `ready` ends it. The time lets systemd tell this reload from an earlier one."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")  # systemd's own clock
 
     def watchdog(self) -> None:
         """Say that we are alive. Call it from the event loop, every `watchdog_interval_s`, after looking that it is true."""

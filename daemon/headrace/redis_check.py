@@ -93,7 +93,7 @@ async def look(url: str) -> tuple[Lack, ...]:
     pool = redis_asyncio.ConnectionPool.from_url(url, socket_connect_timeout=_TIMEOUT_S)
     connection = pool.make_connection()  # type: ignore[no-untyped-call]  # the library's own gap
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(_TIMEOUT_S):  # by the loop: it is a socket's
             return await _look(connection)
     except Exception as error:
         if replies.meaning(error) is Meaning.REFUSED:  # at the door

@@ -95,7 +95,11 @@ class Parts:
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(
-            callers(settings), required=settings.auth.required, link=self.link, default_role=settings.auth.default_role
+            callers(settings),
+            required=settings.auth.required,
+            link=self.link,
+            clock=clock,
+            default_role=settings.auth.default_role,
         )
         self.cache = Cache(
             self.link,

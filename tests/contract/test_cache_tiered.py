@@ -13,7 +13,7 @@ from headrace.cache import purges
 from headrace.cache.purges import Purges
 from headrace.cache.selector import Selector
 from headrace.cache.tiered import Cache
-from headrace.clock import SystemClock
+from headrace.clock import HandClock, SystemClock
 from headrace.errors import RedisAway
 from headrace.link import Link
 
@@ -21,7 +21,8 @@ from headrace.link import Link
 class Host:
     """A host of its own: a link that listens when told to, and a cache with all three tiers."""
 
-    def __init__(self, url, directory):
+    def __init__(self, url, directory, clock=None):
+        self.clock = clock or SystemClock()
         self.directory = directory
         self.link = Link(url, timeout_s=0.5)
         self.cache = self.make()
@@ -29,7 +30,7 @@ class Host:
 
     def make(self, **changed):
         sizes = {"memory": 10**6, "disk": 10**7, "redis": 10**6, "max_entry": 10**5, **changed}
-        return Cache(self.link, SystemClock(), directory=self.directory, **sizes)
+        return Cache(self.link, self.clock, directory=self.directory, **sizes)
 
     async def listen(self):
         self.listener = asyncio.create_task(self.link.listen())
@@ -48,8 +49,8 @@ async def host(valkey_url, tmp_path):
     """Make a host by its name; the same name is the same directory."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(name, *, listens=True, url=valkey_url):
-            made = Host(url, tmp_path / name)
+        async def make(name, *, listens=True, url=valkey_url, clock=None):
+            made = Host(url, tmp_path / name, clock)
             stack.push_async_callback(made.close)
             if listens:
                 await made.listen()
@@ -479,13 +480,15 @@ async def test_other_version(host, version):
     assert await has(one.cache, 1) == "mdr"
 
 
-async def test_lost_nudge(host, monkeypatch):
+async def test_lost_nudge(host):
     """A nudge that is lost costs time, not the purge: hosts also look by themselves."""
-    monkeypatch.setattr(purges, "_LOOK_EVERY_S", 0.05)
-    one, other = await host("a"), await host("b", listens=False)
+    clock = HandClock(time.time())
+    one, other = await host("a"), await host("b", listens=False, clock=clock)
     other.cache.take_in(entry(1).encode())
-
     await one.cache.purge(Selector(all=True))
+    assert glance(other.cache, 1)
+
+    await clock.advance(30)
 
     await until(lambda: glance(other.cache, 1) is None)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +100,19 @@ def test_text(raw: bytes) -> None:
     """No byte is lost on the way through text."""
     assert heads.value_bytes(heads.value_text(raw)) == raw
     heads.readable(heads.value_text(raw)).encode()
+
+
+UNTOUCHED = """
+from aiohttp import client_reqrep, http_writer, web_protocol
+import headrace.heads, headrace.wiring
+both = lambda: {client_reqrep.StreamWriter, web_protocol.StreamWriter}
+assert both() == {http_writer.StreamWriter}
+headrace.heads.write_as_they_are()
+headrace.heads.write_as_they_are()
+assert both() == {headrace.heads.HeadWriter}
+"""
+
+
+def test_import() -> None:
+    """To import us changes nothing in aiohttp; whoever opens a port or a transport says so, and may say it twice."""
+    subprocess.run([sys.executable, "-c", UNTOUCHED], check=True)

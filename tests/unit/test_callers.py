@@ -19,8 +19,8 @@ CHECKOUT = Caller("checkout", Lane.INTERACTIVE, 2)
 class Running:
     """Callers that keep themselves fresh while the block runs."""
 
-    def __init__(self, link, *, required=True, refresh_s=60.0):
-        self.callers = Callers({"checkout": CHECKOUT}, required=required, link=link, refresh_s=refresh_s)
+    def __init__(self, link, *, required=True, clock=None):
+        self.callers = Callers({"checkout": CHECKOUT}, required=required, link=link, clock=clock, refresh_s=60.0)
 
     async def __aenter__(self):
         self._task = asyncio.create_task(self.callers.keep_fresh())
@@ -133,11 +133,13 @@ async def test_revoked_key(link):
 
 async def test_lost_nudge(link):
     """A nudge that never came is made up for by looking now and then."""
-    async with Running(link, refresh_s=0.05) as callers:
+    clock = HandClock()
+    async with Running(link, clock=clock) as callers:
         key = await KeyStore(link).create("checkout")
         await until(lambda: knows(callers, key))
-
         await link.do("DEL", keys.KEYS)
+
+        await clock.advance(60)
 
         await until(lambda: not knows(callers, key))
 

@@ -219,7 +219,7 @@ class Disk:
     async def _write_behind(self) -> None:
         while self._backlog:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GROW_S):
+                async with self._clock.timeout(_GROW_S):
                     await self._hurry.wait()
             batch = {key: self._backlog[key] for key in list(self._backlog)[:_BATCH]}
             for fingerprint in batch:

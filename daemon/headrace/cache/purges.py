@@ -195,7 +195,7 @@ class Purges:
     async def _follow(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S):
+                async with self._clock.timeout(_LOOK_EVERY_S):
                     await self._news.wait()
             self._news.clear()
             # Redis away: the link says so when it is back.

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from headrace import observe
+from headrace import heads, observe
 from headrace.edge import http_errors
 from headrace.edge.exchange import new_id
 from headrace.edge.hits import JSON
@@ -29,7 +29,8 @@ log = structlog.get_logger()
 
 MAX_FIELD_BYTES = 65_536  # of the request line, and of one header
 MAX_HEADERS = 1_000
-LINGER_S = 2.0  # what was refused is still read for so long, so that its sender hears why
+# What was refused is still read for so long, so that its sender hears why; by the loop, as aiohttp times its connections.
+LINGER_S = 2.0
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
 
 
@@ -42,6 +43,7 @@ class Listener(web.Server):
             "max_field_size": MAX_FIELD_BYTES,
             "max_headers": MAX_HEADERS,
         }
+        heads.write_as_they_are()
         super().__init__(handler, **limits, **options)
         self.refusals = refusals
 

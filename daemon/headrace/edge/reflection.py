@@ -40,10 +40,12 @@ class _Pool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._default, name)  # extensions: there are none of ours
 
-    def FindFileByName(self, name: str) -> Any:  # noqa: N802  # the pool's own name
+    # gRPC's servicer calls them by these names, which are protobuf's.
+
+    def FindFileByName(self, name: str) -> Any:  # noqa: N802  # the name is gRPC's
         return self._first("FindFileByName", name)
 
-    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802  # the pool's own name
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802  # the name is gRPC's
         try:
             return self._first("FindFileContainingSymbol", symbol)
         except KeyError:

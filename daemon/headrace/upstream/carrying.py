@@ -100,7 +100,7 @@ async def incoming(chunks: AsyncIterator[bytes], gap_s: float, request_id: str) 
     try:
         with Translated(request_id):
             while True:
-                async with asyncio.timeout(gap_s) as gap:
+                async with asyncio.timeout(gap_s) as gap:  # a socket's silence: by the loop
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return

@@ -181,7 +181,7 @@ def _number(value: str) -> float:
 
 
 def _until(moment: str, upstream_now: str | None) -> float:
-    # By upstream's own clock where it tells it: ours may differ.
+    # By upstream's own clock where it tells it: ours may differ, and is the machine's, as dates in headers are everybody's.
     due = _date(moment)
     if due is None:
         return 0.0

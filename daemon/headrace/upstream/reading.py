@@ -147,7 +147,7 @@ class Stream:
     async def drain(self) -> None:
         """Read the last bytes after the last event, if they are there, so that the connection can serve again."""
         with contextlib.suppress(TimeoutError, *NETWORK_ERRORS):
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(0.05):  # by the loop: it is a socket's
                 async for _ in self._chunks:
                     pass
 
@@ -170,7 +170,7 @@ def _chunks(response: Response) -> AsyncIterator[bytes]:
 async def read_whole(response: Response, *, within_s: float | None = None) -> bytes:
     """Return the whole body; it may take *within_s*, where no other bound is set."""
     try:
-        async with asyncio.timeout(within_s) as bound:
+        async with asyncio.timeout(within_s) as bound:  # by the loop: it is a socket's
             return await _read_whole(response)
     except TimeoutError as error:
         if not bound.expired():

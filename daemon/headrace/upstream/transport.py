@@ -21,6 +21,7 @@ from aiohttp import AddrInfoType, http_exceptions
 from httpx._decoders import SUPPORTED_DECODERS  # those for which a library is installed; nothing public says so
 from httpx_aiohttp import AiohttpTransport
 
+from headrace import heads
 from headrace.upstream.answer_heads import tolerant
 
 # Everything that can come out of a transport, but for cancellation.
@@ -46,6 +47,7 @@ _MAX_HEADERS = 1_000
 
 def open_transport(max_connections: int, *, to: str, proxy: str = "") -> Transport:
     """Return a transport to the URL *to* whose connections open with the first call, through the *proxy* if there is one."""
+    heads.write_as_they_are()
     way = _proxy(proxy)
     # A proxy that is asked in the clear finds its password in each request, one that connects us only in its own.
     own = dict(way.headers) if way is not None and to.startswith("http://") else {}
