@@ -16,7 +16,7 @@ The line
     flow        the whole walk                pursuit     calls that go on without their caller
     attempts    one attempt at upstream       parking     the wait in the queue
     replying    what a caller is given        patience    how long a caller waits
-    endpoints   how each is treated           relay       the way of what is only carried
+    endpoints   how each is treated           carry       the way of what is only carried
     admission   bytes into a Call             bodies/     what a body asks
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger

@@ -14,10 +14,9 @@ import msgspec
 
 from headrace import errors
 from headrace.errors import HeadraceError, UpstreamError
-from headrace.model import Answer, Event, Form, Usage
+from headrace.model import Answer, Event, Form, Headers, Usage
 
 H = TypeVar("H")
-Headers = tuple[tuple[str, str], ...]
 
 VERSION = 1  # of the heads; change it when a reader of today's would misread what is written then
 

@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
+Headers = tuple[tuple[str, str], ...]
+"""Headers of HTTP in their order, their values as heads.py has them; a name may come again."""
+
 
 class Lane(StrEnum):
     """A class of traffic with its priority, highest first."""
@@ -138,7 +141,7 @@ class Call(Errand):
     max_tokens: int
     stream: bool
     betas: tuple[str, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     fingerprint: str
     scope: str
     cache: CacheControl = field(default_factory=CacheControl)
@@ -195,7 +198,7 @@ class Answer:
     request_id: str = ""
     no_keep: str = ""
     is_kept: bool = False
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
 
 
 @dataclass(slots=True)
@@ -219,7 +222,7 @@ class Reply:
     waited_s: float = 0.0
     is_early: bool = False
     came_at: float = 0.0
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     answer: Answer | None = None
     events: AsyncIterator[Event] | None = None
     whole: Callable[[], Answer | None] | None = None

@@ -30,6 +30,7 @@ from headrace.budget.redis import RedisLedger
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
+from headrace.carry import Carrier
 from headrace.clock import Clock, SystemClock
 from headrace.config import Keys, Settings, callers
 from headrace.crowd import Crowd
@@ -48,7 +49,6 @@ from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
 from headrace.redis_check import RedisCheck
-from headrace.relay import Relay
 from headrace.replying import Replies
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue
@@ -181,12 +181,12 @@ class Parts:
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
         )
-        self.relay = Relay(clock, self.schedule, self.upstream, policy)
+        self.carrier = Carrier(clock, self.schedule, self.upstream, policy)
         self.exchange = Exchange(
             clock,
             self.flow,
             self.pursuits,
-            self.relay,
+            self.carrier,
             self.admission,
             self.outcomes,
             budget_headers=self.schedule.budget_headers,

@@ -175,7 +175,7 @@ LEFT_OUT = {
     "messages.thread": "sends nothing; what it returns calls messages.create",
     "webhooks.unwrap": "reads what upstream sends to a service of yours: no call",
     "webhooks.parse_unverified": "reads what upstream sends to a service of yours: no call",
-    "sessions.events.stream": "events of a kind that the simulator does not say; test_relay.py has streams of any",
+    "sessions.events.stream": "events of a kind that the simulator does not say; test_carried.py has streams of any",
     "sessions.threads.events.stream": "as sessions.events.stream",
 }
 

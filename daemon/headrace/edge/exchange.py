@@ -23,6 +23,7 @@ from multidict import CIMultiDict, MultiMapping
 from headrace import endpoints, forms
 from headrace.admission import Admission, Ask, check_size, lane_of
 from headrace.aside import Aside
+from headrace.carry import Carrier, Load
 from headrace.clock import Clock
 from headrace.edge.hits import JSON, SSE, Seen
 from headrace.edge.http_asks import cache_control, read_ask
@@ -30,15 +31,14 @@ from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
 from headrace.flow import Flow
-from headrace.model import Call, Caller, Errand, Event, Reply, Role, Source
+from headrace.model import Call, Caller, Errand, Event, Headers, Reply, Role, Source
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
-from headrace.relay import Load, Relay
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
-Headers = MultiMapping[str]
-Budget = Callable[[Errand | Seen], tuple[tuple[str, str], ...]]
+HeaderMap = MultiMapping[str]
+Budget = Callable[[Errand | Seen], Headers]
 
 # Not OPTIONS: it asks which pages may call, and of that upstream knows nothing.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
@@ -64,7 +64,7 @@ class Request:
     method: str
     target: str
     caller: Caller
-    headers: Headers = field(default_factory=CIMultiDict)
+    headers: HeaderMap = field(default_factory=CIMultiDict)
     body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
     length: int | None = None
     timeout_s: float | None = None
@@ -109,7 +109,7 @@ class Exchange:
         clock: Clock,
         flow: Flow,
         pursuits: Pursuits,
-        relay: Relay,
+        carrier: Carrier,
         admission: Admission,
         outcomes: Outcomes,
         *,
@@ -121,14 +121,14 @@ class Exchange:
         self.pursuits = pursuits
         self._clock = clock
         self._flow = flow
-        self._relay = relay
+        self._carrier = carrier
         self._admission = admission
         self._budget_headers = budget_headers
         self._upstream_url = upstream_url.encode()
         self._opens_s = opens_s
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._flow!r} {self._relay!r}>"
+        return f"<Exchange {self._flow!r} {self._carrier!r}>"
 
     @contextlib.asynccontextmanager
     async def open(self, request: Request, *, seen: Callable[[Call], None] = lambda call: None) -> AsyncIterator[Response]:
@@ -228,7 +228,7 @@ class Exchange:
         self._flow.refuse_if_draining()
         load = self._load(request, endpoint)
         with self.outcomes.of(request.edge, load.errand) as record:
-            async with self._relay.carry(load) as (carried, attempts):
+            async with self._carrier.carry(load) as (carried, attempts):
                 record.reply = reply = Reply(
                     Source.UPSTREAM, attempts, request_id=carried.request_id, came_at=self._clock.now()
                 )
@@ -269,7 +269,7 @@ class Exchange:
         body = Body(bounded(request.body, endpoint), request.length)
         return Load(errand, endpoint, tuple((name.lower(), value) for name, value in headers.items()), body)
 
-    def _readdressed(self, body: bytes, headers: Headers) -> bytes:
+    def _readdressed(self, body: bytes, headers: HeaderMap) -> bytes:
         # As the caller sees us: what it follows must lead back here, and not to an address for which it has no key.
         host = headers.get("host", "")
         if not _HOST.fullmatch(host):

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.edge import http_errors
-from headrace.edge.exchange import Budget, Exchange, Headers, Request, Response, endpoint_of, is_events, new_id, whole_body
+from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id, whole_body
 from headrace.edge.grpc_calls import Who, guarded, parse
 from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
 from headrace.errors import HeadraceError, InvalidCall
@@ -170,13 +170,13 @@ def _headers(head: _Head) -> CIMultiDict[str]:
     return CIMultiDict((header.name.lower(), header.value) for header in head.headers)
 
 
-def _stated(headers: Headers) -> int | None:
+def _stated(headers: HeaderMap) -> int | None:
     # The length that is stated for the body, in bytes.
     stated = headers.get("content-length", "")
     return int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else None
 
 
-def _is_whole(head: _Head, headers: Headers) -> bool:
+def _is_whole(head: _Head, headers: HeaderMap) -> bool:
     # Whether the head tells by itself that nothing comes after it; its caller need not have said so then.
     length = _stated(headers)
     if length is None:
@@ -184,7 +184,9 @@ def _is_whole(head: _Head, headers: Headers) -> bool:
     return length == len(head.body)
 
 
-async def _body(head: _Head, headers: Headers, parts: AsyncIterator[bytes]) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+async def _body(
+    head: _Head, headers: HeaderMap, parts: AsyncIterator[bytes]
+) -> tuple[bytes | AsyncIterator[bytes], int | None]:
     if _is_whole(head, headers):
         return head.body, len(head.body)
     second = await anext(parts, None)

@@ -10,7 +10,7 @@ from headrace.admission import Ask
 from headrace.deadline import Wait
 from headrace.endpoints import MESSAGES, Endpoint
 from headrace.errors import InvalidCall
-from headrace.model import CacheControl, Caller, Reply, Source
+from headrace.model import CacheControl, Caller, Headers, Reply, Source
 from headrace.v1 import messages_service_pb2, options_pb2
 
 _LANES = {
@@ -63,7 +63,7 @@ def read_ask(
     )
 
 
-def headers(options: options_pb2.CallOptions) -> tuple[tuple[str, str], ...]:
+def headers(options: options_pb2.CallOptions) -> Headers:
     """Return what options say as the headers that say it over HTTP; raises `InvalidCall` for what makes no sense."""
     said = {
         "anthropic-version": _value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",

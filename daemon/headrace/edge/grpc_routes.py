@@ -23,6 +23,7 @@ from headrace.edge.grpc_asks import headers
 from headrace.edge.grpc_params import Parted
 from headrace.endpoints import Endpoint
 from headrace.errors import InvalidCall
+from headrace.model import Headers
 from headrace.v1 import (
     chat_service_pb2,
     message_batches_service_pb2,
@@ -177,7 +178,7 @@ def ask(route: Route, parted: Parted) -> Asked:
     return Asked(f"{path}?{query}" if query else path, parted.body)
 
 
-def headers_of(route: Route, request: Any) -> tuple[tuple[str, str], ...]:
+def headers_of(route: Route, request: Any) -> Headers:
     """Return the headers of a request that is carried; raises `InvalidCall` for options that make no sense."""
     # Without a body, too: else the transport would call nothing a stream of octets.
     content = (("content-type", "application/json"),) if route.method == "POST" else ()

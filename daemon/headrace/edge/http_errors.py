@@ -13,6 +13,7 @@ import msgspec
 
 from headrace import errors
 from headrace.errors import HeadraceError, UpstreamError
+from headrace.model import Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Said:
 
     status: int
     body: bytes
-    headers: tuple[tuple[str, str], ...]
+    headers: Headers
 
 
 def say(error: Exception, request_id: str) -> Said:

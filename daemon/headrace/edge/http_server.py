@@ -43,7 +43,6 @@ log = structlog.get_logger()
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
 _BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
 
-Headers = list[tuple[str, str]]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -314,8 +313,8 @@ def _cut(request: web.BaseRequest, stream: web.StreamResponse) -> web.StreamResp
 
 def _refusal(error: Exception) -> web.StreamResponse:
     said = http_errors.say(error, new_id())
-    return _response(said.status, said.body, list(said.headers))
+    return _response(said.status, said.body, said.headers)
 
 
-def _response(status: int, body: bytes, headers: Headers) -> web.Response:
+def _response(status: int, body: bytes, headers: Iterable[tuple[str, str]]) -> web.Response:
     return web.Response(status=status, body=body, headers=headers)

@@ -179,7 +179,7 @@ class Handover:
         args = [LOG_MS, publication.name, publication.attempt, first, publication.holder]
         await self._link.run(_APPEND, names, [*args, *(items.encode_event(event, flight) for event in fresh)])
         publication.published += len(fresh)
-        observe.RELAYED.inc(by=len(fresh))
+        observe.HANDED_OVER.inc(by=len(fresh))
 
     def _on_log(self, name: bytes) -> None:
         if nudged := self._nudges.get(name.decode()):

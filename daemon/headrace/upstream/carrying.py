@@ -11,12 +11,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 
 from headrace.errors import InvalidCall
+from headrace.model import Headers as Headers
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Translated
 from headrace.upstream.remarks import ONE_HOP
 from headrace.upstream.transport import AsyncByteStream
-
-Headers = tuple[tuple[str, str], ...]
 
 _NOT_ONWARD = ONE_HOP | {
     "authorization", "content-length", "cookie", "expect", "forwarded", "host", "origin", "referer", "via", "x-api-key",

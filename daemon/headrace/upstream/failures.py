@@ -17,8 +17,7 @@ from typing import Any
 from headrace import forms
 from headrace.errors import AttemptFailed, Failure, UpstreamError
 from headrace.heads import readable, value_text
-
-Pairs = tuple[tuple[str, str], ...]
+from headrace.model import Headers
 
 # status -> why the attempt failed, and Anthropic's name for it where the body gives none
 _TABLE: dict[int, tuple[Failure, str]] = {
@@ -47,7 +46,9 @@ _WAITS = {"retry-after-ms": 0.001, "retry-after": 1.0}  # the unit of each, in s
 _LONGEST_MESSAGE = 1000  # characters; it travels in gRPC trailers, which have 8 KB
 
 
-def classify(status: int, headers: Mapping[str, str] | Pairs, body: bytes, *, passed_on: Pairs | None = None) -> AttemptFailed:
+def classify(
+    status: int, headers: Mapping[str, str] | Headers, body: bytes, *, passed_on: Headers | None = None
+) -> AttemptFailed:
     """Return what an answer other than 200 means, with upstream's exact word, and the headers *passed_on*, for the caller."""
     pairs = _pairs(headers)
     named = dict(pairs)
@@ -131,7 +132,7 @@ def _overruled(failure: Failure, status: int, kind: str, code: str, headers: Map
     return failure
 
 
-def retry_after(headers: Mapping[str, str] | Pairs) -> float | None:
+def retry_after(headers: Mapping[str, str] | Headers) -> float | None:
     """
     Return how long upstream asks us to wait (s), in each spelling that the official SDKs read; None if it does not say.
 
@@ -152,7 +153,7 @@ def _wait(name: str, value: str, upstream_now: str | None) -> float:
     return max(0.0, seconds)
 
 
-def _one_wait(pairs: Pairs, wait_s: float | None) -> Pairs:
+def _one_wait(pairs: Headers, wait_s: float | None) -> Headers:
     # SDKs obey one of several, and it need not be the longest.
     now = dict(pairs).get("date")
     kept, has_said = [], False
@@ -165,7 +166,7 @@ def _one_wait(pairs: Pairs, wait_s: float | None) -> Pairs:
     return tuple(kept)
 
 
-def _pairs(headers: Mapping[str, str] | Pairs) -> Pairs:
+def _pairs(headers: Mapping[str, str] | Headers) -> Headers:
     """Return all headers, each as often as it came, with lower-case names."""
     if (raw := getattr(headers, "raw", None)) is not None:
         return tuple((name.decode("latin-1").lower(), value_text(value)) for name, value in raw)
@@ -217,5 +218,5 @@ def _known(**facts: str) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def _worth_passing(pairs: Pairs) -> Pairs:
+def _worth_passing(pairs: Headers) -> Headers:
     return tuple((name, value) for name, value in pairs if name in _PASSED_ON or name.startswith("anthropic-"))

@@ -20,7 +20,7 @@ from typing import cast
 
 from headrace import forms
 from headrace.errors import AttemptFailed
-from headrace.model import Answer, Event, Form
+from headrace.model import Answer, Event, Form, Headers
 from headrace.upstream.failures import barred, broken, classify, classify_event, silent, unreadable
 from headrace.upstream.remarks import remarks
 from headrace.upstream.transport import (
@@ -221,9 +221,7 @@ def _is_whole(payload: bytes) -> bool:
     return True
 
 
-async def read_failure(
-    response: Response, *, passed_on: tuple[tuple[str, str], ...] | None = None, within_s: float | None = None
-) -> AttemptFailed:
+async def read_failure(response: Response, *, passed_on: Headers | None = None, within_s: float | None = None) -> AttemptFailed:
     """Return what a response other than 200 means; with the headers *passed_on*, if they are not the usual ones."""
     try:
         body = await read_whole(response, within_s=within_s)

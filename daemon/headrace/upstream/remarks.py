@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from headrace.heads import value_text
+from headrace.model import Headers
 
 ONE_HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization", "proxy-connection",
@@ -31,7 +32,7 @@ _LEFT_OUT = _NOT_OF_A_COPY | _NOT_UPSTREAMS_TO_SAY | {"request-id"}  # which has
 _FAMILIES_LEFT_OUT = ("access-control-", "anthropic-ratelimit-", "x-headrace-", "x-ratelimit-")
 
 
-def remarks(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+def remarks(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the headers to keep with an answer, in upstream's order, lower-case names."""
     named = [(name.decode("latin-1").lower(), value_text(value)) for name, value in raw]
     listed = {part.strip().lower() for name, value in named if name == "connection" for part in value.split(",")}

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from headrace.clock import Clock
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
-from headrace.model import Errand, Usage
+from headrace.model import Errand, Headers, Usage
 from headrace.retry.policy import RetryPolicy, Tries
 from headrace.schedule import Schedule
-from headrace.upstream.carrying import Body, Headers
+from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried, Upstream
 
 
@@ -33,7 +33,7 @@ class Load:
     body: Body
 
 
-class Relay:
+class Carrier:
     """Carries calls upstream and their answers back."""
 
     def __init__(self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy) -> None:
@@ -43,7 +43,7 @@ class Relay:
         self._policy = policy
 
     def __repr__(self) -> str:
-        return f"<Relay {self._upstream!r}>"
+        return f"<Carrier {self._upstream!r}>"
 
     @contextlib.asynccontextmanager
     async def carry(self, load: Load) -> AsyncIterator[tuple[Carried, int]]:
