@@ -12,11 +12,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from multidict import CIMultiDict
+
 from conftest import until
 from headrace import config, forms
-from headrace.admission import Ask
-from headrace.cache.control import parse_cache_control
 from headrace.deadline import Wait
+from headrace.edge.http_asks import read_ask
+from headrace.endpoints import MESSAGES
 from headrace.errors import RedisAway
 from headrace.flight.lease import LEASE_MS
 from headrace.model import Call, Caller, Reply
@@ -79,8 +81,12 @@ class Daemon:
     ) -> Call:
         body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]} | (body or {})
         who, wait = caller if isinstance(caller, Caller) else Caller(caller), Wait(stated_s=timeout_s)
-        asked = Ask(who, json.dumps(body).encode(), cache=parse_cache_control(cache), wait=wait, **ask)
-        return at_once(self.parts.admission.admit(asked))
+        headers = CIMultiDict({"cache-control": cache} if cache else {})
+        asked = read_ask(
+            who, headers, json.dumps(body).encode(),
+            method="POST", path="/v1/messages", endpoint=MESSAGES, credential="", wait=wait,
+        )  # fmt: skip
+        return at_once(self.parts.admission.admit(**(asked | ask)))
 
     async def ask(self, call: Call) -> Reply:
         """Return the whole reply, its events read to the end."""

@@ -1,15 +1,15 @@
 """
 May this call be served, and what exactly is it? Decided from the bytes alone.
 
-An edge hands over an `Ask` (what it read from the wire, in the API's own terms) and gets a `Call`: parsed, checked as far as
-the daemon needs it, with its fingerprint, its lane, its deadline, and the reason why its answer may not be kept, if there is
-one. What only upstream can judge is left to upstream: a parameter that we have never heard of is not our business.
+An edge says an `Ask` (what it read from the wire, in the API's own terms) and gets a `Call`: parsed, checked as far as the
+daemon needs it, with its fingerprint, its lane, its deadline, and the reason why its answer may not be kept, if there is one.
+What only upstream can judge is left to upstream: a parameter that we have never heard of is not our business.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 from headrace.aside import Aside
 from headrace.bodies.read import NOTHING, Reading
@@ -18,42 +18,47 @@ from headrace.cache.fingerprint import fingerprint
 from headrace.cache.keeping import Keeping
 from headrace.clock import Clock
 from headrace.deadline import Moments, Wait, until
-from headrace.endpoints import MESSAGES, MODELS, Endpoint
+from headrace.endpoints import MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
-from headrace.model import CacheControl, Call, Caller, Lane
+from headrace.model import CacheControl, Call, Caller, Headers, Lane
 
 _MAX_IDEMPOTENCY_KEY = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Said(TypedDict):
     """
-    What an edge read from the wire.
+    What goes into a `Call` as the edge read it; there it says what each is.
 
-    Args:
-        body: the JSON that is to go upstream; empty for a GET.
-        stream: what the edge knows of the form; None leaves it to the body.
-        lane: "" for the caller's own.
-        wait: how long the caller will wait.
-        headers: other `anthropic-*` headers, lower-case names.
-        method, path, endpoint: where it is to go: the path with its query.
-        credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
+    Nothing of it is checked here but the body.
     """
 
     caller: Caller
-    body: bytes = field(repr=False)
-    stream: bool | None = None
-    version: str = ""
-    betas: tuple[str, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
-    lane: str = ""
-    wait: Wait = field(default_factory=Wait)
-    cache: CacheControl = field(default_factory=CacheControl)
-    idempotency_key: str = ""
-    path: str = "/v1/messages"
-    method: str = "POST"
-    endpoint: Endpoint = MESSAGES
-    credential: str = field(default="", repr=False)
+    body: bytes
+    betas: tuple[str, ...]
+    headers: Headers
+    method: str
+    path: str
+    credential: str
+
+
+class Ask(Said):
+    """
+    What an edge read from the wire: the arguments of `admit`.
+
+    Args:
+        endpoint: where it is to go.
+        stream: what the edge knows of the form; None leaves it to the body.
+        version, lane: "" for the usual one, and for the caller's own.
+        wait: how long the caller will wait.
+    """
+
+    endpoint: Endpoint
+    stream: bool | None
+    version: str
+    lane: str
+    wait: Wait
+    cache: CacheControl
+    idempotency_key: str
 
 
 class Admission:
@@ -90,50 +95,52 @@ class Admission:
         scope = "" if self._is_shared else caller.name
         return f"{scope}#{hashlib.sha256(credential.encode(errors='surrogateescape')).hexdigest()}" if credential else scope
 
-    async def admit(self, ask: Ask) -> Call:
+    async def admit(
+        self,
+        *,
+        endpoint: Endpoint,
+        stream: bool | None,
+        version: str,
+        lane: str,
+        wait: Wait,
+        cache: CacheControl,
+        idempotency_key: str,
+        **said: Unpack[Said],
+    ) -> Call:
         """
         Return the call, or raise `InvalidCall` or `TooLarge` saying what is wrong and what would be right.
 
         Only a large body is waited for, and no longer than its caller would wait.
         """
-        check_size(ask.endpoint, len(ask.body))
+        caller = said["caller"]
+        check_size(endpoint, len(said["body"]))
         now = self._clock.now()
-        reading = _no_body(ask) if ask.endpoint is MODELS else self._reader.read_small(ask.body, ask.endpoint.name)
+        reading = _no_body(said) if endpoint is MODELS else self._reader.read_small(said["body"], endpoint.name)
         if reading is None:
-            async with until(self.moments(now, ask.wait, ask.endpoint, ask.caller, is_stream=False).deadline, self._clock):
-                reading = await self._reader.read(ask.body, ask.endpoint.name)
-        if ask.stream is not None and ask.stream != reading.stream:
-            raise InvalidCall(f"the call says stream = {ask.stream}, its body {reading.stream}", metadata={"field": "stream"})
-        version = ask.version or self._version
-        scope = self.scope(ask.caller, ask.credential)
-        # A POST by its path alone: most calls are.
-        place = ask.path if ask.method == "POST" else f"{ask.method} {ask.path}"
-        betas, headers = ask.betas, ask.headers
-        found = fingerprint(scope=scope, path=place, version=version, betas=betas, headers=headers, essence=reading.essence)
-        moments = self.moments(now, ask.wait, ask.endpoint, ask.caller, is_stream=reading.stream)
+            async with until(self.moments(now, wait, endpoint, caller, is_stream=False).deadline, self._clock):
+                reading = await self._reader.read(said["body"], endpoint.name)
+        if stream is not None and stream != reading.stream:
+            raise InvalidCall(f"the call says stream = {stream}, its body {reading.stream}", metadata={"field": "stream"})
+        version = version or self._version
+        scope = self.scope(caller, said["credential"])
+        moments = self.moments(now, wait, endpoint, caller, is_stream=reading.stream)
         return Call(
-            caller=ask.caller,
-            body=ask.body,
+            **said,
             model=reading.model,
             max_tokens=reading.max_tokens,
             stream=reading.stream,
+            no_keep=reading.no_keep,
             version=version,
-            betas=betas,
-            headers=headers,
-            lane=lane_of(ask.lane, ask.caller),
-            fingerprint=found,
+            lane=lane_of(lane, caller),
+            fingerprint=_fingerprint(said, scope, version, reading),
             scope=scope,
             arrival=now,
             deadline=moments.deadline,
             slack_s=moments.slack_s,
             ends=moments.ends,
-            cache=self._keeping.wish(ask.cache, ask.caller),
-            idempotency_key=_idempotency_key(ask.idempotency_key),
-            no_keep=reading.no_keep,
-            path=ask.path,
-            method=ask.method,
-            endpoint=ask.endpoint.name,
-            credential=ask.credential,
+            cache=self._keeping.wish(cache, caller),
+            idempotency_key=_idempotency_key(idempotency_key),
+            endpoint=endpoint.name,
         )
 
     def moments(self, now: float, wait: Wait, endpoint: Endpoint, caller: Caller, *, is_stream: bool) -> Moments:
@@ -148,10 +155,17 @@ def check_size(endpoint: Endpoint, length: int | None) -> None:
         raise TooLarge(f"the body has {length:,} bytes; upstream takes {endpoint.max_body:,} at most")
 
 
-def _no_body(ask: Ask) -> Reading:
-    if ask.body:
-        raise InvalidCall(f"{ask.method} {ask.path.partition('?')[0]} takes no body")
+def _no_body(said: Said) -> Reading:
+    if said["body"]:
+        raise InvalidCall(f"{said['method']} {said['path'].partition('?')[0]} takes no body")
     return NOTHING
+
+
+def _fingerprint(said: Said, scope: str, version: str, reading: Reading) -> str:
+    # A POST by its path alone: most calls are.
+    place = said["path"] if said["method"] == "POST" else f"{said['method']} {said['path']}"
+    betas, headers = said["betas"], said["headers"]
+    return fingerprint(scope=scope, path=place, version=version, betas=betas, headers=headers, essence=reading.essence)
 
 
 def lane_of(asked: str, caller: Caller) -> Lane:

@@ -150,7 +150,7 @@ class Exchange:
 
     async def admit(self, ask: Ask) -> Call:
         """Return the call that a door read from the wire; equal calls in the air have one body between them."""
-        return self._flow.sharing(await self._admission.admit(ask))
+        return self._flow.sharing(await self._admission.admit(**ask))
 
     @contextlib.asynccontextmanager
     async def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AsyncIterator[Reply]:

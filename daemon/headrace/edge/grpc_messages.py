@@ -7,8 +7,9 @@ MessagesService: one answer whole, one answer as events, and calls that are to b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from google.protobuf.message import Message
 
 from headrace import forms
 from headrace.admission import Admission, Ask
@@ -30,8 +31,8 @@ class MessagesServicer:
         self._pursuits = pursuits
         self._admission = admission
         self._who = who
-        self._create = kept(_Create())
-        self._stream = kept(_Stream())
+        self._create = kept(_CREATE)
+        self._stream = kept(_STREAM)
 
     def __repr__(self) -> str:
         return f"<MessagesServicer {self._pursuits!r}>"
@@ -53,50 +54,30 @@ class MessagesServicer:
         cls = messages_service_pb2.SubmitMessageRequest
         parted = await take_apart(self._admission.aside, cls, raw, streams=False)
         caller = self._who.identify(key, parted.request.options.caller)
-        call = await self._admission.admit(_ask(parted, caller, False, answer_timeout_s(parted.request), own_key))
+        asked = _CREATE.ask(parted, caller, timeout_s=answer_timeout_s(parted.request), credential=own_key)
+        call = await self._admission.admit(**asked)
         ticket = await self._pursuits.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()
 
 
-def _ask(parted: Parted, caller: Caller, stream: bool, timeout_s: float | None, credential: str) -> Ask:
-    options = parted.request.options
-    return read_ask(options, caller, parted.body, stream=stream, timeout_s=timeout_s, credential=credential)
+class _Form:
+    """One of the two forms of an answer."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Create:
-    """An answer whole."""
-
-    name = "MessagesService.CreateMessage"
-    is_streaming = False
-    request = messages_service_pb2.CreateMessageRequest
-    response = messages_service_pb2.CreateMessageResponse
+    def __init__(self, name: str, request: type[Message], response: type[Message], *, is_streaming: bool) -> None:
+        self.name = f"MessagesService.{name}"
+        self.is_streaming = is_streaming
+        self.request = request
+        self.response = response
 
     def ask(self, parted: Parted, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
-        return _ask(parted, caller, False, timeout_s, credential)
+        options = parted.request.options
+        return read_ask(options, caller, parted.body, stream=self.is_streaming, timeout_s=timeout_s, credential=credential)
 
     def whole(self, answer: Answer) -> Iterator[bytes]:
+        if self.is_streaming:
+            return (said for event in forms.event_list(answer) if (said := self.event(event, answer.request_id)))
         message = translate.read(forms.json_payload(answer), messages_pb2.Message)
-        yield messages_service_pb2.CreateMessageResponse(message=message).SerializeToString()
-
-    def event(self, event: Event, request_id: str) -> bytes:
-        raise NotImplementedError("it does not stream")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """An answer as events."""
-
-    name = "MessagesService.StreamMessage"
-    is_streaming = True
-    request = messages_service_pb2.StreamMessageRequest
-    response = messages_service_pb2.StreamMessageResponse
-
-    def ask(self, parted: Parted, caller: Caller, *, timeout_s: float | None, credential: str) -> Ask:
-        return _ask(parted, caller, True, timeout_s, credential)
-
-    def whole(self, answer: Answer) -> Iterator[bytes]:
-        return (said for event in forms.event_list(answer) if (said := self.event(event, answer.request_id)))
+        return iter([messages_service_pb2.CreateMessageResponse(message=message).SerializeToString()])
 
     def event(self, event: Event, request_id: str) -> bytes:
         if not event.data:
@@ -107,3 +88,17 @@ class _Stream:
             said = events_pb2.StreamEvent(other_json=event.data)
         name = "" if said.WhichOneof("event") == event.name else event.name
         return messages_service_pb2.StreamMessageResponse(event=said, event_name=name).SerializeToString()
+
+
+_CREATE = _Form(
+    "CreateMessage",
+    messages_service_pb2.CreateMessageRequest,
+    messages_service_pb2.CreateMessageResponse,
+    is_streaming=False,
+)
+_STREAM = _Form(
+    "StreamMessage",
+    messages_service_pb2.StreamMessageRequest,
+    messages_service_pb2.StreamMessageResponse,
+    is_streaming=True,
+)

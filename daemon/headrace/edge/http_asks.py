@@ -51,6 +51,7 @@ def read_ask(
     return Ask(
         caller=caller,
         body=body,
+        stream=None,  # the body says it
         version=headers.get("anthropic-version", ""),
         betas=_betas(headers),
         headers=tuple(
