@@ -36,7 +36,7 @@ The ground
     units       durations and sizes           lockfile    one daemon to a place
     background  tasks beside the calls
     sockets     where unix sockets lie        notify      systemd
-    crowd       all that waits, counted
+    crowd       all that waits, counted       nudges      events by name
     aside       a process for heavy work      v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

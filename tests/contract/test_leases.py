@@ -320,6 +320,26 @@ async def test_ticket_is_followed(valkey_url):
             await until(lambda: flight.events == EVENTS)
 
 
+@pytest.mark.parametrize("leaves", [None, 0, 1])
+async def test_ticket_is_followed_twice(valkey_url, leaves):
+    """Two who follow one ticket in one process are both told at once, and so is one when the other leaves."""
+    async with hosts(valkey_url, 2, lease_ms=60_000) as (one, two):
+        async with heard(two, "t-1") as first, heard(two, "t-1") as second:
+            await until(lambda: one.link.do("EXISTS", keys.audience("flight:ticket:t-1")))
+            await hold(one, "t-1", "me")
+            await two.link.ping()
+            follow = [first, second]
+            if leaves is not None:
+                _, leaving = follow.pop(leaves)
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+            async with one.handover.publishing(said(*EVENTS), "t-1", 1, "me"):
+                await until(lambda: all(flight.events == EVENTS for flight, _ in follow))
+        await two.link.ping()
+        assert not await one.link.do("EXISTS", keys.audience("flight:ticket:t-1"))
+        assert two.handover.stats().followed == 0
+
+
 async def test_next_attempt_is_no_sequel(valkey_url):
     """Who has had some of an attempt is not given the end of the next one, but told that the stream broke off."""
     async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, following):

@@ -298,7 +298,7 @@ async def test_no_splice(valkey_url: str, tmp_path: Path) -> None:
             for n in range(1, 6):
                 event = Event("content_block_delta", b"{}", b"other%d\n\n" % n)
                 client.xadd(keys.log(name), {"i": items.encode_event(event, Flight("other"))}, f"1-{n}")
-        other.parts.handover._nudges[f"flight:{call.fingerprint}"].set()
+        other.parts.handover._nudges.nudge(f"flight:{call.fingerprint}")
         other.parts.leases._lease_ms = 100
         events, error = await asyncio.wait_for(following, 10)
         assert isinstance(error, BrokenStream)
@@ -412,7 +412,7 @@ async def test_waited_for_twice(valkey_url: str, tmp_path: Path) -> None:
     async with running(valkey_url, tmp_path, talk) as (one, _):
         asked = asking(one, one.call())
         await until(lambda: len(one.parts.tickets._waits))
-        ticket = next(iter(one.parts.tickets._waits._by_ticket))
+        ticket = next(iter(one.parts.tickets._waits._nudges._by_name))
         waiting = asyncio.create_task(one.parts.tickets.wait(ticket))
         await asyncio.sleep(0)
         asked.cancel()

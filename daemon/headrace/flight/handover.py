@@ -20,6 +20,7 @@ from headrace.errors import RedisAway
 from headrace.flight import items
 from headrace.flight.flights import Flight, Landing
 from headrace.link import Link, Script
+from headrace.nudges import Nudges
 
 LOG_MS = 60_000
 
@@ -56,7 +57,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class HandoverStats:
-    """How many flights and tickets of others are followed here."""
+    """How many flights and tickets of others are followed here, each counted once."""
 
     followed: int
 
@@ -68,7 +69,7 @@ class Handover:
         self._link = link
         self._clock = clock
         self.follow_ms = follow_ms
-        self._nudges: dict[str, asyncio.Event] = {}
+        self._nudges = Nudges()
         link.on("log", self._on_log)
 
     def __repr__(self) -> str:
@@ -82,18 +83,13 @@ class Handover:
 
     @contextlib.contextmanager
     def nudged(self, name: str) -> Iterator[asyncio.Event]:
-        """Have an event set whenever the log of this name grows."""
-        nudged = self._nudges[name] = asyncio.Event()
-        try:
+        """Have an event set whenever the log of this name grows; each who follows it here has one of its own."""
+        with self._nudges.of(name) as nudged:
             yield nudged
-        finally:
-            # Another flight of the same name may have begun here while this one was being given up.
-            if self.is_nudged_by(name, nudged):
-                del self._nudges[name]
 
-    def is_nudged_by(self, name: str, nudged: asyncio.Event) -> bool:
-        """Whether this is still the event for that name."""
-        return self._nudges.get(name) is nudged
+    def is_followed(self, name: str) -> bool:
+        """Whether anybody here follows this name; this process's place in the audience is for all of them."""
+        return name in self._nudges
 
     async def read(self, flight: Flight, log: str, source: str) -> Landing | None:
         """
@@ -118,8 +114,8 @@ class Handover:
         Raises `BrokenStream` when callers here have had some of an attempt that another one has taken the place of.
         """
         name, read = _name(ticket), "0-0"
-        with self.nudged(name) as nudged:
-            try:
+        try:
+            with self.nudged(name) as nudged:
                 while True:
                     nudged.clear()
                     with contextlib.suppress(RedisAway):
@@ -129,9 +125,9 @@ class Handover:
                     with contextlib.suppress(TimeoutError):
                         async with self._clock.timeout(self.follow_ms / 3000):
                             await nudged.wait()
-            finally:
-                if self.is_nudged_by(name, nudged):
-                    self._link.do("ZREM", keys.audience(name), self._link.inbox)
+        finally:
+            if not self.is_followed(name):
+                self._link.do("ZREM", keys.audience(name), self._link.inbox)
 
     def _take_in(self, flight: Flight, ticket: str, news: Sequence[tuple[bytes, Sequence[bytes]]]) -> str:
         """Append the news of a ticket, and return the position of the last."""
@@ -182,8 +178,7 @@ class Handover:
         observe.HANDED_OVER.inc(by=len(fresh))
 
     def _on_log(self, name: bytes) -> None:
-        if nudged := self._nudges.get(name.decode()):
-            nudged.set()
+        self._nudges.nudge(name.decode())
 
 
 def _name(ticket: str) -> str:

@@ -188,13 +188,13 @@ class Leases:
         self._asked += 1
         try:
             with self._handover.nudged(name) as nudged:
-                try:
-                    yield nudged
-                except asyncio.CancelledError:
-                    # Not awaited: who is cancelled leaves at once, and the place in the audience would lapse anyway.
-                    if self._handover.is_nudged_by(name, nudged):
-                        self._link.run(_LEAVE, [keys.audience(name), keys.flight(flight.key)], [self._link.inbox, name])
-                    raise
+                yield nudged
+        except asyncio.CancelledError:
+            # Not awaited: who is cancelled leaves at once, and the place in the audience would lapse anyway. Another flight of
+            # the same name may have begun here while this one was being given up.
+            if not self._handover.is_followed(name):
+                self._link.run(_LEAVE, [keys.audience(name), keys.flight(flight.key)], [self._link.inbox, name])
+            raise
         finally:
             self._asked -= 1
 

@@ -14,6 +14,7 @@ from headrace import keys
 from headrace.clock import Clock
 from headrace.errors import RedisAway, TicketNotFound
 from headrace.link import Link, Script
+from headrace.nudges import Nudges
 from headrace.retry.policy import jitter
 from headrace.retry.ticket import State, Timing
 
@@ -27,33 +28,25 @@ class Waits:
         self._link = link
         self._clock = clock
         self._timing = timing
-        self._by_ticket: dict[str, set[asyncio.Event]] = {}
+        self._nudges = Nudges()
 
     def __repr__(self) -> str:
         return f"<Waits [{len(self)} waited for]>"
 
     def __len__(self) -> int:
-        return len(self._by_ticket)
+        return len(self._nudges)
 
     def __contains__(self, ticket_id: str) -> bool:
-        return ticket_id in self._by_ticket
+        return ticket_id in self._nudges
 
     def nudge(self, ticket_id: str) -> None:
         """Let whoever waits for a ticket look again now."""
-        for nudged in self._by_ticket.get(ticket_id, ()):
-            nudged.set()
+        self._nudges.nudge(ticket_id)
 
     async def ended(self, ticket_id: str) -> None:
         """Wait until a ticket has ended; raises `TicketNotFound`. Redis away is waited out."""
-        nudged = asyncio.Event()
-        self._by_ticket.setdefault(ticket_id, set()).add(nudged)
-        try:
+        with self._nudges.of(ticket_id) as nudged:
             await self._ended(ticket_id, nudged)
-        finally:
-            waiting = self._by_ticket[ticket_id]
-            waiting.discard(nudged)
-            if not waiting:
-                del self._by_ticket[ticket_id]
 
     async def _ended(self, ticket_id: str, nudged: asyncio.Event) -> None:
         while True:
