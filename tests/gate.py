@@ -60,6 +60,12 @@ class Gate:
         """Pass on the next thing that Valkey says."""
         self.say(await asyncio.wait_for(self.said.get(), 10))
 
+    def open(self) -> None:
+        """Pass on what was kept, and everything from now on."""
+        self.is_open = True
+        while not self.said.empty():
+            self.say(self.said.get_nowait())
+
     def say(self, data: bytes) -> None:
         """Pass this on."""
         assert self._to_us is not None

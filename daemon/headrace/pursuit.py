@@ -257,7 +257,7 @@ class Pursuits:
                 record.reply = _reply_of(landing, self._clock.now())
         except (QueueFull, RedisAway):
             # Not the call's fault; the ticket is still ours, and its first attempt is not made.
-            await self._park(call, Tries(self._policy, self._clock), self._come_back())
+            await self._park(call, None, Tries(self._policy, self._clock), self._come_back())
         except HeadraceError:
             pass  # the ticket says it to whoever asks
 
@@ -279,7 +279,7 @@ class Pursuits:
             await self._again(call, hold, tries, AttemptFailed(kind, broken))
         except (QueueFull, RedisAway):
             tries.made -= 1  # it was not made
-            await self._park(call, tries, self._come_back())
+            await self._park(call, hold, tries, self._come_back())
         except Canceled:
             log.debug(observe.TICKET_LOST, ticket=ticket.id)  # it has ended, or is in other hands
         except HeadraceError:
@@ -294,13 +294,13 @@ class Pursuits:
         except HeadraceError as final:
             await self._tickets.finish(call.ticket, by=hold, error=final)
         else:
-            await self._park(call, tries, due)
+            await self._park(call, hold, tries, due)
 
-    async def _park(self, call: Call, tries: Tries, due: float) -> None:
+    async def _park(self, call: Call, hold: Hold | None, tries: Tries, due: float) -> None:
         # The ticket is in our hands: until Redis hears that it is not, nobody else looks at it.
         while True:
             try:
-                await self._tickets.park(call, attempts=tries.made, broken=tries.broken, due=due)
+                await self._tickets.park(call, attempts=tries.made, broken=tries.broken, due=due, by=hold)
             except RedisAway:
                 await self._clock.sleep(_TELL_AGAIN_S)
             else:

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import until
+from gate import gated
 from headrace import keys
 from headrace.errors import Abandoned, BudgetExhausted, Canceled, DeadlinePassed, InvalidCall, RedisAway, TicketNotFound
 from headrace.model import CacheControl, Caller, Lane, Source
+from headrace.retry import making, tickets
 from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, decode_call, encode_call
 from ticket_parts import ANSWER, ERROR, QUICK, Process, a_call
 
@@ -467,6 +469,128 @@ async def test_claimed_again_as_the_first_leaves(here, ticks):
     assert isinstance(again, Claimed)
     assert await here.state(again.ticket) is State.RUNNING
     assert await here.tickets.finish(again.ticket, answer=ANSWER)
+
+
+@contextlib.asynccontextmanager
+async def slow_replies(url, directory):
+    """A process whose Redis hears at once, and whose replies may be held back by a gate."""
+    async with gated(url, directory) as (gated_url, gate):
+        process = Process(gated_url)
+        for script in (tickets._START, tickets._PARK, making._CREATE):
+            await process.link.do("SCRIPT", "LOAD", script.text)
+        yield process, gate
+        gate.open()
+        await process.aclose()
+
+
+async def _cancel(task: asyncio.Task[object]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("reply", ["start", "read"])
+async def test_cancelled_while_it_starts(here, valkey_url, tmp_path, reply):
+    """Who is cancelled while it takes a ticket in hand gives it back at once, whenever Redis's word comes: it was not made."""
+    ticket_id = (await here.tickets.submit(a_call())).ticket
+    async with slow_replies(valkey_url, tmp_path) as (other, gate):
+        gate.is_open = False
+        starting = asyncio.create_task(other.tickets.start(ticket_id, 1))
+        await until(lambda: _is(here, ticket_id, State.RUNNING))
+        if reply == "read":
+            await gate.let_reply()  # the script's was heard
+            await asyncio.wait_for(_said_something(gate), 10)
+        await _cancel(starting)
+        gate.open()
+        await until(lambda: other.alarms.set, what="an alarm")
+        assert [alarm[1::2] for alarm in other.alarms.set] == [(1, 1)]
+        ticket = await here.tickets.get(ticket_id, "checkout")
+        assert (ticket.state, ticket.attempts, ticket.broken) == (State.QUEUED, 0, 0)
+        assert repr(other.tickets) == "<Tickets [0 held, 0 waited for]>"
+        assert await here.tickets.start(ticket_id, 1)
+
+
+async def test_cancelled_where_it_does_not_start(here, valkey_url, tmp_path):
+    """Who is cancelled while it asks for a ticket that another has leaves it there."""
+    ticket_id = (await here.tickets.submit(a_call())).ticket
+    await here.tickets.start(ticket_id, 1)
+    async with slow_replies(valkey_url, tmp_path) as (other, gate):
+        gate.is_open = False
+        starting = asyncio.create_task(other.tickets.start(ticket_id, 1))
+        await asyncio.wait_for(_said_something(gate), 10)
+        await _cancel(starting)
+        gate.open()
+        await until(lambda: not other.tickets._background)
+        assert await here.state(ticket_id) is State.RUNNING
+        assert repr(here.tickets) == "<Tickets [1 held, 0 waited for]>"
+
+
+async def _said_something(gate) -> None:
+    gate.said.put_nowait(await gate.said.get())
+
+
+@pytest.mark.parametrize("credential", ["", "bearer:secret"])
+async def test_cancelled_while_it_claims(here, valkey_url, tmp_path, credential):
+    """Who is cancelled while it claims a key that others wait for gives the ticket back, or ends what only it can do."""
+    call = a_call(idempotency_key="k", credential=credential)
+    async with slow_replies(valkey_url, tmp_path) as (other, gate):
+        gate.is_open = False
+        claiming = asyncio.create_task(other.tickets.claim(call))
+        await until(lambda: here.link.do("EXISTS", keys.idempotency("checkout", "k")))
+        same = await here.tickets.claim(call)
+        waiting = asyncio.create_task(here.tickets.wait(same.ticket))
+        await until(lambda: here.link.do("EXISTS", keys.audience(f"ticket:{same.ticket}")))
+        await _cancel(claiming)
+        gate.open()
+        if credential:
+            assert isinstance((await asyncio.wait_for(waiting, 5)).error, Abandoned)
+        else:
+            await until(lambda: other.alarms.set, what="an alarm")
+            assert other.alarms.set[0][:2] == (same.ticket, 1)
+            assert await here.state(same.ticket) is State.QUEUED
+            await here.tickets.start(same.ticket, 1)
+            await here.tickets.finish(same.ticket, answer=ANSWER)
+            assert (await asyncio.wait_for(waiting, 5)).answer == ANSWER
+        assert repr(other.tickets) == "<Tickets [0 held, 0 waited for]>"
+
+
+async def test_cancelled_while_it_parks(here, valkey_url, tmp_path):
+    """Who is cancelled while it puts a ticket back into the queue has done so, its alarm set for the time that it named."""
+    ticket_id = (await here.tickets.submit(a_call())).ticket
+    async with slow_replies(valkey_url, tmp_path) as (other, gate):
+        ticket = await other.tickets.start(ticket_id, 1)
+        gate.is_open = False
+        parking = asyncio.create_task(other.tickets.park(ticket.call, attempts=1, broken=0, due=9.0))
+        await until(lambda: _is(here, ticket_id, State.QUEUED))
+        await _cancel(parking)
+        gate.open()
+        await until(lambda: other.alarms.set, what="an alarm")
+        assert other.alarms.set == [(ticket_id, 2, 9.0, 0)]
+        assert repr(other.tickets) == "<Tickets [0 held, 0 waited for]>"
+
+
+async def test_older_hold(here):
+    """Who held a ticket before it was taken anew in this very process has no say about it, and is stopped."""
+    ticket_id = (await here.tickets.submit(a_call())).ticket
+    ticket = await here.tickets.start(ticket_id, 1)
+    older = here.tickets.hold(ticket_id)
+    await here.link.do("HSET", keys.ticket(ticket_id), "state", State.QUEUED)  # as a sweeper does
+    async with asyncio.TaskGroup() as group:
+        stopped = group.create_task(_work(here, ticket_id))
+        await asyncio.sleep(0)
+        await here.tickets.start(ticket_id, 2)
+        await asyncio.wait_for(stopped, 5)
+    newer = here.tickets.hold(ticket_id)
+
+    await here.tickets.park(ticket.call, attempts=1, broken=0, due=9.0, by=older)
+    assert here.tickets._held.drop(ticket_id, older) is False
+    assert here.tickets.hold(ticket_id) is newer
+    assert await here.state(ticket_id) is State.RUNNING
+
+
+async def _work(process: Process, ticket_id: str) -> None:
+    with pytest.raises(Canceled):
+        async with process.tickets.held(ticket_id):
+            await asyncio.sleep(30)
 
 
 async def test_live_attempt_is_left_alone(processes):

@@ -65,7 +65,11 @@ class Holds:
         return Hold(f"{self._inbox}|{os.urandom(8).hex()}")
 
     def put(self, ticket_id: str, hold: Hold) -> None:
+        """Take a ticket in; the work of an older hold on it stops, since Redis gave it to this one."""
+        older = self._by_id.get(ticket_id)
         self._by_id[ticket_id] = hold
+        if older is not None:
+            older.halt()
 
     def get(self, ticket_id: str) -> Hold | None:
         return self._by_id.get(ticket_id)
@@ -76,20 +80,21 @@ class Holds:
             return hold
         raise Canceled("the ticket ended before its attempt began")
 
-    def drop(self, ticket_id: str) -> Hold | None:
-        """Let a ticket go, and return the hold on it; the work goes on."""
-        hold = self._by_id.pop(ticket_id, None)
+    def drop(self, ticket_id: str, hold: Hold) -> bool:
+        """Let a ticket go, if it is this hold that has it; the work goes on. Return whether it was."""
+        if self._by_id.get(ticket_id) is not hold:
+            return False
+        del self._by_id[ticket_id]
         if not self._by_id:
             self._emptied.set()
-        return hold
+        return True
 
     def items(self) -> list[tuple[str, Hold]]:
         return list(self._by_id.items())
 
     def lose(self, ticket_id: str, hold: Hold) -> None:
         """Stop the work for a ticket that is no longer ours, unless it is done and only Redis does not know."""
-        if self._by_id.get(ticket_id) is hold and hold.ending is None:
-            self.drop(ticket_id)
+        if hold.ending is None and self.drop(ticket_id, hold):
             hold.halt()
 
     @contextlib.asynccontextmanager

@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import structlog
 
@@ -29,25 +29,23 @@ from headrace.errors import (
     DeadlinePassed,
     Draining,
     HeadraceError,
-    InvalidCall,
     RedisAway,
-    RedisRefused,
 )
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.retry.holds import Hold, Holds
+from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
+from headrace.retry.moves import Moves
 from headrace.retry.ticket import (
     FULL,
     RUN,
-    SUMMARY,
     Claimed,
     Conflict,
     Same,
     State,
     Ticket,
     Timing,
-    decode_ticket,
     terminal_state,
 )
 from headrace.retry.waits import Waits, not_found
@@ -59,12 +57,8 @@ _PARK = Script(__package__, "park.lua")
 _RENEW = Script(__package__, "renew.lua")
 _FINISH = Script(__package__, "finish.lua")
 
-_CONDITION = 7  # where a finish's condition stands among its arguments
-_READ_AGAIN_S = 0.5
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
-
-_Made = TypeVar("_Made")
 
 
 class Alarms(Protocol):
@@ -99,8 +93,10 @@ class Tickets:
         self._timing = timing or Timing()
         self._making = Making(link, clock, self._timing, max_tickets)
         self._held = Holds(link.inbox)
+        self._looks = Looks(link, clock)
         self._waits = Waits(link, clock, self._timing)
         self._background = Background("tickets", clock)
+        self._moves = Moves()
         link.on("ticket", self._on_ticket)
 
     def __repr__(self) -> str:
@@ -131,46 +127,56 @@ class Tickets:
 
         Raises `QueueFull` as `submit` does.
         """
-        ticket_id = new_id()
-        hold = self._held.new()
+        ticket_id, hold = new_id(), self._held.new()
         hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
         hold.is_bound = bool(call.credential)
-        creating = self._making.create(ticket_id, call, State.RUNNING, due=self._clock.now(), attempts=1, holder=hold.holder)
-        outcome = await self._unless_cancelled(ticket_id, creating)
+        claiming = self._moves.start(self._claim(ticket_id, call, hold))
+        try:
+            return await asyncio.shield(claiming)
+        except (asyncio.CancelledError, RedisAway):
+            self._moves.start(self._unclaim(ticket_id, hold, claiming))
+            raise
+
+    async def _claim(self, ticket_id: str, call: Call, hold: Hold) -> Claimed | Same | Conflict:
+        now = self._clock.now()
+        outcome = await self._making.create(ticket_id, call, State.RUNNING, due=now, attempts=1, holder=hold.holder)
         if isinstance(outcome, Claimed):
             self._held.put(ticket_id, hold)
         return outcome
 
-    async def park(self, call: Call, *, attempts: int, broken: int, due: float) -> str:
+    async def _unclaim(self, ticket_id: str, hold: Hold, claiming: asyncio.Task[Any]) -> None:
+        """End what was claimed for one who is gone; whoever came with the key meanwhile has it made, if others can make it."""
+        await asyncio.wait([claiming])
+        with contextlib.suppress(RedisAway):
+            is_sought = ticket_id in self._waits and not hold.is_bound
+            if not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone"):
+                return
+        await self._untake(ticket_id, hold, 0, claiming)
+
+    async def park(self, call: Call, *, attempts: int, broken: int, due: float, by: Hold | None = None) -> str:
         """
         Queue a call for its next attempt, durably, and return its ticket.
 
         A ticket of the call's own (`call.ticket`, held here) goes back into the queue; for another call one is made, which
-        lives as long as somebody waits for it. *attempts* may be one less than began, if that one was not made.
+        lives as long as somebody waits for it. *attempts* may be one less than began, if that one was not made. *by* is the
+        hold of who says so; in other hands, or ended, its ticket is left alone: whoever waits for it will see.
         """
         if call.ticket:
-            await self._repark(call.ticket, attempts, broken, due)
+            hold = self._held.get(call.ticket)
+            if hold is not None and by in (None, hold):
+                await asyncio.shield(self._moves.start(self._repark(call.ticket, hold, attempts, broken, due)))
             return call.ticket
         ticket_id = new_id()
+        creating = self._moves.start(
+            self._making.create(ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True)
+        )
         try:
-            creating = self._making.create(
-                ticket_id, call, State.QUEUED, due=due, attempts=attempts, broken=broken, is_wanted=True
-            )
-            await self._unless_cancelled(ticket_id, creating)
+            await asyncio.shield(creating)
             await self._set_alarm(ticket_id, attempts + 1, due)
         except (asyncio.CancelledError, RedisAway):
-            self.cancel_soon(ticket_id)  # it may be there all the same
+            self.cancel_soon(ticket_id, after=creating)  # it may be there all the same
             raise
         return ticket_id
-
-    async def _unless_cancelled(self, ticket_id: str, creating: Coroutine[Any, Any, _Made]) -> _Made:
-        # Who is cancelled on the way has not been told of the ticket, which may be made all the same; then it is ended.
-        task = asyncio.create_task(creating)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self.cancel_soon(ticket_id, after=task)
-            raise
 
     async def _set_alarm(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
         # The ticket itself is durable by now; if its alarm is not, the sweeper will find it overdue.
@@ -188,16 +194,32 @@ class Tickets:
         Whoever gets it must `park` or `finish` it, and should do the work inside `held`.
         """
         hold = self._held.new()
+        taking = self._moves.start(self._take(ticket_id, attempt, hold))
+        try:
+            return await asyncio.shield(taking)
+        except (asyncio.CancelledError, RedisAway):
+            self._moves.start(self._untake(ticket_id, hold, attempt - 1, taking))
+            raise
+
+    async def _take(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
         names = [keys.ticket(ticket_id), keys.TICKETS]
         outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, _us(self._timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
-        ticket = await self._read(ticket_id, RUN)
+        ticket = await self._looks.read(ticket_id, RUN)
         hold.idempotency = ticket.idempotency
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
         return ticket
+
+    async def _untake(self, ticket_id: str, hold: Hold, attempts: int, taking: asyncio.Task[Any]) -> None:
+        """Give back what was taken, if it was, for one who is gone: its attempt was not made, and is due at once."""
+        await asyncio.wait([taking])
+        try:
+            await self._repark(ticket_id, hold, attempts, -1, self._clock.now())
+        except RedisAway:
+            self._held.drop(ticket_id, hold)  # its lease lapses
 
     def hold(self, ticket_id: str) -> Hold:
         """Return the hold on a ticket in our hands, by which its attempt says what came of it; `Canceled` if there is none."""
@@ -207,13 +229,10 @@ class Tickets:
         """Do the work of a ticket in our hands; raises `Canceled` at once when it ends elsewhere or its lease is lost."""
         return self._held.doing(ticket_id)
 
-    async def _repark(self, ticket_id: str, attempts: int, broken: int, due: float) -> None:
-        hold = self._held.get(ticket_id)
-        if hold is None:
-            return  # in other hands, or ended: whoever waits for it will see
+    async def _repark(self, ticket_id: str, hold: Hold, attempts: int, broken: int, due: float) -> None:
         args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
         alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS], args)
-        self._held.drop(ticket_id)
+        self._held.drop(ticket_id, hold)
         if alarm:
             observe.TICKETS.inc(State.QUEUED)
             await self._set_alarm(ticket_id, alarm[0], due, rescue=alarm[1])
@@ -224,6 +243,7 @@ class Tickets:
 
     async def leave(self) -> None:
         """Give all tickets in our hands back to the queue: this process goes, and will do no more for them."""
+        await self._moves.settled()
         mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]
         await asyncio.gather(*(self._give_back(ticket_id, hold) for ticket_id, hold in mine))
 
@@ -231,7 +251,7 @@ class Tickets:
         if hold.is_bound:
             await self.finish(ticket_id, error=Draining("the daemon left before there was an answer", retry_after_s=1.0))
         else:
-            await self._repark(ticket_id, -1, -1, self._clock.now())
+            await self._repark(ticket_id, hold, -1, -1, self._clock.now())
 
     async def keep(self) -> None:
         """Renew the leases of all tickets in our hands, until cancelled. Run it as a task."""
@@ -242,7 +262,7 @@ class Tickets:
     async def _renew(self, ticket_id: str, hold: Hold) -> None:
         with contextlib.suppress(RedisAway):
             if hold.ending is not None:
-                await self._send_end(ticket_id, hold.idempotency, hold.ending)
+                await self._send_end(ticket_id, hold.idempotency, hold.ending, hold)
             elif not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, _us(self._timing.lease_s)]):
                 self._held.lose(ticket_id, hold)
 
@@ -285,21 +305,22 @@ class Tickets:
             return False  # the hold is lost, and so is the right to say how the ticket ends
         if hold is None:
             idempotency = await self._link.do("HGET", keys.ticket(ticket_id), "idempotency")
-            return await self._send_end(ticket_id, (idempotency or b"").decode(), args)
+            return await self._send_end(ticket_id, (idempotency or b"").decode(), args, None)
         hold.ending = args
         try:
-            return await self._send_end(ticket_id, hold.idempotency, args)
+            return await self._send_end(ticket_id, hold.idempotency, args, hold)
         except RedisAway:
             log.warning(observe.TICKET_DELAYED, ticket=ticket_id, state=said[0])
             return True
 
-    async def _send_end(self, ticket_id: str, idempotency: str, args: Sequence[Any]) -> bool:
+    async def _send_end(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket]
         won = bool(await self._link.run(_FINISH, names, args))
-        condition = args[_CONDITION]
-        if (won or not condition) and (hold := self._held.drop(ticket_id)):
-            hold.halt()  # unless this is the attempt itself, it works for nothing
+        # Now that it has ended, whoever holds it works for nothing; one that was not first to end it may hold it no more.
+        loser = self._held.get(ticket_id) if won else hold
+        if loser is not None and self._held.drop(ticket_id, loser):
+            loser.halt()
         if won:
             observe.TICKETS.inc(args[2])
             log.info(observe.TICKET_ENDED, ticket=ticket_id, state=args[2])
@@ -310,7 +331,7 @@ class Tickets:
         if why == "late":
             await self.finish(ticket_id, error=DeadlinePassed("the call's deadline passed before there was an answer"))
         elif why == "unwanted":
-            await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition="unwanted")
+            await self._abandon(ticket_id, why)
 
     async def cancel(self, ticket_id: str, caller: str) -> Ticket:
         """Cancel a caller's ticket, and return it; one that has ended stays as it is."""
@@ -325,18 +346,20 @@ class Tickets:
         self._background.start(self._cancel_alone(ticket_id, after), "cancel")
 
     async def _cancel_alone(self, ticket_id: str, after: asyncio.Task[Any] | None) -> None:
+        if after is not None:
+            await asyncio.wait([after])
         with contextlib.suppress(RedisAway):
-            if after is not None:
-                await after
-                if ticket_id in self._waits:
-                    return  # somebody came with the same idempotency key meanwhile
-            await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition="alone")
+            if ticket_id not in self._waits:
+                await self._abandon(ticket_id, "alone")
+
+    async def _abandon(self, ticket_id: str, condition: str) -> bool:
+        return await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition=condition)
 
     # Looking.
 
     async def get(self, ticket_id: str, caller: str) -> Ticket:
         """Return a caller's ticket as it is now. Another's is not found."""
-        ticket = await self._read(ticket_id, FULL)
+        ticket = await self._looks.read(ticket_id, FULL)
         if ticket.caller != caller:
             raise not_found(ticket_id)
         return ticket
@@ -345,19 +368,7 @@ class Tickets:
         self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
     ) -> tuple[list[Ticket], str]:
         """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
-        name = keys.tickets_of(caller)
-        start = 0
-        if page_token:
-            rank = await self._link.do("ZREVRANK", name, page_token)
-            if rank is None:
-                raise InvalidCall("page_token is not one that ListTickets returned lately")
-            start = rank + 1
-        found = await self._link.do("ZREVRANGE", name, start, start + page_size - 1)
-        ids = [ticket_id.decode() for ticket_id in found]
-        rows = await asyncio.gather(*(self._link.do("HMGET", keys.ticket(ticket_id), *SUMMARY) for ticket_id in ids))
-        tickets = [decode_ticket(ticket_id, SUMMARY, row) for ticket_id, row in zip(ids, rows, strict=True)]
-        page = [ticket for ticket in tickets if ticket and ticket.caller == caller and state in (None, ticket.state)]
-        return page, ids[-1] if len(ids) == page_size else ""
+        return await self._looks.page(caller, page_size=page_size, page_token=page_token, state=state)
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
         """
@@ -368,23 +379,7 @@ class Tickets:
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(timeout):
                 await self._waits.ended(ticket_id)
-        return await self._read_ended(ticket_id) if timeout is None else await self._read(ticket_id, FULL)
-
-    async def _read_ended(self, ticket_id: str) -> Ticket:
-        """Read a ticket that has ended; Redis away is waited out, for its answer may have been paid for."""
-        while True:
-            try:
-                return await self._read(ticket_id, FULL)
-            except RedisRefused:
-                raise
-            except RedisAway:
-                await self._clock.sleep(_READ_AGAIN_S)
-
-    async def _read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
-        ticket = decode_ticket(ticket_id, fields, await self._link.do("HMGET", keys.ticket(ticket_id), *fields))
-        if ticket is None:
-            raise not_found(ticket_id)
-        return ticket
+        return await (self._looks.ended(ticket_id) if timeout is None else self._looks.read(ticket_id, FULL))
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode()

@@ -1,0 +1,57 @@
+"""Looking at tickets: one as it is now, or has ended, and a page of a caller's."""
+
+from __future__ import annotations
+
+import asyncio
+
+from headrace import keys
+from headrace.clock import Clock
+from headrace.errors import InvalidCall, RedisAway, RedisRefused
+from headrace.link import Link
+from headrace.retry.ticket import FULL, SUMMARY, State, Ticket, decode_ticket
+from headrace.retry.waits import not_found
+
+_READ_AGAIN_S = 0.5
+
+
+class Looks:
+    """Reads tickets."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+
+    async def read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
+        """Return these fields of a ticket as it is now; raises `TicketNotFound`."""
+        ticket = decode_ticket(ticket_id, fields, await self._link.do("HMGET", keys.ticket(ticket_id), *fields))
+        if ticket is None:
+            raise not_found(ticket_id)
+        return ticket
+
+    async def ended(self, ticket_id: str) -> Ticket:
+        """Read a ticket that has ended; Redis away is waited out, for its answer may have been paid for."""
+        while True:
+            try:
+                return await self.read(ticket_id, FULL)
+            except RedisRefused:
+                raise
+            except RedisAway:
+                await self._clock.sleep(_READ_AGAIN_S)
+
+    async def page(
+        self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
+    ) -> tuple[list[Ticket], str]:
+        """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
+        name = keys.tickets_of(caller)
+        start = 0
+        if page_token:
+            rank = await self._link.do("ZREVRANK", name, page_token)
+            if rank is None:
+                raise InvalidCall("page_token is not one that ListTickets returned lately")
+            start = rank + 1
+        found = await self._link.do("ZREVRANGE", name, start, start + page_size - 1)
+        ids = [ticket_id.decode() for ticket_id in found]
+        rows = await asyncio.gather(*(self._link.do("HMGET", keys.ticket(ticket_id), *SUMMARY) for ticket_id in ids))
+        tickets = [decode_ticket(ticket_id, SUMMARY, row) for ticket_id, row in zip(ids, rows, strict=True)]
+        page = [ticket for ticket in tickets if ticket and ticket.caller == caller and state in (None, ticket.state)]
+        return page, ids[-1] if len(ids) == page_size else ""
