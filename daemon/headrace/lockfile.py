@@ -12,10 +12,18 @@ import contextlib
 import fcntl
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from headrace.errors import StartupError
+
+
+@dataclass(frozen=True, slots=True)
+class LockStats:
+    """Whether this object holds the lock."""
+
+    is_held: bool
 
 
 class FileLock:
@@ -35,7 +43,11 @@ class FileLock:
         self._fd: int | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path} [{'held' if self.is_held else 'free or not ours'}]>"
+        return f"<{type(self).__name__} {self.path} [{'held' if self.stats().is_held else 'free or not ours'}]>"
+
+    def stats(self) -> LockStats:
+        """Return its state now."""
+        return LockStats(self.is_held)
 
     def __enter__(self) -> FileLock:
         self.acquire()

@@ -12,6 +12,15 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NotifierStats:
+    """Whether a service manager listens, and how many messages it was sent."""
+
+    is_heard: bool
+    sent: int
 
 
 class Notifier:
@@ -28,7 +37,12 @@ class Notifier:
         self.sent = 0
 
     def __repr__(self) -> str:
-        return f"<Notifier [{'listening' if self._address else 'nobody listens'}, {self.sent} sent]>"
+        stats = self.stats()
+        return f"<Notifier [{'listening' if stats.is_heard else 'nobody listens'}, {stats.sent} sent]>"
+
+    def stats(self) -> NotifierStats:
+        """Return its state now."""
+        return NotifierStats(bool(self._address), self.sent)
 
     def ready(self, status: str = "") -> None:
         """Say that we serve: after the start, and again at the end of a reload."""

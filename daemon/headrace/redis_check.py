@@ -54,6 +54,13 @@ class Lack:
     is_fatal: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class RedisCheckStats:
+    """What is missing, as far as was seen."""
+
+    lacks: tuple[Lack, ...]
+
+
 class RedisCheck:
     """Looks what Redis lacks. Run `run` as a task; it ends when nothing is missing."""
 
@@ -63,7 +70,11 @@ class RedisCheck:
         self.lacks: tuple[Lack, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<RedisCheck [{'; '.join(lack.text for lack in self.lacks) or 'nothing is missing'}]>"
+        return f"<RedisCheck [{'; '.join(lack.text for lack in self.stats().lacks) or 'nothing is missing'}]>"
+
+    def stats(self) -> RedisCheckStats:
+        """Return its state now."""
+        return RedisCheckStats(self.lacks)
 
     @property
     def fatal(self) -> tuple[str, ...]:

@@ -30,6 +30,13 @@ class Refused:
         return f"Redis refuses {self.what}: {self.code}"
 
 
+@dataclass(frozen=True, slots=True)
+class RefusalsStats:
+    """What was refused of late, also what is one call's trouble alone."""
+
+    refused: tuple[Refused, ...]
+
+
 class Refusals:
     """
     The refusals of late; the link has one, and so has each part with connections of its own.
@@ -43,7 +50,11 @@ class Refusals:
         self._last: dict[Refused, float] = {}
 
     def __repr__(self) -> str:
-        return f"<Refusals [{', '.join(f'{each.what}: {each.code}' for each in self._last) or 'none'}]>"
+        return f"<Refusals [{', '.join(f'{each.what}: {each.code}' for each in self.stats().refused) or 'none'}]>"
+
+    def stats(self) -> RefusalsStats:
+        """Return its state now."""
+        return RefusalsStats(tuple(self._last))
 
     def note(self, what: str, error: BaseException) -> None:
         """Remember that Redis refused something, and log it if that is new."""

@@ -13,13 +13,14 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from doors import BODY, grpc_door, http_door
+from doors import BODY, grpc_door, http_door, open_grpc_door
 from flow_parts import Daemon, daemon
 from headrace.callers import KeyStore
+from headrace.edge.grpc_kept import KeptRpcStats
 from headrace.edge.grpc_routes import ROUTES
 from headrace.edge.hits import digest
 from headrace.edge.http_server import HttpServer
-from headrace.v1 import api_service_pb2, messages_service_pb2, options_pb2
+from headrace.v1 import api_service_pb2, messages_pb2, messages_service_pb2, messages_service_pb2_grpc, options_pb2
 from scripted import EVENTS, MESSAGE, Line, Server, serving
 
 ASK = json.dumps(BODY).encode()
@@ -398,3 +399,18 @@ def test_parts_keep_apart() -> None:
     """However bytes are cut into parts, another cut is another digest."""
     cuts = [(b"ab", b"c"), (b"a", b"bc"), (b"", b"abc"), (b"abc", b""), (b"1:a", b"bc"), (b"1", b":abc"), (b"", b"1:abc")]
     assert len({digest(*cut) for cut in cuts}) == len(cuts)
+
+
+async def test_a_method_counts(valkey_url: str, tmp_path: Path) -> None:
+    """Each method says how many requests it knew by their bytes, and how many went on."""
+    async with (
+        open_grpc_door(valkey_url, tmp_path) as (door, _, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel,
+    ):
+        create = messages_service_pb2_grpc.MessagesServiceStub(channel).CreateMessage
+        params = messages_pb2.MessageParams(model="m", max_tokens=9, messages=[{"role": "user", "content": {"text": "hi"}}])
+        for _ in range(3):
+            await create(messages_service_pb2.CreateMessageRequest(params=params))
+        rpc = door._messages._create
+        assert rpc.stats() == KeptRpcStats("MessagesService.CreateMessage", hits=2, misses=1)
+        assert repr(rpc) == "<KeptRpc MessagesService.CreateMessage [2 hits, 1 misses]>"

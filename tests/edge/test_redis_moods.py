@@ -306,6 +306,7 @@ async def test_check(user):
         await until(lambda: check.fatal)
         await until(lambda: repr(clock) == "<HandClock [1 asleep]>")
         assert repr(check) == "<RedisCheck [its user may not run XADD]>"
+        assert check.stats().lacks == check.lacks
         await clock.advance(5)
         await until(lambda: repr(clock) == "<HandClock [1 asleep]>")
         user(ALL)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import StartupError
-from headrace.lockfile import AddressLock, StateLock
+from headrace.lockfile import AddressLock, LockStats, StateLock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from headrace.lockfile import StateLock
+from headrace.lockfile import LockStats, StateLock
 StateLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(60)
@@ -36,6 +36,7 @@ def test_second_holder(tmp_path):
     first.release()
     with second:
         assert second.is_held
+        assert second.stats() == LockStats(is_held=True)
         assert repr(second) == f"<StateLock {tmp_path / 'headrace.lock'} [held]>"
     assert (tmp_path / "headrace.lock").exists()
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from headrace.notify import Notifier
+from headrace.notify import Notifier, NotifierStats
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def test_messages(manager):
     notifier.extend(1.5)
     assert heard(listener) == ["EXTEND_TIMEOUT_USEC=1500000"]
     assert repr(notifier) == "<Notifier [listening, 5 sent]>"
+    assert notifier.stats() == NotifierStats(is_heard=True, sent=5)
 
 
 def test_reload(manager):

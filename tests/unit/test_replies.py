@@ -105,6 +105,7 @@ def test_refusals():
     now[0] = 30
     assert refusals.now() == (Refused("EVALSHA", "NOPERM"),)
     assert repr(refusals) == "<Refusals [EVALSHA: NOPERM, HSET: WRONGTYPE]>"
+    assert refusals.stats().refused == (Refused("EVALSHA", "NOPERM"), Refused("HSET", "WRONGTYPE"))
     now[0] = 36
     assert refusals.now() == ()
     assert repr(refusals) == "<Refusals [none]>"

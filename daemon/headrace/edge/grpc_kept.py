@@ -9,6 +9,7 @@ admitted, and sent along the flow.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -57,6 +58,15 @@ class Method(Protocol):
         """Return the response that says one live event; empty if nothing is to be said of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptRpcStats:
+    """Which method it serves; how many requests were answered from memory by their bytes alone, and how many went on."""
+
+    method: str
+    hits: int
+    misses: int
+
+
 class KeptRpc:
     """One method's handlers; of `unary` and `stream` the one that the proto names is used."""
 
@@ -69,9 +79,15 @@ class KeptRpc:
         self._named = method.name.encode() + b"\n"
         self._kept = _Kept(method)
         self._rendition = f"grpc.{method.name}"
+        self._hit_count = self._miss_count = 0
 
     def __repr__(self) -> str:
-        return f"<KeptRpc {self.method.name}>"
+        stats = self.stats()
+        return f"<KeptRpc {stats.method} [{stats.hits} hits, {stats.misses} misses]>"
+
+    def stats(self) -> KeptRpcStats:
+        """Return its state now."""
+        return KeptRpcStats(self.method.name, self._hit_count, self._miss_count)
 
     @guarded
     async def unary(self, raw: bytes, context: Any) -> bytes:
@@ -79,6 +95,7 @@ class KeptRpc:
         key, own_key = self._who.keys(context)
         seen = await aloof(raw, digest, self._named + self._who.scope(key, own_key), raw)
         if hit := self._hits.glance(seen):
+            self._hit_count += 1
             self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
             return self._kept.responses(hit)[0] + self._kept.tail(hit)
         call = await self._admit(raw, context, key, own_key)
@@ -92,6 +109,7 @@ class KeptRpc:
         key, own_key = self._who.keys(context)
         seen = await aloof(raw, digest, self._named + self._who.scope(key, own_key), raw)
         if hit := self._hits.glance(seen):
+            self._hit_count += 1
             self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
             await _write(context, self._kept.responses(hit), self._kept.tail(hit))
             return
@@ -104,6 +122,7 @@ class KeptRpc:
                 await self._write_live(context, reply, reply.events)
 
     async def _admit(self, raw: bytes, context: Any, key: str, own_key: str) -> Call:
+        self._miss_count += 1
         parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
         caller = self._who.identify(key, parted.request.options.caller)
         ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=own_key)
