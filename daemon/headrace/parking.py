@@ -26,6 +26,8 @@ from headrace.retry.tickets import Tickets
 
 log = structlog.get_logger()
 
+_COME_BACK_S = 2.0  # how long those may take who go on waiting for a ticket
+
 
 class Parking:
     """Parks calls and waits for tickets."""
@@ -64,14 +66,16 @@ class Parking:
                 if lease is not None:
                     await self._leases.note_ticket(lease, ticket)
                 return await self._wait_in_time(call, flight, ticket, last_word, due)
-        except (asyncio.CancelledError, QueueFull, BrokenStream):
-            # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on.
+        except (asyncio.CancelledError, QueueFull, BrokenStream) as error:
+            # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on; so does
+            # one for which somebody comes back who has had nothing of the stream that broke off.
             if not call.ticket:
-                self._tickets.cancel_soon(ticket)
+                is_left = isinstance(error, BrokenStream) and lease is not None
+                self._tickets.cancel_soon(ticket, in_s=_COME_BACK_S if is_left else 0.0)
             raise
 
     async def _wait_in_time(self, call: Call, flight: Flight, ticket: str, last_word: OutOfTime, due: float) -> Landing:
-        waiting = asyncio.create_task(self.wait(flight, ticket))
+        waiting = asyncio.create_task(self._follow(flight, ticket))
         try:
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(call.begin_by - self._clock.now()):
@@ -98,6 +102,15 @@ class Parking:
         Raises the error that it ends in, and `BrokenStream` when callers here have had some of an attempt that another one
         has taken the place of.
         """
+        # What is said of one that has ended is its answer, and not what is left of an attempt that died.
+        with contextlib.suppress(RedisAway):
+            found = await self._tickets.wait(ticket, 0.0)
+            if found.state.is_terminal:
+                flight.ticket = ticket
+                return self._landing(flight, found)
+        return await self._follow(flight, ticket)
+
+    async def _follow(self, flight: Flight, ticket: str) -> Landing:
         flight.ticket = ticket
         following = asyncio.create_task(self._handover.follow(flight, ticket))
         ending = asyncio.create_task(self._tickets.wait(ticket))

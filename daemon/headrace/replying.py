@@ -90,7 +90,7 @@ class Replies:
             await self._outlast(error, member)
             return None
         if isinstance(error, BrokenStream) and not member.is_live:
-            return None  # it has had nothing of the stream, so it may ask again
+            return None  # it has had nothing of the stream: it waits for the ticket's next attempt, or asks again
         raise error
 
     async def _outlast(self, error: OutOfTime, member: Member) -> None:

@@ -10,7 +10,7 @@ from conftest import until
 from headrace import keys
 from headrace.clock import SystemClock
 from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
-from headrace.flight.flights import Flight, Flights, Landing
+from headrace.flight.flights import Flight, Flights, Landing, broken_off
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Leases, NoLease, Recalled
 from headrace.link import Link
@@ -231,6 +231,41 @@ async def test_leader_dies_in_mid_stream(valkey_url):
 
         with pytest.raises(BrokenStream):
             await asyncio.wait_for(second, 5)
+        first.cancel()
+
+
+async def test_ticket_outlives_a_broken_stream(valkey_url):
+    """The ticket of a leader that died in mid-stream is there for those who have had nothing of the stream."""
+    async with hosts(valkey_url, 2, lease_ms=300) as (one, two):
+        told = []
+
+        async def stream(flight, lease, ticket):
+            await one.leases.note_ticket(lease, "t-1")
+            return await one.stream(flight, lease, ticket)
+
+        async def break_off(flight, lease, ticket):
+            told.append(ticket)
+            if len(told) > 1:
+                return Landing(SAID)
+            flight.begin("two")
+            flight.append(EVENTS[0], is_content=True)
+            raise broken_off()
+
+        one.lead, two.lead = stream, break_off
+        first = asyncio.create_task(one.listen())
+        await in_the_air(one)
+        second = asyncio.create_task(two.listen())
+        await until(lambda: two.flights.get(KEY) is not None and len(two.flights.get(KEY).events) == 3)
+        await one.die()
+        for following in (second, two.ask()):  # it dies with its leader, and then once more while its ticket is waited for
+            with pytest.raises(BrokenStream):
+                await asyncio.wait_for(following, 5)
+
+        cancelled = asyncio.create_task(two.ask())
+        await asyncio.sleep(0)
+        cancelled.cancel()  # while it asks who leads
+        assert (await two.ask()).answer == SAID
+        assert set(told) == {"t-1"}
         first.cancel()
 
 

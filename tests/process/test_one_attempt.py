@@ -127,6 +127,7 @@ async def test_worker_killed(valkey_url):
             check(one)
         assert status == 200
         check_text(text, is_whole=True)
+        assert upstream.attempts == 3, "who had nothing of the stream waits for its ticket's next attempt"
         status, text, source = await whole_of(fleet[alive], "killed")
         assert (status, source) == (200, "cache")
         check_text(text, is_whole=True)

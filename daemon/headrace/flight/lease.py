@@ -20,7 +20,7 @@ from typing import Any
 
 from headrace import keys
 from headrace.clock import Clock
-from headrace.errors import HeadraceError, RedisAway, Refusal
+from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flights import Flight, Flights, Landing, broken_off
 from headrace.flight.handover import LOG_MS, Handover, Publication
@@ -219,14 +219,14 @@ class Leases:
 
     def _undo(self, fingerprint: str, token: str, reply: asyncio.Future[Any]) -> None:
         if not reply.cancelled() and reply.exception() is None and reply.result()[0] == b"leading":
-            self._send_give_up(Lease(fingerprint, token))
+            self._send_give_up(Lease(fingerprint, token, ticket=reply.result()[1].decode()))
 
     # The leader's side.
 
     async def _lead(self, flight: Flight, role: Leading, lead: Lead) -> Landing:
         lease = role.lease
         if flight.is_open:
-            # The leader died in the middle of a stream that callers here have had some of.
+            # The leader died in the middle of a stream that callers here have had some of; others may wait for its ticket.
             await self.give_up(lease)
             raise broken_off()
         flight.source = Source.UPSTREAM
@@ -257,8 +257,13 @@ class Leases:
         if lease.is_landed:
             return
         lease.is_landed = True
+        leaves_ticket = lease.ticket and isinstance(landing.error, BrokenStream)
         with contextlib.suppress(RedisAway):
-            if not lease.is_followed and await self._link.run(_END, _landing_keys(lease)[:2], [lease.token]):
+            if (
+                not lease.is_followed
+                and not leaves_ticket
+                and await self._link.run(_END, _landing_keys(lease)[:2], [lease.token])
+            ):
                 return
             await self._send_landing(flight, lease, landing)
 
@@ -274,15 +279,17 @@ class Leases:
         said = flight.events[published:] if landing.answer or published else []
         rest = [*(items.encode_event(event, flight) for event in said), items.encode_landing(landing)]
         first = end + 1 - len(said)
-        return self._link.run(_LAND, _landing_keys(lease), [lease.token, LOG_MS, lease.name, first, *rest])
+        # Who has had nothing of a stream that broke off goes on waiting for the ticket's next attempt, as the next leader.
+        ticket = lease.ticket if isinstance(landing.error, BrokenStream) else ""
+        return self._link.run(_LAND, _landing_keys(lease), [lease.token, LOG_MS, lease.name, first, ticket, *rest])
 
     async def give_up(self, lease: Lease) -> None:
-        """End a flight that we lead without a word; whoever follows asks again at once."""
+        """End a flight that we lead without a word; whoever follows asks again at once, and is told its ticket."""
         with contextlib.suppress(RedisAway):
             await self._send_give_up(lease)
 
     def _send_give_up(self, lease: Lease) -> asyncio.Future[int]:
-        return self._link.run(_LAND, _landing_keys(lease), [lease.token, 1, lease.name, 1])
+        return self._link.run(_LAND, _landing_keys(lease), [lease.token, 1, lease.name, 1, lease.ticket])
 
     async def note_ticket(self, lease: Lease, ticket: str) -> None:
         """Leave word of the ticket on which this flight waits, for whoever leads after us."""

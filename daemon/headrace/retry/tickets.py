@@ -339,15 +339,19 @@ class Tickets:
         await self.finish(ticket_id, error=Canceled("the ticket was canceled by its caller"))
         return await self.get(ticket_id, caller)
 
-    def cancel_soon(self, ticket_id: str, after: asyncio.Task[Any] | None = None) -> None:
-        """Cancel a ticket whose RPC went away, unless somebody else waits for it. If that fails, its want lapses."""
-        if ticket_id in self._waits:
-            return
-        self._background.start(self._cancel_alone(ticket_id, after), "cancel")
+    def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
+        """
+        Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
 
-    async def _cancel_alone(self, ticket_id: str, after: asyncio.Task[Any] | None) -> None:
+        If that fails, its want lapses.
+        """
+        if ticket_id not in self._waits:
+            self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
+
+    async def _cancel_alone(self, ticket_id: str, after: asyncio.Task[Any] | None, in_s: float) -> None:
         if after is not None:
             await asyncio.wait([after])
+        await self._clock.sleep(in_s)
         with contextlib.suppress(RedisAway):
             if ticket_id not in self._waits:
                 await self._abandon(ticket_id, "alone")
