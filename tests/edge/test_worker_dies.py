@@ -12,9 +12,12 @@ from conftest import until
 from flow_parts import Daemon, asking, in_turn, later, overloaded, running
 from headrace import forms, keys
 from headrace.errors import BrokenStream
-from headrace.model import Call
+from headrace.flight import items
+from headrace.flight.flights import Flight
+from headrace.model import Call, Event
 from headrace.retry.ticket import State
 from scripted import EVENTS, Line
+from ticket_parts import ANSWER
 
 
 class Streams:
@@ -97,3 +100,22 @@ async def test_nobody_comes_back(valkey_url: str, tmp_path: Path) -> None:
         await until(lambda: not one.parts.upstream.in_the_air, what="the next attempt goes on")
         assert server.calls == 3
         dead.go.set()
+
+
+async def test_what_is_left_of_a_dead_attempt(valkey_url: str, tmp_path: Path) -> None:
+    """Of a ticket that has ended its answer is told, and not what lies in its log of an attempt that died."""
+    async with running(valkey_url, tmp_path, hang) as (one, _):
+        tickets = one.parts.tickets
+        one.parts.alarms.is_mute = True  # type: ignore[attr-defined]
+        ticket = (await one.parts.pursuits.submit(one.call({"stream": True}))).id
+        await tickets.start(ticket, 1)
+        dead, flight = Flight("dead"), Flight("late")
+        said = items.encode_event(Event("content_block_delta", b"{}", b"dead\n\n"), dead)
+        await one.parts.link.do("XADD", keys.log(f"flight:ticket:{ticket}:log"), "1-1", "i", said)
+        await tickets.finish(ticket, answer=ANSWER)
+        landing = await asyncio.wait_for(one.parts.parking.wait(flight, ticket), 5)
+        assert (landing.answer, flight.events) == (ANSWER, [])
+
+
+async def hang(line: Line) -> None:
+    await line.reader.read()
