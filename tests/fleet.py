@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from audit import AUDIT
 from daemon_process import Served, environment, serving
 from headrace.simulator import Options, Simulator, start
-from pressing import AUDIT
 
 
 @dataclass(frozen=True)

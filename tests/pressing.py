@@ -1,7 +1,9 @@
 """
 Pressing on a limit: more calls than it lets through, each taking its turn and settling. As a program, one process of many:
 
-    python pressing.py REDIS_URL SECONDS CALLERS
+    python pressing.py REDIS_URL SECONDS CALLERS FICKLE
+
+It says its instance, with which the names of its holds begin, and how many calls it sent.
 """
 
 from __future__ import annotations
@@ -11,9 +13,7 @@ import random
 import sys
 import time
 
-import redis
-
-from headrace import keys
+from audit import AUDIT
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.redis import RedisLedger
@@ -22,7 +22,6 @@ from headrace.link import Link
 from headrace.model import Call, Caller, Lane, Usage
 from headrace.schedule import Schedule
 
-AUDIT = "audit"
 REQUESTS, TOKENS, BURST_S = 600, 60_000, 2.0
 LIMIT = Limit("org", requests_per_minute=REQUESTS, input_tokens_per_minute=TOKENS, burst_s=BURST_S)
 
@@ -35,8 +34,12 @@ def call(number: int, *, within: float = 60.0) -> Call:
     )  # fmt: skip
 
 
-async def press(link: Link, seconds: float, callers: int) -> int:
-    """Let so many callers ask without a pause, one call after the other; return how many got their turn."""
+async def press(link: Link, seconds: float, callers: int, fickle: float = 0.0) -> int:
+    """
+    Let so many callers ask without a pause, one call after the other; return how many calls were sent.
+
+    A share of the calls is *fickle*: they leave when it is their turn, and have used nothing.
+    """
     ledger = RedisLedger(link, audit=AUDIT)
     schedule = Schedule(Limits([LIMIT]), ledger, Estimator(), link, SystemClock())
     stop = time.monotonic() + seconds
@@ -48,7 +51,7 @@ async def press(link: Link, seconds: float, callers: int) -> int:
         while time.monotonic() < stop:
             number += 1
             async with schedule.turn(call(number), f"{link.instance}-{name}-{number}") as turn:
-                if time.monotonic() >= stop:
+                if time.monotonic() >= stop or random.random() < fickle:
                     return
                 turn.sent()
                 turns += 1
@@ -63,23 +66,15 @@ async def press(link: Link, seconds: float, callers: int) -> int:
     return turns
 
 
-def grants(url: str, kind: str) -> list[tuple[int, int]]:
-    """Return what the audit stream says was granted of this kind: time (us) and tokens."""
-    bucket = keys.bucket(f"org:{kind}").encode()
-    with redis.Redis.from_url(url) as client:
-        entries = [entry for _, entry in client.xrange(AUDIT)]
-    return [(int(entry[b"at_us"]), int(entry[b"cost"])) for entry in entries if entry[b"bucket"] == bucket]
-
-
-async def main(url: str, seconds: float, callers: int) -> None:
+async def main(url: str, seconds: float, callers: int, fickle: float) -> None:
     link = Link(url)
     listening = asyncio.create_task(link.listen())
     await link.listening()
-    print(await press(link, seconds, callers))
+    print(link.instance, await press(link, seconds, callers, fickle))
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await link.aclose()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))

@@ -417,15 +417,37 @@ def test_twin(valkey_url, cases):
 
 
 async def test_audit(link, valkey_url):
-    """Every grant of a rate bucket is told to the audit stream, at Redis's time; waits and permits are not."""
+    """What a rate bucket grants and what comes back is told to the audit stream, at Redis's time; waits and permits are not."""
     ledger = RedisLedger(link, audit="audit")
     wants = (replace(REQUESTS, cost=12), PERMITS)
     granted = await ledger.reserve("a", wants, waiter="i|1", waited_s=0)
     await ledger.reserve("b", wants, waiter="i|2", waited_s=0)
-    with redis.Redis.from_url(valkey_url) as client:
+    assert told(valkey_url) == [(granted.at_us, "a", b"cost", 12)]
+
+    await ledger.release("b", wants, waiter="i|2")  # was not granted, so nothing comes back
+    for _ in range(2):
+        _, closed_us = await ledger.release("a", wants)
+    assert told(valkey_url)[1:] == [(pytest.approx(int(closed_us), abs=1e6), "a", b"back", 12)]
+
+
+async def test_audit_settled(link, valkey_url):
+    """So is what is settled: what is left of an estimate, or what it fell short by, but not what was just right."""
+    ledger = RedisLedger(link, audit="audit")
+    for hold, used in (("less", 2), ("more", 5), ("right", 3)):
+        await ledger.reserve(hold, (replace(REQUESTS, cost=3),), waiter="i|1", waited_s=0)
+        await ledger.settle(hold, (replace(REQUESTS, cost=3),), {"requests": used})
+    assert [what[1:] for what in told(valkey_url) if what[2] == b"back"] == [("less", b"back", 1), ("more", b"back", -2)]
+
+
+def told(url):
+    """Return what is in the audit stream: time (us), hold, what happened, and how much."""
+    with redis.Redis.from_url(url) as client:
         entries = [entry for _, entry in client.xrange("audit")]
-    bucket = keys.bucket(REQUESTS.bucket_id).encode()
-    assert entries == [{b"bucket": bucket, b"at_us": str(granted.at_us).encode(), b"cost": b"12"}]
+    assert {entry.pop(b"bucket") for entry in entries} == {keys.bucket(REQUESTS.bucket_id).encode()}
+    return [
+        (int(entry[b"at_us"]), entry[b"hold"].decode(), what, int(entry[what]))
+        for entry in entries for what in entry if what in (b"cost", b"back")
+    ]  # fmt: skip
 
 
 async def test_promise_under_load(link, valkey_url):

@@ -8,6 +8,7 @@ import time
 import pytest
 import redis
 
+import audit
 from conftest import until
 from headrace import keys
 from headrace.budget.estimate import Estimator
@@ -18,7 +19,7 @@ from headrace.errors import RedisAway
 from headrace.link import Link
 from headrace.model import Usage
 from headrace.schedule import Schedule
-from pressing import BURST_S, REQUESTS, TOKENS, call, grants, press
+from pressing import BURST_S, REQUESTS, TOKENS, call, press
 from windows import used_share, worst_window
 
 
@@ -29,17 +30,18 @@ async def test_two_links(link, valkey_url):
     listening = asyncio.create_task(other.listen())
     await other.listening()
     turns = await asyncio.gather(press(link, 8.0, 40), press(other, 8.0, 40))
-    requests, tokens = grants(valkey_url, "requests"), grants(valkey_url, "input_tokens")
-    worst = worst_window(requests, rate_per_minute=REQUESTS, capacity=int(REQUESTS * BURST_S / 60))
+    requests, tokens = audit.read(valkey_url, "requests"), audit.read(valkey_url, "input_tokens")
+    worst = worst_window(requests.net, rate_per_minute=REQUESTS, capacity=int(REQUESTS * BURST_S / 60))
     used = used_share(
-        requests,
+        requests.until_last_grant,
         rate_per_minute=REQUESTS,
         capacity=int(REQUESTS * BURST_S / 60),
-        seconds=(requests[-1][0] - requests[0][0]) / 1e6,
+        seconds=requests.seconds,
     )
     print(f"turns {turns}, worst window {worst}, used {used:.4f}")
+    assert not requests.unsound() + tokens.unsound()
     assert worst.is_kept
-    assert worst_window(tokens, rate_per_minute=TOKENS, capacity=int(TOKENS * BURST_S / 60)).is_kept
+    assert worst_window(tokens.net, rate_per_minute=TOKENS, capacity=int(TOKENS * BURST_S / 60)).is_kept
     assert used >= 0.98
     assert min(turns) > sum(turns) / 4  # both got their part
     listening.cancel()

@@ -13,11 +13,11 @@ import grpc
 import pytest
 import redis
 
+from audit import AUDIT
 from conftest import start_valkey, until
 from daemon_process import HEADRACE, environment, headrace, serving
 from fleet import daemon, simulated
 from headrace.v1 import messages_service_pb2, messages_service_pb2_grpc
-from pressing import AUDIT
 
 HEADERS = {"anthropic-version": "2023-06-01"}
 ALL = "~headrace:* ~rq:* &headrace:* +@all -@admin -@dangerous +info"

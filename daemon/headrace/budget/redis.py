@@ -43,7 +43,7 @@ class RedisLedger:
     The ledger of all processes that share one Redis.
 
     Args:
-        audit: a stream that gets one entry for each grant of a rate bucket; for tests of the promise.
+        audit: a stream that gets one entry for whatever a rate bucket grants and whatever comes back; for tests of the promise.
     """
 
     def __init__(self, link: Link, *, clock: Clock | None = None, audit: str = "") -> None:
@@ -61,9 +61,7 @@ class RedisLedger:
 
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
         """Take all costs or none."""
-        names = _names(hold_id, wants)
-        if self._audit:
-            names.append(self._audit)
+        names = self._names(hold_id, wants)
         spans = (
             f"{round(max(0.0, waited_s) * 1e6)} {ledger.HOLD_US} {ledger.PERMIT_LEASE_US} {ledger.WAIT_LEASE_US} "
             f"{ledger.BEHIND_US} {ledger.PERMIT_US}"
@@ -87,10 +85,18 @@ class RedisLedger:
             await self._link.run(_RENEW, [keys.permits(bucket_id) for bucket_id, _ in permits], args)
 
     def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> asyncio.Future[Any]:
-        names, args = _names(hold_id, wants), [hold_id, waiter, ledger.CLOSED_US, _figures(wants, back)]
+        names, args = self._names(hold_id, wants), [hold_id, waiter, ledger.CLOSED_US, _figures(wants, back)]
         reply = self._link.run(_SETTLE, names, args)
         reply.add_done_callback(lambda reply: self._see_closed(reply, names, args))
         return reply
+
+    def _names(self, hold_id: str, wants: Sequence[Want]) -> list[str]:
+        names: list[str] = [keys.hold(hold_id)]
+        for want in wants:
+            names += _names_of(want.bucket_id, want.rate_per_minute > 0)
+        if self._audit:
+            names.append(self._audit)
+        return names
 
     def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any]) -> None:
         if reply.cancelled() or reply.exception() is not None:
@@ -103,13 +109,6 @@ class RedisLedger:
             with contextlib.suppress(RedisAway):
                 await self._link.run(_SETTLE, names, args)
                 return
-
-
-def _names(hold_id: str, wants: Sequence[Want]) -> list[str]:
-    names: list[str] = [keys.hold(hold_id)]
-    for want in wants:
-        names += _names_of(want.bucket_id, want.rate_per_minute > 0)
-    return names
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,7 +5,7 @@
 -- KEYS[2+3i]        its bucket     rate: hash of level (units), at (us); concurrency: zset of hold ids by lease end (us)
 -- KEYS[3+3i]        its line       zset: waiters by arrival (us)
 -- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)>"
--- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, cost} for each rate bucket of a grant
+-- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate bucket of a grant
 --
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it
@@ -167,7 +167,8 @@ for i, want in ipairs(wants) do
         local full_us = (want.capacity - want.level) / want.rate + want.at_us - now_us
         redis.call('PEXPIRE', want.bucket, math.ceil(full_us / 1e3) + 1000)
         if #KEYS > 3 * count + 1 then
-            redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'cost', whole(figures[3 * i]))
+            local cost = whole(figures[3 * i])
+            redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'hold', id, 'cost', cost)
         end
     else
         redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)

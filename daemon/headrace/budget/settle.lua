@@ -8,6 +8,7 @@
 -- KEYS[2+3i]        its bucket     as in reserve.lua
 -- KEYS[3+3i]        its line       as in reserve.lua
 -- KEYS[4+3i]        its waits      as in reserve.lua
+-- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, back} for each rate bucket that is not left as it is
 --
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         to take from the lines, or ''
@@ -25,6 +26,7 @@
 
 local UNITS = 60000000
 local id, waiter = ARGV[1], ARGV[2]
+local audit = #KEYS % 3 == 2 and KEYS[#KEYS]
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
@@ -75,6 +77,9 @@ for rate, capacity, back in string.gmatch(ARGV[4], '(%S+) (%S+) (%S+)') do
     if rate > 0 then
         if not seen then back = math.min(back, 0) end
         level = give_back(bucket, rate, capacity * UNITS, back * UNITS)
+        if audit and back ~= 0 then
+            redis.call('XADD', audit, '*', 'bucket', bucket, 'at_us', whole(now_us), 'hold', id, 'back', whole(back))
+        end
     else
         redis.call('ZREM', bucket, id)
         redis.call('ZREMRANGEBYSCORE', bucket, '-inf', whole(now_us))
