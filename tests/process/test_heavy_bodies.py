@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,23 +28,8 @@ BLOCK = {"type": "text", "text": "a small block"}
 BLOCKS = 250_000
 UNBOUND = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
-# Asks for /healthz all the time, in a process of its own; for each line that it reads it says the longest wait (s), and how
-# many answers there were.
-_PROBE = """
-import http.client, select, sys, time
-connection = http.client.HTTPConnection(sys.argv[1])
-longest, count = 0.0, 0
-while True:
-    began = time.monotonic()
-    connection.request("GET", "/healthz")
-    connection.getresponse().read()
-    longest, count = max(longest, time.monotonic() - began), count + 1
-    if select.select([sys.stdin], [], [], 0.002)[0]:
-        if not sys.stdin.readline():
-            break
-        print(longest, count, flush=True)
-        longest, count = 0.0, 0
-"""
+HELD = Path(__file__).parent.parent / "held.py"
+MOST_S = 0.2  # that /healthz may take, whatever else comes in
 
 
 def body(*items: object, **more: object) -> bytes:
@@ -83,25 +67,26 @@ class House:
     daemon: Daemon
     probe: subprocess.Popen[str]
 
-    async def health(self) -> tuple[float, int]:
-        """The longest wait for /healthz since the last time (s), and how many answers there were."""
+    async def health(self) -> tuple[float, float, float, int]:
+        """What `held.py` saw since the last time."""
         assert self.probe.stdin is not None
         assert self.probe.stdout is not None
         self.probe.stdin.write("\n")
         self.probe.stdin.flush()
-        longest, count = (await asyncio.to_thread(self.probe.stdout.readline)).split()
-        return float(longest), int(count)
+        *longest, count = (await asyncio.to_thread(self.probe.stdout.readline)).split()
+        longest_s, own_s, used_s = map(float, longest)
+        return longest_s, own_s, used_s, int(count)
 
     @contextlib.asynccontextmanager
-    async def at_ease(self) -> AsyncIterator[None]:
-        """Fail if health was held up for a good part of the block, which takes a while."""
+    async def at_ease(self, what: str = "") -> AsyncIterator[None]:
+        """Fail if the daemon held health up; that the machine had no CPU for it is not the daemon's fault."""
         await self.health()
-        began = time.monotonic()
         yield
-        took_s = time.monotonic() - began
-        longest, count = await self.health()
-        # In terms of what the body itself took: the machine may be busy.
-        assert longest < max(0.5, took_s / 3), f"{longest:.3f} s of {took_s:.3f} s, with {count} answers"
+        longest_s, own_s, used_s, count = await self.health()
+        said = f"{what}: {longest_s:.3f} s, {own_s:.3f} s with a CPU, {used_s:.3f} s of CPU; {count} answers"
+        print(said)
+        assert own_s < MOST_S, said
+        assert used_s < MOST_S, said
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +96,7 @@ async def house() -> AsyncIterator[House]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     running = await asyncio.to_thread((context := daemon(f"http://127.0.0.1:{runner.addresses[0][1]}")).__enter__)
-    command = [sys.executable, "-c", _PROBE, running.http.removeprefix("http://")]
+    command = [sys.executable, HELD, running.http.removeprefix("http://"), str(running.served.process.pid)]
     probe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
     try:
         yield House(running, probe)
@@ -145,7 +130,7 @@ async def post(url: str, raw: bytes) -> tuple[int, bytes]:
 async def test_http(here: House) -> None:
     """Over HTTP, whatever the many things are: each is answered, and found again by its bytes."""
     for name, raw in HEAVY.items():
-        async with here.at_ease():
+        async with here.at_ease(name):
             assert await post(here.daemon.http, raw) == (200, MESSAGE), name
     assert await post(here.daemon.http, HEAVY["blocks"]) == (200, MESSAGE)
 
@@ -153,7 +138,7 @@ async def test_http(here: House) -> None:
 async def test_wrong(here: House) -> None:
     """What is no call is refused for what it is, and nobody waits for that."""
     for name, raw in WRONG.items():
-        async with here.at_ease():
+        async with here.at_ease(name):
             status, said = await post(here.daemon.http, raw)
         assert (status, json.loads(said)["error"]["type"]) == (400, "invalid_request_error"), name
 
