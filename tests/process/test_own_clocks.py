@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 
+import aiohttp
 import anthropic
 import httpx2
 import openai
@@ -30,10 +32,11 @@ RAISED_BY_OPENAI = {
 TIMEOUTS = {"4": 4, "4.0": 4.0, "3.5": 3.5, "parts": httpx2.Timeout(4, connect=2)}
 FORMS = ("whole", "stream")
 SAID = ("4", "4.0", "3")
-GRACE_S = 0.5  # for a busy machine; what a whole number may mean more is a second
+GRACE_S = 0.3  # on the way to upstream's door, beside what is measured; what a whole number may mean more is a second
 
 
 LAST: dict[str, float] = {}  # when each prompt was last asked for upstream
+ROUNDS: list[float] = []  # how long each /healthz took meanwhile, from this loop through the daemon's and back (s)
 
 
 def prompt(*parts: object) -> str:
@@ -53,7 +56,7 @@ async def by_openai(client, kind, form, timeout):
 async def ask_all() -> dict[tuple[str, ...], object]:
     async with simulated() as simulator:
         for kind in KINDS:
-            simulator.faults.add(kind, path="/v1/*", text=kind, retry_after_s=0.3)
+            simulator.faults.add(kind, path="/v1/*", text=kind, retry_after_s=0.6)
         async with contextlib.AsyncExitStack() as stack:
             running = stack.enter_context(daemon(simulator.url, RETRY__MAX_ATTEMPTS="1000"))
             client = await stack.enter_async_context(
@@ -71,17 +74,23 @@ async def ask_all() -> dict[tuple[str, ...], object]:
                 text = prompt(kind, "plain", door, said)
                 asked["plain", kind, door, said] = DOORS[door](running, text, x_stainless_timeout=said)
             asked["hang"] = hang(simulator, running)
-            some = asyncio.Semaphore(8)  # more at once would measure how busy the machine is
-
-            async def in_time(each):
-                async with some:
-                    return await asyncio.wait_for(each, 60)
-
-            heard = await asyncio.gather(*(in_time(each) for each in asked.values()), return_exceptions=True)
+            rounds = asyncio.create_task(go_round(running.http))
+            heard = await asyncio.gather(*(asyncio.wait_for(each, 60) for each in asked.values()), return_exceptions=True)
+            rounds.cancel()
         for visit in simulator.journal.visits:
             last = LAST.setdefault(visit.text, visit.at_monotonic)
             LAST[visit.text] = max(last, visit.at_monotonic)
     return dict(zip(asked, heard, strict=True))
+
+
+async def go_round(url):
+    async with aiohttp.ClientSession() as session:
+        while True:
+            began = time.monotonic()
+            async with session.get(f"{url}/healthz") as response:
+                assert response.status == 200
+            ROUNDS.append(time.monotonic() - began)
+            await asyncio.sleep(0.01)
 
 
 async def hang(simulator, at):
@@ -118,7 +127,8 @@ def test_plain(heard, kind, door, said):
     one = heard["plain", kind, door, said]
     assert (one.status, one.ending) == KINDS[kind]
     last_s = LAST[prompt(kind, "plain", door, said)[:40]] - one.began
-    assert 0 < last_s < float(said) + GRACE_S
+    # What the daemon begins in time comes to the door as late as these two loops are: as anything else that goes that way.
+    assert 0 < last_s < float(said) + GRACE_S + max(ROUNDS)
 
 
 def test_hang(heard):
