@@ -219,7 +219,9 @@ async def test_audit(valkey_url: str) -> None:
             for process in _processes(one.served.process.pid):
                 _search("arguments", (process / "cmdline").read_text() + (process / "comm").read_text(), key)
             with redis.Redis.from_url(valkey_url) as client:
-                for name in client.scan_iter():
+                names = list(client.scan_iter())
+                assert any(_dump(client, name) for name in names)
+                for name in names:
                     _search("a name in Redis", name.decode(errors="replace"), key)
                     held = _dump(client, name)
                     for secret in (OWN_KEY, OTHER_KEY, key.rpartition("_")[2]):

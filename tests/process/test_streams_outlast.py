@@ -101,6 +101,8 @@ def test_alone(heard, door, implied):
 @pytest.mark.parametrize("door", DOORS)
 def test_idempotent(heard, door):
     """Nor one that came with an idempotency key, the first of its key and one that came later with it."""
+    assert heard[f"idempotent, {door}"]
+    assert heard[f"idempotent twice, {door}"]
     for one in (*heard[f"idempotent, {door}"], *heard[f"idempotent twice, {door}"]):
         assert is_whole(one), one
 
@@ -116,6 +118,7 @@ def test_followed(heard, door):
 @pytest.mark.parametrize("door", DOORS)
 def test_stated(heard, door):
     """What a caller states, by x-headrace-timeout-ms or as gRPC's deadline, bounds the whole of it."""
+    assert heard[f"stated, {door}"]
     for one in heard[f"stated, {door}"]:
         assert one.ending in ("timeout_error", "DEADLINE_EXCEEDED"), one
         assert one.text.startswith("You")
@@ -131,6 +134,7 @@ def test_stated_in_a_header(heard):
 def test_left_behind(heard, door):
     """Whoever follows a stream whose leader's time is over hears it to its end, here and at another daemon."""
     _, *followers = heard[f"left behind, {door}"]
+    assert followers
     for one in followers:
         assert is_whole(one), one
 
