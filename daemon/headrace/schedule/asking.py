@@ -18,6 +18,7 @@ from headrace.budget.limits import Want
 from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused
 from headrace.schedule.line import Line, Outdated, Place
+from headrace.schedule.slices import Slices, Work
 
 _ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is five times that, and finds lost nudges
 _REDIS_PATIENCE_S = 5.0
@@ -40,10 +41,11 @@ class AskingStats:
 class Asking:
     """All lines of this process, and its talk with the ledger."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, slices: Slices) -> None:
         self.known = Known()
         self._ledger = ledger
         self._clock = clock
+        self._slices = slices
         self._lines: dict[_Key, Line] = {}
         self._by_waiter: dict[str, Place] = {}  # those who ask; a nudge finds them here
         self._last: tuple[_Key, Line | None] = (), None  # the line that emptied last
@@ -140,14 +142,27 @@ class Asking:
         if now + delay.seconds > place.latest:
             raise _exhausted(place.wants[delay.bucket], delay.seconds)
         place.called = asyncio.get_running_loop().create_future()
-        await place.called
+        try:
+            await place.called
+        finally:
+            # The error holds this frame, and so the place: a circle, that only the collector would end, in one long halt.
+            place.called = None
 
-    def _refuse_hopeless(self, line: Line, now: float) -> None:
+    def _look_over(self, line: Line, now: float) -> None:
         # Now and then, since it looks at all who stand; the front looks at itself every time.
         if line.waiting and now - line.scanned >= _SCAN_EVERY_S:
             line.scanned = now
-            for place, delay in line.hopeless(now):
-                place.refuse(_exhausted(place.wants[delay.bucket], delay.seconds))
+            self._sort_out(line, self._refuse_hopeless(line, now))
+
+    def _sort_out(self, line: Line, work: Work) -> None:
+        if line.sorting is None or line.sorting.done():
+            line.sorting = self._slices.start(work, "sort")
+
+    def _refuse_hopeless(self, line: Line, now: float) -> Work:
+        for found in line.hopeless(now):
+            for place, delay in found:
+                yield place.refuse(_exhausted(place.wants[delay.bucket], delay.seconds))
+            yield 0
 
     # Asking the ledger.
 
@@ -174,7 +189,7 @@ class Asking:
         bucket = _index(place, wait.bucket_id)
         line.learn(wait.levels, now)
         line.block(place, wait.seconds, bucket, now)
-        self._refuse_hopeless(line, now)
+        self._look_over(line, now)
         # For a permit the ledger's seconds are a guess, which refuses nobody before its time.
         due = now + wait.seconds if place.wants[bucket].rate_per_minute else now
         if due > place.latest or now >= place.latest:
@@ -194,7 +209,7 @@ class Asking:
                 now = self._clock.now()
                 left_s = self._patience_s(place, now)
                 if left_s <= 0:
-                    self._refuse_stranded(line, now)
+                    self._sort_out(line, self._refuse_stranded(line, now))
                     raise
                 await self._nap(place, min(pause_s, left_s))
                 pause_s = min(2 * pause_s, 0.5)
@@ -220,11 +235,11 @@ class Asking:
             self._redis_away_since = now
         return min(max(self._redis_away_since, place.entered) + _REDIS_PATIENCE_S, place.latest) - now
 
-    def _refuse_stranded(self, line: Line, now: float) -> None:
+    def _refuse_stranded(self, line: Line, now: float) -> Work:
         # Those behind have waited as long; each trying by itself would take them as long again, one after the other.
         for place in line.standing():
-            if self._patience_s(place, now) <= 0:
-                place.refuse(RedisAway("Redis cannot be reached", retry_after_s=1.0))
+            is_stranded = self._redis_away_since is not None and self._patience_s(place, now) <= 0
+            yield place.refuse(RedisAway("Redis cannot be reached", retry_after_s=1.0)) if is_stranded else 0
 
     async def _nap(self, place: Place, seconds: float) -> None:
         """Wait so long, or until the place is nudged."""

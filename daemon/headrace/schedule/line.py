@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.budget.limits import Want
 from headrace.crowd import Waiting
@@ -68,11 +68,13 @@ class Place:
         if self.alarm is not None and not self.alarm.done():
             self.alarm.set_result(None)
 
-    def refuse(self, error: Exception) -> None:
-        """Let it leave the line with this error, if it stands there without asking."""
-        if self.called is not None and not self.called.done():
-            self.called.set_exception(error)
-            self.called.exception()  # if it was cancelled at this very moment, nobody looks
+    def refuse(self, error: Exception) -> bool:
+        """Let it leave the line with this error, if it stands there without asking; return whether it did."""
+        if self.called is None or self.called.done():
+            return False
+        self.called.set_exception(error)
+        self.called.exception()  # if it was cancelled at this very moment, nobody looks
+        return True
 
     def outdate(self) -> None:
         """Let it take its place anew: at once if it stands or naps, else as soon as the ledger has answered."""
@@ -100,6 +102,7 @@ class Line:
     def __init__(self, rates: tuple[int, ...]) -> None:
         self.asking: set[Place] = set()
         self.scanned = 0.0
+        self.sorting: asyncio.Task[None] | None = None  # the refusing of those who will not be granted in time
         self._blocked: set[Place] = set()  # those who ask and have been told to wait
         self._standing: Ranks[Place] = Ranks(len(rates))
         self._outlook = Outlook(rates)
@@ -219,9 +222,13 @@ class Line:
         is_first = self._front is not None and place.rank < self._front.rank
         return self._outlook.delay(needs, now, is_first=is_first)
 
-    def hopeless(self, now: float) -> list[tuple[Place, Delay]]:
-        """Return those who stand and will be granted past their latest moment, each with how long it would take."""
-        return self._standing.late(self._asked, self._outlook, now)
+    def hopeless(self, now: float) -> Iterator[list[tuple[Place, Delay]]]:
+        """
+        Yield, a few hundred at a time, those who stand and will be granted past their latest moment, each with its delay.
+
+        All by what is known now, though others may come and go while this goes on.
+        """
+        return self._standing.late(self._asked, replace(self._outlook), now)
 
 
 def _less(needs: Sequence[int], place: Place) -> list[int]:

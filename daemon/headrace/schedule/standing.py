@@ -8,6 +8,7 @@ look at a few blocks and the places of one, not at everybody; and so does findin
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
@@ -61,6 +62,22 @@ class _Block(Generic[P]):
                 worst = [max(most, span - place.latest) for most, span in zip(worst, outlook.spans(needs), strict=True)]
             self.worst = worst
         return self.worst
+
+    def late(self, needs: Sequence[int], outlook: Outlook, now: float) -> tuple[list[tuple[P, Delay]], Sequence[int]]:
+        """Return those who are late, if *needs* come before all here, and what is needed up to here without them."""
+        worst = self.weigh(outlook)  # before `earliest` is read
+        ahead = zip(outlook.spans(needs), worst, outlook.headstarts(), strict=True)
+        if max(now, outlook.front_due) <= self.earliest and all(before + most <= start for before, most, start in ahead):
+            return [], plus(needs, self.sums)
+        found: list[tuple[P, Delay]] = []
+        for place in self.places:
+            with_it = plus(needs, place.costs)
+            delay = outlook.delay(with_it, now)
+            if now + delay.seconds > place.latest:
+                found.append((place, delay))
+            else:
+                needs = with_it
+        return found, needs
 
 
 class Ranks(Generic[P]):
@@ -132,23 +149,21 @@ class Ranks(Generic[P]):
             break
         return needs
 
-    def late(self, needs: Sequence[int], outlook: Outlook, now: float) -> list[tuple[P, Delay]]:
-        """Return those who will be granted past their latest moment, if *needs* come before all; who is late, leaves."""
-        found: list[tuple[P, Delay]] = []
-        headstarts = outlook.headstarts()
-        for block in self._blocks:
-            ahead = zip(outlook.spans(needs), block.weigh(outlook), headstarts, strict=True)  # weighed first: see `earliest`
-            if max(now, outlook.front_due) <= block.earliest and all(before + worst <= start for before, worst, start in ahead):
-                needs = plus(needs, block.sums)
-                continue
-            for place in block.places:
-                with_it = plus(needs, place.costs)
-                delay = outlook.delay(with_it, now)
-                if now + delay.seconds > place.latest:
-                    found.append((place, delay))
-                else:
-                    needs = with_it
-        return found
+    def late(self, needs: Sequence[int], outlook: Outlook, now: float) -> Iterator[list[tuple[P, Delay]]]:
+        """
+        Yield, block by block, those who will be granted past their latest moment, if *needs* come before all.
+
+        Who is late, leaves. Between two blocks the places may change; who comes in the meantime is not looked at.
+        """
+        rank: Rank = (-math.inf, 0)
+        while (index := self._find(rank)) < len(self._blocks):
+            block = self._blocks[index]
+            if block.places[0].rank < rank:
+                return  # who has joined the last block since it was looked at
+            arrival, number = block.places[-1].rank
+            rank = arrival, number + 1
+            found, needs = block.late(needs, outlook, now)
+            yield found
 
     def _find(self, rank: Rank) -> int:
         # The first block that may hold this rank; one past the end if all hold lower ones.

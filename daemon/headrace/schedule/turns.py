@@ -18,6 +18,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -35,10 +36,10 @@ from headrace.model import Call, Errand, Usage
 from headrace.schedule.asking import Asking, never
 from headrace.schedule.line import Outdated, Place
 from headrace.schedule.permits import Permits
+from headrace.schedule.slices import Slices, Work
 from headrace.schedule.slots import Slots, SlotStats
 from headrace.schedule.standing import Rank
 
-_MOVED_AT_ONCE = 50
 _CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
 
 
@@ -87,9 +88,10 @@ class Schedule:
         self._estimator = estimator
         self._clock = clock
         self._inbox = link.inbox
-        self._asking = Asking(ledger, clock)
-        self._permits = Permits(ledger, clock)
         self._background = Background("schedule", clock)
+        self._slices = Slices(self._background)
+        self._asking = Asking(ledger, clock, self._slices)
+        self._permits = Permits(ledger, clock)
         self._numbers = itertools.count(1)
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
 
@@ -120,16 +122,15 @@ class Schedule:
     def reload(self, limits: Limits) -> None:
         """Go by other limits from now on. Who waits under limits that have changed takes its place anew, in the same order."""
         self._limits = limits
-        self._background.start(self._move(), "reload")
+        self._slices.start(self._move(), "reload")
 
-    async def _move(self) -> None:
-        # A few at a time, the oldest first: taking ten thousand places anew would hold the loop for a second.
-        places = sorted(self._asking.places(), key=lambda place: place.rank)
-        for first in range(0, len(places), _MOVED_AT_ONCE):
-            for place in places[first : first + _MOVED_AT_ONCE]:
-                if place.buckets != self._limits.buckets(place.call):
-                    place.outdate()
-            await self._clock.sleep(0)
+    def _move(self) -> Work:
+        # The oldest first, a few at a time: taking ten thousand places anew would hold the loop for a second.
+        for place in sorted(self._asking.places(), key=attrgetter("rank")):
+            is_outdated = place.buckets != self._limits.buckets(place.call)
+            if is_outdated:
+                place.outdate()
+            yield is_outdated
 
     async def close(self) -> None:
         """Stop the work in the background."""
