@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,6 +47,7 @@ _MUCH_BYTES = 256 << 20  # a helper that still holds so much when a job is done 
 _CHUNK_BYTES = 1 << 18  # received at once, so that the loop gets its turn in between
 _LIGHT_BYTES = 1 << 20  # hashed within a millisecond
 _LONGEST_S = 60.0  # a job that takes longer is given up
+_THREAD = ThreadPoolExecutor(1, "aloof")  # one, so that the loop's is not one of many that want a processor
 _PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG")
 
 
@@ -158,7 +160,7 @@ class Aside:
                 raise ConnectionResetError
             received.append(chunk)
             left -= len(chunk)
-        return b"".join(received)
+        return await joined(received)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -198,7 +200,17 @@ async def aloof(weight: bytes, work: Callable[..., T], *arguments: object) -> T:
 
     For work that lets other threads run meanwhile, such as hashing; all else goes to the helper.
     """
-    return work(*arguments) if len(weight) <= _LIGHT_BYTES else await asyncio.to_thread(work, *arguments)
+    return work(*arguments) if len(weight) <= _LIGHT_BYTES else await _in_thread(work, *arguments)
+
+
+async def joined(chunks: Sequence[bytes]) -> bytes:
+    """Return chunks as one: in a thread, if they are large, since what takes the time is to copy them into new memory."""
+    is_light = sum(map(len, chunks)) <= _LIGHT_BYTES
+    return b"".join(chunks) if is_light else await _in_thread(b"".join, chunks)
+
+
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, work, *arguments)
 
 
 # The helper's own side.

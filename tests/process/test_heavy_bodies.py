@@ -150,6 +150,15 @@ async def test_many_at_once(here: House) -> None:
     assert said == [(200, MESSAGE)] * 8
 
 
+async def test_large_at_once(here: House) -> None:
+    """Twelve of thirty megabytes at once, of which each is put together and hashed, hold up nobody either."""
+    text = {"type": "text", "text": "x" * 30_000_000}
+    bodies = [body(text, n=n) for n in range(12)]
+    async with here.at_ease("twelve of 30 MB"):
+        said = await asyncio.gather(*(post(here.daemon.http, raw) for raw in bodies))
+    assert said == [(200, MESSAGE)] * 12
+
+
 def typed() -> messages_service_pb2.CreateMessageRequest:
     block = content_pb2.ContentBlock(text=content_pb2.TextBlock(text=BLOCK["text"]))
     content = content_pb2.Content(blocks=content_pb2.ContentBlocks(blocks=[block] * BLOCKS))

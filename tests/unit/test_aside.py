@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import until
-from headrace.aside import Aside, AsideStats, aloof
+from headrace.aside import Aside, AsideStats, aloof, joined
 from headrace.errors import HeadraceError, InvalidCall, TooLarge
 
 JOB = "odd_jobs:job"
@@ -112,3 +112,16 @@ async def test_aloof() -> None:
     """What is large is worked on in a thread, and comes to the same."""
     for size in (10, 3_000_000):
         assert await aloof(b"x" * size, lambda a, b: a + b, 1, 2) == 3
+
+
+async def test_joined() -> None:
+    """Chunks are put together: a few at once, large ones while the loop has its turns."""
+    assert await joined([]) == b""
+    assert await joined([b"a", b"bc"]) == b"abc"
+    chunks = [bytes([number]) * 200_000 for number in range(150)]
+    turns, task = 0, asyncio.ensure_future(joined(chunks))
+    while not task.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert await task == b"".join(chunks)
+    assert turns > 10

@@ -22,7 +22,7 @@ from multidict import CIMultiDict, MultiMapping
 
 from headrace import endpoints, forms
 from headrace.admission import Admission, Ask, check_size, lane_of
-from headrace.aside import Aside
+from headrace.aside import Aside, joined
 from headrace.carry import Carrier, Load
 from headrace.clock import Clock
 from headrace.edge.hits import JSON, SSE, Seen
@@ -297,7 +297,7 @@ async def whole_body(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> 
     """Return all of a body; `TooLarge` as soon as it is more than upstream takes."""
     if isinstance(body, bytes):
         return body
-    return b"".join([chunk async for chunk in _counted(body, endpoint)])
+    return await joined([chunk async for chunk in _counted(body, endpoint)])
 
 
 def bounded(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes | AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from headrace.aside import joined
 from headrace.crowd import Crowd
 from headrace.errors import InvalidCall, TooLarge
 
@@ -53,4 +54,4 @@ async def _read_counted(request: web.BaseRequest, crowd: Crowd) -> bytes:
             size += len(chunk)
             if size > request.client_max_size:
                 raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=size)
-        return b"".join(chunks)
+        return await joined(chunks)
