@@ -122,6 +122,22 @@ async def test_reload():
     assert steps.longest_s < MOST_S
 
 
+async def test_newcomers():
+    """Who comes while others are still taking their places anew stands behind all of them; who leaves then is forgotten."""
+    house = await crowded(many=200)
+    house.schedule.reload(Limits([replace(SLOW, requests_per_minute=600)]))
+    await asyncio.sleep(0)
+    late, leaving = (house.go("late", within=1e6) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await until(lambda: is_at_rest(house))
+    await house.advance(25)
+    await late
+    assert house.went == ["first", "second", *["c"] * 200, "late"]
+    assert not house.schedule._newcomers
+    assert house.schedule.crowd.stats().calls == 0
+
+
 async def test_no_circles():
     """Whoever takes a place anew leaves nothing of the old one that only the collector would find."""
     house = await crowded(many=500)

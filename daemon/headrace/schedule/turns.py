@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -93,6 +94,8 @@ class Schedule:
         self._asking = Asking(ledger, clock, self._slices)
         self._permits = Permits(ledger, clock)
         self._numbers = itertools.count(1)
+        self._reloads = 0  # whose moves go on
+        self._newcomers: deque[asyncio.Future[None]] = deque()  # since a reload, until all who were there have moved
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
 
     def __repr__(self) -> str:
@@ -122,15 +125,41 @@ class Schedule:
     def reload(self, limits: Limits) -> None:
         """Go by other limits from now on. Who waits under limits that have changed takes its place anew, in the same order."""
         self._limits = limits
+        self._reloads += 1
         self._slices.start(self._move(), "reload")
 
     def _move(self) -> Work:
-        # The oldest first, a few at a time: taking ten thousand places anew would hold the loop for a second.
-        for place in sorted(self._asking.places(), key=attrgetter("rank")):
-            is_outdated = place.buckets != self._limits.buckets(place.call)
-            if is_outdated:
+        try:
+            moving = []
+            for place in sorted(self._asking.places(), key=attrgetter("rank")):
+                if place.buckets != self._limits.buckets(place.call):
+                    place.is_outdated = True  # whoever is called before it has moved asks for nothing under the old limits
+                    moving.append(place)
+                yield 0
+            # The oldest first, a few at a time: taking ten thousand places anew would hold the loop for a second.
+            for place in moving:
                 place.outdate()
-            yield is_outdated
+                yield 1
+            while self._newcomers and self._reloads == 1:
+                yield self._let_in()
+        finally:
+            self._reloads -= 1
+            while self._newcomers and not self._reloads:  # only if something broke
+                self._let_in()
+
+    def _let_in(self) -> bool:
+        newcomer = self._newcomers.popleft()
+        if newcomer.done():  # it has left
+            return False
+        newcomer.set_result(None)
+        return True
+
+    async def _stand_back(self, counted: Waiting) -> None:
+        # Whoever was there before a reload goes first, though it may not have taken its place anew yet.
+        counted.take()
+        newcomer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._newcomers.append(newcomer)
+        await newcomer
 
     async def close(self) -> None:
         """Stop the work in the background."""
@@ -149,6 +178,8 @@ class Schedule:
     async def take(self, call: Errand, hold_id: str, rank: Rank, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
         entered, estimate = self._clock.now(), None
+        if self._reloads and self._limits.buckets(call):
+            await self._stand_back(counted)
         for number in itertools.count():
             buckets = self._limits.buckets(call)
             if not buckets:
