@@ -7,11 +7,10 @@ SDK's header, the configuration's word) bounds the time until there is something
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from types import TracebackType
 
-from headrace.clock import Clock, Timeout
+from headrace.clock import Clock
 from headrace.errors import DeadlinePassed
 
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
@@ -74,12 +73,30 @@ class Wait:
 
 
 class Bound:
-    """The moment by which a block must be done. It can be moved while the block runs."""
+    """The moment by which a block must be done. It can be moved while the block runs. On the way of every call, so a class."""
 
-    def __init__(self, timeout: Timeout, clock: Clock) -> None:
-        self._timeout = timeout
+    __slots__ = ("_clock", "_timeout", "is_moved")
+
+    def __init__(self, deadline: float, clock: Clock) -> None:
+        self._timeout = clock.timeout(deadline - clock.now())
         self._clock = clock
         self.is_moved = False
+
+    async def __aenter__(self) -> Bound:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, tb)
+        except TimeoutError as rung:
+            raise self._passed() from rung
+        if isinstance(error, TimeoutError) and self._timeout.expired():  # a bound inside rang at the same moment
+            raise self._passed() from error
+
+    def _passed(self) -> DeadlinePassed:
+        what = "its answer was whole" if self.is_moved else "there was an answer"
+        return DeadlinePassed(f"the call's deadline passed before {what}")
 
     def move(self, deadline: float | None) -> None:
         """Let the block take until another moment (Unix seconds), or as long as it does (None)."""
@@ -88,16 +105,6 @@ class Bound:
             self._clock.reset(self._timeout, None if deadline is None else deadline - self._clock.now())
 
 
-@contextlib.asynccontextmanager
-async def until(deadline: float, clock: Clock) -> AsyncIterator[Bound]:
-    """Run the block until *deadline* (Unix seconds), then cancel it and raise `DeadlinePassed`."""
-    timeout = clock.timeout(deadline - clock.now())
-    bound = Bound(timeout, clock)
-    try:
-        async with timeout:
-            yield bound
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        what = "its answer was whole" if bound.is_moved else "there was an answer"
-        raise DeadlinePassed(f"the call's deadline passed before {what}") from error
+def until(deadline: float, clock: Clock) -> Bound:
+    """Return a context that runs its block until *deadline* (Unix seconds), then cancels it and raises `DeadlinePassed`."""
+    return Bound(deadline, clock)

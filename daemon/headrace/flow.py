@@ -17,9 +17,9 @@ flight and, through it, a turn, a lease, a parked ticket) is given back when it 
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from headrace.attempts import Attempts
@@ -27,7 +27,7 @@ from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed, Draining, HeadraceError, NotCached, OutOfTime, Refusal
-from headrace.flight.flights import Flight, Flights, Landing, broken_off
+from headrace.flight.flights import Flight, Flights, Landing, Member, broken_off
 from headrace.flight.lease import Lease, Leases, NoLease, Recalled
 from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.model import Call, Reply, Source
@@ -82,16 +82,14 @@ class Flow:
         flights = self._flights.stats()
         return FlowStats(self.is_draining, flights.in_the_air, flights.waiting)
 
-    @contextlib.asynccontextmanager
-    async def answer(self, call: Call, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
+    def answer(self, call: Call, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """
         Answer a call. The reply is good while the context is open; leaving it early gives the call up.
 
         Raises a `Refusal` (ours, to this caller) or an `UpstreamError` (upstream's final word). *opens_s* is as in patience.py.
         """
         self.refuse_if_draining()
-        async with in_time(call, self.walk(call, is_live=call.stream), self._clock, opens_s) as reply:
-            yield reply
+        return in_time(call, self.walk(call, is_live=call.stream), self._clock, opens_s)
 
     def sharing(self, call: Call) -> Call:
         """Return the call with the bytes of an equal one that is in the air: see `Flights.sharing`."""
@@ -104,21 +102,22 @@ class Flow:
 
     # Cache, and flight.
 
-    @contextlib.asynccontextmanager
-    async def walk(self, call: Call, *, is_live: bool) -> AsyncIterator[Reply]:
-        """Find a kept answer, or join the flight for this call, and yield what this caller is given; without any deadline."""
+    def walk(self, call: Call, *, is_live: bool) -> AbstractAsyncContextManager[Reply]:
+        """Find a kept answer, or join the flight for this call, for what this caller is given; without any deadline."""
+        return _Walk(self._flights, lambda walk: self._find(call, walk, is_live))
+
+    async def _find(self, call: Call, walk: _Walk, is_live: bool) -> Reply:
         if kept := await self.replies.kept(call):
-            yield kept
-            return
+            return kept
         if call.cache.only_if_cached:
             raise NotCached("only-if-cached was asked, and there is no fresh answer")
         # no-store neither joins nor leads: that is how one asks for distinct samples.
         key = f"alone:{os.urandom(8).hex()}" if call.cache.no_store else call.fingerprint
         while True:
-            with self._flights.join(key, call, self._fly, is_live=is_live) as member:
-                if reply := await self.replies.of_member(member):
-                    yield reply
-                    return
+            member = walk.hold(self._flights.enter(key, call, self._fly, is_live=is_live))
+            if reply := await self.replies.of_member(member):
+                return reply
+            walk.let_go()
 
     async def _fly(self, flight: Flight) -> Landing:
         """Recall what another host keeps, follow the process that leads, or lead; the flight's task."""
@@ -203,3 +202,36 @@ class Flow:
         if landing.answer and not flight.is_open and landing.answer.created < flight.lead().call.arrival:
             return None  # it had ended before anybody here asked: that is an old answer, and no flight in the air
         return landing
+
+
+class _Walk:
+    """
+    A caller's walk as a context: what it holds, one place in a flight, is given back at its end.
+
+    A class, since a generator with its context costs three times as much, and every call comes this way.
+    """
+
+    __slots__ = ("_find", "_flights", "_held")
+
+    def __init__(self, flights: Flights, find: Callable[[_Walk], Awaitable[Reply]]) -> None:
+        self._flights, self._find = flights, find
+        self._held: Member | None = None
+
+    async def __aenter__(self) -> Reply:
+        try:
+            return await self._find(self)
+        except BaseException:
+            self.let_go()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.let_go()
+
+    def hold(self, member: Member) -> Member:
+        self._held = member
+        return member
+
+    def let_go(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._flights.leave(held)

@@ -8,9 +8,8 @@ of it; whatever else wants to know of calls (a ledger of usage, traces, a live p
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from types import TracebackType
 
 import msgspec
 
@@ -59,11 +58,22 @@ class Outcome(msgspec.Struct, frozen=True):
     request_id: str = ""
 
 
-@dataclass(slots=True)
 class Record:
-    """A call under way: its door sets `reply` once there is one."""
+    """A call under way: its door sets `reply` once there is one, and the end of the block tells what came of it."""
 
-    reply: Reply | None = None
+    __slots__ = ("_edge", "_errand", "_outcomes", "reply")
+
+    def __init__(self, outcomes: Outcomes, edge: str, errand: Errand) -> None:
+        self.reply: Reply | None = None
+        self._outcomes, self._edge, self._errand = outcomes, edge, errand
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, HeadraceError):
+            error.is_told = True
+        self._outcomes.ended(self._edge, self._errand, self.reply, error)
 
 
 class Outcomes:
@@ -94,19 +104,13 @@ class Outcomes:
         reason = _reason(error)
         self.tell(Outcome(edge, endpoint, "", "", "", reason=reason, status=_status(error), began=self._clock.now()))
 
-    @contextlib.contextmanager
-    def of(self, edge: str, errand: Errand) -> Iterator[Record]:
+    def of(self, edge: str, errand: Errand) -> Record:
         """Tell what comes of a call in this block, whichever way the block ends."""
-        record, error = Record(), None
-        try:
-            yield record
-        except BaseException as raised:
-            error = raised
-            if isinstance(raised, HeadraceError):
-                raised.is_told = True
-            raise
-        finally:
-            self.tell(self._outcome(edge, errand, record.reply, error))
+        return Record(self, edge, errand)
+
+    def ended(self, edge: str, errand: Errand, reply: Reply | None, error: BaseException | None) -> None:
+        """Tell of a call that has ended, by its reply or by its error; for `Record`."""
+        self.tell(self._outcome(edge, errand, reply, error))
 
     def _outcome(self, edge: str, errand: Errand, reply: Reply | None, error: BaseException | None) -> Outcome:
         now, began = self._clock.now(), errand.arrival

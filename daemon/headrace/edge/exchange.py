@@ -16,7 +16,9 @@ import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from multidict import CIMultiDict, MultiMapping
 
@@ -32,7 +34,7 @@ from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
 from headrace.flow import Flow
 from headrace.model import Call, Caller, Errand, Event, Headers, Reply, Role, Source
-from headrace.outcome import Outcomes
+from headrace.outcome import Outcomes, Record
 from headrace.pursuit import Pursuits
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
@@ -130,8 +132,9 @@ class Exchange:
     def __repr__(self) -> str:
         return f"<Exchange {self._flow!r} {self._carrier!r}>"
 
-    @contextlib.asynccontextmanager
-    async def open(self, request: Request, *, seen: Callable[[Call], None] = lambda call: None) -> AsyncIterator[Response]:
+    def open(
+        self, request: Request, *, seen: Callable[[Call], None] = lambda call: None
+    ) -> AbstractAsyncContextManager[Response]:
         """
         Answer a request. Leaving early gives it up.
 
@@ -144,22 +147,16 @@ class Exchange:
         if endpoint.is_admins and request.caller.role is not Role.ADMIN:
             raise NotAllowed("This endpoint is for callers with the role admin.")
         check_size(endpoint, request.length)
-        way = self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
-        async with way as response:
-            yield response
+        return self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
 
     async def admit(self, ask: Ask) -> Call:
         """Return the call that a door read from the wire; equal calls in the air have one body between them."""
         return self._flow.sharing(await self._admission.admit(**ask))
 
-    @contextlib.asynccontextmanager
-    async def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
+    def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
         way = self.pursuits.answer_once if call.idempotency_key else self._flow.answer
-        with self.outcomes.of(edge, call) as record:
-            async with way(call, opens_s=opens_s) as reply:
-                record.reply = reply
-                yield reply
+        return _Told(self.outcomes.of(edge, call), lambda: way(call, opens_s=opens_s))
 
     @property
     def aside(self) -> Aside:
@@ -277,6 +274,31 @@ class Exchange:
         scheme = "https" if headers.get("x-forwarded-proto", "") == "https" else "http"
         pattern = rb'("results_url"\s*:\s*")' + re.escape(self._upstream_url) + rb"(?=/)"
         return re.sub(pattern, lambda found: found[1] + f"{scheme}://{host}".encode(), body)
+
+
+class _Told:
+    """A way to a reply, and the telling of what came of it. On the way of every call, so a class."""
+
+    __slots__ = ("_go", "_record", "_way")
+
+    def __init__(self, record: Record, go: Callable[[], AbstractAsyncContextManager[Reply]]) -> None:
+        self._record, self._go = record, go
+
+    async def __aenter__(self) -> Reply:
+        try:
+            self._way = self._go()
+            reply = await self._way.__aenter__()
+        except BaseException as error:
+            self._record.__exit__(type(error), error, error.__traceback__)
+            raise
+        self._record.reply = reply
+        return reply
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with self._record:  # however it leaves
+            await self._way.__aexit__(kind, error, tb)
+            if error is not None:
+                raise error
 
 
 def endpoint_of(method: str, target: str) -> Endpoint:

@@ -297,6 +297,14 @@ class Flights:
 
         A caller leaves a flight that has landed before it joins the next: what it holds is one place, never several.
         """
+        member = self.enter(key, call, fly, is_live=is_live)
+        try:
+            yield member
+        finally:
+            self.leave(member)
+
+    def enter(self, key: str, call: Call, fly: Fly, *, is_live: bool = False) -> Member:
+        """Join as `join` does, without a context: `leave` must follow."""
         flight = self._by_key.get(key)
         observe.FLIGHTS.inc("led" if flight is None else "joined")
         if flight is None:
@@ -304,12 +312,14 @@ class Flights:
             flight.start(self._fly(flight, fly))
         member = Member(flight, call, is_live)
         flight.enter(member)
-        try:
-            yield member
-        finally:
-            flight.leave(member)
-            if not flight.waiting and flight.landing is None:
-                self.look_after(flight)
+        return member
+
+    def leave(self, member: Member) -> None:
+        """Give a place up; a flight that nobody waits for any more is given up with it."""
+        flight = member.flight
+        flight.leave(member)
+        if not flight.waiting and flight.landing is None:
+            self.look_after(flight)
 
     async def _fly(self, flight: Flight, fly: Fly) -> None:
         try:
