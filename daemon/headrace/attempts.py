@@ -8,12 +8,11 @@ follow; `BrokenStream`, and none may, for somebody has had some of this one; a r
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import replace
-from typing import Any
 
 from headrace import forms, observe
+from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
@@ -47,7 +46,7 @@ class Attempts:
         """
         Ask upstream once, within the budgets, and append to *flight* what it says.
 
-        With a *lease* the landing is handed to the followers on other hosts, together with the settlement. Raises
+        With a *lease* the landing is sent to the followers on other hosts, together with the settlement. Raises
         `AttemptFailed`, `BrokenStream` when upstream broke off after its first content, and refusals.
         """
         flight.is_asking = True
@@ -71,21 +70,26 @@ class Attempts:
                 raise self._as_seen(failure, call, flight) from failure
             observe.UPSTREAM_TOKENS.inc("input", by=answer.usage.metered_input_tokens)
             observe.UPSTREAM_TOKENS.inc("output", by=answer.usage.output_tokens)
-            entry = self._keeping.entry_of(call, answer, asked)
-            no_keep = self._keeping.no_keep(call, answer) or self._cache.no_keep(entry)
-            answer = replace(answer, is_kept=not no_keep, no_keep=no_keep)
+            answer, entry = self._decided(call, answer, asked)
             landing = Landing(answer, attempts=number, ticket=flight.ticket, waited_s=flight.waited_s)
-            # One round trip: the three leave in the same turn of the loop (tasks created first, so that they are in time
-            # for the batch). The entry is kept before the flight lands, so no second call slips in between.
-            sent: list[asyncio.Task[Any]] = []
-            if answer.is_kept:
-                sent.append(asyncio.create_task(self._cache.put(replace(entry, answer=answer))))
+            # One round trip: the three are sent in the same turn of the loop, and waited for afterwards. The entry is kept
+            # before the flight lands, so no second call slips in between.
+            settled = turn.settle(answer.usage)
+            kept = self._cache.put(entry) if entry is not None else None
             if lease is not None:
-                sent.append(asyncio.create_task(self._leases.land(flight, lease, landing)))
-            await turn.settle(answer.usage)
-            for task in sent:
-                await task
+                self._leases.begin_landing(flight, lease, landing)
+            if kept is not None:
+                await kept
+            await settled
             return landing
+
+    def _decided(self, call: Call, answer: Answer, asked: float) -> tuple[Answer, Entry | None]:
+        """Return the answer, which says whether it is kept, and the entry to keep it by, if it is."""
+        answer = answer.decided(self._keeping.no_keep(call, answer))
+        entry = self._keeping.entry_of(call, answer, asked)
+        if answer.is_kept and (no_keep := self._cache.no_keep(entry)):
+            answer = answer.decided(no_keep)
+        return answer, entry if answer.is_kept else None
 
     async def _ask(self, call: Call, flight: Flight) -> Answer:
         if not call.stream:

@@ -200,6 +200,10 @@ class Answer:
     is_kept: bool = False
     headers: Headers = ()
 
+    def decided(self, no_keep: str) -> Answer:
+        """Return the answer, now that somebody has decided why it is not kept, or, by "", that it is."""
+        return Answer(self.form, self.payload, self.created, self.usage, self.request_id, no_keep, not no_keep, self.headers)
+
 
 @dataclass(slots=True)
 class Reply:

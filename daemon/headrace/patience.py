@@ -67,9 +67,7 @@ class _InTime:
 
 
 @contextlib.asynccontextmanager
-async def _opened(
-    call: Call, coming: AbstractAsyncContextManager[Reply], clock: Clock, opens_s: float
-) -> AsyncIterator[Reply]:
+async def _opened(call: Call, coming: AbstractAsyncContextManager[Reply], clock: Clock, opens_s: float) -> AsyncIterator[Reply]:
     """Wait for the reply in a task of its own, so that the stream can be opened meanwhile."""
     async with until(call.deadline, clock) as bound, AsyncExitStack() as held:
         entering = asyncio.create_task(held.enter_async_context(coming))

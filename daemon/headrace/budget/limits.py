@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
@@ -114,6 +114,10 @@ class Want:
     cost: int
     on_redis_loss: OnRedisLoss = "closed"
 
+    def at(self, cost: int) -> Want:
+        """Return the same at another cost; by hand, since `replace` takes five times as long, twice a call."""
+        return Want(self.bucket_id, self.limit, self.kind, self.rate_per_minute, self.capacity, cost, self.on_redis_loss)
+
 
 def validate(limit: Limit) -> None:
     """Raise ValueError, with what would be right, unless the limit can be kept."""
@@ -202,9 +206,9 @@ class Limits:
 
 def _with_cost(want: Want, estimate: Estimate) -> Want:
     if want.kind == "input_tokens":
-        return replace(want, cost=max(min(estimate.input_tokens, want.capacity), estimate.input_floor))
+        return want.at(max(min(estimate.input_tokens, want.capacity), estimate.input_floor))
     if want.kind == "output_tokens":
-        return replace(want, cost=min(estimate.output_tokens, want.capacity))
+        return want.at(min(estimate.output_tokens, want.capacity))
     return want
 
 

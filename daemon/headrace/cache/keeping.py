@@ -8,7 +8,7 @@ the entry stays for `cache.stale`, for stale-if-error only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from headrace.cache import status
 from headrace.cache.entry import Entry
@@ -44,7 +44,8 @@ class Keeping:
         """
         ttl_s = self._ttl_s(caller)
         bound_s = ttl_s if asked.max_age_s is None else min(ttl_s, asked.max_age_s)
-        return replace(asked, no_store=asked.no_store or caller.cache_ttl_s == 0, max_age_s=bound_s)
+        no_store = asked.no_store or caller.cache_ttl_s == 0
+        return CacheControl(no_store, asked.no_cache, asked.only_if_cached, bound_s, asked.stale_if_error_s)
 
     def looks_up(self, call: Call) -> bool:
         """Whether a kept answer may answer this call, as long as upstream is well."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -58,20 +58,20 @@ class Redis:
             self.tally.failed()
         return entry
 
-    async def put(self, entry: Entry, raw: bytes, purges_seen: str) -> bool:
+    def put(self, entry: Entry, raw: bytes, purges_seen: str) -> Coroutine[Any, Any, bool]:
         """
         Keep the entry; False if it was refused, since there was a purge after the last one that its host has seen.
 
-        What has to be sent is sent before anything is awaited.
+        What has to be sent is sent when this is called; what is awaited is the reply.
         """
         ttl_ms = math.ceil((entry.keep_until - self._clock.now()) * 1000)
-        if ttl_ms <= 0:
-            return True
         books = (keys.cache_entry(entry.fingerprint), *_BOOKS, keys.CACHE_PURGES)
         about = (entry.scope.encode(errors="replace"), entry.model.encode(errors="replace"))
         args = (entry.fingerprint, raw, ttl_ms, self.bound, keys.cache_entry(""), *about, purges_seen)
-        # Sent before anything is awaited: it leaves with whatever else is sent in this turn of the loop.
-        dropped = await self._settled(self._link.run(_STORE, books, args), None)
+        return self._stored(self._link.run(_STORE, books, args) if ttl_ms > 0 else None)
+
+    async def _stored(self, reply: asyncio.Future[Any] | None) -> bool:
+        dropped = await self._settled(reply, None) if reply is not None else None
         if dropped == _BEHIND:
             return False
         if dropped is None:

@@ -8,9 +8,10 @@ whoever purges must know that it was done.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -131,22 +132,26 @@ class Cache:
             self._disk.write_soon(entry, raw)
         return entry
 
-    async def put(self, entry: Entry) -> str:
+    def put(self, entry: Entry) -> Coroutine[Any, Any, str]:
         """
         Keep a new answer everywhere; return why it was not kept, or "".
 
-        What goes to Redis is sent before anything is awaited, together with whatever else leaves in this turn of the loop.
-        The disk follows in its own time.
+        What goes to Redis is sent when this is called, together with whatever else leaves in this turn of the loop; what is
+        awaited is its reply. The disk follows in its own time.
         """
         if reason := self.no_keep(entry):
-            return reason
+            return _said(reason)
         self._memory.put(entry, self._clock.now())
-        if self._disk or self._redis:
-            raw = entry.encode()
-            if self._disk:
-                self._disk.write_soon(entry, raw)
-            if self._redis and not await self._redis.put(entry, raw, self._purges.seen):
-                await self._put_again(entry, raw)
+        raw = entry.encode() if self._disk or self._redis else b""
+        if self._disk:
+            self._disk.write_soon(entry, raw)
+        if self._redis is None:
+            return _said("")
+        return self._put_far(entry, raw, self._redis.put(entry, raw, self._purges.seen))
+
+    async def _put_far(self, entry: Entry, raw: bytes, stored: Awaitable[bool]) -> str:
+        if not await stored:
+            await self._put_again(entry, raw)
         return ""
 
     async def _put_again(self, entry: Entry, raw: bytes) -> None:
@@ -208,6 +213,10 @@ def _counted(tally: Tally, entry: Entry | None, looking: _Looking | None) -> Ent
     if looking is not None:
         tally.looked(entry is not None and entry.fresh(looking.now, looking.max_age_s))
     return entry
+
+
+async def _said(reason: str) -> str:
+    return reason
 
 
 async def _nothing_seen() -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,8 @@ class Lease:
     """
     The right to lead one flight. `token` fences it: whoever leads later has another.
 
-    `publication` is what followers outside have been handed so far; `ticket` is where the call is parked, if it is.
+    `publication` is what followers outside have been handed so far; `ticket` is where the call is parked, if it is. `ending` is
+    the reply to its end, once that has been sent; `is_told` says that the landing itself went with it.
     """
 
     fingerprint: str
@@ -49,6 +50,8 @@ class Lease:
     ticket: str = ""
     flight: Flight | None = None
     is_landed: bool = False
+    ending: asyncio.Future[int] | None = None
+    is_told: bool = False
     publication: Publication = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +138,7 @@ class Leases:
         and whatever *lead* raises.
         """
         token, followed = os.urandom(8).hex(), ""
-        async with self._following(flight) as nudged:
+        with self._following(flight) as nudged:
             while True:
                 # Callers who have had some of a stream get the rest of that one, so a kept answer is none for them.
                 role = await self.ask(flight.key, token, -1 if flight.is_open else fresh_ms)
@@ -178,11 +181,13 @@ class Leases:
         return landing
 
     async def _read(self, flight: Flight, token: str) -> Landing | None:
-        with _no_lease():
+        try:
             return await self._handover.read(flight, _log(flight.key, token), token)
+        except RedisAway as error:
+            raise NoLease from error
 
-    @contextlib.asynccontextmanager
-    async def _following(self, flight: Flight) -> AsyncIterator[asyncio.Event]:
+    @contextlib.contextmanager
+    def _following(self, flight: Flight) -> Iterator[asyncio.Event]:
         """Be nudged; who is cancelled meanwhile leaves the audience."""
         name = f"flight:{flight.key}"
         self._asked += 1
@@ -204,8 +209,9 @@ class Leases:
         names = [keys.cache_entry(fingerprint), keys.flight(fingerprint), keys.audience(name)]
         reply = self._link.run(_LEAD, names, [token, self._link.inbox, self._lease_ms, fresh_ms, name])
         try:
-            with _no_lease():
-                what, value = await asyncio.shield(reply)
+            what, value = await asyncio.shield(reply)
+        except RedisAway as error:
+            raise NoLease from error
         except asyncio.CancelledError:
             # The script may have made us the leader of what nobody here flies. Not undone before it is known: a question that
             # is sent again, after its connection was lost, would come second.
@@ -247,25 +253,30 @@ class Leases:
                 del self._led[lease.name]
             lease.publication.stop()
 
+    def begin_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
+        """Send the end of the flight, so that it shares a round trip; `land` follows, and sees to it that it is known."""
+        if lease.ending is None:
+            # Who follows a ticket leads next, and is left its name; else the end alone is enough, where nobody follows.
+            lease.is_told = lease.is_followed or bool(lease.ticket and isinstance(landing.error, BrokenStream))
+            if lease.is_told:
+                lease.ending = self._send_landing(flight, lease, landing)
+            else:
+                lease.ending = self._link.run(_END, _landing_keys(lease)[:2], [lease.token])
+        return lease.ending
+
     async def land(self, flight: Flight, lease: Lease, landing: Landing) -> None:
         """
         Hand the landing to whoever follows outside, and end the flight; once.
 
-        Sent before the first await, so that it can share a round trip. Redis away is no error here: followers will find
-        the lease lapsed.
+        Redis away is no error here: followers will find the lease lapsed.
         """
         if lease.is_landed:
             return
         lease.is_landed = True
-        leaves_ticket = lease.ticket and isinstance(landing.error, BrokenStream)
+        ending = self.begin_landing(flight, lease, landing)
         with contextlib.suppress(RedisAway):
-            if (
-                not lease.is_followed
-                and not leaves_ticket
-                and await self._link.run(_END, _landing_keys(lease)[:2], [lease.token])
-            ):
-                return
-            await self._send_landing(flight, lease, landing)
+            if not await ending and not lease.is_told:
+                await self._send_landing(flight, lease, landing)
 
     def _send_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
         """
@@ -331,11 +342,3 @@ def _log(fingerprint: str, token: str) -> str:
 
 def _landing_keys(lease: Lease) -> list[str]:
     return [keys.flight(lease.fingerprint), keys.audience(lease.name), lease.publication.log]
-
-
-@contextlib.contextmanager
-def _no_lease() -> Iterator[None]:
-    try:
-        yield
-    except RedisAway as error:
-        raise NoLease from error

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
@@ -221,13 +221,13 @@ class Schedule:
 
     # Giving back.
 
-    def settle(self, hold: Hold, actual: Mapping[str, int]) -> Coroutine[Any, Any, None]:
+    def settle(self, hold: Hold, actual: Mapping[str, int]) -> Awaitable[None]:
         """Replace what was reserved by what was used; for `Turn`. The command leaves at once."""
         self._permits.drop(hold.id)
         self._asking.forget()
         return _briefly(self._ledger.settle(hold.id, hold.wants, actual))
 
-    def release(self, hold: Hold) -> Coroutine[Any, Any, None]:
+    def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back; for `Turn`. The command leaves at once."""
         self._permits.drop(hold.id)
         self._asking.forget()
@@ -328,11 +328,11 @@ class Turn:
             self._has_slot = False
             self._schedule.slots.give_back()
 
-    def _settle(self, actual: Mapping[str, int]) -> Coroutine[Any, Any, None]:
+    def _settle(self, actual: Mapping[str, int]) -> Awaitable[None]:
         self._is_closed = True
         return self._schedule.settle(self._hold, actual)
 
-    def _release(self) -> Coroutine[Any, Any, None]:
+    def _release(self) -> Awaitable[None]:
         self._is_closed = True
         return self._schedule.release(self._hold)
 
@@ -345,24 +345,20 @@ def _granting(wants: tuple[Want, ...]) -> tuple[Want, ...]:
     return wants
 
 
-async def _briefly(closing: asyncio.Future[Any]) -> None:
+def _briefly(closing: asyncio.Future[Any]) -> asyncio.Future[None]:
     # The ledger sees it through by itself, whether we are cancelled here or not; nobody's answer waits long for it.
     # asyncio.wait would do the same for three times the cost, on the way of every call.
-    if closing.done():
-        return
     loop = asyncio.get_running_loop()
     enough: asyncio.Future[None] = loop.create_future()
-    timer = loop.call_later(_CLOSING_PATIENCE_S, _release, enough)
-    closing.add_done_callback(lambda _: _release(enough))
-    try:
-        await enough
-    finally:
+
+    def release(_: object = None) -> None:
         timer.cancel()
+        if not enough.done():
+            enough.set_result(None)
 
-
-def _release(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+    timer = loop.call_later(_CLOSING_PATIENCE_S, release)
+    closing.add_done_callback(release)
+    return enough
 
 
 def _nothing() -> Awaitable[None]:
