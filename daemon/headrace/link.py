@@ -130,7 +130,7 @@ class Link:
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         if self._is_closed:
-            _resolve(reply, _closed())
+            _give_up(reply, _closed())
             return reply
         self._batch.append(Command(words, reply, script))
         if len(self._batch) == 1:
@@ -164,9 +164,10 @@ class Link:
     def _answered(self, command: Command, value: Any) -> None:
         if isinstance(value, ResponseError):
             self._refused(command, value)
-        else:
-            self.is_up = True
-            _resolve(command.reply, value)
+            return
+        self.is_up = True
+        if not command.reply.done():  # else its caller was cancelled
+            command.reply.set_result(value)
 
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":
@@ -180,7 +181,7 @@ class Link:
         else:
             self.is_up = True
             self._refusals.note(command.name, error)
-            _resolve(command.reply, replies.ours(error, command.name))
+            _give_up(command.reply, replies.ours(error, command.name) or error)
 
     def _lost(self, pipe: Pipe, commands: Sequence[Command]) -> None:
         if self._pipe is pipe:
@@ -204,7 +205,7 @@ class Link:
             if replies.code(error):
                 self._refusals.note(what, error)
         for command in commands:
-            _resolve(command.reply, replies.ours(error, command.name) or error)
+            _give_up(command.reply, replies.ours(error, command.name) or error)
 
     async def ping(self) -> None:
         """Ask whether Redis is there; raises `RedisAway`."""
@@ -251,12 +252,8 @@ def _closed() -> RedisAway:
     return RedisAway("the link to Redis was closed")
 
 
-def _resolve(reply: asyncio.Future[Any], value: Any) -> None:
-    if reply.done():  # its caller was cancelled
-        return
-    if isinstance(value, BaseException):
-        reply.set_exception(value)
+def _give_up(reply: asyncio.Future[Any], error: BaseException) -> None:
+    if not reply.done():  # else its caller was cancelled
+        reply.set_exception(error)
         # A caller that was cancelled at this very moment never looks; that is no news.
         reply.exception()
-    else:
-        reply.set_result(value)

@@ -153,21 +153,21 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._timers.time()
-        self._reader.feed(data)
-        while self._is_open and (reply := self._next()) is not _NOTHING:
-            if isinstance(reply, hiredis.PushNotification):
-                continue
-            if not self._owed:  # nobody asked it
-                self.close()
-                return
-            self._answered(self._owed.popleft(), reply)
-
-    def _next(self) -> Any:
+        reader = self._reader
+        reader.feed(data)
         try:
-            return self._reader.gets()
+            while self._is_open and (reply := reader.gets()) is not _NOTHING:
+                self._take(reply)
         except hiredis.ProtocolError:  # what speaks there is no Redis
             self.close()
-            return _NOTHING
+
+    def _take(self, reply: Any) -> None:
+        if type(reply) is hiredis.PushNotification:
+            return
+        if self._owed:
+            self._answered(self._owed.popleft(), reply)
+        else:  # nobody asked it
+            self.close()
 
     def eof_received(self) -> None:
         self.close()

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import typer
-from prometheus_client import Histogram
 
 import headrace
 from headrace import errors, main, observe
@@ -28,10 +27,8 @@ def page(name: str) -> str:
 
 def metrics() -> Iterator[str]:
     for value in vars(observe).values():
-        if isinstance(value, observe.Counter | observe.Gauge):
+        if isinstance(value, observe.Counter | observe.Gauge | observe.Histogram):
             yield value.name
-        elif isinstance(value, Histogram):
-            yield value._name
 
 
 def events() -> dict[str, str]:

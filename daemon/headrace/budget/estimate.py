@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from headrace.budget.measure import Kind, Measure, Source, measure, surely
@@ -32,11 +32,12 @@ _FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a call will probably use; `input_floor` is what its input surely comes to."""
+    """What a call will probably use; `input_floor` is what its input surely comes to, `held` what its body holds."""
 
     input_tokens: int
     output_tokens: int
     input_floor: int = 0
+    held: Measure | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,8 @@ class Estimator:
             ),
             output_tokens=max(1, min(call.max_tokens, round(call.max_tokens * share))),
             input_floor=floor,
+            held=held,
         )
-
-    def _input_tokens(self, model: str, held: Measure) -> float:
-        return self._text_tokens(model, held) + self._source_tokens(model, held.sources)
 
     def _text_tokens(self, model: str, held: Measure) -> float:
         return held.text_bytes * self._tokens_per_byte.get(model, _FIRST_TOKENS_PER_BYTE)
@@ -96,11 +95,11 @@ class Estimator:
             return rate or _FIRST_IMAGE_TOKENS
         return rate * source.size_bytes or max(_LEAST_FILE_TOKENS, source.size_bytes * _FIRST_TOKENS_PER_FILE_BYTE)
 
-    def learn(self, call: Call, usage: Usage) -> None:
-        """Take in what a call used."""
+    def learn(self, call: Call, usage: Usage, held: Measure | None = None) -> None:
+        """Take in what a call used; *held* is what its body holds, if it was measured before."""
         if not usage.known:
             return
-        held = measure(call.body)
+        held = held or measure(call.body)
         if held.sources:
             self._learn_sources(call.model, held, usage.metered_input_tokens)
         elif held.text_bytes:

@@ -86,7 +86,8 @@ def _sources(body: bytes) -> Iterator[Source]:
 def _run(body: bytes, at: int, step: int) -> tuple[int, int]:
     """Return where the run around *at* begins and ends: at a quote, a blank, or the comma of a `data:` URL."""
     first = max(0, at - step - _PROBE_BYTES)
-    begin = max(body.rfind(sign, first, at) for sign in (b'"', b" ", b",", b":")) + 1
+    rfind = body.rfind
+    begin = max(rfind(b'"', first, at), rfind(b" ", first, at), rfind(b",", first, at), rfind(b":", first, at)) + 1
     quote = body.find(b'"', at)
     end = len(body) if quote < 0 else quote
     blank = body.find(b" ", at, end)

@@ -28,6 +28,7 @@ from headrace.background import Background
 from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.ledger import Ledger
 from headrace.budget.limits import Limits, Payer, Want
+from headrace.budget.measure import Measure
 from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
 from headrace.endpoints import named
@@ -46,10 +47,15 @@ _CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What a call was granted, under the id by which it is settled; no wants: no limit matches it."""
+    """
+    What a call was granted, under the id by which it is settled; no wants: no limit matches it.
+
+    `held` is what its body was measured to hold, for the estimator.
+    """
 
     id: str
     wants: tuple[Want, ...] = ()
+    held: Measure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +213,7 @@ class Schedule:
                 raise
             observe.RESERVATIONS.inc("granted")
             self._permits.hold(place.hold_id, place.wants)
-            return Hold(place.hold_id, place.wants)
+            return Hold(place.hold_id, place.wants, estimate.held)
         raise AssertionError("there is always another number")
 
     def _estimate(self, call: Errand) -> Estimate:
@@ -240,9 +246,9 @@ class Schedule:
         if hold.wants:
             self._ledger.release(hold.id, hold.wants)
 
-    def learn(self, call: Call, usage: Usage) -> None:
+    def learn(self, call: Call, usage: Usage, hold: Hold) -> None:
         """Let later estimates be better; for `Turn`."""
-        self._estimator.learn(call, usage)
+        self._estimator.learn(call, usage, hold.held)
 
     def budget_headers(self, call: Payer) -> tuple[tuple[str, str], ...]:
         """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
@@ -308,7 +314,7 @@ class Turn:
         if not self._hold.wants:
             return _nothing()
         if isinstance(self._call, Call) and named(self._call.endpoint).is_metered:
-            self._schedule.learn(self._call, usage)
+            self._schedule.learn(self._call, usage, self._hold)
         if not usage.known:
             return self._settle({})
         return self._settle({"input_tokens": usage.metered_input_tokens, "output_tokens": usage.output_tokens})

@@ -18,11 +18,12 @@ import contextlib
 import functools
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
 from importlib.metadata import version as installed_version
+from types import TracebackType
 from typing import cast
 
 from multidict import CIMultiDict
@@ -52,6 +53,10 @@ _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").f
 _SPARE_CONNECTIONS = 64  # beyond the slots: connections that are being closed still count in the pool
 _VIA = "1.1 headrace"
 _USER_AGENT = f"headrace/{installed_version('headrace')}"
+_OURS = (("via", _VIA), ("user-agent", _USER_AGENT))
+_OF_A_WHOLE = (*_OURS, ("accept", "application/json"), ("accept-encoding", "gzip"))
+# A stream uncompressed: a compressor may hold events back.
+_OF_A_STREAM = (*_OURS, ("accept", "text/event-stream"), ("accept-encoding", "identity"))
 
 # Ours to say, or of one hop only; never passed on from a caller.
 _NOT_PASSED_ON = frozenset({
@@ -173,34 +178,16 @@ class Upstream:
         await self._transport.aclose()
 
     def _open(self, call: Call) -> AbstractAsyncContextManager[Response]:
-        left_s = min(self._silence_s, self._time_left(call))
-        # A stream that goes on has no end that we may set: others may follow it past its leader's deadline.
-        read_s, bound = (self._gap_s, _Bound.NONE) if call.stream else (left_s, _Bound.WHOLE)
+        # A stream that goes on has no end that we may set: others may follow it past its leader's deadline. Of a whole answer
+        # the bound of all of it is the bound of its silence, too.
+        read_s, bound = (self._gap_s, _Bound.NONE) if call.stream else (None, _Bound.WHOLE)
         return self._opened(call, self._request(call, read_s), bound)
 
-    @contextlib.asynccontextmanager
-    async def _opened(self, call: Errand, request: Request, what: _Bound) -> AsyncIterator[Response]:
-        self.in_the_air += 1
-        try:
-            left_s = min(self._silence_s, self._time_left(call)) if what is _Bound.WHOLE else self._time_left(call)
-            bound = asyncio.timeout(None if what is _Bound.NONE else left_s)
-            async with bound:
-                with Translated():
-                    response = await self._transport.handle_async_request(request)
-                if what is _Bound.BEGINNING:
-                    bound.reschedule(None)
-                try:
-                    yield response
-                finally:
-                    with contextlib.suppress(*NETWORK_ERRORS):
-                        await response.aclose()
-        except TimeoutError as error:
-            # Ours only if our bound ran out: the transport's are translated already, the caller's pass.
-            if not bound.expired():
-                raise
-            raise silent("upstream gave no answer before the deadline") from error
-        finally:
-            self.in_the_air -= 1
+    def _opened(self, call: Errand, request: Request, what: _Bound) -> _Opened:
+        left_s = self._time_left(call)
+        if what is _Bound.WHOLE:
+            left_s = min(self._silence_s, left_s)
+        return _Opened(self, self._transport, request, None if what is _Bound.NONE else left_s, what)
 
     def _time_left(self, call: Errand) -> float:
         left_s = call.deadline - self._clock.now()
@@ -208,17 +195,17 @@ class Upstream:
             raise silent("the deadline passed before upstream was asked", sent=False)
         return left_s
 
-    def _request(self, call: Call, read_s: float) -> Request:
+    def _request(self, call: Call, read_s: float | None) -> Request:
         # Given as a stream, the body costs no second look at the headers; aiohttp knows its length.
-        return self._sendable(call, list(self._headers(call)), ByteStream(call.body), read_s)
+        return self._sendable(call, self._headers(call), ByteStream(call.body), read_s)
 
     def _sendable(
         self, call: Errand, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
     ) -> Request:
         # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else upstream judges.
-        if not all(is_sendable(value) for _, value in headers):
+        if not is_sendable("".join([value for _, value in headers])):
             raise _unsendable("a header value holds a line end or a NUL, which HTTP cannot carry")
-        if not all(_is_name(name) for name, _ in headers):
+        if not all(map(_is_name, dict(headers))):
             raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
         # The pool's bound is no bound of waiting for it (see above), but of looking the name up and of TLS.
         timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
@@ -233,21 +220,19 @@ class Upstream:
             request.read()
         return request
 
-    def _headers(self, call: Call) -> Iterator[tuple[str, str]]:
+    def _headers(self, call: Call) -> list[tuple[str, str]]:
+        headers = [
+            *(_OF_A_STREAM if call.stream else _OF_A_WHOLE),
+            ("anthropic-version", call.version or self._version),
+            self._key(call),
+        ]
         if call.body:
-            yield "content-type", "application/json"
-        yield "via", _VIA
-        yield "user-agent", _USER_AGENT
-        # A stream uncompressed: a compressor may hold events back.
-        yield "accept", "text/event-stream" if call.stream else "application/json"
-        yield "accept-encoding", "identity" if call.stream else "gzip"
-        yield "anthropic-version", call.version or self._version
+            headers.append(("content-type", "application/json"))
         if call.betas:
-            yield "anthropic-beta", ",".join(call.betas)
-        yield self._key(call)
-        for name, value in call.headers:
-            if name.lower() not in _NOT_PASSED_ON:
-                yield name, value
+            headers.append(("anthropic-beta", ",".join(call.betas)))
+        if call.headers:
+            headers += ((name, value) for name, value in call.headers if name.lower() not in _NOT_PASSED_ON)
+        return headers
 
     def _key(self, call: Errand) -> tuple[str, str]:
         if call.credential:
@@ -265,6 +250,58 @@ class _Bound(Enum):
     NONE = auto()
     BEGINNING = auto()
     WHOLE = auto()
+
+
+class _Opened:
+    """
+    One request at upstream, from its first byte until its connection is free again. On the way of every call, so a class.
+
+    Args:
+        left_s: how long it may take; None: as long as it does.
+    """
+
+    __slots__ = ("_bound", "_request", "_response", "_transport", "_upstream", "_what")
+
+    def __init__(self, upstream: Upstream, transport: Transport, request: Request, left_s: float | None, what: _Bound) -> None:
+        self._upstream, self._transport, self._request = upstream, transport, request
+        self._bound, self._what = asyncio.timeout(left_s), what
+
+    async def __aenter__(self) -> Response:
+        self._upstream.in_the_air += 1
+        await self._bound.__aenter__()
+        try:
+            with Translated():
+                self._response = await self._transport.handle_async_request(self._request)
+        except BaseException as error:
+            await self._leave(error)
+            raise
+        if self._what is _Bound.BEGINNING:
+            self._bound.reschedule(None)
+        return self._response
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            await self._response.aclose()
+        except NETWORK_ERRORS:
+            pass  # whatever was said is here, or has its own error
+        except BaseException as raised:
+            await self._leave(raised)
+            raise
+        await self._leave(error)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        self._upstream.in_the_air -= 1
+        try:
+            await self._bound.__aexit__(type(error) if error is not None else None, error, None)
+        except TimeoutError as rung:
+            raise _late() from rung
+        # Ours only if our bound ran out: the transport's are translated already, the caller's pass.
+        if isinstance(error, TimeoutError) and self._bound.expired():
+            raise _late() from error
+
+
+def _late() -> AttemptFailed:
+    return silent("upstream gave no answer before the deadline")
 
 
 class Carried:
@@ -323,7 +360,7 @@ class _Measured:
         elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
             self.outcome = str(Failure.BROKEN)
         observe.ATTEMPTS.inc(self.outcome)
-        observe.UPSTREAM_TIME.labels(self._form).observe(time.monotonic() - self._began)
+        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._form)
 
 
 def _unsendable(message: str) -> AttemptFailed:

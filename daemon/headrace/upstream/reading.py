@@ -41,28 +41,36 @@ _JSON_BEGINS = (b"{", b"[")
 
 
 class Translated:
-    """Turns the network's errors into ours; on the way of every call, so a class, for speed."""
+    """
+    Turns the network's errors into ours; on the way of every call, so a class, for speed.
 
-    def __init__(self, request_id: str = "") -> None:
-        self._request_id = request_id
+    Args:
+        answer: by its request id, or the response that has one; "" while there is none.
+    """
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: str | Response = "") -> None:
+        self._answer = answer
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, NETWORK_ERRORS):
+        if error is None or not isinstance(error, NETWORK_ERRORS):
             return
+        request_id = self._answer if isinstance(self._answer, str) else _request_id(self._answer)
         if isinstance(error, DecodingError):
-            raise unreadable("upstream's answer cannot be unpacked", request_id=self._request_id) from error
+            raise unreadable("upstream's answer cannot be unpacked", request_id=request_id) from error
         if is_unreadable(error):
-            raise unreadable("upstream's answer is not HTTP as it can be read here", request_id=self._request_id) from error
+            raise unreadable("upstream's answer is not HTTP as it can be read here", request_id=request_id) from error
         if is_proxys_no(error):
             raise barred(f"upstream cannot be reached: {describe(error)}") from error
         if is_silence(error):
-            raise silent("upstream fell silent", request_id=self._request_id) from error
+            raise silent("upstream fell silent", request_id=request_id) from error
         sent = was_sent(error)
         what = "the connection to upstream broke" if sent else "upstream cannot be reached"
-        raise broken(f"{what}: {describe(error)}", sent=sent, request_id=self._request_id) from error
+        raise broken(f"{what}: {describe(error)}", sent=sent, request_id=request_id) from error
 
 
 class Stream:
@@ -169,6 +177,8 @@ def _chunks(response: Response) -> AsyncIterator[bytes]:
 
 async def read_whole(response: Response, *, within_s: float | None = None) -> bytes:
     """Return the whole body; it may take *within_s*, where no other bound is set."""
+    if within_s is None:
+        return await _read_whole(response)
     try:
         async with asyncio.timeout(within_s) as bound:  # by the loop: it is a socket's
             return await _read_whole(response)
@@ -180,13 +190,12 @@ async def read_whole(response: Response, *, within_s: float | None = None) -> by
 
 async def _read_whole(response: Response) -> bytes:
     received, size = [], 0
-    request_id = _request_id(response)
-    with Translated(request_id):
+    with Translated(response):
         async for chunk in _chunks(response):
             received.append(chunk)
             size += len(chunk)
             if size > MAX_ANSWER_BYTES:
-                raise broken("upstream's answer is larger than an answer may be", request_id=request_id)
+                raise broken("upstream's answer is larger than an answer may be", request_id=_request_id(response))
     return received[0] if len(received) == 1 else b"".join(received)
 
 

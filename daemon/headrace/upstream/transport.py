@@ -11,8 +11,10 @@ on top, are what a gateway must not do, and they add half as much again to the c
 from __future__ import annotations
 
 import base64
+import functools
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
@@ -20,6 +22,7 @@ import httpx
 from aiohttp import AddrInfoType, http_exceptions
 from httpx._decoders import SUPPORTED_DECODERS  # those for which a library is installed; nothing public says so
 from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import map_aiohttp_exceptions
 
 from headrace import heads
 from headrace.upstream.answer_heads import tolerant
@@ -43,6 +46,7 @@ _KEEPALIVE = ((socket.SOL_SOCKET, "SO_KEEPALIVE", 1), (socket.IPPROTO_TCP, "TCP_
 # Of a status line, and of one header. What is longer is not read.
 _MAX_FIELD_BYTES = 65_536
 _MAX_HEADERS = 1_000
+_CHUNK_BYTES = 16_384
 
 
 def open_transport(max_connections: int, *, to: str, proxy: str = "") -> Transport:
@@ -66,8 +70,78 @@ def open_transport(max_connections: int, *, to: str, proxy: str = "") -> Transpo
             max_headers=_MAX_HEADERS,
         )
 
-    transport = AiohttpTransport(client=session, proxy=way)
+    transport = _Transport(client=session, proxy=way)
     return transport
+
+
+class _Transport(AiohttpTransport):
+    """The library's transport with less of what it makes anew for every call: proxy, time-outs, contexts, URLs as text."""
+
+    def __init__(self, client: Callable[[], aiohttp.ClientSession], proxy: httpx.Proxy | None) -> None:
+        super().__init__(client=client, proxy=proxy)
+        self._by_way: dict[str, Any] = {"proxy": str(proxy.url), "proxy_headers": proxy.headers} if proxy is not None else {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        said = request.extensions["timeout"]
+        try:
+            answer = await self.client.request(
+                request.method,
+                str(request.url),
+                headers=request.headers,
+                data=_data(request),
+                allow_redirects=False,
+                auto_decompress=False,
+                compress=False,
+                timeout=_time_outs(said["connect"], said["read"], said["pool"]),
+                **self._by_way,
+            )
+        except Exception:
+            with map_aiohttp_exceptions():
+                raise
+        reason = {"reason_phrase": answer.reason.encode()} if answer.reason else {}
+        extensions = {"http_version": b"HTTP/1.1", **reason}
+        return httpx.Response(
+            answer.status, headers=answer.raw_headers, stream=_Body(answer), request=request, extensions=extensions
+        )
+
+
+@functools.lru_cache(64)
+def _time_outs(connect_s: float | None, read_s: float | None, pool_s: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=read_s, connect=pool_s)
+
+
+def _data(request: httpx.Request) -> bytes | httpx.AsyncByteStream | None:
+    try:
+        return request.content or None
+    except httpx.RequestNotRead:
+        request.headers.pop("transfer-encoding", None)  # which aiohttp says by itself
+        return cast("httpx.AsyncByteStream", request.stream)
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of an answer, as it comes."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._answer.content.read(_CHUNK_BYTES)
+        except Exception:
+            with map_aiohttp_exceptions():
+                raise
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        with map_aiohttp_exceptions():
+            await self._answer.__aexit__(None, None, None)
 
 
 def _socket(address: AddrInfoType) -> socket.socket:
