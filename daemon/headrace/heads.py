@@ -32,8 +32,9 @@ def value_bytes(text: str) -> bytes:
 
 def readable(text: str) -> str:
     """Return a value for where texts must be Unicode: bytes that are no UTF-8 are read as Latin-1, HTTP's old alphabet."""
-    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
-    return text if text.isascii() or is_unicode else value_bytes(text).decode("latin-1")
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    return value_bytes(text).decode("latin-1")
 
 
 def is_sendable(value: str) -> bool:

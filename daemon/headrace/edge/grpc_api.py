@@ -53,9 +53,12 @@ class ApiServicer:
         """Send a request, and write its response."""
         writer = _Writer(context)
         raw = await anext(parts, b"")
+        # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
+        if not self._who.asks_for_keys and (hit := self._hits.glance(await self._digest(raw, "", ""))):
+            return await self._give(hit, context)
         head = _head(raw)
         try:
-            await self._answer(raw, head, parts, context, writer)
+            return await self._answer(raw, head, parts, context, writer)
         except HeadraceError as error:
             if writer.has_begun and not writer.has_events:
                 raise  # the status is gone: the RPC itself has to fail
@@ -63,20 +66,20 @@ class ApiServicer:
             await self._exchange.delay_late_word(error)  # every client of gRPC's has a clock
             if writer.has_begun:
                 # The error is the stream's last event, as upstream itself would have it.
-                await writer.body(http_errors.error_event(error, new_id()))
-                return
+                return await writer.body(http_errors.error_event(error, new_id()))
             said = http_errors.say(error, new_id())
             await writer.begin(said.status, said.headers)
-            await writer.body(said.body)
+            return await writer.body(said.body)
+
+    async def _digest(self, raw: bytes, key: str, own_key: str) -> bytes:
+        return await aloof(raw, digest, b"ApiService.Call\n" + self._who.scope(key, own_key), raw)
 
     async def _answer(self, raw: bytes, head: _Head, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
-        # A key may come as HTTP has it, in the head, or as gRPC has it. Where keys decide nothing, a hit needs no headers.
-        headers = _headers(head) if self._who.asks_for_keys else None
-        key, own_key = self._who.keys(context, headers)
-        digests = [await aloof(raw, digest, b"ApiService.Call\n" + self._who.scope(key, own_key), raw)]
-        if hit := self._hits.glance(digests[0]):
+        headers = _headers(head)
+        key, own_key = self._who.keys(context, headers)  # as HTTP has it, in the head, or as gRPC has it
+        digests = [await self._digest(raw, key, own_key)]
+        if self._who.asks_for_keys and (hit := self._hits.glance(digests[0])):
             return await self._give(hit, context)
-        headers = headers or _headers(head)
         request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
