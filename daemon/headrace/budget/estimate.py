@@ -10,7 +10,8 @@ one would think, and a burst of them would all go by the same mistake.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import bisect
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -106,7 +107,10 @@ class Estimator:
             _learn(self._tokens_per_byte, call.model, usage.metered_input_tokens / held.text_bytes)
         key = call.caller.name, call.model
         shares = self._outputs.get(key, _UNKNOWN)
-        self._outputs.put(key, shares.and_one_of(usage.output_tokens / max(1, call.max_tokens)))
+        if shares is _UNKNOWN:
+            shares = _Shares()
+        shares.add(usage.output_tokens / max(1, call.max_tokens))
+        self._outputs.put(key, shares)
 
     def _learn_sources(self, model: str, held: Measure, tokens: int) -> None:
         # What is not the text's is the sources', each kind's in the proportion of what was expected of it.
@@ -124,16 +128,22 @@ def _learn(means: _Recent[K, float], key: K, seen: float) -> None:
     means.put(key, before + _WEIGHT * (seen - before))
 
 
-@dataclass(frozen=True, slots=True)
 class _Shares:
     """The latest shares of `max_tokens` that calls used, and the value that nine in ten of them stay under."""
 
-    latest: tuple[float, ...] = ()
-    high: float = _FIRST_OUTPUT_SHARE
+    __slots__ = ("_latest", "_sorted", "high")
 
-    def and_one_of(self, share: float) -> _Shares:
-        latest = (*self.latest[1 - _SAMPLES :], share)
-        return _Shares(latest, sorted(latest)[len(latest) * 9 // 10])
+    def __init__(self) -> None:
+        self.high = _FIRST_OUTPUT_SHARE
+        self._latest: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, share: float) -> None:
+        if len(self._latest) == _SAMPLES:
+            del self._sorted[bisect.bisect_left(self._sorted, self._latest.popleft())]
+        self._latest.append(share)
+        bisect.insort(self._sorted, share)
+        self.high = self._sorted[len(self._sorted) * 9 // 10]
 
 
 _UNKNOWN = _Shares()

@@ -33,7 +33,7 @@ caller: what they found comes back inside the next call, so answers that use the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace import forms
@@ -168,10 +168,9 @@ def _blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             waiting += (block.get("content"), source.get("content") if isinstance(source, dict) else None)
 
 
-def _maps(value: Any) -> Iterator[Mapping[str, Any]]:
+def _maps(value: Any) -> Sequence[Mapping[str, Any]]:
     # Callers send anything; what is not shaped as it should be is upstream's to refuse.
-    if isinstance(value, list):
-        yield from (item for item in value if type(item) is dict)
+    return [item for item in value if type(item) is dict] if type(value) is list else ()
 
 
 def _is_zero(value: Any) -> bool:

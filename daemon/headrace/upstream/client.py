@@ -39,6 +39,7 @@ from headrace.upstream.reading import Stream, Translated, answer_of, read_failur
 from headrace.upstream.transport import (
     NETWORK_ERRORS,
     URL,
+    AsyncByteStream,
     ByteStream,
     InvalidURL,
     Request,
@@ -216,8 +217,6 @@ class Upstream:
         request = Request(call.method, url, stream=body, extensions={"timeout": timeout})
         # As they are: httpx's own type decodes all values anew, and knows no bytes that are not text.
         request.headers = CIMultiDict(headers)  # type: ignore[assignment]
-        if isinstance(body, ByteStream):
-            request.read()
         return request
 
     def _headers(self, call: Call) -> list[tuple[str, str]]:
@@ -281,7 +280,8 @@ class _Opened:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
-            await self._response.aclose()
+            # Not the response's own `aclose`, which does the same in a context of its own.
+            await cast("AsyncByteStream", self._response.stream).aclose()
         except NETWORK_ERRORS:
             pass  # whatever was said is here, or has its own error
         except BaseException as raised:

@@ -113,11 +113,10 @@ def _time_outs(connect_s: float | None, read_s: float | None, pool_s: float | No
 
 
 def _data(request: httpx.Request) -> bytes | httpx.AsyncByteStream | None:
-    try:
-        return request.content or None
-    except httpx.RequestNotRead:
-        request.headers.pop("transfer-encoding", None)  # which aiohttp says by itself
-        return cast("httpx.AsyncByteStream", request.stream)
+    if isinstance(request.stream, httpx.ByteStream):
+        return b"".join(request.stream) or None  # the very bytes, since there is one piece
+    request.headers.pop("transfer-encoding", None)  # which aiohttp says by itself
+    return cast("httpx.AsyncByteStream", request.stream)
 
 
 class _Body(httpx.AsyncByteStream):
@@ -140,8 +139,11 @@ class _Body(httpx.AsyncByteStream):
         return chunk
 
     async def aclose(self) -> None:
-        with map_aiohttp_exceptions():
+        try:
             await self._answer.__aexit__(None, None, None)
+        except Exception:
+            with map_aiohttp_exceptions():
+                raise
 
 
 def _socket(address: AddrInfoType) -> socket.socket:
