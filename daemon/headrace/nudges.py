@@ -7,8 +7,6 @@ Many may wait for one name, and each leaves without disturbing the others.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -45,15 +43,25 @@ class Nudges:
         for nudged in self._by_name.get(name, ()):
             nudged.set()
 
-    @contextlib.contextmanager
-    def of(self, name: str) -> Iterator[asyncio.Event]:
-        """Have an event set at each nudge for this name."""
-        nudged = asyncio.Event()
-        self._by_name.setdefault(name, set()).add(nudged)
-        try:
-            yield nudged
-        finally:
-            waiting = self._by_name[name]
-            waiting.discard(nudged)
-            if not waiting:
-                del self._by_name[name]
+    def of(self, name: str) -> Nudged:
+        """Return a context that has an event set at each nudge for this name."""
+        return Nudged(self._by_name, name)
+
+
+class Nudged:
+    """One who waits, as a context; on the way of every miss, so a class."""
+
+    __slots__ = ("_by_name", "_event", "_name")
+
+    def __init__(self, by_name: dict[str, set[asyncio.Event]], name: str) -> None:
+        self._by_name, self._name, self._event = by_name, name, asyncio.Event()
+
+    def __enter__(self) -> asyncio.Event:
+        self._by_name.setdefault(self._name, set()).add(self._event)
+        return self._event
+
+    def __exit__(self, *_: object) -> None:
+        waiting = self._by_name[self._name]
+        waiting.discard(self._event)
+        if not waiting:
+            del self._by_name[self._name]

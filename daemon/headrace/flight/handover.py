@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from headrace import keys, observe
@@ -20,7 +20,7 @@ from headrace.errors import RedisAway
 from headrace.flight import items
 from headrace.flight.flights import Flight, Landing
 from headrace.link import Link, Script
-from headrace.nudges import Nudges
+from headrace.nudges import Nudged, Nudges
 
 LOG_MS = 60_000
 
@@ -81,11 +81,9 @@ class Handover:
 
     # Following.
 
-    @contextlib.contextmanager
-    def nudged(self, name: str) -> Iterator[asyncio.Event]:
-        """Have an event set whenever the log of this name grows; each who follows it here has one of its own."""
-        with self._nudges.of(name) as nudged:
-            yield nudged
+    def nudged(self, name: str) -> Nudged:
+        """Return a context with an event that is set whenever the log of this name grows; each who follows has its own."""
+        return self._nudges.of(name)
 
     def is_followed(self, name: str) -> bool:
         """Whether anybody here follows this name; this process's place in the audience is for all of them."""
