@@ -1,7 +1,7 @@
 """
 Measures the daemon beside the floor, and prints the table that docs/performance.md quotes.
 
-    python -m tests.bench [--short] [--seconds S] [--rounds N]
+    python -m tests.bench [--short] [--seconds S] [--rounds N] [--only NAME]
 
 Server on core 0; load, upstream and Valkey on core 1, as they are other machines' business in a fleet. Floor and daemon take
 turns (A B A B ...) because a machine drifts, and the quoted ratio is the median of the rounds' ratios. Everything in the
@@ -29,8 +29,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # row: kind of call, what, floor, goal (daemon / floor)
 ROWS = (
-    ("gRPC hit", "grpc", "hit", "grpc", 0.85),
-    ("HTTP hit", "http", "hit", "http", 0.60),
+    ("gRPC hit", "grpc", "hit", "grpc", 0.88),
+    ("HTTP hit", "http", "hit", "http", 0.78),
     ("gRPC hit, stream of 6", "grpc-stream", "hit", "grpc", 0.85),
     ("gRPC hit, chat", "grpc-chat", "hit", "grpc", 0.85),
     ("gRPC hit, chat's stream of 6", "grpc-chat-stream", "hit", "grpc", 0.85),
@@ -38,6 +38,7 @@ ROWS = (
     ("gRPC miss", "grpc", "miss", "grpc-proxy", 0.50),
     ("HTTP miss", "http", "miss", "http-proxy", 0.50),
 )
+MOST_ALONE = 1.2  # p50 of a hit with one call in the air, beside the floor's
 
 CONFIG = """
 [upstream]
@@ -159,9 +160,13 @@ def rig(kinds: set[str]) -> Iterator[dict[str, str]]:
         print(f"- memory: {at_rest:.0f} MB at rest, {resident_mb(daemon):.0f} MB at the end, caches filled")
 
 
-def measure(addresses: dict[str, str], rounds: int, seconds: float, connections: int) -> list[tuple[str, float, ...]]:
+def measure(
+    addresses: dict[str, str], only: str, rounds: int, seconds: float, connections: int
+) -> list[tuple[str, float, ...]]:
     rows = []
     for name, kind, what, floor, goal in ROWS:
+        if only not in name:
+            continue
         ratios, ours, floors, p50 = [], [], [], []
         ours_at = addresses[f"headrace-{kind.partition('-')[0]}"]
         load(kind, ours_at, what, connections, min(1.0, seconds))
@@ -182,13 +187,19 @@ def measure(addresses: dict[str, str], rounds: int, seconds: float, connections:
     return rows
 
 
-def alone(addresses: dict[str, str], seconds: float) -> None:
-    """Print the p50 of hits with one call in the air, beside the floor's."""
+def alone(addresses: dict[str, str], rounds: int, seconds: float) -> list[str]:
+    """Print the p50 of hits with one call in the air, beside the floor's; a median of turns, as above. Returns the slow."""
+    slow = []
     for name, kind, what, floor, _ in ROWS[:2]:
-        low = load(kind, addresses[floor], what, 1, seconds)
-        here = load(kind, addresses[f"headrace-{kind}"], what, 1, seconds)
-        ratio = here["p50_ms"] / low["p50_ms"]
-        print(f"- {name}, one call in the air: p50 {here['p50_ms']:.2f} ms, floor {low['p50_ms']:.2f} ms, {ratio:.2f} of it")
+        turns = []
+        for _ in range(rounds):
+            low = load(kind, addresses[floor], what, 1, seconds)["p50_ms"]
+            turns.append((low, load(kind, addresses[f"headrace-{kind}"], what, 1, seconds)["p50_ms"]))
+        low, here = (statistics.median(side) for side in zip(*turns, strict=True))
+        ratio = statistics.median(ours / floors for floors, ours in turns)
+        print(f"- {name}, one call in the air: p50 {here:.2f} ms, floor {low:.2f} ms, {ratio:.2f} of it")
+        slow += [f"{name}, one call in the air"] if ratio > MOST_ALONE else []
+    return slow
 
 
 def resident_mb(process: subprocess.Popen[bytes]) -> float:
@@ -226,18 +237,20 @@ def main() -> int:
     arguments.add_argument("--short", action="store_true", help="one short round, and half of the goals: for CI")
     arguments.add_argument("--seconds", type=float, default=5.0)
     arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--only", default="", help="the rows whose names have this in them")
     arguments.add_argument("--connections", type=int, default=32)
     options = arguments.parse_args()
     rounds, seconds, share = (1, 1.5, 0.5) if options.short else (options.rounds, options.seconds, 1.0)
     print(f"{options.connections} calls in the air, body about 1 KiB, {rounds} x {seconds:g} s a row\n")
     print("| one core | floor, calls/s | Headrace, calls/s | ratio | goal | p50 |\n|---|---|---|---|---|---|", flush=True)
     with rig({row[3] for row in ROWS}) as addresses:
-        rows = measure(addresses, rounds, seconds, options.connections)
+        rows = measure(addresses, options.only, rounds, seconds, options.connections)
         print()
-        alone(addresses, seconds)
+        slow = alone(addresses, rounds, seconds)
     if not options.short:
         litellm(seconds, options.connections)
     missed = [name for name, _, _, ratio, goal, _ in rows if ratio < goal * share]
+    missed += [] if options.short else slow  # one short turn says nothing of a p50
     if missed:
         print(f"\nunder the goal: {', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0
