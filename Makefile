@@ -37,7 +37,7 @@ demo: install                ## Show the main job, on loopback. UPSTREAM=https:/
 	$(BIN)/headrace demo $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 test: dev $(NODE_TESTS)      ## Run all tests.
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 4 --dist worksteal
 
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit

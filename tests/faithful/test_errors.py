@@ -381,7 +381,7 @@ async def test_not_allowed(stage: Stage) -> None:
 @asynchronous
 async def test_too_large(stage: Stage) -> None:
     """A body that upstream would not take."""
-    said, failed, found = await say_both(stage, ask("m", system="x" * 33_000_000), http={})
+    said, failed, found = await say_both(stage, ask("m", system="x" * 33_000_000), http={}, timeout_s=60)
     assert_row("`TOO_LARGE`", said, failed, found)
 
 
