@@ -441,6 +441,31 @@ async def test_control_faults(simulator: Simulator, web: aiohttp.ClientSession) 
     assert (await control(web, simulator, "GET", "nothing"))["status"] == 404
 
 
+async def test_control_arrivals(simulator: Simulator, web: aiohttp.ClientSession) -> None:
+    """Each arrival is told with what it cost: an answer its tokens, a refusal nothing."""
+    simulator.faults.add("overloaded", count=1, text="storm")
+    _, said, *_ = await post(web, simulator, call("calm, answer in 20 tokens"))
+    await post(web, simulator, call("storm"))
+    calm, storm = (await control(web, simulator, "GET", "arrivals"))["arrivals"]
+    assert {kind: calm[kind] for kind in said["usage"] if kind in calm} == {
+        "input_tokens": said["usage"]["input_tokens"],
+        "output_tokens": said["usage"]["output_tokens"],
+    }
+    assert (calm["status"], storm["status"]) == (200, 529)
+    assert storm["input_tokens"] == storm["output_tokens"] == 0
+
+
+async def test_overloaded_above(web: aiohttp.ClientSession) -> None:
+    """An upstream that is overloaded above two calls of a class takes two at once, whichever model; other classes are free."""
+    async with await start(Options(first_token_s=0.3, tokens_per_s=0, seed=1)) as simulator:
+        simulator.faults.add("overloaded", model="claude-opus-4*", above=2)
+        models = ("claude-opus-4-1", "claude-opus-4-5", "claude-opus-4-1", "claude-sonnet-5")
+        met = await asyncio.gather(*(post(web, simulator, call("x") | {"model": model}) for model in models))
+        assert sorted(status for status, *_ in met) == [200, 200, 200, 529]
+        assert met[3][0] == 200
+        assert (await post(web, simulator, call("x") | {"model": "claude-opus-4-1"}))[0] == 200
+
+
 async def test_control_counts_and_journal(simulator: Simulator, web: aiohttp.ClientSession) -> None:
     """Every call is counted and noted, by outcome, model and body; control calls are not."""
     simulator.faults.add("rate_limit", count=1, retry_after_s=0.25, text="second")

@@ -44,6 +44,30 @@ def test_count() -> None:
     assert some.listed() == []
 
 
+def test_above() -> None:
+    """An upstream that is overloaded refuses what is above its strength, of one model class, and not its other calls."""
+    some = faults()
+    some.add("overloaded", model="claude-opus-4*", above=2)
+    met = [some.strike(ask("claude-opus-4-1"), running=running) for running in range(4)]
+    assert [rule is not None for rule in met] == [False, False, True, True]
+    assert some.strike(ask("claude-haiku-4-5"), running=9) is None
+    assert some.strike(None, "GET", "/v1/models") is None
+    with pytest.raises(msgspec.ValidationError, match="above is -1"):
+        some.add("overloaded", above=-1)
+
+
+def test_arrivals() -> None:
+    """What counting needs of each call is told in their order, and nothing of its headers."""
+    journal = Journal(2)
+    for number in range(3):
+        visit = journal.open("/v1/messages")
+        visit.input_tokens, visit.headers = number, {"x": "y"}
+    assert [arrival["input_tokens"] for arrival in journal.arrivals()] == [1, 2]
+    assert set(journal.arrivals()[0]) == {
+        "at_unix", "took_s", "status", "outcome", "model", "text", "key", "input_tokens", "output_tokens",
+    }  # fmt: skip
+
+
 def test_rates_add_up() -> None:
     """A storm of 30 % and 20 % leaves half of the calls alone, and its parts keep their shares."""
     some = faults(rate_429=0.3, rate_529=0.2)

@@ -116,7 +116,7 @@ def test_concurrency() -> None:
     assert "concurrent connections" in refusal(some).message
     some.leave("claude-a")
     some.enter("claude-a", 1)
-    assert repr(some) == "<Limits [1 models, 1 calls]>"
+    assert repr(some) == "<Limits [1 classes, 1 calls]>"
 
 
 def test_headers() -> None:

@@ -33,6 +33,14 @@ def test_same_prompt_same_text() -> None:
     assert script("Hello").stop_reason == "end_turn"
 
 
+@pytest.mark.parametrize("wanted", [20, 21, 120])
+def test_length_asked(wanted: int) -> None:
+    """A prompt may say how long its answer is; `max_tokens` still cuts it."""
+    said = script(f"river, answer in {wanted} tokens")
+    assert abs(said.output_tokens - wanted) <= 1
+    assert script(f"river, answer in {wanted} tokens", max_tokens=5).output_tokens == 5
+
+
 @given(prompt=st.text(min_size=1), most=st.integers(0, 300), low=st.integers(0, 300))
 def test_max_tokens(prompt: str, most: int, low: int) -> None:
     """No answer is longer than max_tokens, and one that is cut says so."""

@@ -20,7 +20,7 @@ A stand-in for the Anthropic API, to rehearse a configuration on and to test aga
     answers        whatever else a test orders
     pages          lists in pages; `encodings` of answers
 
-    limits     token buckets and their headers
+    limits     token buckets and their headers; `classes`, which models share them
     faults     what goes wrong, and for whom; `breaking` how an answer ends early
     journal    what was asked
     command    the command line

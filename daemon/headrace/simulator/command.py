@@ -26,11 +26,11 @@ def simulate(
     admin_key: Annotated[
         list[str] | None, typer.Option(help="An Admin key, beside all sk-ant-admin...; may be repeated.")
     ] = None,
-    requests_per_minute: Annotated[int, typer.Option(help="Limit of each model; 0 is none.")] = 0,
-    input_tokens_per_minute: Annotated[int, typer.Option(help="Limit of each model; 0 is none.")] = 0,
-    output_tokens_per_minute: Annotated[int, typer.Option(help="Limit of each model; 0 is none.")] = 0,
+    requests_per_minute: Annotated[int, typer.Option(help="Limit of each model class; 0 is none.")] = 0,
+    input_tokens_per_minute: Annotated[int, typer.Option(help="Limit of each model class; 0 is none.")] = 0,
+    output_tokens_per_minute: Annotated[int, typer.Option(help="Limit of each model class; 0 is none.")] = 0,
     burst: Annotated[float, typer.Option(help="Seconds of its rate that a limit can save up.")] = _DEFAULT.burst_s,
-    concurrency: Annotated[int, typer.Option(help="Calls of one model at once; 0 is any number.")] = 0,
+    concurrency: Annotated[int, typer.Option(help="Calls of one model class at once; 0 is any number.")] = 0,
     rate_429: Annotated[float, typer.Option(help=_SHARE + "refused with 429 and a retry-after.")] = 0,
     rate_529: Annotated[float, typer.Option(help=_SHARE + "refused with 529.")] = 0,
     rate_500: Annotated[float, typer.Option(help=_SHARE + "refused with 500.")] = 0,

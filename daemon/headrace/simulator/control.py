@@ -4,6 +4,7 @@ The simulator's own endpoints, under `/_simulator/`: what was asked, and what sh
     GET    counts                 how often it was asked, by outcome, path, model and body
     GET    journal?text=&path=&newest=
                                   the last calls, oldest first
+    GET    arrivals               when each of the last calls came, what became of it, what it cost: less than the journal has
     GET    faults                 the rules in force
     POST   faults                 add a rule or a list of rules
     DELETE faults                 let everything go well
@@ -88,6 +89,8 @@ async def _answer(simulator: Controlled, request: web.BaseRequest) -> dict[str, 
             return simulator.journal.counts.listed()
         case "GET", "journal":
             return {"visits": _visits(simulator.journal, request)}
+        case "GET", "arrivals":
+            return {"arrivals": simulator.journal.arrivals()}
         case "GET", "files":
             return {"files": simulator.files.listed()}
         case method, "faults":

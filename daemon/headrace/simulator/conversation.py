@@ -16,7 +16,7 @@ from headrace.simulator import chat, checks, render
 from headrace.simulator.call import Call
 from headrace.simulator.checks import Ask
 from headrace.simulator.faults import Faults, refusal
-from headrace.simulator.journal import Journal
+from headrace.simulator.journal import Journal, Visit
 from headrace.simulator.limits import Limits
 from headrace.simulator.options import Options
 from headrace.simulator.refusals import Refused
@@ -68,7 +68,7 @@ class Conversation:
     async def _say(self, call: Call, ask: Ask, form: Form, message_id: str) -> web.StreamResponse:
         visit = call.visit
         self._journal.describe(visit, ask.model, ask.stream, ask.prompt)
-        if rule := self._faults.strike(ask, call.request.method, call.request.path):
+        if rule := self._faults.strike(ask, call.request.method, call.request.path, self._limits.running(ask.model)):
             if refused := refusal(rule, self._faults.retry_after_s(rule)):
                 raise refused
             visit.outcome = rule.kind.value
@@ -77,6 +77,7 @@ class Conversation:
         except Refused as refused:
             refused.headers |= self._limits.headers(ask.model)
             raise
+        visit.input_tokens = ask.input_tokens
         try:
             visit.message_id = message_id
             saying = Saying(
@@ -89,7 +90,7 @@ class Conversation:
                 pace=Pace.of(self._options, self._dice),
                 rule=rule,
                 delta_tokens=self._options.delta_tokens,
-                produced=lambda tokens: self._produced(ask.model, tokens),
+                produced=lambda tokens: self._produced(visit, ask.model, tokens),
                 headers=call.headers | self._limits.headers(ask.model),
                 encoding=call.encoding,
             )
@@ -97,7 +98,8 @@ class Conversation:
         finally:
             self._limits.leave(ask.model)
 
-    def _produced(self, model: str, tokens: int) -> None:
+    def _produced(self, visit: Visit, model: str, tokens: int) -> None:
         # Through the journal each time: a reset puts new counts in it.
         self._journal.counts.output_tokens += tokens
+        visit.output_tokens += tokens
         self._limits.produced(model, tokens)

@@ -60,6 +60,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     Args:
         count: after this many the rule is used up; None is never.
+        above: only while so many calls of the model class are in the air: an upstream that is overloaded, not one that is out.
         probability: of a call that matches.
         model: a glob; text: words the prompt must contain; stream: true, false, or both.
         retry_after_s: sent with an error, fixed or from and to; a 429 without one takes the simulator's range.
@@ -75,6 +76,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     kind: Kind
     count: int | None = None
     probability: float = 1.0
+    above: int | None = None
     model: str = "*"
     text: str = ""
     stream: bool | None = None
@@ -93,6 +95,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError(f"probability is {self.probability}; it should be from 0 to 1")
         if self.count is not None and self.count < 1:
             raise ValueError(f"count is {self.count}; it should be 1 or more, or absent")
+        if (self.above or 0) < 0:
+            raise ValueError(f"above is {self.above}; it should be 0 or more, or absent")
         if (self.after_deltas or 0) < 0 or self.delay_s < 0 or not 200 <= self.status <= 599:
             raise ValueError("after_deltas and delay_s should be 0 or more, status from 200 to 599")
 
@@ -102,12 +106,12 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             return fnmatchcase(path, self.path) and fnmatchcase(method, self.method)
         return path == _MESSAGES and fnmatchcase(method, self.method)
 
-    def matches(self, ask: Ask | None) -> bool:
-        """Whether it is meant for such a call; *ask* is None where a call has neither model nor prompt."""
+    def matches(self, ask: Ask | None, running: int = 0) -> bool:
+        """Whether it meets such a call, with *running* in the air; *ask* is None where a call has neither model nor prompt."""
         if ask is None:
-            is_any = self.stream is None and not self.text and self.model == "*"
+            is_any = self.stream is None and not self.text and self.model == "*" and self.above is None
             return is_any and self.kind is not Kind.STREAM_ERROR
-        if self.stream not in (None, ask.stream):
+        if running < (self.above or 0) or self.stream not in (None, ask.stream):
             return False
         if self.kind is Kind.HALF_JSON and ask.stream:
             return False
@@ -159,13 +163,13 @@ class Faults:
         """Return the rules in force; `left` is how many more calls each will meet."""
         return [msgspec.to_builtins(rule) | {"left": left} for rule, left in zip(self._rules, self._left, strict=True)]
 
-    def strike(self, ask: Ask | None, method: str = "POST", path: str = _MESSAGES) -> Rule | None:
-        """Cast the die for a call: the rule that it meets, if any."""
+    def strike(self, ask: Ask | None, method: str = "POST", path: str = _MESSAGES, running: int = 0) -> Rule | None:
+        """Cast the die for a call: the rule that it meets, if any; *running* calls of its model class are in the air."""
         if path != _MESSAGES and not any(rule.path for rule in self._rules):
             return None  # no die, so that other endpoints do not change what messages meet
         die = self._dice.random() if self._rules else 1.0
         for index, rule in enumerate(self._rules):
-            if not rule.reaches(method, path) or not rule.matches(ask):
+            if not rule.reaches(method, path) or not rule.matches(ask, running):
                 continue
             if die < rule.probability:
                 self._use_up(index)

@@ -18,6 +18,7 @@ from typing import Any
 _QUOTE = 40
 _DIGITS = 16
 _DISTINCT = 1_000
+_COUNTED = ("at_unix", "took_s", "status", "outcome", "model", "text", "key", "input_tokens", "output_tokens")
 _KEYS = frozenset(("x-api-key", "authorization", "proxy-authorization", "cookie"))
 
 
@@ -35,6 +36,7 @@ class Visit:
         fingerprint: of the body, see `fingerprint`.
         key: a hash of the API key.
         text: the beginning of the prompt.
+        input_tokens, output_tokens: what it cost; output as far as it was produced.
         took_s: until the last byte was written.
         method, target: of the request line; the target with its query, as it came.
         headers: of the request, in lower case; the values of keys are `***`.
@@ -53,6 +55,8 @@ class Visit:
     model: str = ""
     stream: bool = False
     text: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
     request_id: str = ""
     message_id: str = ""
     took_s: float = 0.0
@@ -159,6 +163,10 @@ class Journal:
         """Return calls, oldest first: those with *text* in their quoted prompt and with such a *path* (a glob); the newest."""
         chosen = [visit for visit in self.visits if text in visit.text and fnmatchcase(visit.path, path)]
         return [asdict(visit) for visit in (chosen if newest is None else chosen[len(chosen) - min(newest, len(chosen)) :])]
+
+    def arrivals(self) -> list[dict[str, Any]]:
+        """Return what counting needs of the calls, oldest first; cheap, however many there are."""
+        return [{name: getattr(visit, name) for name in _COUNTED} for visit in self.visits]
 
 
 def fingerprint(body: bytes) -> str:

@@ -1,5 +1,5 @@
 """
-Rate limits as upstream enforces them: token buckets for each model, and the headers that report them.
+Rate limits as upstream enforces them: token buckets for each model class, and the headers that report them.
 
 Input is charged at the start, output while it is produced, so an answer can overdraw the output bucket; the debt delays those
 who come next. A call is taken by all buckets or by none. The arithmetic is in whole numbers: a part is 1/60,000,000,000 of a
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import ceil
 
+from headrace.simulator.classes import model_class
 from headrace.simulator.options import Options
 from headrace.simulator.refusals import Refused
 
@@ -61,15 +62,15 @@ class Bucket:
 
 
 @dataclass(slots=True)
-class _Model:
-    """The buckets of one model, by kind, and its calls in the air."""
+class _Class:
+    """The buckets of one model class, by kind, and its calls in the air."""
 
     buckets: dict[str, Bucket] = field(default_factory=dict)
     running: int = 0
 
 
 class Limits:
-    """All models' limits."""
+    """The limits of all model classes."""
 
     def __init__(self, options: Options, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         rates = {
@@ -81,14 +82,14 @@ class Limits:
         self._burst_s = options.burst_s
         self._concurrency = options.concurrency
         self._clock_ns = clock_ns
-        self._models: dict[str, _Model] = {}
+        self._classes: dict[str, _Class] = {}
 
     def __repr__(self) -> str:
-        return f"<Limits [{len(self._models)} models, {sum(m.running for m in self._models.values())} calls]>"
+        return f"<Limits [{len(self._classes)} classes, {sum(state.running for state in self._classes.values())} calls]>"
 
     def reset(self) -> None:
         """Fill all buckets; calls in the air still count against the concurrency."""
-        for state in self._models.values():
+        for state in self._classes.values():
             state.buckets = self._full_buckets()
 
     def enter(self, model: str, input_tokens: int) -> None:
@@ -112,6 +113,10 @@ class Limits:
         if bucket := self._state(model).buckets.get("output-tokens"):
             bucket.take(output_tokens, self._clock_ns())
 
+    def running(self, model: str) -> int:
+        """Return how many calls of its class are in the air."""
+        return self._state(model).running
+
     def leave(self, model: str) -> None:
         self._state(model).running -= 1
 
@@ -134,10 +139,11 @@ class Limits:
             _say(said, "tokens", sum(b.rate for b in both), left, max(b.full_in_s(now_ns) for b in both))
         return said
 
-    def _state(self, model: str) -> _Model:
-        state = self._models.get(model)
+    def _state(self, model: str) -> _Class:
+        name = model_class(model)
+        state = self._classes.get(name)
         if state is None:
-            state = self._models[model] = _Model(self._full_buckets())
+            state = self._classes[name] = _Class(self._full_buckets())
         return state
 
     def _full_buckets(self) -> dict[str, Bucket]:

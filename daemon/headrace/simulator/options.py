@@ -26,9 +26,9 @@ class Options:
         answer_tokens: length of an answer, from and to; which one is a function of the prompt.
         delta_tokens: tokens in one delta of a stream.
         keys: the API keys that are accepted; none named: any that is not blank.
-        requests_per_minute, input_tokens_per_minute, output_tokens_per_minute: limits for each model; 0 means none.
+        requests_per_minute, input_tokens_per_minute, output_tokens_per_minute: limits for each model class; 0: none.
         burst_s: a bucket holds what its rate gives in this time.
-        concurrency: calls of one model in the air at once; 0 means any number.
+        concurrency: calls of one model class in the air at once; 0 means any number.
         rate_...: share of the calls that meet this fault (see `faults.py`); together at most 1.
         retry_after_s: the `retry-after` of injected 429s, from and to, in seconds (whole ones are what upstream sends).
         seed: of all chance in here; None makes each run different.

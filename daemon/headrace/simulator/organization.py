@@ -17,6 +17,7 @@ from multidict import MultiMapping
 
 from headrace.simulator.call import Call
 from headrace.simulator.checks import OLD_VERSION
+from headrace.simulator.classes import by_class
 from headrace.simulator.models import MODELS
 from headrace.simulator.options import Options
 from headrace.simulator.pages import by_cursor, by_id
@@ -25,6 +26,7 @@ from headrace.simulator.routes import Handler, Route
 
 ORGANIZATION_ID = "7d3b2a10-5e1c-4c6b-9a55-5151a7015151"
 ROOT = "/v1/organizations"
+_MORE_MODELS = ("claude-opus-4-5", "claude-sonnet-4-5", "claude-sonnet-4", "claude-haiku-4-5")  # whose limits are told
 _INVITE_S = 21 * 86_400
 _ROLES = ("user", "developer", "billing", "claude_code_user", "managed")
 _WORKSPACE_ROLES = ("workspace_user", "workspace_developer", "workspace_restricted_developer", "workspace_admin")
@@ -228,8 +230,9 @@ class Organization:
             "input_tokens_per_minute": options.input_tokens_per_minute or 2_000_000,
             "output_tokens_per_minute": options.output_tokens_per_minute or 400_000,
         }
-        models = [_limit("model_group", f"rl_{name}", [name], rates, MODELS[name]) for name in MODELS]
-        return [*models, _limit("batch", "rl_batch", None, {"requests_per_minute": 4_000})]
+        groups = by_class((*MODELS, *_MORE_MODELS)).items()
+        shared = [_limit("model_group", f"rl_{name}", models, rates, MODELS.get(models[0], name)) for name, models in groups]
+        return [*shared, _limit("batch", "rl_batch", None, {"requests_per_minute": 4_000})]
 
     # What all of them share
 

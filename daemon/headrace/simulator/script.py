@@ -8,13 +8,15 @@ shape a real one:
 - `tool_choice` of `any` or `tool`, or the words "use the tool" in the prompt, give a tool_use block with an input that
   fits the tool's schema;
 - thinking `enabled` or `adaptive` gives a thinking block with a signature first;
-- a `json_schema` format gives JSON of that schema.
+- a `json_schema` format gives JSON of that schema;
+- the words "answer in 120 tokens" say how long the answer is.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from headrace.simulator.tokens import BYTES_PER_TOKEN, cut, text_tokens
 
 _EXCERPT = 60
 _MOST_SCHEMA_DEPTH = 16
+_ASKED_LENGTH = re.compile(r"\banswer in (\d{1,6}) tokens\b")
 
 _RIVER = (
     "The headrace brings the water from the river to the wheel, and the gate decides how much of it. When the river is "
@@ -151,11 +154,17 @@ def _whole_text(ask: Ask, answer_tokens: tuple[int, int]) -> str:
     wanted = (ask.body.get("output_config") or {}).get("format") or ask.body.get("output_format") or {}
     if isinstance(wanted, Mapping) and wanted.get("type") == "json_schema":
         return msgspec.json.encode(sample(wanted.get("schema"), ask.prompt)).decode()
-    low, high = answer_tokens
     dice = zlib.crc32(ask.prompt.encode())
-    length = (low + dice % (high - low + 1)) * BYTES_PER_TOKEN
+    length = _length(ask.prompt, answer_tokens, dice) * BYTES_PER_TOKEN
     quote = f'You said: "{excerpt(ask.prompt)}". '
     return (quote + _flow(dice, max(0, length - len(quote)))).rstrip()
+
+
+def _length(prompt: str, answer_tokens: tuple[int, int], dice: int) -> int:
+    if asked := _ASKED_LENGTH.search(prompt):
+        return int(asked[1])
+    low, high = answer_tokens
+    return low + dice % (high - low + 1)
 
 
 def _flow(start: int, length: int) -> str:
