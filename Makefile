@@ -5,6 +5,7 @@ BIN := .venv/bin
 SOURCES := daemon tests clients
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
+ROW ?=
 OTHERS := .venv-others/bin
 CLIENT_V1 := clients/python/headrace_client/v1
 # Only what goes wrong, but that: with --silent a failure has no words.
@@ -14,7 +15,7 @@ NODE_MODULES := clients/typescript/node_modules/.package-lock.json
 NODE_TESTS := $(if $(shell command -v npm),$(NODE_MODULES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short storm limits large figures clients client-typescript client-go endpoints others others-pins clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits large figures clients client-typescript client-go endpoints others others-pins clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,7 +43,7 @@ test: dev $(NODE_TESTS)      ## Run all tests.
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test clients others bench-short   ## Everything that CI runs.
+check: lint types protos-check test clients others bench-short truth-short   ## Everything that CI runs.
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)
@@ -76,6 +77,12 @@ bench: dev                   ## Measure beside the floor, and print the table.
 
 bench-short: dev             ## The same in its short form: it must run and stay above half of the goals.
 	$(BIN)/python -m tests.bench --short
+
+truth: dev                   ## Measure what is promised of limits, order and loss, at upstream's door. ROW="no-limit lanes" picks some.
+	$(BIN)/python -m tests.truth $(ROW)
+
+truth-short: dev             ## The same in its short form: what was reached must still be.
+	$(BIN)/python -m tests.truth --short $(ROW)
 
 limits: dev                  ## Hold two daemons to one limit for three minutes, and look at every window.
 	$(BIN)/pytest tests/process/test_limit_promise.py --long -s

@@ -28,8 +28,10 @@ def headrace(*arguments: str, environ: Mapping[str, str]) -> subprocess.Complete
 
 
 @contextlib.contextmanager
-def serving(environ: Mapping[str, str], command: Sequence[str] = (HEADRACE, "serve")) -> Iterator[Served]:
-    """Run the daemon until the block ends, from the moment it says READY."""
+def serving(
+    environ: Mapping[str, str], command: Sequence[str] = (HEADRACE, "serve"), *, within: float = 20.0
+) -> Iterator[Served]:
+    """Run the daemon until the block ends, from the moment it says READY, which it has to within so many seconds."""
     with tempfile.TemporaryDirectory(prefix="n") as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         address = f"{directory}/notify.sock"
         ear.bind(address)
@@ -38,7 +40,7 @@ def serving(environ: Mapping[str, str], command: Sequence[str] = (HEADRACE, "ser
             process = subprocess.Popen(command, env={**environ, "NOTIFY_SOCKET": address}, stdout=log, stderr=log)
             served = Served(process, ear, Path(log.name))
             try:
-                served.hear("READY=1")
+                served.hear("READY=1", within=within)
                 yield served
             finally:
                 try:

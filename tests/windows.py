@@ -8,18 +8,24 @@ with S the sum up to a grant, the excess of the window from i to j is (S after j
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 UNITS = 60_000_000  # of a token, so that tokens a minute times microseconds is exact
 
 
 @dataclass(frozen=True)
 class Worst:
-    """The fullest window: by how many tokens it passes the bound (below zero: what was left), and from when to when (us)."""
+    """
+    The fullest window: by how many tokens it passes the bound (below zero: what was left), and from when to when (us).
+
+    Args:
+        over: how many windows pass the bound, of those that are the fullest of all that end with some grant.
+    """
 
     excess_tokens: float
     from_us: int
     to_us: int
+    over: int = 0
 
     @property
     def is_kept(self) -> bool:
@@ -28,7 +34,7 @@ class Worst:
 
 def worst_window(grants: Iterable[tuple[int, int]], *, rate_per_minute: int, capacity: int) -> Worst:
     """Return the worst of all windows over *grants*: pairs of time (us) and tokens; tokens below zero were given back."""
-    reserved = 0
+    reserved = over = 0
     start, from_us = None, 0
     worst: Worst | None = None
     worst_units = None
@@ -38,10 +44,11 @@ def worst_window(grants: Iterable[tuple[int, int]], *, rate_per_minute: int, cap
             start, from_us = before, at_us
         reserved += tokens
         units = reserved * UNITS - rate_per_minute * at_us - start - capacity * UNITS
+        over += units > 0
         if worst_units is None or units > worst_units:
             worst_units, worst = units, Worst(units / UNITS, from_us, at_us)
     assert worst is not None, "no grants at all"
-    return worst
+    return replace(worst, over=over)
 
 
 def used_share(grants: Iterable[tuple[int, int]], *, rate_per_minute: int, capacity: int, seconds: float) -> float:
