@@ -18,7 +18,6 @@ flight and, through it, a turn, a lease, a parked ticket) is given back when it 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -27,8 +26,9 @@ from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed, Draining, HeadraceError, NotCached, OutOfTime, Refusal
-from headrace.flight.flights import Flight, Flights, Landing, Member, broken_off
+from headrace.flight.flights import Flight, Flights, Landing, broken_off
 from headrace.flight.lease import Lease, Leases, NoLease, Recalled
+from headrace.flight.stay import Stay
 from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.model import Call, Reply, Source
 from headrace.parking import Parking
@@ -104,9 +104,9 @@ class Flow:
 
     def walk(self, call: Call, *, is_live: bool) -> AbstractAsyncContextManager[Reply]:
         """Find a kept answer, or join the flight for this call, for what this caller is given; without any deadline."""
-        return _Walk(self._flights, lambda walk: self._find(call, walk, is_live))
+        return Stay(self._flights, lambda stay: self._find(call, stay, is_live))
 
-    async def _find(self, call: Call, walk: _Walk, is_live: bool) -> Reply:
+    async def _find(self, call: Call, stay: Stay, is_live: bool) -> Reply:
         if kept := await self.replies.kept(call):
             return kept
         if call.cache.only_if_cached:
@@ -114,10 +114,10 @@ class Flow:
         # no-store neither joins nor leads: that is how one asks for distinct samples.
         key = f"alone:{os.urandom(8).hex()}" if call.cache.no_store else call.fingerprint
         while True:
-            member = walk.hold(self._flights.enter(key, call, self._fly, is_live=is_live))
+            member = stay.hold(self._flights.enter(key, call, self._fly, is_live=is_live))
             if reply := await self.replies.of_member(member):
                 return reply
-            walk.let_go()
+            stay.let_go()
 
     async def _fly(self, flight: Flight) -> Landing:
         """Recall what another host keeps, follow the process that leads, or lead; the flight's task."""
@@ -202,36 +202,3 @@ class Flow:
         if landing.answer and not flight.is_open and landing.answer.created < flight.lead().call.arrival:
             return None  # it had ended before anybody here asked: that is an old answer, and no flight in the air
         return landing
-
-
-class _Walk:
-    """
-    A caller's walk as a context: what it holds, one place in a flight, is given back at its end.
-
-    A class, since a generator with its context costs three times as much, and every call comes this way.
-    """
-
-    __slots__ = ("_find", "_flights", "_held")
-
-    def __init__(self, flights: Flights, find: Callable[[_Walk], Awaitable[Reply]]) -> None:
-        self._flights, self._find = flights, find
-        self._held: Member | None = None
-
-    async def __aenter__(self) -> Reply:
-        try:
-            return await self._find(self)
-        except BaseException:
-            self.let_go()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self.let_go()
-
-    def hold(self, member: Member) -> Member:
-        self._held = member
-        return member
-
-    def let_go(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._flights.leave(held)
