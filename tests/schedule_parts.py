@@ -10,6 +10,7 @@ from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
+from headrace.budget.want import Form
 from headrace.clock import HandClock
 from headrace.errors import RedisAway
 from headrace.model import Call, Caller, Lane, Usage
@@ -95,6 +96,10 @@ class House:
 
 
 async def levels(house: House) -> tuple[int, ...]:
-    wants = [replace(want, cost=0) for want in house.schedule._limits.buckets(house.call()) if want.rate_per_minute]
+    wants = [
+        replace(want, cost=0)
+        for want in house.schedule._limits.buckets(house.call(), house.clock.now())
+        if want.form is Form.RATE
+    ]
     house.number += 1
     return (await MemoryLedger.reserve(house.ledger, f"look{house.number}", wants, waiter="", waited_s=0)).levels

@@ -7,6 +7,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | key | type | what is in it | goes |
 |---|---|---|---|
 | headrace:{budget}:bucket:<id> | hash | level (units), at (us), of one rate bucket | when it would be full again |
+| headrace:{budget}:bucket:<id> | hash | what is used of one calendar window | a day past its end |
 | headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | lease by lease |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by arrival (us) | with its last waiter |
 | headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units) | with its last waiter |

@@ -16,19 +16,23 @@ from conftest import until
 from headrace import keys, observe
 from headrace.budget import ledger as rules
 from headrace.budget import redis as redis_ledger
-from headrace.budget.bucket import UNITS
+from headrace.budget.bucket import UNITS, Window
 from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Wait
-from headrace.budget.limits import Want
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.redis import RedisLedger
+from headrace.budget.want import Form, Want
 from headrace.errors import RedisAway
 from headrace.link import Link
 from windows import used_share, worst_window
 
-REQUESTS = Want("org:requests", "org", "requests", 600, 20, 1)
-TOKENS = Want("org:input_tokens", "org", "input_tokens", 60_000, 2000, 100)
-PERMITS = Want("org:concurrency", "org", "concurrency", 0, 2, 1)
-SLOW = Want("slow:input_tokens", "slow", "input_tokens", 1, 100, 100)  # grants once, then nothing for 100 minutes
+REQUESTS = Want("org:requests", "org", "requests", Form.RATE, 600, 20, 1)
+TOKENS = Want("org:input_tokens", "org", "input_tokens", Form.RATE, 60_000, 2000, 100)
+PERMITS = Want("org:concurrency", "org", "concurrency", Form.PERMIT, 0, 2, 1)
+SLOW = Want("slow:input_tokens", "slow", "input_tokens", Form.RATE, 1, 100, 100)  # grants once, then nothing for 100 minutes
+
+# A day's or a month's budget; it ends in 2096, or has ended.
+BUDGET = Want("org:spend@1", "org", "spend", Form.WINDOW, 0, 1000, 400, ends_us=4_000_000_000_000_000)
+ENDED = replace(BUDGET, bucket_id="org:spend@0", ends_us=1_000_000)
 
 
 @dataclass
@@ -97,7 +101,7 @@ async def test_settle(kit):
     """Settling replaces the estimate by the truth and returns the permit; twice is once."""
     await kit.ask("a", REQUESTS, TOKENS, PERMITS)
     for _ in range(2):
-        await kit.ledger.settle("a", (REQUESTS, TOKENS, PERMITS), {"input_tokens": 30, "output_tokens": 7})
+        await kit.ledger.settle("a", (REQUESTS, TOKENS, PERMITS), {TOKENS.bucket_id: 30, "other": 7})
     full_again_us = 100_000  # a request flows in every 0.1 s
     granted = await kit.ask("b", replace(TOKENS, cost=0), replace(REQUESTS, cost=0), PERMITS)
     assert 1970 <= granted.levels[0] <= 1970 + full_again_us // 1000
@@ -107,7 +111,7 @@ async def test_settle(kit):
 async def test_debt(kit):
     """Use beyond the estimate leaves debt, and it is waited for."""
     await kit.ask("a", TOKENS)
-    await kit.ledger.settle("a", (TOKENS,), {"input_tokens": 4100})
+    await kit.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 4100})
     waiting = await kit.ask("b", TOKENS)
     assert waiting.seconds == pytest.approx(2.2, abs=0.1)
     assert -2100 <= waiting.levels[0] <= -2000
@@ -118,7 +122,7 @@ async def test_debt_is_kept(kit, valkey_url):
     if isinstance(kit.ledger, MemoryLedger):
         pytest.skip("memory forgets only full buckets")
     await kit.ask("a", TOKENS)
-    await kit.ledger.settle("a", (TOKENS,), {"input_tokens": 62_000})
+    await kit.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 62_000})
     with redis.Redis.from_url(valkey_url) as client:
         assert client.pttl(keys.bucket(TOKENS.bucket_id)) == pytest.approx(63_000, abs=300)
 
@@ -148,8 +152,47 @@ async def test_lapsed_hold(kit, monkeypatch):
     await kit.ask("b", replace(TOKENS, rate_per_minute=1))
     await asyncio.sleep(0.01)
     await kit.ledger.release("a", (want, PERMITS))
-    await kit.ledger.settle("b", (replace(TOKENS, rate_per_minute=1),), {"input_tokens": 150})
+    await kit.ledger.settle("b", (replace(TOKENS, rate_per_minute=1),), {TOKENS.bucket_id: 150})
     assert (await kit.ask("c", want, PERMITS, replace(TOKENS, rate_per_minute=1))).levels == (18, 1, 1750)
+
+
+async def test_window(kit):
+    """A window gives its capacity and not a token more until it ends; what comes back is there again, and debt stays."""
+    assert (await kit.ask("a", BUDGET)).levels == (600,)
+    assert (await kit.ask("b", BUDGET)).levels == (200,)
+    waiting = await kit.ask("c", BUDGET)
+    assert (waiting.bucket_id, waiting.levels) == (BUDGET.bucket_id, (200,))
+    assert waiting.seconds == pytest.approx((BUDGET.ends_us - waiting.at_us) / 1e6, abs=1e-6)
+    await kit.ledger.settle("a", (BUDGET,), {BUDGET.bucket_id: 100})
+    await until(lambda: kit.nudged, within=2)
+    assert (await kit.ask("c", BUDGET)).levels == (100,)
+    await kit.ledger.settle("c", (BUDGET,), {BUDGET.bucket_id: 700})
+    assert (await kit.ask("d", BUDGET)).levels == (-200,)
+
+
+async def test_window_is_changed(kit):
+    """A window knows what is used, so another capacity holds at once, up and down."""
+    await kit.ask("a", BUDGET)
+    assert (await kit.ask("b", replace(BUDGET, capacity=2000))).levels == (1200,)
+    assert (await kit.ask("c", replace(BUDGET, capacity=500))).levels == (-300,)
+
+
+async def test_window_has_ended(kit):
+    """Past its end a window gives what is left of it, for hosts whose clocks are behind, and nothing anew."""
+    granted = [await kit.ask(name, ENDED) for name in "ab"]
+    assert [grant.levels for grant in granted] == [(600,), (200,)]
+    assert (await kit.ask("c", ENDED)).seconds == pytest.approx(rules.BEHIND_US / 1e6)
+
+
+async def test_window_is_all_or_nothing(kit):
+    """A window that has no room keeps the other buckets whole, and they it."""
+    await kit.ask("a", replace(BUDGET, cost=900))
+    assert isinstance(await kit.ask("b", REQUESTS, BUDGET), Wait)
+    assert (await kit.ask("c", REQUESTS)).levels == (19,)
+    await kit.ledger.release("b", (REQUESTS, BUDGET), waiter=kit.waiter("b"))
+    await kit.ask("d", SLOW)
+    assert isinstance(await kit.ask("e", SLOW, replace(BUDGET, cost=100)), Wait)
+    assert (await kit.ask("f", replace(BUDGET, cost=100))).levels == (0,)
 
 
 async def test_permits_lapse(kit, monkeypatch):
@@ -234,7 +277,7 @@ async def test_nudge_for_tokens(kit):
     await kit.ask("b", replace(SLOW, cost=30))
     await kit.ask("c", want)
     await kit.ledger.release("b", (replace(SLOW, cost=30),))
-    await kit.ledger.settle("a", (want,), {"input_tokens": 20})
+    await kit.ledger.settle("a", (want,), {SLOW.bucket_id: 20})
     await until(lambda: kit.nudged, within=2)
     assert kit.nudged == [kit.waiter("c")]
 
@@ -291,13 +334,14 @@ BUCKETS = (
     replace(REQUESTS, rate_per_minute=60_000, capacity=5),
     replace(TOKENS, rate_per_minute=3_000_000, capacity=500),
     replace(PERMITS, capacity=2),
+    replace(BUDGET, capacity=1500),
 )
 CASES = st.lists(
     st.one_of(
         st.tuples(
             st.just("reserve"),
             st.integers(0, 11),
-            st.sets(st.integers(0, 2), min_size=1),
+            st.sets(st.integers(0, 3), min_size=1),
             st.integers(1, 500),
             st.integers(0, 9),
         ),
@@ -341,7 +385,7 @@ class Replay:
 
     def _want(self, i, tokens):
         want = BUCKETS[i]
-        cost = tokens if want.kind == "input_tokens" else want.cost
+        cost = tokens if i in (1, 3) else want.cost
         return replace(want, bucket_id=f"{self.prefix}:{want.bucket_id}", cost=cost)
 
     async def close(self, hold, actual):
@@ -349,11 +393,12 @@ class Replay:
         if wants is None:
             return
         hold_id = f"{self.prefix}{hold}"
+        used = {want.bucket_id: actual for want in wants if want.kind == "input_tokens" or want.form is Form.WINDOW}
         sent = self._spy()
         if actual is None:
             await self.redis.release(hold_id, wants, waiter=f"i|{hold}")
         else:
-            await self.redis.settle(hold_id, wants, {"input_tokens": actual})
+            await self.redis.settle(hold_id, wants, used)
         what, at_us = await sent()
         self.at_us = max(self.at_us, int(at_us))
         if what == 1 and actual is None:
@@ -361,12 +406,15 @@ class Replay:
         if actual is None:
             await self.twin.release(hold_id, wants, waiter=f"i|{hold}")
         else:
-            await self.twin.settle(hold_id, wants, {"input_tokens": actual})
+            await self.twin.settle(hold_id, wants, used)
 
     async def compare_levels(self):
         """Compare what is in the buckets to the unit."""
         for bucket_id, state in self.twin._states.items():
-            if state.bucket is not None:
+            if isinstance(state.bucket, Window):
+                used = await self.link.do("HGET", keys.bucket(bucket_id), "used")
+                assert int(used or 0) == state.bucket.used
+            elif state.bucket is not None:
                 level, at_us = await self.link.do("HMGET", keys.bucket(bucket_id), "level", "at")
                 if level is not None:
                     kept = replace(state.bucket, level=int(level), at_us=int(at_us))
@@ -435,7 +483,7 @@ async def test_audit_settled(link, valkey_url):
     ledger = RedisLedger(link, audit="audit")
     for hold, used in (("less", 2), ("more", 5), ("right", 3)):
         await ledger.reserve(hold, (replace(REQUESTS, cost=3),), waiter="i|1", waited_s=0)
-        await ledger.settle(hold, (replace(REQUESTS, cost=3),), {"requests": used})
+        await ledger.settle(hold, (replace(REQUESTS, cost=3),), {REQUESTS.bucket_id: used})
     assert [what[1:] for what in told(valkey_url) if what[2] == b"back"] == [("less", b"back", 1), ("more", b"back", -2)]
 
 

@@ -19,6 +19,7 @@ def call(model: str = "claude-x", caller: str = "ann", lane: Lane = Lane.STANDAR
     )  # fmt: skip
 
 
+NOW = 1_800_000_000.0
 ESTIMATE = Estimate(input_tokens=50, output_tokens=40)
 
 
@@ -27,7 +28,7 @@ def test_kinds():
     limit = Limit(
         "org", requests_per_minute=600, input_tokens_per_minute=6000, output_tokens_per_minute=3000, concurrency=5, burst_s=2.0
     )
-    wants = Limits([limit]).wants(call(), ESTIMATE)
+    wants = Limits([limit]).wants(call(), ESTIMATE, NOW)
     assert [(want.bucket_id, want.rate_per_minute, want.capacity, want.cost) for want in wants] == [
         ("org:requests", 600, 20, 1),
         ("org:input_tokens", 6000, 200, 50),
@@ -46,16 +47,16 @@ def test_match():
             Limit("both", Match(model="claude-*", caller="bob"), requests_per_minute=60),
         ]
     )
-    assert [want.limit for want in limits.wants(call(), ESTIMATE)] == ["models", "anns"]
-    assert [want.limit for want in limits.wants(call("gpt", "bob", Lane.BATCH), ESTIMATE)] == ["batch"]
+    assert [want.limit for want in limits.wants(call(), ESTIMATE, NOW)] == ["models", "anns"]
+    assert [want.limit for want in limits.wants(call("gpt", "bob", Lane.BATCH), ESTIMATE, NOW)] == ["batch"]
 
 
 def test_per():
     """Each distinct value has a bucket of its own; the order in `per` means nothing."""
     one = Limits([Limit("org", per=("model", "caller"), requests_per_minute=60)])
     two = Limits([Limit("org", per=("caller", "model"), requests_per_minute=60)])
-    assert one.wants(call(), ESTIMATE) == two.wants(call(), ESTIMATE)
-    ids = {one.wants(call(model, caller), ESTIMATE)[0].bucket_id for model in "ab" for caller in "cd"}
+    assert one.wants(call(), ESTIMATE, NOW) == two.wants(call(), ESTIMATE, NOW)
+    ids = {one.wants(call(model, caller), ESTIMATE, NOW)[0].bucket_id for model in "ab" for caller in "cd"}
     assert len(ids) == 4
     assert "org:requests:caller=c:model=a" in ids
 
@@ -64,17 +65,17 @@ def test_per():
 def test_safe_ids(model):
     """Whatever a caller calls its model, the bucket's name is short and plain, and its own."""
     limits = Limits([Limit("org", per=("model",), requests_per_minute=60)])
-    bucket_id = limits.wants(call(model), ESTIMATE)[0].bucket_id
+    bucket_id = limits.wants(call(model), ESTIMATE, NOW)[0].bucket_id
     assert re.fullmatch(r"org:requests:model=~[0-9a-f]{24}", bucket_id)
-    assert bucket_id != limits.wants(call(model + "x"), ESTIMATE)[0].bucket_id
+    assert bucket_id != limits.wants(call(model + "x"), ESTIMATE, NOW)[0].bucket_id
 
 
 def test_clamp():
     """An estimate over the capacity is cut to it; an input that is surely over it is not."""
     limits = Limits([Limit("org", input_tokens_per_minute=100, output_tokens_per_minute=10)])
-    wants = limits.wants(call(), Estimate(input_tokens=500, output_tokens=90, input_floor=80))
+    wants = limits.wants(call(), Estimate(input_tokens=500, output_tokens=90, input_floor=80), NOW)
     assert [want.cost for want in wants] == [100, 10]
-    never, _ = limits.wants(call(), Estimate(input_tokens=500, output_tokens=90, input_floor=101))
+    never, _ = limits.wants(call(), Estimate(input_tokens=500, output_tokens=90, input_floor=101), NOW)
     assert never.cost > never.capacity
 
 
@@ -82,7 +83,7 @@ def test_memo_is_bounded():
     """Models that callers make up do not fill the memory."""
     limits = Limits([Limit("org", requests_per_minute=60)])
     for number in range(10_000):
-        limits.wants(call(f"m{number}"), ESTIMATE)
+        limits.wants(call(f"m{number}"), ESTIMATE, NOW)
     assert len(limits._memo) <= 4096
 
 

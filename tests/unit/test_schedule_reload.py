@@ -253,8 +253,8 @@ async def test_blames_later():
     waiting = house.go("waits", within=100.0, body=b"x" * 100)
     await house.settle_down()
     assert not waiting.done()
-    wants = house.schedule._limits.wants(house.call(), house.schedule._estimator.estimate(house.call()))
-    await house.ledger.settle("elsewhere", wants, {"input_tokens": 500})
+    wants = house.schedule._limits.wants(house.call(), house.schedule._estimator.estimate(house.call()), house.clock.now())
+    await house.ledger.settle("elsewhere", wants, {want.bucket_id: 500 for want in wants if want.kind == "input_tokens"})
     await house.advance(2.5)
     assert waiting.exception().metadata == {"limit": "tight", "kind": "input_tokens"}
 
@@ -319,7 +319,7 @@ async def test_given_back_meanwhile():
 async def test_given_back_elsewhere():
     """What comes back on another host is there a moment later."""
     house = House(Limit("slow", requests_per_minute=1, burst_s=60.0))
-    wants = house.schedule._limits.buckets(house.call())
+    wants = house.schedule._limits.buckets(house.call(), house.clock.now())
     await MemoryLedger.reserve(house.ledger, "elsewhere", wants, waiter="", waited_s=0)
     with pytest.raises(BudgetExhausted):
         await house.go("late", within=10)

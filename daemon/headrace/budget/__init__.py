@@ -3,6 +3,7 @@ Budgets: how much of upstream each caller may use, shared by all processes.
 
     limits.py    which buckets a call draws from, and how much
     estimate.py  what a call will probably use, learnt from what calls used
+    want.py      what a call wants of one bucket, and the three forms of buckets
     bucket.py    the arithmetic of one bucket, pure
     ledger.py    the port: reserve, settle, release
     redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua)

@@ -1,9 +1,10 @@
 """
-The arithmetic of one token bucket: exact integers, no clock of its own. reserve.lua and settle.lua do the same sums.
+The arithmetic of one bucket, of a rate or of a window: exact integers, no clock of its own. reserve.lua and settle.lua do the
+same sums.
 
-The unit is 1/60,000,000 of a token, because a rate in tokens a minute is then a whole number of units a microsecond: a bucket
-that is looked at thousands of times a second loses nothing to rounding. Lua counts in doubles, which are exact up to 2^53
-units; that is 150 million tokens, and a larger capacity is refused at start.
+A rate's unit is 1/60,000,000 of a token, because a rate in tokens a minute is then a whole number of units a microsecond: a
+bucket that is looked at thousands of times a second loses nothing to rounding. Lua counts in doubles, which are exact up to
+2^53 units; that is 150 million tokens, and a larger capacity is refused at start.
 
 What is promised. Let a window be any span of time on the ledger's clock. Then
 
@@ -14,6 +15,7 @@ needs the whole cost to be there. What settling adds beyond the estimate (debt) 
 
 - Requests are given back only when surely nothing was sent, so no window has more attempts *sent* than that, but for the
   requests that came back in the window unsent.
+- A window's bucket gives no more than the capacity while it is there: nothing flows in, and what comes back was taken from it.
 - Tokens given back count from the moment at which they come back, not from that of their reservation. So an estimate that was
   too high by x may let a window's use pass the bound by x, if the bucket filled up between grant and settlement; the sum
   above holds all the same. An estimate that was too low leaves debt, and debt is paid before the next grant.
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 
 UNITS = 60_000_000
 MAX_UNITS = 2**53
+PAST_END_US = 86_400_000_000  # so long past its end a window's bucket is remembered
 
 
 @dataclass(slots=True)
@@ -63,3 +66,37 @@ class Bucket:
     def is_full(self) -> bool:
         """A full bucket need not be remembered."""
         return self.level >= self.capacity
+
+
+@dataclass(slots=True)
+class Window:
+    """The bucket of one calendar window: `capacity` in all, until it ends. It keeps what is used: the capacity may change."""
+
+    capacity: int
+    ends_us: int
+    used: int = 0
+
+    @property
+    def level(self) -> int:
+        """What is left; below zero: debt, which ends with the window."""
+        return self.capacity - self.used
+
+    def flow(self, now_us: int) -> None:
+        """Nothing flows in."""
+
+    def wait_us(self, units: int, now_us: int) -> int:
+        """Return how long until the window ends, and another bucket is full; 0 if so many units are there."""
+        return max(1, self.ends_us - now_us) if units > self.level else 0
+
+    def take(self, units: int) -> None:
+        """Take units; the caller has seen that they are there, or leaves debt knowingly."""
+        self.used += units
+
+    def give_back(self, units: int) -> None:
+        """Give units back (below zero: take more, as debt)."""
+        self.used = max(0, self.used - units)
+
+    @property
+    def is_full(self) -> bool:
+        """A full bucket need not be remembered."""
+        return self.used == 0

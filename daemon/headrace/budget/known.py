@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from headrace.budget.limits import Want
+from headrace.budget.want import Want
 
 Headers = tuple[tuple[str, str], ...]
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from headrace.budget.limits import Want
+from headrace.budget.want import Want
 
 PERMIT_LEASE_US = 30_000_000
 WAIT_LEASE_US = 5_000_000
@@ -45,7 +45,7 @@ class Wait:
     Nothing is reserved.
 
     Args:
-        seconds: exactly long enough, if *bucket_id* is a rate bucket and nobody gives anything back; for a permit a guess.
+        seconds: exactly long enough, if *bucket_id* is no permits' and nobody gives anything back; for a permit a guess.
         bucket_id: the bucket that takes longest.
     """
 
@@ -78,7 +78,7 @@ class Ledger(Protocol):
         """Take all costs or none. Raises `RedisAway`."""
 
     def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
-        """Replace what was reserved by *actual*, kind by kind; a kind that is not in it keeps what was reserved."""
+        """Replace what was reserved by *actual*, by bucket id; a bucket that is not in it keeps what was reserved."""
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
@@ -89,4 +89,4 @@ class Ledger(Protocol):
 
 def given_back(wants: Sequence[Want], actual: Mapping[str, int]) -> list[int]:
     """Return what comes back of each want when it is settled; below zero is debt."""
-    return [want.cost - actual[want.kind] if want.kind in actual else 0 for want in wants]
+    return [want.cost - actual[want.bucket_id] if want.bucket_id in actual else 0 for want in wants]

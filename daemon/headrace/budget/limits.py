@@ -14,15 +14,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, Protocol
+from typing import Protocol
 
 from headrace.budget.bucket import MAX_UNITS, UNITS
 from headrace.budget.estimate import Estimate
+from headrace.budget.want import Form, Kind, OnRedisLoss, Want
 from headrace.endpoints import named
 from headrace.model import Caller, Lane
-
-Kind = Literal["requests", "input_tokens", "output_tokens", "concurrency"]
-OnRedisLoss = Literal["closed", "open", "share"]
 
 _DIMENSIONS = ("caller", "model", "lane")
 _TOKENS = ("input_tokens", "output_tokens")
@@ -98,27 +96,6 @@ class Limit:
         return math.floor(rate_per_minute * self.burst_s / 60 + 1e-9)
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
-    """
-    What a call wants of one bucket.
-
-    A cost over the capacity is never granted. `rate_per_minute` is 0 for concurrency, whose permits come back instead.
-    """
-
-    bucket_id: str
-    limit: str
-    kind: Kind
-    rate_per_minute: int
-    capacity: int
-    cost: int
-    on_redis_loss: OnRedisLoss = "closed"
-
-    def at(self, cost: int) -> Want:
-        """Return the same at another cost; by hand, since `replace` takes five times as long, twice a call."""
-        return Want(self.bucket_id, self.limit, self.kind, self.rate_per_minute, self.capacity, cost, self.on_redis_loss)
-
-
 def validate(limit: Limit) -> None:
     """Raise ValueError, with what would be right, unless the limit can be kept."""
     if not _PLAIN.match(limit.name):
@@ -178,8 +155,12 @@ class Limits:
     def __bool__(self) -> bool:
         return bool(self._limits)
 
-    def buckets(self, call: Payer) -> tuple[Want, ...]:
-        """Return the buckets that a call draws from, each with the cost that is the same for all calls."""
+    def buckets(self, call: Payer, now: float) -> tuple[Want, ...]:
+        """
+        Return the buckets that a call draws from at this moment, each with the cost that is the same for all calls.
+
+        Equal calls are given one and the same tuple, for as long as it holds.
+        """
         key = (call.model, call.caller.name, call.lane.value, call.endpoint)
         found = self._memo.get(key)
         if found is None:
@@ -194,14 +175,14 @@ class Limits:
             )
         return found
 
-    def wants(self, call: Payer, estimate: Estimate) -> tuple[Want, ...]:
+    def wants(self, call: Payer, estimate: Estimate, now: float) -> tuple[Want, ...]:
         """
         Return what a call wants of each bucket.
 
         An estimate over a bucket's capacity is cut to it: such a call waits for a full bucket and leaves debt. But an input
         that is surely over the capacity stays as it is, and is refused for good.
         """
-        return tuple(_with_cost(want, estimate) for want in self.buckets(call))
+        return tuple(_with_cost(want, estimate) for want in self.buckets(call, now))
 
 
 def _with_cost(want: Want, estimate: Estimate) -> Want:
@@ -217,13 +198,12 @@ def _buckets_of(limit: Limit, model: str, caller: str, lane: str) -> list[Want]:
     # In one fixed order, so that turning `per` round in the file keeps the buckets.
     who = "".join(f":{name}={_safe(values[name])}" for name in _DIMENSIONS if name in limit.per)
     wants = [
-        Want(f"{limit.name}:{kind}{who}", limit.name, kind, rate, limit.capacity(rate), 1, limit.on_redis_loss)
+        Want(f"{limit.name}:{kind}{who}", limit.name, kind, Form.RATE, rate, limit.capacity(rate), 1, limit.on_redis_loss)
         for kind, rate in limit.rates
     ]
     if limit.concurrency is not None:
-        wants.append(
-            Want(f"{limit.name}:concurrency{who}", limit.name, "concurrency", 0, limit.concurrency, 1, limit.on_redis_loss)
-        )
+        bucket_id = f"{limit.name}:concurrency{who}"
+        wants.append(Want(bucket_id, limit.name, "concurrency", Form.PERMIT, 0, limit.concurrency, 1, limit.on_redis_loss))
     return wants
 
 

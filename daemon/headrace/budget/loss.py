@@ -18,7 +18,7 @@ from typing import Any
 
 from headrace import observe
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
-from headrace.budget.limits import Want
+from headrace.budget.want import Form, Want
 from headrace.errors import RedisAway
 
 
@@ -110,5 +110,5 @@ def _part(want: Want, hosts: int) -> Want:
     # At least one, or a small limit on many hosts would lock everybody out.
     hosts = max(1, hosts)
     capacity = max(1, want.capacity // hosts)
-    rate = want.rate_per_minute and max(1, want.rate_per_minute // hosts)
+    rate = max(1, want.rate_per_minute // hosts) if want.form is Form.RATE else 0
     return replace(want, capacity=capacity, rate_per_minute=rate, cost=min(want.cost, capacity))

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.budget import ledger
-from headrace.budget.bucket import UNITS, Bucket
+from headrace.budget.bucket import PAST_END_US, UNITS, Bucket, Window
 from headrace.budget.ledger import Granted, HoldClosed, Never, Wait, given_back
-from headrace.budget.limits import Want
+from headrace.budget.want import Form, Want
 
 
 @dataclass(slots=True)
@@ -42,12 +42,13 @@ class _Place:
 class _State:
     """One bucket (or the permits of one concurrency bucket, by lease end) and its line."""
 
-    bucket: Bucket | None = None
+    bucket: Bucket | Window | None = None
     permits: dict[str, int] = field(default_factory=dict)
     line: dict[str, _Place] = field(default_factory=dict)
 
-    @property
-    def is_blank(self) -> bool:
+    def is_blank(self, now_us: int) -> bool:
+        if isinstance(self.bucket, Window) and now_us >= self.bucket.ends_us + PAST_END_US:
+            return True
         return not self.permits and not self.line and (self.bucket is None or self.bucket.is_full)
 
 
@@ -117,15 +118,15 @@ class MemoryLedger:
 
     def _look(self, want: Want, now_us: int) -> _State:
         state = self._states.setdefault(want.bucket_id, _State())
-        if want.rate_per_minute:
-            capacity = want.capacity * UNITS
-            if state.bucket is None:
-                state.bucket = Bucket(want.rate_per_minute, capacity, capacity, now_us)
-            state.bucket.rate, state.bucket.capacity = want.rate_per_minute, capacity
-            state.bucket.flow(now_us)
-            state.bucket.give_back(0)  # the capacity may have shrunk
-        else:
+        if want.form is Form.PERMIT:
             state.permits = {hold_id: until_us for hold_id, until_us in state.permits.items() if until_us > now_us}
+            return state
+        bucket = state.bucket = state.bucket or _new_bucket(want, now_us)
+        bucket.capacity = want.capacity * _unit(want)
+        if isinstance(bucket, Bucket):
+            bucket.rate = want.rate_per_minute
+        bucket.flow(now_us)
+        bucket.give_back(0)  # the capacity may have shrunk
         return state
 
     def _arrival_us(self, states: Sequence[_State], waiter: str, arrival_us: int) -> int:
@@ -139,14 +140,15 @@ class MemoryLedger:
             return -1
         if state.bucket is None:
             return ledger.PERMIT_US
-        return state.bucket.wait_us((sum(earlier) + want.cost) * UNITS, now_us) or ledger.BEHIND_US
+        wait_us = state.bucket.wait_us((sum(earlier) + want.cost) * _unit(want), now_us) or ledger.BEHIND_US
+        return max(wait_us, ledger.BEHIND_US) if want.form is Form.WINDOW else wait_us
 
     def _take(self, hold_id: str, wants: Sequence[Want], states: Sequence[_State], waiter: str, now_us: int) -> Granted:
         for want, state in zip(wants, states, strict=True):
             if state.bucket is None:
                 state.permits[hold_id] = now_us + ledger.PERMIT_LEASE_US
             else:
-                state.bucket.take(want.cost * UNITS)
+                state.bucket.take(want.cost * _unit(want))
         grant = Granted(now_us, _levels(wants, states))
         self._holds[hold_id] = _Hold(now_us + ledger.HOLD_US, grant)
         for want, state in zip(wants, states, strict=True):
@@ -167,7 +169,7 @@ class MemoryLedger:
             state = self._look(want, now_us)
             state.permits.pop(hold_id, None)
             if state.bucket is not None:
-                state.bucket.give_back((tokens if hold is not None else min(tokens, 0)) * UNITS)
+                state.bucket.give_back((tokens if hold is not None else min(tokens, 0)) * _unit(want))
             state.line.pop(waiter, None)
             self._nudge_first(want, state, now_us)
         return done
@@ -190,12 +192,18 @@ class MemoryLedger:
             state.permits = {hold_id: until_us for hold_id, until_us in state.permits.items() if until_us > now_us}
             if state.bucket is not None:
                 state.bucket.flow(now_us)
-        self._states = {bucket_id: state for bucket_id, state in self._states.items() if not state.is_blank}
+        self._states = {bucket_id: state for bucket_id, state in self._states.items() if not state.is_blank(now_us)}
         self._sweep_at = max(1024, 2 * (len(self._holds) + len(self._states)))
 
 
+def _new_bucket(want: Want, now_us: int) -> Bucket | Window:
+    if want.form is Form.WINDOW:
+        return Window(want.capacity, want.ends_us)
+    return Bucket(want.rate_per_minute, want.capacity * UNITS, want.capacity * UNITS, now_us)
+
+
 def _unit(want: Want) -> int:
-    return UNITS if want.rate_per_minute else 1
+    return UNITS if want.form is Form.RATE else 1
 
 
 def _level(want: Want, state: _State) -> int:

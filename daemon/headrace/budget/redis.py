@@ -18,7 +18,7 @@ from headrace import keys
 from headrace.background import Background
 from headrace.budget import ledger
 from headrace.budget.ledger import Granted, HoldClosed, Never, Wait, given_back
-from headrace.budget.limits import Want
+from headrace.budget.want import Form, Want
 from headrace.clock import Clock, SystemClock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
@@ -79,7 +79,7 @@ class RedisLedger:
 
     async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
         """Renew the concurrency permits of these holds."""
-        permits = [(want.bucket_id, hold_id) for hold_id, wants in holds.items() for want in wants if not want.rate_per_minute]
+        permits = [(want.bucket_id, hold_id) for hold_id, wants in holds.items() for want in wants if want.form is Form.PERMIT]
         if permits:
             args = [ledger.PERMIT_LEASE_US, *(hold_id for _, hold_id in permits)]
             await self._link.run(_RENEW, [keys.permits(bucket_id) for bucket_id, _ in permits], args)
@@ -93,7 +93,7 @@ class RedisLedger:
     def _names(self, hold_id: str, wants: Sequence[Want]) -> list[str]:
         names: list[str] = [keys.hold(hold_id)]
         for want in wants:
-            names += _names_of(want.bucket_id, want.rate_per_minute > 0)
+            names += _names_of(want.bucket_id, want.form is Form.PERMIT)
         if self._audit:
             names.append(self._audit)
         return names
@@ -112,15 +112,17 @@ class RedisLedger:
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_of(bucket_id: str, is_rate: bool) -> tuple[str, str, str]:
+def _names_of(bucket_id: str, is_permit: bool) -> tuple[str, str, str]:
     # The same few for every call.
-    bucket = keys.bucket(bucket_id) if is_rate else keys.permits(bucket_id)
+    bucket = keys.permits(bucket_id) if is_permit else keys.bucket(bucket_id)
     return bucket, keys.line(bucket_id), keys.waits(bucket_id)
 
 
 def _figures(wants: Sequence[Want], tokens: Sequence[int]) -> str:
     # As one argument: the client spends more on each argument than Lua on taking them apart.
-    return " ".join(f"{want.rate_per_minute} {want.capacity} {number}" for want, number in zip(wants, tokens, strict=True))
+    return " ".join(
+        f"{want.form.value} {want.figure} {want.capacity} {number}" for want, number in zip(wants, tokens, strict=True)
+    )
 
 
 def _outcome(hold_id: str, wants: Sequence[Want], reply: list[Any]) -> Granted | Wait | Never:

@@ -2,10 +2,11 @@
 --
 -- KEYS[1]           the hold       string: "<at_us> <level> ..." once granted, "closed" once settled or released
 -- then for the i-th want (i from 0):
--- KEYS[2+3i]        its bucket     rate: hash of level (units), at (us); concurrency: zset of hold ids by lease end (us)
+-- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset of hold ids by lease end (us);
+--                                  window: hash of what is used
 -- KEYS[3+3i]        its line       zset: waiters by arrival (us)
 -- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)>"
--- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate bucket of a grant
+-- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate or window bucket of a grant
 --
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it
@@ -16,8 +17,9 @@
 --                   place     lease of a place in line
 --                   behind    how soon to ask again when only somebody earlier stands in the way
 --                   poll      how soon to ask again for a permit
--- ARGV[4]           three numbers for each want, by spaces:
---                   rate      tokens a minute, which is units a microsecond; 0: concurrency
+-- ARGV[4]           a letter and three numbers for each want, by spaces:
+--                   form      r: rate, flows in; p: permit, comes back; w: window, all of the capacity until it ends
+--                   figure    r: tokens a minute, which is units a microsecond; p: 0; w: its end (us)
 --                   capacity  tokens, or permits
 --                   cost      tokens, or permits
 --
@@ -26,11 +28,13 @@
 --       | {'never', i (from 1) of a bucket that can never hold the cost}
 --       | {'closed'}
 --
--- The unit is 1/60,000,000 token, so that rate x microseconds is exact; numbers are doubles, exact up to 2^53, and written
--- with %.0f, since Lua would write large ones as 1e+15. Time is Redis's own. If it goes back, a bucket keeps its later moment:
--- else the same span would flow in twice.
+-- The unit of a rate is 1/60,000,000 token, so that rate x microseconds is exact, of all else 1; numbers are doubles, exact up
+-- to 2^53, and written with %.0f, since Lua would write large ones as 1e+15. Time is Redis's own. If it goes back, a bucket
+-- keeps its later moment: else the same span would flow in twice. A window is known by its bucket, and not by the time: its
+-- bucket is remembered for a day past its end, for hosts whose clocks are behind and for what is settled late.
 
 local UNITS = 60000000
+local PAST_END_US = 86400000000
 local id, waiter = ARGV[1], ARGV[2]
 
 local function numbers(text)
@@ -40,8 +44,6 @@ local function numbers(text)
 end
 
 local waited_us, hold_us, permit_us, place_us, behind_us, poll_us = unpack(numbers(ARGV[3]))
-local figures = numbers(ARGV[4])
-local count = #figures / 3
 
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {'closed'} end
@@ -53,26 +55,32 @@ local arrival_us = now_us - waited_us
 
 local function whole(number) return string.format('%.0f', number) end
 
--- Read every bucket as it is now.
-local wants = {}
-for i = 1, count do
-    local want = {
-        bucket = KEYS[3 * i - 1], line = KEYS[3 * i], waits = KEYS[3 * i + 1],
-        rate = figures[3 * i - 2], at_us = now_us,
-    }
-    want.unit = want.rate > 0 and UNITS or 1
-    want.capacity = figures[3 * i - 1] * want.unit
-    want.cost = figures[3 * i] * want.unit
-    if want.cost > want.capacity then return {'never', i} end
-    if want.rate > 0 then
+-- What is left in a bucket now, in its unit.
+local function read(want)
+    if want.form == 'r' then
         local stored = redis.call('HMGET', want.bucket, 'level', 'at')
         want.at_us = math.max(now_us, tonumber(stored[2]) or now_us)
-        local inflow = want.rate * (want.at_us - (tonumber(stored[2]) or now_us))
+        local inflow = want.figure * (want.at_us - (tonumber(stored[2]) or now_us))
         want.level = math.min(want.capacity, (tonumber(stored[1]) or want.capacity) + inflow)
+    elseif want.form == 'w' then
+        want.level = want.capacity - (tonumber(redis.call('HGET', want.bucket, 'used')) or 0)
     else
         redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(now_us))
         want.level = want.capacity - redis.call('ZCARD', want.bucket)
     end
+end
+
+-- Read every bucket as it is now.
+local wants = {}
+for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S+)') do
+    local i = #wants + 1
+    local unit = form == 'r' and UNITS or 1
+    local want = {
+        bucket = KEYS[3 * i - 1], line = KEYS[3 * i], waits = KEYS[3 * i + 1], at_us = now_us,
+        form = form, figure = tonumber(figure), unit = unit, capacity = tonumber(capacity) * unit, cost = tonumber(tokens) * unit,
+    }
+    if want.cost > want.capacity then return {'never', i} end
+    read(want)
     want.has_line = redis.call('EXISTS', want.line) == 1
     wants[i] = want
 end
@@ -129,17 +137,21 @@ local function levels()
     return table.concat(parts, ' ')
 end
 
+-- How long until that much more is there than now.
+local function wait(want, short)
+    if want.form == 'p' then return poll_us end
+    if short <= 0 then return behind_us end
+    if want.form == 'r' then return math.ceil(short / want.figure) + want.at_us - now_us end
+    return math.max(want.figure - now_us, behind_us)
+end
+
 local longest_us, longest = -1, 0
 for i, want in ipairs(wants) do
     local sum, is_behind = 0, false
     if want.has_line then sum, is_behind = ahead(want) end
     want.is_blocking = is_behind or want.level < want.cost
     if want.is_blocking then
-        local wait_us = poll_us
-        if want.rate > 0 then
-            local short = sum + want.cost - want.level
-            wait_us = short > 0 and math.ceil(short / want.rate) + want.at_us - now_us or behind_us
-        end
+        local wait_us = wait(want, sum + want.cost - want.level)
         if wait_us > longest_us then longest_us, longest = wait_us, i end
     end
 end
@@ -159,17 +171,25 @@ if longest > 0 then
 end
 
 -- Take.
-for i, want in ipairs(wants) do
+local function audit(want)
+    if #KEYS > 3 * #wants + 1 then
+        local cost = whole(want.cost / want.unit)
+        redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'hold', id, 'cost', cost)
+    end
+end
+
+for _, want in ipairs(wants) do
     want.level = want.level - want.cost
-    if want.rate > 0 then
+    if want.form == 'r' then
         redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
         -- A bucket that would be full again need not be remembered.
-        local full_us = (want.capacity - want.level) / want.rate + want.at_us - now_us
+        local full_us = (want.capacity - want.level) / want.figure + want.at_us - now_us
         redis.call('PEXPIRE', want.bucket, math.ceil(full_us / 1e3) + 1000)
-        if #KEYS > 3 * count + 1 then
-            local cost = whole(figures[3 * i])
-            redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'hold', id, 'cost', cost)
-        end
+        audit(want)
+    elseif want.form == 'w' then
+        redis.call('HSET', want.bucket, 'used', whole(want.capacity - want.level))
+        redis.call('PEXPIREAT', want.bucket, math.ceil((math.max(want.figure, now_us) + PAST_END_US) / 1e3))
+        audit(want)
     else
         redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)
         redis.call('PEXPIRE', want.bucket, math.ceil(permit_us / 1e3) + 1000)

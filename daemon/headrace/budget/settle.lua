@@ -13,18 +13,20 @@
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         to take from the lines, or ''
 -- ARGV[3]           closed_us      how long a closed hold is remembered
--- ARGV[4]           three numbers for each want, by spaces:
---                   rate      tokens a minute, which is units a microsecond; 0: concurrency
+-- ARGV[4]           a letter and three numbers for each want, by spaces:
+--                   form      as in reserve.lua
+--                   figure    as in reserve.lua
 --                   capacity  tokens, or permits
 --                   back      tokens to give back; below zero: taken in addition, which may leave debt
 --
 -- Returns {what, now_us}, what being 1 if the hold was open, 0 if it was closed before (then nothing happens), -1 if it is
 -- unknown: it was never granted, or its call ran for longer than holds are remembered. Nothing is given back to a rate
--- bucket then, which errs on the safe side; debt and permits are settled all the same.
+-- or a window then, which errs on the safe side; debt and permits are settled all the same.
 --
 -- Units, time and numbers as in reserve.lua.
 
 local UNITS = 60000000
+local PAST_END_US = 86400000000
 local id, waiter = ARGV[1], ARGV[2]
 local audit = #KEYS % 3 == 2 and KEYS[#KEYS]
 
@@ -51,6 +53,16 @@ local function give_back(bucket, rate, capacity, back)
     return level
 end
 
+-- The level of a window after *back* came back.
+local function give_back_in_window(bucket, ends_us, capacity, back)
+    local used = tonumber(redis.call('HGET', bucket, 'used')) or 0
+    if back == 0 then return capacity - used end
+    used = math.max(0, used - back)
+    redis.call('HSET', bucket, 'used', whole(used))
+    redis.call('PEXPIREAT', bucket, math.ceil((math.max(ends_us, now_us) + PAST_END_US) / 1e3))
+    return capacity - used
+end
+
 -- Let the first in line ask again, if it fits now. Places whose lease has lapsed are cleared away.
 local function nudge(line, waits, level)
     while true do
@@ -69,21 +81,23 @@ local function nudge(line, waits, level)
 end
 
 local i = 0
-for rate, capacity, back in string.gmatch(ARGV[4], '(%S+) (%S+) (%S+)') do
+for form, figure, capacity, back in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S+)') do
     i = i + 1
-    rate, capacity, back = tonumber(rate), tonumber(capacity), tonumber(back)
+    figure, capacity, back = tonumber(figure), tonumber(capacity), tonumber(back)
+    if not seen then back = math.min(back, 0) end
     local bucket, line, waits = KEYS[3 * i - 1], KEYS[3 * i], KEYS[3 * i + 1]
     local level
-    if rate > 0 then
-        if not seen then back = math.min(back, 0) end
-        level = give_back(bucket, rate, capacity * UNITS, back * UNITS)
-        if audit and back ~= 0 then
-            redis.call('XADD', audit, '*', 'bucket', bucket, 'at_us', whole(now_us), 'hold', id, 'back', whole(back))
-        end
+    if form == 'r' then
+        level = give_back(bucket, figure, capacity * UNITS, back * UNITS)
+    elseif form == 'w' then
+        level = give_back_in_window(bucket, figure, capacity, back)
     else
         redis.call('ZREM', bucket, id)
         redis.call('ZREMRANGEBYSCORE', bucket, '-inf', whole(now_us))
         level = capacity - redis.call('ZCARD', bucket)
+    end
+    if audit and form ~= 'p' and back ~= 0 then
+        redis.call('XADD', audit, '*', 'bucket', bucket, 'at_us', whole(now_us), 'hold', id, 'back', whole(back))
     end
     if redis.call('EXISTS', line) == 1 then
         if waiter ~= '' then

@@ -8,13 +8,14 @@ whose latest moment will come first, and gives back whatever was taken when some
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headrace import observe
 from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
-from headrace.budget.limits import Want
+from headrace.budget.want import Form, Want
 from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused
 from headrace.schedule.line import Line, Outdated, Place
@@ -99,7 +100,7 @@ class Asking:
         line = self._lines.get(key)
         if line is None:
             last_key, last = self._last
-            line = last if last is not None and last_key == key else Line(tuple(want.rate_per_minute for want in wants))
+            line = last if last is not None and last_key == key else _new_line(wants)
             self._lines[key] = line
         return line
 
@@ -191,7 +192,7 @@ class Asking:
         line.block(place, wait.seconds, bucket, now)
         self._look_over(line, now)
         # For a permit the ledger's seconds are a guess, which refuses nobody before its time.
-        due = now + wait.seconds if place.wants[bucket].rate_per_minute else now
+        due = now if place.wants[bucket].form is Form.PERMIT else now + wait.seconds
         if due > place.latest or now >= place.latest:
             raise _exhausted(place.wants[bucket], wait.seconds)
         _count(place)
@@ -255,6 +256,11 @@ class Asking:
             finally:
                 place.alarm = None
         place.is_nudged = False
+
+
+def _new_line(wants: tuple[Want, ...]) -> Line:
+    ends = tuple(want.ends_us / 1e6 if want.form is Form.WINDOW else math.inf for want in wants)
+    return Line(tuple(want.rate_per_minute for want in wants), ends if min(ends) < math.inf else ())
 
 
 def _key(wants: tuple[Want, ...]) -> _Key:

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.budget.limits import Want
+from headrace.budget.want import Want
 from headrace.crowd import Waiting
 from headrace.model import Errand
 from headrace.schedule.outlook import Delay, Outlook
@@ -96,16 +96,16 @@ class Line:
     All calls of this process that want the same buckets, at the same rates, and have not been granted them.
 
     Args:
-        rates: of the buckets, in tokens a minute; 0: permits.
+        rates, ends: of the buckets, as in outlook.py.
     """
 
-    def __init__(self, rates: tuple[int, ...]) -> None:
+    def __init__(self, rates: tuple[int, ...], ends: tuple[float, ...] = ()) -> None:
         self.asking: set[Place] = set()
         self.scanned = 0.0
         self.sorting: asyncio.Task[None] | None = None  # the refusing of those who will not be granted in time
         self._blocked: set[Place] = set()  # those who ask and have been told to wait
         self._standing: Ranks[Place] = Ranks(len(rates))
-        self._outlook = Outlook(rates)
+        self._outlook = Outlook(rates, ends)
         self._asked = [0] * len(rates)  # what those who ask want, bucket by bucket
         self._stood = [0] * len(rates)  # what those who stand want
         self._newest: Rank = (float("-inf"), 0)
@@ -204,7 +204,7 @@ class Line:
             self._outlook.refine(bucket, sum(ahead) + place.costs[bucket] - seconds * rate / 60)
         if not ahead:
             self._front = place
-            self._outlook.expect_front(now + seconds if rate else now, bucket)
+            self._outlook.expect_front(now + seconds if self._outlook.is_sure(bucket) else now, bucket)
 
     @property
     def heard_at(self) -> float:

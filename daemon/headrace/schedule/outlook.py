@@ -3,7 +3,7 @@ The outlook of a line: how long it takes until so much has flowed into its bucke
 
 Two things are known. The levels of the buckets at some moment: from there on they rise at their rates. And what the front of
 the line was told, which knows of the lines of other hosts: nobody behind the front goes before it. Permits come back when they
-will, so only rate buckets count.
+will, so they do not count. A window gives nothing more until it ends, and then there is another bucket.
 """
 
 from __future__ import annotations
@@ -27,14 +27,23 @@ class Outlook:
     What is known of a line's buckets.
 
     Args:
-        rates: tokens a minute, bucket by bucket; 0: permits.
+        rates: what flows in, in tokens a minute, bucket by bucket; nothing (0) into permits and windows.
+        ends: when a window's bucket ends (Unix seconds), infinite for all others; () if there are no windows.
     """
 
     rates: tuple[int, ...]
+    ends: tuple[float, ...] = ()
     front_due: float = 0.0  # when the front may go; a moment that is past says nothing
     _front_bucket: int = 0
     levels_at: float = -math.inf
     _levels: tuple[float, ...] = ()
+
+    def is_sure(self, bucket: int) -> bool:
+        """Whether what the ledger says of the wait for it is more than a guess, as it is for permits."""
+        return self.rates[bucket] > 0 or self._end(bucket) < math.inf
+
+    def _end(self, bucket: int) -> float:
+        return self.ends[bucket] if self.ends else math.inf
 
     def learn(self, levels: Sequence[int], now: float) -> None:
         """
@@ -68,8 +77,11 @@ class Outlook:
         for bucket, (rate, need, level) in enumerate(zip(self.rates, needs, self._levels, strict=False)):
             if rate:
                 seconds = (need - level) * 60 / rate - (now - self.levels_at)
-                if seconds > longest.seconds:
-                    longest = Delay(seconds, bucket)
+            else:
+                end = self._end(bucket)
+                seconds = end - now if need > level and end < math.inf else 0.0
+            if seconds > longest.seconds:
+                longest = Delay(seconds, bucket)
         return longest
 
     def spans(self, needs: Sequence[int]) -> list[float]:

@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 
 from headrace.budget.ledger import Ledger
-from headrace.budget.limits import Want
+from headrace.budget.want import Form, Want
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 
@@ -41,7 +41,7 @@ class Permits:
 
     def hold(self, hold_id: str, wants: tuple[Want, ...]) -> None:
         """Take in what was granted; only permits among it are of interest."""
-        if permits := tuple(want for want in wants if not want.rate_per_minute):
+        if permits := tuple(want for want in wants if want.form is Form.PERMIT):
             self._held[hold_id] = permits
 
     def drop(self, hold_id: str) -> None:

@@ -27,8 +27,9 @@ from headrace import observe
 from headrace.background import Background
 from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.ledger import Ledger
-from headrace.budget.limits import Limits, Payer, Want
+from headrace.budget.limits import Limits, Payer
 from headrace.budget.measure import Measure
+from headrace.budget.want import Want
 from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
 from headrace.endpoints import named
@@ -138,7 +139,7 @@ class Schedule:
         try:
             moving = []
             for place in sorted(self._asking.places(), key=attrgetter("rank")):
-                if place.buckets != self._limits.buckets(place.call):
+                if place.buckets != self._limits.buckets(place.call, self._clock.now()):
                     place.is_outdated = True  # whoever is called before it has moved asks for nothing under the old limits
                     moving.append(place)
                 yield 0
@@ -184,15 +185,16 @@ class Schedule:
     async def take(self, call: Errand, hold_id: str, rank: Rank, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
         entered, estimate = self._clock.now(), None
-        if self._reloads and self._limits.buckets(call):
+        if self._reloads and self._limits.buckets(call, entered):
             await self._stand_back(counted)
         for number in itertools.count():
-            buckets = self._limits.buckets(call)
+            now = self._clock.now()
+            buckets = self._limits.buckets(call, now)
             if not buckets:
                 return Hold(hold_id)
             estimate = estimate or self._estimate(call)
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
-            wants = _granting(self._limits.wants(call, estimate))
+            wants = _granting(self._limits.wants(call, estimate, now))
             place = Place(
                 call=call,
                 rank=rank,
@@ -252,8 +254,9 @@ class Schedule:
 
     def budget_headers(self, call: Payer) -> tuple[tuple[str, str], ...]:
         """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
-        buckets = self._limits.buckets(call)
-        return self._asking.known.headers(buckets, self._clock.now()) if buckets else ()
+        now = self._clock.now()
+        buckets = self._limits.buckets(call, now)
+        return self._asking.known.headers(buckets, now) if buckets else ()
 
     def now(self) -> float:
         """Return the time; for `Turn`."""
@@ -317,7 +320,7 @@ class Turn:
             self._schedule.learn(self._call, usage, self._hold)
         if not usage.known:
             return self._settle({})
-        return self._settle({"input_tokens": usage.metered_input_tokens, "output_tokens": usage.output_tokens})
+        return self._settle(self._used(usage.metered_input_tokens, usage.output_tokens))
 
     def fail(self, failure: Failure, sent: bool) -> Awaitable[None]:
         """Settle an attempt that failed: tokens come back unless they may have been used, the request only if unsent."""
@@ -326,7 +329,11 @@ class Turn:
             return _nothing()
         if not sent:
             return self._release()
-        return self._settle({} if failure.has_used else {"input_tokens": 0, "output_tokens": 0})
+        return self._settle({} if failure.has_used else self._used(0, 0))
+
+    def _used(self, input_tokens: int, output_tokens: int) -> dict[str, int]:
+        used = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+        return {want.bucket_id: used[want.kind] for want in self._hold.wants if want.kind in used}
 
     def _give_slot_back(self) -> None:
         # Once the attempt is over, not once its settlement has arrived.
