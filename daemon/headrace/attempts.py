@@ -19,7 +19,7 @@ from headrace.clock import Clock
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError
 from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
-from headrace.model import Answer, Call
+from headrace.model import UNTOLD, Answer, Call, Usage
 from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 
@@ -62,7 +62,7 @@ class Attempts:
             flight.attempts = number
             flight.waited_s += turn.waited_s
             asked = self._clock.now()
-            turn.sent()
+            turn.sent(lambda: _told(call, flight))
             try:
                 answer = await self._ask(call, flight)
             except AttemptFailed as failure:
@@ -113,3 +113,8 @@ class Attempts:
             # Upstream was given no more time than the leader had. Followers may have longer, so this must not bind them.
             return DeadlinePassed("the call's deadline passed before upstream had answered")
         return failure
+
+
+def _told(call: Call, flight: Flight) -> Usage:
+    """Return what upstream has said so far of an attempt's use."""
+    return forms.dialect(call.endpoint).usage_of_events(flight.events) if flight.events else UNTOLD

@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
+Labels = tuple[tuple[str, str], ...]
+"""What a caller says its call is for, by name, sorted: (("env", "prod"), ("feature", "search"))."""
+
 Headers = tuple[tuple[str, str], ...]
 """Headers of HTTP in their order, their values as heads.py has them; a name may come again."""
 
@@ -68,6 +71,8 @@ class Caller:
     Args:
         timeout_s: how long its calls may take that do not say so themselves; None leaves that to `retry.max_age`.
         cache_ttl_s: how long a kept answer is good for it; None for `cache.ttl`, 0 for no cache at all.
+        team, workspace: whose it is, for limits and usage; "" for nobody's.
+        labels: the names of the labels that its calls may bear.
     """
 
     name: str
@@ -76,6 +81,9 @@ class Caller:
     role: Role = Role.CALLER
     timeout_s: float | None = None
     cache_ttl_s: float | None = None
+    team: str = ""
+    workspace: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +102,7 @@ class Errand:
         slack_s: by so much earlier than the deadline the caller may give up: see `begin_by`.
         ends: the moment by which the whole must be done, a stream's end included; None: a stream that has begun takes its time.
         credential: the caller's own key where `upstream.credentials = "caller"`; never stored, never shown.
+        labels: what the call is for, as its caller says.
     """
 
     caller: Caller
@@ -108,6 +117,7 @@ class Errand:
     slack_s: float = 0.0
     ends: float | None = None
     credential: str = field(default="", repr=False)
+    labels: Labels = ()
 
     @property
     def begin_by(self) -> float:
@@ -164,6 +174,10 @@ class Usage:
     def metered_input_tokens(self) -> int:
         """Input as the provider's limits count it: cache reads are free."""
         return self.input_tokens + self.cache_creation_input_tokens
+
+
+UNTOLD = Usage(known=False)
+"""Upstream has said nothing."""
 
 
 @dataclass(frozen=True, slots=True)

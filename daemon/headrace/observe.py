@@ -90,6 +90,15 @@ ATTEMPTS = Counter("headrace_attempts_total", "Upstream attempts by outcome.", "
 UPSTREAM_TOKENS = Counter("headrace_upstream_tokens_total", "Tokens that upstream counted.", "kind")
 RESERVATIONS = Counter("headrace_reservations_total", "Budget reservations by outcome.", "outcome")
 TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", "state")
+SHADOW = Counter(
+    "headrace_shadow_decisions_total", "What limits in the shadow would have decided: granted, held, refused, unknown.",
+    "limit", "decision",
+)  # fmt: skip
+ESTIMATED = Counter(
+    "headrace_estimated_total",
+    "Tokens (spend: nano-USD) that calls reserved, that were closed since, and by how much those were under or over the truth.",
+    "limit", "kind", "part",
+)  # fmt: skip
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
 BACKGROUND_FAILURES = Counter("headrace_background_failures_total", "Tasks beside the calls that died of a fault.", "part")
 HANDED_OVER = Counter("headrace_handed_over_events_total", "Events of live streams handed over to followers on other hosts.")
@@ -114,7 +123,8 @@ UPSTREAM_TIME = Histogram(
 )
 
 _ALL = (
-    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, RESERVATIONS, TICKETS, REDIS_LOSS, HANDED_OVER,
+    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS,
+    HANDED_OVER,
     BACKGROUND_FAILURES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, ATTEMPTS_RUNNING, TURN_WAIT, UPSTREAM_TIME,
 )  # fmt: skip

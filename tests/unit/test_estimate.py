@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.budget.estimate import Estimate, Estimator, EstimatorStats
-from headrace.budget.measure import Kind, Measure, measure, surely
+from headrace.budget.measure import Kind, Measure, at_most, measure, surely
 from headrace.model import Call, Caller, Lane, Usage
 
 
@@ -198,3 +198,47 @@ def test_memory():
     assert repr(estimator) == "<Estimator [3 models, 3 callers x models]>"
     assert estimator.estimate(call(model="a")).output_tokens == 1000
     assert estimator.estimate(call(model="b")).output_tokens == 500
+
+
+def test_reads_learn():
+    """What upstream's prompt cache had is expected again, apart from the input that counts."""
+    estimator, asked = Estimator(), call("word " * 1000)
+    assert estimator.estimate(asked).read_tokens == 0
+    estimator.learn(asked, Usage(input_tokens=10, cache_read_input_tokens=1200))
+    assert estimator.estimate(asked).read_tokens == 1200
+
+
+@given(st.text(max_size=3000))
+def test_at_most(text):
+    """No text has more tokens than that, were each of its bytes one; and it is far from what no bucket holds."""
+    asked = call(text)
+    estimate = Estimator().estimate(asked, has_ceilings=True)
+    assert len(text.encode("utf-8", "surrogatepass")) <= estimate.most_input_tokens < 40_000
+    assert estimate.most_output_tokens == asked.max_tokens
+    assert Estimator().estimate(asked).most_input_tokens == 0
+
+
+def test_at_most_with_images():
+    """An image counts as large as one can be; tools count what upstream may say of them."""
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
+    many = json.dumps({"messages": [{"role": "user", "content": [image, image]}]}).encode()
+    assert 10_000 <= at_most(many) < 30_000
+    tiny = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+    assert at_most(json.dumps({"messages": [{"role": "user", "content": [tiny]}]}).encode()) >= 5_000
+    plain = json.dumps({"messages": []}).encode()
+    computer = json.dumps({"messages": [], "tools": [{"type": "computer_20250124", "name": "computer"}]}).encode()
+    assert at_most(computer) >= at_most(plain) + 2_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
+        {"type": "document", "source": {"type": "file", "file_id": "file_1"}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x"}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x" * 500}},
+    ],
+)
+def test_at_most_is_unknown(content):
+    """Of what is fetched from elsewhere, or has pages, nobody can say what it comes to at most."""
+    assert at_most(json.dumps({"messages": [{"role": "user", "content": [content]}]}).encode()) == 2**53

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from headrace.budget.bucket import MAX_UNITS, UNITS
+from headrace.budget.costs import Costs
 from headrace.budget.estimate import Estimate
 from headrace.budget.limits import Limit, Limits, Match, validate
-from headrace.model import Call, Caller, Lane
+from headrace.budget.want import NANO_USD, Form
+from headrace.model import Call, Caller, Lane, Usage
 
 
 def call(model: str = "claude-x", caller: str = "ann", lane: Lane = Lane.STANDARD) -> Call:
@@ -79,6 +83,120 @@ def test_clamp():
     assert never.cost > never.capacity
 
 
+def test_spend():
+    """Spend has a bucket a day and a month, in nano-USD, and its id says when the window began."""
+    limit = Limit("org", spend_per_day=2.5, spend_per_month=40.0, zone="Europe/Berlin")
+    wants = Limits([limit], costs=Costs(dollar_a_token)).wants(call(), ESTIMATE, NOW)  # 2027-01-15, 9 in the morning there
+    assert [(want.bucket_id, want.form, want.capacity, want.ends_us) for want in wants] == [
+        ("org:spend_per_day:from=2027-01-14T23:00Z", Form.WINDOW, 2_500_000_000, moment(2027, 1, 15, 23)),
+        ("org:spend_per_month:from=2026-12-31T23:00Z", Form.WINDOW, 40_000_000_000, moment(2027, 1, 31, 23)),
+    ]
+    assert [want.cost for want in wants] == [2_500_000_000, 40_000_000_000]  # $90, cut to the capacity
+
+
+def test_next_window():
+    """When a window ends, the same call draws from the next one; until then equal calls have one and the same tuple."""
+    limits = Limits([Limit("org", spend_per_day=1.0), Limit("slow", per=("model",), requests_per_minute=60)])
+    ends = moment(2027, 1, 16, 0) / 1e6
+    today = limits.buckets(call(), NOW)
+    assert limits.buckets(call(), ends - 0.001) is today
+    tomorrow = limits.buckets(call(), ends)
+    assert (today[0].ends_us, tomorrow[0].ends_us) == (ends * 1e6, (ends + 86_400) * 1e6)
+    assert tomorrow[0].bucket_id == "org:spend_per_day:from=2027-01-16T00:00Z"
+    assert tomorrow[1] == today[1]
+    assert limits.buckets(call(), ends + 1) is tomorrow
+
+
+def test_total():
+    """Total tokens are input and output together, and input that is surely too much is not cut."""
+    limits = Limits([Limit("org", total_tokens_per_minute=80)])
+    assert [want.cost for want in limits.wants(call(), Estimate(30, 40), NOW)] == [70]
+    assert [want.cost for want in limits.wants(call(), Estimate(50, 40), NOW)] == [80]
+    assert [want.cost for want in limits.wants(call(), Estimate(200, 40, input_floor=81), NOW)] == [81]
+
+
+def test_used():
+    """What was used is told bucket by bucket: cache reads by each limit's weight, spend by the price."""
+    limits = Limits(
+        [
+            Limit("free", input_tokens_per_minute=6000, output_tokens_per_minute=6000, requests_per_minute=60),
+            Limit("tenth", input_tokens_per_minute=6000, total_tokens_per_minute=6000, cache_read_weight=0.1),
+            Limit("paid", spend_per_day=1000.0),
+        ],
+        costs=Costs(dollar_a_token),
+    )
+    wants = limits.buckets(call(), NOW)
+    usage = Usage(100, 7, cache_creation_input_tokens=20, cache_read_input_tokens=995)
+    used = limits.used(wants, "claude-x", usage, ESTIMATE)
+    assert {bucket_id.partition(":from")[0]: amount for bucket_id, amount in used.items()} == {
+        "free:input_tokens": 120, "free:output_tokens": 7, "tenth:input_tokens": 220, "tenth:total_tokens": 227,
+        "paid:spend_per_day": 127_000_000_000,
+    }  # fmt: skip
+    assert limits.used(wants, "claude-x", Usage(known=False), ESTIMATE) == {}
+
+
+def test_used_in_part():
+    """A stream that broke off has told its input: that is settled, and of its output the estimate stays."""
+    limits = Limits([Limit("org", input_tokens_per_minute=600, output_tokens_per_minute=600, total_tokens_per_minute=600)])
+    wants = limits.buckets(call(), NOW)
+    used = limits.used(wants, "m", Usage(9, 1, known=False), ESTIMATE)
+    assert used == {"org:input_tokens": 9, "org:total_tokens": 49}
+
+
+def test_ceiling():
+    """With a ceiling a call reserves all that it could use, cut to the capacity, whatever such calls used before."""
+    limits = Limits(
+        [
+            Limit("sure", input_tokens_per_minute=900, output_tokens_per_minute=900, estimate="ceiling"),
+            Limit("spent", spend_per_day=500.0, estimate="ceiling"),
+            Limit("likely", input_tokens_per_minute=900),
+        ],
+        costs=Costs(dollar_a_token),
+    )
+    wants = limits.wants(call(), Estimate(5, 6, most_input_tokens=300, most_output_tokens=1000), NOW)
+    assert [want.cost for want in wants] == [300, 900, 500_000_000_000, 5]
+
+
+def test_reads_are_expected():
+    """A limit that counts cache reads reserves for them what such calls had of them."""
+    limits = Limits([Limit("org", input_tokens_per_minute=6000, cache_read_weight=0.5)])
+    assert [want.cost for want in limits.wants(call(), Estimate(50, 40, read_tokens=301), NOW)] == [201]
+
+
+def test_who():
+    """A limit can be for a team, a workspace, a model's class or a label, and have a bucket for each of them."""
+    team = Caller("ann", team="search", workspace="wrk_1")
+    limits = Limits(
+        [
+            Limit("team", Match(team="search"), ("team", "workspace"), requests_per_minute=60),
+            Limit("class", Match(model_class="opus-*"), ("class",), requests_per_minute=60),
+            Limit("label", Match(labels=(("env", "prod"),)), ("label.feature", "endpoint"), requests_per_minute=60),
+            Limit("other", Match(workspace="wrk_2"), requests_per_minute=60),
+        ]
+    )
+    one = replace(call("claude-opus-4-1", caller=""), caller=team, labels=(("env", "prod"), ("feature", "summary")))
+    assert [want.bucket_id for want in limits.buckets(one, NOW)] == [
+        "team:requests:team=search:workspace=wrk_1",
+        "class:requests:class=opus-4",
+        "label:requests:endpoint=messages:label.feature=summary",
+    ]
+    assert limits.buckets(call(), NOW) == ()
+
+
+def test_not_metered():
+    """What uses no model's tokens draws only on requests and concurrency."""
+    limits = Limits([Limit("all", Match(endpoint="*"), requests_per_minute=60, spend_per_day=1.0, total_tokens_per_minute=60)])
+    assert [want.kind for want in limits.buckets(replace(call(), endpoint="batches"), NOW)] == ["requests"]
+
+
+def dollar_a_token(model: str, usage: Usage) -> int:
+    return NANO_USD * (usage.metered_input_tokens + usage.output_tokens)
+
+
+def moment(*when: int) -> int:
+    return int(datetime(*when, tzinfo=UTC).timestamp()) * 1_000_000
+
+
 def test_memo_is_bounded():
     """Models that callers make up do not fill the memory."""
     limits = Limits([Limit("org", requests_per_minute=60)])
@@ -92,7 +210,10 @@ def test_memo_is_bounded():
     [
         (Limit("org"), "bounds nothing"),
         (Limit("a b", concurrency=1), "name 'a b'"),
-        (Limit("org", per=("colour",), concurrency=1), "per 'colour': use any of caller, model, lane"),
+        (
+            Limit("org", per=("colour",), concurrency=1),
+            "per 'colour': use any of caller, model, class, team, workspace",
+        ),
         (Limit("org", concurrency=0), "concurrency 0: at least 1"),
         (Limit("org", requests_per_minute=0), "requests_per_minute 0: at least 1"),
         (Limit("org", requests_per_minute=60, burst_s=0.0), "burst 0s: more than 0"),
@@ -100,6 +221,11 @@ def test_memo_is_bounded():
         (Limit("org", input_tokens_per_minute=2_000_000, burst_s=86_400.0), "use a burst of at most 4503s"),
         (Limit("org", input_tokens_per_minute=10**12), "at most 9007199220"),
         (Limit("org", concurrency=1, on_redis_loss="maybe"), "use closed, open or share"),  # type: ignore[arg-type]
+        (Limit("org", concurrency=1, estimate="wild"), "estimate 'wild': use learned or ceiling"),  # type: ignore[arg-type]
+        (Limit("org", concurrency=1, cache_read_weight=1.5), "cache_read_weight 1.5: from 0 to 1"),
+        (Limit("org", spend_per_day=0.0), "spend_per_day 0: more than 0 and at most 9007199 USD"),
+        (Limit("org", spend_per_month=1e8), "spend_per_month 1e+08: more than 0"),
+        (Limit("org", spend_per_day=1.0, zone="Mars/Olympus"), "zone 'Mars/Olympus': use a name of the tz database"),
     ],
 )
 def test_unkeepable(limit, says):

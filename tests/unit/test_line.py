@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from headrace.schedule.outlook import Delay, Outlook
 from headrace.schedule.standing import Ranks, plus
 
 RATES = (60, 0, 6000)
+WITH_WINDOW = (*RATES, 0)
+ENDS = (math.inf, math.inf, math.inf, 1100.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,7 @@ class Place:
 
 
 def summed(places) -> list[int]:
-    return [sum(place.costs[bucket] for place in places) for bucket in range(len(RATES))]
+    return [sum(place.costs[bucket] for place in places) for bucket in range(len(WITH_WINDOW))]
 
 
 def late_plainly(places, needs, outlook, now):
@@ -42,7 +45,7 @@ def late_plainly(places, needs, outlook, now):
 places = st.builds(
     Place,
     rank=st.tuples(st.integers(0, 20).map(float), st.integers()),
-    costs=st.tuples(st.integers(0, 5), st.just(1), st.integers(0, 500)),
+    costs=st.tuples(st.integers(0, 5), st.just(1), st.integers(0, 500), st.integers(0, 50)),
     latest=st.integers(1000, 1200).map(float),
 )
 
@@ -55,14 +58,14 @@ def small_blocks(monkeypatch):
 @given(
     st.lists(places, max_size=60, unique_by=lambda place: place.rank),
     st.lists(st.integers(0, 59), max_size=40),
-    st.one_of(st.just(()), st.tuples(st.integers(-50, 60), st.integers(0, 1), st.integers(-5000, 6000))),
+    st.one_of(st.just(()), st.tuples(st.integers(-50, 60), st.integers(0, 1), st.integers(-5000, 6000), st.integers(-9, 900))),
     st.integers(900, 1300),
     st.integers(1000, 1100),
 )
 def test_as_a_plain_sum(crowd, leaving, levels, front_due, now):
     """Order, sums and who is late are what walking over everybody would find, before and after some have left."""
-    ranks: Ranks[Place] = Ranks(len(RATES))
-    outlook = Outlook(RATES)
+    ranks: Ranks[Place] = Ranks(len(WITH_WINDOW))
+    outlook = Outlook(WITH_WINDOW, ENDS)
     outlook.learn(levels, 1000.0)
     outlook.expect_front(float(front_due), 2)
     here: list[Place] = []
@@ -74,8 +77,8 @@ def test_as_a_plain_sum(crowd, leaving, levels, front_due, now):
         assert ranks.first is (here[0] if here else None)
         for place in here:
             assert ranks.before(place.rank) == summed([other for other in here if other.rank < place.rank])
-        found = itertools.chain.from_iterable(ranks.late([1, 0, 10], outlook, float(now)))
-        assert list(found) == late_plainly(here, [1, 0, 10], outlook, float(now))
+        found = itertools.chain.from_iterable(ranks.late([1, 0, 10, 20], outlook, float(now)))
+        assert list(found) == late_plainly(here, [1, 0, 10, 20], outlook, float(now))
 
     for place in crowd:
         ranks.add(place)
@@ -100,6 +103,15 @@ def test_outlook():
     assert outlook.delay([5, 9, 900], 1021.0) == Delay(0.0, 1)
     outlook.forget_front()
     assert outlook.delay([5, 9, 900], 1001.0) == Delay(7.0, 2)
+
+
+def test_outlook_of_a_window():
+    """What a window no longer has comes when it ends, and what it has is there now."""
+    outlook = Outlook(WITH_WINDOW, ENDS)
+    outlook.learn((60, 0, 6000, 30), 1000.0)
+    assert outlook.delay([0, 0, 0, 30], 1000.0) == Delay(0.0, 0)
+    assert outlook.delay([0, 0, 0, 32], 1000.0) == Delay(100.0, 3)
+    assert [outlook.is_sure(bucket) for bucket in range(4)] == [True, False, True, True]
 
 
 @pytest.mark.parametrize(("level", "seconds"), [(1.5, 3.5), (1.0, 4.0), (0.9, 3.0), (2.5, 3.0)])

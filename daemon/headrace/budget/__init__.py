@@ -1,7 +1,11 @@
 """
 Budgets: how much of upstream each caller may use, shared by all processes.
 
-    limits.py    which buckets a call draws from, and how much
+    limits.py    which buckets a call draws from
+    limit.py     one limit, and whether it can be kept
+    matching.py  which calls a limit holds for, and which of them share a bucket
+    calendar.py  days and months
+    costs.py     what a call costs, bucket by bucket: reserved and used
     estimate.py  what a call will probably use, learnt from what calls used
     want.py      what a call wants of one bucket, and the three forms of buckets
     bucket.py    the arithmetic of one bucket, pure

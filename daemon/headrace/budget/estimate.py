@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from headrace.budget.measure import Kind, Measure, Source, measure, surely
+from headrace.budget.measure import Kind, Measure, Source, at_most, measure, surely
 from headrace.model import Call, Usage
 
 K = TypeVar("K", bound=Hashable)
@@ -33,11 +33,22 @@ _FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a call will probably use; `input_floor` is what its input surely comes to, `held` what its body holds."""
+    """
+    What a call will probably use.
+
+    Args:
+        input_tokens: without those that upstream's prompt cache will have, which are `read_tokens`.
+        input_floor: what its input surely comes to.
+        most_input_tokens, most_output_tokens: what it surely does not pass; worked out only where it is asked for.
+        held: what its body holds.
+    """
 
     input_tokens: int
     output_tokens: int
     input_floor: int = 0
+    read_tokens: int = 0
+    most_input_tokens: int = 0
+    most_output_tokens: int = 0
     held: Measure | None = field(default=None, compare=False, repr=False)
 
 
@@ -60,6 +71,7 @@ class Estimator:
 
     def __init__(self, *, models: int = 1024) -> None:
         self._tokens_per_byte: _Recent[str, float] = _Recent(models)
+        self._reads_per_byte: _Recent[str, float] = _Recent(models)
         self._per_source: _Recent[tuple[str, Kind], float] = _Recent(models)  # tokens of an image, or of a byte of a file
         self._outputs: _Recent[tuple[str, str], _Shares] = _Recent(models)
 
@@ -71,8 +83,8 @@ class Estimator:
         """Return how much it has learnt."""
         return EstimatorStats(len(self._tokens_per_byte), len(self._per_source), len(self._outputs))
 
-    def estimate(self, call: Call) -> Estimate:
-        """Return what a call will probably use."""
+    def estimate(self, call: Call, *, has_ceilings: bool = False) -> Estimate:
+        """Return what a call will probably use, and with *has_ceilings* also what it surely does not pass."""
         held, floor = measure(call.body), surely(call.body)
         share = self._outputs.get((call.caller.name, call.model), _UNKNOWN).high
         return Estimate(
@@ -81,6 +93,9 @@ class Estimator:
             ),
             output_tokens=max(1, min(call.max_tokens, round(call.max_tokens * share))),
             input_floor=floor,
+            read_tokens=round(len(call.body) * self._reads_per_byte.get(call.model, 0.0)),
+            most_input_tokens=at_most(call.body) if has_ceilings else 0,
+            most_output_tokens=call.max_tokens if has_ceilings else 0,
             held=held,
         )
 
@@ -105,6 +120,8 @@ class Estimator:
             self._learn_sources(call.model, held, usage.metered_input_tokens)
         elif held.text_bytes:
             _learn(self._tokens_per_byte, call.model, usage.metered_input_tokens / held.text_bytes)
+        if call.body:
+            _learn(self._reads_per_byte, call.model, usage.cache_read_input_tokens / len(call.body))
         key = call.caller.name, call.model
         shares = self._outputs.get(key, _UNKNOWN)
         if shares is _UNKNOWN:

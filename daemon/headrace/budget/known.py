@@ -14,7 +14,9 @@ from headrace.budget.want import Want
 
 Headers = tuple[tuple[str, str], ...]
 
-_NAMES = {"requests": "requests", "input_tokens": "input-tokens", "output_tokens": "output-tokens"}
+_NAMES = {
+    "requests": "requests", "input_tokens": "input-tokens", "output_tokens": "output-tokens", "total_tokens": "tokens",
+}  # fmt: skip
 _BOUND = 8192
 _TOLD_S = 0.1  # a hit costs less than spelling nine headers, so they are spelled anew this often and no more
 
@@ -50,7 +52,7 @@ class Known:
     def _headers(self, wants: tuple[Want, ...], now: float) -> Headers:
         tightest: dict[str, tuple[int, Want]] = {}
         for want in wants:
-            if want.kind in _NAMES and want.bucket_id in self._levels:
+            if want.kind in _NAMES and not want.is_shadow and want.bucket_id in self._levels:
                 level, at = self._levels[want.bucket_id]
                 left = min(want.capacity, level + int((now - at) * want.rate_per_minute / 60))
                 if want.kind not in tightest or left < tightest[want.kind][0]:

@@ -68,7 +68,7 @@ class HoldClosed(Exception):
 
 class Ledger(Protocol):
     """
-    What the schedule needs. `waiter` names a place in line: "<inbox channel>|<number>".
+    What the schedule needs. `waiter` names a place in line: "<inbox channel>|<number>"; with "" nobody stands in line.
 
     `settle` and `release` send their command when they are called, and see to it that it arrives; the future that they return
     is done when it has arrived or has failed for the first time. Look at it with `asyncio.wait`, or not at all.

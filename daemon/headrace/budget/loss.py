@@ -77,7 +77,8 @@ class LossPolicy:
             self._alone[hold_id] = parts
             self._waiting_alone.discard(hold_id)
             return Granted(outcome.at_us, ())
-        self._waiting_alone.add(hold_id)
+        if waiter:
+            self._waiting_alone.add(hold_id)
         return replace(outcome, levels=()) if isinstance(outcome, Wait) else outcome
 
     def _parts(self, wants: Sequence[Want]) -> list[Want]:

@@ -134,3 +134,32 @@ def surely(body: bytes) -> int:
     words = blanks - count(b"\n") - count(b'": ') - count(b'", ') - count(b"}, ") - count(b"], ")
     tokens = max(0, words // _MOST_WORDS_PER_TOKEN)
     return 0 if tokens and any(mark in body for mark in _FREE) else tokens
+
+
+_UNSEEN = 1 << 53  # tokens: more than any bucket holds
+_MOST_IMAGE_TOKENS = 5_000  # of one image, whatever its size: upstream makes larger ones smaller
+_MOST_TOOL_TOKENS = 1_000  # that upstream's own tools add by their descriptions, each, and any tools at all
+_OVERHEAD_TOKENS = 64  # that the dialogue's own marks may come to beyond the bytes of JSON's
+# What says that some of the input is not in the body: fetched from elsewhere, or said by tools that upstream runs itself.
+_ELSEWHERE = (
+    b'"url"', b"file_id", b"mcp_server", b"web_search", b"web_fetch", b"tool_search", b"code_execution", b'"container"',
+    b"advisor", b"previous_response_id",
+)  # fmt: skip
+
+
+def at_most(body: bytes) -> int:
+    """
+    Return how many tokens of input a body surely does not pass; 2^53 where nobody can say.
+
+    No tokenizer takes less than a byte for a token, and JSON no less bytes than the text has. What does not stand in the body
+    as text counts by what upstream makes of it at most: an image has its bound; a file has none, for its pages may be many in
+    few bytes.
+    """
+    held = measure(body)
+    if any(source.kind is not Kind.IMAGE for source in held.sources) or any(mark in body for mark in _ELSEWHERE):
+        return _UNSEEN
+    if b'"document"' in body or b"application/pdf" in body:  # a file so small that it was taken for text
+        return _UNSEEN
+    images = max(len(held.sources), body.count(b'"image'))
+    tools = body.count(b'"tools"') + body.count(b"_20")  # as in bash_20250124
+    return held.text_bytes + images * _MOST_IMAGE_TOKENS + tools * _MOST_TOOL_TOKENS + _OVERHEAD_TOKENS

@@ -88,6 +88,8 @@ class MemoryLedger:
         if max(waits_us, default=-1) < 0:
             return self._take(hold_id, wants, states, waiter, now_us)
         for want, state, wait_us in zip(wants, states, waits_us, strict=True):
+            if not waiter:
+                break  # who names no place stands in no line
             if wait_us >= 0:
                 state.line[waiter] = _Place(waiter, arrival_us, now_us + ledger.WAIT_LEASE_US, want.cost)
             elif state.line.pop(waiter, None):

@@ -9,7 +9,7 @@
 -- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate or window bucket of a grant
 --
 -- ARGV[1]           hold id
--- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it
+-- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it; '': none is wanted
 -- ARGV[3]           six spans (us), by spaces:
 --                   waited    since the call arrived
 --                   hold      how long the hold is remembered
@@ -155,6 +155,9 @@ for i, want in ipairs(wants) do
         if wait_us > longest_us then longest_us, longest = wait_us, i end
     end
 end
+
+-- Who names no place stands in no line.
+if longest > 0 and waiter == '' then return {'wait', longest_us, longest, levels()} end
 
 if longest > 0 then
     for _, want in ipairs(wants) do

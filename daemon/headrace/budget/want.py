@@ -18,6 +18,8 @@ from typing import Literal
 Kind = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "spend"]
 OnRedisLoss = Literal["closed", "open", "share"]
 
+NANO_USD = 1_000_000_000  # spend is counted in these
+
 
 class Form(StrEnum):
     """How a bucket fills; the value is what the scripts call it."""
@@ -36,8 +38,11 @@ class Want:
         limit: the name of the limit that the bucket belongs to.
         kind: what is counted in it.
         rate_per_minute: how much flows in; 0 unless the form is RATE.
-        capacity, cost: in tokens, requests, permits.
+        capacity, cost: in tokens, requests, permits, nano-USD.
         ends_us: when a window ends (Unix microseconds); 0 unless the form is WINDOW.
+        is_shadow: decided and counted, but not enforced.
+        is_ceiling: what is reserved is surely not too little.
+        cache_read_weight: what a token that upstream's prompt cache had counts as, of one token of input.
     """
 
     bucket_id: str
@@ -49,6 +54,9 @@ class Want:
     cost: int
     on_redis_loss: OnRedisLoss = "closed"
     ends_us: int = 0
+    is_shadow: bool = False
+    is_ceiling: bool = False
+    cache_read_weight: float = 0.0
 
     @property
     def figure(self) -> int:
@@ -59,5 +67,9 @@ class Want:
         """Return the same at another cost; by hand, since `replace` takes five times as long, twice a call."""
         return Want(
             self.bucket_id, self.limit, self.kind, self.form, self.rate_per_minute, self.capacity, cost, self.on_redis_loss,
-            self.ends_us,
+            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight,
         )  # fmt: skip
+
+    def worded(self, amount: int) -> str:
+        """Return an amount of what is counted here, in words."""
+        return f"${amount / NANO_USD:.4f}" if self.kind == "spend" else f"{amount} {self.kind}"

@@ -20,14 +20,14 @@ from headrace.cache.entry import Entry
 from headrace.cache.keeping import age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
-from headrace.model import Call, Caller, Lane
+from headrace.model import Call, Caller, Labels, Lane
 from headrace.outcome import Outcome
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
 
 _MEMO = 65_536  # digests remembered; about 300 bytes each
-_COUNTS = ("anthropic-", "cache-control", "x-headrace-lane")  # headers; the lane for the budget that is shown
+_COUNTS = ("anthropic-", "cache-control", "x-headrace-lane", "x-headrace-labels")  # headers; ours for the budget shown
 
 
 @dataclass(slots=True)
@@ -41,6 +41,7 @@ class Seen:
     endpoint: str
     stream: bool
     max_age_s: float | None
+    labels: Labels = ()
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class Hits:
         if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
             return
         self._memo[digest] = Seen(
-            call.fingerprint, call.caller, call.model, call.lane, call.endpoint, call.stream, asks.max_age_s
+            call.fingerprint, call.caller, call.model, call.lane, call.endpoint, call.stream, asks.max_age_s, call.labels
         )
         if len(self._memo) > _MEMO:
             self._memo.popitem(last=False)

@@ -7,6 +7,7 @@ Schedule: waiting for a turn, in order, within deadlines.
     standing.py  who stands in a line, by rank, with running totals; pure
     outlook.py   how long it will take; pure
     slots.py     how many requests are in flight at upstream, and who is next
+    shadows.py   limits that are decided and counted, but not enforced
     permits.py   concurrency permits, renewed while their calls run
 """
 

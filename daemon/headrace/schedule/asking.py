@@ -183,7 +183,7 @@ class Asking:
             if place.is_outdated:
                 raise Outdated
             self._consider(line, place, outcome, now)
-            await self._nap(place, min(outcome.seconds, _ASK_EVERY_S, place.latest - now))
+            await self._nap(place, min(outcome.seconds, _ASK_EVERY_S, place.latest - now, max(0.0, place.ends - now)))
 
     def _consider(self, line: Line, place: Place, wait: Wait, now: float) -> None:
         """The ledger lets a place wait: refuse it if that is too long for it, and those behind it for whom it is."""
@@ -200,7 +200,7 @@ class Asking:
     async def _reserve(self, line: Line, place: Place) -> Granted | Wait | Never:
         pause_s = 0.05
         while True:
-            if place.is_outdated:
+            if place.is_outdated or self._clock.now() >= place.ends:
                 raise Outdated
             try:
                 outcome = await self._reserve_once(place)
@@ -276,6 +276,10 @@ def _count(place: Place) -> None:
         observe.RESERVATIONS.inc("waited")
 
 
+def _held(want: Want) -> str:
+    return want.worded(want.capacity) if want.kind == "spend" else str(want.capacity)
+
+
 def _exhausted(want: Want, wait_s: float) -> BudgetExhausted:
     return BudgetExhausted(
         f"the budget of limit {want.limit} has no room for this call before its deadline, but in {wait_s:.1f} s",
@@ -287,6 +291,6 @@ def _exhausted(want: Want, wait_s: float) -> BudgetExhausted:
 def never(want: Want) -> BudgetExhausted:
     """Return the refusal of a call that wants more than a bucket can ever hold."""
     return BudgetExhausted(
-        f"this call wants {want.cost} {want.kind} at least; limit {want.limit} never holds more than {want.capacity}",
+        f"this call wants {want.worded(want.cost)} at least; limit {want.limit} never holds more than {_held(want)}",
         metadata={"limit": want.limit, "kind": want.kind, "cost": str(want.cost), "capacity": str(want.capacity)},
     )

@@ -11,10 +11,11 @@ The order is by arrival, and a call that comes back (its attempt failed and it w
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.budget.want import Want
+from headrace.budget.want import Form, Want
 from headrace.crowd import Waiting
 from headrace.model import Errand
 from headrace.schedule.outlook import Delay, Outlook
@@ -39,6 +40,7 @@ class Place:
         entered: when it began to wait.
         latest: the moment past which a grant is of no use to it.
         buckets: what its wants were made of, to see whether they still hold after a reload.
+        ends: the moment at which the first of its windows ends, and its wants with it.
         counted: its place among all that wait, taken once it has to.
         called: done when it is its turn to ask; failed when it is refused. None while it need not wait.
     """
@@ -58,9 +60,11 @@ class Place:
     is_outdated: bool = False
     has_asked: bool = False
     costs: tuple[int, ...] = ()
+    ends: float = math.inf
 
     def __post_init__(self) -> None:
         self.costs = tuple(want.cost for want in self.wants)
+        self.ends = min((want.ends_us / 1e6 for want in self.wants if want.form is Form.WINDOW), default=math.inf)
 
     def nudge(self) -> None:
         """Wake it from its nap; if it is just asking, it will not nap afterwards."""

@@ -84,6 +84,11 @@ class Outlook:
                 longest = Delay(seconds, bucket)
         return longest
 
+    def has_room(self, needs: Sequence[int], until: float) -> bool:
+        """Whether so much is there in each window, or will be in the next one, by this moment (Unix seconds)."""
+        known = zip(self.ends, needs, self._levels, strict=False)
+        return all(need <= level or end <= until or end == math.inf for end, need, level in known)
+
     def spans(self, needs: Sequence[int]) -> list[float]:
         """Return how many seconds each bucket takes to give so much, if it starts from nothing."""
         return [need * 60 / rate if rate else 0.0 for rate, need in zip(self.rates, needs, strict=True)]

@@ -67,7 +67,8 @@ class _Block(Generic[P]):
         """Return those who are late, if *needs* come before all here, and what is needed up to here without them."""
         worst = self.weigh(outlook)  # before `earliest` is read
         ahead = zip(outlook.spans(needs), worst, outlook.headstarts(), strict=True)
-        if max(now, outlook.front_due) <= self.earliest and all(before + most <= start for before, most, start in ahead):
+        flows_in = max(now, outlook.front_due) <= self.earliest and all(before + most <= start for before, most, start in ahead)
+        if flows_in and outlook.has_room(plus(needs, self.sums), self.earliest):
             return [], plus(needs, self.sums)
         found: list[tuple[P, Delay]] = []
         for place in self.places:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
@@ -26,19 +26,20 @@ from typing import Any
 from headrace import observe
 from headrace.background import Background
 from headrace.budget.estimate import Estimate, Estimator
+from headrace.budget.estimated import count_closed, count_reserved
 from headrace.budget.ledger import Ledger
 from headrace.budget.limits import Limits, Payer
-from headrace.budget.measure import Measure
 from headrace.budget.want import Want
 from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
 from headrace.endpoints import named
 from headrace.errors import Failure
 from headrace.link import Link
-from headrace.model import Call, Errand, Usage
+from headrace.model import UNTOLD, Call, Errand, Usage
 from headrace.schedule.asking import Asking, never
 from headrace.schedule.line import Outdated, Place
 from headrace.schedule.permits import Permits
+from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices, Work
 from headrace.schedule.slots import Slots, SlotStats
 from headrace.schedule.standing import Rank
@@ -51,12 +52,15 @@ class Hold:
     """
     What a call was granted, under the id by which it is settled; no wants: no limit matches it.
 
-    `held` is what its body was measured to hold, for the estimator.
+    Args:
+        shadows: what it wants of limits that enforce nothing.
+        estimate: what it will probably use.
     """
 
     id: str
     wants: tuple[Want, ...] = ()
-    held: Measure | None = None
+    shadows: tuple[Want, ...] = ()
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Schedule:
         self._slices = Slices(self._background)
         self._asking = Asking(ledger, clock, self._slices)
         self._permits = Permits(ledger, clock)
+        self._shadows = Shadows(ledger, self._permits, self._background)
         self._numbers = itertools.count(1)
         self._reloads = 0  # whose moves go on
         self._newcomers: deque[asyncio.Future[None]] = deque()  # since a reload, until all who were there have moved
@@ -192,18 +197,21 @@ class Schedule:
             buckets = self._limits.buckets(call, now)
             if not buckets:
                 return Hold(hold_id)
-            estimate = estimate or self._estimate(call)
+            estimate = estimate or self._estimate(call, buckets)
+            enforced, shadows = _parted(self._limits.wants(call, estimate, now))
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
-            wants = _granting(self._limits.wants(call, estimate, now))
+            hold = Hold(f"{hold_id}.{number}" if number else hold_id, _granting(enforced), shadows, estimate)
+            if not enforced:
+                return self._granted(hold)
             place = Place(
                 call=call,
                 rank=rank,
                 entered=entered,
                 latest=call.begin_by,
-                hold_id=f"{hold_id}.{number}" if number else hold_id,
+                hold_id=hold.id,
                 waiter=f"{self._inbox}|{rank[1]:012}",  # ledgers sort equal arrivals by name
                 buckets=buckets,
-                wants=wants,
+                wants=hold.wants,
                 counted=counted,
             )
             try:
@@ -214,13 +222,21 @@ class Schedule:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
                 raise
             observe.RESERVATIONS.inc("granted")
-            self._permits.hold(place.hold_id, place.wants)
-            return Hold(place.hold_id, place.wants, estimate.held)
+            self._permits.hold(hold.id, hold.wants)
+            return self._granted(hold)
         raise AssertionError("there is always another number")
 
-    def _estimate(self, call: Errand) -> Estimate:
+    def _granted(self, hold: Hold) -> Hold:
+        count_reserved(hold.wants)
+        if hold.shadows:
+            self._shadows.take(hold.id, hold.shadows)
+        return hold
+
+    def _estimate(self, call: Errand, buckets: tuple[Want, ...]) -> Estimate:
         # Of what is only carried nobody has read the body; limits in tokens do not hold for it.
-        return self._estimator.estimate(call) if isinstance(call, Call) else Estimate(0, 0)
+        if not isinstance(call, Call):
+            return Estimate(0, 0)
+        return self._estimator.estimate(call, has_ceilings=any(want.is_ceiling for want in buckets))
 
     def _outcome(self, call: Errand, error: BaseException) -> str:
         # At its deadline a call is cancelled, too; then it was the wait that was too long, and not the caller who left.
@@ -229,28 +245,37 @@ class Schedule:
 
     # Giving back.
 
-    def settle(self, hold: Hold, actual: Mapping[str, int]) -> Awaitable[None]:
-        """Replace what was reserved by what was used; for `Turn`. The command leaves at once."""
-        self._permits.drop(hold.id)
-        self._asking.forget()
-        return _briefly(self._ledger.settle(hold.id, hold.wants, actual))
+    def settle(self, hold: Hold, model: str, usage: Usage) -> Awaitable[None]:
+        """Replace what was reserved by what was used, as far as it is known; for `Turn`. The command leaves at once."""
+        actual = self._limits.used((*hold.wants, *hold.shadows), model, usage, hold.estimate)
+        self._close(hold, actual)
+        if hold.shadows:
+            self._shadows.settle(hold.id, hold.shadows, actual)
+        return _briefly(self._ledger.settle(hold.id, hold.wants, actual)) if hold.wants else _nothing()
 
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back; for `Turn`. The command leaves at once."""
-        self._permits.drop(hold.id)
-        self._asking.forget()
-        return _briefly(self._ledger.release(hold.id, hold.wants))
+        self._close(hold, {})
+        if hold.shadows:
+            self._shadows.release(hold.id, hold.shadows)
+        return _briefly(self._ledger.release(hold.id, hold.wants)) if hold.wants else _nothing()
 
     def give_up(self, hold: Hold) -> None:
         """Give everything back without waiting for it; for `Turn`."""
-        self._permits.drop(hold.id)
-        self._asking.forget()
+        self._close(hold, {})
+        if hold.shadows:
+            self._shadows.release(hold.id, hold.shadows)
         if hold.wants:
             self._ledger.release(hold.id, hold.wants)
 
-    def learn(self, call: Call, usage: Usage, hold: Hold) -> None:
+    def _close(self, hold: Hold, actual: Mapping[str, int]) -> None:
+        self._permits.drop(hold.id)
+        self._asking.forget()
+        count_closed(hold.wants, actual)
+
+    def learn(self, call: Call, usage: Usage, estimate: Estimate) -> None:
         """Let later estimates be better; for `Turn`."""
-        self._estimator.learn(call, usage, hold.held)
+        self._estimator.learn(call, usage, estimate.held)
 
     def budget_headers(self, call: Payer) -> tuple[tuple[str, str], ...]:
         """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
@@ -270,7 +295,7 @@ class Turn:
     `waited_s` is how long it waited for its budgets and its slot.
     """
 
-    __slots__ = ("_call", "_counted", "_has_slot", "_hold", "_is_closed", "_is_sent", "_schedule", "waited_s")
+    __slots__ = ("_call", "_counted", "_has_slot", "_hold", "_is_closed", "_is_sent", "_schedule", "_told", "waited_s")
 
     def __init__(self, schedule: Schedule, call: Errand, hold_id: str, counted: Waiting) -> None:
         self.waited_s = 0.0
@@ -281,6 +306,7 @@ class Turn:
         self._has_slot = False
         self._is_sent = False
         self._is_closed = False
+        self._told: Callable[[], Usage] = _untold
 
     async def __aenter__(self) -> Turn:
         came = self._schedule.now()
@@ -304,36 +330,33 @@ class Turn:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._give_slot_back()
-        if self._hold.wants and not self._is_closed:
-            await (self._settle({}) if self._is_sent else self._release())
+        if not self._is_closed:
+            await (self._settle(self._told()) if self._is_sent else self._release())
 
-    def sent(self) -> None:
-        """Say that the attempt is about to be sent: from here on its use is unknown until it is told."""
+    def sent(self, told: Callable[[], Usage] | None = None) -> None:
+        """
+        Say that the attempt is about to be sent: from here on its use is unknown until it is told.
+
+        *told* returns what upstream has said of it so far, if it breaks off.
+        """
         self._is_sent = True
+        self._told = told or _untold
 
     def settle(self, usage: Usage) -> Awaitable[None]:
         """Settle what the answer used. The command leaves when this is called; await it as long as is convenient."""
         self._give_slot_back()
-        if not self._hold.wants:
-            return _nothing()
-        if isinstance(self._call, Call) and named(self._call.endpoint).is_metered:
-            self._schedule.learn(self._call, usage, self._hold)
-        if not usage.known:
-            return self._settle({})
-        return self._settle(self._used(usage.metered_input_tokens, usage.output_tokens))
+        estimate = self._hold.estimate
+        if estimate is not None and isinstance(self._call, Call) and named(self._call.endpoint).is_metered:
+            self._schedule.learn(self._call, usage, estimate)
+        return self._settle(usage)
 
     def fail(self, failure: Failure, sent: bool) -> Awaitable[None]:
         """Settle an attempt that failed: tokens come back unless they may have been used, the request only if unsent."""
         self._give_slot_back()
-        if not self._hold.wants:
-            return _nothing()
         if not sent:
             return self._release()
-        return self._settle({} if failure.has_used else self._used(0, 0))
-
-    def _used(self, input_tokens: int, output_tokens: int) -> dict[str, int]:
-        used = {"input_tokens": input_tokens, "output_tokens": output_tokens}
-        return {want.bucket_id: used[want.kind] for want in self._hold.wants if want.kind in used}
+        told = self._told()
+        return self._settle(told if failure.has_used or told != UNTOLD else Usage())
 
     def _give_slot_back(self) -> None:
         # Once the attempt is over, not once its settlement has arrived.
@@ -341,13 +364,23 @@ class Turn:
             self._has_slot = False
             self._schedule.slots.give_back()
 
-    def _settle(self, actual: Mapping[str, int]) -> Awaitable[None]:
+    def _settle(self, usage: Usage) -> Awaitable[None]:
         self._is_closed = True
-        return self._schedule.settle(self._hold, actual)
+        return self._schedule.settle(self._hold, self._call.model, usage)
 
     def _release(self) -> Awaitable[None]:
         self._is_closed = True
         return self._schedule.release(self._hold)
+
+
+def _untold() -> Usage:
+    return UNTOLD
+
+
+def _parted(wants: tuple[Want, ...]) -> tuple[tuple[Want, ...], tuple[Want, ...]]:
+    """Return what is enforced, and what is only in the shadow."""
+    shadows = tuple(want for want in wants if want.is_shadow)
+    return (tuple(want for want in wants if not want.is_shadow), shadows) if shadows else (wants, ())
 
 
 def _granting(wants: tuple[Want, ...]) -> tuple[Want, ...]:
