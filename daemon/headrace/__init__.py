@@ -35,6 +35,7 @@ The ground
     clock       time, from outside            deadline    a moment as a block of code
     units       durations and sizes           lockfile    one daemon to a place
     background  tasks beside the calls        classes     models that share limits
+    labels      what a call is for
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
     aside       a process for heavy work      v1/         generated from protos/

@@ -9,7 +9,7 @@ What only upstream can judge is left to upstream: a parameter that we have never
 from __future__ import annotations
 
 import hashlib
-from typing import TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 from headrace.aside import Aside
 from headrace.bodies.read import NOTHING, Reading
@@ -20,7 +20,7 @@ from headrace.clock import Clock
 from headrace.deadline import Moments, Wait, until
 from headrace.endpoints import MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
-from headrace.model import CacheControl, Call, Caller, Headers, Lane
+from headrace.model import CacheControl, Call, Caller, Headers, Labels, Lane
 
 _MAX_IDEMPOTENCY_KEY = 255
 
@@ -39,6 +39,7 @@ class Said(TypedDict):
     method: str
     path: str
     credential: str
+    labels: NotRequired[Labels]
 
 
 class Ask(Said):

@@ -32,7 +32,7 @@ from headrace.cache.tiered import Cache
 from headrace.callers import Callers
 from headrace.carry import Carrier
 from headrace.clock import Clock, SystemClock
-from headrace.config import Keys, Settings, callers
+from headrace.config import Keys, Settings, callers, classes
 from headrace.crowd import Crowd
 from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
@@ -124,7 +124,7 @@ class Parts:
         )
         self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
         self.schedule = Schedule(
-            Limits(settings.limit),
+            _limits(settings),
             ledger,
             Estimator(),
             self.link,
@@ -291,9 +291,13 @@ class Parts:
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""
         self._keys = self._read_keys()
-        self.schedule.reload(Limits(settings.limit))
+        self.schedule.reload(_limits(settings))
         self.hits.forget()  # what they remember of callers
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.limit, classes=classes(settings))
 
 
 class Edges:

@@ -52,6 +52,9 @@ def test_defaults():
     assert settings.retry.max_age == 570
 
 
+EXAMPLES = ("limit", "caller", "class")
+
+
 def test_example_is_the_defaults(tmp_path):
     """The example with every comment mark taken off a key is valid, and without the examples in it says the defaults."""
     text = (ROOT / "config.example.toml").read_text()
@@ -61,12 +64,25 @@ def test_example_is_the_defaults(tmp_path):
     path.write_text("\n".join(keys))
     settings = config.load(path, {})
     defaults = config.load(None, {"STATE_DIRECTORY": "/var/lib/headrace"})
-    assert settings.limit[0] == Limit("org", Match(model="claude-*"), ("model",), 1000, 400_000, 80_000, 50, 60.0, "closed")
-    assert config.callers(settings) == {"checkout": Caller("checkout", Lane.INTERACTIVE, 2, timeout_s=50.0)}
+    assert settings.limit[0] == Limit(
+        "org",
+        Match(model="claude-*"),
+        ("model",),
+        1000,
+        400_000,
+        80_000,
+        50,
+        480_000,
+        spend_per_day=100.0,
+        spend_per_month=2000.0,
+    )
+    checkout = Caller("checkout", Lane.INTERACTIVE, 2, timeout_s=50.0, team="shop", labels=("feature", "env"))
+    assert config.callers(settings) == {"checkout": checkout}
+    assert config.classes(settings).of("claude-opus-5-1") == "opus-5"
     said, default = settings.redacted(), defaults.redacted()
-    assert {**said, "limit": [], "caller": {}} == default
-    assert {name: set(table) for name, table in tomllib.loads("\n".join(keys)).items() if name not in ("limit", "caller")} == {
-        name: set(table) for name, table in default.items() if name not in ("limit", "caller")
+    assert {**said, "limit": [], "caller": {}, "class": {}} == default
+    assert {name: set(table) for name, table in tomllib.loads("\n".join(keys)).items() if name not in EXAMPLES} == {
+        name: set(table) for name, table in default.items() if name not in EXAMPLES
     } | {"upstream": set(default["upstream"]) - {"api_key", "admin_api_key"}}
 
 
@@ -108,7 +124,7 @@ def test_secrets_are_hidden(write):
     [
         ('[cache]\ntll = "1h"', 'cache.tll = "1h": no such key; did you mean cache.ttl?'),
         ("[cache]\nmax_attempts = 3", "cache.max_attempts = 3: no such key; did you mean retry.max_attempts?"),
-        ("[cash]\nttl = 1", 'cash = {"ttl": 1}: no such key; did you mean cache?'),
+        ("[cachet]\nttl = 1", 'cachet = {"ttl": 1}: no such key; did you mean cache?'),
         ('[cache]\nttl = "1x"', 'cache.ttl = "1x": must be a duration such as'),
         ("[cache]\nttl = 60", "cache.ttl = 60: must be a duration such as"),
         ('[cache]\nmemory = "64"', 'cache.memory = "64": must be a size such as'),
@@ -149,6 +165,18 @@ def test_secrets_are_hidden(write):
             "[[limit]]\nname = 'a'\nconcurrency = 1\nper = ['user']",
             'limit[a].per[0] = "user": must be one of "caller", "model"',
         ),
+        ("[[limit]]\nname = 'a'\nspend_per_day = 0", "limit[a].spend_per_day = 0: must be an amount in USD such as 25"),
+        ("[[limit]]\nname = 'a'\nspend_per_day = 9\nzone = 'CEST2'", "limit[a]: zone 'CEST2': use a name of the tz database"),
+        (
+            "[[limit]]\nname = 'a'\nconcurrency = 1\ncache_read_weight = 2",
+            "limit[a].cache_read_weight = 2: must be a number from 0 to",
+        ),
+        ("[[limit]]\nname = 'a'\nconcurrency = 1\nper = ['label.']", 'limit[a].per[0] = "label.": must be one of "caller"'),
+        ("[[limit]]\nname = 'a'\nconcurrency = 1\nmatch.label.'a b' = 'x'", "limit[a].match.label.'a b': must be 1 to 64"),
+        ("[class.x]", "class.x.models = []: would be the class of nothing"),
+        ("[class.x]\nmodels = ['a']\nmodel = ['a']", 'class.x.model = ["a"]: no such key; did you mean class.x.models?'),
+        ("[caller.x]\nteam = 'a b'", 'caller.x.team = "a b": must be empty, or 1 to 64 letters'),
+        ("[caller.x]\nlabels = ['a,b']", 'caller.x.labels[0] = "a,b": must be 1 to 64 letters'),
         ("[[limit]]\nname = 'a'\nconcurrency = 1\nmatch = {lane = 'fast'}", 'limit[a].match.lane = "fast": fits no lane'),
         ("[[limit]]\nname = 'a'\nconcurrency = 1\nmatch = {model = ''}", 'limit[a].match.model = "": must be a pattern'),
         ("[[limit]]\nname='a'\nconcurrency=1\n[[limit]]\nname='a'\nconcurrency=2", 'limit[a].name = "a": two limits have it'),
@@ -208,6 +236,40 @@ def test_which_file(tmp_path):
     assert config.find_file(None, {}, default) == default
 
 
+def test_new_kinds_of_limits(write):
+    """Spend, classes, labels and the rest are read, and written so that they can be read again."""
+    text = """
+[[limit]]
+name = "teams"
+match = { class = "opus-*", team = "shop", label.feature = "search*", label.env = "prod" }
+per = ["team", "label.feature", "class"]
+spend_per_day = 12.5
+zone = "Europe/Berlin"
+estimate = "ceiling"
+shadow = true
+cache_read_weight = 0.25
+
+[class.tuned]
+models = ["tuned-*"]
+
+[caller.checkout]
+team = "shop"
+workspace = "wrk_1"
+labels = ["feature", "env"]
+"""
+    settings = config.load(write(text), HOME)
+    match = Match(model_class="opus-*", team="shop", labels=(("env", "prod"), ("feature", "search*")))
+    limit = Limit(
+        "teams", match, ("team", "label.feature", "class"), spend_per_day=12.5, zone="Europe/Berlin", estimate="ceiling",
+        shadow=True, cache_read_weight=0.25,
+    )  # fmt: skip
+    assert settings.limit == (limit,)
+    assert config.classes(settings).of("tuned-1") == "tuned"
+    checkout = Caller("checkout", team="shop", workspace="wrk_1", labels=("feature", "env"))
+    assert config.callers(settings) == {"checkout": checkout}
+    assert config.load(write(toml.dumps(settings.redacted())), HOME) == settings
+
+
 # The environment.
 
 
@@ -256,7 +318,7 @@ def test_limits_from_the_environment(text):
         ("HEADRACE_CACHE__ENABLED", "yes", 'cache.enabled = "yes" (from HEADRACE_CACHE__ENABLED): must be a value as TOML'),
         ("HEADRACE_RETRY__MAX_ATTEMPTS", "0", "retry.max_attempts = 0 (from HEADRACE_RETRY__MAX_ATTEMPTS): must be a whole"),
         ("HEADRACE_CACHE__TLL", "1h", 'cache.tll = "1h" (from HEADRACE_CACHE__TLL): no such key; did you mean cache.ttl?'),
-        ("HEADRACE_CASH__TTL", "1h", "no such key; did you mean cache?"),
+        ("HEADRACE_CACHET__TTL", "1h", "no such key; did you mean cache?"),
         ("HEADRACE_UPSTREAM_BASE_URL", "x", "HEADRACE_UPSTREAM_BASE_URL: no such key; two underscores part the levels"),
         ("HEADRACE_LIMIT__NONE__BURST", "1s", "there is no such limit or table"),
         ("HEADRACE_LIMIT", "3", "limit = 3 (from HEADRACE_LIMIT): must be a list"),

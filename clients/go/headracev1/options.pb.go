@@ -160,8 +160,11 @@ type CallOptions struct {
 	AnthropicBetas []string `protobuf:"bytes,6,rep,name=anthropic_betas,json=anthropicBetas,proto3" json:"anthropic_betas,omitempty"`
 	// Holds further `anthropic-*` headers to send upstream, by lower-case name. Others are refused.
 	AnthropicHeaders map[string]string `protobuf:"bytes,7,rep,name=anthropic_headers,json=anthropicHeaders,proto3" json:"anthropic_headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Says what the call is for, by the names that the daemon's configuration lets this caller use; other names are refused.
+	// Limits may go by them, and usage is added up by them. A value has 1 to 64 letters, digits or any of ._:/@+-
+	Labels        map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CallOptions) Reset() {
@@ -239,6 +242,13 @@ func (x *CallOptions) GetAnthropicBetas() []string {
 func (x *CallOptions) GetAnthropicHeaders() map[string]string {
 	if x != nil {
 		return x.AnthropicHeaders
+	}
+	return nil
+}
+
+func (x *CallOptions) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -420,7 +430,7 @@ var File_headrace_v1_options_proto protoreflect.FileDescriptor
 
 const file_headrace_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x19headrace/v1/options.proto\x12\vheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\xad\x03\n" +
+	"\x19headrace/v1/options.proto\x12\vheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x04\n" +
 	"\vCallOptions\x12>\n" +
 	"\rcache_control\x18\x01 \x01(\v2\x19.headrace.v1.CacheControlR\fcacheControl\x12%\n" +
 	"\x04lane\x18\x02 \x01(\x0e2\x11.headrace.v1.LaneR\x04lane\x12'\n" +
@@ -428,8 +438,12 @@ const file_headrace_v1_options_proto_rawDesc = "" +
 	"\x06caller\x18\x04 \x01(\tR\x06caller\x12+\n" +
 	"\x11anthropic_version\x18\x05 \x01(\tR\x10anthropicVersion\x12'\n" +
 	"\x0fanthropic_betas\x18\x06 \x03(\tR\x0eanthropicBetas\x12[\n" +
-	"\x11anthropic_headers\x18\a \x03(\v2..headrace.v1.CallOptions.AnthropicHeadersEntryR\x10anthropicHeaders\x1aC\n" +
+	"\x11anthropic_headers\x18\a \x03(\v2..headrace.v1.CallOptions.AnthropicHeadersEntryR\x10anthropicHeaders\x12<\n" +
+	"\x06labels\x18\b \x03(\v2$.headrace.v1.CallOptions.LabelsEntryR\x06labels\x1aC\n" +
 	"\x15AnthropicHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdf\x01\n" +
 	"\fCacheControl\x12\x19\n" +
@@ -473,7 +487,7 @@ func file_headrace_v1_options_proto_rawDescGZIP() []byte {
 }
 
 var file_headrace_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_headrace_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_headrace_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_headrace_v1_options_proto_goTypes = []any{
 	(Lane)(0),                   // 0: headrace.v1.Lane
 	(AnswerSource)(0),           // 1: headrace.v1.AnswerSource
@@ -481,21 +495,23 @@ var file_headrace_v1_options_proto_goTypes = []any{
 	(*CacheControl)(nil),        // 3: headrace.v1.CacheControl
 	(*Origin)(nil),              // 4: headrace.v1.Origin
 	nil,                         // 5: headrace.v1.CallOptions.AnthropicHeadersEntry
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	nil,                         // 6: headrace.v1.CallOptions.LabelsEntry
+	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
 }
 var file_headrace_v1_options_proto_depIdxs = []int32{
 	3, // 0: headrace.v1.CallOptions.cache_control:type_name -> headrace.v1.CacheControl
 	0, // 1: headrace.v1.CallOptions.lane:type_name -> headrace.v1.Lane
 	5, // 2: headrace.v1.CallOptions.anthropic_headers:type_name -> headrace.v1.CallOptions.AnthropicHeadersEntry
-	6, // 3: headrace.v1.CacheControl.max_age:type_name -> google.protobuf.Duration
-	6, // 4: headrace.v1.CacheControl.stale_if_error:type_name -> google.protobuf.Duration
-	1, // 5: headrace.v1.Origin.source:type_name -> headrace.v1.AnswerSource
-	6, // 6: headrace.v1.Origin.age:type_name -> google.protobuf.Duration
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	6, // 3: headrace.v1.CallOptions.labels:type_name -> headrace.v1.CallOptions.LabelsEntry
+	7, // 4: headrace.v1.CacheControl.max_age:type_name -> google.protobuf.Duration
+	7, // 5: headrace.v1.CacheControl.stale_if_error:type_name -> google.protobuf.Duration
+	1, // 6: headrace.v1.Origin.source:type_name -> headrace.v1.AnswerSource
+	7, // 7: headrace.v1.Origin.age:type_name -> google.protobuf.Duration
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_headrace_v1_options_proto_init() }
@@ -509,7 +525,7 @@ func file_headrace_v1_options_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_headrace_v1_options_proto_rawDesc), len(file_headrace_v1_options_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -15,6 +15,18 @@ Only `main`, `daemon` and `wiring` look in here; a stage is told what it needs a
 from headrace.config.checks import warnings
 from headrace.config.places import Keys, api_key, keys, resolve, runtime_dir
 from headrace.config.reading import find_file, load
-from headrace.config.tables import Settings, callers
+from headrace.config.tables import Settings, callers, classes
 
-__all__ = ["Keys", "Settings", "api_key", "callers", "find_file", "keys", "load", "resolve", "runtime_dir", "warnings"]
+__all__ = [
+    "Keys",
+    "Settings",
+    "api_key",
+    "callers",
+    "classes",
+    "find_file",
+    "keys",
+    "load",
+    "resolve",
+    "runtime_dir",
+    "warnings",
+]

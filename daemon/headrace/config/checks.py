@@ -28,6 +28,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _addresses(settings)
     yield from _amounts(settings)
     yield from _limits(settings)
+    yield from _classes(settings)
 
 
 def _credentials(settings: Settings) -> Iterator[str]:
@@ -74,6 +75,12 @@ def _limits(settings: Settings) -> Iterator[str]:
         if limit.match.endpoint and not any(fnmatchcase(name, limit.match.endpoint) for name in endpoints.NAMES):
             names = ", ".join(endpoints.NAMES)
             yield f'limit[{limit.name}].match.endpoint = "{limit.match.endpoint}": fits no endpoint; there are {names}'
+
+
+def _classes(settings: Settings) -> Iterator[str]:
+    for name, table in settings.class_.items():
+        if not table.models:
+            yield f'class.{name}.models = []: would be the class of nothing; use globs such as ["claude-opus-5*"]'
 
 
 def _repeated(names: list[str]) -> list[str]:

@@ -23,6 +23,9 @@ _MODE = re.compile(r"0?[0-7]{3}")
 _PASSWORD = re.compile(r"(://[^:/@]*:).*(@)")
 _PASSWORD_OPTION = re.compile(r"(\bpassword=)[^&]*")
 _PAGES = ("http", "https", "chrome-extension", "moz-extension", "app", "tauri", "vscode-webview", "capacitor", "ionic")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OPTIONAL_NAME = re.compile(rf"({_NAME.pattern})?")
+_DIMENSION = re.compile(rf"caller|model|class|team|workspace|lane|endpoint|label\.{_NAME.pattern}")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -86,6 +89,22 @@ def _backoff(text: str) -> tuple[float, float]:
     if low <= 0:
         raise ValueError("would retry without any pause")
     return low, high
+
+
+def _usd(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 < value < 1e9:
+        raise ValueError("is no amount")
+    return float(value)
+
+
+def _share(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError("is no share")
+    return float(value)
+
+
+def _plain_number(value: float | None) -> float | None:
+    return value
 
 
 def _secret(text: str) -> Secret:
@@ -271,6 +290,20 @@ OptionalFile = Annotated[
 Mode = Annotated[str, Spelling('permissions in octal, such as "0660"', _text(_matching(_MODE)))]
 Version = Annotated[str, Spelling('an API version such as "2023-06-01"', _text(_matching(_VERSION)))]
 Glob = Annotated[str, Spelling('a pattern such as "claude-*", or "*" for any', _text(_matching(re.compile(r".+", re.DOTALL))))]
+DimensionName = Annotated[
+    str,
+    Spelling(
+        'one of "caller", "model", "class", "team", "workspace", "lane", "endpoint" or "label.NAME"',
+        _text(_matching(_DIMENSION)),
+    ),
+]
+Name = Annotated[str, Spelling("1 to 64 letters, digits, dots, underscores or hyphens", _text(_matching(_NAME)))]
+OptionalName = Annotated[
+    str,
+    Spelling("empty, or 1 to 64 letters, digits, dots, underscores or hyphens", _text(_matching(_OPTIONAL_NAME))),
+]
+OptionalUsd = Annotated[float | None, Spelling("an amount in USD such as 25 or 0.5, more than 0", _usd, _plain_number)]
+Share = Annotated[float, Spelling("a number from 0 to 1", _share, _plain_number)]
 EndpointGlob = Annotated[
     str, Spelling('empty, or a pattern such as "batches", "count_tokens" or "*" for every endpoint', _text(str))
 ]

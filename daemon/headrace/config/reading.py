@@ -24,7 +24,7 @@ from headrace.config import checks
 from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_keys, lay_over
 from headrace.config.kinds import Url, is_proxy
 from headrace.config.places import environments_proxy, state_dir
-from headrace.config.tables import LimitTable, Settings, fields_of, spelling_of
+from headrace.config.tables import LimitTable, Settings, attribute, fields_of, spelling_of
 from headrace.config.wording import is_secret, is_text, right, shown
 from headrace.errors import ConfigError
 
@@ -101,7 +101,7 @@ class _Reader:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.table(kind, value, path)
         if get_origin(kind) is dict:
-            return self._callers(get_args(kind)[1], value, path)
+            return self._named(get_args(kind)[1], value, path)
         if get_origin(kind) is tuple:
             return self._list(get_args(kind)[0], value, path)
         return self._scalar(kind, value, path)
@@ -114,7 +114,7 @@ class _Reader:
             if key not in kinds:
                 self._note_unknown(path, key, value, kinds)
         read = {key: self.value(kinds[key], values[key], _join(path, key)) for key in kinds if key in values}
-        return table(**{key: value for key, value in read.items() if value is not _MISSING})
+        return table(**{attribute(key): value for key, value in read.items() if value is not _MISSING})
 
     def _scalar(self, kind: Any, value: Any, path: str) -> Any:
         spelling = spelling_of(kind)
@@ -132,9 +132,9 @@ class _Reader:
             items = [self.value(kind, item, f"{path}[{n}]") for n, item in enumerate(values)]
         return tuple(item for item in items if item is not _MISSING)
 
-    def _callers(self, kind: Any, values: Any, path: str) -> Any:
+    def _named(self, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, dict):
-            return self._note(path, values, "must be a table for each caller, as [caller.checkout]")
+            return self._note(path, values, f"must be a table: [{path}], its keys being names")
         for name in values:
             if not is_name(name):
                 self.problems.append(f"{path}.{name!r}: must be 1 to 64 letters, digits, dots, underscores or hyphens")

@@ -7,15 +7,18 @@ Each struct is a TOML table, each attribute a key of the same name. Durations ar
 
 from __future__ import annotations
 
+from keyword import iskeyword
 from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import msgspec
 
 from headrace.budget.limits import Limit, Match
+from headrace.classes import ModelClasses
 from headrace.config.kinds import (
     Backoff,
     BaseUrl,
     CacheWish,
+    DimensionName,
     Duration,
     EndpointGlob,
     Folder,
@@ -25,12 +28,16 @@ from headrace.config.kinds import (
     HostName,
     HttpAddress,
     Mode,
+    Name,
     OptionalDuration,
     OptionalFile,
+    OptionalName,
+    OptionalUsd,
     Origin,
     Proxy,
     RedisUrl,
     Secret,
+    Share,
     Size,
     Spelling,
     Url,
@@ -117,6 +124,13 @@ class CallerSettings(Table, frozen=True):
     role: Role = Role.CALLER
     timeout: OptionalDuration = None
     cache: Wish = CacheWish()
+    team: OptionalName = ""
+    workspace: OptionalName = ""
+    labels: tuple[Name, ...] = ()
+
+
+class ClassTable(Table, frozen=True):
+    models: tuple[Glob, ...] = ()
 
 
 class MatchTable(Table, frozen=True):
@@ -124,6 +138,21 @@ class MatchTable(Table, frozen=True):
     caller: Glob = "*"
     lane: Glob = "*"
     endpoint: EndpointGlob = ""
+    class_: Glob = "*"
+    team: Glob = "*"
+    workspace: Glob = "*"
+    label: dict[str, Glob] = {}
+
+    @property
+    def match(self) -> Match:
+        fields = msgspec.structs.asdict(self)
+        labels = tuple(sorted(fields.pop("label").items()))
+        return Match(model_class=fields.pop("class_"), labels=labels, **fields)
+
+    @classmethod
+    def of(cls, match: Match) -> MatchTable:
+        same = {name: getattr(match, name) for name in cls.__struct_fields__ if name not in ("class_", "label")}
+        return cls(class_=match.model_class, label=dict(match.labels), **same)
 
 
 class LimitTable(Table, frozen=True):
@@ -131,25 +160,30 @@ class LimitTable(Table, frozen=True):
 
     name: str = ""
     match: MatchTable = MatchTable()
-    per: tuple[Literal["caller", "model", "lane"], ...] = ()
+    per: tuple[DimensionName, ...] = ()
     requests_per_minute: int | None = None
     input_tokens_per_minute: int | None = None
     output_tokens_per_minute: int | None = None
+    total_tokens_per_minute: int | None = None
     concurrency: int | None = None
+    spend_per_day: OptionalUsd = None
+    spend_per_month: OptionalUsd = None
+    zone: str = "UTC"
     burst: Duration = 60.0
+    cache_read_weight: Share = 0.0
+    estimate: Literal["learned", "ceiling"] = "learned"
+    shadow: bool = False
     on_redis_loss: Literal["closed", "open", "share"] = "closed"
 
     @property
     def limit(self) -> Limit:
         fields = msgspec.structs.asdict(self)
-        match = Match(**msgspec.structs.asdict(fields.pop("match")))
-        return Limit(match=match, burst_s=fields.pop("burst"), **fields)
+        return Limit(match=fields.pop("match").match, burst_s=fields.pop("burst"), **fields)
 
     @classmethod
     def of(cls, limit: Limit) -> LimitTable:
         same = {name: getattr(limit, name) for name in cls.__struct_fields__ if name not in ("match", "burst")}
-        match = MatchTable(limit.match.model, limit.match.caller, limit.match.lane, limit.match.endpoint)
-        return cls(match=match, burst=limit.burst_s, **same)
+        return cls(match=MatchTable.of(limit.match), burst=limit.burst_s, **same)
 
 
 class Settings(Table, frozen=True):
@@ -166,6 +200,7 @@ class Settings(Table, frozen=True):
     drain: Drain = Drain()
     limit: tuple[Limit, ...] = ()
     caller: dict[str, CallerSettings] = {}
+    class_: dict[str, ClassTable] = {}
 
     def redacted(self) -> dict[str, Any]:
         """Return everything as TOML would have it, secrets hidden."""
@@ -174,7 +209,12 @@ class Settings(Table, frozen=True):
 
 def fields_of(table: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the keys of a table with the kinds of their values."""
-    return get_type_hints(table, include_extras=True)
+    return {name.removesuffix("_"): kind for name, kind in get_type_hints(table, include_extras=True).items()}
+
+
+def attribute(key: str) -> str:
+    """Return the attribute that holds a key's value: it has an underscore more where Python uses the word itself."""
+    return f"{key}_" if iskeyword(key) else key
 
 
 def spelling_of(kind: Any) -> Spelling | None:
@@ -188,7 +228,15 @@ def callers(settings: Settings) -> dict[str, Caller]:
 
 
 def _caller(name: str, said: CallerSettings) -> Caller:
-    return Caller(name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s)
+    return Caller(
+        name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s, team=said.team,
+        workspace=said.workspace, labels=said.labels,
+    )  # fmt: skip
+
+
+def classes(settings: Settings) -> ModelClasses:
+    """Return the classes of models."""
+    return ModelClasses({name: table.models for name, table in settings.class_.items()})
 
 
 def _as_written(kind: Any, value: Any) -> Any:
@@ -197,7 +245,7 @@ def _as_written(kind: Any, value: Any) -> Any:
     if isinstance(value, Limit):
         value = LimitTable.of(value)
     if isinstance(value, msgspec.Struct):
-        pairs = ((name, _as_written(inner, getattr(value, name))) for name, inner in fields_of(type(value)).items())
+        pairs = ((name, _as_written(inner, getattr(value, attribute(name)))) for name, inner in fields_of(type(value)).items())
         return {name: written for name, written in pairs if written is not None}
     if isinstance(value, tuple):
         return [_as_written(get_args(kind)[0], item) for item in value]

@@ -28,7 +28,7 @@ from headrace.aside import Aside, joined
 from headrace.carry import Carrier, Load
 from headrace.clock import Clock
 from headrace.edge.hits import JSON, SSE, Seen
-from headrace.edge.http_asks import cache_control, read_ask
+from headrace.edge.http_asks import cache_control, labels, read_ask
 from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
@@ -262,6 +262,7 @@ class Exchange:
             deadline=moments.deadline,
             slack_s=moments.slack_s,
             credential=request.credential,
+            labels=labels(headers, request.caller),
         )
         body = Body(bounded(request.body, endpoint), request.length)
         return Load(errand, endpoint, tuple((name.lower(), value) for name, value in headers.items()), body)

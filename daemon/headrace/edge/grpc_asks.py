@@ -10,6 +10,7 @@ from headrace.admission import Ask
 from headrace.deadline import Wait
 from headrace.endpoints import MESSAGES, Endpoint
 from headrace.errors import InvalidCall
+from headrace.labels import HEADER, header_of, labels_of
 from headrace.model import CacheControl, Caller, Headers, Reply, Source
 from headrace.v1 import messages_service_pb2, options_pb2
 
@@ -53,6 +54,7 @@ def read_ask(
         betas=_betas(options),
         headers=tuple(sorted(_header(name, value) for name, value in options.anthropic_headers.items())),
         lane=_lane(options.lane),
+        labels=labels_of(options.labels.items(), caller),
         wait=Wait(stated_s=timeout_s),
         cache=_cache_control(options.cache_control),
         idempotency_key=options.idempotency_key,
@@ -70,6 +72,7 @@ def headers(options: options_pb2.CallOptions) -> Headers:
         "anthropic-beta": ",".join(_betas(options)),
         "cache-control": _directives(_cache_control(options.cache_control)),
         "x-headrace-lane": _lane(options.lane),
+        HEADER: header_of(tuple(sorted(_label(name, value) for name, value in options.labels.items()))),
         "idempotency-key": options.idempotency_key,
     }
     further = sorted(_header(name, value) for name, value in options.anthropic_headers.items())
@@ -126,6 +129,13 @@ def _lane(lane: options_pb2.Lane.ValueType) -> str:
     if lane not in _LANES:
         raise InvalidCall(f"options.lane: there is no lane {lane}", metadata={"field": "options.lane"})
     return _LANES[lane]
+
+
+def _label(name: str, value: str) -> tuple[str, str]:
+    # What parts labels in the header cannot be in one.
+    if any(sign in name + value for sign in ",=\r\n") or not value:
+        raise InvalidCall(f"options.labels: {name[:32]!r} or its value is none", metadata={"field": "options.labels"})
+    return name, value
 
 
 def _header(name: str, value: str) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from headrace.cache.control import parse_cache_control
 from headrace.callers import is_key
 from headrace.deadline import Wait
 from headrace.endpoints import Endpoint
-from headrace.model import CacheControl, Caller
+from headrace.labels import HEADER, labels_of_header
+from headrace.model import CacheControl, Caller, Labels
 
 # Known to say nothing about the call itself.
 _NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"})
@@ -60,6 +61,7 @@ def read_ask(
             if name.lower().startswith("anthropic-") and name.lower() not in _NOT_PASSED_ON
         ),
         lane=headers.get("x-headrace-lane", ""),
+        labels=labels(headers, caller),
         wait=wait,
         cache=cache_control(headers),
         idempotency_key=headers.get("idempotency-key", ""),
@@ -68,6 +70,11 @@ def read_ask(
         endpoint=endpoint,
         credential=credential,
     )
+
+
+def labels(headers: Mapping[str, str], caller: Caller) -> Labels:
+    """Return the labels of a request; raises `InvalidCall` for those that its caller may not send."""
+    return labels_of_header(", ".join(_all(headers, HEADER)), caller) if HEADER in headers else ()
 
 
 def cache_control(headers: Mapping[str, str]) -> CacheControl:

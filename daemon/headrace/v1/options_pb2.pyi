@@ -106,6 +106,26 @@ class CallOptions(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CACHE_CONTROL_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
@@ -113,6 +133,7 @@ class CallOptions(_message.Message):
     ANTHROPIC_VERSION_FIELD_NUMBER: _builtins.int
     ANTHROPIC_BETAS_FIELD_NUMBER: _builtins.int
     ANTHROPIC_HEADERS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     lane: Global___Lane.ValueType
     """Chooses the class of traffic. Unspecified means the caller's own, from the daemon's configuration."""
     idempotency_key: _builtins.str
@@ -138,6 +159,12 @@ class CallOptions(_message.Message):
     def anthropic_headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Holds further `anthropic-*` headers to send upstream, by lower-case name. Others are refused."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Says what the call is for, by the names that the daemon's configuration lets this caller use; other names are refused.
+        Limits may go by them, and usage is added up by them. A value has 1 to 64 letters, digits or any of ._:/@+-
+        """
+
     def __init__(
         self,
         *,
@@ -148,10 +175,11 @@ class CallOptions(_message.Message):
         anthropic_version: _builtins.str = ...,
         anthropic_betas: _abc.Iterable[_builtins.str] | None = ...,
         anthropic_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_control", b"cache_control"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anthropic_betas", b"anthropic_betas", "anthropic_headers", b"anthropic_headers", "anthropic_version", b"anthropic_version", "cache_control", b"cache_control", "caller", b"caller", "idempotency_key", b"idempotency_key", "lane", b"lane"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anthropic_betas", b"anthropic_betas", "anthropic_headers", b"anthropic_headers", "anthropic_version", b"anthropic_version", "cache_control", b"cache_control", "caller", b"caller", "idempotency_key", b"idempotency_key", "labels", b"labels", "lane", b"lane"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
