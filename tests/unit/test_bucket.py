@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.budget.bucket import MAX_UNITS, UNITS, Bucket
+from headrace.budget.bucket import MAX_UNITS, UNITS, Bucket, Window
 from windows import worst_window
 
 
@@ -89,6 +89,27 @@ def test_promise(steps, rate, capacity):
                 tank.give_back((cost - actual) * UNITS)
     if moves:
         assert worst_window(moves, rate_per_minute=rate, capacity=capacity).is_kept
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.one_of(st.none(), st.integers(0, 40))), max_size=60), st.integers(1, 99))
+def test_window(steps, capacity):
+    """A window grants no more than its capacity, less what came back; what was used too much is debt until it ends."""
+    window, granted, debt = Window(capacity, 1000), 0, 0
+    for cost, actual in steps:
+        wait_us = window.wait_us(cost, 400)
+        assert wait_us == (0 if cost <= capacity - granted - debt else 600)
+        if not wait_us:
+            window.take(cost)
+            granted += cost
+            assert granted <= capacity
+            if actual is not None:
+                window.give_back(cost - actual)
+                granted, debt = granted - max(0, cost - actual), debt + max(0, actual - cost)
+        assert window.level == capacity - granted - debt
+    assert window.is_full == (granted + debt == 0)
+    window.flow(999)
+    assert window.level == capacity - granted - debt
+    assert window.wait_us(capacity + 1, 5000) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 9)), min_size=1, max_size=30), st.integers(1, 10**6))

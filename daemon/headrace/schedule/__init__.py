@@ -2,6 +2,7 @@
 Schedule: waiting for a turn, in order, within deadlines.
 
     turns.py     a call's turn: its budgets and a slot, and what is given back
+    hold.py      what it was granted
     asking.py    from a place to its grant: the line, then the ledger
     line.py      who asks the ledger, and who waits until called, in this process; pure
     standing.py  who stands in a line, by rank, with running totals; pure

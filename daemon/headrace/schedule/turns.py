@@ -36,7 +36,8 @@ from headrace.endpoints import named
 from headrace.errors import Failure
 from headrace.link import Link
 from headrace.model import UNTOLD, Call, Errand, Usage
-from headrace.schedule.asking import Asking, never
+from headrace.schedule.asking import Asking
+from headrace.schedule.hold import Hold, granting, parted
 from headrace.schedule.line import Outdated, Place
 from headrace.schedule.permits import Permits
 from headrace.schedule.shadows import Shadows
@@ -45,22 +46,6 @@ from headrace.schedule.slots import Slots, SlotStats
 from headrace.schedule.standing import Rank
 
 _CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """
-    What a call was granted, under the id by which it is settled; no wants: no limit matches it.
-
-    Args:
-        shadows: what it wants of limits that enforce nothing.
-        estimate: what it will probably use.
-    """
-
-    id: str
-    wants: tuple[Want, ...] = ()
-    shadows: tuple[Want, ...] = ()
-    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +183,9 @@ class Schedule:
             if not buckets:
                 return Hold(hold_id)
             estimate = estimate or self._estimate(call, buckets)
-            enforced, shadows = _parted(self._limits.wants(call, estimate, now))
+            enforced, shadows = parted(self._limits.wants(call, estimate, now))
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
-            hold = Hold(f"{hold_id}.{number}" if number else hold_id, _granting(enforced), shadows, estimate)
+            hold = Hold(f"{hold_id}.{number}" if number else hold_id, granting(enforced), shadows, estimate)
             if not enforced:
                 return self._granted(hold)
             place = Place(
@@ -375,20 +360,6 @@ class Turn:
 
 def _untold() -> Usage:
     return UNTOLD
-
-
-def _parted(wants: tuple[Want, ...]) -> tuple[tuple[Want, ...], tuple[Want, ...]]:
-    """Return what is enforced, and what is only in the shadow."""
-    shadows = tuple(want for want in wants if want.is_shadow)
-    return (tuple(want for want in wants if not want.is_shadow), shadows) if shadows else (wants, ())
-
-
-def _granting(wants: tuple[Want, ...]) -> tuple[Want, ...]:
-    """Return the wants, or raise `BudgetExhausted` if a bucket can never hold what is wanted of it."""
-    for want in wants:
-        if want.cost > want.capacity:
-            raise never(want)
-    return wants
 
 
 def _briefly(closing: asyncio.Future[Any]) -> asyncio.Future[None]:

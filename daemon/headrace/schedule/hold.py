@@ -1,0 +1,39 @@
+"""What a call holds: what it was granted, under the id by which it is settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.budget.estimate import Estimate
+from headrace.budget.want import Want
+from headrace.schedule.asking import never
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """
+    What a call was granted, under the id by which it is settled; no wants: no limit matches it.
+
+    Args:
+        shadows: what it wants of limits that enforce nothing.
+        estimate: what it will probably use.
+    """
+
+    id: str
+    wants: tuple[Want, ...] = ()
+    shadows: tuple[Want, ...] = ()
+    estimate: Estimate | None = None
+
+
+def parted(wants: tuple[Want, ...]) -> tuple[tuple[Want, ...], tuple[Want, ...]]:
+    """Return what is enforced, and what is only in the shadow."""
+    shadows = tuple(want for want in wants if want.is_shadow)
+    return (tuple(want for want in wants if not want.is_shadow), shadows) if shadows else (wants, ())
+
+
+def granting(wants: tuple[Want, ...]) -> tuple[Want, ...]:
+    """Return the wants, or raise `BudgetExhausted` if a bucket can never hold what is wanted of it."""
+    for want in wants:
+        if want.cost > want.capacity:
+            raise never(want)
+    return wants
