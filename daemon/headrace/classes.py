@@ -1,7 +1,7 @@
 """
 Model classes: the models that share one set of limits upstream. Pure.
 
-Upstream counts a family's models in one bucket, whatever their dates. Which models those are is a table of globs, of which the
+Upstream counts some families' models in one bucket, and a model's dated snapshots always. Which models those are is a table of globs, of which the
 first that fits decides; a model that no glob fits is a class of its own, named after it without its date.
 """
 
@@ -14,12 +14,11 @@ from types import MappingProxyType
 
 Table = Mapping[str, tuple[str, ...]]
 
-# As upstream's page on rate limits has it: the models of a family's generation 4 share their limits, later ones do not.
+# As upstream's page on rate limits has it: all Opus 4 models share their limits, all Sonnet 4 models theirs, and no others do.
 DEFAULT: Table = MappingProxyType(
     {
         "opus-4": ("claude-opus-4", "claude-opus-4-*"),
         "sonnet-4": ("claude-sonnet-4", "claude-sonnet-4-*"),
-        "haiku-4": ("claude-haiku-4", "claude-haiku-4-*"),
     }
 )
 

@@ -13,7 +13,7 @@ from headrace.classes import ModelClasses, class_of
         ("claude-opus-4-1-20250805", "opus-4"),
         ("claude-opus-4-20250514", "opus-4"),
         ("claude-sonnet-4-5", "sonnet-4"),
-        ("claude-haiku-4-5-20251001", "haiku-4"),
+        ("claude-haiku-4-5-20251001", "claude-haiku-4-5"),
         ("claude-sonnet-5", "claude-sonnet-5"),
         ("claude-sonnet-5-20270101", "claude-sonnet-5"),
         ("claude-opus-40", "claude-opus-40"),
@@ -23,7 +23,7 @@ from headrace.classes import ModelClasses, class_of
     ],
 )
 def test_default(model, name):
-    """A family's generation 4 is one class; any other model is its own, whatever its date."""
+    """All Opus 4 models are one class, and all Sonnet 4 models; any other model is its own, whatever its date."""
     assert class_of(model) == name
 
 
@@ -32,7 +32,7 @@ def test_table():
     classes = ModelClasses({"mine": ("claude-sonnet-4-6*", "tuned-*"), "opus-4": ("claude-opus-*",)})
     named = [classes.of(model) for model in ("claude-sonnet-4-6-20260101", "tuned-7", "claude-opus-5", "claude-sonnet-4-5")]
     assert named == ["mine", "mine", "opus-4", "sonnet-4"]
-    assert repr(classes) == "<ModelClasses [mine, opus-4, sonnet-4, haiku-4]>"
+    assert repr(classes) == "<ModelClasses [mine, opus-4, sonnet-4]>"
 
 
 def test_bounded():

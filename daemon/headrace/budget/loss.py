@@ -64,7 +64,8 @@ class LossPolicy:
                 return await self._shared.reserve(hold_id, wants, waiter=waiter, waited_s=waited_s)
             except RedisAway:
                 if is_closed:
-                    observe.REDIS_LOSS.inc("closed")
+                    if waiter:  # else nothing is enforced
+                        observe.REDIS_LOSS.inc("closed")
                     raise
         return await self._reserve_alone(hold_id, wants, waiter, waited_s)
 
