@@ -1,8 +1,8 @@
 """
 Model classes: the models that share one set of limits upstream. Pure.
 
-Upstream counts some families' models in one bucket, and a model's dated snapshots always. Which models those are is a table of globs, of which the
-first that fits decides; a model that no glob fits is a class of its own, named after it without its date.
+Upstream counts some families' models in one bucket, and a model's dated snapshots always. Which models those are is a table of
+globs, of which the first that fits decides; a model that no glob fits is a class of its own, named after it without its date.
 """
 
 from __future__ import annotations

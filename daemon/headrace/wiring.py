@@ -297,6 +297,7 @@ class Parts:
 
 
 def _limits(settings: Settings) -> Limits:
+    # Spend is counted by a table of prices: `costs=Costs(prices(settings).cost)`, as soon as there is one.
     return Limits(settings.limit, classes=classes(settings))
 
 

@@ -63,6 +63,7 @@ def test_call_as_bytes(model, body, stream, deadline, lane):
         deadline=deadline,
         lane=lane,
         cache=CacheControl(no_store=True, max_age_s=1.5),
+        labels=(("env", "prod"),),
         credential="x-api-key:secret",
         idempotency_key="key",
     )
