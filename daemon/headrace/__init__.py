@@ -32,6 +32,7 @@ The ground
     forms/      an answer as JSON, as events  codec       what was said, as bytes
     model       the values that travel        observe     every metric and log event
     heads       HTTP headers as bytes         logs        set up, with no error's text
+    prices      what tokens cost
     clock       time, from outside            deadline    a moment as a block of code
     units       durations and sizes           lockfile    one daemon to a place
     background  tasks beside the calls        classes     models that share limits

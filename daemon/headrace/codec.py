@@ -36,6 +36,8 @@ class _AnswerHead(msgspec.Struct):
     is_kept: bool = False
     headers: Headers = ()
     version: int = VERSION
+    cache_creation_1h_input_tokens: int = 0
+    tier: str = ""
 
 
 class _ErrorHead(msgspec.Struct):
@@ -82,6 +84,8 @@ def encode_answer(answer: Answer) -> bytes:
         no_keep=answer.no_keep,
         is_kept=answer.is_kept,
         headers=_spelled(answer.headers),
+        cache_creation_1h_input_tokens=usage.cache_creation_1h_input_tokens,
+        tier=usage.tier,
     )
     return _pack(head, answer.payload)
 
@@ -95,7 +99,7 @@ def decode_answer(raw: bytes) -> Answer:
         form=head.form,
         payload=payload,
         created=head.created,
-        usage=Usage(*head.usage),
+        usage=Usage(*head.usage, head.cache_creation_1h_input_tokens, head.tier),
         request_id=head.request_id,
         no_keep=head.no_keep,
         is_kept=head.is_kept,

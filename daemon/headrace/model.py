@@ -162,13 +162,21 @@ class Call(Errand):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What upstream counted. `known` is False when it never said."""
+    """
+    What upstream counted. `known` is False when it never said.
+
+    Args:
+        cache_creation_1h_input_tokens: those of `cache_creation_input_tokens` that its prompt cache keeps for an hour.
+        tier: the service tier it was done in, as upstream names it ("priority", "batch"); "fast" for fast mode, "" as usual.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
     known: bool = True
+    cache_creation_1h_input_tokens: int = 0
+    tier: str = ""
 
     @property
     def metered_input_tokens(self) -> int:

@@ -64,6 +64,12 @@ def test_own_error(kind: type[errors.HeadraceError]) -> None:
     assert type(codec.decode_error(raw.replace(kind.__name__.encode(), b"Unheard"))) is errors.HeadraceError
 
 
+def test_usage_by_tier() -> None:
+    """What prices need to know of an answer's usage comes back with it."""
+    answer = Answer(Form.JSON, b"{}", 1.5, Usage(1, 2, 3, 4, True, 2, "priority"))
+    assert codec.decode_answer(codec.encode_answer(answer)) == answer
+
+
 def test_older_bytes() -> None:
     """What a version wrote that knew of no headers is read: a ticket outlives an upgrade."""
     head = {"form": "json", "created": 1.5, "request_id": "req_1", "no_keep": "", "usage": [1, 2, 3, 4, True]}

@@ -1,5 +1,6 @@
 """The configuration: defaults, file, environment, and what it says of mistakes."""
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -15,6 +16,7 @@ from headrace.config import toml
 from headrace.config.environment import known_keys
 from headrace.errors import ConfigError
 from headrace.model import Caller, Lane
+from headrace.prices import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
 HOME = {"HOME": "/home/ada"}
@@ -52,7 +54,7 @@ def test_defaults():
     assert settings.retry.max_age == 570
 
 
-EXAMPLES = ("limit", "caller", "class")
+EXAMPLES = ("limit", "caller", "class", "price")
 
 
 def test_example_is_the_defaults(tmp_path):
@@ -79,8 +81,12 @@ def test_example_is_the_defaults(tmp_path):
     checkout = Caller("checkout", Lane.INTERACTIVE, 2, timeout_s=50.0, team="shop", labels=("feature", "env"))
     assert config.callers(settings) == {"checkout": checkout}
     assert config.classes(settings).of("claude-opus-5-1") == "opus-5"
+    assert config.prices(settings).of("claude-sonnet-5") == dataclasses.replace(
+        DEFAULTS["sonnet-5"], models=("claude-sonnet-5", "claude-sonnet-5-20??????"),
+        cache_read=0.2, cache_write_5m=2.5, cache_write_1h=4.0, tiers={"priority": 1.0},
+    )  # fmt: skip
     said, default = settings.redacted(), defaults.redacted()
-    assert {**said, "limit": [], "caller": {}, "class": {}} == default
+    assert {**said, "limit": [], "caller": {}, "class": {}, "price": {}} == default
     assert {name: set(table) for name, table in tomllib.loads("\n".join(keys)).items() if name not in EXAMPLES} == {
         name: set(table) for name, table in default.items() if name not in EXAMPLES
     } | {"upstream": set(default["upstream"]) - {"api_key", "admin_api_key"}}
@@ -180,6 +186,9 @@ def test_secrets_are_hidden(write):
         ("[[limit]]\nname = 'a'\nconcurrency = 1\nmatch = {lane = 'fast'}", 'limit[a].match.lane = "fast": fits no lane'),
         ("[[limit]]\nname = 'a'\nconcurrency = 1\nmatch = {model = ''}", 'limit[a].match.model = "": must be a pattern'),
         ("[[limit]]\nname='a'\nconcurrency=1\n[[limit]]\nname='a'\nconcurrency=2", 'limit[a].name = "a": two limits have it'),
+        ("[price.x]\nmodels = ['x']\ninput = -1", "price.x.input = -1: must be a number from 0 to 1000000"),
+        ("[price.x]\nmodels = ['x']\ntiers = { fast = 'a' }", 'price.x.tiers.fast = "a": must be a number'),
+        ("[price.x]\ninput = 1", "price.x.models = []: would be the price of nothing"),
         ("[caller.'a b']", "caller.'a b': must be 1 to 64 letters"),
         ("[caller.x]\nlane = 'fast'", 'caller.x.lane = "fast": must be one of "interactive", "standard", "batch"'),
         ("[caller.x]\nweight = 0", "caller.x.weight = 0: must be a whole number, at least 1"),
@@ -457,7 +466,8 @@ def test_documented():
     defaults = config.load(None, HOME).redacted()
     limit = config.load(None, HOME | {"HEADRACE_LIMIT": '[{name = "a", concurrency = 1}]'}).redacted()["limit"][0]
     caller = config.load(None, HOME | {"HEADRACE_CALLER__X__WEIGHT": "1"}).redacted()["caller"]["x"]
-    tables = defaults | {"limit": limit, "caller": {"NAME": caller}}
+    price = config.load(None, HOME | {"HEADRACE_PRICE__X__MODELS": '["x"]'}).redacted()["price"]["x"]
+    tables = defaults | {"limit": limit, "caller": {"NAME": caller}, "price": {"NAME": price}}
     for key, said in rows:
         value = tables
         for part in key.split("."):

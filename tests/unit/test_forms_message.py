@@ -261,6 +261,16 @@ def test_sound_is_enough(said: list[tuple[str, dict[str, Any]]]) -> None:
     forms.usage_of(events)
 
 
+def test_usage_of_tiers() -> None:
+    """What is written for an hour, and a tier that is not the usual one, are told apart; what makes no sense is nothing."""
+    counted = {"output_tokens": 1, "cache_creation_input_tokens": 5, "service_tier": "priority"}
+    said = counted | {"cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3}}
+    assert forms.usage_of({"usage": said}) == Usage(0, 1, 5, 0, True, 3, "priority")
+    assert forms.usage_of({"usage": said | {"speed": "fast"}}).tier == "fast"
+    odd = counted | {"cache_creation": [3], "service_tier": {"a": 1}}
+    assert forms.usage_of({"usage": odd}) == Usage(0, 1, 5)
+
+
 def test_usage() -> None:
     """Usage is read from either form, and from half a stream as far as it goes."""
     counted = Usage(3, 7)

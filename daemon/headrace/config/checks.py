@@ -29,6 +29,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _amounts(settings)
     yield from _limits(settings)
     yield from _classes(settings)
+    yield from _prices(settings)
 
 
 def _credentials(settings: Settings) -> Iterator[str]:
@@ -81,6 +82,12 @@ def _classes(settings: Settings) -> Iterator[str]:
     for name, table in settings.class_.items():
         if not table.models:
             yield f'class.{name}.models = []: would be the class of nothing; use globs such as ["claude-opus-5*"]'
+
+
+def _prices(settings: Settings) -> Iterator[str]:
+    for name, price in settings.price.items():
+        if not price.models:
+            yield f'price.{name}.models = []: would be the price of nothing; use globs such as ["claude-sonnet-5*"]'
 
 
 def _repeated(names: list[str]) -> list[str]:

@@ -97,6 +97,12 @@ def _usd(value: Any) -> float:
     return float(value)
 
 
+def _amount(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1_000_000:
+        raise ValueError("is no amount")
+    return float(value)
+
+
 def _share(value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value <= 1:
         raise ValueError("is no share")
@@ -262,6 +268,10 @@ Origin = Annotated[
 ]
 HostName = Annotated[str, Spelling('a name such as "headrace.internal", without a port', _text(_host_name))]
 Size = Annotated[int, Spelling('a size such as "64MB" or "1GiB", or 0', _size, units.format_size)]
+Amount = Annotated[float, Spelling("a number from 0 to 1000000, such as 3 or 0.25", _amount, float)]
+OptionalAmount = Annotated[
+    float | None, Spelling("a number from 0 to 1000000, such as 3 or 0.25", _amount, lambda value: value)
+]
 Backoff = Annotated[
     tuple[float, float],
     Spelling('two durations, the shorter one first, as in "0.5s..30s", both more than 0', _text(_backoff), units.format_range),

@@ -15,6 +15,7 @@ import msgspec
 from headrace.budget.limits import Limit, Match
 from headrace.classes import ModelClasses
 from headrace.config.kinds import (
+    Amount,
     Backoff,
     BaseUrl,
     CacheWish,
@@ -29,6 +30,7 @@ from headrace.config.kinds import (
     HttpAddress,
     Mode,
     Name,
+    OptionalAmount,
     OptionalDuration,
     OptionalFile,
     OptionalName,
@@ -45,10 +47,12 @@ from headrace.config.kinds import (
     Wish,
 )
 from headrace.model import Caller, Lane, Role
+from headrace.prices import Price, Prices
 
 DEFAULT_KEY_FILE = "/etc/headrace/api_key"
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Least = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +137,25 @@ class ClassTable(Table, frozen=True):
     models: tuple[Glob, ...] = ()
 
 
+class PriceTable(Table, frozen=True):
+    """A `[price.NAME]` as it is written; `price` is what the rest of the program knows."""
+
+    models: tuple[Glob, ...] = ()
+    input: Amount = 0.0
+    output: Amount = 0.0
+    cache_read: OptionalAmount = None
+    cache_write_5m: OptionalAmount = None
+    cache_write_1h: OptionalAmount = None
+    batch: Amount = 0.5
+    tiers: dict[str, Amount] = {}
+    long_prompt: Least = 0
+    long_factor: Amount = 1.0
+
+    @property
+    def price(self) -> Price:
+        return Price(**msgspec.structs.asdict(self))
+
+
 class MatchTable(Table, frozen=True):
     model: Glob = "*"
     caller: Glob = "*"
@@ -201,6 +224,7 @@ class Settings(Table, frozen=True):
     limit: tuple[Limit, ...] = ()
     caller: dict[str, CallerSettings] = {}
     class_: dict[str, ClassTable] = {}
+    price: dict[str, PriceTable] = {}
 
     def redacted(self) -> dict[str, Any]:
         """Return everything as TOML would have it, secrets hidden."""
@@ -225,6 +249,11 @@ def spelling_of(kind: Any) -> Spelling | None:
 def callers(settings: Settings) -> dict[str, Caller]:
     """Return the configured callers by name."""
     return {name: _caller(name, caller) for name, caller in settings.caller.items()}
+
+
+def prices(settings: Settings) -> Prices:
+    """Return the table of prices: the configuration's rows before the default ones."""
+    return Prices({name: row.price for name, row in settings.price.items()})
 
 
 def _caller(name: str, said: CallerSettings) -> Caller:

@@ -190,8 +190,18 @@ def _usage(counted: Any, *, complete: bool) -> Usage:
     if not isinstance(counted, Mapping):
         return Usage(known=False)
     known = complete and isinstance(counted.get("output_tokens"), int)
-    return Usage(**{name: _count(counted.get(name)) for name in _COUNTS}, known=known)
+    by_age = counted.get("cache_creation")
+    return Usage(
+        **{name: _count(counted.get(name)) for name in _COUNTS},
+        known=known,
+        cache_creation_1h_input_tokens=_count(by_age.get("ephemeral_1h_input_tokens")) if isinstance(by_age, Mapping) else 0,
+        tier="fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
+    )
 
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 0
+
+
+def _tier(value: Any) -> str:
+    return value if isinstance(value, str) and value != "standard" and len(value) <= 32 else ""
