@@ -20,6 +20,7 @@ from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, Headrac
 from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import UNTOLD, Answer, Call, Usage
+from headrace.outcome import NOTHING_USED, Outcomes
 from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 
@@ -30,7 +31,14 @@ class Attempts:
     """Makes attempts."""
 
     def __init__(
-        self, clock: Clock, cache: Cache, keeping: Keeping, leases: Leases, schedule: Schedule, upstream: Upstream
+        self,
+        clock: Clock,
+        cache: Cache,
+        keeping: Keeping,
+        leases: Leases,
+        schedule: Schedule,
+        upstream: Upstream,
+        outcomes: Outcomes,
     ) -> None:
         self._clock = clock
         self._cache = cache
@@ -38,6 +46,7 @@ class Attempts:
         self._leases = leases
         self._schedule = schedule
         self._upstream = upstream
+        self._outcomes = outcomes
 
     def __repr__(self) -> str:
         return f"<Attempts {self._upstream!r}>"
@@ -66,8 +75,13 @@ class Attempts:
             try:
                 answer = await self._ask(call, flight)
             except AttemptFailed as failure:
+                self._tell_failed(call, flight, is_untold=failure.sent and failure.failure.has_used)
                 await turn.fail(failure.failure, failure.sent)
                 raise self._as_seen(failure, call, flight) from failure
+            except BaseException:  # nobody waits for it any more
+                self._tell_failed(call, flight, is_untold=True)
+                raise
+            self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
             observe.UPSTREAM_TOKENS.inc("input", by=answer.usage.metered_input_tokens)
             observe.UPSTREAM_TOKENS.inc("output", by=answer.usage.output_tokens)
             answer, entry = self._decided(call, answer, asked)
@@ -90,6 +104,11 @@ class Attempts:
         if answer.is_kept and (no_keep := self._cache.no_keep(entry)):
             answer = answer.decided(no_keep)
         return answer, entry if answer.is_kept else None
+
+    def _tell_failed(self, call: Call, flight: Flight, *, is_untold: bool) -> None:
+        """Tell what upstream had said of an attempt's use before it ended too early."""
+        told = forms.dialect(call.endpoint).usage_of_events(flight.events) if flight.events else NOTHING_USED
+        self._outcomes.spent(call, told, is_whole=False, is_untold=is_untold)
 
     async def _ask(self, call: Call, flight: Flight) -> Answer:
         if not call.stream:

@@ -27,6 +27,11 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
 | headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |
+| headrace:{usage}:minute:<minute> | hash | cell -> figures of one minute (UTC) | two days after it |
+| headrace:{usage}:day:<day> | hash | the same of one day | 13 months after it |
+| headrace:{usage}:month:<month> | hash | the same of one month | 13 months after it |
+| headrace:{usage}:posted:<instance> | string | a process's last post by number, against posts sent twice | two days |
+| headrace:{usage}:traffic | list | one line a call, as JSON, where `usage.traffic` is on | line by line; 8 days |
 | headrace:inbox:<instance> | channel | nudges for one process: "<topic> <payload>" | |
 | headrace:all | channel | nudges for every process | |
 """
@@ -43,6 +48,7 @@ CACHE_PURGES = "headrace:cache:purges"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
 TICKETS = "headrace:tickets"
+USAGE_TRAFFIC = "headrace:{usage}:traffic"
 
 
 def inbox(instance: str) -> str:
@@ -95,6 +101,14 @@ def tickets_of(caller: str) -> str:
 
 def live_tickets_of(caller: str) -> str:
     return f"headrace:live:{caller}"
+
+
+def usage(kind: str, bucket: str) -> str:
+    return f"headrace:{{usage}}:{kind}:{bucket}"
+
+
+def usage_posted(instance: str) -> str:
+    return f"headrace:{{usage}}:posted:{instance}"
 
 
 def idempotency(caller: str, key: str) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headrace.callers import KeyStore
     from headrace.config import Settings
     from headrace.link import Link
-    from headrace.v1.cache_service_pb2_grpc import CacheServiceStub
+    from headrace.v1.usage_service_pb2 import GetUsageRequest
 
 T = TypeVar("T")
 
@@ -238,7 +238,7 @@ def show_cache(config: ConfigOption = None, as_key: KeyOption = "") -> None:
 
     from headrace.v1.cache_service_pb2 import GetCacheStatsRequest
 
-    reply = _ask_daemon(config, as_key, lambda stub, **options: stub.GetCacheStats(GetCacheStatsRequest(), **options))
+    reply = _ask_daemon(config, as_key, "Cache", "GetCacheStats", GetCacheStatsRequest())
     rows = [
         (
             tier.tier,
@@ -284,17 +284,87 @@ async def _purge(settings: Settings, link: Link, selector: Selector) -> int:
     return await cache.purge(selector)
 
 
-def _ask_daemon(option: Path | None, key: str, ask: Callable[..., T]) -> T:
+# Usage.
+
+
+@app.command("usage")
+def show_usage(
+    by: Annotated[str, typer.Option(help="Add up by these, with commas between: caller, team, model, lane, label.NAME.")] = "",
+    since: Annotated[str, typer.Option(help='How long ago it begins, as "30d", or when, as "2026-11-01"; by UTC.')] = "1d",
+    until: Annotated[str, typer.Option(help="When it ends, in the same ways; now by default.")] = "0",
+    per: Annotated[str, typer.Option(help="Cut into rows by minute, day or month.")] = "",
+    caller: Annotated[str, typer.Option(help="Only of these callers: a pattern, as are the next four.")] = "",
+    team: Annotated[str, typer.Option(help="Only of these teams.")] = "",
+    model: Annotated[str, typer.Option(help="Only of these models.")] = "",
+    lane: Annotated[str, typer.Option(help="Only of these lanes.")] = "",
+    labels: Annotated[str, typer.Option(help='Only of these labels, as in "*feature=search*".')] = "",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Every figure, as CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Every figure, as JSON.")] = False,
+    export_traffic: Annotated[Path | None, typer.Option(help="Write the calls that are kept into this file.")] = None,
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+) -> None:
+    """Print what was used, what it cost, and what the cache and sharing saved."""
+    from headrace.usage import show
+
+    if export_traffic is not None:
+        _export_traffic(config, export_traffic)
+        return
+    request = _usage_request(since, until, per, caller=caller, team=team, model=model, lane=lane, labels=labels)
+    groups = [name.strip() for name in by.split(",") if name.strip()]
+    request.group_by.extend(groups)
+    reply = _ask_daemon(config, as_key, "Usage", "GetUsage", request)
+    rows = [show.flat(row, groups, has_times=bool(per)) for row in reply.rows]
+    if as_csv or as_json:
+        typer.echo(show.as_csv(rows) if as_csv else show.as_json(rows))
+        return
+    _print_table(show.columns(groups, has_times=bool(per)), [show.cells(row, groups, has_times=bool(per)) for row in rows])
+    typer.echo(f"{reply.since_time.ToDatetime():%Y-%m-%d %H:%M} to {reply.until_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
+
+
+def _usage_request(since: str, until: str, per: str, **globs: Any) -> GetUsageRequest:
+    from datetime import UTC, datetime
+
+    from headrace.usage import show
+    from headrace.v1 import usage_service_pb2
+
+    now = datetime.now(UTC)
+    try:
+        request = usage_service_pb2.GetUsageRequest(**globs)
+        request.since_time.FromDatetime(show.moment(since, now))
+        request.until_time.FromDatetime(show.moment(until, now))
+        request.granularity = usage_service_pb2.UsageGranularity.Value(f"USAGE_GRANULARITY_{per.upper() or 'UNSPECIFIED'}")
+    except (ValueError, OverflowError):
+        raise typer.BadParameter('give --since and --until as "30d" or "2026-11-01", --per as minute, day or month') from None
+    return request
+
+
+def _export_traffic(option: Path | None, path: Path) -> None:
+    # From Redis, as a purge goes there: whoever may read it may read all callers' lines.
+    from headrace.clock import SystemClock
+    from headrace.prices import Prices
+    from headrace.usage import Store, Tally
+
+    settings, _ = _load(option)
+    lines = _with_link(settings, lambda link: Store(link, SystemClock(), Tally(Prices())).lines())
+    if not lines:
+        raise StartupError('there are no lines of traffic; they are kept where the daemon runs with usage.traffic = "on"')
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    typer.echo(f"{len(lines)} calls in {path}")
+
+
+def _ask_daemon(option: Path | None, key: str, service: str, method: str, request: Any) -> Any:
     settings, _ = _load(option)
     target = _daemon_address(settings)
+    from importlib import import_module
+
     import grpc
 
-    from headrace.v1.cache_service_pb2_grpc import CacheServiceStub
-
+    stubs = import_module(f"headrace.v1.{service.lower()}_service_pb2_grpc")
     with grpc.insecure_channel(target) as channel:
         try:
-            stub: CacheServiceStub = CacheServiceStub(channel)
-            return ask(stub, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
+            ask = getattr(getattr(stubs, f"{service}ServiceStub")(channel), method)
+            return ask(request, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
                 raise StartupError(f"no daemon answers on {target} (the first of listen.grpc); is it running?") from error

@@ -30,9 +30,13 @@ class Lane(StrEnum):
 
 
 class Role(StrEnum):
-    """What a caller may do: an admin may also use the Admin API, by which the organisation itself is run."""
+    """
+    What a caller may do beside calling: an observer may see what all callers do, of usage and the like; an admin that, too, and
+    may use the Admin API, by which the organisation itself is run.
+    """
 
     CALLER = "caller"
+    OBSERVER = "observer"
     ADMIN = "admin"
 
 

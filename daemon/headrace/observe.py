@@ -21,10 +21,10 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0
 
 
 class Counter:
-    """Counts by label values, in the order in which the labels were named."""
+    """Counts by label values, in the order in which the labels were named; shown as so many *per* one of the unit."""
 
-    def __init__(self, name: str, help: str, *labels: str) -> None:
-        self.name, self.help, self.labels = name, help, labels
+    def __init__(self, name: str, help: str, *labels: str, per: int = 1) -> None:
+        self.name, self.help, self.labels, self._per = name, help, labels, per
         self._counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
 
     def __repr__(self) -> str:
@@ -39,7 +39,7 @@ class Counter:
     def collect(self) -> Metric:
         family = CounterMetricFamily(self.name.removesuffix("_total"), self.help, labels=self.labels)
         for values, count in list(self._counts.items()):
-            family.add_metric(values, count)
+            family.add_metric(values, count if self._per == 1 else count / self._per)
         return family
 
 
@@ -88,6 +88,10 @@ CACHE_EVENTS = Counter("headrace_cache_events_total", "What the cache tiers did.
 FLIGHTS = Counter("headrace_flights_total", "Flights by this process's part in them.", "part")
 ATTEMPTS = Counter("headrace_attempts_total", "Upstream attempts by outcome.", "outcome")
 UPSTREAM_TOKENS = Counter("headrace_upstream_tokens_total", "Tokens that upstream counted.", "kind")
+USED_TOKENS = Counter("headrace_used_tokens_total", "Tokens used at upstream, by row of prices and class.", "price", "class")
+COST = Counter("headrace_cost_usd_total", "What they cost, by row of prices.", "price", per=1_000_000_000)
+SAVED_TOKENS = Counter("headrace_saved_tokens_total", "Tokens of answers that were kept, or shared.", "how")
+SAVED_COST = Counter("headrace_saved_usd_total", "What it would have cost to ask for them again.", "how", per=1_000_000_000)
 RESERVATIONS = Counter("headrace_reservations_total", "Budget reservations by outcome.", "outcome")
 TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", "state")
 SHADOW = Counter(
@@ -123,8 +127,8 @@ UPSTREAM_TIME = Histogram(
 )
 
 _ALL = (
-    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS,
-    HANDED_OVER,
+    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
+    RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS, HANDED_OVER,
     BACKGROUND_FAILURES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, ATTEMPTS_RUNNING, TURN_WAIT, UPSTREAM_TIME,
 )  # fmt: skip

@@ -3,6 +3,10 @@ What came of one call, as one value: for whom, from where, at what cost, after w
 
 Every door makes one `Outcome` for each call, where it is answered or refused, and tells it to whoever listens. Metrics are made
 of it; whatever else wants to know of calls (a ledger of usage, traces, a live page) listens in the same place.
+
+What upstream counted is another matter: a call may take several attempts, an attempt may serve several calls, or none any
+more, and may be made by a process that has no door. So each attempt is told, too, once and where it ends, as a `Spent`. Who
+adds up what was spent takes those, and of outcomes only what was answered without spending.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ class Outcome(msgspec.Struct, frozen=True):
         reason: "" if the answer is whole; else the reason of the error, or CALLER_LEFT.
         status: upstream's status, if the error is its own; else 0.
         usage: the answer's, as upstream counted it for whoever paid.
+        team, labels: what the call counts for; labels as "env=prod,feature=search", by name.
+        deadline_s: how long after it came the call had to be answered; 0 where nobody knows.
         waited_s: for turns at the schedule, in all attempts.
         began: when the call came, in Unix seconds; first_s until there was something to say, took_s until the end.
     """
@@ -49,6 +55,9 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: str = ""
     status: int = 0
     usage: Usage = NOTHING_USED
+    team: str = ""
+    labels: str = ""
+    deadline_s: float = 0.0
     attempts: int = 0
     waited_s: float = 0.0
     began: float = 0.0
@@ -56,6 +65,29 @@ class Outcome(msgspec.Struct, frozen=True):
     took_s: float = 0.0
     ticket: str = ""
     request_id: str = ""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """
+    What one attempt at upstream came to.
+
+    Args:
+        caller, team, labels, lane, model: of the call that it was made for; of those that shared it, the one that led.
+        usage: as far as upstream said by the end; not `known` if it did not come to say all.
+        is_whole: whether the answer was.
+        is_untold: whether upstream may have counted more than it said: the answer broke off, or could not be read.
+        at: when it ended, in Unix seconds.
+    """
+
+    caller: str
+    lane: str
+    model: str
+    usage: Usage = NOTHING_USED
+    is_whole: bool = False
+    is_untold: bool = False
+    at: float = 0.0
+    team: str = ""
+    labels: str = ""
 
 
 class Record:
@@ -82,6 +114,7 @@ class Outcomes:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._listeners: list[Callable[[Outcome], None]] = [count]
+        self._payers: list[Callable[[Spent], None]] = []
         self.told = 0
 
     def __repr__(self) -> str:
@@ -90,6 +123,17 @@ class Outcomes:
     def listen(self, listener: Callable[[Outcome], None]) -> None:
         """Have every outcome from now on; the listener must be quick, and raise nothing."""
         self._listeners.append(listener)
+
+    def listen_spent(self, listener: Callable[[Spent], None]) -> None:
+        """Have what every attempt came to from now on; the listener must be quick, and raise nothing."""
+        self._payers.append(listener)
+
+    def spent(self, call: Errand, usage: Usage, *, is_whole: bool, is_untold: bool) -> None:
+        """Tell what an attempt for this call came to."""
+        now = self._clock.now()
+        spent = Spent(call.caller.name, call.lane.value, call.model, usage, is_whole, is_untold, at=now)
+        for listener in self._payers:
+            listener(spent)
 
     def tell(self, outcome: Outcome) -> None:
         """Tell one that was made elsewhere: a hit's."""
@@ -127,6 +171,7 @@ class Outcomes:
             reason=_reason(error) if error is not None else "",
             status=_status(error),
             usage=(reply.usage() if reply is not None else None) or NOTHING_USED,
+            deadline_s=errand.deadline - began,
             attempts=reply.attempts if reply is not None else 0,
             waited_s=reply.waited_s if reply is not None else 0.0,
             began=began,

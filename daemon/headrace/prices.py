@@ -78,18 +78,22 @@ class Prices:
 
     def __init__(self, rows: Mapping[str, Price] | None = None) -> None:
         rows = rows or {}
-        self._rows = (*rows.values(), *(price for name, price in DEFAULTS.items() if name not in rows))
-        self._memo: dict[str, Price | None] = {}
+        self._rows = {**rows, **{name: price for name, price in DEFAULTS.items() if name not in rows}}
+        self._memo: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<Prices [{len(self._rows)} rows]>"
 
     def of(self, model: str) -> Price | None:
         """Return the price of a model, None if it has none."""
+        return self._rows.get(self.row(model))
+
+    def row(self, model: str) -> str:
+        """Return the name of the row that has a model's price, "" if none has: few words for any number of models."""
         if model not in self._memo:
             if len(self._memo) >= _MEMO:
                 self._memo.clear()  # names that callers made up; nothing to remember any of them by
-            self._memo[model] = next((price for price in self._rows if _fits(model, price.models)), None)
+            self._memo[model] = next((name for name, price in self._rows.items() if _fits(model, price.models)), "")
         return self._memo[model]
 
     def cost(self, model: str, usage: Usage, *, is_batch: bool = False, tier: str = "") -> int | None:

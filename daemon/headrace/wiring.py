@@ -32,7 +32,7 @@ from headrace.cache.tiered import Cache
 from headrace.callers import Callers
 from headrace.carry import Carrier
 from headrace.clock import Clock, SystemClock
-from headrace.config import Keys, Settings, callers, classes
+from headrace.config import Keys, Settings, callers, classes, prices
 from headrace.crowd import Crowd
 from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
@@ -57,6 +57,8 @@ from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.upstream.client import Upstream
+from headrace.usage import Store, Tally
+from headrace.usage.traffic import Traffic
 from headrace.worker import serve_with
 
 _SETTLE_IN_S = 2.0
@@ -147,7 +149,14 @@ class Parts:
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
-        self.attempts = Attempts(clock, self.cache, keeping, self.leases, self.schedule, self.upstream)
+        self.tally = Tally(prices(settings))
+        traffic = Traffic() if settings.usage.traffic == "on" else None
+        self.usage = Store(self.link, clock, self.tally, traffic)
+        self.outcomes.listen(self.tally.heed)
+        self.outcomes.listen_spent(self.tally.spend)
+        if traffic is not None:
+            self.outcomes.listen(traffic.heed)
+        self.attempts = Attempts(clock, self.cache, keeping, self.leases, self.schedule, self.upstream, self.outcomes)
         self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
         self.flow = Flow(
             clock,
@@ -198,7 +207,7 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.cache, self.tickets, self.pursuits, self.crowd, self.link,
-            self.worker, self._background,
+            self.worker, self.usage, self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
 
@@ -209,6 +218,7 @@ class Parts:
         """Run what runs beside the calls. Redis away delays nothing here: each part comes to itself when it is back."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.link.aclose)
+            stack.push_async_callback(self.usage.close)
             stack.push_async_callback(self.alarms.aclose)
             stack.push_async_callback(self.upstream.aclose)
             stack.push_async_callback(self.aside.aclose)
@@ -235,6 +245,7 @@ class Parts:
         start(self.sweeper.run, "sweeper")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
+        start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
 
     @contextlib.asynccontextmanager
@@ -292,6 +303,7 @@ class Parts:
         """Go on with new limits and callers, and with upstream's key as it is now."""
         self._keys = self._read_keys()
         self.schedule.reload(_limits(settings))
+        self.tally.prices = prices(settings)
         self.hits.forget()  # what they remember of callers
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
@@ -314,6 +326,8 @@ class Edges:
             parts.callers,
             parts.tickets,
             parts.cache,
+            parts.usage,
+            clock=parts.clock,
             addresses=settings.listen.grpc,
             budget_headers=parts.schedule.budget_headers,
             runtime_dir=runtime_dir,

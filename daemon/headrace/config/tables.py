@@ -122,6 +122,10 @@ class Drain(Table, frozen=True):
     time: Duration = 30.0
 
 
+class UsageTable(Table, frozen=True):
+    traffic: Literal["off", "on"] = "off"
+
+
 class CallerSettings(Table, frozen=True):
     lane: Lane = Lane.STANDARD
     weight: Count = 1
@@ -221,6 +225,7 @@ class Settings(Table, frozen=True):
     retry: Retry = Retry()
     schedule: Schedule = Schedule()
     drain: Drain = Drain()
+    usage: UsageTable = UsageTable()
     limit: tuple[Limit, ...] = ()
     caller: dict[str, CallerSettings] = {}
     class_: dict[str, ClassTable] = {}

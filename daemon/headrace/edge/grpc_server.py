@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from headrace.admission import Admission
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
+from headrace.clock import Clock
 from headrace.edge import reflection
 from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_addresses import Address
@@ -24,15 +25,17 @@ from headrace.edge.grpc_messages import MessagesServicer
 from headrace.edge.grpc_routes import FILES
 from headrace.edge.grpc_tickets import TicketsServicer
 from headrace.edge.grpc_typed import TypedServicer
+from headrace.edge.grpc_usage import UsageServicer
 from headrace.edge.hits import Hits
 from headrace.retry.tickets import Tickets
-from headrace.v1 import api_service_pb2, cache_service_pb2, tickets_service_pb2
+from headrace.usage import Store
+from headrace.v1 import api_service_pb2, cache_service_pb2, tickets_service_pb2, usage_service_pb2
 
 MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
 
 _SERVICES = tuple(
     service.full_name
-    for file in (tickets_service_pb2, cache_service_pb2, api_service_pb2, *FILES)
+    for file in (tickets_service_pb2, cache_service_pb2, usage_service_pb2, api_service_pb2, *FILES)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 _OPTIONS = (
@@ -67,7 +70,9 @@ class GrpcServer:
         callers: Callers,
         tickets: Tickets,
         cache: Cache,
+        usage: Store,
         *,
+        clock: Clock,
         addresses: tuple[str, ...],
         budget_headers: Budget,
         runtime_dir: Path,
@@ -80,6 +85,7 @@ class GrpcServer:
         self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
         self._tickets = TicketsServicer(tickets, who)
         self._cache = CacheServicer(cache, admission, who)
+        self._usage = UsageServicer(usage, clock, who)
         self._api = ApiServicer(exchange, hits, who, budget_headers)
         self._typed = TypedServicer(exchange, who, kept)
         mode = int(socket_mode, 8)
@@ -150,6 +156,7 @@ class GrpcServer:
             "MessagesService": _unary(self._messages.unary) | _streaming(self._messages.streaming),
             "TicketsService": _unary(self._tickets.unary),
             "CacheService": _unary(self._cache.unary),
+            "UsageService": _unary(self._usage.unary),
             "ApiService": {"Call": grpc.stream_stream_rpc_method_handler(self._api.call)},
         }
         return _Handlers({f"/{name}/{method}": run for name in _SERVICES for method, run in self._methods(name, own).items()})

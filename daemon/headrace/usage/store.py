@@ -1,0 +1,197 @@
+"""
+Usage in Redis: posted once a second, exactly once, and read back.
+
+Each bucket of time (minute, day, month, by UTC) is one hash: a cell's name, and its figures as one text. A post adds the same
+figures to all three, so that nothing need be added up later, and carries a number: one that arrives twice, since its reply was
+lost with a connection, changes nothing. A post goes out again and again until Redis says that it has it; meanwhile the tally
+goes on, within its bounds. So Redis away loses nothing, and the crash of a process what it tallied since its last post: the
+last second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from headrace import keys, observe
+from headrace.clock import Clock
+from headrace.errors import RedisAway
+from headrace.link import Link, Script
+from headrace.usage.question import MINUTES_KEPT, Granularity, Question, Row, answer, begin, buckets, end, kind_of
+from headrace.usage.tally import AT, FIELDS, MINUTE_S, OTHER, Cell, Tally, Who, read, spelled
+from headrace.usage.traffic import Traffic
+
+POST_EVERY_S = 1.0
+MOST_CELLS = {Granularity.MINUTE: 100, Granularity.DAY: 500, Granularity.MONTH: 1000}
+MOST_LINES = 200_000
+
+_POST = Script(__package__, "post.lua")
+_KEPT = {
+    Granularity.MINUTE: MINUTES_KEPT,
+    Granularity.DAY: timedelta(days=396),  # 13 months
+    Granularity.MONTH: timedelta(days=396),
+}
+_LINES_KEPT = timedelta(days=8)
+_A_POST = 200  # cells, so that none holds Redis up for more than a millisecond or two
+_LINES_A_POST = 2000
+_AT_ONCE = 200  # buckets that are read in one go
+
+Part = tuple[int, int, Sequence[Cell], Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """How many posts wait for Redis, and how many cells for a post; how many posts this process has made."""
+
+    posts: int
+    cells: int
+    posted: int
+
+
+class Store:
+    """
+    The usage of all processes on one Redis. Run `keep` as a task, and `close` it.
+
+    Args:
+        traffic: whose lines are kept with it; None: none are.
+    """
+
+    def __init__(self, link: Link, clock: Clock, tally: Tally, traffic: Traffic | None = None) -> None:
+        self._link = link
+        self._clock = clock
+        self._tally = tally
+        self._traffic = traffic
+        self._numbers = itertools.count(1)
+        self._waiting: deque[Part] = deque()
+        self._one_at_a_time = asyncio.Lock()
+        self._posted = 0
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return f"<Store [{stats.posts} posts and {stats.cells} cells waiting, {stats.posted} posted]>"
+
+    def stats(self) -> StoreStats:
+        """Return its state now."""
+        return StoreStats(len(self._waiting), self._tally.stats().cells, self._posted)
+
+    # Writing.
+
+    async def keep(self) -> None:
+        """Post what there is once a second, until cancelled."""
+        while True:
+            await self._clock.sleep(POST_EVERY_S)
+            with contextlib.suppress(RedisAway):
+                await self.post()
+
+    async def close(self) -> None:
+        """Post what is left, if Redis is there."""
+        with contextlib.suppress(RedisAway):
+            await self.post()
+
+    async def post(self) -> None:
+        """Post all that there is; raises `RedisAway`, and then it waits for the next time."""
+        async with self._one_at_a_time:
+            self._tally.settle()
+            await self._send()  # first what Redis did not take before; of that there is no more than a second's
+            self._waiting.extend(self._parts())
+            await self._send()
+
+    async def _send(self) -> None:
+        while self._waiting:
+            # One after the other: a post that was overtaken by a later one would count as known.
+            await self._link.run(_POST, *self._script(self._waiting[0]))
+            self._waiting.popleft()
+            self._posted += 1
+
+    def _parts(self) -> Iterator[Part]:
+        cells = self._tally.take()
+        self._show(cells)
+        lines = self._traffic.take(_LINES_A_POST) if self._traffic else []
+        for minute, of_minute in itertools.groupby(cells, key=lambda cell: cell[0]):
+            those = list(of_minute)
+            for first in range(0, len(those), _A_POST):
+                yield next(self._numbers), minute, those[first : first + _A_POST], lines
+                lines = []
+        if lines:
+            yield next(self._numbers), int(self._clock.now() // MINUTE_S), (), lines
+
+    def _script(self, part: Part) -> tuple[list[str], list[object]]:
+        number, minute, cells, lines = part
+        at = datetime.fromtimestamp(minute * MINUTE_S, UTC)
+        begins = {kind: begin(kind, at) for kind in MOST_CELLS}
+        names = [keys.usage_posted(self._link.instance), *(_key(kind, begins[kind]) for kind in begins), keys.USAGE_TRAFFIC]
+        args: list[object] = [
+            number,
+            _seconds(MINUTES_KEPT),
+            *MOST_CELLS.values(),
+            *(int((end(kind, begins[kind]) + _KEPT[kind]).timestamp()) for kind in begins),
+            spelled(OTHER),
+            MOST_LINES,
+            _seconds(_LINES_KEPT),
+            len(cells),
+        ]
+        for _, who, figures in cells:
+            args += (spelled(who), " ".join(map(str, figures)))
+        return names, [*args, *lines]
+
+    def _show(self, cells: Sequence[Cell]) -> None:
+        """Keep the metrics, by the names of price rows: models are anything that a caller makes up."""
+        for _, who, figures in cells:
+            row = self._tally.prices.row(who.model) or "unpriced"
+            for name in ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output"):
+                if tokens := figures[AT[name]]:
+                    observe.USED_TOKENS.inc(row, name, by=tokens)
+            if cost := figures[AT["cost"]]:
+                observe.COST.inc(row, by=cost)
+            for how in ("kept", "shared"):
+                if tokens := figures[AT[f"{how}_input"]] + figures[AT[f"{how}_output"]]:
+                    observe.SAVED_TOKENS.inc(how, by=tokens)
+                if cost := figures[AT[f"{how}_cost"]]:
+                    observe.SAVED_COST.inc(how, by=cost)
+
+    # Reading.
+
+    async def ask(self, question: Question) -> tuple[list[Row], datetime, datetime]:
+        """
+        Return the rows, and the span that they cover: whole buckets. What this process has not posted yet is posted first.
+
+        Raises `InvalidCall`, and `RedisAway`.
+        """
+        question.check()
+        await self.post()
+        kind = kind_of(question, datetime.fromtimestamp(self._clock.now(), UTC))
+        spans = buckets(kind, question.since, question.until)
+        cells = [cell for first in range(0, len(spans), _AT_ONCE) for cell in await self._read(kind, spans[first:][:_AT_ONCE])]
+        return answer(question, cells), spans[0], min(end(kind, spans[-1]), max(question.until, spans[0]))
+
+    async def _read(self, kind: Granularity, spans: Sequence[datetime]) -> list[tuple[datetime, Who, list[int]]]:
+        hashes = await asyncio.gather(*(self._link.do("HGETALL", _key(kind, begins)) for begins in spans))
+        return [
+            (begins, read(name), _figures(said))
+            for begins, hash_ in zip(spans, hashes, strict=True)
+            for name, said in hash_.items()
+        ]
+
+    async def lines(self, most: int = MOST_LINES) -> list[bytes]:
+        """Return the last lines of traffic that are kept, oldest first; raises `RedisAway`."""
+        found: list[bytes] = await self._link.do("LRANGE", keys.USAGE_TRAFFIC, -most, -1)
+        return found
+
+
+def _figures(said: bytes) -> list[int]:
+    figures = [int(figure) for figure in said.split()][: len(FIELDS)]
+    return figures + [0] * (len(FIELDS) - len(figures))
+
+
+def _key(kind: Granularity, begins: datetime) -> str:
+    form = {Granularity.MINUTE: "%Y-%m-%dT%H:%M", Granularity.DAY: "%Y-%m-%d", Granularity.MONTH: "%Y-%m"}[kind]
+    return keys.usage(kind.value, begins.strftime(form))
+
+
+def _seconds(span: timedelta) -> int:
+    return int(span.total_seconds())
