@@ -387,4 +387,5 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # Into a pipe nothing is cut off: whoever reads it there can wait for the end of the line.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import InvalidCall
 from headrace.usage import Granularity, Question
-from headrace.usage.question import MOST_BUCKETS, answer, begin, buckets, end, kind_of
+from headrace.usage.question import MOST_BUCKETS, MOST_ROWS, Sums, begin, buckets, end, kind_of
 from headrace.usage.tally import AT, FIELDS, Who
 
 NOON = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
@@ -21,6 +21,13 @@ MOMENTS = st.datetimes(datetime(2025, 1, 1), datetime(2027, 1, 1), timezones=st.
 
 def asked(**more):
     return Question(**{"since": NOON - timedelta(days=1), "until": NOON} | more)
+
+
+def answer(question, cells):
+    sums = Sums(question)
+    for cell in cells:
+        sums.add(*cell)
+    return sums.rows()
 
 
 def figures(**more):
@@ -73,6 +80,14 @@ def test_rows_by_time():
     assert [(row.begins, row.figures[AT["output"]]) for row in found] == [
         (NOON - timedelta(days=day), day) for day in (2, 1, 0)
     ]
+
+
+def test_too_many_rows():
+    """An answer is of so many rows at most; more than that is said to be too much."""
+    cells = [(NOON, Who(f"caller-{number}"), figures(output=1)) for number in range(MOST_ROWS + 1)]
+    assert len(answer(asked(group_by=("caller",)), cells[1:])) == MOST_ROWS
+    with pytest.raises(InvalidCall):
+        answer(asked(group_by=("caller",)), cells)
 
 
 @pytest.mark.parametrize("wrong", [{"group_by": ("colour",)}, {"since": NOON + timedelta(days=1)}])

@@ -21,6 +21,7 @@ _GRANULARITIES = {
     pb.USAGE_GRANULARITY_DAY: Granularity.DAY,
     pb.USAGE_GRANULARITY_MONTH: Granularity.MONTH,
 }
+_ROWS_AT_ONCE = 200  # that are made before the loop may go on with something else
 _SEE_ALL = (Role.ADMIN, Role.OBSERVER)
 
 
@@ -50,7 +51,10 @@ class UsageServicer:
                 raise NotAllowed("Callers see their own usage only; the roles admin and observer see all of it.")
             request.caller = caller.name
         rows, since, until = await self._store.ask(_question(request, self._clock.now()))
-        reply = pb.GetUsageResponse(rows=map(_row, rows), since_time=_stamp(since), until_time=_stamp(until))
+        reply = pb.GetUsageResponse(since_time=_stamp(since), until_time=_stamp(until))
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            reply.rows.extend(map(_row, rows[first : first + _ROWS_AT_ONCE]))
+            await self._clock.sleep(0)
         return reply.SerializeToString()
 
 

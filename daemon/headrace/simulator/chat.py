@@ -133,7 +133,8 @@ class _Writer:
                 yield self._chunk("content_block_delta", head, _delta(block, part), tokens=tokens)
         yield self._chunk("message_delta", head, {}, _FINISH[script.stop_reason])
         if self._includes_usage:
-            yield Piece("message_delta", _data(head | {"choices": [], "usage": _usage(script, ask)}))
+            said = _data(head | {"choices": [], "usage": _usage(script, ask)})
+            yield Piece("message_delta", said, told=(ask.input_tokens, script.output_tokens))
         yield Piece("message_stop", b"data: [DONE]\n\n")
 
     def error(self, error: Refused, request_id: str) -> bytes:

@@ -90,6 +90,7 @@ class Conversation:
                 pace=Pace.of(self._options, self._dice),
                 rule=rule,
                 delta_tokens=self._options.delta_tokens,
+                told=lambda tokens: self._told(visit, tokens),
                 produced=lambda tokens: self._produced(visit, ask.model, tokens),
                 headers=call.headers | self._limits.headers(ask.model),
                 encoding=call.encoding,
@@ -97,6 +98,9 @@ class Conversation:
             return await saying.say()
         finally:
             self._limits.leave(ask.model)
+
+    def _told(self, visit: Visit, tokens: tuple[int, int]) -> None:
+        self._journal.tell(visit, *tokens)
 
     def _produced(self, visit: Visit, model: str, tokens: int) -> None:
         # Through the journal each time: a reset puts new counts in it.

@@ -65,6 +65,8 @@ class Visit:
     headers: dict[str, str] = field(default_factory=dict)
     body_bytes: int = 0
     body_sha256: str = ""
+    told_input_tokens: int = 0
+    told_output_tokens: int = 0
 
 
 class Tally:
@@ -101,6 +103,7 @@ class Counts:
         self.models = Tally(_DISTINCT)
         self.fingerprints = Tally(bound)
         self.output_tokens = 0
+        self.told: dict[str, dict[str, int]] = {}  # by model: what answers said was used
 
     def __repr__(self) -> str:
         return f"<Counts [{self.total} calls, {self.running} running, at most {self.most_running}] {self.outcomes.items()}>"
@@ -152,6 +155,15 @@ class Journal:
         """Note what the call wants, once its body made sense."""
         visit.model, visit.stream, visit.text = model, stream, prompt[:_QUOTE]
         self.counts.models.inc(model)
+
+    def tell(self, visit: Visit, input_tokens: int, output_tokens: int) -> None:
+        """Note what a call was told it used: all of it, each time it is told."""
+        models = self.counts.told
+        model = visit.model if visit.model in models or len(models) < _DISTINCT else "(other)"
+        told = models.setdefault(model, {"input_tokens": 0, "output_tokens": 0})
+        told["input_tokens"] += input_tokens - visit.told_input_tokens
+        told["output_tokens"] += output_tokens - visit.told_output_tokens
+        visit.told_input_tokens, visit.told_output_tokens = input_tokens, output_tokens
 
     def close(self, visit: Visit) -> None:
         """Note how it ended."""

@@ -7,7 +7,7 @@ A `Form` is what another endpoint writes in its place; the names of its pieces a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -22,11 +22,12 @@ _encode = msgspec.json.encode
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One event of a stream: its bytes, and the output tokens that it brings."""
+    """One event of a stream: its bytes, the output tokens that it brings, and the input and output that it says were used."""
 
     name: str
     raw: bytes
     tokens: int = 0
+    told: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def message(script: Script, ask: Ask, message_id: str) -> bytes:
 
 def pieces(script: Script, ask: Ask, message_id: str, delta_tokens: int) -> Iterator[Piece]:
     """Write the answer to a call that wants a stream, event by event."""
-    yield _piece("message_start", {"message": _frame(ask, message_id)})
+    yield replace(_piece("message_start", {"message": _frame(ask, message_id)}), told=(ask.input_tokens, 1))
     if not script.blocks:
         yield _piece("ping", {})
     for index, block in enumerate(script.blocks):
@@ -76,7 +77,8 @@ def pieces(script: Script, ask: Ask, message_id: str, delta_tokens: int) -> Iter
             yield _piece("content_block_delta", {"index": index, "delta": delta}, tokens)
         yield _piece("content_block_stop", {"index": index})
     ending = {"stop_reason": script.stop_reason, "stop_sequence": script.stop_sequence}
-    yield _piece("message_delta", {"delta": ending, "usage": _totals(ask, script.output_tokens)})
+    totals = _totals(ask, script.output_tokens)
+    yield replace(_piece("message_delta", {"delta": ending, "usage": totals}), told=(ask.input_tokens, script.output_tokens))
     yield _piece("message_stop", {})
 
 

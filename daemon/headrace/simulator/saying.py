@@ -60,6 +60,7 @@ class Saying:
     Args:
         message_id: of the answer.
         produced: told of output tokens as they are produced.
+        told: told of all the input and output tokens that the answer has said were used, whenever it has said so.
         headers: of the answer.
         encoding: of a stream; empty: none. (Whole answers are encoded at the door.)
     """
@@ -74,6 +75,7 @@ class Saying:
     rule: Rule | None
     delta_tokens: int
     produced: Callable[[int], None]
+    told: Callable[[tuple[int, int]], None]
     headers: dict[str, str]
     encoding: str = ""
     _started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
@@ -96,6 +98,7 @@ class Saying:
         headers = self.headers | {"content-type": "application/json"}
         await self._produce()
         if self.rule is None or self.rule.kind not in BREAKS:
+            self.told((self.ask.input_tokens, self.script.output_tokens))
             return Response(body=body, headers=headers)
         response = StreamResponse(headers=headers)
         response.content_length = len(body)
@@ -132,6 +135,8 @@ class Saying:
                 await self._send(response, unsent)
                 await asyncio.sleep(wait_s)
             unsent.append(packer.encode(piece.raw) if packer else piece.raw)
+            if piece.told:
+                self.told(piece.told)
             if piece.name == "content_block_delta":
                 deltas += 1
                 said += piece.tokens

@@ -19,6 +19,7 @@ from headrace.usage.tally import FIELDS, Who, add
 
 MINUTES_KEPT = timedelta(days=2)
 MOST_BUCKETS = 3000  # two days of minutes, and some; more than all days that are kept
+MOST_ROWS = 5000
 
 _GROUPS = ("caller", "team", "model", "lane", "labels")
 
@@ -116,14 +117,31 @@ def end(kind: Granularity, begins: datetime) -> datetime:
     return begin(kind, begins + timedelta(days=31))
 
 
-def answer(question: Question, cells: Iterable[tuple[datetime, Who, Sequence[int]]]) -> list[Row]:
-    """Return the rows: the earliest first, in a span the dearest, then those of the most tokens."""
-    sums: dict[tuple[datetime, tuple[str, ...]], list[int]] = {}
-    for begins, who, figures in cells:
-        if question.fits(who):
-            at = question.since if question.granularity is Granularity.WHOLE else begins
-            add(sums.setdefault((at, question.group(who)), [0] * len(FIELDS)), figures[: len(FIELDS)])
-    return sorted((Row(at, group, figures) for (at, group), figures in sums.items()), key=_order)
+class Sums:
+    """The answer to a question, while cells come in."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._sums: dict[tuple[datetime, tuple[str, ...]], list[int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Sums [{len(self._sums)} rows]>"
+
+    def add(self, begins: datetime, who: Who, figures: Iterable[int]) -> None:
+        """Take in a cell; raises `InvalidCall` if the rows become too many."""
+        question = self._question
+        if not question.fits(who):
+            return
+        key = (question.since if question.granularity is Granularity.WHOLE else begins), question.group(who)
+        if key not in self._sums:
+            if len(self._sums) >= MOST_ROWS:
+                raise InvalidCall(f"there are more than {MOST_ROWS} rows; group by less, or ask for a shorter span")
+            self._sums[key] = [0] * len(FIELDS)
+        add(self._sums[key], figures)
+
+    def rows(self) -> list[Row]:
+        """Return the rows: the earliest first, in a span the dearest, then those of the most tokens."""
+        return sorted((Row(at, group, figures) for (at, group), figures in self._sums.items()), key=_order)
 
 
 def _order(row: Row) -> tuple[object, ...]:

@@ -80,23 +80,25 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def columns(group_by: Sequence[str], *, has_times: bool) -> tuple[str, ...]:
     """Return the names above a table's columns."""
-    figures = ("calls", "of cache", "shared", "input", "cache w/r", "output", "cost", "saved")
+    figures = ("calls", "spared", "input", "cached", "output", "cost", "saved")
     return (*(("begins",) if has_times else ()), *group_by, *figures)
 
 
 def cells(row: dict[str, Any], group_by: Sequence[str], *, has_times: bool) -> tuple[str, ...]:
-    """Return a row of the table. A cost that leaves tokens out is marked: those of models without a price."""
+    """
+    Return a row of the table. Spared are calls for which upstream was not asked, cached is input that its prompt cache had. A
+    cost that leaves tokens out is marked: those of models without a price.
+    """
     written = row["cache_write_5m_tokens"] + row["cache_write_1h_tokens"]
     saved = Decimal(row["saved_by_cache_usd"]) + Decimal(row["saved_by_sharing_usd"])
     return (
-        *((row["begins"],) if has_times else ()),
+        *((row["begins"].removesuffix("T00:00Z"),) if has_times else ()),
         *(row[name] or "-" for name in group_by),
         f"{row['calls']:,}",
-        f"{row['calls_cache'] + row['calls_stale']:,}",
-        f"{row['calls_shared']:,}",
-        f"{row['input_tokens']:,}",
-        f"{written:,}/{row['cache_read_tokens']:,}",
+        f"{row['calls_cache'] + row['calls_stale'] + row['calls_shared']:,}",
+        f"{row['input_tokens'] + written:,}",
+        f"{row['cache_read_tokens']:,}",
         f"{row['output_tokens']:,}",
-        f"${Decimal(row['cost_usd']):,.4f}{' + ?' if row['unpriced_tokens'] else ''}",
-        f"${saved:,.4f}",
+        f"${Decimal(row['cost_usd']):,.2f}{' + ?' if row['unpriced_tokens'] else ''}",
+        f"${saved:,.2f}",
     )

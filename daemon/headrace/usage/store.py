@@ -22,8 +22,8 @@ from headrace import keys, observe
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
-from headrace.usage.question import MINUTES_KEPT, Granularity, Question, Row, answer, begin, buckets, end, kind_of
-from headrace.usage.tally import AT, FIELDS, MINUTE_S, OTHER, Cell, Tally, Who, read, spelled
+from headrace.usage.question import MINUTES_KEPT, Granularity, Question, Row, Sums, begin, buckets, end, kind_of
+from headrace.usage.tally import AT, FIELDS, MINUTE_S, OTHER, Cell, Tally, read, spelled
 from headrace.usage.traffic import Traffic
 
 POST_EVERY_S = 1.0
@@ -39,7 +39,7 @@ _KEPT = {
 _LINES_KEPT = timedelta(days=8)
 _A_POST = 200  # cells, so that none holds Redis up for more than a millisecond or two
 _LINES_A_POST = 2000
-_AT_ONCE = 200  # buckets that are read in one go
+_CELLS_AT_ONCE = 2000  # that are read before the loop may go on with something else
 
 Part = tuple[int, int, Sequence[Cell], Sequence[bytes]]
 
@@ -165,27 +165,22 @@ class Store:
         question.check()
         await self.post()
         kind = kind_of(question, datetime.fromtimestamp(self._clock.now(), UTC))
-        spans = buckets(kind, question.since, question.until)
-        cells = [cell for first in range(0, len(spans), _AT_ONCE) for cell in await self._read(kind, spans[first:][:_AT_ONCE])]
-        return answer(question, cells), spans[0], min(end(kind, spans[-1]), max(question.until, spans[0]))
+        spans, sums = buckets(kind, question.since, question.until), Sums(question)
+        at_once = max(1, _CELLS_AT_ONCE // MOST_CELLS[kind])
+        for first in range(0, len(spans), at_once):
+            await self._read(kind, spans[first : first + at_once], sums)
+        return sums.rows(), spans[0], min(end(kind, spans[-1]), max(question.until, spans[0]))
 
-    async def _read(self, kind: Granularity, spans: Sequence[datetime]) -> list[tuple[datetime, Who, list[int]]]:
+    async def _read(self, kind: Granularity, spans: Sequence[datetime], sums: Sums) -> None:
         hashes = await asyncio.gather(*(self._link.do("HGETALL", _key(kind, begins)) for begins in spans))
-        return [
-            (begins, read(name), _figures(said))
-            for begins, hash_ in zip(spans, hashes, strict=True)
-            for name, said in hash_.items()
-        ]
+        for begins, cells in zip(spans, hashes, strict=True):
+            for name, figures in cells.items():
+                sums.add(begins, read(name), map(int, figures.split()[: len(FIELDS)]))
 
     async def lines(self, most: int = MOST_LINES) -> list[bytes]:
         """Return the last lines of traffic that are kept, oldest first; raises `RedisAway`."""
         found: list[bytes] = await self._link.do("LRANGE", keys.USAGE_TRAFFIC, -most, -1)
         return found
-
-
-def _figures(said: bytes) -> list[int]:
-    figures = [int(figure) for figure in said.split()][: len(FIELDS)]
-    return figures + [0] * (len(FIELDS) - len(figures))
 
 
 def _key(kind: Granularity, begins: datetime) -> str:
