@@ -22,6 +22,7 @@ type Client struct {
 	Messages     v1.MessagesServiceClient
 	Tickets      v1.TicketsServiceClient
 	Cache        v1.CacheServiceClient
+	Usage        v1.UsageServiceClient
 	Models       v1.ModelsServiceClient
 	Batches      v1.MessageBatchesServiceClient
 	Organization v1.OrganizationServiceClient
@@ -41,6 +42,7 @@ func Dial(address string, options ...Option) (*Client, error) {
 		Messages:     v1.NewMessagesServiceClient(conn),
 		Tickets:      v1.NewTicketsServiceClient(conn),
 		Cache:        v1.NewCacheServiceClient(conn),
+		Usage:        v1.NewUsageServiceClient(conn),
 		Models:       v1.NewModelsServiceClient(conn),
 		Batches:      v1.NewMessageBatchesServiceClient(conn),
 		Organization: v1.NewOrganizationServiceClient(conn),

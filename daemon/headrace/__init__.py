@@ -22,7 +22,7 @@ The line
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     callers     who asks, and keys            embedded    our own Valkey
-    outcome     what came of one call        usage/      all of that, added up and kept
+    outcome     what came of one call         usage/      all of that, added up
 
 The ground
     link        one client for Redis          pipe        its connection
