@@ -46,19 +46,31 @@ class Price:
     tiers: Mapping[str, float] = field(default_factory=dict)
     long_prompt: int = 0
     long_factor: float = 1.0
+    _rates: tuple[int, int, int, int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # In nano-USD for a million tokens. Worked out once, for costs are asked for at each attempt.
+        rates = (
+            self.input,
+            self.output,
+            _or(self.cache_read, 0.1 * self.input),
+            _or(self.cache_write_5m, 1.25 * self.input),
+            _or(self.cache_write_1h, 2 * self.input),
+        )
+        object.__setattr__(self, "_rates", tuple(round(usd * NANO) for usd in rates))
 
     def cost(self, usage: Usage, *, is_batch: bool = False, tier: str = "") -> int:
         """Return what this comes to in nano-USD, rounded up."""
         for_an_hour = min(usage.cache_creation_1h_input_tokens, usage.cache_creation_input_tokens)
+        input_, output, read, write_5m, write_1h = self._rates
         sum_ = (
-            usage.input_tokens * _nano(self.input)
-            + usage.output_tokens * _nano(self.output)
-            + usage.cache_read_input_tokens * _nano(_or(self.cache_read, 0.1 * self.input))
-            + (usage.cache_creation_input_tokens - for_an_hour) * _nano(_or(self.cache_write_5m, 1.25 * self.input))
-            + for_an_hour * _nano(_or(self.cache_write_1h, 2 * self.input))
+            usage.input_tokens * input_
+            + usage.output_tokens * output
+            + usage.cache_read_input_tokens * read
+            + (usage.cache_creation_input_tokens - for_an_hour) * write_5m
+            + for_an_hour * write_1h
         )
-        factor = self._factor(usage, is_batch, tier)
-        return -(-sum_ * round(factor * _MILLION) // (_MILLION * _MILLION))
+        return -(-sum_ * round(self._factor(usage, is_batch, tier) * _MILLION) // (_MILLION * _MILLION))
 
     def _factor(self, usage: Usage, is_batch: bool, tier: str) -> float:
         prompt = usage.metered_input_tokens + usage.cache_read_input_tokens
@@ -104,10 +116,6 @@ class Prices:
 
 def _fits(model: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(model, glob) for glob in globs)
-
-
-def _nano(usd: float) -> int:
-    return round(usd * NANO)
 
 
 def _or(price: float | None, usual: float) -> float:

@@ -105,13 +105,12 @@ class Tally:
 
     def spend(self, spent: Spent) -> None:
         """Take in what an attempt came to."""
-        who = _who(spent)
-        cell = self._cell(spent.at, who)
+        cell = self._cell(spent.at, _who(spent))
         cell[AT["attempts"]] += 1
         cell[AT["attempts_failed"]] += not spent.is_whole
         cell[AT["attempts_untold"]] += spent.is_untold
-        for name, tokens in classes(spent.usage).items():
-            cell[AT[name]] += tokens
+        for at, tokens in enumerate(classes(spent.usage), AT["input"]):
+            cell[at] += tokens
         cost = self.prices.cost(spent.model, spent.usage)
         if cost is None:
             cell[AT["unpriced"]] += total(spent.usage)
@@ -163,16 +162,11 @@ def add(into: list[int], figures: Iterable[int]) -> None:
         into[index] += figure
 
 
-def classes(usage: Usage) -> dict[str, int]:
-    """Return tokens by their class, each counted in one of them."""
+def classes(usage: Usage) -> tuple[int, int, int, int, int]:
+    """Return tokens by their class, each counted in one of them, in the order of FIELDS from "input" to "output"."""
     for_an_hour = min(usage.cache_creation_1h_input_tokens, usage.cache_creation_input_tokens)
-    return {
-        "input": usage.input_tokens,
-        "cache_write_5m": usage.cache_creation_input_tokens - for_an_hour,
-        "cache_write_1h": for_an_hour,
-        "cache_read": usage.cache_read_input_tokens,
-        "output": usage.output_tokens,
-    }
+    for_five_minutes = usage.cache_creation_input_tokens - for_an_hour
+    return usage.input_tokens, for_five_minutes, for_an_hour, usage.cache_read_input_tokens, usage.output_tokens
 
 
 def total(usage: Usage) -> int:
@@ -194,6 +188,8 @@ def _who(told: Outcome | Spent) -> Who:
 
 def _bounded(text: str) -> str:
     # A model's name is the caller's free text: of any length, and JSON lets half a character through.
+    if len(text) <= _LONGEST and text.isascii():
+        return text
     return text[:_LONGEST].encode("utf-8", "backslashreplace").decode()
 
 
