@@ -66,7 +66,7 @@ class Question:
     def fits(self, who: Who) -> bool:
         """Whether figures of these are asked for."""
         globs = (self.caller, self.team, self.model, self.lane, self.label)
-        return all(fnmatchcase(text, glob) for text, glob in zip(who, globs, strict=True))
+        return all(glob == "*" or fnmatchcase(text, glob) for text, glob in zip(who, globs, strict=True))
 
     def group(self, who: Who) -> tuple[str, ...]:
         """Return the group that they are in: a value for each of `group_by`."""

@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -39,7 +38,7 @@ _KEPT = {
 _LINES_KEPT = timedelta(days=8)
 _A_POST = 200  # cells, so that none holds Redis up for more than a millisecond or two
 _LINES_A_POST = 2000
-_CELLS_AT_ONCE = 2000  # that are read before the loop may go on with something else
+_CELLS_AT_ONCE = 1000  # that are read before the loop may go on with something else
 
 Part = tuple[int, int, Sequence[Cell], Sequence[bytes]]
 
@@ -67,7 +66,7 @@ class Store:
         self._tally = tally
         self._traffic = traffic
         self._numbers = itertools.count(1)
-        self._waiting: deque[Part] = deque()
+        self._waiting: Part | None = None
         self._one_at_a_time = asyncio.Lock()
         self._posted = 0
 
@@ -77,7 +76,7 @@ class Store:
 
     def stats(self) -> StoreStats:
         """Return its state now."""
-        return StoreStats(len(self._waiting), self._tally.stats().cells, self._posted)
+        return StoreStats(int(self._waiting is not None), self._tally.stats().cells, self._posted)
 
     # Writing.
 
@@ -97,28 +96,29 @@ class Store:
         """Post all that there is; raises `RedisAway`, and then it waits for the next time."""
         async with self._one_at_a_time:
             self._tally.settle()
-            await self._send()  # first what Redis did not take before; of that there is no more than a second's
-            self._waiting.extend(self._parts())
-            await self._send()
+            await self._send()  # what Redis did not take before
+            left = self._tally.stats().cells  # and not what comes meanwhile: that is the next second's
+            while cells := self._tally.take(min(_A_POST, left)):
+                left -= len(cells)
+                self._put(cells)
+                await self._send()
+            if self._traffic:
+                self._put([])
+                await self._send()
+
+    def _put(self, cells: list[Cell]) -> None:
+        """Make a post; from here on it goes out until Redis has it, whoever is cancelled meanwhile."""
+        lines = self._traffic.take(_LINES_A_POST) if self._traffic is not None else []
+        minute = cells[0][0] if cells else int(self._clock.now() // MINUTE_S)
+        self._waiting = next(self._numbers), minute, cells, lines
+        self._show(cells)
 
     async def _send(self) -> None:
-        while self._waiting:
-            # One after the other: a post that was overtaken by a later one would count as known.
-            await self._link.run(_POST, *self._script(self._waiting[0]))
-            self._waiting.popleft()
+        # One after the other: a post that was overtaken by a later one would count as known.
+        if self._waiting is not None:
+            await self._link.run(_POST, *self._script(self._waiting))
+            self._waiting = None
             self._posted += 1
-
-    def _parts(self) -> Iterator[Part]:
-        cells = self._tally.take()
-        self._show(cells)
-        lines = self._traffic.take(_LINES_A_POST) if self._traffic else []
-        for minute, of_minute in itertools.groupby(cells, key=lambda cell: cell[0]):
-            those = list(of_minute)
-            for first in range(0, len(those), _A_POST):
-                yield next(self._numbers), minute, those[first : first + _A_POST], lines
-                lines = []
-        if lines:
-            yield next(self._numbers), int(self._clock.now() // MINUTE_S), (), lines
 
     def _script(self, part: Part) -> tuple[list[str], list[object]]:
         number, minute, cells, lines = part

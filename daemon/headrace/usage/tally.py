@@ -11,6 +11,7 @@ lose their names and their minute, but none is ever lost.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -141,14 +142,19 @@ class Tally:
 
     # Out.
 
-    def take(self) -> list[Cell]:
-        """Return all figures, the oldest first, and begin anew."""
-        self.settle()
-        minutes, self._minutes = self._minutes, {}
-        return [(minute, who, cell) for minute, cells in sorted(minutes.items()) for who, cell in cells.items()]
+    def take(self, most: int) -> list[Cell]:
+        """Return the figures of the oldest minute, so many cells at most, and forget them; [] if there are none."""
+        if not self._minutes:
+            return []
+        minute = min(self._minutes)
+        cells = self._minutes[minute]
+        taken: list[Cell] = [(minute, who, cells.pop(who)) for who in list(itertools.islice(cells, most))]
+        if not cells:
+            del self._minutes[minute]
+        return taken
 
     def settle(self) -> None:
-        """Make figures of the hits, and keep to the bound of minutes; where nobody can take anything now."""
+        """Make figures of the hits, and keep to the bound of minutes: once a second, whether they can be taken or not."""
         self._count_hits()
         while len(self._minutes) > self._most_minutes:
             first, second, *_ = sorted(self._minutes)

@@ -48,6 +48,9 @@ class Traffic:
     def __repr__(self) -> str:
         return f"<Traffic [{len(self._lines)} lines, {self.dropped} dropped]>"
 
+    def __len__(self) -> int:
+        return len(self._lines)
+
     def heed(self, outcome: Outcome) -> None:
         """Take in what came of a call."""
         if not outcome.endpoint or outcome.cost_class not in ("paid", "none") or outcome.reason == LEFT:
