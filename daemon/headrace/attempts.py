@@ -20,7 +20,7 @@ from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, Headrac
 from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import UNTOLD, Answer, Call, Usage
-from headrace.outcome import NOTHING_USED, Outcomes
+from headrace.outcome import Outcomes
 from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 
@@ -107,8 +107,7 @@ class Attempts:
 
     def _tell_failed(self, call: Call, flight: Flight, *, is_untold: bool) -> None:
         """Tell what upstream had said of an attempt's use before it ended too early."""
-        told = forms.dialect(call.endpoint).usage_of_events(flight.events) if flight.events else NOTHING_USED
-        self._outcomes.spent(call, told, is_whole=False, is_untold=is_untold)
+        self._outcomes.spent(call, _told(call, flight), is_whole=False, is_untold=is_untold)
 
     async def _ask(self, call: Call, flight: Flight) -> Answer:
         if not call.stream:

@@ -12,6 +12,7 @@ adds up what was spent takes those, and of outcomes only what was answered witho
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from types import TracebackType
 
@@ -20,7 +21,7 @@ import msgspec
 from headrace import observe
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
-from headrace.model import Errand, Reply, Source, Usage
+from headrace.model import Errand, Labels, Reply, Source, Usage
 
 NOTHING_USED = Usage()
 _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE: "kept", Source.STALE: "kept"}
@@ -131,7 +132,10 @@ class Outcomes:
     def spent(self, call: Errand, usage: Usage, *, is_whole: bool, is_untold: bool) -> None:
         """Tell what an attempt for this call came to."""
         now = self._clock.now()
-        spent = Spent(call.caller.name, call.lane.value, call.model, usage, is_whole, is_untold, at=now)
+        spent = Spent(
+            call.caller.name, call.lane.value, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
+            labels=labels_text(call.labels),
+        )  # fmt: skip
         for listener in self._payers:
             listener(spent)
 
@@ -166,6 +170,8 @@ class Outcomes:
             caller=errand.caller.name,
             lane=errand.lane.value,
             model=errand.model,
+            team=errand.caller.team,
+            labels=labels_text(errand.labels),
             source=source.value if source and has_come else "",
             cost_class=_COST_CLASSES[source] if source and has_come else "none",
             reason=_reason(error) if error is not None else "",
@@ -180,6 +186,12 @@ class Outcomes:
             ticket=reply.ticket if reply is not None else "",
             request_id=reply.request_id if reply is not None else "",
         )
+
+
+@functools.lru_cache(1024)
+def labels_text(labels: Labels) -> str:
+    """Return labels as outcomes have them; the same few come with every call."""
+    return ",".join(f"{name}={value}" for name, value in labels)
 
 
 def count(outcome: Outcome) -> None:

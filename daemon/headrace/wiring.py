@@ -21,6 +21,7 @@ from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
 from headrace.bodies import reader
+from headrace.budget.costs import Costs
 from headrace.budget.estimate import Estimator
 from headrace.budget.hosts import Hosts
 from headrace.budget.limits import Limits
@@ -309,8 +310,7 @@ class Parts:
 
 
 def _limits(settings: Settings) -> Limits:
-    # Spend is counted by a table of prices: `costs=Costs(prices(settings).cost)`, as soon as there is one.
-    return Limits(settings.limit, classes=classes(settings))
+    return Limits(settings.limit, classes=classes(settings), costs=Costs(prices(settings).cost))
 
 
 class Edges:

@@ -21,7 +21,7 @@ from headrace.cache.keeping import age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.model import Call, Caller, Labels, Lane
-from headrace.outcome import Outcome
+from headrace.outcome import Outcome, labels_text
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
@@ -137,6 +137,8 @@ def outcome_of(hit: Hit, edge: str) -> Outcome:
         seen.caller.name,
         seen.lane,
         seen.model,
+        team=seen.caller.team,
+        labels=labels_text(seen.labels),
         source="cache",
         cost_class="kept",
         usage=answer.usage,
