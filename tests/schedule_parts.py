@@ -14,6 +14,7 @@ from headrace.budget.want import Form
 from headrace.clock import HandClock
 from headrace.errors import RedisAway
 from headrace.model import Call, Caller, Lane, Usage
+from headrace.rank import Flow
 from headrace.schedule import Schedule
 
 ONE_A_SECOND = Limit("org", requests_per_minute=60, burst_s=1.0)
@@ -29,12 +30,12 @@ class SteppedLedger(MemoryLedger):
         self.is_away = False
         self.asked = 0
 
-    async def reserve(self, hold_id, wants, *, waiter, waited_s):
+    async def reserve(self, hold_id, wants, *, waiter, flow):
         self.asked += 1
         await asyncio.sleep(0)
         if self.is_away:
             raise RedisAway("gone")
-        outcome = await super().reserve(hold_id, wants, waiter=waiter, waited_s=waited_s)
+        outcome = await super().reserve(hold_id, wants, waiter=waiter, flow=flow)
         await asyncio.sleep(0)
         return outcome
 
@@ -63,22 +64,24 @@ class House:
         self.went: list[str] = []
         self.number = 0
 
-    def call(self, name: str = "x", *, within: float = 60.0, arrival: float | None = None, **more) -> Call:
+    def call(self, *, of: str = "x", within: float = 60.0, arrival: float | None = None, weight: int = 1, **more) -> Call:
         now = self.clock.now()
         call = Call(
-            caller=Caller(name), body=b"{}", model="m", max_tokens=100, stream=False, version="", betas=(), headers=(),
-            lane=Lane.STANDARD, fingerprint="f", scope="", arrival=now if arrival is None else arrival, deadline=now + within,
+            caller=Caller(of, weight=weight), body=b"{}", model="m", max_tokens=100, stream=False, version="", betas=(),
+            headers=(), lane=Lane.STANDARD, fingerprint="f", scope="", arrival=now if arrival is None else arrival,
+            deadline=now + within,
         )  # fmt: skip
         return replace(call, **more)
 
     def go(self, name: str = "x", *, hold_s: float = 0.0, **more) -> asyncio.Task[None]:
+        """Let a call go that `went` knows by this name; whose it is, says *of*."""
         self.number += 1
-        return asyncio.ensure_future(self._go(self.call(name, **more), f"h{self.number}", hold_s))
+        return asyncio.ensure_future(self._go(name, self.call(**more), f"h{self.number}", hold_s))
 
-    async def _go(self, call: Call, hold_id: str, hold_s: float) -> None:
+    async def _go(self, name: str, call: Call, hold_id: str, hold_s: float) -> None:
         async with self.schedule.turn(call, hold_id) as turn:
             turn.sent()
-            self.went.append(call.caller.name)
+            self.went.append(name)
             if hold_s:
                 await self.clock.sleep(hold_s)
             await turn.settle(Usage(10, 10))
@@ -102,4 +105,4 @@ async def levels(house: House) -> tuple[int, ...]:
         if want.form is Form.RATE
     ]
     house.number += 1
-    return (await MemoryLedger.reserve(house.ledger, f"look{house.number}", wants, waiter="", waited_s=0)).levels
+    return (await MemoryLedger.reserve(house.ledger, f"look{house.number}", wants, waiter="", flow=Flow("x"))).levels

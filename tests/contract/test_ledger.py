@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from headrace.budget.redis import RedisLedger
 from headrace.budget.want import Form, Want
 from headrace.errors import RedisAway
 from headrace.link import Link
+from headrace.rank import Flow
 from windows import used_share, worst_window
 
 REQUESTS = Want("org:requests", "org", "requests", Form.RATE, 600, 20, 1)
@@ -41,8 +43,9 @@ class Kit:
     inbox: str
     nudged: list[str]
 
-    async def ask(self, hold_id, *wants, waiter="", waited_s=0.0):
-        return await self.ledger.reserve(hold_id, wants, waiter=self.waiter(waiter or hold_id), waited_s=waited_s)
+    async def ask(self, hold_id, *wants, waiter="", flow=None):
+        flow = flow or Flow(hold_id)
+        return await self.ledger.reserve(hold_id, wants, waiter=self.waiter(waiter or hold_id), flow=flow)
 
     def waiter(self, name):
         return f"{self.inbox}|{name}"
@@ -228,13 +231,102 @@ async def test_fifo(kit):
     assert isinstance(await kit.ask("c", want), Granted)
 
 
-async def test_old_arrival(kit):
-    """The order is by arrival: a call that has waited elsewhere comes in at its place."""
+async def test_quiet_flow(kit):
+    """The order is by rank: a flow that has asked for little passes those of one that has asked for more."""
     want = replace(TOKENS, rate_per_minute=600, cost=1000)
     await kit.ask("a", replace(want, cost=2000))
-    assert (await kit.ask("b", want)).seconds == pytest.approx(100, abs=0.1)
-    assert (await kit.ask("c", want, waited_s=30)).seconds == pytest.approx(100, abs=0.1)
-    assert (await kit.ask("b", want)).seconds == pytest.approx(200, abs=0.1)
+    for name, seconds in (("b", 100), ("c", 200), ("d", 300)):
+        assert (await kit.ask(name, want, flow=Flow("flood"))).seconds == pytest.approx(seconds, abs=0.1)
+    assert (await kit.ask("q", want, flow=Flow("quiet"))).seconds == pytest.approx(200, abs=0.1)
+    assert (await kit.ask("c", want, flow=Flow("flood"))).seconds == pytest.approx(300, abs=0.1)
+
+
+async def served(kit, flows, *, calls):
+    """Let flows press on permits, each with two calls in line; return how many of *calls* each is granted, by name."""
+    want, shares, numbers = replace(PERMITS, capacity=1), dict.fromkeys(flows, 0), itertools.count()
+    await kit.ask("at", want)
+    names = {f"{flow.caller}{next(numbers)}": flow for flow in flows for _ in range(2)}
+    for name, flow in names.items():
+        await kit.ask(name, want, flow=flow)
+    held = "at"
+    for _ in range(calls):
+        await kit.ledger.settle(held, (want,), {})
+        for name, flow in list(names.items()):
+            if isinstance(await kit.ask(name, want, flow=flow), Granted):
+                held = name
+                shares[flow] += 1
+                del names[name]
+                names[new := f"{flow.caller}{next(numbers)}"] = flow
+                await kit.ask(new, want, flow=flow)
+    return {flow.caller: count for flow, count in shares.items()}
+
+
+async def test_weights(kit):
+    """Flows that wait all the time are granted by their weights."""
+    shares = await served(kit, [Flow("a", weight=3), Flow("b"), Flow("c")], calls=50)
+    assert shares["a"] == pytest.approx(30, abs=1)
+    assert shares["b"] == pytest.approx(10, abs=1)
+
+
+async def test_lanes(kit):
+    """A lane has its share, however many callers are in another."""
+    flows = [Flow("a", "interactive", 800_000), *(Flow(name, "batch", 200_000) for name in "bcd")]
+    shares = await served(kit, flows, calls=120)
+    assert shares["a"] == pytest.approx(96, abs=4)  # those who came first had nobody to share with yet
+    assert shares["b"] == pytest.approx(8, abs=2)
+
+
+async def test_charged_for_use(kit):
+    """Who leaves takes its charge back, and what was used in the end corrects it: the flow goes on as though it had known."""
+    want = replace(TOKENS, rate_per_minute=600, cost=1000)
+    await kit.ask("a", replace(want, cost=2000))
+    await kit.ask("b", want, flow=Flow("x"))
+    await kit.ask("c", want, flow=Flow("x"))
+    await kit.ask("d", want, flow=Flow("y"))
+    await kit.ask("e", want, flow=Flow("y"))
+    await kit.ledger.release("c", (want,), waiter=kit.waiter("c"))
+    assert (await kit.ask("c2", want, flow=Flow("x"))).seconds == pytest.approx(300, abs=0.1)
+    await kit.ledger.settle("a", (replace(want, cost=2000),), {TOKENS.bucket_id: 0})
+    assert isinstance(await kit.ask("b", want, flow=Flow("x")), Granted)
+    await kit.ledger.settle("b", (want,), {TOKENS.bucket_id: 0})
+    await kit.ledger.release("c2", (want,), waiter=kit.waiter("c2"))
+    assert isinstance(await kit.ask("d", want, flow=Flow("y")), Granted)
+    assert isinstance(await kit.ask("f", replace(want, cost=1500), flow=Flow("x")), Wait)
+    assert (await kit.ask("e", want, flow=Flow("y"))).seconds == pytest.approx(150, abs=0.2)
+
+
+async def test_together(kit):
+    """One who waits in two lines, of which one has been contended for long, is not held up for ever in the other."""
+    first, second = replace(PERMITS, capacity=1), replace(PERMITS, bucket_id="second", capacity=1)
+    await kit.ask("at", first)
+    await kit.ask("at2", second)
+    for number in range(40):  # the first line's clock runs ahead
+        await kit.ask(f"b{number}", first, flow=Flow("b", weight=1))
+        await kit.ask(f"o{number}", first, flow=Flow("o", weight=50))
+        await kit.ledger.release("at", (first,)) if not number else None
+        for name in (f"b{number}", f"o{number}"):
+            await kit.ask(name, first, flow=Flow(name[0], weight=1 if name[0] == "b" else 50))
+            await kit.ledger.release(name, (first,), waiter=kit.waiter(name))
+    await kit.ask("held", first)
+    await kit.ask("x0", second, flow=Flow("x"))
+    await kit.ask("both", first, second, flow=Flow("b"))
+    for number in range(1, 4):
+        await kit.ask(f"x{number}", second, flow=Flow("x"))
+    await kit.ledger.release("held", (first,))
+    await kit.ledger.release("at2", (second,))
+    assert isinstance(await kit.ask("x0", second, flow=Flow("x")), Granted)
+    await kit.ledger.release("x0", (second,))
+    assert isinstance(await kit.ask("both", first, second, flow=Flow("b")), Granted)
+
+
+async def test_no_line(link, valkey_url):
+    """While nobody waits, nothing is kept of who had how much."""
+    ledger = RedisLedger(link)
+    for number in range(3):
+        await ledger.reserve(f"h{number}", (REQUESTS, TOKENS), waiter=f"i|{number}", flow=Flow("a"))
+    await ledger.settle("h1", (REQUESTS, TOKENS), {TOKENS.bucket_id: 7})
+    with redis.Redis.from_url(valkey_url) as client:
+        assert not [key for key in client.scan_iter() if b":fair:" in key or b":flows:" in key]
 
 
 async def test_only_on_what_blocks_both(kit):
@@ -296,7 +388,7 @@ async def test_nothing_left_behind(link, valkey_url):
     """When all is settled, what is left in Redis is on its way out."""
     ledger = RedisLedger(link)
     for number in range(3):
-        await ledger.reserve(f"h{number}", (REQUESTS, PERMITS), waiter=f"i|{number}", waited_s=0)
+        await ledger.reserve(f"h{number}", (REQUESTS, PERMITS), waiter=f"i|{number}", flow=Flow("a"))
     for number in range(3):
         await ledger.release(f"h{number}", (REQUESTS, PERMITS), waiter=f"i|{number}")
     with redis.Redis.from_url(valkey_url) as client:
@@ -311,21 +403,21 @@ async def test_clock_back(link, valkey_url):
     later_us = now_us() + 5_000_000
     with redis.Redis.from_url(valkey_url) as client:
         client.hset(bucket, mapping={"level": 10 * UNITS, "at": later_us})
-        assert (await ledger.reserve("a", (REQUESTS,), waiter="i|1", waited_s=0)).levels == (9,)
+        assert (await ledger.reserve("a", (REQUESTS,), waiter="i|1", flow=Flow("a"))).levels == (9,)
         assert client.hmget(bucket, "level", "at") == [b"%d" % (9 * UNITS), b"%d" % later_us]
         await ledger.release("a", (REQUESTS,))
         assert client.hmget(bucket, "level", "at") == [b"%d" % (10 * UNITS), b"%d" % later_us]
-    waiting = await ledger.reserve("b", (replace(REQUESTS, cost=20),), waiter="i|2", waited_s=0)
+    waiting = await ledger.reserve("b", (replace(REQUESTS, cost=20),), waiter="i|2", flow=Flow("a"))
     assert waiting.seconds == pytest.approx(6, abs=0.2)
 
 
 async def test_scripts_forgotten(link, valkey_url):
     """A Redis that has forgotten the scripts is told them again."""
     ledger = RedisLedger(link)
-    await ledger.reserve("a", (REQUESTS,), waiter="i|1", waited_s=0)
+    await ledger.reserve("a", (REQUESTS,), waiter="i|1", flow=Flow("a"))
     with redis.Redis.from_url(valkey_url) as client:
         client.script_flush()
-    assert isinstance(await ledger.reserve("b", (REQUESTS,), waiter="i|2", waited_s=0), Granted)
+    assert isinstance(await ledger.reserve("b", (REQUESTS,), waiter="i|2", flow=Flow("a")), Granted)
 
 
 # The scripts against their twin. Redis's clock cannot be set, so the twin's is: to the time of each reply.
@@ -336,6 +428,7 @@ BUCKETS = (
     replace(PERMITS, capacity=2),
     replace(BUDGET, capacity=1500),
 )
+FLOWS = (Flow("a", "high", 800_000, 3), Flow("b", "high", 800_000), Flow("a", "low", 200_000), Flow("c", "low", 200_000, 7))
 CASES = st.lists(
     st.one_of(
         st.tuples(
@@ -343,7 +436,6 @@ CASES = st.lists(
             st.integers(0, 11),
             st.sets(st.integers(0, 3), min_size=1),
             st.integers(1, 500),
-            st.integers(0, 9),
         ),
         st.tuples(st.just("settle"), st.integers(0, 11), st.integers(0, 900)),
         st.tuples(st.just("release"), st.integers(0, 11)),
@@ -367,9 +459,9 @@ class Replay:
         self.open: set[int] = set()
         self.moves: list[tuple[int, int]] = []
 
-    async def reserve(self, hold, picked, tokens, waited_ms):
+    async def reserve(self, hold, picked, tokens):
         wants = self.wants.setdefault(hold, tuple(self._want(i, tokens) for i in sorted(picked)))
-        asked = {"waiter": f"i|{hold}", "waited_s": waited_ms / 1000}
+        asked = {"waiter": f"i|{hold}", "flow": FLOWS[hold % len(FLOWS)]}
         try:
             outcome = await self.redis.reserve(f"{self.prefix}{hold}", wants, **asked)
         except HoldClosed:
@@ -422,6 +514,21 @@ class Replay:
                     state.bucket.flow(self.at_us)
                     assert kept == state.bucket
 
+    async def compare_fairness(self):
+        """Compare the clocks of the lines, and how far ahead of them each flow is."""
+        for bucket_id, state in self.twin._states.items():
+            if state.fair is None:
+                continue
+            name = keys.line(bucket_id)
+            sums = dict(await self.link.do("HGETALL", name.replace(":line:", ":fair:")))
+            flows = await self.link.do("ZRANGE", name.replace(":line:", ":flows:"), 0, -1, "WITHSCORES")
+            finishes = {flow.decode(): int(finish) for flow, finish in flows}
+            assert int(sums.pop(b"clock")) == state.fair.clock
+            expected = {flow.name: finish for flow, finish in state.fair.finishes.items()}
+            assert finishes == expected
+            weights = {f"{lane}/{share}".encode(): weight for (lane, share), weight in state.fair._weights.items()}
+            assert {lane: int(weight) for lane, weight in sums.items()} == weights
+
     def _spy(self) -> Callable:
         """Catch the reply of the next script."""
         caught = []
@@ -457,6 +564,7 @@ def test_twin(valkey_url, cases):
             else:
                 await replay.close(rest[0], rest[1] if step == "settle" else None)
         await replay.compare_levels()
+        await replay.compare_fairness()
         await link.aclose()
         if replay.moves:
             assert worst_window(replay.moves, rate_per_minute=60_000, capacity=5).is_kept
@@ -468,8 +576,8 @@ async def test_audit(link, valkey_url):
     """What a rate bucket grants and what comes back is told to the audit stream, at Redis's time; waits and permits are not."""
     ledger = RedisLedger(link, audit="audit")
     wants = (replace(REQUESTS, cost=12), PERMITS)
-    granted = await ledger.reserve("a", wants, waiter="i|1", waited_s=0)
-    await ledger.reserve("b", wants, waiter="i|2", waited_s=0)
+    granted = await ledger.reserve("a", wants, waiter="i|1", flow=Flow("a"))
+    await ledger.reserve("b", wants, waiter="i|2", flow=Flow("a"))
     assert told(valkey_url) == [(granted.at_us, "a", b"cost", 12)]
 
     await ledger.release("b", wants, waiter="i|2")  # was not granted, so nothing comes back
@@ -482,7 +590,7 @@ async def test_audit_settled(link, valkey_url):
     """So is what is settled: what is left of an estimate, or what it fell short by, but not what was just right."""
     ledger = RedisLedger(link, audit="audit")
     for hold, used in (("less", 2), ("more", 5), ("right", 3)):
-        await ledger.reserve(hold, (replace(REQUESTS, cost=3),), waiter="i|1", waited_s=0)
+        await ledger.reserve(hold, (replace(REQUESTS, cost=3),), waiter="i|1", flow=Flow("a"))
         await ledger.settle(hold, (replace(REQUESTS, cost=3),), {REQUESTS.bucket_id: used})
     assert [what[1:] for what in told(valkey_url) if what[2] == b"back"] == [("less", b"back", 1), ("more", b"back", -2)]
 
@@ -510,7 +618,7 @@ async def test_promise_under_load(link, valkey_url):
             while not isinstance(outcome, Granted):
                 if time.monotonic() > stop:
                     return
-                outcome = await ledger.reserve(f"{name}.{number}", (want,), waiter=f"i|{name}", waited_s=0)
+                outcome = await ledger.reserve(f"{name}.{number}", (want,), waiter=f"i|{name}", flow=Flow("a"))
                 await asyncio.sleep(0.02 if outcome is None else getattr(outcome, "seconds", 0))
 
     await asyncio.gather(*(press(name) for name in range(30)))
@@ -524,7 +632,7 @@ async def test_settled_late(link, monkeypatch):
     """A settlement that Redis did not take is sent again, and that work is seen while it goes on; a fault of it is counted."""
     monkeypatch.setattr(redis_ledger, "_TRY_EVERY_S", 0.01)
     ledger = RedisLedger(link)
-    await ledger.reserve("a", (REQUESTS,), waiter="i|1", waited_s=0)
+    await ledger.reserve("a", (REQUESTS,), waiter="i|1", flow=Flow("a"))
     await link.do("REPLICAOF", "127.0.0.1", "1")
     try:
         with pytest.raises(RedisAway):

@@ -17,7 +17,7 @@ from headrace.budget.limits import Limit, Limits
 from headrace.crowd import Crowd
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
 from headrace.model import Usage
-from headrace.schedule.line import MAX_ASKING
+from headrace.schedule.line import MOST_OF_FLOW
 from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House, levels
 
 
@@ -84,7 +84,7 @@ async def test_many_at_once():
     for number in range(500):
         house.go(f"c{number}", hold_s=1)
     await house.settle_down()
-    assert house.ledger.asked == MAX_ASKING
+    assert house.ledger.asked == MOST_OF_FLOW
 
 
 async def test_batch():

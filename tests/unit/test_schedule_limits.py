@@ -12,6 +12,7 @@ from headrace.budget.limits import Limit, Limits
 from headrace.budget.memory import MemoryLedger
 from headrace.errors import BudgetExhausted, Failure
 from headrace.model import Usage
+from headrace.rank import NOBODY
 from schedule_parts import House
 
 DAY_S = 86_400.0
@@ -29,7 +30,7 @@ async def left(house: House) -> list[int]:
     """Return what is left in each bucket, in dollars for spend."""
     wants = list(house.schedule._limits.buckets(house.call(), house.clock.now()))
     house.number += 1
-    outcome = await MemoryLedger.reserve(house.ledger, f"look{house.number}", wants, waiter="", waited_s=0)
+    outcome = await MemoryLedger.reserve(house.ledger, f"look{house.number}", wants, waiter="", flow=NOBODY)
     house.ledger.release(f"look{house.number}", wants)
     return [
         (level + want.cost) // 10**9 if want.kind == "spend" else level + want.cost

@@ -4,9 +4,10 @@ The ledger: who has reserved what, and who comes next. This is the port; redis.p
 - *Reserve* takes the costs of all wants at once, or nothing and says how long to wait. *Settle* replaces what was reserved by
   what was used; *release* gives all of it back. All three are idempotent by hold id, and settling or releasing also closes
   the id: a reserve that arrives after it (sent again, or overtaken on the wire) takes nothing.
-- Whoever must wait stands in the line of each bucket that blocks it, by arrival, and nobody who came later takes from that
-  bucket before it. Where a bucket does not block it, others may pass: a call that waits for tokens holds up nobody who
-  needs only permits. The order is the same in all lines, so two calls can never wait for each other.
+- Whoever must wait stands in the line of each bucket that blocks it, by rank (rank.py): whose flow has had less of its share
+  stands before whose has had more, and nobody of higher rank takes from that bucket before it. Where a bucket does not block
+  it, others may pass: a call that waits for tokens holds up nobody who needs only permits. A call has one rank in all lines, so
+  two can never wait for each other. While nobody waits, nobody is charged for what it takes.
 - A place in line is a lease, kept by asking again; who stops asking no longer holds up the others after five seconds.
 - When permits or tokens come back, the first in line is nudged if it now fits. Nudges may be lost.
 - What a rate bucket gave is never given back by an expiry. Concurrency permits are leases, renewed while the call runs.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from headrace.budget.want import Want
+from headrace.rank import Flow
 
 PERMIT_LEASE_US = 30_000_000
 WAIT_LEASE_US = 5_000_000
@@ -74,7 +76,7 @@ class Ledger(Protocol):
     is done when it has arrived or has failed for the first time. Look at it with `asyncio.wait`, or not at all.
     """
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
         """Take all costs or none. Raises `RedisAway`."""
 
     def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:

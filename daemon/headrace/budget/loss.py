@@ -20,6 +20,7 @@ from headrace import observe
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.want import Form, Want
 from headrace.errors import RedisAway
+from headrace.rank import Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +57,23 @@ class LossPolicy:
         """Return its state now."""
         return LossStats(len(self._alone), len(self._waiting_alone))
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
         """Take all costs or none; from Redis, or as the limits say."""
         is_closed = any(want.on_redis_loss == "closed" for want in wants)
         if is_closed or self._is_up():
             try:
-                return await self._shared.reserve(hold_id, wants, waiter=waiter, waited_s=waited_s)
+                return await self._shared.reserve(hold_id, wants, waiter=waiter, flow=flow)
             except RedisAway:
                 if is_closed:
                     if waiter:  # else nothing is enforced
                         observe.REDIS_LOSS.inc("closed")
                     raise
-        return await self._reserve_alone(hold_id, wants, waiter, waited_s)
+        return await self._reserve_alone(hold_id, wants, waiter, flow)
 
-    async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, waited_s: float) -> Granted | Wait | Never:
+    async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Granted | Wait | Never:
         parts = self._parts(wants)
         observe.REDIS_LOSS.inc("share" if parts else "open")
-        outcome = await self._own.reserve(hold_id, parts, waiter=waiter, waited_s=waited_s)
+        outcome = await self._own.reserve(hold_id, parts, waiter=waiter, flow=flow)
         # Levels are left out: those of our own part tell nothing of the limit's.
         if isinstance(outcome, Granted):
             self._alone[hold_id] = parts

@@ -16,12 +16,26 @@ from headrace.budget import ledger
 from headrace.budget.bucket import PAST_END_US, UNITS, Bucket, Window
 from headrace.budget.ledger import Granted, HoldClosed, Never, Wait, given_back
 from headrace.budget.want import Form, Want
+from headrace.rank import Fair, Flow, correction, together
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What a flow was charged for a call (us), for how much of which of its wants, and in the lines of which buckets."""
+
+    flow: Flow
+    us: int
+    index: int
+    basis: int
+    cost: int = 0
+    bucket_ids: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class _Hold:
     until_us: int
     grant: Granted | None  # None once closed
+    charge: _Charge | None = None
 
 
 @dataclass(slots=True)
@@ -29,13 +43,14 @@ class _Place:
     """A place in one line; the cost is in tokens."""
 
     waiter: str
-    arrival_us: int
+    rank: int
     until_us: int
     cost: int
+    charge: _Charge
 
     @property
     def order(self) -> tuple[int, str]:
-        return self.arrival_us, self.waiter
+        return self.rank, self.waiter
 
 
 @dataclass(slots=True)
@@ -45,11 +60,37 @@ class _State:
     bucket: Bucket | Window | None = None
     permits: dict[str, int] = field(default_factory=dict)
     line: dict[str, _Place] = field(default_factory=dict)
+    fair: Fair | None = None
+    fair_until_us: int = 0
+
+    def leave(self, waiter: str) -> bool:
+        """Take a place out that has not been granted: its flow takes back what it was charged. Return whether it was there."""
+        place = self.line.pop(waiter, None)
+        if place is not None and self.fair is not None:
+            self.fair.correct(place.charge.flow, -place.charge.us)
+        return place is not None
+
+    def first(self, now_us: int) -> _Place | None:
+        """Return who is first in line; whoever stands before it and has let its lease lapse is gone."""
+        for place in sorted(self.line.values(), key=lambda place: place.order):
+            if place.until_us > now_us:
+                return place
+            self.leave(place.waiter)
+        return None
+
+    def ahead(self, order: tuple[int, str], now_us: int) -> list[int]:
+        """Return the costs of those who stand before a place; whose lease has lapsed is gone."""
+        before = [place for place in self.line.values() if place.order < order]
+        for place in before:
+            if place.until_us <= now_us:
+                self.leave(place.waiter)
+        return [place.cost for place in before if place.until_us > now_us]
 
     def is_blank(self, now_us: int) -> bool:
         if isinstance(self.bucket, Window) and now_us >= self.bucket.ends_us + PAST_END_US:
             return True
-        return not self.permits and not self.line and (self.bucket is None or self.bucket.is_full)
+        is_idle = not self.permits and not self.line and self.fair_until_us <= now_us
+        return is_idle and (self.bucket is None or self.bucket.is_full)
 
 
 class MemoryLedger:
@@ -72,7 +113,7 @@ class MemoryLedger:
         held = sum(hold.grant is not None for hold in self._holds.values())
         return f"<MemoryLedger [{held} held, {len(self._states)} buckets]>"
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
         """Take all costs or none."""
         now_us = self._now_us()
         hold = self._hold(hold_id, now_us)
@@ -83,18 +124,16 @@ class MemoryLedger:
         if never := [want.bucket_id for want in wants if want.cost > want.capacity]:
             return Never(never[0])
         states = [self._look(want, now_us) for want in wants]
-        arrival_us = self._arrival_us(states, waiter, now_us - round(max(0.0, waited_s) * 1e6))
-        waits_us = [self._wait_us(want, state, (arrival_us, waiter), now_us) for want, state in zip(wants, states, strict=True)]
+        asking = _Asking(wants, states, waiter, flow, now_us)
+        waits_us = [self._wait_us(want, state, asking) for want, state in zip(wants, states, strict=True)]
         if max(waits_us, default=-1) < 0:
-            return self._take(hold_id, wants, states, waiter, now_us)
-        for want, state, wait_us in zip(wants, states, waits_us, strict=True):
-            if not waiter:
-                break  # who names no place stands in no line
-            if wait_us >= 0:
-                state.line[waiter] = _Place(waiter, arrival_us, now_us + ledger.WAIT_LEASE_US, want.cost)
-            elif state.line.pop(waiter, None):
-                self._nudge_first(want, state, now_us)
+            return self._take(hold_id, asking)
         longest = waits_us.index(max(waits_us))
+        if waiter:  # who names no place stands in no line
+            asking.join([wait_us >= 0 for wait_us in waits_us], longest)
+            for want, state, wait_us in zip(wants, states, waits_us, strict=True):
+                if wait_us < 0 and state.leave(waiter):
+                    self._nudge_first(want, state, now_us)
         return Wait(waits_us[longest] / 1e6, wants[longest].bucket_id, now_us, _levels(wants, states))
 
     def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
@@ -131,13 +170,10 @@ class MemoryLedger:
         bucket.give_back(0)  # the capacity may have shrunk
         return state
 
-    def _arrival_us(self, states: Sequence[_State], waiter: str, arrival_us: int) -> int:
-        return next((state.line[waiter].arrival_us for state in states if waiter in state.line), arrival_us)
-
-    def _wait_us(self, want: Want, state: _State, order: tuple[int, str], now_us: int) -> int:
+    def _wait_us(self, want: Want, state: _State, asking: _Asking) -> int:
         # -1: this bucket does not stand in the way.
-        _drop_lapsed(state, now_us)
-        earlier = [place.cost for place in state.line.values() if place.order < order]
+        now_us = asking.now_us
+        earlier = state.ahead((asking.rank, asking.waiter), now_us) if state.line else []
         if not earlier and _level(want, state) >= want.cost * _unit(want):
             return -1
         if state.bucket is None:
@@ -145,16 +181,16 @@ class MemoryLedger:
         wait_us = state.bucket.wait_us((sum(earlier) + want.cost) * _unit(want), now_us) or ledger.BEHIND_US
         return max(wait_us, ledger.BEHIND_US) if want.form is Form.WINDOW else wait_us
 
-    def _take(self, hold_id: str, wants: Sequence[Want], states: Sequence[_State], waiter: str, now_us: int) -> Granted:
+    def _take(self, hold_id: str, asking: _Asking) -> Granted:
+        wants, states, now_us = asking.wants, asking.states, asking.now_us
         for want, state in zip(wants, states, strict=True):
             if state.bucket is None:
                 state.permits[hold_id] = now_us + ledger.PERMIT_LEASE_US
             else:
                 state.bucket.take(want.cost * _unit(want))
         grant = Granted(now_us, _levels(wants, states))
-        self._holds[hold_id] = _Hold(now_us + ledger.HOLD_US, grant)
+        self._holds[hold_id] = _Hold(now_us + ledger.HOLD_US, grant, asking.go())
         for want, state in zip(wants, states, strict=True):
-            state.line.pop(waiter, None)
             self._nudge_first(want, state, now_us)
         self._sweep(now_us)
         return grant
@@ -172,15 +208,22 @@ class MemoryLedger:
             state.permits.pop(hold_id, None)
             if state.bucket is not None:
                 state.bucket.give_back((tokens if hold is not None else min(tokens, 0)) * _unit(want))
-            state.line.pop(waiter, None)
+            if state.line:
+                state.leave(waiter)
             self._nudge_first(want, state, now_us)
+        if hold is not None and hold.charge is not None:
+            self._correct(hold.charge, back)
         return done
 
+    def _correct(self, charge: _Charge, back: Sequence[int]) -> None:
+        more = correction(charge.us, charge.basis - charge.cost + back[charge.index], charge.basis)
+        for bucket_id in charge.bucket_ids:
+            state = self._states.get(bucket_id)
+            if more and state is not None and state.fair is not None:
+                state.fair.correct(charge.flow, more)
+
     def _nudge_first(self, want: Want, state: _State, now_us: int) -> None:
-        if not state.line:
-            return
-        _drop_lapsed(state, now_us)
-        first = min(state.line.values(), key=lambda place: place.order, default=None)
+        first = state.first(now_us) if state.line else None
         if first is not None and _level(want, state) >= first.cost * _unit(want):
             self._nudge(first.waiter)
 
@@ -190,7 +233,7 @@ class MemoryLedger:
             return
         self._holds = {hold_id: hold for hold_id, hold in self._holds.items() if hold.until_us > now_us}
         for state in self._states.values():
-            _drop_lapsed(state, now_us)
+            state.first(now_us)
             state.permits = {hold_id: until_us for hold_id, until_us in state.permits.items() if until_us > now_us}
             if state.bucket is not None:
                 state.bucket.flow(now_us)
@@ -216,6 +259,70 @@ def _levels(wants: Sequence[Want], states: Sequence[_State]) -> tuple[int, ...]:
     return tuple(_level(want, state) // _unit(want) for want, state in zip(wants, states, strict=True))
 
 
-def _drop_lapsed(state: _State, now_us: int) -> None:
-    for place in [place for place in state.line.values() if place.until_us <= now_us]:
-        del state.line[place.waiter]
+class _Asking:
+    """One call that asks: its rank, and what its flow is charged, as rank.py says."""
+
+    def __init__(self, wants: Sequence[Want], states: Sequence[_State], waiter: str, flow: Flow, now_us: int) -> None:
+        self.wants, self.states, self.waiter, self.now_us = wants, states, waiter, now_us
+        self.flow = flow
+        self._lines = [index for index, state in enumerate(states) if state.line]
+        places = [state.line[waiter] for state in states if waiter in state.line]
+        self._charge = places[-1].charge if places else None
+        self.rank = places[-1].rank if places else self._start(self._lines)
+
+    def join(self, blocking: Sequence[bool], longest: int) -> None:
+        """Stand in the lines of the buckets that block it."""
+        blocked = [index for index, is_blocking in enumerate(blocking) if is_blocking]
+        joining = [index for index in blocked if self.waiter not in self.states[index].line]
+        if joining and not self.rank:
+            self.rank = self._start(blocked)
+        elif joining:
+            self._together(blocked)
+        charge = self._charge or self._charge_for(longest)
+        for index in joining:
+            self._fair(index).add(self.flow, self.rank, charge.us)
+        for index in blocked:
+            state, until_us = self.states[index], self.now_us + ledger.WAIT_LEASE_US
+            state.line[self.waiter] = _Place(self.waiter, self.rank, until_us, self.wants[index].cost, charge)
+            state.fair_until_us = until_us + 1_000_000
+
+    def go(self) -> _Charge | None:
+        """Leave the lines with a grant; return what it is charged, which is nothing if nobody waits."""
+        if not self._lines:
+            return None
+        charge, charged = self._charge, [index for index in self._lines if self.waiter in self.states[index].line]
+        if charge is None:
+            charge, charged = self._charge_for(max(self._lines, key=lambda index: self.wants[index].span_us)), self._lines
+            for index in charged:
+                self._fair(index).add(self.flow, self.rank, charge.us)
+        for index in charged:
+            self.states[index].line.pop(self.waiter, None)
+            self.states[index].fair_until_us = self.now_us + ledger.WAIT_LEASE_US + 1_000_000
+            self._fair(index).serve(self.rank)
+        bucket_ids = tuple(self.wants[index].bucket_id for index in charged)
+        return _Charge(charge.flow, charge.us, charge.index, charge.basis, self.wants[charge.index].cost, bucket_ids)
+
+    def _charge_for(self, index: int) -> _Charge:
+        want = self.wants[index]
+        return _Charge(self.flow, self._fair(index).charge(self.flow, want.span_us), index, want.cost)
+
+    def _start(self, indices: Sequence[int]) -> int:
+        if not indices:
+            return 0
+        self._together(indices)
+        return max(self._fair(index).start(self.flow) for index in indices)
+
+    def _together(self, indices: Sequence[int]) -> None:
+        for state in (self.states[index] for index in indices):
+            if state.fair_until_us <= self.now_us:
+                state.fair = None
+        known = [state.fair.clock for state in (self.states[index] for index in indices) if state.fair is not None]
+        for state in (self.states[index] for index in indices):
+            state.fair = state.fair or Fair(max(known, default=self.now_us))
+        together([self._fair(index) for index in indices])
+
+    def _fair(self, index: int) -> Fair:
+        fair = self.states[index].fair
+        if fair is None:
+            raise AssertionError("a line has a clock")
+        return fair

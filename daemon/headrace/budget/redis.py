@@ -22,6 +22,7 @@ from headrace.budget.want import Form, Want
 from headrace.clock import Clock, SystemClock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
+from headrace.rank import Flow
 
 _RESERVE = Script(__package__, "reserve.lua")
 _SETTLE = Script(__package__, "settle.lua")
@@ -59,12 +60,12 @@ class RedisLedger:
         """Return its state now."""
         return RedisLedgerStats(len(self._background))
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, waited_s: float) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
         """Take all costs or none."""
         names = self._names(hold_id, wants)
         spans = (
-            f"{round(max(0.0, waited_s) * 1e6)} {ledger.HOLD_US} {ledger.PERMIT_LEASE_US} {ledger.WAIT_LEASE_US} "
-            f"{ledger.BEHIND_US} {ledger.PERMIT_US}"
+            f"{ledger.HOLD_US} {ledger.PERMIT_LEASE_US} {ledger.WAIT_LEASE_US} {ledger.BEHIND_US} {ledger.PERMIT_US} "
+            f"{flow.name}"
         )
         figures = _figures(wants, [want.cost for want in wants])
         return _outcome(hold_id, wants, await self._link.run(_RESERVE, names, [hold_id, waiter, spans, figures]))

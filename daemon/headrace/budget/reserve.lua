@@ -1,22 +1,24 @@
 -- reserve: take the costs of all wants from their buckets, or none and say how long to wait.
 --
--- KEYS[1]           the hold       string: "<at_us> <level> ..." once granted, "closed" once settled or released
+-- KEYS[1]           the hold       string: "<at_us> <level> ..." once granted, and if others waited "|<index> <cost> <basis> <charge>
+--                                  <flow> <index> ...": the want it was charged for, its cost and for how much of it (tokens), by how
+--                                  much (us), and the wants in whose lines; "closed" once settled or released
 -- then for the i-th want (i from 0):
 -- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset of hold ids by lease end (us);
 --                                  window: hash of what is used
--- KEYS[3+3i]        its line       zset: waiters by arrival (us)
--- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)>"
+-- KEYS[3+3i]        its line       zset: waiters by rank (us)
+-- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)> <charge (us)> <basis (tokens)> <index> <flow>"
 -- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate or window bucket of a grant
 --
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it; '': none is wanted
--- ARGV[3]           six spans (us), by spaces:
---                   waited    since the call arrived
+-- ARGV[3]           five spans (us) and a name, by spaces:
 --                   hold      how long the hold is remembered
 --                   permit    lease of a concurrency permit
 --                   place     lease of a place in line
 --                   behind    how soon to ask again when only somebody earlier stands in the way
 --                   poll      how soon to ask again for a permit
+--                   flow      "<lane>/<its share>/<weight>/<caller>": for whom
 -- ARGV[4]           a letter and three numbers for each want, by spaces:
 --                   form      r: rate, flows in; p: permit, comes back; w: window, all of the capacity until it ends
 --                   figure    r: tokens a minute, which is units a microsecond; p: 0; w: its end (us)
@@ -28,6 +30,10 @@
 --       | {'never', i (from 1) of a bucket that can never hold the cost}
 --       | {'closed'}
 --
+-- Two more keys are named after the line, and touched only if there is one; rank.py says what they are for:
+--   headrace:{budget}:fair:<id>    hash: clock (us); "<lane>/<its share>" -> the weights of its flows that are ahead of the clock
+--   headrace:{budget}:flows:<id>   zset: flows by finish (us)
+--
 -- The unit of a rate is 1/60,000,000 token, so that rate x microseconds is exact, of all else 1; numbers are doubles, exact up
 -- to 2^53, and written with %.0f, since Lua would write large ones as 1e+15. Time is Redis's own. If it goes back, a bucket
 -- keeps its later moment: else the same span would flow in twice. A window is known by its bucket, and not by the time: its
@@ -35,6 +41,7 @@
 
 local UNITS = 60000000
 local PAST_END_US = 86400000000
+local MOST_US = 1e12 -- of one charge
 local id, waiter = ARGV[1], ARGV[2]
 
 local function numbers(text)
@@ -43,15 +50,14 @@ local function numbers(text)
     return list
 end
 
-local waited_us, hold_us, permit_us, place_us, behind_us, poll_us = unpack(numbers(ARGV[3]))
+local hold_us, permit_us, place_us, behind_us, poll_us = unpack(numbers(ARGV[3]))
 
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {'closed'} end
-if seen then return {'granted', seen} end
+if seen then return {'granted', string.match(seen, '^[^|]*')} end
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
-local arrival_us = now_us - waited_us
 
 local function whole(number) return string.format('%.0f', number) end
 
@@ -85,34 +91,112 @@ for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (
     wants[i] = want
 end
 
--- A waiter keeps its first arrival, in every line the same: else two could each stand behind the other.
-for _, want in ipairs(wants) do
-    local arrived = want.has_line and redis.call('ZSCORE', want.line, waiter)
-    if arrived then
-        arrival_us = tonumber(arrived)
-        break
+-- Fairness: what `Fair` does in rank.py.
+
+local flow = string.match(ARGV[3], '%S+$')
+local lane, share, weight = string.match(flow, '^([^/]*/(%d+))/(%d+)/')
+
+local function fair(want) return (string.gsub(want.line, ':line:', ':fair:', 1)) end
+local function flows(want) return (string.gsub(want.line, ':line:', ':flows:', 1)) end
+
+local function weigh(want, of, sign)
+    local its_lane, its_weight = string.match(of, '^([^/]*/%d+)/(%d+)/')
+    if redis.call('HINCRBY', fair(want), its_lane, sign * its_weight) <= 0 then redis.call('HDEL', fair(want), its_lane) end
+end
+
+local function serve(want, clock)
+    if clock > (want.clock or 0) then
+        want.clock = clock
+        redis.call('HSET', fair(want), 'clock', whole(clock))
     end
 end
 
+-- The clocks of some lines, brought together; those who are no longer ahead of them are forgotten.
+local function together(some)
+    local clock
+    for _, want in ipairs(some) do
+        want.clock = tonumber(redis.call('HGET', fair(want), 'clock'))
+        if not want.clock then redis.call('DEL', fair(want), flows(want)) end
+        clock = math.max(clock or 0, want.clock or 0)
+    end
+    clock = (clock > 0 and clock or now_us) + 1
+    for _, want in ipairs(some) do
+        serve(want, clock)
+        local past = redis.call('ZRANGEBYSCORE', flows(want), '-inf', whole(clock))
+        for _, of in ipairs(past) do weigh(want, of, -1) end
+        if #past > 0 then redis.call('ZREMRANGEBYSCORE', flows(want), '-inf', whole(clock)) end
+    end
+    return clock
+end
+
+local function finish(want) return tonumber(redis.call('ZSCORE', flows(want), flow)) end
+
+-- The rank of a call of our flow in some lines.
+local function start(some)
+    local rank = together(some)
+    for _, want in ipairs(some) do rank = math.max(rank, finish(want) or 0) end
+    return rank
+end
+
+-- How long a bucket takes to give the cost. Of permits and windows nobody knows, and all of them may come in a second.
+local function span(want)
+    if want.form == 'r' then return want.cost / want.figure end
+    return want.cost / want.capacity * 1e6
+end
+
+local function charge_in(want)
+    local sums = redis.call('HGETALL', fair(want))
+    local lanes, weights = 0, finish(want) and 0 or tonumber(weight)
+    local is_here = false
+    for j = 1, #sums, 2 do
+        if sums[j] ~= 'clock' then lanes = lanes + string.match(sums[j], '%d+$') end
+        if sums[j] == lane then weights, is_here = weights + sums[j + 1], true end
+    end
+    if not is_here then lanes = lanes + share end
+    return math.max(1, math.min(MOST_US, math.floor(span(want) * lanes * weights / (share * weight))))
+end
+
+local function add(want, rank, charge)
+    local before = finish(want)
+    if not before then weigh(want, flow, 1) end
+    redis.call('ZADD', flows(want), whole(math.max(before or 0, rank) + charge), flow)
+end
+
+-- Places in line.
+
+local function place_of(want, who)
+    local until_us, cost, charge, basis, index, of = string.match(
+        redis.call('HGET', want.waits, who) or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%S+)$')
+    return until_us and {
+        until_us = tonumber(until_us), cost = tonumber(cost), charge = tonumber(charge), basis = tonumber(basis),
+        index = tonumber(index), flow = of,
+    }
+end
+
+-- Whoever leaves without a grant takes back what its flow was charged.
 local function leave(want, who)
+    local place = place_of(want, who)
+    if place and redis.call('ZSCORE', flows(want), place.flow) then
+        redis.call('ZINCRBY', flows(want), whole(-place.charge), place.flow)
+    end
     redis.call('HDEL', want.waits, who)
     return redis.call('ZREM', want.line, who) == 1
 end
 
 -- The cost of a place in line, or nil if its lease has lapsed (then the place is gone).
 local function waiting_cost(want, who)
-    local until_us, cost = string.match(redis.call('HGET', want.waits, who) or '', '^(%d+) (%d+)$')
-    if until_us and tonumber(until_us) > now_us then return tonumber(cost) end
+    local place = place_of(want, who)
+    if place and place.until_us > now_us then return place.cost end
     leave(want, who)
 end
 
--- The costs of those who came earlier, and whether there are any. Equal arrivals go by name, as the zset sorts them.
-local function ahead(want)
+-- The costs of those of lower rank, and whether there are any. Equal ranks go by name, as the zset sorts them.
+local function ahead(want, rank)
     local sum, is_behind = 0, false
-    local line = redis.call('ZRANGE', want.line, 0, -1, 'WITHSCORES')
+    local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES')
     for j = 1, #line, 2 do
-        local who, arrived_us = line[j], tonumber(line[j + 1])
-        if arrived_us > arrival_us or (arrived_us == arrival_us and who >= waiter) then break end
+        local who = line[j]
+        if tonumber(line[j + 1]) == rank and who >= waiter then break end
         local cost = waiting_cost(want, who)
         if cost then sum, is_behind = sum + cost, true end
     end
@@ -145,12 +229,33 @@ local function wait(want, short)
     return math.max(want.figure - now_us, behind_us)
 end
 
+-- A waiter keeps its rank, in every line the same: else two could each stand behind the other.
+local rank, charge, basis, index
+local lines = {}
+for _, want in ipairs(wants) do
+    if want.has_line then
+        lines[#lines + 1] = want
+        local score = tonumber(redis.call('ZSCORE', want.line, waiter))
+        local place = score and place_of(want, waiter)
+        if place then
+            want.is_in_line, rank, charge, basis, index = true, score, place.charge, place.basis, place.index
+        elseif score then
+            redis.call('ZREM', want.line, waiter)
+        end
+    end
+end
+local is_new = not rank
+if is_new and #lines > 0 then rank = start(lines) end
+
 local longest_us, longest = -1, 0
+local blocking, joining = {}, {}
 for i, want in ipairs(wants) do
     local sum, is_behind = 0, false
-    if want.has_line then sum, is_behind = ahead(want) end
+    if want.has_line then sum, is_behind = ahead(want, rank) end
     want.is_blocking = is_behind or want.level < want.cost
     if want.is_blocking then
+        blocking[#blocking + 1] = want
+        if not want.is_in_line then joining[#joining + 1] = want end
         local wait_us = wait(want, sum + want.cost - want.level)
         if wait_us > longest_us then longest_us, longest = wait_us, i end
     end
@@ -160,12 +265,21 @@ end
 if longest > 0 and waiter == '' then return {'wait', longest_us, longest, levels()} end
 
 if longest > 0 then
+    if #joining > 0 then
+        if not rank then rank = start(blocking) else together(blocking) end
+        if is_new then
+            charge, index = charge_in(wants[longest]), longest
+            basis = wants[index].cost / wants[index].unit
+        end
+        for _, want in ipairs(joining) do add(want, rank, charge) end
+    end
+    local lease_ms = math.ceil(place_us / 1e3) + 1000
     for _, want in ipairs(wants) do
         if want.is_blocking then
-            redis.call('ZADD', want.line, whole(arrival_us), waiter)
-            redis.call('HSET', want.waits, waiter, whole(now_us + place_us) .. ' ' .. whole(want.cost))
-            redis.call('PEXPIRE', want.line, math.ceil(place_us / 1e3) + 1000)
-            redis.call('PEXPIRE', want.waits, math.ceil(place_us / 1e3) + 1000)
+            redis.call('ZADD', want.line, whole(rank), waiter)
+            local figures = {whole(now_us + place_us), whole(want.cost), whole(charge), whole(basis), index, flow}
+            redis.call('HSET', want.waits, waiter, table.concat(figures, ' '))
+            for _, key in ipairs({want.line, want.waits, fair(want), flows(want)}) do redis.call('PEXPIRE', key, lease_ms) end
         elseif want.has_line and leave(want, waiter) then
             nudge(want)
         end
@@ -199,12 +313,37 @@ for _, want in ipairs(wants) do
     end
 end
 local grant = levels()
-redis.call('SET', KEYS[1], grant, 'PX', math.ceil(hold_us / 1e3))
+
+-- Who takes before others who wait is charged for it, whether it has waited itself or not.
+local record = ''
+if #lines > 0 then
+    local charged = {}
+    if is_new then
+        index = 0
+        for i, want in ipairs(wants) do
+            if want.has_line and (index == 0 or span(want) > span(wants[index])) then index = i end
+        end
+        charge, basis = charge_in(wants[index]), wants[index].cost / wants[index].unit
+    end
+    for i, want in ipairs(wants) do
+        if is_new and want.has_line then add(want, rank, charge) end
+        if want.is_in_line or (is_new and want.has_line) then
+            charged[#charged + 1] = i
+            want.clock = want.clock or tonumber(redis.call('HGET', fair(want), 'clock'))
+            serve(want, rank)
+            for _, key in ipairs({fair(want), flows(want)}) do redis.call('PEXPIRE', key, math.ceil(place_us / 1e3) + 1000) end
+        end
+    end
+    local figures = {index, whole(wants[index].cost / wants[index].unit), whole(basis), whole(charge), flow, table.concat(charged, ' ')}
+    record = '|' .. table.concat(figures, ' ')
+end
+redis.call('SET', KEYS[1], grant .. record, 'PX', math.ceil(hold_us / 1e3))
 
 -- Whoever is first in line now may have asked a moment too early, or waited for this place only.
 for _, want in ipairs(wants) do
     if want.has_line then
-        leave(want, waiter)
+        redis.call('HDEL', want.waits, waiter)
+        redis.call('ZREM', want.line, waiter)
         nudge(want)
     end
 end

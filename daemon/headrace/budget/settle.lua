@@ -23,7 +23,7 @@
 -- unknown: it was never granted, or its call ran for longer than holds are remembered. Nothing is given back to a rate
 -- or a window then, which errs on the safe side; debt and permits are settled all the same.
 --
--- Units, time and numbers as in reserve.lua.
+-- What its flow was charged for waiting is corrected by what was used. Units, time, numbers and the keys of fairness as in reserve.lua.
 
 local UNITS = 60000000
 local PAST_END_US = 86400000000
@@ -63,28 +63,43 @@ local function give_back_in_window(bucket, ends_us, capacity, back)
     return capacity - used
 end
 
+-- The finish of a flow that is ahead of a line's clock.
+local function correct(line, flow, more)
+    local flows = string.gsub(line, ':line:', ':flows:', 1)
+    if redis.call('ZSCORE', flows, flow) then redis.call('ZINCRBY', flows, whole(more), flow) end
+end
+
+-- Whoever leaves without a grant takes back what its flow was charged.
+local function leave(line, waits, who)
+    local charge, flow = string.match(redis.call('HGET', waits, who) or '', '^%d+ %d+ (%d+) %d+ %d+ (%S+)$')
+    if charge then correct(line, flow, -charge) end
+    redis.call('ZREM', line, who)
+    redis.call('HDEL', waits, who)
+end
+
 -- Let the first in line ask again, if it fits now. Places whose lease has lapsed are cleared away.
 local function nudge(line, waits, level)
     while true do
         local first = redis.call('ZRANGE', line, 0, 0)[1]
         if not first then return end
-        local until_us, cost = string.match(redis.call('HGET', waits, first) or '', '^(%d+) (%d+)$')
+        local until_us, cost = string.match(redis.call('HGET', waits, first) or '', '^(%d+) (%d+) ')
         if until_us and tonumber(until_us) > now_us then
             if level >= tonumber(cost) then
                 redis.call('PUBLISH', string.match(first, '^(.*)|'), 'permit ' .. first)
             end
             return
         end
-        redis.call('ZREM', line, first)
-        redis.call('HDEL', waits, first)
+        leave(line, waits, first)
     end
 end
 
+local backs = {}
 local i = 0
 for form, figure, capacity, back in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S+)') do
     i = i + 1
     figure, capacity, back = tonumber(figure), tonumber(capacity), tonumber(back)
     if not seen then back = math.min(back, 0) end
+    backs[i] = back
     local bucket, line, waits = KEYS[3 * i - 1], KEYS[3 * i], KEYS[3 * i + 1]
     local level
     if form == 'r' then
@@ -100,11 +115,16 @@ for form, figure, capacity, back in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S
         redis.call('XADD', audit, '*', 'bucket', bucket, 'at_us', whole(now_us), 'hold', id, 'back', whole(back))
     end
     if redis.call('EXISTS', line) == 1 then
-        if waiter ~= '' then
-            redis.call('ZREM', line, waiter)
-            redis.call('HDEL', waits, waiter)
-        end
+        if waiter ~= '' then leave(line, waits, waiter) end
         nudge(line, waits, level)
+    end
+end
+
+local index, cost, basis, charge, flow, charged = string.match(seen or '', '|(%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+if index and tonumber(basis) > 0 then
+    local more = -math.floor(charge * (basis - cost + backs[tonumber(index)]) / basis)
+    for at in string.gmatch(charged, '%d+') do
+        if more ~= 0 then correct(KEYS[3 * at], flow, more) end
     end
 end
 return {seen and 1 or -1, whole(now_us)}

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from headrace.budget.bucket import UNITS
+
 Kind = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "spend"]
 OnRedisLoss = Literal["closed", "open", "share"]
 
@@ -57,6 +59,18 @@ class Want:
     is_shadow: bool = False
     is_ceiling: bool = False
     cache_read_weight: float = 0.0
+
+    @property
+    def span_us(self) -> float:
+        """
+        How long the bucket takes to give the cost.
+
+        Of permits and windows nobody knows; all of them may come in a second, which is as good as any other guess between calls
+        that wait for the same ones.
+        """
+        if self.form is Form.RATE:
+            return self.cost * UNITS / self.rate_per_minute
+        return self.cost / self.capacity * 1e6
 
     @property
     def figure(self) -> int:

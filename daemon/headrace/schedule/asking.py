@@ -86,14 +86,35 @@ class Asking:
                 self._refuse_as_told(line, place)
             else:
                 await self._stand(line, place)
+            self._displace(line, place)
             levels = await self._ask(line, place)
-        except BaseException:
+        except BaseException as error:
             if place.has_asked:
                 # Even if it was not granted: the answer may be on its way, and its places in the ledger's lines go too.
-                self._ledger.release(place.hold_id, place.wants, waiter=place.waiter)
+                # Who takes its place anew keeps those.
+                is_leaving = not isinstance(error, Outdated)
+                if is_leaving:
+                    self._hand_down(line, place)
+                self._ledger.release(place.hold_id, place.wants, waiter=place.waiter if is_leaving else "")
             raise
         finally:
             self._leave(line, place, levels)
+
+    def _displace(self, line: Line, place: Place) -> None:
+        # Within a flow the earliest deadline goes first, in the ledger's lines too: there it takes the place of another.
+        others = line.displace(place)
+        self._rename(others)
+        place.displaced = others[-1] if others else None
+
+    def _hand_down(self, line: Line, place: Place) -> None:
+        others = line.hand_down(place)
+        self._rename(others)
+        if others:
+            others[0].nudge()
+
+    def _rename(self, places: list[Place]) -> None:
+        for place in places:
+            self._by_waiter[place.waiter] = place
 
     def _line(self, wants: tuple[Want, ...]) -> Line:
         key = _key(wants)
@@ -105,7 +126,7 @@ class Asking:
         return line
 
     def _leave(self, line: Line, place: Place, levels: tuple[int, ...] | None) -> None:
-        line.leave(place)
+        line.leave(place, is_granted=levels is not None)
         self._by_waiter.pop(place.waiter, None)
         if levels is not None:
             line.learn(levels, self._clock.now())
@@ -175,14 +196,18 @@ class Asking:
             if isinstance(outcome, Never):
                 raise never(place.wants[_index(place, outcome.bucket_id)])
             self.known.learn(place.wants, outcome.levels, now)
+            if isinstance(outcome, Wait):
+                if place.is_outdated:
+                    raise Outdated
+                self._consider(line, place, outcome, now)
+            if place.displaced is not None:
+                place.displaced.nudge()  # to take a place anew; not before it is known that this one stays
+                place.displaced = None
             if isinstance(outcome, Granted):
                 # `latest` is for what is planned: a grant that is there is good until the deadline itself.
                 if now > place.call.deadline:
                     raise DeadlinePassed("the call's turn came after its deadline")
                 return outcome.levels
-            if place.is_outdated:
-                raise Outdated
-            self._consider(line, place, outcome, now)
             await self._nap(place, min(outcome.seconds, _ASK_EVERY_S, place.latest - now, max(0.0, place.ends - now)))
 
     def _consider(self, line: Line, place: Place, wait: Wait, now: float) -> None:
@@ -221,7 +246,7 @@ class Asking:
     async def _reserve_once(self, place: Place) -> Granted | Wait | Never:
         place.has_asked = True
         now = self._clock.now()
-        asking = self._ledger.reserve(place.hold_id, place.wants, waiter=place.waiter, waited_s=now - place.rank[0])
+        asking = self._ledger.reserve(place.hold_id, place.wants, waiter=place.waiter, flow=place.flow)
         if self._redis_away_since is None:
             return await asking
         try:

@@ -2,27 +2,33 @@
 The line in front of one set of buckets, within this process: who asks the ledger, who waits until it is called. Pure.
 
 While nobody is held up, calls ask the ledger as they come, many at once. Once one has been told to wait, those behind it stand
-here, where waiting costs nothing but memory, and only the front goes on asking. A grant says what is left in the buckets,
-and so many of the next as will fit are called at once; so a line drains by the batch, not by one call a round trip.
+here, where waiting costs nothing but memory, and only the first of each flow go on asking. A grant says what is left in the
+buckets, and so many of the next as will fit are called at once; so a line drains by the batch, not by one call a round trip.
 
-The order is by arrival, and a call that comes back (its attempt failed and it was parked) has its old arrival and place.
+The order is that of order.py: fair between flows, by deadline within one. Once somebody has been told to wait, the best of each
+flow asks the ledger, which has the order of all hosts, and the others of the flow stand here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from headrace.budget.want import Form, Want
 from headrace.crowd import Waiting
 from headrace.model import Errand
+from headrace.rank import Flow
+from headrace.schedule.order import Order, Urgency
 from headrace.schedule.outlook import Delay, Outlook
-from headrace.schedule.standing import Rank, Ranks, plus
+from headrace.schedule.standing import Rank, plus
 
 # Each who waits at the ledger is looked at by every later one; more than so many at once would make it slow.
 MAX_ASKING = 64
+MOST_OF_FLOW = 48  # of these; what is left is for flows of which nobody asks yet
 
 
 class Outdated(Exception):
@@ -36,7 +42,8 @@ class Place:
 
     Args:
         call: whose place it is; what it wants is worked out anew when the limits change.
-        rank: what it is ordered by: its arrival, and a number that tells equal arrivals apart.
+        flow: whose calls it is one of.
+        urgency: its order within its flow.
         entered: when it began to wait.
         latest: the moment past which a grant is of no use to it.
         buckets: what its wants were made of, to see whether they still hold after a reload.
@@ -46,7 +53,8 @@ class Place:
     """
 
     call: Errand
-    rank: Rank
+    flow: Flow
+    urgency: Urgency
     entered: float
     latest: float
     hold_id: str
@@ -56,11 +64,14 @@ class Place:
     counted: Waiting
     called: asyncio.Future[None] | None = None
     alarm: asyncio.Future[None] | None = None
+    displaced: Place | None = None  # who is to take a place in the ledger's lines anew, because of this one
     is_nudged: bool = False
     is_outdated: bool = False
     has_asked: bool = False
     costs: tuple[int, ...] = ()
     ends: float = math.inf
+    rank: Rank = (0, 0)  # among all in its line, once somebody is held up there; before that who comes goes
+    charge: int = 0
 
     def __post_init__(self) -> None:
         self.costs = tuple(want.cost for want in self.wants)
@@ -108,12 +119,14 @@ class Line:
         self.scanned = 0.0
         self.sorting: asyncio.Task[None] | None = None  # the refusing of those who will not be granted in time
         self._blocked: set[Place] = set()  # those who ask and have been told to wait
-        self._standing: Ranks[Place] = Ranks(len(rates))
+        self._askers: dict[Flow, list[Place]] = {}
+        self._unheard: list[tuple[Rank, str, Flow]] = []  # flows that stand and of which nobody asks, for the most part
+        self._dues: dict[Place, tuple[float, int]] = {}  # when those who ask were told that they may go, for which bucket
+        self._standing: Order[Place] = Order(len(rates))
         self._outlook = Outlook(rates, ends)
         self._asked = [0] * len(rates)  # what those who ask want, bucket by bucket
         self._stood = [0] * len(rates)  # what those who stand want
-        self._newest: Rank = (float("-inf"), 0)
-        self._front: Place | None = None  # who was told when the front may go
+        self._newest: Rank = (-1, 0)
 
     def __repr__(self) -> str:
         return f"<Line [{len(self.asking)} asking, {self.waiting} waiting]>"
@@ -144,46 +157,107 @@ class Line:
 
     def join(self, place: Place) -> bool:
         """Take a place; return whether it may ask at once, or is to wait until it is called."""
+        if self.waiting or self._blocked:
+            self._standing.rank(place, max(want.span_us for want in place.wants))
+        else:
+            place.rank = 0, place.urgency[2]
         if self._may_ask(place):
             self._let_ask(place)
             return True
         self._standing.add(place)
         self._stood = plus(self._stood, place.costs)
         self._newest = max(self._newest, place.rank)
+        self._note_unheard(place.flow, place.rank)
         return False
 
     def _may_ask(self, place: Place) -> bool:
-        if self.waiting or self._blocked:
-            return all(place.rank < other.rank for other in self.asking)
-        return len(self.asking) < MAX_ASKING
+        askers = self._askers.get(place.flow, ())
+        if not self._has_room(place.flow):
+            return False
+        if not self.waiting and not self._blocked:
+            return True
+        return all(place.urgency < other.urgency for other in askers)
+
+    def _has_room(self, flow: Flow) -> bool:
+        return len(self.asking) < (MOST_OF_FLOW if flow in self._askers else MAX_ASKING)
+
+    def displace(self, place: Place) -> list[Place]:
+        """
+        Let a place that begins to ask go by the rank of the first of its flow that is less urgent, that one by the next's, ....
+
+        Returns those others. They go by each other's ranks here, and by each other's names in the ledger's lines; the last has
+        the place's own name, and no place in the ledger yet.
+        """
+        others = [other for other in self._told(place) if other.urgency > place.urgency]
+        _shift([place, *others], first=-1)
+        place.has_asked = place.has_asked or bool(others)
+        return others
+
+    def hand_down(self, place: Place) -> list[Place]:
+        """
+        Let those of its flow behind a place that gives up asking each move on by one: what is given up is the flow's last.
+
+        Returns those others, the first of which has the place's own.
+        """
+        has_place = place in self._blocked or place.displaced is not None
+        others = [other for other in self._told(place) if other.rank > place.rank] if has_place else []
+        _shift([place, *others], first=1)
+        return others
+
+    def _told(self, place: Place) -> list[Place]:
+        """The others of a flow that have been told to wait, by rank."""
+        told = [other for other in self._askers.get(place.flow, ()) if other in self._blocked and other is not place]
+        return sorted(told, key=attrgetter("rank"))
 
     def _let_ask(self, place: Place) -> None:
         self.asking.add(place)
+        self._askers.setdefault(place.flow, []).append(place)
         self._asked = plus(self._asked, place.costs)
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: Place, *, is_granted: bool = False) -> None:
         """Give up a place, whatever its state."""
         self._blocked.discard(place)
         if place in self.asking:
-            self.asking.discard(place)
-            self._asked = _less(self._asked, place)
+            self._ask_no_longer(place)
         elif self._standing.remove(place):
             self._stood = _less(self._stood, place)
-        if place is self._front:
-            # It was told when its own costs would be there; who comes now may want less.
-            self._front = None
-            self._outlook.forget_front()
+        if is_granted:
+            self._standing.serve(place)
+        elif place.charge:
+            self._standing.take_back(place)
+
+    def _ask_no_longer(self, place: Place) -> None:
+        self.asking.discard(place)
+        self._asked = _less(self._asked, place)
+        self._askers[place.flow].remove(place)
+        if not self._askers[place.flow]:
+            del self._askers[place.flow]
+            self._note_unheard(place.flow, place.rank)
+        # It was told when its own costs would be there; who comes now may want less.
+        self._dues.pop(place, None)
+        self._look_ahead()
+
+    def _note_unheard(self, flow: Flow, rank: Rank) -> None:
+        if flow not in self._askers and self._standing.stands(flow):
+            heapq.heappush(self._unheard, (rank, flow.name, flow))
 
     def call(self, levels: Sequence[int] | None) -> None:
-        """Call the next: one if nobody asks, and as many as fit into *levels*, which a grant has just left."""
-        while (place := self._standing.first) is not None:
-            if self.asking and (len(self.asking) >= MAX_ASKING or levels is None or not self._fits(place, levels)):
+        """Call the best of each flow of which nobody asks, and as many more as fit into *levels*, which a grant has left."""
+        while self._unheard and len(self.asking) < MAX_ASKING:
+            _, _, flow = heapq.heappop(self._unheard)
+            if flow not in self._askers and self._standing.stands(flow):
+                self._call(self._standing.best(flow))
+        while levels is not None and (place := self._standing.first) is not None:
+            if not self._has_room(place.flow) or not self._fits(place, levels):
                 return
-            self._standing.remove(place)
-            self._stood = _less(self._stood, place)
-            self._let_ask(place)
-            if place.called is not None and not place.called.done():
-                place.called.set_result(None)
+            self._call(place)
+
+    def _call(self, place: Place) -> None:
+        self._standing.remove(place)
+        self._stood = _less(self._stood, place)
+        self._let_ask(place)
+        if place.called is not None and not place.called.done():
+            place.called.set_result(None)
 
     def _fits(self, place: Place, levels: Sequence[int]) -> bool:
         return all(level >= used + cost for level, used, cost in zip(levels, self._asked, place.costs, strict=False))
@@ -206,9 +280,16 @@ class Line:
         ahead = [other.costs[bucket] for other in self.asking if other.rank < place.rank]
         if rate:
             self._outlook.refine(bucket, sum(ahead) + place.costs[bucket] - seconds * rate / 60)
-        if not ahead:
-            self._front = place
-            self._outlook.expect_front(now + seconds if self._outlook.is_sure(bucket) else now, bucket)
+        self._dues[place] = (now + seconds if self._outlook.is_sure(bucket) else now), bucket
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        # Whoever stands goes behind one who asks: behind the first of its flow, or when there is room for another to ask. Until
+        # all of them have been told, one may go at any moment.
+        if self._dues and len(self._dues) == len(self.asking):
+            self._outlook.expect_front(*min(self._dues.values()))
+        else:
+            self._outlook.forget_front()
 
     @property
     def heard_at(self) -> float:
@@ -217,14 +298,14 @@ class Line:
 
     def delay(self, place: Place, now: float) -> Delay:
         """Return how long a place that has joined will wait, by what is known here, and for which bucket."""
-        if place.rank >= self._newest and place not in self.asking:
+        rank = self._standing.rank_of(place)
+        if rank >= self._newest and place not in self.asking:
             return self._outlook.delay(plus(self._asked, self._stood), now)
-        needs = plus(self._standing.before(place.rank), place.costs)
+        needs = plus(self._standing.before(rank, place), place.costs)
         for other in self.asking:
-            if other.rank < place.rank:
+            if other.rank < rank:
                 needs = plus(needs, other.costs)
-        is_first = self._front is not None and place.rank < self._front.rank
-        return self._outlook.delay(needs, now, is_first=is_first)
+        return self._outlook.delay(needs, now, is_first=place in self.asking)
 
     def hopeless(self, now: float) -> Iterator[list[tuple[Place, Delay]]]:
         """
@@ -232,7 +313,20 @@ class Line:
 
         All by what is known now, though others may come and go while this goes on.
         """
-        return self._standing.late(self._asked, replace(self._outlook), now)
+        for found in self._standing.late(self._asked, replace(self._outlook), now):
+            yield [(place, delay) for place, delay in found if self._is_late(place, now)]
+
+    def _is_late(self, place: Place, now: float) -> bool:
+        # By its own rank it is; it may go by that of another of its flow.
+        is_own = self._standing.rank_of(place) == place.rank
+        return is_own or now + self.delay(place, now).seconds > place.latest
+
+
+def _shift(places: Sequence[Place], *, first: int) -> None:
+    """Let each go by the rank and name of the next (*first* = -1), or of the one before it (1), in a circle."""
+    held = [(place.rank, place.waiter) for place in places]
+    for index, place in enumerate(places):
+        place.rank, place.waiter = held[(index - first) % len(places)]
 
 
 def _less(needs: Sequence[int], place: Place) -> list[int]:

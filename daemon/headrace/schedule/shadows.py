@@ -19,6 +19,7 @@ from headrace.background import Background
 from headrace.budget.ledger import Granted, Ledger, Never
 from headrace.budget.want import Want
 from headrace.errors import RedisAway
+from headrace.rank import NOBODY
 from headrace.schedule.permits import Permits
 
 _by_limit = attrgetter("limit")
@@ -77,7 +78,7 @@ class Shadows:
 
     async def _ask(self, shadow: _Shadow) -> str:
         try:
-            outcome = await self._ledger.reserve(shadow.id, shadow.wants, waiter="", waited_s=0.0)
+            outcome = await self._ledger.reserve(shadow.id, shadow.wants, waiter="", flow=NOBODY)
         except RedisAway:
             return "unknown"
         if isinstance(outcome, Granted):

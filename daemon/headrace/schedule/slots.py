@@ -2,20 +2,23 @@
 Upstream's slots: how many requests may be in flight at upstream at once, and who gets the next free one.
 
 A slot is taken after the budgets have granted a call what it wants, and given back when its attempt is over. Those who wait for
-one stand by rank, which is arrival: a call that was parked and comes back passes those that came after it.
+one stand in fair order (order.py), in which each call costs the same: what is scarce here are slots, and not tokens.
 """
 
 from __future__ import annotations
 
 import asyncio
-import bisect
 from dataclasses import dataclass
 
 from headrace import observe
 from headrace.clock import Clock
 from headrace.crowd import Waiting
 from headrace.errors import DeadlinePassed
+from headrace.rank import Flow
+from headrace.schedule.order import Order, Urgency
 from headrace.schedule.standing import Rank
+
+_SPAN_US = 1e6  # for one call; how long a slot is held nobody knows, and it is the same for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,19 @@ class SlotStats:
     slots: int
     in_use: int
     waiting: int
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A call that waits for a slot, until it is called."""
+
+    flow: Flow
+    urgency: Urgency
+    latest: float
+    called: asyncio.Future[None]
+    costs: tuple[int, ...] = ()
+    rank: Rank = (0, 0)
+    charge: int = 0
 
 
 class Slots:
@@ -39,7 +55,7 @@ class Slots:
         self._count = count
         self._clock = clock
         self._in_use = 0
-        self._waiting: list[tuple[Rank, asyncio.Future[None]]] = []  # by rank, of which there are no two equal
+        self._waiting: Order[_Place] = Order()
 
     def __repr__(self) -> str:
         return f"<Slots [{self._in_use} of {self._count}, {len(self._waiting)} waiting]>"
@@ -54,7 +70,14 @@ class Slots:
         observe.SLOTS_IN_USE.read = lambda: self._in_use
         observe.SLOTS_WAITING.read = lambda: len(self._waiting)
 
-    async def take(self, rank: Rank, latest: float, counted: Waiting) -> None:
+    def take_free(self) -> bool:
+        """Take a slot if one is free, and return whether it is."""
+        if self._in_use >= self._count:
+            return False
+        self._in_use += 1
+        return True
+
+    async def take(self, flow: Flow, urgency: Urgency, latest: float, counted: Waiting) -> None:
         """
         Take a slot, waiting for one if need be.
 
@@ -62,39 +85,38 @@ class Slots:
             latest: the moment (Unix seconds) past which it is of no use. Raises `DeadlinePassed` then.
             counted: the call's place among all that wait; taken if it has to wait. Raises `QueueFull`.
         """
-        if self._in_use < self._count:
-            self._in_use += 1
+        if self.take_free():
             return
         counted.become("slot")
         counted.take()
-        await self._stand(rank, latest)
+        await self._stand(_Place(flow, urgency, latest, asyncio.get_running_loop().create_future()))
 
-    async def _stand(self, rank: Rank, latest: float) -> None:
-        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        bisect.insort(self._waiting, (rank, called))
-        bound = self._clock.timeout(latest - self._clock.now())
+    async def _stand(self, place: _Place) -> None:
+        self._waiting.rank(place, _SPAN_US)
+        self._waiting.add(place)
+        bound = self._clock.timeout(place.latest - self._clock.now())
         try:
             async with bound:
-                await called
+                await place.called
         except BaseException as error:
-            self._leave(rank, called)
+            self._leave(place)
             if isinstance(error, TimeoutError) and bound.expired():
                 raise DeadlinePassed("the call's deadline passed before upstream could be asked") from error
             raise
 
-    def _leave(self, rank: Rank, called: asyncio.Future[None]) -> None:
-        if called.done() and not called.cancelled():
+    def _leave(self, place: _Place) -> None:
+        if place.called.done() and not place.called.cancelled():
             self.give_back()  # it was called at the very moment at which it left
-            return
-        at = bisect.bisect_left(self._waiting, (rank,))
-        if at < len(self._waiting) and self._waiting[at][1] is called:
-            del self._waiting[at]
+        elif self._waiting.remove(place):
+            self._waiting.take_back(place)
 
     def give_back(self) -> None:
         """Give a slot back; the first in line has it at once."""
-        while self._waiting:
-            _, called = self._waiting.pop(0)
-            if not called.done():  # else it is cancelled, and about to leave
-                called.set_result(None)
+        while (place := self._waiting.first) is not None:
+            self._waiting.remove(place)
+            if not place.called.done():  # else it is cancelled, and about to leave
+                self._waiting.serve(place)
+                place.called.set_result(None)
                 return
+            self._waiting.take_back(place)
         self._in_use -= 1

@@ -8,14 +8,13 @@ look at a few blocks and the places of one, not at everybody; and so does findin
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from headrace.schedule.outlook import Delay, Outlook
 
-Rank = tuple[float, int]
+Rank = tuple[int, int]  # how equals are told apart: by the number of their call
 
 _BLOCK = 256
 
@@ -136,6 +135,22 @@ class Ranks(Generic[P]):
             del self._blocks[index]
         return True
 
+    def at(self, rank: Rank) -> P:
+        """Return who has this rank; raises `KeyError` if nobody has."""
+        index = self._find(rank)
+        places = self._blocks[index].places if index < len(self._blocks) else []
+        at = bisect.bisect_left(places, rank, key=_rank)
+        if at == len(places) or places[at].rank != rank:
+            raise KeyError(rank)
+        return places[at]
+
+    def holds(self, place: P) -> bool:
+        """Whether a place stands here."""
+        try:
+            return self.at(place.rank) is place
+        except KeyError:
+            return False
+
     def before(self, rank: Rank) -> list[int]:
         """Return what those of lower rank want, bucket by bucket."""
         needs = [0] * self._width
@@ -156,13 +171,13 @@ class Ranks(Generic[P]):
 
         Who is late, leaves. Between two blocks the places may change; who comes in the meantime is not looked at.
         """
-        rank: Rank = (-math.inf, 0)
+        rank: Rank = (-1, 0)
         while (index := self._find(rank)) < len(self._blocks):
             block = self._blocks[index]
             if block.places[0].rank < rank:
                 return  # who has joined the last block since it was looked at
-            arrival, number = block.places[-1].rank
-            rank = arrival, number + 1
+            first, number = block.places[-1].rank
+            rank = first, number + 1
             found, needs = block.late(needs, outlook, now)
             yield found
 

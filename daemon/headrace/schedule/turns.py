@@ -15,11 +15,11 @@ here but its slot.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -36,15 +36,17 @@ from headrace.endpoints import named
 from headrace.errors import Failure
 from headrace.link import Link
 from headrace.model import UNTOLD, Call, Errand, Usage
+from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
 from headrace.schedule.hold import Hold, granting, parted
 from headrace.schedule.line import Outdated, Place
+from headrace.schedule.order import Urgency
 from headrace.schedule.permits import Permits
 from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices, Work
 from headrace.schedule.slots import Slots, SlotStats
-from headrace.schedule.standing import Rank
 
+_MEMO = 4096
 _CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
 
 
@@ -65,6 +67,7 @@ class Schedule:
     Args:
         crowd: where whoever waits is counted, and refused if there are too many.
         max_in_flight: requests at upstream at once.
+        lanes: the share of each lane, in millionths.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Schedule:
         *,
         crowd: Crowd | None = None,
         max_in_flight: int = 512,
+        lanes: Mapping[str, int] = LANES,
     ) -> None:
         self.crowd = crowd or Crowd()
         self.slots = Slots(max_in_flight, clock)
@@ -91,6 +95,8 @@ class Schedule:
         self._permits = Permits(ledger, clock)
         self._shadows = Shadows(ledger, self._permits, self._background)
         self._numbers = itertools.count(1)
+        self._lanes = lanes
+        self._flows = functools.lru_cache(_MEMO)(self._new_flow)
         self._reloads = 0  # whose moves go on
         self._newcomers: deque[asyncio.Future[None]] = deque()  # since a reload, until all who were there have moved
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
@@ -115,20 +121,34 @@ class Schedule:
             size = len(call.body) if isinstance(call, Call) else 0
         return Turn(self, call, hold_id, self.crowd.waiting("turn", size=size))
 
-    def rank(self, call: Errand) -> Rank:
-        """Return the place in the order of all that wait: by arrival, which a call that comes back has kept."""
-        return call.arrival, next(self._numbers)
+    def urgency(self, call: Errand) -> Urgency:
+        """Return a call's order within its flow: by deadline and arrival, which a call that comes back has kept."""
+        return call.begin_by, call.arrival, next(self._numbers)
 
-    def reload(self, limits: Limits) -> None:
-        """Go by other limits from now on. Who waits under limits that have changed takes its place anew, in the same order."""
+    def flow(self, call: Errand) -> Flow:
+        """Return whose calls it is one of."""
+        return self._flows(call.caller.name, call.lane, call.caller.weight)
+
+    def _new_flow(self, caller: str, lane: str, weight: int) -> Flow:
+        return Flow(caller, lane, self._lanes.get(lane, min(self._lanes.values())), weight)
+
+    def reload(self, limits: Limits, lanes: Mapping[str, int] = LANES) -> None:
+        """
+        Go by other limits and lanes from now on.
+
+        Who waits under limits that have changed takes its place anew, in the order in which they came.
+        """
         self._limits = limits
+        if lanes != self._lanes:
+            self._lanes = lanes
+            self._flows.cache_clear()
         self._reloads += 1
         self._slices.start(self._move(), "reload")
 
     def _move(self) -> Work:
         try:
             moving = []
-            for place in sorted(self._asking.places(), key=attrgetter("rank")):
+            for place in sorted(self._asking.places(), key=_arrival):
                 if place.buckets != self._limits.buckets(place.call, self._clock.now()):
                     place.is_outdated = True  # whoever is called before it has moved asks for nothing under the old limits
                     moving.append(place)
@@ -172,9 +192,10 @@ class Schedule:
 
     # Taking.
 
-    async def take(self, call: Errand, hold_id: str, rank: Rank, counted: Waiting) -> Hold:
+    async def take(self, call: Errand, hold_id: str, urgency: Urgency, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
         entered, estimate = self._clock.now(), None
+        waiter = f"{self._inbox}|{urgency[2]:012}"
         if self._reloads and self._limits.buckets(call, entered):
             await self._stand_back(counted)
         for number in itertools.count():
@@ -190,11 +211,12 @@ class Schedule:
                 return self._granted(hold)
             place = Place(
                 call=call,
-                rank=rank,
+                flow=self.flow(call),
+                urgency=urgency,
                 entered=entered,
                 latest=call.begin_by,
                 hold_id=hold.id,
-                waiter=f"{self._inbox}|{rank[1]:012}",  # ledgers sort equal arrivals by name
+                waiter=waiter,
                 buckets=buckets,
                 wants=hold.wants,
                 counted=counted,
@@ -202,6 +224,8 @@ class Schedule:
             try:
                 await self._asking.grant(place)
             except Outdated:
+                waiter = place.waiter
+                self._leave_others(place, self._limits.buckets(call, self._clock.now()))
                 continue
             except BaseException as error:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
@@ -216,6 +240,13 @@ class Schedule:
         if hold.shadows:
             self._shadows.take(hold.id, hold.shadows)
         return hold
+
+    def _leave_others(self, place: Place, buckets: tuple[Want, ...]) -> None:
+        # It keeps its places in the lines in which it will go on waiting, and so its rank.
+        kept = {want.bucket_id for want in buckets}
+        left = tuple(want for want in place.wants if want.bucket_id not in kept)
+        if left and place.has_asked:
+            self._ledger.release(f"{place.hold_id}.left", left, waiter=place.waiter)
 
     def _estimate(self, call: Errand, buckets: tuple[Want, ...]) -> Estimate:
         # Of what is only carried nobody has read the body; limits in tokens do not hold for it.
@@ -295,21 +326,23 @@ class Turn:
 
     async def __aenter__(self) -> Turn:
         came = self._schedule.now()
-        rank = self._schedule.rank(self._call)
+        urgency = self._schedule.urgency(self._call)
         try:
-            self._hold = await self._schedule.take(self._call, self._hold.id, rank, self._counted)
-            await self._take_slot(rank)
+            self._hold = await self._schedule.take(self._call, self._hold.id, urgency, self._counted)
+            await self._take_slot(urgency)
         finally:
             self._counted.release()
         self.waited_s = max(0.0, self._schedule.now() - came)
         observe.TURN_WAIT.observe(self.waited_s)
         return self
 
-    async def _take_slot(self, rank: Rank) -> None:
+    async def _take_slot(self, urgency: Urgency) -> None:
+        schedule = self._schedule
         try:
-            await self._schedule.slots.take(rank, self._call.begin_by, self._counted)
+            if not schedule.slots.take_free():
+                await schedule.slots.take(schedule.flow(self._call), urgency, self._call.begin_by, self._counted)
         except BaseException:
-            self._schedule.give_up(self._hold)  # surely nothing was sent
+            schedule.give_up(self._hold)  # surely nothing was sent
             raise
         self._has_slot = True
 
@@ -360,6 +393,11 @@ class Turn:
 
 def _untold() -> Usage:
     return UNTOLD
+
+
+def _arrival(place: Place) -> tuple[float, int]:
+    _, arrival, number = place.urgency
+    return arrival, number
 
 
 def _briefly(closing: asyncio.Future[Any]) -> asyncio.Future[None]:

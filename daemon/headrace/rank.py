@@ -1,0 +1,142 @@
+"""
+The order of all that waits: start-time fair queueing, in whole microseconds. Pure.
+
+A *flow* is one caller's calls in one lane. Each line has a clock, which shows the rank of whoever went last, and each flow that
+is ahead of the clock has a finish. Who comes is given the later of the two as its rank, and moves its flow's finish on by what
+it costs: by the time that the line takes to give so much, divided by the flow's share. So a flow that asks for less than its
+share is placed by the clock, in the order in which calls come, and one that asks for more as though it had asked later. Nothing
+starves, since the clock reaches every rank; and nothing is saved up, since a flow that was idle starts at the clock.
+
+A share is that of the lane among the lanes that are ahead of the clock, times that of the caller's weight among the callers of
+its lane that are. Who leaves without its grant takes its cost back; what a call used in the end corrects it.
+
+A call that waits in several lines has one rank in all of them, or two calls could each stand behind the other. So that ranks of
+different lines can be compared, the clocks of lines in which one call waits are brought together: to the latest.
+
+reserve.lua and settle.lua do the same sums (`Fair` is a hash and a zset there), and are held against this.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+FULL_SHARE = 1_000_000
+LANES = {"interactive": 800_000, "standard": 150_000, "batch": 50_000}
+"""The shares of the lanes that there always are, as far as the configuration does not say otherwise."""
+
+_MOST_US = 10**12  # of one charge: eleven days
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """
+    The calls of one caller in one lane.
+
+    Args:
+        lane: its name; one without slashes.
+        share: the lane's, in millionths.
+        weight: the caller's, among the callers of the lane.
+        name: how the scripts know it; *lane* and *share* are read from it there, and *weight*.
+    """
+
+    caller: str = field(compare=False)
+    lane: str = field(default="", compare=False)
+    share: int = field(default=FULL_SHARE, compare=False)
+    weight: int = field(default=1, compare=False)
+    name: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.lane}/{self.share}/{self.weight}/{self.caller}")
+
+
+NOBODY = Flow("")
+"""For what waits in no line."""
+
+
+class Fair:
+    """
+    The clock of one line, and the flows that are ahead of it.
+
+    Args:
+        clock: where it begins (us): the time, where nobody has waited for a while.
+    """
+
+    __slots__ = ("_finishes", "_heap", "_weights", "clock")
+
+    def __init__(self, clock: int) -> None:
+        self.clock = clock
+        self._finishes: dict[Flow, int] = {}
+        self._heap: list[tuple[int, str, Flow]] = []  # finishes as they were set; those that were changed since count no longer
+        self._weights: dict[tuple[str, int], int] = {}  # of each lane, summed over its flows here
+
+    def __repr__(self) -> str:
+        return f"<Fair [{self.clock} us, {len(self._finishes)} flows]>"
+
+    @property
+    def finishes(self) -> dict[Flow, int]:
+        """When each flow will have had what it has asked for; one that is not here starts at the clock."""
+        return dict(self._finishes)
+
+    def start(self, flow: Flow) -> int:
+        """Return the rank that a flow's next call has."""
+        return max(self.clock, self._finishes.get(flow, 0))
+
+    def serve(self, rank: int) -> None:
+        """A call of this rank goes: move the clock on to it, if it is later."""
+        self.clock = max(self.clock, rank)
+
+    def sweep(self) -> None:
+        """Forget the flows that are no longer ahead of the clock."""
+        while self._heap and self._heap[0][0] <= self.clock:
+            finish, _, flow = heapq.heappop(self._heap)
+            if self._finishes.get(flow) == finish:
+                del self._finishes[flow]
+                self._weigh(flow, -flow.weight)
+
+    def charge(self, flow: Flow, span_us: float) -> int:
+        """Return by how much a call moves its flow's finish on, if the line takes so long to give what it costs."""
+        lane, is_here = (flow.lane, flow.share), flow in self._finishes
+        weights = self._weights.get(lane, 0) + (0 if is_here else flow.weight)
+        lanes = sum(share for _, share in self._weights) + (0 if lane in self._weights else flow.share)
+        return max(1, min(_MOST_US, math.floor(span_us * lanes * weights / (flow.share * flow.weight))))
+
+    def add(self, flow: Flow, rank: int, charge: int) -> None:
+        """A call of this rank comes: move its flow's finish on."""
+        self._finish(flow, max(self._finishes.get(flow, 0), rank) + charge)
+
+    def correct(self, flow: Flow, more: int) -> None:
+        """A call of the flow has cost so much more than it was charged; below zero: less, or nothing, if it has left."""
+        if flow in self._finishes:
+            self._finish(flow, self._finishes[flow] + more)
+
+    def _finish(self, flow: Flow, finish: int) -> None:
+        if flow not in self._finishes:
+            self._weigh(flow, flow.weight)
+        self._finishes[flow] = finish
+        heapq.heappush(self._heap, (finish, flow.name, flow))
+        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._finishes):  # mostly of the past
+            self._heap = [(finish, flow.name, flow) for flow, finish in self._finishes.items()]
+            heapq.heapify(self._heap)
+
+    def _weigh(self, flow: Flow, weight: int) -> None:
+        lane = flow.lane, flow.share
+        self._weights[lane] = self._weights.get(lane, 0) + weight
+        if not self._weights[lane]:
+            del self._weights[lane]
+
+
+def correction(charge: int, back: int, cost: int) -> int:
+    """Return by how much a finish moves when *back* of a cost comes back; that much is its flow's again."""
+    return -math.floor(float(charge) * back / cost) if cost else 0
+
+
+def together(fairs: Sequence[Fair]) -> int:
+    """Bring the clocks of these lines together, and a microsecond on: so equals go in the order in which they came."""
+    clock = max(fair.clock for fair in fairs) + 1
+    for fair in fairs:
+        fair.serve(clock)
+        fair.sweep()
+    return clock
