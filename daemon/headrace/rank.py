@@ -64,25 +64,26 @@ class Fair:
         clock: where it begins (us): the time, where nobody has waited for a while.
     """
 
-    __slots__ = ("_finishes", "_heap", "_weights", "clock")
+    __slots__ = ("_finishes", "_heap", "_shares", "_weights", "clock")
 
     def __init__(self, clock: int) -> None:
         self.clock = clock
-        self._finishes: dict[Flow, int] = {}
+        self._finishes: dict[str, int] = {}
         self._heap: list[tuple[int, str, Flow]] = []  # finishes as they were set; those that were changed since count no longer
         self._weights: dict[tuple[str, int], int] = {}  # of each lane, summed over its flows here
+        self._shares = 0  # of those lanes, summed
 
     def __repr__(self) -> str:
         return f"<Fair [{self.clock} us, {len(self._finishes)} flows]>"
 
     @property
-    def finishes(self) -> dict[Flow, int]:
-        """When each flow will have had what it has asked for; one that is not here starts at the clock."""
+    def finishes(self) -> dict[str, int]:
+        """When each flow, by name, will have had what it has asked for; one that is not here starts at the clock."""
         return dict(self._finishes)
 
     def start(self, flow: Flow) -> int:
         """Return the rank that a flow's next call has."""
-        return max(self.clock, self._finishes.get(flow, 0))
+        return max(self.clock, self._finishes.get(flow.name, 0))
 
     def serve(self, rank: int) -> None:
         """A call of this rank goes: move the clock on to it, if it is later."""
@@ -91,41 +92,47 @@ class Fair:
     def sweep(self) -> None:
         """Forget the flows that are no longer ahead of the clock."""
         while self._heap and self._heap[0][0] <= self.clock:
-            finish, _, flow = heapq.heappop(self._heap)
-            if self._finishes.get(flow) == finish:
-                del self._finishes[flow]
+            finish, name, flow = heapq.heappop(self._heap)
+            if self._finishes.get(name) == finish:
+                del self._finishes[name]
                 self._weigh(flow, -flow.weight)
 
     def charge(self, flow: Flow, span_us: float) -> int:
         """Return by how much a call moves its flow's finish on, if the line takes so long to give what it costs."""
-        lane, is_here = (flow.lane, flow.share), flow in self._finishes
-        weights = self._weights.get(lane, 0) + (0 if is_here else flow.weight)
-        lanes = sum(share for _, share in self._weights) + (0 if lane in self._weights else flow.share)
+        weights, lanes = self._weights.get((flow.lane, flow.share), 0), self._shares
+        if not weights:
+            lanes += flow.share
+        if flow.name not in self._finishes:
+            weights += flow.weight
         return max(1, min(_MOST_US, math.floor(span_us * lanes * weights / (flow.share * flow.weight))))
 
     def add(self, flow: Flow, rank: int, charge: int) -> None:
         """A call of this rank comes: move its flow's finish on."""
-        self._finish(flow, max(self._finishes.get(flow, 0), rank) + charge)
+        self._finish(flow, max(self._finishes.get(flow.name, 0), rank) + charge)
 
     def correct(self, flow: Flow, more: int) -> None:
         """A call of the flow has cost so much more than it was charged; below zero: less, or nothing, if it has left."""
-        if flow in self._finishes:
-            self._finish(flow, self._finishes[flow] + more)
+        if flow.name in self._finishes:
+            self._finish(flow, self._finishes[flow.name] + more)
 
     def _finish(self, flow: Flow, finish: int) -> None:
-        if flow not in self._finishes:
+        if flow.name not in self._finishes:
             self._weigh(flow, flow.weight)
-        self._finishes[flow] = finish
+        self._finishes[flow.name] = finish
         heapq.heappush(self._heap, (finish, flow.name, flow))
         if len(self._heap) > 64 and len(self._heap) > 4 * len(self._finishes):  # mostly of the past
-            self._heap = [(finish, flow.name, flow) for flow, finish in self._finishes.items()]
+            self._heap = [entry for entry in self._heap if self._finishes.get(entry[1]) == entry[0]]
             heapq.heapify(self._heap)
 
     def _weigh(self, flow: Flow, weight: int) -> None:
         lane = flow.lane, flow.share
-        self._weights[lane] = self._weights.get(lane, 0) + weight
-        if not self._weights[lane]:
+        before = self._weights.get(lane, 0)
+        self._weights[lane] = before + weight
+        if not before:
+            self._shares += flow.share
+        elif not before + weight:
             del self._weights[lane]
+            self._shares -= flow.share
 
 
 def correction(charge: int, back: int, cost: int) -> int:
@@ -135,7 +142,7 @@ def correction(charge: int, back: int, cost: int) -> int:
 
 def together(fairs: Sequence[Fair]) -> int:
     """Bring the clocks of these lines together, and a microsecond on: so equals go in the order in which they came."""
-    clock = max(fair.clock for fair in fairs) + 1
+    clock = max([fair.clock for fair in fairs]) + 1
     for fair in fairs:
         fair.serve(clock)
         fair.sweep()

@@ -148,7 +148,7 @@ def test_together():
     early.add(Flow("gone"), NOW, 10)
     early.add(Flow("ahead"), NOW, 9_000_000)
     assert together([early, late]) == early.clock == late.clock == NOW + 5_000_001
-    assert early.finishes == {Flow("ahead"): NOW + 9_000_000}
+    assert early.finishes == {Flow("ahead").name: NOW + 9_000_000}
     assert together([early]) == NOW + 5_000_002
 
 

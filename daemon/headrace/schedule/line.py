@@ -119,7 +119,7 @@ class Line:
         self.scanned = 0.0
         self.sorting: asyncio.Task[None] | None = None  # the refusing of those who will not be granted in time
         self._blocked: set[Place] = set()  # those who ask and have been told to wait
-        self._askers: dict[Flow, list[Place]] = {}
+        self._askers: dict[str, list[Place]] = {}  # by the names of their flows
         self._unheard: list[tuple[Rank, str, Flow]] = []  # flows that stand and of which nobody asks, for the most part
         self._dues: dict[Place, tuple[float, int]] = {}  # when those who ask were told that they may go, for which bucket
         self._standing: Order[Place] = Order(len(rates))
@@ -171,7 +171,7 @@ class Line:
         return False
 
     def _may_ask(self, place: Place) -> bool:
-        askers = self._askers.get(place.flow, ())
+        askers = self._askers.get(place.flow.name, ())
         if not self._has_room(place.flow):
             return False
         if not self.waiting and not self._blocked:
@@ -179,7 +179,7 @@ class Line:
         return all(place.urgency < other.urgency for other in askers)
 
     def _has_room(self, flow: Flow) -> bool:
-        return len(self.asking) < (MOST_OF_FLOW if flow in self._askers else MAX_ASKING)
+        return len(self.asking) < (MOST_OF_FLOW if flow.name in self._askers else MAX_ASKING)
 
     def displace(self, place: Place) -> list[Place]:
         """
@@ -206,12 +206,12 @@ class Line:
 
     def _told(self, place: Place) -> list[Place]:
         """The others of a flow that have been told to wait, by rank."""
-        told = [other for other in self._askers.get(place.flow, ()) if other in self._blocked and other is not place]
+        told = [other for other in self._askers.get(place.flow.name, ()) if other in self._blocked and other is not place]
         return sorted(told, key=attrgetter("rank"))
 
     def _let_ask(self, place: Place) -> None:
         self.asking.add(place)
-        self._askers.setdefault(place.flow, []).append(place)
+        self._askers.setdefault(place.flow.name, []).append(place)
         self._asked = plus(self._asked, place.costs)
 
     def leave(self, place: Place, *, is_granted: bool = False) -> None:
@@ -229,23 +229,23 @@ class Line:
     def _ask_no_longer(self, place: Place) -> None:
         self.asking.discard(place)
         self._asked = _less(self._asked, place)
-        self._askers[place.flow].remove(place)
-        if not self._askers[place.flow]:
-            del self._askers[place.flow]
+        self._askers[place.flow.name].remove(place)
+        if not self._askers[place.flow.name]:
+            del self._askers[place.flow.name]
             self._note_unheard(place.flow, place.rank)
         # It was told when its own costs would be there; who comes now may want less.
         self._dues.pop(place, None)
         self._look_ahead()
 
     def _note_unheard(self, flow: Flow, rank: Rank) -> None:
-        if flow not in self._askers and self._standing.stands(flow):
+        if flow.name not in self._askers and self._standing.stands(flow):
             heapq.heappush(self._unheard, (rank, flow.name, flow))
 
     def call(self, levels: Sequence[int] | None) -> None:
         """Call the best of each flow of which nobody asks, and as many more as fit into *levels*, which a grant has left."""
         while self._unheard and len(self.asking) < MAX_ASKING:
             _, _, flow = heapq.heappop(self._unheard)
-            if flow not in self._askers and self._standing.stands(flow):
+            if flow.name not in self._askers and self._standing.stands(flow):
                 self._call(self._standing.best(flow))
         while levels is not None and (place := self._standing.first) is not None:
             if not self._has_room(place.flow) or not self._fits(place, levels):

@@ -56,7 +56,7 @@ class Order(Generic[P]):
     def __init__(self, width: int = 0) -> None:
         self._fair = Fair(0)
         self._ranks: Ranks[P] = Ranks(width)
-        self._flows: dict[Flow, _Standing[P]] = {}
+        self._flows: dict[str, _Standing[P]] = {}  # by the names of the flows
 
     def __len__(self) -> int:
         return len(self._ranks)
@@ -88,25 +88,25 @@ class Order(Generic[P]):
 
     def add(self, place: P) -> None:
         """Let a place stand that has been given its rank."""
-        flow = self._flows.setdefault(place.flow, _Standing())
+        flow = self._flows.setdefault(place.flow.name, _Standing())
         bisect.insort(flow.places, place, key=_urgency)
         bisect.insort(flow.ranks, place.rank)
         self._ranks.add(place)
 
     def remove(self, place: P) -> bool:
         """Take a place out, with its rank; return whether it was there."""
-        flow = self._flows.get(place.flow)
+        flow = self._flows.get(place.flow.name)
         if flow is None or not self._ranks.remove(place):
             return False
         del flow.places[bisect.bisect_left(flow.places, place.urgency, key=_urgency)]
         del flow.ranks[bisect.bisect_left(flow.ranks, place.rank)]
         if not flow.places:
-            del self._flows[place.flow]
+            del self._flows[place.flow.name]
         return True
 
     def stands(self, flow: Flow) -> bool:
         """Whether anybody of a flow stands here."""
-        return flow in self._flows
+        return flow.name in self._flows
 
     @property
     def first(self) -> P | None:
@@ -116,7 +116,7 @@ class Order(Generic[P]):
 
     def best(self, flow: Flow) -> P:
         """Return who is next of a flow that stands here; it has the flow's lowest rank from now on."""
-        standing = self._flows[flow]
+        standing = self._flows[flow.name]
         best = standing.places[0]
         if best.rank != standing.ranks[0]:
             self._exchange(best, self._ranks.at(standing.ranks[0]))
@@ -133,7 +133,7 @@ class Order(Generic[P]):
 
     def rank_of(self, place: P) -> Rank:
         """Return the rank that a place will go by: its own, unless others of its flow came later and have to go earlier."""
-        standing = self._flows.get(place.flow)
+        standing = self._flows.get(place.flow.name)
         if standing is None:
             return place.rank
         at = bisect.bisect_left(standing.places, place.urgency, key=_urgency)
