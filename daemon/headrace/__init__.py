@@ -34,6 +34,7 @@ The ground
     heads       HTTP headers as bytes         logs        set up, with no error's text
     prices      what tokens cost
     clock       time, from outside            deadline    a moment as a block of code
+    rank        the order of all that waits
     units       durations and sizes           lockfile    one daemon to a place
     background  tasks beside the calls        classes     models that share limits
     labels      what a call is for

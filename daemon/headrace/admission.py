@@ -9,6 +9,7 @@ What only upstream can judge is left to upstream: a parameter that we have never
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import NotRequired, TypedDict, Unpack
 
 from headrace.aside import Aside
@@ -20,7 +21,8 @@ from headrace.clock import Clock
 from headrace.deadline import Moments, Wait, until
 from headrace.endpoints import MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
-from headrace.model import CacheControl, Call, Caller, Headers, Labels, Lane
+from headrace.model import CacheControl, Call, Caller, Headers, Labels
+from headrace.rank import LANES
 
 _MAX_IDEMPOTENCY_KEY = 255
 
@@ -70,22 +72,38 @@ class Admission:
         version: the `anthropic-version` of a caller who names none.
         is_shared: whether callers share answers (`cache.scope = "shared"`).
         max_age_s: the deadline of a call that came without one.
+        lanes: the lanes that there are, with their shares.
     """
 
     def __init__(
-        self, clock: Clock, keeping: Keeping, reader: Reader, *, version: str, is_shared: bool, max_age_s: float
-    ) -> None:
+        self, clock: Clock, keeping: Keeping, reader: Reader, *, version: str, is_shared: bool, max_age_s: float,
+        lanes: Mapping[str, int] = LANES,
+    ) -> None:  # fmt: skip
         self._clock = clock
         self._keeping = keeping
         self._reader = reader
         self._version = version
         self._is_shared = is_shared
         self._max_age_s = max_age_s
+        self._lanes = lanes
 
     @property
     def aside(self) -> Aside:
         """Where large bodies are read."""
         return self._reader.aside
+
+    def reload(self, lanes: Mapping[str, int]) -> None:
+        """Go by other lanes from now on."""
+        self._lanes = lanes
+
+    def lane_of(self, asked: str, caller: Caller) -> str:
+        """Return the lane that a call asks for, or its caller's own; raises `InvalidCall` if there is none of that name."""
+        if not asked:
+            return caller.lane
+        if (lane := asked.lower()) not in self._lanes:
+            problem = f"there is no lane {asked[:32]!r}; there are {', '.join(self._lanes)}"
+            raise InvalidCall(problem, metadata={"field": "lane"})
+        return lane
 
     def scope(self, caller: Caller, credential: str) -> str:
         """
@@ -132,7 +150,7 @@ class Admission:
             stream=reading.stream,
             no_keep=reading.no_keep,
             version=version,
-            lane=lane_of(lane, caller),
+            lane=self.lane_of(lane, caller),
             fingerprint=_fingerprint(said, scope, version, reading),
             scope=scope,
             arrival=now,
@@ -167,18 +185,6 @@ def _fingerprint(said: Said, scope: str, version: str, reading: Reading) -> str:
     place = said["path"] if said["method"] == "POST" else f"{said['method']} {said['path']}"
     betas, headers = said["betas"], said["headers"]
     return fingerprint(scope=scope, path=place, version=version, betas=betas, headers=headers, essence=reading.essence)
-
-
-def lane_of(asked: str, caller: Caller) -> Lane:
-    """Return the lane that a call asks for, or its caller's own."""
-    if not asked:
-        return caller.lane
-    try:
-        return Lane(asked.lower())
-    except ValueError as error:
-        raise InvalidCall(
-            f"there is no lane {asked[:32]!r}; there are interactive, standard and batch", metadata={"field": "lane"}
-        ) from error
 
 
 def _idempotency_key(key: str) -> str:

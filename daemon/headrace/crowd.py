@@ -11,7 +11,8 @@ and a call that is parked while its RPC waits. Each holds memory that no other b
 cache, or that upstream is answering, does not count: `upstream.max_in_flight` bounds the latter.
 
 The bounds are `schedule.max_waiting` and `schedule.max_waiting_bytes`. Whoever comes when they are reached is refused; whoever
-waits already is not.
+waits already is not. But a caller that has less than its share of what may wait (an equal part for each caller that waits)
+finds a tenth more: one that fills the crowd keeps no other out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from headrace.errors import QueueFull
 
 Kind = Literal["reading", "following", "turn", "slot", "parked"]
 
+_EXTRA = 10  # one part in so many, for those who have less than their share
 _RETRY_AFTER_S = 1.0  # a guess: nobody knows when somebody leaves
 
 
@@ -37,11 +39,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class CrowdStats:
-    """All that wait, and their shares by what they wait for."""
+    """All that wait, and their shares by what they wait for; and of how many callers they are."""
 
     calls: int
     bytes: int
     by_kind: dict[Kind, Share]
+    callers: int = 0
 
 
 class Crowd:
@@ -57,6 +60,7 @@ class Crowd:
         self._calls = dict.fromkeys(get_args(Kind), 0)
         self._bytes = dict.fromkeys(get_args(Kind), 0)
         self._all_calls = self._all_bytes = 0
+        self._callers: dict[str, Share] = {}
 
     def __repr__(self) -> str:
         return f"<Crowd [{self._all_calls} calls of {self._all_bytes} bytes]>"
@@ -64,29 +68,48 @@ class Crowd:
     def stats(self) -> CrowdStats:
         """Return who waits now."""
         by_kind = {kind: Share(calls, self._bytes[kind]) for kind, calls in self._calls.items()}
-        return CrowdStats(self._all_calls, self._all_bytes, by_kind)
+        return CrowdStats(self._all_calls, self._all_bytes, by_kind, len(self._callers))
 
     def measure(self) -> None:
         """Let the gauges of waiting calls and bytes read from here."""
         observe.WAITING.read = lambda: self._all_calls
         observe.WAITING_BYTES.read = lambda: self._all_bytes
 
-    def waiting(self, kind: Kind, *, calls: int = 1, size: int = 0) -> Waiting:
-        """Return a place for so many calls of *size* bytes in all; it counts once it is entered. Raises `QueueFull` then."""
-        return Waiting(self, kind, calls, size)
+    def waiting(self, kind: Kind, *, calls: int = 1, size: int = 0, caller: str = "") -> Waiting:
+        """
+        Return a place for so many calls of *size* bytes in all; it counts once it is entered. Raises `QueueFull` then.
 
-    def take(self, kind: Kind, calls: int, size: int) -> None:
+        *caller* is whose they are; "" if that is not known yet.
+        """
+        return Waiting(self, kind, calls, size, caller)
+
+    def take(self, kind: Kind, calls: int, size: int, caller: str) -> None:
         """Count so much more, or raise `QueueFull`; for `Waiting`."""
-        if self._all_calls + calls > self._max_calls or self._all_bytes + size > self._max_bytes:
+        if not self._has_room(calls, size, caller):
             raise QueueFull(
                 f"{self._all_calls} calls of {self._all_bytes} bytes wait already",
                 retry_after_s=_RETRY_AFTER_S,
                 metadata={"waiting": str(self._all_calls), "waiting_bytes": str(self._all_bytes)},
             )
-        self.count(kind, calls, size)
+        self.count(kind, calls, size, caller)
 
-    def count(self, kind: Kind, calls: int, size: int) -> None:
+    def _has_room(self, calls: int, size: int, caller: str) -> bool:
+        if self._all_calls + calls <= self._max_calls and self._all_bytes + size <= self._max_bytes:
+            return True
+        own, callers = self._callers.get(caller, Share()), len(self._callers) + (caller not in self._callers)
+        return (
+            (own.calls + calls) * callers <= self._max_calls
+            and (own.bytes + size) * callers <= self._max_bytes
+            and self._all_calls + calls <= self._max_calls + self._max_calls // _EXTRA
+            and self._all_bytes + size <= self._max_bytes + self._max_bytes // _EXTRA
+        )
+
+    def count(self, kind: Kind, calls: int, size: int, caller: str) -> None:
         """Count so much more, or less, whatever the bounds; for `Waiting`."""
+        own = self._callers.get(caller, Share())
+        self._callers[caller] = Share(own.calls + calls, own.bytes + size)
+        if self._callers[caller] == Share():
+            del self._callers[caller]
         self._calls[kind] += calls
         self._bytes[kind] += size
         self._all_calls += calls
@@ -96,11 +119,12 @@ class Crowd:
 class Waiting:
     """A place in the crowd, for as long as the block lasts. It may be taken and given back any number of times."""
 
-    __slots__ = ("_calls", "_crowd", "_is_counted", "_kind", "_size")
+    __slots__ = ("_caller", "_calls", "_crowd", "_is_counted", "_kind", "_size")
 
-    def __init__(self, crowd: Crowd, kind: Kind, calls: int, size: int) -> None:
+    def __init__(self, crowd: Crowd, kind: Kind, calls: int, size: int, caller: str) -> None:
         self._crowd = crowd
         self._kind: Kind = kind
+        self._caller = caller
         self._calls = calls
         self._size = size
         self._is_counted = False
@@ -116,25 +140,25 @@ class Waiting:
         """Count from now on, and return whether that is new; raises `QueueFull`."""
         if self._is_counted:
             return False
-        self._crowd.take(self._kind, self._calls, self._size)
+        self._crowd.take(self._kind, self._calls, self._size, self._caller)
         self._is_counted = True
         return True
 
     def become(self, kind: Kind) -> None:
         """Wait for something else from now on; nobody is refused for that."""
         if self._is_counted:
-            self._crowd.count(self._kind, -self._calls, -self._size)
-            self._crowd.count(kind, self._calls, self._size)
+            self._crowd.count(self._kind, -self._calls, -self._size, self._caller)
+            self._crowd.count(kind, self._calls, self._size, self._caller)
         self._kind = kind
 
     def add(self, size: int) -> None:
         """Count so many bytes more; raises `QueueFull`, and then counts what it did before."""
         if self._is_counted:
-            self._crowd.take(self._kind, 0, size)
+            self._crowd.take(self._kind, 0, size, self._caller)
         self._size += size
 
     def release(self) -> None:
         """Count no longer."""
         if self._is_counted:
             self._is_counted = False
-            self._crowd.count(self._kind, -self._calls, -self._size)
+            self._crowd.count(self._kind, -self._calls, -self._size, self._caller)

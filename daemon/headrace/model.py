@@ -22,7 +22,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Lane(StrEnum):
-    """A class of traffic with its priority, highest first."""
+    """The classes of traffic that there always are, highest first; the configuration may name others."""
 
     INTERACTIVE = "interactive"
     STANDARD = "standard"
@@ -80,7 +80,7 @@ class Caller:
     """
 
     name: str
-    lane: Lane = Lane.STANDARD
+    lane: str = Lane.STANDARD
     weight: int = 1
     role: Role = Role.CALLER
     timeout_s: float | None = None
@@ -101,7 +101,7 @@ class Errand:
         model: as the body names it; "" where the body is not read.
         method, path, endpoint: where it goes: the path with its query, the endpoint by its name in `endpoints.py`.
         version: `anthropic-version`, passed on.
-        arrival: when we took it in; its place in line, kept while it is parked.
+        arrival: when we took it in; kept while it is parked.
         deadline: the moment by which the answer must have begun (a stream's first content) or be whole (all else).
         slack_s: by so much earlier than the deadline the caller may give up: see `begin_by`.
         ends: the moment by which the whole must be done, a stream's end included; None: a stream that has begun takes its time.
@@ -110,7 +110,7 @@ class Errand:
     """
 
     caller: Caller
-    lane: Lane
+    lane: str
     model: str = ""
     method: str = "POST"
     path: str = "/v1/messages"

@@ -168,7 +168,7 @@ class Outcomes:
             edge=edge,
             endpoint=errand.endpoint,
             caller=errand.caller.name,
-            lane=errand.lane.value,
+            lane=str(errand.lane),
             model=errand.model,
             team=errand.caller.team,
             labels=labels_text(errand.labels),

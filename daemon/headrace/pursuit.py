@@ -221,7 +221,7 @@ class Pursuits:
         Take a ticket in hand for the attempt that it awaits; nothing happens if it awaits another, or has ended.
 
         Returns when it is in hand: the job that rang has done its work, and its place in the queue's worker is free. From here
-        on the order is that of the schedule, by arrival, and not that of the queue.
+        on the order is that of the schedule, and not that of the queue.
         """
         self._waiting += 1
         try:

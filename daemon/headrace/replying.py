@@ -66,7 +66,7 @@ class Replies:
         if leader is None or leader is member:
             return contextlib.nullcontext()
         is_shared = member.call.body is leader.call.body
-        return self._crowd.waiting("following", size=0 if is_shared else len(member.call.body))
+        return self._crowd.waiting("following", size=0 if is_shared else len(member.call.body), caller=member.call.caller.name)
 
     async def _served(self, member: Member) -> Reply | None:
         """Wait; after each failed attempt a caller that takes stale answers is given one."""

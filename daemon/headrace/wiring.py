@@ -33,7 +33,7 @@ from headrace.cache.tiered import Cache
 from headrace.callers import Callers
 from headrace.carry import Carrier
 from headrace.clock import Clock, SystemClock
-from headrace.config import Keys, Settings, callers, classes, prices
+from headrace.config import Keys, Settings, callers, classes, lanes, prices
 from headrace.crowd import Crowd
 from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
@@ -134,6 +134,7 @@ class Parts:
             clock,
             crowd=self.crowd,
             max_in_flight=settings.upstream.max_in_flight,
+            lanes=lanes(settings),
         )
         self.upstream = Upstream(
             settings.upstream.base_url,
@@ -190,6 +191,7 @@ class Parts:
             version=settings.upstream.version,
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
+            lanes=lanes(settings),
         )
         self.carrier = Carrier(clock, self.schedule, self.upstream, policy)
         self.exchange = Exchange(
@@ -303,7 +305,8 @@ class Parts:
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""
         self._keys = self._read_keys()
-        self.schedule.reload(_limits(settings))
+        self.schedule.reload(_limits(settings), lanes(settings))
+        self.admission.reload(lanes(settings))
         self.tally.prices = prices(settings)
         self.hits.forget()  # what they remember of callers
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)

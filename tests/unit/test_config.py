@@ -190,7 +190,10 @@ def test_secrets_are_hidden(write):
         ("[price.x]\nmodels = ['x']\ntiers = { fast = 'a' }", 'price.x.tiers.fast = "a": must be a number'),
         ("[price.x]\ninput = 1", "price.x.models = []: would be the price of nothing"),
         ("[caller.'a b']", "caller.'a b': must be 1 to 64 letters"),
-        ("[caller.x]\nlane = 'fast'", 'caller.x.lane = "fast": must be one of "interactive", "standard", "batch"'),
+        ("[caller.x]\nlane = 'fast'", 'caller.x.lane = "fast": there is no such lane; there are interactive, standard, batch'),
+        ("[lane.slow]\nshare = 2", "lane.slow.share = 2: must be a number from 0 to 1"),
+        ("[lane.slow]\nshare = 0", "lane.slow.share = 0: would never let a call go"),
+        ("[lane.Slow]\nshare = 0.1", "lane.Slow: a lane's name has 1 to 64 small letters"),
         ("[caller.x]\nweight = 0", "caller.x.weight = 0: must be a whole number, at least 1"),
         ("[caller]\nx = 1", "caller.x = 1: must be a table"),
         ("ttl =", "is not TOML: Invalid value (at"),
@@ -358,6 +361,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
+
+
+def test_lanes(write):
+    """There are lanes beside the usual three, and their shares may be others."""
+    settings = config.load(write("[lane.night]\nshare = 0.01\n[lane.batch]\nshare = 0.1\n[caller.x]\nlane = 'night'"), {})
+    assert config.lanes(settings) == {"interactive": 800_000, "standard": 150_000, "batch": 100_000, "night": 10_000}
+    assert config.callers(settings)["x"].lane == "night"
 
 
 @given(st.sampled_from([*known_keys(), "caller.x", "caller.x.lane", "limit.x.per"]), st.text() | JSON.map(json.dumps))

@@ -45,6 +45,37 @@ def test_too_many_bytes():
             assert crowd.stats().bytes == 100
 
 
+def test_of_each_caller():
+    """One caller that fills the crowd keeps out itself, and no other with less than its share, up to a tenth more."""
+    crowd = Crowd(max_calls=100, max_bytes=1000)
+    flood = [crowd.waiting("turn", caller="flood") for _ in range(101)]
+    for place in flood[:100]:
+        place.take()
+    with pytest.raises(QueueFull):
+        flood[100].take()
+    others = [crowd.waiting("turn", size=10, caller=f"c{number}") for number in range(11)]
+    for place in others[:10]:
+        place.take()
+    with pytest.raises(QueueFull):
+        others[10].take()
+    with pytest.raises(QueueFull):
+        crowd.waiting("turn", size=900, caller="large").take()
+    assert crowd.stats().callers == 11
+    for place in [*flood, *others]:
+        place.release()
+    assert crowd.stats() == Crowd().stats()
+
+
+def test_bytes_of_each_caller():
+    """The same goes for bytes."""
+    crowd = Crowd(max_bytes=1000)
+    with crowd.waiting("turn", size=1000, caller="flood"):
+        for size, caller in ((10, "flood"), (101, "small")):
+            with pytest.raises(QueueFull):
+                crowd.waiting("turn", size=size, caller=caller).take()
+        crowd.waiting("turn", size=100, caller="small").take()
+
+
 def test_body_in_pieces():
     """A body counts as it comes; the piece that is too much is refused, and all of it is given back."""
     crowd = Crowd(max_bytes=100)

@@ -63,7 +63,7 @@ class Limits:
         Equal calls are given one and the same tuple, for as long as it holds.
         """
         caller = call.caller
-        key = (call.model, caller.name, caller.team, caller.workspace, call.lane.value, call.endpoint, call.labels)
+        key = (call.model, caller.name, caller.team, caller.workspace, call.lane, call.endpoint, call.labels)
         found = self._memo.get(key)
         if found is None or now >= self._memo_ends:
             if len(self._memo) >= _MEMO or now >= self._memo_ends:  # model names are the callers' free text

@@ -15,7 +15,7 @@ Only `main`, `daemon` and `wiring` look in here; a stage is told what it needs a
 from headrace.config.checks import warnings
 from headrace.config.places import Keys, api_key, keys, resolve, runtime_dir
 from headrace.config.reading import find_file, load
-from headrace.config.tables import Settings, callers, classes, prices
+from headrace.config.tables import Settings, callers, classes, lanes, prices
 
 __all__ = [
     "Keys",
@@ -25,6 +25,7 @@ __all__ = [
     "classes",
     "find_file",
     "keys",
+    "lanes",
     "load",
     "prices",
     "resolve",

@@ -8,6 +8,7 @@ Contradictions keep the configuration from loading. Warnings do not: the daemon 
 from __future__ import annotations
 
 import grp
+import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
@@ -19,7 +20,10 @@ from headrace.config import places
 from headrace.config.environment import ignored_variables
 from headrace.config.kinds import split_address
 from headrace.config.tables import Settings
-from headrace.model import Lane, Role
+from headrace.config.tables import lanes as lanes_of
+from headrace.model import Role
+
+_LANE = re.compile(r"[a-z0-9._-]{1,64}")
 
 
 def contradictions(settings: Settings) -> Iterator[str]:
@@ -28,6 +32,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _addresses(settings)
     yield from _amounts(settings)
     yield from _limits(settings)
+    yield from _lanes(settings)
     yield from _classes(settings)
     yield from _prices(settings)
 
@@ -65,12 +70,24 @@ def _amounts(settings: Settings) -> Iterator[str]:
         yield 'retry.max_age = "0s": would give up every call at once; use a duration such as "9m30s"'
 
 
+def _lanes(settings: Settings) -> Iterator[str]:
+    for name, table in settings.lane.items():
+        if table.share < 0.000_001:
+            yield f"lane.{name}.share = {table.share:g}: would never let a call go; use a number over 0, up to 1"
+        if not _LANE.fullmatch(name):
+            yield f"lane.{name}: a lane's name has 1 to 64 small letters, digits, dots, dashes or underscores"
+    lanes = lanes_of(settings)
+    for name, caller in settings.caller.items():
+        if caller.lane not in lanes:
+            yield f'caller.{name}.lane = "{caller.lane}": there is no such lane; there are {", ".join(lanes)}'
+
+
 def _limits(settings: Settings) -> Iterator[str]:
     for name in _repeated([limit.name for limit in settings.limit]):
         yield f'limit[{name}].name = "{name}": two limits have it; give each a name of its own'
     for limit in settings.limit:
-        if not any(fnmatchcase(lane, limit.match.lane) for lane in Lane):
-            lanes = ", ".join(Lane)
+        if not any(fnmatchcase(lane, limit.match.lane) for lane in lanes_of(settings)):
+            lanes = ", ".join(lanes_of(settings))
             yield f'limit[{limit.name}].match.lane = "{limit.match.lane}": fits no lane; there are {lanes}'
 
         if limit.match.endpoint and not any(fnmatchcase(name, limit.match.endpoint) for name in endpoints.NAMES):

@@ -48,6 +48,7 @@ from headrace.config.kinds import (
 )
 from headrace.model import Caller, Lane, Role
 from headrace.prices import Price, Prices
+from headrace.rank import FULL_SHARE, LANES
 
 DEFAULT_KEY_FILE = "/etc/headrace/api_key"
 
@@ -127,7 +128,7 @@ class UsageTable(Table, frozen=True):
 
 
 class CallerSettings(Table, frozen=True):
-    lane: Lane = Lane.STANDARD
+    lane: str = Lane.STANDARD.value
     weight: Count = 1
     role: Role = Role.CALLER
     timeout: OptionalDuration = None
@@ -135,6 +136,10 @@ class CallerSettings(Table, frozen=True):
     team: OptionalName = ""
     workspace: OptionalName = ""
     labels: tuple[Name, ...] = ()
+
+
+class LaneTable(Table, frozen=True):
+    share: Share = 0.05
 
 
 class ClassTable(Table, frozen=True):
@@ -230,6 +235,7 @@ class Settings(Table, frozen=True):
     caller: dict[str, CallerSettings] = {}
     class_: dict[str, ClassTable] = {}
     price: dict[str, PriceTable] = {}
+    lane: dict[str, LaneTable] = {}
 
     def redacted(self) -> dict[str, Any]:
         """Return everything as TOML would have it, secrets hidden."""
@@ -266,6 +272,11 @@ def _caller(name: str, said: CallerSettings) -> Caller:
         name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s, team=said.team,
         workspace=said.workspace, labels=said.labels,
     )  # fmt: skip
+
+
+def lanes(settings: Settings) -> dict[str, int]:
+    """Return the shares of the lanes, in millionths: those that there always are, and those that are configured."""
+    return LANES | {name: round(table.share * FULL_SHARE) for name, table in settings.lane.items()}
 
 
 def classes(settings: Settings) -> ModelClasses:

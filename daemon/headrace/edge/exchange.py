@@ -23,7 +23,7 @@ from types import TracebackType
 from multidict import CIMultiDict, MultiMapping
 
 from headrace import endpoints, forms
-from headrace.admission import Admission, Ask, check_size, lane_of
+from headrace.admission import Admission, Ask, check_size
 from headrace.aside import Aside, joined
 from headrace.carry import Carrier, Load
 from headrace.clock import Clock
@@ -253,7 +253,7 @@ class Exchange:
         moments = self._admission.moments(now, wait, endpoint, request.caller, is_stream=True)
         errand = Errand(
             caller=request.caller,
-            lane=lane_of(headers.get("x-headrace-lane", ""), request.caller),
+            lane=self._admission.lane_of(headers.get("x-headrace-lane", ""), request.caller),
             method=request.method,
             path=request.target,
             endpoint=endpoint.name,

@@ -20,7 +20,7 @@ from headrace.cache.entry import Entry
 from headrace.cache.keeping import age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
-from headrace.model import Call, Caller, Labels, Lane
+from headrace.model import Call, Caller, Labels
 from headrace.outcome import Outcome, labels_text
 
 JSON = ("content-type", "application/json")
@@ -37,7 +37,7 @@ class Seen:
     fingerprint: str
     caller: Caller
     model: str
-    lane: Lane
+    lane: str
     endpoint: str
     stream: bool
     max_age_s: float | None

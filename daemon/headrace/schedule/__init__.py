@@ -5,6 +5,7 @@ Schedule: waiting for a turn, in order, within deadlines.
     hold.py      what it was granted
     asking.py    from a place to its grant: the line, then the ledger
     line.py      who asks the ledger, and who waits until called, in this process; pure
+    order.py     who stands, flow by flow and deadline by deadline; pure
     standing.py  who stands in a line, by rank, with running totals; pure
     outlook.py   how long it will take; pure
     slots.py     how many requests are in flight at upstream, and who is next

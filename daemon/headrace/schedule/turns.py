@@ -119,7 +119,7 @@ class Schedule:
         """
         if size is None:
             size = len(call.body) if isinstance(call, Call) else 0
-        return Turn(self, call, hold_id, self.crowd.waiting("turn", size=size))
+        return Turn(self, call, hold_id, self.crowd.waiting("turn", size=size, caller=call.caller.name))
 
     def urgency(self, call: Errand) -> Urgency:
         """Return a call's order within its flow: by deadline and arrival, which a call that comes back has kept."""
