@@ -10,7 +10,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:{budget}:bucket:<id> | hash | what is used of one calendar window | a day past its end |
 | headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | lease by lease |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by rank (us) | with its last waiter |
-| headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units), what its flow was charged | with its last waiter |
+| headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units), its charge (us) | with its last waiter |
 | headrace:{budget}:fair:<id> | hash | the clock of a line (us); weights, lane by lane | 6 s after the last wait |
 | headrace:{budget}:flows:<id> | zset | flows ahead of the clock, by finish (us) | 6 s after the last wait |
 | headrace:{budget}:hold:<id> | string | a reservation's state, against scripts sent twice | an hour; a minute past its end |
