@@ -69,7 +69,7 @@ class Fair:
     def __init__(self, clock: int) -> None:
         self.clock = clock
         self._finishes: dict[str, int] = {}
-        self._heap: list[tuple[int, str, Flow]] = []  # finishes as they were set; those that were changed since count no longer
+        self._heap: list[tuple[int, str, Flow]] = []  # each flow by a moment not later than its finish
         self._weights: dict[tuple[str, int], int] = {}  # of each lane, summed over its flows here
         self._shares = 0  # of those lanes, summed
 
@@ -89,13 +89,24 @@ class Fair:
         """A call of this rank goes: move the clock on to it, if it is later."""
         self.clock = max(self.clock, rank)
 
+    def tick(self) -> None:
+        """Move the clock on by a microsecond: so equals go in the order in which they come."""
+        self.clock += 1
+        if self._heap and self._heap[0][0] <= self.clock:
+            self.sweep()
+
     def sweep(self) -> None:
         """Forget the flows that are no longer ahead of the clock."""
         while self._heap and self._heap[0][0] <= self.clock:
-            finish, name, flow = heapq.heappop(self._heap)
-            if self._finishes.get(name) == finish:
-                del self._finishes[name]
-                self._weigh(flow, -flow.weight)
+            _, name, flow = heapq.heappop(self._heap)
+            finish = self._finishes.get(name)
+            if finish is None:
+                continue
+            if finish > self.clock:  # it was moved on
+                heapq.heappush(self._heap, (finish, name, flow))
+                continue
+            del self._finishes[name]
+            self._weigh(flow, -flow.weight)
 
     def charge(self, flow: Flow, span_us: float) -> int:
         """Return by how much a call moves its flow's finish on, if the line takes so long to give what it costs."""
@@ -116,12 +127,17 @@ class Fair:
             self._finish(flow, self._finishes[flow.name] + more)
 
     def _finish(self, flow: Flow, finish: int) -> None:
-        if flow.name not in self._finishes:
+        name = flow.name
+        before = self._finishes.get(name)
+        self._finishes[name] = finish
+        if before is None:
             self._weigh(flow, flow.weight)
-        self._finishes[flow.name] = finish
-        heapq.heappush(self._heap, (finish, flow.name, flow))
+        elif finish >= before:
+            return
+        heapq.heappush(self._heap, (finish, name, flow))
         if len(self._heap) > 64 and len(self._heap) > 4 * len(self._finishes):  # mostly of the past
-            self._heap = [entry for entry in self._heap if self._finishes.get(entry[1]) == entry[0]]
+            flows = {name: flow for _, name, flow in self._heap if name in self._finishes}
+            self._heap = [(self._finishes[name], name, flow) for name, flow in flows.items()]
             heapq.heapify(self._heap)
 
     def _weigh(self, flow: Flow, weight: int) -> None:

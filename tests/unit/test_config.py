@@ -54,7 +54,7 @@ def test_defaults():
     assert settings.retry.max_age == 570
 
 
-EXAMPLES = ("limit", "caller", "class", "price")
+EXAMPLES = ("limit", "caller", "class", "lane", "price")
 
 
 def test_example_is_the_defaults(tmp_path):
@@ -86,7 +86,7 @@ def test_example_is_the_defaults(tmp_path):
         cache_read=0.2, cache_write_5m=2.5, cache_write_1h=4.0, tiers={"priority": 1.0},
     )  # fmt: skip
     said, default = settings.redacted(), defaults.redacted()
-    assert {**said, "limit": [], "caller": {}, "class": {}, "price": {}} == default
+    assert {**said, "limit": [], "caller": {}, "class": {}, "lane": {}, "price": {}} == default
     assert {name: set(table) for name, table in tomllib.loads("\n".join(keys)).items() if name not in EXAMPLES} == {
         name: set(table) for name, table in default.items() if name not in EXAMPLES
     } | {"upstream": set(default["upstream"]) - {"api_key", "admin_api_key"}}
@@ -477,7 +477,9 @@ def test_documented():
     limit = config.load(None, HOME | {"HEADRACE_LIMIT": '[{name = "a", concurrency = 1}]'}).redacted()["limit"][0]
     caller = config.load(None, HOME | {"HEADRACE_CALLER__X__WEIGHT": "1"}).redacted()["caller"]["x"]
     price = config.load(None, HOME | {"HEADRACE_PRICE__X__MODELS": '["x"]'}).redacted()["price"]["x"]
-    tables = defaults | {"limit": limit, "caller": {"NAME": caller}, "price": {"NAME": price}}
+    lane = config.load(None, HOME | {"HEADRACE_LANE": "{x = {}}"}).redacted()["lane"]["x"]
+    examples = {"caller": {"NAME": caller}, "lane": {"NAME": lane}, "price": {"NAME": price}}
+    tables = defaults | {"limit": limit, **examples}
     for key, said in rows:
         value = tables
         for part in key.split("."):

@@ -83,10 +83,11 @@ class Asking:
         levels: tuple[int, ...] | None = None
         try:
             if line.join(place):
+                self._displace(line, place)
                 self._refuse_as_told(line, place)
             else:
                 await self._stand(line, place)
-            self._displace(line, place)
+                self._displace(line, place)
             levels = await self._ask(line, place)
         except BaseException as error:
             if place.has_asked:

@@ -158,7 +158,7 @@ class Line:
     def join(self, place: Place) -> bool:
         """Take a place; return whether it may ask at once, or is to wait until it is called."""
         if self.waiting or self._blocked:
-            self._standing.rank(place, max(want.span_us for want in place.wants))
+            self._standing.rank(place, max([want.span_us for want in place.wants]))
         else:
             place.rank = 0, place.urgency[2]
         if self._may_ask(place):

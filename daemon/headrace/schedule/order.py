@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
-from headrace.rank import Fair, Flow, together
+from headrace.rank import Fair, Flow
 from headrace.schedule.outlook import Delay, Outlook
 from headrace.schedule.standing import Rank, Ranks
 
@@ -71,7 +71,7 @@ class Order(Generic[P]):
 
     def rank(self, place: P, span_us: float) -> None:
         """Give a place its rank, and charge its flow for what takes so long."""
-        together([self._fair])
+        self._fair.tick()
         start, place.charge = self._fair.start(place.flow), self._fair.charge(place.flow, span_us)
         place.rank = start, place.urgency[2]
         self._fair.add(place.flow, start, place.charge)
