@@ -89,9 +89,9 @@ async def test_down(crowd):
     before = len(crowd.went)
     await until(lambda: len(crowd.went) > before + 8)
     with pytest.raises(BudgetExhausted) as refused:
-        await crowd.come(1, within=2)[0]
+        await crowd.come(1, within=0.05)[0]  # the first of its caller, who has more time for the others
     assert refused.value.metadata == {"limit": "org", "kind": "requests"}
-    assert refused.value.retry_after_s > 2
+    assert 0 < refused.value.retry_after_s < 1
     after = [moment - lowered for moment in crowd.went[before:]]
     # Those whose grant was on its way, as many as may ask at once; then a bucket's capacity; then the rate.
     assert all(index <= 64 + 5 + 5 * moment + 1 for index, moment in enumerate(after))

@@ -86,9 +86,11 @@ class Asking:
                 self._displace(line, place)
                 self._refuse_as_told(line, place)
             else:
+                self._leave_ledger(place)
                 await self._stand(line, place)
                 self._displace(line, place)
             levels = await self._ask(line, place)
+            self._leave_renamed(line, place)
         except BaseException as error:
             if place.has_asked:
                 # Even if it was not granted: the answer may be on its way, and its places in the ledger's lines go too.
@@ -100,6 +102,18 @@ class Asking:
             raise
         finally:
             self._leave(line, place, levels)
+
+    def _leave_renamed(self, line: Line, place: Place) -> None:
+        # It was granted by the name it had when it asked; the place of the name that it has by now would be nobody's.
+        if place.waiter != place.asked_as:
+            self._hand_down(line, place)
+            self._ledger.release(f"{place.hold_id}.renamed", place.wants, waiter=place.waiter)
+
+    def _leave_ledger(self, place: Place) -> None:
+        # It has asked under other limits, and now does not: nobody may wait behind one who does not ask.
+        if place.has_asked:
+            place.has_asked = False
+            self._ledger.release(f"{place.hold_id}.stands", place.wants, waiter=place.waiter)
 
     def _displace(self, line: Line, place: Place) -> None:
         # Within a flow the earliest deadline goes first, in the ledger's lines too: there it takes the place of another.
@@ -245,7 +259,7 @@ class Asking:
                 return outcome
 
     async def _reserve_once(self, place: Place) -> Granted | Wait | Never:
-        place.has_asked = True
+        place.has_asked, place.asked_as = True, place.waiter
         now = self._clock.now()
         asking = self._ledger.reserve(place.hold_id, place.wants, waiter=place.waiter, flow=place.flow)
         if self._redis_away_since is None:

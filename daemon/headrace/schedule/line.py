@@ -68,6 +68,7 @@ class Place:
     is_nudged: bool = False
     is_outdated: bool = False
     has_asked: bool = False
+    asked_as: str = ""
     costs: tuple[int, ...] = ()
     ends: float = math.inf
     rank: Rank = (0, 0)  # among all in its line, once somebody is held up there; before that who comes goes

@@ -195,7 +195,7 @@ class Schedule:
     async def take(self, call: Errand, hold_id: str, urgency: Urgency, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
         entered, estimate = self._clock.now(), None
-        waiter = f"{self._inbox}|{urgency[2]:012}"
+        waiter, has_asked = f"{self._inbox}|{urgency[2]:012}", False
         if self._reloads and self._limits.buckets(call, entered):
             await self._stand_back(counted)
         for number in itertools.count():
@@ -217,6 +217,7 @@ class Schedule:
                 latest=call.begin_by,
                 hold_id=hold.id,
                 waiter=waiter,
+                has_asked=has_asked,
                 buckets=buckets,
                 wants=hold.wants,
                 counted=counted,
@@ -224,7 +225,7 @@ class Schedule:
             try:
                 await self._asking.grant(place)
             except Outdated:
-                waiter = place.waiter
+                waiter, has_asked = place.waiter, place.has_asked
                 self._leave_others(place, self._limits.buckets(call, self._clock.now()))
                 continue
             except BaseException as error:
