@@ -133,7 +133,7 @@ class Outcomes:
         """Tell what an attempt for this call came to."""
         now = self._clock.now()
         spent = Spent(
-            call.caller.name, call.lane.value, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
+            call.caller.name, call.lane, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
             labels=labels_text(call.labels),
         )  # fmt: skip
         for listener in self._payers:
