@@ -40,6 +40,7 @@ The ground
     labels      what a call is for
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
+    insist      what cannot do without Redis
     aside       a process for heavy work      v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

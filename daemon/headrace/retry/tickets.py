@@ -31,6 +31,7 @@ from headrace.errors import (
     HeadraceError,
     RedisAway,
 )
+from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.retry.holds import Hold, Holds
@@ -116,7 +117,10 @@ class Tickets:
         Raises `QueueFull` if too many of its caller's tickets have not ended.
         """
         now = self._clock.now()
-        outcome = await self._making.create(new_id(), call, State.QUEUED, due=now, is_submitted=True)
+        ticket_id = new_id()
+        outcome = await insist(
+            self._clock, lambda: self._making.create(ticket_id, call, State.QUEUED, due=now, is_submitted=True)
+        )
         if isinstance(outcome, Claimed):
             await self._set_alarm(outcome.ticket, 1, now)
         return outcome
@@ -139,7 +143,10 @@ class Tickets:
 
     async def _claim(self, ticket_id: str, call: Call, hold: Hold) -> Claimed | Same | Conflict:
         now = self._clock.now()
-        outcome = await self._making.create(ticket_id, call, State.RUNNING, due=now, attempts=1, holder=hold.holder)
+        outcome = await insist(
+            self._clock,
+            lambda: self._making.create(ticket_id, call, State.RUNNING, due=now, attempts=1, holder=hold.holder),
+        )
         if isinstance(outcome, Claimed):
             self._held.put(ticket_id, hold)
         return outcome
@@ -336,7 +343,8 @@ class Tickets:
     async def cancel(self, ticket_id: str, caller: str) -> Ticket:
         """Cancel a caller's ticket, and return it; one that has ended stays as it is."""
         await self.get(ticket_id, caller)
-        await self.finish(ticket_id, error=Canceled("the ticket was canceled by its caller"))
+        error = Canceled("the ticket was canceled by its caller")
+        await insist(self._clock, lambda: self.finish(ticket_id, error=error))
         return await self.get(ticket_id, caller)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
@@ -363,7 +371,7 @@ class Tickets:
 
     async def get(self, ticket_id: str, caller: str) -> Ticket:
         """Return a caller's ticket as it is now. Another's is not found."""
-        ticket = await self._looks.read(ticket_id, FULL)
+        ticket = await insist(self._clock, lambda: self._looks.read(ticket_id, FULL))
         if ticket.caller != caller:
             raise not_found(ticket_id)
         return ticket
@@ -372,7 +380,9 @@ class Tickets:
         self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
     ) -> tuple[list[Ticket], str]:
         """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
-        return await self._looks.page(caller, page_size=page_size, page_token=page_token, state=state)
+        return await insist(
+            self._clock, lambda: self._looks.page(caller, page_size=page_size, page_token=page_token, state=state)
+        )
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
         """
