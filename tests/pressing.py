@@ -58,11 +58,13 @@ async def press(link: Link, seconds: float, callers: int, fickle: float = 0.0) -
                 await asyncio.sleep(random.uniform(0.005, 0.05))
                 await turn.settle(Usage(random.randint(20, 90), 50))
 
+    keeping = asyncio.create_task(schedule.keep())
     tasks = [asyncio.create_task(ask(name)) for name in range(callers)]
     await asyncio.sleep(seconds)
-    for task in tasks:
+    for task in (*tasks, keeping):
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*tasks, keeping, return_exceptions=True)
+    await schedule.close()
     return turns
 
 

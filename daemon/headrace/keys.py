@@ -8,11 +8,12 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 |---|---|---|---|
 | headrace:{budget}:bucket:<id> | hash | level (units), at (us), of one rate bucket | when it would be full again |
 | headrace:{budget}:bucket:<id> | hash | what is used of one calendar window | a day past its end |
-| headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | lease by lease |
+| headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | an hour after the last |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by rank (us) | with its last waiter |
 | headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units), its charge (us) | with its last waiter |
-| headrace:{budget}:fair:<id> | hash | the clock of a line (us); weights, lane by lane | 6 s after the last wait |
-| headrace:{budget}:flows:<id> | zset | flows ahead of the clock, by finish (us) | 6 s after the last wait |
+| headrace:{budget}:fair:<id> | hash | the clock of a line (us); weights, lane by lane | 3 s after the last wait |
+| headrace:{budget}:flows:<id> | zset | flows ahead of the clock, by finish (us) | 3 s after the last wait |
+| headrace:{budget}:pulse | string | from when until when leases that ended are over (us) | an hour after the last beat |
 | headrace:{budget}:hold:<id> | string | a reservation's state, against scripts sent twice | an hour; a minute past its end |
 | headrace:cache:entry:<fingerprint> | string | one encoded entry | ttl + stale |
 | headrace:cache:index | zset | fingerprints by the moment they go | never (entry by entry) |
@@ -49,6 +50,7 @@ CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
+PULSE = "headrace:{budget}:pulse"
 TICKETS = "headrace:tickets"
 USAGE_TRAFFIC = "headrace:{usage}:traffic"
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from conftest import until
 from headrace import keys, observe
 from headrace.budget import ledger as rules
+from headrace.budget import pulse
 from headrace.budget import redis as redis_ledger
 from headrace.budget.bucket import UNITS, Window
 from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Wait
@@ -198,25 +199,64 @@ async def test_window_is_all_or_nothing(kit):
     assert (await kit.ask("f", replace(BUDGET, cost=100))).levels == (0,)
 
 
-async def test_permits_lapse(kit, monkeypatch):
-    """The permit of a holder that died comes back with its lease; a renewed one stays."""
-    monkeypatch.setattr(rules, "PERMIT_LEASE_US", 100_000)
+async def beaten(kit, seconds, *alive):
+    """Let so much time pass, in which a process beats, and renews what these hold."""
+    for _ in range(round(seconds / 0.04)):
+        await asyncio.sleep(0.04)
+        await kit.ledger.renew(dict.fromkeys(alive, (PERMITS,)))
+
+
+@pytest.fixture
+def short_lease(monkeypatch):
+    monkeypatch.setattr(pulse, "LEASE_US", 100_000)
+    monkeypatch.setattr(pulse, "GAP_US", 90_000)
+    monkeypatch.setattr(rules, "ANSWER_US", 40_000)
+
+
+async def test_permits_lapse(kit, short_lease):
+    """The permit of a holder that died comes back with its lease, and whoever waits is told when; a renewed one stays."""
+    await beaten(kit, 0.2)
     await kit.ask("a", PERMITS)
     await kit.ask("b", PERMITS)
-    assert isinstance(await kit.ask("c", PERMITS), Wait)
-    for _ in range(4):
-        await asyncio.sleep(0.04)
-        await kit.ledger.renew({"b": (PERMITS,)})
+    assert (await kit.ask("c", PERMITS)).seconds == pytest.approx(0.1, abs=0.03)
+    await beaten(kit, 0.16, "b")
     assert (await kit.ask("c", PERMITS)).levels == (0,)
     assert isinstance(await kit.ask("d", PERMITS), Wait)
 
 
-async def test_renew_takes_nothing(kit):
-    """Renewing a permit that has come back does not take it again."""
+async def test_lapse_needs_a_pulse(kit, short_lease):
+    """Where nobody was heard for a while it was the ledger that was away: nothing lapses until those who live could renew."""
+    await beaten(kit, 0.2)
     await kit.ask("a", PERMITS)
+    await kit.ask("b", PERMITS)
+    await asyncio.sleep(0.2)
+    assert isinstance(await kit.ask("c", PERMITS), Wait)
+    await kit.ledger.renew({})
+    assert isinstance(await kit.ask("c", PERMITS), Wait)
+    await beaten(kit, 0.08, "b")
+    assert isinstance(await kit.ask("c", PERMITS), Wait)
+    await beaten(kit, 0.08, "b")
+    assert (await kit.ask("c", PERMITS)).levels == (0,)
+
+
+async def test_renew_takes_anew(kit):
+    """A permit that was lost while its holder stood still is counted again, above the capacity; so the next one is kept out."""
+    await kit.ask("a", PERMITS)
+    await kit.ask("b", PERMITS)
+    await kit.ledger.renew({"lost": (PERMITS,)})
+    assert (await kit.ask("c", PERMITS)).levels == (-1,)
     await kit.ledger.release("a", (PERMITS,))
-    await kit.ledger.renew({"a": (PERMITS,)})
-    assert (await kit.ask("b", PERMITS)).levels == (1,)
+    assert (await kit.ask("c", PERMITS)).levels == (0,)
+    await kit.ledger.settle("lost", (PERMITS,), {})
+    assert isinstance(await kit.ask("c", PERMITS), Granted)
+
+
+async def test_renew_many(link, valkey_url):
+    """However many a process holds, one command renews them."""
+    many = {f"h{number}": (PERMITS,) for number in range(2500)}
+    await RedisLedger(link).renew(many)
+    with redis.Redis.from_url(valkey_url) as client:
+        assert client.zcard(keys.permits(PERMITS.bucket_id)) == 2500
 
 
 async def test_fifo(kit):
@@ -339,14 +379,42 @@ async def test_only_on_what_blocks_both(kit):
     assert isinstance(await kit.ask("f", TOKENS), Granted)
 
 
-async def test_places_lapse(kit, monkeypatch):
+async def test_places_lapse(kit, short_lease):
     """Who stops asking no longer holds up the others."""
-    monkeypatch.setattr(rules, "WAIT_LEASE_US", 30_000)
+    await beaten(kit, 0.12)
     await kit.ask("a", replace(TOKENS, cost=1500, rate_per_minute=600))
     await kit.ask("b", replace(TOKENS, cost=1000, rate_per_minute=600))
     assert isinstance(await kit.ask("c", replace(TOKENS, rate_per_minute=600)), Wait)
-    await asyncio.sleep(0.04)
+    await beaten(kit, 0.12)
     assert isinstance(await kit.ask("c", replace(TOKENS, rate_per_minute=600)), Granted)
+
+
+async def test_nobody_listens(link):
+    """When it is the turn of one whose process is gone, all places of that process are free at once."""
+    ledger, nudged = RedisLedger(link), []
+    link.on("permit", nudged.append)
+    await ledger.reserve("a", (PERMITS,), waiter="i|1", flow=Flow("a"))
+    await ledger.reserve("b", (PERMITS,), waiter="i|2", flow=Flow("a"))
+    for number in (3, 4):
+        assert isinstance(await ledger.reserve(f"dead{number}", (PERMITS,), waiter=f"gone|{number}", flow=Flow("b")), Wait)
+    assert isinstance(await ledger.reserve("c", (PERMITS,), waiter=f"{link.inbox}|5", flow=Flow("a")), Wait)
+    await ledger.release("a", (PERMITS,))
+    await until(lambda: nudged == [f"{link.inbox}|5".encode()])
+    assert isinstance(await ledger.reserve("d", (PERMITS,), waiter="i|6", flow=Flow("a")), Wait)
+    assert isinstance(await ledger.reserve("c", (PERMITS,), waiter=f"{link.inbox}|5", flow=Flow("a")), Granted)
+
+
+async def test_nudge_unanswered(kit, short_lease):
+    """Who is nudged and does not ask no longer holds up the others."""
+    await beaten(kit, 0.2)
+    await kit.ask("a", PERMITS)
+    await kit.ask("b", PERMITS)
+    await kit.ask("stopped", PERMITS)
+    await kit.ask("c", PERMITS)
+    await kit.ledger.release("a", (PERMITS,))
+    assert isinstance(await kit.ask("c", PERMITS), Wait)
+    await beaten(kit, 0.12, "b")
+    assert isinstance(await kit.ask("c", PERMITS), Granted)
 
 
 async def test_nudge(kit):
@@ -555,13 +623,16 @@ def test_twin(valkey_url, cases):
     async def play():
         link = Link(valkey_url)
         replay = Replay(link, f"t{time.monotonic_ns()}")
-        for step, *rest in cases:
-            if step == "reserve":
-                await replay.reserve(*rest)
-            elif step == "sleep":
-                await asyncio.sleep(rest[0] / 1000)
-            else:
-                await replay.close(rest[0], rest[1] if step == "settle" else None)
+        with redis.Redis.from_url(valkey_url) as client, client.pubsub() as ear:
+            ear.subscribe("i")  # where nobody listens, nobody waits
+            ear.get_message(timeout=5)
+            for step, *rest in cases:
+                if step == "reserve":
+                    await replay.reserve(*rest)
+                elif step == "sleep":
+                    await asyncio.sleep(rest[0] / 1000)
+                else:
+                    await replay.close(rest[0], rest[1] if step == "settle" else None)
         await replay.compare_levels()
         await replay.compare_fairness()
         await link.aclose()

@@ -13,10 +13,12 @@ import pytest
 
 from conftest import until
 from headrace.budget.estimate import Estimator
+from headrace.budget.ledger import Granted
 from headrace.budget.limits import Limit, Limits
 from headrace.crowd import Crowd
 from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
 from headrace.model import Usage
+from headrace.rank import NOBODY
 from headrace.schedule.line import MOST_OF_FLOW
 from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House, levels
 
@@ -237,6 +239,34 @@ async def test_long_call():
     await waiting
 
 
+async def test_stopped_before_it_was_sent():
+    """A process that stood still for longer than a lease sends nothing on what it was granted before: it is granted anew."""
+    house = House(ONE_AT_A_TIME)
+    going = house.go("a")
+    await asyncio.sleep(0)
+    house.clock._now += 6  # nobody sees it pass: we were stopped while the ledger's answer was on its way
+    await house.settle_down()
+    await going
+    assert house.went == ["a"]
+    assert house.ledger.asked == 2
+    assert house.schedule._permits.stats().stops == 1
+
+
+async def test_stopped_while_it_ran():
+    """What was at upstream while we stood still is counted again when we wake, whoever has the permit by then."""
+    house = House(ONE_AT_A_TIME)
+    house.go("a", hold_s=20)
+    await house.settle_down()
+    want = house.schedule._limits.buckets(house.call(), house.clock.now())[0]
+    house.clock._now += 6
+    for state in house.ledger._states.values():
+        state.permits.clear()  # it has lapsed
+    assert isinstance(await house.ledger.reserve("other", (want,), waiter="i|1", flow=NOBODY), Granted)
+    await house.advance(1)
+    assert house.ledger.level(want) == -1
+    assert house.went == ["a"]
+
+
 @pytest.mark.parametrize(
     ("failure", "sent", "left"),
     [
@@ -284,6 +314,7 @@ async def test_unknown_use():
 async def test_granted_too_late():
     """A grant that comes after the deadline is given back."""
     house = House(ONE_A_SECOND)
+    house.keeping.cancel()  # each of its beats would give the ledger the time to answer
     call = house.call(within=1.0)
     asking = asyncio.ensure_future(house.schedule.turn(call, "h").__aenter__())
     await asyncio.sleep(0)
@@ -406,6 +437,37 @@ async def test_share():
     await house.advance(2.01)
     await house.settle_down()
     assert len(house.went) == 6
+
+
+async def test_share_of_what_is_left():
+    """With `share`, a host begins with its part of the level last seen; what it spent is debt when Redis is back."""
+    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"), hosts=2)
+    for _ in range(4):
+        await house.go()
+    house.ledger.is_away = True
+    for _ in range(8):
+        house.go(within=5.0)
+    await house.settle_down()
+    assert len(house.went) == 4 + 3, "of 10, 6 were left for two"
+    await house.advance(2.01)
+    assert len(house.went) == 4 + 4, "half of what flows in"
+    house.ledger.is_away = False
+    await house.advance(0.5)
+    assert (await levels(house))[0] <= 6 + 2 - 4
+    await house.advance(60)
+
+
+async def test_idle_share_owes_nothing():
+    """What was spent during an outage and has flowed in again by its end is no debt."""
+    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"), hosts=1)
+    await house.go()
+    house.ledger.is_away = True
+    for _ in range(9):
+        await house.go()
+    await house.advance(15)
+    house.ledger.is_away = False
+    await house.advance(1)
+    assert await levels(house) == (10,)
 
 
 async def test_closed_wins():

@@ -10,8 +10,10 @@ Budgets: how much of upstream each caller may use, shared by all processes.
     want.py      what a call wants of one bucket, and the three forms of buckets
     bucket.py    the arithmetic of one bucket, pure
     ledger.py    the port: reserve, settle, release
+    pulse.py     whose leases may lapse, while Redis hears everybody; pure
     redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua)
     memory.py    the same rules in this process alone
     known.py     what callers are told of their budget
+    outage.py    what is spent while Redis is away, and told when it is back
     loss.py      what each limit does while Redis is away
 """

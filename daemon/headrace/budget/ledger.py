@@ -8,9 +8,12 @@ The ledger: who has reserved what, and who comes next. This is the port; redis.p
   stands before whose has had more, and nobody of higher rank takes from that bucket before it. Where a bucket does not block
   it, others may pass: a call that waits for tokens holds up nobody who needs only permits. A call has one rank in all lines, so
   two can never wait for each other. While nobody waits, nobody is charged for what it takes.
-- A place in line is a lease, kept by asking again; who stops asking no longer holds up the others after five seconds.
-- When permits or tokens come back, the first in line is nudged if it now fits. Nudges may be lost.
-- What a rate bucket gave is never given back by an expiry. Concurrency permits are leases, renewed while the call runs.
+- A place in line is a lease, kept by asking again, and a concurrency permit is one, renewed while its call runs. What a dead
+  process held is free two seconds after its last word; what a living one lost while it stood still, it takes anew.
+- When permits or tokens come back, the first in line are nudged, as many as now fit. Nudges may be lost. Whoever does not ask
+  soon after one no longer holds up the others, nor does anybody else of its process; if it lives, it comes back with the rank
+  that it had, and is charged again.
+- What a rate bucket gave is never given back by an expiry.
 """
 
 from __future__ import annotations
@@ -23,10 +26,11 @@ from typing import Any, Protocol
 from headrace.budget.want import Want
 from headrace.rank import Flow
 
-PERMIT_LEASE_US = 30_000_000
-WAIT_LEASE_US = 5_000_000
 HOLD_US = 3_600_000_000  # the longest call, or nearly: later its settlement gives nothing back
 CLOSED_US = 60_000_000  # a closed hold is remembered until nothing that was sent before can still arrive
+
+ANSWER_US = 600_000  # who is nudged and does not ask in this time no longer holds up the others
+MOST_NUDGED = 16  # at once
 
 # How soon to ask again unless nudged: behind somebody who could go any moment; for a permit, which comes back when it will.
 BEHIND_US = 10_000
@@ -86,7 +90,10 @@ class Ledger(Protocol):
         """Give everything back, and leave the lines."""
 
     async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
-        """Renew the concurrency permits of these holds. Raises `RedisAway`."""
+        """
+        Say that this process lives, and renew the concurrency permits of these holds; those it has lost it takes anew, above
+        the capacity if it must. Raises `RedisAway`.
+        """
 
 
 def given_back(wants: Sequence[Want], actual: Mapping[str, int]) -> list[int]:

@@ -2,22 +2,27 @@
 What each limit does while Redis is away, in words of the configuration, and never silently.
 
 - `closed`: nothing passes; the call waits for Redis (see schedule/turns.py) and is then refused. It wins over the others.
-- `share`: each host spends its part, the limit divided by the hosts last seen, from buckets of its own memory.
+- `share`: each host spends its part, the limit divided by the hosts last seen, from buckets of its own memory. They begin at
+  the level last seen, and what was spent is posted as debt when Redis is back (outage.py).
 - `open`: calls pass uncounted.
 
 The first decision of each outage is made by asking Redis in vain; then the link is known to be down and nobody waits for it.
-Who was granted without Redis is remembered until it settles, so that Redis is told nothing of it.
+Who was granted without Redis is remembered until it settles: Redis knows no reservation of it. What it holds when Redis is back
+has been posted; a permit is taken there anew with the next renewal, and its settlement posts what it used beyond.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace import observe
 from headrace.budget.ledger import Granted, Ledger, Never, Wait
+from headrace.budget.memory import MemoryLedger
+from headrace.budget.outage import Outage
 from headrace.budget.want import Form, Want
 from headrace.errors import RedisAway
 from headrace.rank import Flow
@@ -42,12 +47,14 @@ class LossPolicy:
         known_hosts: how many hosts shared the limits when Redis was last seen.
     """
 
-    def __init__(self, shared: Ledger, own: Ledger, *, is_up: Callable[[], bool], known_hosts: Callable[[], int]) -> None:
+    def __init__(self, shared: Ledger, own: MemoryLedger, *, is_up: Callable[[], bool], known_hosts: Callable[[], int]) -> None:
         self._shared = shared
         self._own = own
         self._is_up = is_up
         self._known_hosts = known_hosts
+        self._outage = Outage(own)
         self._alone: dict[str, list[Want]] = {}  # hold id -> what was taken from our own buckets
+        self._posted: set[str] = set()  # holds of an outage that is over
         self._waiting_alone: set[str] = set()
 
     def __repr__(self) -> str:
@@ -55,14 +62,14 @@ class LossPolicy:
 
     def stats(self) -> LossStats:
         """Return its state now."""
-        return LossStats(len(self._alone), len(self._waiting_alone))
+        return LossStats(len(self._alone) + len(self._posted), len(self._waiting_alone))
 
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
         """Take all costs or none; from Redis, or as the limits say."""
         is_closed = any(want.on_redis_loss == "closed" for want in wants)
         if is_closed or self._is_up():
             try:
-                return await self._shared.reserve(hold_id, wants, waiter=waiter, flow=flow)
+                return await self._reserve_shared(hold_id, wants, waiter, flow)
             except RedisAway:
                 if is_closed:
                     if waiter:  # else nothing is enforced
@@ -70,8 +77,28 @@ class LossPolicy:
                     raise
         return await self._reserve_alone(hold_id, wants, waiter, flow)
 
+    async def _reserve_shared(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Granted | Wait | Never:
+        self._come_back()
+        outcome = await self._shared.reserve(hold_id, wants, waiter=waiter, flow=flow)
+        if not isinstance(outcome, Never):
+            self._outage.see(wants, outcome.levels)
+        return outcome
+
+    def _come_back(self) -> None:
+        """If Redis is back, post what was spent without it, ahead of whoever asks next."""
+        if not self._is_up():
+            return
+        self._posted.update(self._alone)
+        self._alone.clear()
+        if self._outage and (spent := self._outage.end()):
+            used = {want.bucket_id: tokens for want, tokens in spent.items()}
+            self._shared.settle(f"outage-{os.urandom(8).hex()}", list(spent), used)
+
     async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Granted | Wait | Never:
         parts = self._parts(wants)
+        for part in parts:
+            want = next(want for want in wants if want.bucket_id == part.bucket_id)
+            self._outage.begin(want, part, max(1, self._known_hosts()))
         observe.REDIS_LOSS.inc("share" if parts else "open")
         outcome = await self._own.reserve(hold_id, parts, waiter=waiter, flow=flow)
         # Levels are left out: those of our own part tell nothing of the limit's.
@@ -91,12 +118,16 @@ class LossPolicy:
         self._waiting_alone.discard(hold_id)
         if hold_id in self._alone:
             return self._own.settle(hold_id, self._alone.pop(hold_id), actual)
+        if hold_id in self._posted:
+            self._posted.discard(hold_id)
+            wants = [want for want in wants if want.on_redis_loss == "share" or want.form is Form.PERMIT]
         return self._shared.settle(hold_id, wants, actual)
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back where it was reserved, and leave all lines."""
         if hold_id in self._alone:
             return self._own.release(hold_id, self._alone.pop(hold_id), waiter=waiter)
+        self._posted.discard(hold_id)
         if hold_id in self._waiting_alone:
             self._waiting_alone.discard(hold_id)
             self._own.release(hold_id, self._parts(wants), waiter=waiter)
@@ -104,6 +135,7 @@ class LossPolicy:
 
     async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
         """Renew the concurrency permits of these holds, where they are."""
+        self._come_back()
         alone = {hold_id: self._alone[hold_id] for hold_id in holds if hold_id in self._alone}
         await self._own.renew(alone)
         await self._shared.renew({hold_id: wants for hold_id, wants in holds.items() if hold_id not in alone})

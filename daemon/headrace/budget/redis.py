@@ -16,7 +16,7 @@ from typing import Any
 
 from headrace import keys
 from headrace.background import Background
-from headrace.budget import ledger
+from headrace.budget import ledger, pulse
 from headrace.budget.ledger import Granted, HoldClosed, Never, Wait, given_back
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock, SystemClock
@@ -30,6 +30,8 @@ _RENEW = Script(__package__, "renew.lua")
 
 _KEEP_TRYING_S = 60.0
 _TRY_EVERY_S = 1.0
+_NEW = "0 0 0 0"  # the standing of who has never waited
+_MOST_STANDINGS = 65536  # more than wait in one process
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class RedisLedger:
         self._clock = clock or SystemClock()
         self._audit = audit
         self._background = Background("ledger", self._clock)
+        self._standings: dict[str, str] = {}  # by waiter, as the script wrote it: rank and charge, to come back with
 
     def __repr__(self) -> str:
         return f"<RedisLedger [{self.stats().closing} closing]>"
@@ -64,11 +67,21 @@ class RedisLedger:
         """Take all costs or none."""
         names = self._names(hold_id, wants)
         spans = (
-            f"{ledger.HOLD_US} {ledger.PERMIT_LEASE_US} {ledger.WAIT_LEASE_US} {ledger.BEHIND_US} {ledger.PERMIT_US} "
-            f"{flow.name}"
+            f"{ledger.HOLD_US} {pulse.LEASE_US} {pulse.LEASE_US} {ledger.BEHIND_US} {ledger.PERMIT_US} "
+            f"{self._standings.get(waiter, _NEW)} {flow.name}"
         )
         figures = _figures(wants, [want.cost for want in wants])
-        return _outcome(hold_id, wants, await self._link.run(_RESERVE, names, [hold_id, waiter, spans, figures]))
+        reply = await self._link.run(_RESERVE, names, [hold_id, waiter, spans, figures])
+        self._see_standing(waiter, reply)
+        return _outcome(hold_id, wants, reply)
+
+    def _see_standing(self, waiter: str, reply: list[Any]) -> None:
+        # A place may lapse while we cannot ask; then its rank is known to us alone.
+        self._standings.pop(waiter, None)
+        if waiter and reply[0] == b"wait":
+            self._standings[waiter] = reply[4].decode()
+            if len(self._standings) > _MOST_STANDINGS:
+                del self._standings[next(iter(self._standings))]
 
     def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used."""
@@ -79,13 +92,18 @@ class RedisLedger:
         return self._close(hold_id, wants, [want.cost for want in wants], waiter)
 
     async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
-        """Renew the concurrency permits of these holds."""
-        permits = [(want.bucket_id, hold_id) for hold_id, wants in holds.items() for want in wants if want.form is Form.PERMIT]
-        if permits:
-            args = [ledger.PERMIT_LEASE_US, *(hold_id for _, hold_id in permits)]
-            await self._link.run(_RENEW, [keys.permits(bucket_id) for bucket_id, _ in permits], args)
+        """Say that this process lives, and renew the concurrency permits of these holds."""
+        permits: dict[str, list[str]] = {}
+        for hold_id, wants in holds.items():
+            for want in wants:
+                if want.form is Form.PERMIT:
+                    permits.setdefault(want.bucket_id, []).append(hold_id)
+        spans = f"{pulse.LEASE_US} {pulse.GAP_US} {ledger.HOLD_US}"
+        names = [keys.PULSE, *map(keys.permits, permits)]
+        await self._link.run(_RENEW, names, [spans, *map(" ".join, permits.values())])
 
     def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> asyncio.Future[Any]:
+        self._standings.pop(waiter, None)
         names, args = self._names(hold_id, wants), [hold_id, waiter, ledger.CLOSED_US, _figures(wants, back)]
         reply = self._link.run(_SETTLE, names, args)
         reply.add_done_callback(lambda reply: self._see_closed(reply, names, args))
@@ -97,6 +115,7 @@ class RedisLedger:
             names += _names_of(want.bucket_id, want.form is Form.PERMIT)
         if self._audit:
             names.append(self._audit)
+        names.append(keys.PULSE)
         return names
 
     def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any]) -> None:
@@ -131,7 +150,7 @@ def _outcome(hold_id: str, wants: Sequence[Want], reply: list[Any]) -> Granted |
         case [b"granted", figures]:
             at_us, *levels = map(int, figures.split())
             return Granted(at_us, tuple(levels))
-        case [b"wait", wait_us, index, figures]:
+        case [b"wait", wait_us, index, figures, *_]:
             at_us, *levels = map(int, figures.split())
             return Wait(wait_us / 1e6, wants[index - 1].bucket_id, at_us, tuple(levels))
         case [b"never", index]:

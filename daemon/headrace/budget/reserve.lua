@@ -9,15 +9,17 @@
 -- KEYS[3+3i]        its line       zset: waiters by rank (us)
 -- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)> <charge (us)> <basis (tokens)> <index> <flow>"
 -- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate or window bucket of a grant
+-- KEYS[#KEYS]       the pulse      as in renew.lua
 --
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         "<inbox channel>|<number>": this place in line, and where to nudge it; '': none is wanted
--- ARGV[3]           five spans (us) and a name, by spaces:
+-- ARGV[3]           five spans (us), a standing and a name, by spaces:
 --                   hold      how long the hold is remembered
 --                   permit    lease of a concurrency permit
 --                   place     lease of a place in line
 --                   behind    how soon to ask again when only somebody earlier stands in the way
 --                   poll      how soon to ask again for a permit
+--                   standing  what this waiter was told last, should its place be gone; "0 0 0 0": it has never waited
 --                   flow      "<lane>/<its share>/<weight>/<caller>": for whom
 -- ARGV[4]           a letter and three numbers for each want, by spaces:
 --                   form      r: rate, flows in; p: permit, comes back; w: window, all of the capacity until it ends
@@ -26,7 +28,8 @@
 --                   cost      tokens, or permits
 --
 -- Returns {'granted', "<at_us> <whole tokens left> ..."}
---       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ..."}
+--       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ...", and for a waiter its
+--         standing: "<rank (us)> <charge (us)> <basis (tokens)> <index>"}
 --       | {'never', i (from 1) of a bucket that can never hold the cost}
 --       | {'closed'}
 --
@@ -42,6 +45,8 @@
 local UNITS = 60000000
 local PAST_END_US = 86400000000
 local MOST_US = 1e12 -- of one charge
+local ANSWER_US = 600000 -- who is nudged and does not ask in this time no longer holds up the others
+local MOST_NUDGED = 16
 local id, waiter = ARGV[1], ARGV[2]
 
 local function numbers(text)
@@ -50,7 +55,7 @@ local function numbers(text)
     return list
 end
 
-local hold_us, permit_us, place_us, behind_us, poll_us = unpack(numbers(ARGV[3]))
+local hold_us, permit_us, place_us, behind_us, poll_us, old_rank, old_charge, old_basis, old_index = unpack(numbers(ARGV[3]))
 
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {'closed'} end
@@ -60,6 +65,16 @@ local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
 local function whole(number) return string.format('%.0f', number) end
+
+-- Leases that ended by this moment are over. None is while Redis has just come back: then those who live renew first.
+local over_us
+local function lapsed_us()
+    if not over_us then
+        local from_us, until_us = string.match(redis.call('GET', KEYS[#KEYS]) or '', '^(%d+) (%d+)$')
+        over_us = from_us and tonumber(from_us) <= now_us and now_us <= tonumber(until_us) and now_us or 0
+    end
+    return over_us
+end
 
 -- What is left in a bucket now, in its unit.
 local function read(want)
@@ -71,7 +86,7 @@ local function read(want)
     elseif want.form == 'w' then
         want.level = want.capacity - (tonumber(redis.call('HGET', want.bucket, 'used')) or 0)
     else
-        redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(now_us))
+        redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(lapsed_us()))
         want.level = want.capacity - redis.call('ZCARD', want.bucket)
     end
 end
@@ -183,11 +198,20 @@ local function leave(want, who)
     return redis.call('ZREM', want.line, who) == 1
 end
 
--- The cost of a place in line, or nil if its lease has lapsed (then the place is gone).
+-- One of its places has lapsed: a process is gone, or stands still, with all who wait in it. If it lives they soon ask again, and
+-- are where they were: they bring their rank and their charge. Whoever asks right now is there.
+local function drop_process(want, who)
+    local inbox = string.match(who, '^(.*|)')
+    for _, other in ipairs(redis.call('ZRANGE', want.line, 0, -1)) do
+        if other ~= waiter and string.sub(other, 1, #inbox) == inbox then leave(want, other) end
+    end
+end
+
+-- The cost of a place in line and its lease end, or nil if that is over (then the place is gone).
 local function waiting_cost(want, who)
     local place = place_of(want, who)
-    if place and place.until_us > now_us then return place.cost end
-    leave(want, who)
+    if place and place.until_us > lapsed_us() then return place.cost, place.until_us end
+    if place then drop_process(want, who) else leave(want, who) end
 end
 
 -- The costs of those of lower rank, and whether there are any. Equal ranks go by name, as the zset sorts them.
@@ -203,15 +227,24 @@ local function ahead(want, rank)
     return sum, is_behind
 end
 
--- Let the first in line ask again, if it fits now.
+-- Let the first in line ask again, as many as fit now.
 local function nudge(want)
-    local first, cost
-    repeat
-        first = redis.call('ZRANGE', want.line, 0, 0)[1]
-        cost = first and waiting_cost(want, first)
-    until cost or not first
-    if cost and want.level >= cost then
-        redis.call('PUBLISH', string.match(first, '^(.*)|'), 'permit ' .. first)
+    local left = want.level
+    for _, who in ipairs(redis.call('ZRANGE', want.line, 0, MOST_NUDGED - 1)) do
+        local cost, until_us = waiting_cost(want, who)
+        if cost then
+            left = left - cost
+            if left < 0 then return end
+            if until_us > now_us + ANSWER_US then -- else it was nudged already
+                if redis.call('PUBLISH', string.match(who, '^(.*)|'), 'permit ' .. who) > 0 then
+                    local rest = string.match(redis.call('HGET', want.waits, who), ' .*$')
+                    redis.call('HSET', want.waits, who, whole(now_us + ANSWER_US) .. rest)
+                else
+                    left = left + cost
+                    drop_process(want, who) -- nobody listens there any more
+                end
+            end
+        end
     end
 end
 
@@ -221,9 +254,15 @@ local function levels()
     return table.concat(parts, ' ')
 end
 
+-- A permit comes back when it will, or at the end of a lease that nobody renews.
+local function next_permit_us(want)
+    local left_us = (redis.call('ZRANGE', want.bucket, 0, 0, 'WITHSCORES')[2] or 0) - now_us
+    return left_us > 0 and math.min(poll_us, left_us) or poll_us
+end
+
 -- How long until that much more is there than now.
 local function wait(want, short)
-    if want.form == 'p' then return poll_us end
+    if want.form == 'p' then return next_permit_us(want) end
     if short <= 0 then return behind_us end
     if want.form == 'r' then return math.ceil(short / want.figure) + want.at_us - now_us end
     return math.max(want.figure - now_us, behind_us)
@@ -244,8 +283,14 @@ for _, want in ipairs(wants) do
         end
     end
 end
-local is_new = not rank
-if is_new and #lines > 0 then rank = start(lines) end
+local is_out = not rank -- of all lines; whoever was dropped from them comes back with what it had
+if is_out and old_rank > 0 then
+    rank, charge, basis, index = old_rank, old_charge, old_basis, old_index
+    if #lines > 0 then together(lines) end
+elseif is_out and #lines > 0 then
+    rank = start(lines)
+end
+if index then index = math.min(index, #wants) end -- they may have become fewer
 
 local longest_us, longest = -1, 0
 local blocking, joining = {}, {}
@@ -267,31 +312,32 @@ if longest > 0 and waiter == '' then return {'wait', longest_us, longest, levels
 if longest > 0 then
     if #joining > 0 then
         if not rank then rank = start(blocking) else together(blocking) end
-        if is_new then
+        if not charge then
             charge, index = charge_in(wants[longest]), longest
             basis = wants[index].cost / wants[index].unit
         end
         for _, want in ipairs(joining) do add(want, rank, charge) end
     end
-    local lease_ms = math.ceil(place_us / 1e3) + 1000
     for _, want in ipairs(wants) do
         if want.is_blocking then
             redis.call('ZADD', want.line, whole(rank), waiter)
             local figures = {whole(now_us + place_us), whole(want.cost), whole(charge), whole(basis), index, flow}
             redis.call('HSET', want.waits, waiter, table.concat(figures, ' '))
-            for _, key in ipairs({want.line, want.waits, fair(want), flows(want)}) do redis.call('PEXPIRE', key, lease_ms) end
+            for _, key in ipairs({want.line, want.waits}) do redis.call('PEXPIRE', key, math.ceil(hold_us / 1e3)) end
+            for _, key in ipairs({fair(want), flows(want)}) do redis.call('PEXPIRE', key, math.ceil(place_us / 1e3) + 1000) end
         elseif want.has_line and leave(want, waiter) then
             nudge(want)
         end
     end
-    return {'wait', longest_us, longest, levels()}
+    local standing = table.concat({whole(rank), whole(charge), whole(basis), index}, ' ')
+    return {'wait', longest_us, longest, levels(), standing}
 end
 
 -- Take.
 local function audit(want)
-    if #KEYS > 3 * #wants + 1 then
+    if #KEYS > 3 * #wants + 2 then
         local cost = whole(want.cost / want.unit)
-        redis.call('XADD', KEYS[#KEYS], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'hold', id, 'cost', cost)
+        redis.call('XADD', KEYS[#KEYS - 1], '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'hold', id, 'cost', cost)
     end
 end
 
@@ -309,7 +355,7 @@ for _, want in ipairs(wants) do
         audit(want)
     else
         redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)
-        redis.call('PEXPIRE', want.bucket, math.ceil(permit_us / 1e3) + 1000)
+        redis.call('PEXPIRE', want.bucket, math.ceil(hold_us / 1e3))  -- longer than its lease: see lapsed_us
     end
 end
 local grant = levels()
@@ -318,7 +364,7 @@ local grant = levels()
 local record = ''
 if #lines > 0 then
     local charged = {}
-    if is_new then
+    if not charge then
         index = 0
         for i, want in ipairs(wants) do
             if want.has_line and (index == 0 or span(want) > span(wants[index])) then index = i end
@@ -326,8 +372,8 @@ if #lines > 0 then
         charge, basis = charge_in(wants[index]), wants[index].cost / wants[index].unit
     end
     for i, want in ipairs(wants) do
-        if is_new and want.has_line then add(want, rank, charge) end
-        if want.is_in_line or (is_new and want.has_line) then
+        if is_out and want.has_line then add(want, rank, charge) end
+        if want.is_in_line or (is_out and want.has_line) then
             charged[#charged + 1] = i
             want.clock = want.clock or tonumber(redis.call('HGET', fair(want), 'clock'))
             serve(want, rank)

@@ -9,6 +9,7 @@
 -- KEYS[3+3i]        its line       as in reserve.lua
 -- KEYS[4+3i]        its waits      as in reserve.lua
 -- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, back} for each rate bucket that is not left as it is
+-- KEYS[#KEYS]       the pulse      as in renew.lua
 --
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         to take from the lines, or ''
@@ -27,8 +28,10 @@
 
 local UNITS = 60000000
 local PAST_END_US = 86400000000
+local ANSWER_US = 600000 -- both as in reserve.lua
+local MOST_NUDGED = 16
 local id, waiter = ARGV[1], ARGV[2]
-local audit = #KEYS % 3 == 2 and KEYS[#KEYS]
+local audit = #KEYS % 3 == 0 and KEYS[#KEYS - 1]
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
@@ -38,6 +41,16 @@ local function whole(number) return string.format('%.0f', number) end
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {0, whole(now_us)} end
 redis.call('SET', KEYS[1], 'closed', 'PX', math.ceil(tonumber(ARGV[3]) / 1e3))
+
+-- Leases that ended by this moment are over. None is while Redis has just come back: then those who live renew first.
+local over_us
+local function lapsed_us()
+    if not over_us then
+        local from_us, until_us = string.match(redis.call('GET', KEYS[#KEYS]) or '', '^(%d+) (%d+)$')
+        over_us = from_us and tonumber(from_us) <= now_us and now_us <= tonumber(until_us) and now_us or 0
+    end
+    return over_us
+end
 
 -- The level of a rate bucket after *back* came back.
 local function give_back(bucket, rate, capacity, back)
@@ -77,19 +90,32 @@ local function leave(line, waits, who)
     redis.call('HDEL', waits, who)
 end
 
--- Let the first in line ask again, if it fits now. Places whose lease has lapsed are cleared away.
+-- As in reserve.lua.
+local function drop_process(line, waits, who)
+    local inbox = string.match(who, '^(.*|)')
+    for _, other in ipairs(redis.call('ZRANGE', line, 0, -1)) do
+        if string.sub(other, 1, #inbox) == inbox then leave(line, waits, other) end
+    end
+end
+
+-- Let the first in line ask again, as many as fit now. Places whose lease has lapsed are cleared away.
 local function nudge(line, waits, level)
-    while true do
-        local first = redis.call('ZRANGE', line, 0, 0)[1]
-        if not first then return end
-        local until_us, cost = string.match(redis.call('HGET', waits, first) or '', '^(%d+) (%d+) ')
-        if until_us and tonumber(until_us) > now_us then
-            if level >= tonumber(cost) then
-                redis.call('PUBLISH', string.match(first, '^(.*)|'), 'permit ' .. first)
+    for _, who in ipairs(redis.call('ZRANGE', line, 0, MOST_NUDGED - 1)) do
+        local until_us, cost, rest = string.match(redis.call('HGET', waits, who) or '', '^(%d+) (%d+)( .*)$')
+        if until_us and tonumber(until_us) > lapsed_us() then
+            level = level - tonumber(cost)
+            if level < 0 then return end
+            if tonumber(until_us) > now_us + ANSWER_US then -- else it was nudged already
+                if redis.call('PUBLISH', string.match(who, '^(.*)|'), 'permit ' .. who) > 0 then
+                    redis.call('HSET', waits, who, whole(now_us + ANSWER_US) .. ' ' .. cost .. rest)
+                else
+                    level = level + tonumber(cost)
+                    drop_process(line, waits, who) -- nobody listens there any more
+                end
             end
-            return
+        else
+            drop_process(line, waits, who)
         end
-        leave(line, waits, first)
     end
 end
 
@@ -108,7 +134,7 @@ for form, figure, capacity, back in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S
         level = give_back_in_window(bucket, figure, capacity, back)
     else
         redis.call('ZREM', bucket, id)
-        redis.call('ZREMRANGEBYSCORE', bucket, '-inf', whole(now_us))
+        redis.call('ZREMRANGEBYSCORE', bucket, '-inf', whole(lapsed_us()))
         level = capacity - redis.call('ZCARD', bucket)
     end
     if audit and form ~= 'p' and back ~= 0 then

@@ -18,11 +18,11 @@ from headrace.budget.ledger import Granted, Ledger, Never, Wait
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused
+from headrace.insist import PATIENCE_S
 from headrace.schedule.line import Line, Outdated, Place
 from headrace.schedule.slices import Slices, Work
 
-_ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is five times that, and finds lost nudges
-_REDIS_PATIENCE_S = 5.0
+_ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is twice that, and finds lost nudges
 _LEAST_PATIENCE_S = 0.1  # for the answer to a question that is asked at all
 _SCAN_EVERY_S = 1.0
 _TRUST_S = 0.05  # so long it is taken for granted that no other host gives anything back
@@ -260,7 +260,7 @@ class Asking:
 
     async def _reserve_once(self, place: Place) -> Granted | Wait | Never:
         place.has_asked, place.asked_as = True, place.waiter
-        now = self._clock.now()
+        now = place.asked = self._clock.now()
         asking = self._ledger.reserve(place.hold_id, place.wants, waiter=place.waiter, flow=place.flow)
         if self._redis_away_since is None:
             return await asking
@@ -274,7 +274,7 @@ class Asking:
     def _patience_s(self, place: Place, now: float) -> float:
         if self._redis_away_since is None:
             self._redis_away_since = now
-        return min(max(self._redis_away_since, place.entered) + _REDIS_PATIENCE_S, place.latest) - now
+        return min(max(self._redis_away_since, place.entered) + PATIENCE_S, place.latest) - now
 
     def _refuse_stranded(self, line: Line, now: float) -> Work:
         # Those behind have waited as long; each trying by itself would take them as long again, one after the other.

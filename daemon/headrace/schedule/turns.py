@@ -92,7 +92,7 @@ class Schedule:
         self._background = Background("schedule", clock)
         self._slices = Slices(self._background)
         self._asking = Asking(ledger, clock, self._slices)
-        self._permits = Permits(ledger, clock)
+        self._permits = Permits(ledger, clock, self._background)
         self._shadows = Shadows(ledger, self._permits, self._background)
         self._numbers = itertools.count(1)
         self._lanes = lanes
@@ -232,7 +232,7 @@ class Schedule:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
                 raise
             observe.RESERVATIONS.inc("granted")
-            self._permits.hold(hold.id, hold.wants)
+            self._permits.hold(hold.id, hold.wants, place.asked)
             return self._granted(hold)
         raise AssertionError("there is always another number")
 
@@ -259,6 +259,10 @@ class Schedule:
         # At its deadline a call is cancelled, too; then it was the wait that was too long, and not the caller who left.
         left = isinstance(error, asyncio.CancelledError) and self._clock.now() < call.begin_by
         return "cancelled" if left else "refused"
+
+    def is_fenced(self, hold: Hold) -> bool:
+        """Whether this process stood still until what it holds may have become another's; for `Turn`."""
+        return self._permits.has_lapsed(hold.id)
 
     # Giving back.
 
@@ -329,13 +333,21 @@ class Turn:
         came = self._schedule.now()
         urgency = self._schedule.urgency(self._call)
         try:
-            self._hold = await self._schedule.take(self._call, self._hold.id, urgency, self._counted)
-            await self._take_slot(urgency)
+            await self._take(urgency)
+            while self._schedule.is_fenced(self._hold):
+                self._give_slot_back()
+                self._schedule.give_up(self._hold)
+                self._hold = Hold(f"{self._hold.id}+")
+                await self._take(urgency)
         finally:
             self._counted.release()
         self.waited_s = max(0.0, self._schedule.now() - came)
         observe.TURN_WAIT.observe(self.waited_s)
         return self
+
+    async def _take(self, urgency: Urgency) -> None:
+        self._hold = await self._schedule.take(self._call, self._hold.id, urgency, self._counted)
+        await self._take_slot(urgency)
 
     async def _take_slot(self, urgency: Urgency) -> None:
         schedule = self._schedule
