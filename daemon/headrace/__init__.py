@@ -8,9 +8,10 @@ and `make lint` checks them.
 
 Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
-    wiring      joins the parts               config/     one TOML file and the environment, into values
-    demo/       `make demo`                   simulator/  a stand-in for the API
+    wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
+    config/     one TOML file and the environment, into values
+    demo/       `make demo`                   simulator/  a stand-in for the API
 
 The line
     flow        the whole walk                pursuit     calls that go on without their caller

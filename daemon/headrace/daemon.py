@@ -28,8 +28,9 @@ from headrace.errors import ConfigError, StartupError
 from headrace.lockfile import StateLock
 from headrace.notify import Notifier
 
-if TYPE_CHECKING:  # wiring imports gRPC; see _serve
-    from headrace.wiring import Edges, Parts
+if TYPE_CHECKING:  # these import gRPC; see _serve
+    from headrace.edges import Edges
+    from headrace.wiring import Parts
 
 log = structlog.get_logger()
 
@@ -95,7 +96,8 @@ def _prepare(directory: Path) -> None:
 
 async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
     # Imported here, since it brings gRPC along, which wants Valkey to be started first.
-    from headrace.wiring import Edges, Parts
+    from headrace.edges import Edges
+    from headrace.wiring import Parts
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:

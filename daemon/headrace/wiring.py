@@ -13,8 +13,6 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from prometheus_client import generate_latest
-
 from headrace import observe
 from headrace.admission import Admission
 from headrace.aside import Aside
@@ -37,9 +35,7 @@ from headrace.config import Keys, Settings, callers, classes, lanes, prices
 from headrace.crowd import Crowd
 from headrace.edge import grpc_params
 from headrace.edge.exchange import Exchange
-from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.hits import Hits
-from headrace.edge.http_server import HttpServer
 from headrace.errors import RedisAway
 from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
@@ -314,68 +310,3 @@ class Parts:
 
 def _limits(settings: Settings) -> Limits:
     return Limits(settings.limit, classes=classes(settings), costs=Costs(prices(settings).cost))
-
-
-class Edges:
-    """The doors of a daemon: gRPC and HTTP."""
-
-    def __init__(self, parts: Parts, runtime_dir: Path) -> None:
-        settings = parts.settings
-        passes_credentials = settings.upstream.credentials == "caller"
-        self._grpc = GrpcServer(
-            parts.exchange,
-            parts.hits,
-            parts.admission,
-            parts.callers,
-            parts.tickets,
-            parts.cache,
-            parts.usage,
-            clock=parts.clock,
-            addresses=settings.listen.grpc,
-            budget_headers=parts.schedule.budget_headers,
-            runtime_dir=runtime_dir,
-            socket_mode=settings.listen.socket_mode,
-            socket_group=settings.listen.socket_group,
-            passes_credentials=passes_credentials,
-        )
-        self._http = HttpServer(
-            parts.exchange,
-            parts.hits,
-            parts.callers,
-            address=settings.listen.http,
-            passes_credentials=passes_credentials,
-            budget_headers=parts.schedule.budget_headers,
-            readiness=parts.wrong,
-            metrics=generate_latest,
-            grace_s=settings.drain.time,
-            crowd=parts.crowd,
-            origins=settings.listen.origins,
-            hosts=settings.listen.hosts,
-            clock=parts.clock,
-        )
-
-    @property
-    def addresses(self) -> list[str]:
-        """Where they are."""
-        return [*self._grpc.addresses, f"http://{self._http.address}"]
-
-    @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Listen; raises `StartupError` when an address is occupied."""
-        await self._http.start()
-        try:
-            await self._grpc.start()
-            try:
-                yield
-            finally:
-                await self._grpc.stop()
-        finally:
-            await self._http.stop()
-
-    async def set_serving(self, is_serving: bool) -> None:
-        """Tell gRPC's health; HTTP's asks by itself."""
-        await self._grpc.set_serving(is_serving)
-
-    async def drain(self, grace_s: float) -> None:
-        """Give the calls that run *grace_s* seconds to end, then end them."""
-        await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())

@@ -18,6 +18,7 @@ import pytest
 from headrace.background import Background
 from headrace.budget.limits import Limit, Limits
 from headrace.crowd import Crowd
+from headrace.schedule.moving import MovingStats
 from headrace.schedule.slices import Slices
 from schedule_parts import House
 
@@ -134,7 +135,7 @@ async def test_newcomers():
     await house.advance(25)
     await late
     assert house.went == ["first", "second", *["c"] * 200, "late"]
-    assert not house.schedule._newcomers
+    assert house.schedule._moving.stats() == MovingStats(0, 0)
     assert house.schedule.crowd.stats().calls == 0
 
 

@@ -10,6 +10,8 @@ Schedule: waiting for a turn, in order, within deadlines.
     outlook.py   how long it will take; pure
     slots.py     how many requests are in flight at upstream, and who is next
     shadows.py   limits that are decided and counted, but not enforced
+    moving.py    who takes its place anew when the limits change
+    closing.py   how long an answer waits for its settlement
     permits.py   concurrency permits, renewed while their calls run
 """
 

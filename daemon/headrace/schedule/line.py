@@ -77,8 +77,9 @@ class Place:
     charge: int = 0
 
     def __post_init__(self) -> None:
-        self.costs = tuple(want.cost for want in self.wants)
-        self.ends = min((want.ends_us / 1e6 for want in self.wants if want.form is Form.WINDOW), default=math.inf)
+        self.costs = tuple([want.cost for want in self.wants])
+        if ends_us := [want.ends_us for want in self.wants if want.form is Form.WINDOW]:
+            self.ends = min(ends_us) / 1e6
 
     def nudge(self) -> None:
         """Wake it from its nap; if it is just asking, it will not nap afterwards."""
