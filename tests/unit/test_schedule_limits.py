@@ -21,6 +21,7 @@ DAY_S = 86_400.0
 async def house_of(*limits: Limit, **options) -> House:
     """Return a house in which a token costs a dollar."""
     house = House(**options)
+    house.keeping.cancel()  # whole days pass here, at two beats a second
     house.schedule.reload(Limits(limits, costs=Costs(lambda model, usage: (usage.input_tokens + usage.output_tokens) * 10**9)))
     await house.settle_down()
     return house
