@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 import redis
 
 from conftest import start_valkey, until
-from doors import taken
+from doors import cancel_at_every_step
 from flow_parts import Daemon, asking, in_turn, joined, later, overloaded, running, say
 from headrace import forms, keys
 from headrace.errors import (
@@ -590,23 +589,9 @@ async def test_cancelled_at_every_step(valkey_url: str, tmp_path: Path, kind: st
         await current[0](line)
 
     async with running(valkey_url, tmp_path, speak, LIMIT=LIMIT, RETRY__BACKOFF="0.01s..0.02s") as (one, _):
-        for step in range(0, 400, 1 if long else 11):  # the turns of the loop one by one, then time by the millisecond
+
+        def begin(step: int) -> asyncio.Task[object]:
             current[0] = talk()
-            call = one.call({**body, "n": step}, idempotency_key=f"k{step}" if "idempotent" in kind else "")
-            asked = asking(one, call)
-            for _ in range(min(step, 60)):
-                await asyncio.sleep(0)
-            await asyncio.sleep(max(0, step - 60) / 1000)
-            if asked.done():
-                break
-            asked.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asked
-            await until(lambda: not one.held(), what=f"step {step}: {one.held()}")
-            await until(lambda: not taken(valkey_url), what=f"step {step}: {taken(valkey_url)}")
-            with redis.Redis.from_url(valkey_url) as client:
-                await until(lambda: client.zcard(keys.TICKETS) == 0, what=f"step {step}: a ticket is left")
-        else:
-            pytest.fail("the call never ended")
-        assert step > 5
-        await asked
+            return asking(one, one.call({**body, "n": step}, idempotency_key=f"k{step}" if "idempotent" in kind else ""))
+
+        await cancel_at_every_step(one, valkey_url, begin, every=1 if long else 11)
