@@ -65,9 +65,7 @@ async def ask_all() -> dict[tuple[str, ...], object]:
     async with simulated() as simulator, contextlib.AsyncExitStack() as stack:
         running = stack.enter_context(daemon(simulator.url, RETRY__MAX_ATTEMPTS="1000"))
         client = await stack.enter_async_context(anthropic.AsyncAnthropic(api_key="k", base_url=running.http, max_retries=0))
-        chat = await stack.enter_async_context(
-            openai.AsyncOpenAI(api_key="k", base_url=f"{running.http}/v1", max_retries=0)
-        )
+        chat = await stack.enter_async_context(openai.AsyncOpenAI(api_key="k", base_url=f"{running.http}/v1", max_retries=0))
         # Both SDKs build their models at the first answer, which takes them longer than any answer after it.
         await client.messages.create(**body_of("first"))
         await chat.chat.completions.create(**body_of("first"))
