@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from headrace.budget.limits import Want
-
-Headers = tuple[tuple[str, str], ...]
+from headrace.model import Headers
 
 _NAMES = {"requests": "requests", "input_tokens": "input-tokens", "output_tokens": "output-tokens"}
 _BOUND = 8192

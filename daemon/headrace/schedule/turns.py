@@ -34,7 +34,7 @@ from headrace.crowd import Crowd, Waiting
 from headrace.endpoints import named
 from headrace.errors import Failure
 from headrace.link import Link
-from headrace.model import Call, Errand, Usage
+from headrace.model import Call, Errand, Headers, Usage
 from headrace.schedule.asking import Asking, never
 from headrace.schedule.line import Outdated, Place
 from headrace.schedule.permits import Permits
@@ -250,7 +250,7 @@ class Schedule:
         """Let later estimates be better; for `Turn`."""
         self._estimator.learn(call, usage, hold.held)
 
-    def budget_headers(self, call: Payer) -> tuple[tuple[str, str], ...]:
+    def budget_headers(self, call: Payer) -> Headers:
         """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
         buckets = self._limits.buckets(call)
         return self._asking.known.headers(buckets, self._clock.now()) if buckets else ()
