@@ -4,10 +4,9 @@ Measures the daemon beside the floor, and prints the table that docs/performance
     python -m tests.bench [--short] [--seconds S] [--rounds N] [--only NAME]
 
 Server on core 0; load, upstream and Valkey on core 1, as they are other machines' business in a fleet. Floor and daemon take
-turns (A B A B ...) because a machine drifts; the turns are many and short, so that both sides of a pair meet the same
-machine; and the quoted ratio is the median of the rounds' ratios. Everything in the
-daemon is on: cache in three tiers, single-flight, a limit on requests and tokens in Redis, metrics, logs. LiteLLM joins in
-where it is installed. Fails where a ratio is under its goal.
+turns (A B A B ...), many and short, because a machine drifts: both sides of a pair should meet the same machine. The quoted
+ratio is the median of the rounds' ratios. Everything in the daemon is on: cache in three tiers, single-flight, a limit on
+requests and tokens in Redis, metrics, logs. LiteLLM joins in where it is installed. Fails where a ratio is under its goal.
 """
 
 from __future__ import annotations
