@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from conftest import until
 from flow_parts import asking, in_turn, overloaded, running, say
 from headrace.retry.ticket import State
@@ -38,3 +40,20 @@ async def test_attempt_that_began_in_time(valkey_url: str, tmp_path: Path) -> No
         go.set()
         reply = await asyncio.wait_for(asked, 10)
         assert (reply.attempts, server.calls) == (2, 2)
+
+
+@pytest.mark.parametrize("step", range(0, 24, 2))
+async def test_submission_cut_off(valkey_url: str, tmp_path: Path, step: int) -> None:
+    """A caller cut off while it submits has a ticket that it can find, or none; repeating it with its key gets that one."""
+    async with running(valkey_url, tmp_path, say) as (one, server):
+        call = one.call(idempotency_key="k")
+        asked = asyncio.create_task(one.parts.pursuits.submit(call))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+        again = await one.parts.pursuits.submit(call)
+        tickets, _ = await one.parts.tickets.list(call.caller.name)
+        assert [ticket.id for ticket in tickets] == [again.id]
+        assert (await asyncio.wait_for(one.parts.tickets.wait(again.id), 20)).state is State.SUCCEEDED
+        assert server.calls == 1

@@ -35,7 +35,7 @@ from headrace.crowd import Crowd, Waiting
 from headrace.endpoints import named
 from headrace.errors import Failure
 from headrace.link import Link
-from headrace.model import UNTOLD, Call, Errand, Usage
+from headrace.model import UNTOLD, Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
 from headrace.schedule.hold import Hold, granting, parted
@@ -294,7 +294,7 @@ class Schedule:
         """Let later estimates be better; for `Turn`."""
         self._estimator.learn(call, usage, estimate.held)
 
-    def budget_headers(self, call: Payer) -> tuple[tuple[str, str], ...]:
+    def budget_headers(self, call: Payer) -> Headers:
         """Return the `anthropic-ratelimit-*` headers of a call's own budget, as last seen; asks nobody."""
         now = self._clock.now()
         buckets = self._limits.buckets(call, now)

@@ -32,8 +32,8 @@ from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
 from headrace.heads import is_sendable, readable, value_text
-from headrace.model import Answer, Call, Errand, Form
-from headrace.upstream.carrying import Body, Headers, Outgoing, back, incoming, onward
+from headrace.model import Answer, Call, Errand, Form, Headers
+from headrace.upstream.carrying import Body, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
 from headrace.upstream.transport import (
