@@ -23,14 +23,7 @@ import structlog
 from headrace import codec, keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import (
-    Abandoned,
-    Canceled,
-    DeadlinePassed,
-    Draining,
-    HeadraceError,
-    RedisAway,
-)
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
@@ -38,17 +31,7 @@ from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import (
-    FULL,
-    RUN,
-    Claimed,
-    Conflict,
-    Same,
-    State,
-    Ticket,
-    Timing,
-    terminal_state,
-)
+from headrace.retry.ticket import FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, terminal_state
 from headrace.retry.waits import Waits, not_found
 
 log = structlog.get_logger()
