@@ -57,6 +57,7 @@ from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
+from headrace.schedule.hands import Hands
 from headrace.upstream.client import Upstream
 from headrace.usage import Store, Tally
 from headrace.usage.traffic import Traffic
@@ -64,6 +65,7 @@ from headrace.worker import serve_with
 
 _SETTLE_IN_S = 2.0
 _SETTLE_IN_TURN_S = 0.02
+_AT_HAND = 4  # due tickets that are known to this process for each that it works on: of these it takes the next in fair order
 
 
 class Parts:
@@ -148,7 +150,7 @@ class Parts:
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
-        self.worker = Worker(redis_url, concurrency=settings.retry.max_running)
+        self.worker = Worker(redis_url, concurrency=_AT_HAND * settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
         self.tally = Tally(prices(settings))
@@ -181,7 +183,7 @@ class Parts:
             policy,
             self.tickets,
             self.outcomes,
-            max_running=settings.retry.max_running,
+            Hands(settings.retry.max_running, self.schedule, clock),
         )
         self.aside = Aside((reader.JOB, grpc_params.JOB))
         self.admission = Admission(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conftest import until
-from flow_parts import asking, in_turn, overloaded, running, say
+from flow_parts import Daemon, asking, in_turn, overloaded, running, say
 from headrace.retry.ticket import State
 from scripted import Line
 
@@ -57,3 +58,30 @@ async def test_submission_cut_off(valkey_url: str, tmp_path: Path, step: int) ->
         assert [ticket.id for ticket in tickets] == [again.id]
         assert (await asyncio.wait_for(one.parts.tickets.wait(again.id), 20)).state is State.SUCCEEDED
         assert server.calls == 1
+
+
+async def test_hands_in_fair_order(valkey_url: str, tmp_path: Path) -> None:
+    """One caller's flood of due tickets does not stand before another's: hands are given in fair order, and not first come."""
+    go, order = asyncio.Event(), []
+
+    async def note(line: Line) -> None:
+        order.append(json.loads(line.body)["who"])
+        await go.wait()
+        await say(line)
+
+    async with running(valkey_url, tmp_path, note, RETRY__MAX_RUNNING="4") as (one, _):
+        parked = [await park(one, "ann", n) for n in range(14)]
+        await until(lambda: len(order) == 4 and one.parts.pursuits.stats().waiting == 10)
+        parked += [await park(one, "bob", n) for n in range(2)]
+        await until(lambda: one.parts.pursuits.stats().waiting == 12)
+        go.set()
+        ended = [await asyncio.wait_for(one.parts.tickets.wait(ticket), 20) for ticket in parked]
+        assert {ticket.state for ticket in ended} == {State.SUCCEEDED}
+    assert order.index("bob") <= 5
+    assert len(order) == 16
+
+
+async def park(one: Daemon, caller: str, n: int) -> str:
+    """Let a call wait in the queue for its second attempt, due at once, without anybody who waits for it."""
+    call = one.call({"who": caller, "n": n}, caller=caller, idempotency_key=f"{caller}{n}")
+    return await one.parts.tickets.park(call, attempts=1, broken=0, due=one.parts.clock.now())
