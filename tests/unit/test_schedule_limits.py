@@ -196,7 +196,7 @@ async def break_off(house: House, told: Usage, is_cancelled: bool) -> None:
         turn.sent(lambda: told)
         if is_cancelled:
             await asyncio.sleep(60)
-        await turn.fail(Failure.BROKEN, True)
+        await turn.fail(AttemptFailed(Failure.BROKEN, UpstreamError("broke off", status=200)))
 
 
 async def test_refused_upstream():
