@@ -107,6 +107,12 @@ REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis,
 BACKGROUND_FAILURES = Counter("headrace_background_failures_total", "Tasks beside the calls that died of a fault.", "part")
 HANDED_OVER = Counter("headrace_handed_over_events_total", "Events of live streams handed over to followers on other hosts.")
 
+WORDS = Counter("headrace_upstream_words_total", "What upstream said is left, told to the shared buckets, by kind.", "kind")
+GATES = Counter(
+    "headrace_gate_changes_total", "What became of the gates of overloaded model classes by our attempts.", "change"
+)
+LEARNED_CLASSES = Gauge("headrace_learned_classes", "Model classes whose limits were learnt from upstream.")
+
 WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a slot, a retry, a flight, the rest of their body.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
 SLOTS = Gauge("headrace_upstream_slots", "Requests that may be in flight at upstream at once.")
@@ -128,8 +134,8 @@ UPSTREAM_TIME = Histogram(
 
 _ALL = (
     CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
-    RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS, HANDED_OVER,
-    BACKGROUND_FAILURES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
+    RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES, LEARNED_CLASSES,
+    WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, ATTEMPTS_RUNNING, TURN_WAIT, UPSTREAM_TIME,
 )  # fmt: skip
 
@@ -181,4 +187,10 @@ JOB_FOREIGN = "job.foreign"
 WORKER_STARTED = "worker.started"
 WORKER_STOPPED = "worker.stopped"
 WORKER_CRASHED = "worker.crashed"
+LIMIT_LEARNED = "limit.learned"
+ACCOUNT_UNREADABLE = "account.unreadable"
+GATE_SHUT = "gate.shut"
+GATE_OPENED = "gate.opened"
+GATE_SPENT = "gate.spent"
+GATE_GONE = "gate.gone"
 LIBRARY_SAID = "library.said"

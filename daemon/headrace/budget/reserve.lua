@@ -5,7 +5,7 @@
 --                                  much (us), and the wants in whose lines; "closed" once settled or released
 -- then for the i-th want (i from 0):
 -- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset of hold ids by lease end (us);
---                                  window: hash of what is used
+--                                  window: hash of what is used; gate: hash of its state and of who has passed
 -- KEYS[3+3i]        its line       zset: waiters by rank (us)
 -- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)> <charge (us)> <basis (tokens)> <index> <flow>"
 -- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate or window bucket of a grant
@@ -20,14 +20,16 @@
 --                   poll      how soon to ask again for a permit
 --                   flow      "<lane>/<its share>/<weight>/<caller>": for whom
 -- ARGV[4]           a letter and three numbers for each want, by spaces:
---                   form      r: rate, flows in; p: permit, comes back; w: window, all of the capacity until it ends
---                   figure    r: tokens a minute, which is units a microsecond; p: 0; w: its end (us)
+--                   form      r: rate, flows in; p: permit, comes back; w: window, all of the capacity until it ends;
+--                             g: gate, not there until upstream is overloaded
+--                   figure    r: tokens a minute, which is units a microsecond; p, g: 0; w: its end (us)
 --                   capacity  tokens, or permits
 --                   cost      tokens, or permits
 --
 -- Returns {'granted', "<at_us> <whole tokens left> ..."}
 --       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ..."}
 --       | {'never', i (from 1) of a bucket that can never hold the cost}
+--       | {'spent', i (from 1) of the gate, us until upstream's spend limit is over}
 --       | {'closed'}
 --
 -- Two more keys are named after the line, and touched only if there is one; rank.py says what they are for:
@@ -42,6 +44,7 @@
 local UNITS = 60000000
 local PAST_END_US = 86400000000
 local MOST_US = 1e12 -- of one charge
+local GATE_AWAY, GATE_LEASE_US, GATE_FORGET_US, GATE_ASK_US = 1000000, 60000000, 60000000, 60000000
 local id, waiter = ARGV[1], ARGV[2]
 
 local function numbers(text)
@@ -61,13 +64,44 @@ local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
 local function whole(number) return string.format('%.0f', number) end
 
+-- How many may pass a gate: see gate.py.
+local function read_gate(want)
+    want.level = GATE_AWAY
+    if redis.call('EXISTS', want.bucket) == 0 then return end
+    local gate, passed = {}, 0
+    local stored = redis.call('HGETALL', want.bucket)
+    for j = 1, #stored, 2 do
+        local name, value = stored[j], tonumber(stored[j + 1])
+        if string.sub(name, 1, 2) ~= 'h:' then gate[name] = value
+        elseif value > now_us then passed = passed + 1
+        else redis.call('HDEL', want.bucket, name) end
+    end
+    if gate.spent <= now_us then gate.spent = 0 end
+    want.gate = gate
+    if gate.spent > 0 then want.level = 1
+    elseif gate['until'] > now_us then want.level = 0
+    else want.level = math.floor(gate.window / 1000) - passed end
+end
+
+local function keep_gate(want, ...)
+    redis.call('HSET', want.bucket, ...)
+    local keep_us = math.max(now_us, want.gate['until'], want.gate.spent) + GATE_FORGET_US - now_us
+    redis.call('PEXPIRE', want.bucket, math.ceil(keep_us / 1e3))
+end
+
 -- What is left in a bucket now, in its unit.
 local function read(want)
     if want.form == 'r' then
-        local stored = redis.call('HMGET', want.bucket, 'level', 'at')
+        local stored = redis.call('HMGET', want.bucket, 'level', 'at', 'foreign')
         want.at_us = math.max(now_us, tonumber(stored[2]) or now_us)
-        local inflow = want.figure * (want.at_us - (tonumber(stored[2]) or now_us))
+        -- Nine tenths of what others use flow past us: see bucket.py.
+        want.inflow = want.figure - math.floor(math.min(tonumber(stored[3]) or 0, want.figure) * 9 / 10)
+        local inflow = want.inflow * (want.at_us - (tonumber(stored[2]) or now_us))
         want.level = math.min(want.capacity, (tonumber(stored[1]) or want.capacity) + inflow)
+        want.forgets = stored[3] and want.level == want.capacity
+        if want.forgets then want.inflow = want.figure end
+    elseif want.form == 'g' then
+        read_gate(want)
     elseif want.form == 'w' then
         want.level = want.capacity - (tonumber(redis.call('HGET', want.bucket, 'used')) or 0)
     else
@@ -89,6 +123,11 @@ for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (
     read(want)
     want.has_line = redis.call('EXISTS', want.line) == 1
     wants[i] = want
+end
+
+for i, want in ipairs(wants) do
+    local gate = want.gate
+    if gate and gate.spent > 0 and gate.ask > now_us then return {'spent', i, gate.spent - now_us} end
 end
 
 -- Fairness: what `Fair` does in rank.py.
@@ -224,8 +263,12 @@ end
 -- How long until that much more is there than now.
 local function wait(want, short)
     if want.form == 'p' then return poll_us end
+    if want.form == 'g' then
+        local pause_us = want.gate and want.gate['until'] - now_us or 0
+        return pause_us > 0 and pause_us or poll_us
+    end
     if short <= 0 then return behind_us end
-    if want.form == 'r' then return math.ceil(short / want.figure) + want.at_us - now_us end
+    if want.form == 'r' then return math.ceil(short / want.inflow) + want.at_us - now_us end
     return math.max(want.figure - now_us, behind_us)
 end
 
@@ -276,6 +319,7 @@ if longest > 0 then
     local lease_ms = math.ceil(place_us / 1e3) + 1000
     for _, want in ipairs(wants) do
         if want.is_blocking then
+            if want.gate then keep_gate(want, 'tight', whole(now_us)) end
             redis.call('ZADD', want.line, whole(rank), waiter)
             local figures = {whole(now_us + place_us), whole(want.cost), whole(charge), whole(basis), index, flow}
             redis.call('HSET', want.waits, waiter, table.concat(figures, ' '))
@@ -296,18 +340,22 @@ local function audit(want)
 end
 
 for _, want in ipairs(wants) do
-    want.level = want.level - want.cost
+    if want.form ~= 'g' or want.gate then want.level = want.level - want.cost end
     if want.form == 'r' then
         redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
+        if want.forgets then redis.call('HDEL', want.bucket, 'foreign', 'kept', 'heard') end
         -- A bucket that would be full again need not be remembered.
-        local full_us = (want.capacity - want.level) / want.figure + want.at_us - now_us
+        local full_us = (want.capacity - want.level) / want.inflow + want.at_us - now_us
         redis.call('PEXPIRE', want.bucket, math.ceil(full_us / 1e3) + 1000)
         audit(want)
     elseif want.form == 'w' then
         redis.call('HSET', want.bucket, 'used', whole(want.capacity - want.level))
         redis.call('PEXPIREAT', want.bucket, math.ceil((math.max(want.figure, now_us) + PAST_END_US) / 1e3))
         audit(want)
-    else
+    elseif want.gate then
+        keep_gate(want, 'h:' .. id, whole(now_us + GATE_LEASE_US))
+        if want.gate.spent > 0 then keep_gate(want, 'ask', whole(now_us + GATE_ASK_US)) end
+    elseif want.form == 'p' then
         redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)
         redis.call('PEXPIRE', want.bucket, math.ceil(permit_us / 1e3) + 1000)
     end

@@ -1,12 +1,13 @@
 """
 What a call wants of one bucket: the word that limits, schedule and ledger share. Pure.
 
-A bucket has one of three forms, and everything that it does follows from it:
+A bucket has one of four forms, and everything that it does follows from it:
 
 - rate: flows in at so much a minute, up to the capacity;
 - permit: is lent for as long as a call runs, and comes back;
 - window: the whole capacity is there when a calendar window begins, and nothing comes until it ends. Its bucket's id carries
-  its beginning, so the next window has another bucket.
+  its beginning, so the next window has another bucket;
+- gate: is not there, which lets everybody pass, until upstream is overloaded; then see gate.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal
 
 from headrace.budget.bucket import UNITS
 
-Kind = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "spend"]
+Kind = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "spend", "overload"]
 OnRedisLoss = Literal["closed", "open", "share"]
 
 NANO_USD = 1_000_000_000  # spend is counted in these
@@ -29,6 +30,7 @@ class Form(StrEnum):
     RATE = "r"
     PERMIT = "p"
     WINDOW = "w"
+    GATE = "g"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Want:
         is_shadow: decided and counted, but not enforced.
         is_ceiling: what is reserved is surely not too little.
         cache_read_weight: what a token that upstream's prompt cache had counts as, of one token of input.
+        is_upstreams: the bucket stands for all that the organisation has of a kind upstream, so upstream's word lowers it.
     """
 
     bucket_id: str
@@ -59,6 +62,7 @@ class Want:
     is_shadow: bool = False
     is_ceiling: bool = False
     cache_read_weight: float = 0.0
+    is_upstreams: bool = False
 
     @property
     def span_us(self) -> float:
