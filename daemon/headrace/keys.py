@@ -8,6 +8,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 |---|---|---|---|
 | headrace:{budget}:bucket:<id> | hash | level (units), at (us), of one rate bucket | when it would be full again |
 | headrace:{budget}:bucket:<id> | hash | what is used of one calendar window | a day past its end |
+| both, while any of it is lent | | lent, lapse; inbox of the borrower -> tokens, loan's end (us), number | 90 s past the loan |
 | headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | lease by lease |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by rank (us) | with its last waiter |
 | headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units), its charge (us) | with its last waiter |
