@@ -57,7 +57,7 @@ class Crowd:
 async def crowd(request, link):
     keeping = []
     if request.param == "borrowing":
-        ledger = Borrowing(RedisLedger(link), link, terms=Terms(0.5, 0.0))
+        ledger = Borrowing(RedisLedger(link), link, terms=Terms(0.1, 0.0))
         keeping.append(asyncio.create_task(ledger.keep()))
         made = Crowd(Schedule(Limits([SLOW]), ledger, Estimator(), link, SystemClock()))
     elif request.param == "redis":
