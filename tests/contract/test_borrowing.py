@@ -40,6 +40,7 @@ class Host:
     """A process that borrows: its link can lose answers, and its clock can go on without it."""
 
     def __init__(self, url: str, terms: Terms | None = None, audit: str = "") -> None:
+        self.stands_open: set[str] = set()
         self.link = Link(url)
         self.slept = 0.0
         self.trouble = ""
@@ -52,6 +53,7 @@ class Host:
             terms=terms or Terms(0.4, 0.0),
             monotonic=lambda: time.monotonic() + self.slept,
             audit=audit,
+            is_open=lambda want: want.bucket_id in self.stands_open,
         )
 
     def run(self, script, names, args):
@@ -187,6 +189,23 @@ async def test_waiters_stay_in_their_line(valkey_url):
         await one.ledger.release("a", (dear,), waiter=f"{one.link.inbox}|a")
         with redis.Redis.from_url(valkey_url) as client:
             assert not client.exists(keys.line(TOKENS.bucket_id))
+
+
+async def test_what_stands_open(valkey_url):
+    """A want that is not lent and stands open is not asked for; once it does not, all that want it ask Redis."""
+    async with host(valkey_url) as one:
+        await one.borrow(TOKENS)
+        one.stands_open.add(PERMITS.bucket_id)
+        sent = one.link.stats().round_trips
+        granted = await one.ask("a", PERMITS, TOKENS)
+        assert isinstance(granted, Granted)
+        assert len(granted.levels) == 2
+        await one.ledger.settle("a", (PERMITS, TOKENS), {TOKENS.bucket_id: 5})
+        assert one.link.stats().round_trips == sent
+        assert set(one.ledger._quanta) == {TOKENS.bucket_id}
+        one.stands_open.clear()
+        assert isinstance(await one.ask("b", PERMITS, TOKENS), Granted)
+        assert one.link.stats().round_trips == sent + 1
 
 
 async def test_dead(valkey_url, monkeypatch):

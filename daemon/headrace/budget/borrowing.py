@@ -10,7 +10,8 @@ of it; who must wait has Redis recall what is lent, it is home a round trip late
 Who is granted here is charged nothing for it (rank.py), as nobody waited; so its settlement has no charge to correct.
 
 The arithmetic, and why no window gets more than its bucket's promise, is in quanta.py. Calls that want permits go one by one: a
-permit is held for as long as its call runs, so a process that borrowed some would keep them from others for minutes.
+permit is held for as long as its call runs, so a process that borrowed some would keep them from others for minutes. Whatever
+else is not lent does not matter while it is known to stand open.
 
 What upstream says of a bucket with an answer goes with the next exchange, once: said again later it would no longer be so.
 
@@ -99,6 +100,7 @@ class Borrowing:
     Args:
         audit: as for `RedisLedger`.
         monotonic: seconds that only go forward, by which loans end.
+        is_open: whether a want that is not lent stands open as far as is known here, so that nobody need ask for it.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Borrowing:
         clock: Clock | None = None,
         monotonic: Callable[[], float] = elapsed,
         audit: str = "",
+        is_open: Callable[[Want], bool] = lambda want: False,
     ) -> None:
         self._shared = shared
         self._link = link
@@ -117,6 +120,7 @@ class Borrowing:
         self._clock = clock or SystemClock()
         self._monotonic = monotonic
         self._audit = audit
+        self._is_open = is_open
         self._quanta: dict[str, Quantum] = {}
         self._granted: set[str] = set()  # holds that Redis knows nothing of
         self._asked: dict[str, None] = {}  # holds that Redis may know of, though they were not granted
@@ -152,8 +156,8 @@ class Borrowing:
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
         """Take all costs or none, from here or from Redis."""
         if hold_id not in self._asked and (quanta := self._of(wants)):
-            if self._take(hold_id, wants, quanta):
-                return Granted(int(self._clock.now() * 1e6), tuple(quantum.left for quantum in quanta))
+            if self._take(hold_id, _lent(wants), quanta):
+                return Granted(int(self._clock.now() * 1e6), self._levels(wants))
             self._hurry(quanta)
         return await self._ask(hold_id, wants, waiter, flow)
 
@@ -166,7 +170,7 @@ class Borrowing:
         *most* is how many tokens a bucket holds at most, as upstream says, by bucket id.
         """
         if hold_id in self._granted:
-            for want in wants:
+            for want in _lent(wants):
                 if want.bucket_id in most:
                     self._quantum(want).bound(most[want.bucket_id])
             return self._close(hold_id, wants, given_back(wants, actual))
@@ -188,10 +192,10 @@ class Borrowing:
         if not self._terms.at_most:
             return None
         for want in wants:
-            if want.form not in _LENT:
+            if want.form not in _LENT and not self._is_open(want):
                 return None
         quanta = []
-        for want in wants:
+        for want in _lent(wants):
             quantum = self._quantum(want)
             if not quantum.is_of(want):  # the limits have changed; once all is said it is forgotten, and begun anew
                 quantum.is_over = True
@@ -221,6 +225,9 @@ class Borrowing:
         if self._audit:
             self._note_moves(hold_id, wants, "cost", [want.cost for want in wants])
         return True
+
+    def _levels(self, wants: Sequence[Want]) -> tuple[int, ...]:
+        return tuple(self._quantum(want).left if want.form in _LENT else want.capacity for want in wants)
 
     def _hurry(self, quanta: Sequence[Quantum]) -> None:
         # What is held has run out before the tick: a burst, or a bucket of which a tick's demand may not be held.
@@ -259,7 +266,7 @@ class Borrowing:
     def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int]) -> asyncio.Future[Any]:
         self._granted.discard(hold_id)
         for want, tokens in zip(wants, back, strict=True):
-            if tokens:
+            if tokens and want.form in _LENT:
                 self._quantum(want).put_back(tokens)
         if self._audit:
             self._note_moves(hold_id, wants, "back", back)
@@ -270,7 +277,7 @@ class Borrowing:
     def _note_moves(self, hold_id: str, wants: Sequence[Want], what: str, tokens: Sequence[int]) -> None:
         at_us = int(self._clock.now() * 1e6)
         for want, number in zip(wants, tokens, strict=True):
-            if number or what == "cost":
+            if want.form in _LENT and (number or what == "cost"):
                 self._moves.setdefault(want.bucket_id, []).append(f"{at_us} {hold_id} {what} {number}")
 
     # Talking to Redis.
@@ -367,6 +374,10 @@ class Borrowing:
     def _come_home(self, quantum: Quantum) -> None:
         if quantum.recall(self._monotonic()):
             self._urgent.set()
+
+
+def _lent(wants: Sequence[Want]) -> list[Want]:
+    return [want for want in wants if want.form in _LENT]
 
 
 def _figures(quantum: Quantum, word: Word) -> str:
