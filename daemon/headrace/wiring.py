@@ -21,12 +21,14 @@ from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
 from headrace.bodies import reader
+from headrace.budget.borrowing import Borrowing
 from headrace.budget.costs import Costs
 from headrace.budget.estimate import Estimator
 from headrace.budget.hosts import Hosts
 from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
+from headrace.budget.quanta import NOTHING, Terms
 from headrace.budget.redis import RedisLedger
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
@@ -127,6 +129,7 @@ class Parts:
         self.handover = Handover(self.link, clock, follow_ms=LEASE_MS)
         self.leases = Leases(self.link, clock, self.flights, self.handover)
         # For tests of the promise: a stream in Redis that gets every grant. Not a setting, since nobody would trim it.
+        audit = os.environ.get("HEADRACE_AUDIT", "")
         self.tuner = Tuner(
             self.link,
             clock,
@@ -136,11 +139,16 @@ class Parts:
             hosts=lambda: self.hosts.known,
             on_limits=lambda: self.schedule.reload(self._limits()),
         )
-        shared = RedisLedger(
-            self.link, clock=clock, on_change=self.tuner.gates.changed, audit=os.environ.get("HEADRACE_AUDIT", "")
+        self.borrowing = Borrowing(
+            RedisLedger(self.link, clock=clock, on_change=self.tuner.gates.changed, audit=audit),
+            self.link,
+            terms=Terms(settings.schedule.borrow_at_most) if settings.schedule.borrow == "auto" else NOTHING,
+            clock=clock,
+            audit=audit,
+            is_open=self.tuner.gates.is_open,
         )
         ledger = LossPolicy(
-            shared,
+            self.borrowing,
             MemoryLedger(lambda: int(clock.now() * 1e6)),
             is_up=lambda: self.link.is_up,
             known_hosts=lambda: self.hosts.known,
@@ -233,8 +241,8 @@ class Parts:
 
     def __repr__(self) -> str:
         parts = (
-            self.hits, self.flow, self.leases, self.schedule, self.cache, self.tickets, self.pursuits, self.crowd, self.link,
-            self.worker, self.usage, self.tuner, self._background,
+            self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
+            self.crowd, self.link, self.worker, self.usage, self.tuner, self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
 
@@ -265,12 +273,14 @@ class Parts:
             stack.push_async_callback(self.aside.aclose)
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
+            stack.push_async_callback(self.borrowing.close)
             stack.push_async_callback(self.schedule.close)
             stack.push_async_callback(self._background.close)
             self._start_beside()
             stack.push_async_callback(self.flights.aclose)
             self.crowd.measure()
             self.schedule.slots.measure()
+            self.borrowing.measure()
             observe.ATTEMPTS_RUNNING.read = lambda: self.pursuits.stats().running
             observe.LEARNED_CLASSES.read = lambda: len(self.tuner.learner.stats().known)
             observe.IN_FLIGHT.read = lambda: len(self.flights)
@@ -283,6 +293,7 @@ class Parts:
         start(self.link.listen, "listener")
         start(self.leases.keep, "leases")
         start(self.schedule.keep, "permits")
+        start(self.borrowing.keep, "borrowing")
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
         start(self.callers.keep_fresh, "keys")

@@ -25,8 +25,8 @@ from headrace.errors import RedisAway
 from headrace.link import Link, Script
 from headrace.rank import Flow
 
-_RESERVE = Script(__package__, "reserve.lua")
-_SETTLE = Script(__package__, "settle.lua")
+_RESERVE = Script(__package__, "reserve.lua", after=("bucket.lua", "gate.lua", "line.lua"))
+_SETTLE = Script(__package__, "settle.lua", after=("bucket.lua", "gate.lua", "line.lua"))
 _RENEW = Script(__package__, "renew.lua")
 
 OnChange = Callable[[str, Change], None]
@@ -109,7 +109,7 @@ class RedisLedger:
     def _names(self, hold_id: str, wants: Sequence[Want]) -> list[str]:
         names: list[str] = [keys.hold(hold_id)]
         for want in wants:
-            names += _names_of(want.bucket_id, want.form is Form.PERMIT)
+            names += names_of(want.bucket_id, want.form is Form.PERMIT)
         if self._audit:
             names.append(self._audit)
         return names
@@ -130,7 +130,7 @@ class RedisLedger:
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_of(bucket_id: str, is_permit: bool) -> tuple[str, str, str]:
+def names_of(bucket_id: str, is_permit: bool) -> tuple[str, str, str]:
     # The same few for every call.
     bucket = keys.permits(bucket_id) if is_permit else keys.bucket(bucket_id)
     return bucket, keys.line(bucket_id), keys.waits(bucket_id)

@@ -136,6 +136,10 @@ class Gates:
         """Whether a gate of this class may be there, so that all its calls ask."""
         return bool(self._troubled) and self._troubled.get(model_class, 0.0) > self._clock.now()
 
+    def is_open(self, want: Want) -> bool:
+        """Whether this is a gate that nobody need ask for, as far as this process has heard."""
+        return want.form is Form.GATE and not self.is_troubled(want.bucket_id.removeprefix(PREFIX))
+
     def enter(self, model_class: str) -> None:
         """A call of this class goes upstream."""
         if not model_class:
