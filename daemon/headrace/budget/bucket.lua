@@ -61,13 +61,13 @@ local function inflow(want) return want.figure - math.floor(math.min(want.foreig
 local function look_at_rate(want)
     local stored = redis.call('HMGET', want.bucket, 'level', 'at', 'lent', 'lapse', 'foreign', 'kept', 'heard')
     want.at_us = math.max(now_us, tonumber(stored[2]) or now_us)
-    want.foreign, want.kept, want.heard_us = tonumber(stored[5]) or 0, tonumber(stored[6]) or 0, tonumber(stored[7])
+    want.foreign, want.unheeded, want.heard_us = tonumber(stored[5]) or 0, tonumber(stored[6]) or 0, tonumber(stored[7])
     local came = inflow(want) * (want.at_us - (tonumber(stored[2]) or now_us))
     want.lent = (tonumber(stored[3]) or 0) * UNITS
     want.level = math.min(want.capacity - want.lent, (tonumber(stored[1]) or want.capacity) + came)
     want.remember_us = stored[3] and REMEMBER_US or 0
     want.forgets = stored[5] and want.level == want.capacity - want.lent
-    if want.forgets then want.foreign, want.kept, want.heard_us = 0, 0, nil end
+    if want.forgets then want.foreign, want.unheeded, want.heard_us = 0, 0, nil end
     if stored[4] and tonumber(stored[4]) <= now_us then
         -- What had no room beside a loan does not flow in after all once the loan has ended: so the level is written first.
         redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
@@ -100,16 +100,16 @@ local function hear(want, most)
     local lowered = math.max(0, want.level - most)
     if want.form == 'r' then
         local is_first = not want.heard_us
-        local uncounted = is_first and lowered or math.min(lowered, math.max(0, math.floor(want.capacity / UNCOUNTED) - want.kept))
+        local uncounted = is_first and lowered or math.min(lowered, math.max(0, math.floor(want.capacity / UNCOUNTED) - want.unheeded))
         local span_us = is_first and 0 or math.min(want.at_us - want.heard_us, LONGEST_US)
         local near = math.max(0, 1 - UNCOUNTED * math.max(0, most - want.level) / want.capacity)
         local counted = math.min(lowered - uncounted, want.figure * (MEAN_US + span_us))
         local flowed_out = near * ((want.figure - inflow(want)) * span_us)
         want.foreign = math.min(want.figure, (want.foreign * MEAN_US + flowed_out + counted) / (MEAN_US + span_us))
-        want.kept, want.heard_us = want.kept + (is_first and 0 or uncounted), want.at_us
+        want.unheeded, want.heard_us = want.unheeded + (is_first and 0 or uncounted), want.at_us
         want.forgets = false
         local said = string.format('%.17g', want.foreign)
-        redis.call('HSET', want.bucket, 'foreign', said, 'kept', whole(want.kept), 'heard', whole(want.heard_us))
+        redis.call('HSET', want.bucket, 'foreign', said, 'kept', whole(want.unheeded), 'heard', whole(want.heard_us))
     end
     want.level = want.level - lowered
 end
