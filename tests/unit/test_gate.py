@@ -21,6 +21,7 @@ from headrace.budget.gate import (
     Verdict,
     made,
 )
+from headrace.budget.want import Form, Want
 
 SECOND = 1_000_000
 TOLD = Told(in_the_air=100)
@@ -30,6 +31,13 @@ def shut(at_us: int = 0, told: Told = TOLD) -> Gate:
     gate = made(told)
     gate.settle(Verdict.OVERLOADED, told, at_us)
     return gate
+
+
+def test_charge():
+    """Callers that wait share by what their calls cost, and not by how many gates they pass."""
+    tokens = Want("org:output_tokens", "org", "output_tokens", Form.RATE, 264_000, 22_000, 200)
+    gate = Want("gate:m", "upstream", "overload", Form.GATE, 0, 1, 1)
+    assert 100 < gate.span_us < tokens.span_us
 
 
 def test_pause_probe_window():

@@ -44,7 +44,7 @@
 local UNITS = 60000000
 local PAST_END_US = 86400000000
 local MOST_US = 1e12 -- of one charge
-local GATE_AWAY, GATE_LEASE_US, GATE_FORGET_US, GATE_ASK_US = 1000000, 60000000, 60000000, 60000000
+local GATE_AWAY, GATE_LEASE_US, GATE_FORGET_US, GATE_ASK_US, GATE_SPAN_US = 1000000, 60000000, 60000000, 60000000, 1000
 local id, waiter = ARGV[1], ARGV[2]
 
 local function numbers(text)
@@ -177,9 +177,11 @@ local function start(some)
     return rank
 end
 
--- How long a bucket takes to give the cost. Of permits and windows nobody knows, and all of them may come in a second.
+-- How long a bucket takes to give the cost. Of permits and windows nobody knows, and all of them may come in a second; a gate
+-- is to count only where no bucket does: see want.py.
 local function span(want)
     if want.form == 'r' then return want.cost / want.figure end
+    if want.form == 'g' then return GATE_SPAN_US end
     return want.cost / want.capacity * 1e6
 end
 
