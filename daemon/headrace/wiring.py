@@ -133,6 +133,7 @@ class Parts:
             backoff_s=settings.retry.backoff,
             hosts=lambda: self.hosts.known,
             on_limits=lambda: self.schedule.reload(self._limits()),
+            on_learnt=lambda call: self.schedule.tell(call),
         )
         shared = RedisLedger(
             self.link, clock=clock, on_change=self.tuner.gates.changed, audit=os.environ.get("HEADRACE_AUDIT", "")

@@ -89,7 +89,7 @@ class Want:
         """Return the same at another cost; by hand, since `replace` takes five times as long, twice a call."""
         return Want(
             self.bucket_id, self.limit, self.kind, self.form, self.rate_per_minute, self.capacity, cost, self.on_redis_loss,
-            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight,
+            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight, self.is_upstreams,
         )  # fmt: skip
 
     def worded(self, amount: int) -> str:

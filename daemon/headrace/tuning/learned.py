@@ -158,10 +158,11 @@ class Learner:
 
     # Learning.
 
-    def hear(self, model_class: str, word: Word) -> None:
-        """Take in what the head of an answer of this class says."""
+    def hear(self, model_class: str, word: Word) -> bool:
+        """Take in what the head of an answer of this class says; return whether its limits were not known before."""
         if not self.is_on:
-            return
+            return False
+        is_new = bool(word) and model_class not in self._known
         herald = self._heralds.pop(model_class, None)
         if len(self._heard) >= _MOST_CLASSES:
             self._heard.clear()
@@ -171,6 +172,7 @@ class Learner:
             self._learn(model_class, rates, max(said.burst_s for said in word.readings.values()), "answers")
         if herald is not None and not herald.heard.done():
             herald.heard.set_result(None)
+        return is_new and model_class in self._known
 
     def read(self, account: Mapping[str, Mapping[Kind, int]]) -> None:
         """Take in what the account's own list says; answers know better: they tell of a workspace's limits, too."""
