@@ -345,7 +345,7 @@ for _, want in ipairs(wants) do
     if want.form ~= 'g' or want.gate then want.level = want.level - want.cost end
     if want.form == 'r' then
         redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
-        if want.forgets then redis.call('HDEL', want.bucket, 'foreign', 'kept', 'heard') end
+        if want.forgets then redis.call('HDEL', want.bucket, 'foreign', 'kept', 'heard', 'first') end
         -- A bucket that would be full again need not be remembered.
         local full_us = (want.capacity - want.level) / want.inflow + want.at_us - now_us
         redis.call('PEXPIRE', want.bucket, math.ceil(full_us / 1e3) + 1000)

@@ -30,7 +30,7 @@
 
 local UNITS = 60000000
 local PAST_END_US = 86400000000
-local MEAN_US, LONGEST_US, UNCOUNTED = 3000000, 20000000, 4
+local MEAN_US, FIRST_US, LONGEST_US, UNCOUNTED = 3000000, 3000000, 20000000, 4
 local GATE_AWAY, GATE_FORGET_US, GATE_OPEN_US, GATE_ASK_US = 1000000, 60000000, 10000000, 60000000
 local id, waiter = ARGV[1], ARGV[2]
 local audit = #KEYS % 3 == 2 and KEYS[#KEYS]
@@ -46,27 +46,31 @@ redis.call('SET', KEYS[1], 'closed', 'PX', math.ceil(tonumber(ARGV[3]) / 1e3))
 
 -- The level of a rate bucket after *back* came back, and upstream said that there is *most* at most: see bucket.py.
 local function give_back(bucket, rate, capacity, back, most)
-    local stored = redis.call('HMGET', bucket, 'level', 'at', 'foreign', 'kept', 'heard')
+    local stored = redis.call('HMGET', bucket, 'level', 'at', 'foreign', 'kept', 'heard', 'first')
     local at_us = math.max(now_us, tonumber(stored[2]) or now_us)
     local foreign, kept, heard_us = tonumber(stored[3]) or 0, tonumber(stored[4]) or 0, tonumber(stored[5])
+    local first_us = tonumber(stored[6])
     local flows_out = math.floor(math.min(foreign, rate) * 9 / 10)
     local inflow = (rate - flows_out) * (at_us - (tonumber(stored[2]) or now_us))
     local level = math.min(capacity, (tonumber(stored[1]) or capacity) + inflow)
     if back == 0 and not most then return level end
     if level == capacity and stored[3] then
-        foreign, flows_out, kept, heard_us = 0, 0, 0, nil
-        redis.call('HDEL', bucket, 'foreign', 'kept', 'heard')
+        foreign, flows_out, kept, heard_us, first_us = 0, 0, 0, nil, nil
+        redis.call('HDEL', bucket, 'foreign', 'kept', 'heard', 'first')
     end
     level = math.min(capacity, level + back)
     if most then
         local lowered = math.max(0, level - most)
-        local uncounted = heard_us and math.min(lowered, math.max(0, math.floor(capacity / UNCOUNTED) - kept)) or lowered
+        first_us = first_us or at_us
+        local is_first = at_us - first_us < FIRST_US
+        local uncounted = is_first and lowered or math.min(lowered, math.max(0, math.floor(capacity / UNCOUNTED) - kept))
         local span_us = heard_us and math.min(at_us - heard_us, LONGEST_US) or 0
         local near = math.max(0, 1 - UNCOUNTED * math.max(0, most - level) / capacity)
         local counted = math.min(lowered - uncounted, rate * (MEAN_US + span_us))
         foreign = math.min(rate, (foreign * MEAN_US + near * (flows_out * span_us) + counted) / (MEAN_US + span_us))
-        level, kept = level - lowered, kept + (heard_us and uncounted or 0)
+        level, kept = level - lowered, kept + (is_first and 0 or uncounted)
         redis.call('HSET', bucket, 'foreign', string.format('%.17g', foreign), 'kept', whole(kept), 'heard', whole(at_us))
+        redis.call('HSET', bucket, 'first', whole(first_us))
     end
     redis.call('HSET', bucket, 'level', whole(level), 'at', whole(at_us))
     -- Remembered until it is full again, however deep the debt.
