@@ -5,7 +5,8 @@ It works only where there is no `[[limit]]` at all. Whoever configures one has s
 
 Before the first answer nobody knows anything. So one call of each model class goes first, and the others wait for its head,
 for a second at most: a start under over-demand is no herd. Who goes first next time is decided anew if the first brings no
-head in ten.
+head in ten. What that head says is left is told to the new buckets before any of the others draws from them: whoever went
+after that second has used some of it, and no bucket knows.
 
 A learned limit is a limit like any other: it bounds what the organisation has of a model class, and when Redis is away each
 daemon holds its part.
