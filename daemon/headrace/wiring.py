@@ -138,6 +138,7 @@ class Parts:
             backoff_s=settings.retry.backoff,
             hosts=lambda: self.hosts.known,
             on_limits=lambda: self.schedule.reload(self._limits()),
+            on_learnt=lambda call: self.schedule.tell(call),
         )
         self.borrowing = Borrowing(
             RedisLedger(self.link, clock=clock, on_change=self.tuner.gates.changed, audit=audit),

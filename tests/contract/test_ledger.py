@@ -18,7 +18,7 @@ from headrace import keys, observe
 from headrace.budget import ledger as rules
 from headrace.budget import redis as redis_ledger
 from headrace.budget.borrowing import Borrowing
-from headrace.budget.bucket import UNITS, Window
+from headrace.budget.bucket import FIRST_US, UNITS, Bucket, Window
 from headrace.budget.gate import Told, Verdict
 from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Said, Spent, Wait
 from headrace.budget.memory import MemoryLedger
@@ -472,6 +472,7 @@ CASES = st.lists(
         st.tuples(st.just("settle"), st.integers(0, 11), st.integers(0, 900), SAID),
         st.tuples(st.just("release"), st.integers(0, 11)),
         st.tuples(st.just("sleep"), st.integers(1, 4)),
+        st.tuples(st.just("age")),
     ),
     min_size=5,
     max_size=40,
@@ -540,6 +541,14 @@ class Replay:
         assert self.changes == ([change] if change else [])
         self.changes.clear()
 
+    async def age(self):
+        """Let the first word on each bucket be long ago."""
+        for bucket_id, state in self.twin._states.items():
+            if isinstance(state.bucket, Bucket) and state.bucket.first_us is not None:
+                state.bucket.first_us -= FIRST_US
+                if await self.link.do("HEXISTS", keys.bucket(bucket_id), "first"):
+                    await self.link.do("HINCRBY", keys.bucket(bucket_id), "first", -FIRST_US)
+
     def _said(self, wants, tokens, verdict, told):
         most = {want.bucket_id: tokens for want in wants if want.form is Form.RATE and tokens is not None}
         return Said(most, verdict, told)
@@ -551,11 +560,14 @@ class Replay:
                 used = await self.link.do("HGET", keys.bucket(bucket_id), "used")
                 assert int(used or 0) == state.bucket.used
             elif state.bucket is not None:
-                figures = await self.link.do("HMGET", keys.bucket(bucket_id), "level", "at", "foreign", "kept", "heard")
-                level, at_us, foreign, uncounted, heard_us = figures
+                figures = await self.link.do(
+                    "HMGET", keys.bucket(bucket_id), "level", "at", "foreign", "kept", "heard", "first"
+                )
+                level, at_us, foreign, uncounted, heard_us, first_us = figures
                 if level is not None:
                     kept = replace(state.bucket, level=int(level), at_us=int(at_us), foreign=float(foreign or 0))
                     kept.kept, kept.heard_us = int(uncounted or 0), heard_us and int(heard_us)
+                    kept.first_us = first_us and int(first_us)
                     kept.flow(self.at_us)
                     state.bucket.flow(self.at_us)
                     assert kept == state.bucket
@@ -604,6 +616,8 @@ def test_twin(valkey_url, cases):
         for step, *rest in cases:
             if step == "reserve":
                 await replay.reserve(*rest)
+            elif step == "age":
+                await replay.age()
             elif step == "sleep":
                 await asyncio.sleep(rest[0] / 1000)
             else:

@@ -88,7 +88,7 @@ async def test_no_limit(valkey_url, http):
         await over_demand(http, urls, 100, LEARNING_S + MEASURED_S)
         refused, used = measured(simulator, since)
     assert refused < 0.02
-    assert used >= 0.9, "0.95 is for a machine that is not busy with other tests"
+    assert used >= 0.95
 
 
 @pytest.mark.slow

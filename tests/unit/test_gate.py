@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.budget.bucket import UNITS, Bucket
+from headrace.budget.bucket import FIRST_US, UNITS, Bucket
 from headrace.budget.gate import (
     ASK_EVERY_US,
     FIRST_PAUSE_US,
@@ -21,6 +21,7 @@ from headrace.budget.gate import (
     Verdict,
     made,
 )
+from headrace.budget.want import Form, Want
 
 SECOND = 1_000_000
 TOLD = Told(in_the_air=100)
@@ -30,6 +31,13 @@ def shut(at_us: int = 0, told: Told = TOLD) -> Gate:
     gate = made(told)
     gate.settle(Verdict.OVERLOADED, told, at_us)
     return gate
+
+
+def test_charge():
+    """Callers that wait share by what their calls cost, and not by how many gates they pass."""
+    tokens = Want("org:output_tokens", "org", "output_tokens", Form.RATE, 264_000, 22_000, 200)
+    gate = Want("gate:m", "upstream", "overload", Form.GATE, 0, 1, 1)
+    assert 100 < gate.span_us < tokens.span_us
 
 
 def test_pause_probe_window():
@@ -198,10 +206,20 @@ def test_the_distance_is_nobodys_use():
     some.take(100 * UNITS)
     some.hear(490 * UNITS)
     assert (some.foreign, some.kept) == (0.0, 0)
-    some.hear(450 * UNITS)
+    some.flow(FIRST_US)
+    some.hear(480 * UNITS)
     assert (some.foreign, some.kept) == (0.0, 40 * UNITS)
     some.flow(1_000 * SECOND)
     assert some.kept == 0
+
+
+def test_sent_before():
+    """What the first words lower is used by calls of ours that were sent before the bucket was there, and is nobody's use."""
+    some = bucket(500)
+    for most in range(500, 0, -50):
+        some.flow(some.at_us + SECOND // 4)
+        some.hear(most * UNITS)
+    assert (some.foreign, some.kept, some.level) == (0.0, 0, 50 * UNITS)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5 * SECOND), st.integers(-100, 700), st.integers(0, 50)), max_size=40))

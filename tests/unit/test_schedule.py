@@ -120,10 +120,10 @@ async def test_comes_back():
 async def test_too_late_at_entry():
     """A call behind others that cannot make its deadline is refused at once, with the time that would work."""
     house = House(ONE_A_SECOND)
-    for _ in range(5):
-        house.go("early")
+    for number in range(5):
+        house.go("early", within=number + 0.5)
     await house.settle_down()
-    late = house.go("late", within=3.0)
+    late = house.go("late", within=4.75)
     await house.settle_down()
     with pytest.raises(BudgetExhausted) as refused:
         await late

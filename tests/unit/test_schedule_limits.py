@@ -205,7 +205,7 @@ async def test_refused_upstream():
     for told in (Usage(known=False), Usage(40, 1, known=False)):
         async with house.schedule.turn(house.call(), f"h{told.input_tokens}") as turn:
             turn.sent(lambda told=told: told)
-            await turn.fail(AttemptFailed(Failure.OVERLOADED, UpstreamError("no", status=529)))
+            await turn.fail(AttemptFailed(Failure.RATE_LIMITED, UpstreamError("no", status=429)))
     assert (await left(house)) == [560, 550, 510]
 
 

@@ -13,12 +13,13 @@
 --   foreign   what others use (units a microsecond)
 --   kept      units that were lowered and not counted as theirs
 --   heard     the moment of that word (us)
+--   first     the moment of the first (us)
 --
 -- A want here is a table: its bucket, form, figure, capacity and unit. Units, time and numbers as in reserve.lua.
 
 local UNITS = 60000000
 local PAST_END_US = 86400000000
-local MEAN_US, LONGEST_US, UNCOUNTED = 3000000, 20000000, 4
+local MEAN_US, FIRST_US, LONGEST_US, UNCOUNTED = 3000000, 3000000, 20000000, 4
 local REMEMBER_US = 90000000  -- so long an exchange's number is remembered, against one that is sent twice
 
 local time = redis.call('TIME')
@@ -59,15 +60,16 @@ end
 local function inflow(want) return want.figure - math.floor(math.min(want.foreign, want.figure) * 9 / 10) end
 
 local function look_at_rate(want)
-    local stored = redis.call('HMGET', want.bucket, 'level', 'at', 'lent', 'lapse', 'foreign', 'kept', 'heard')
+    local stored = redis.call('HMGET', want.bucket, 'level', 'at', 'lent', 'lapse', 'foreign', 'kept', 'heard', 'first')
     want.at_us = math.max(now_us, tonumber(stored[2]) or now_us)
     want.foreign, want.unheeded, want.heard_us = tonumber(stored[5]) or 0, tonumber(stored[6]) or 0, tonumber(stored[7])
+    want.first_us = tonumber(stored[8])
     local came = inflow(want) * (want.at_us - (tonumber(stored[2]) or now_us))
     want.lent = (tonumber(stored[3]) or 0) * UNITS
     want.level = math.min(want.capacity - want.lent, (tonumber(stored[1]) or want.capacity) + came)
     want.remember_us = stored[3] and REMEMBER_US or 0
     want.forgets = stored[5] and want.level == want.capacity - want.lent
-    if want.forgets then want.foreign, want.unheeded, want.heard_us = 0, 0, nil end
+    if want.forgets then want.foreign, want.unheeded, want.heard_us, want.first_us = 0, 0, nil, nil end
     if stored[4] and tonumber(stored[4]) <= now_us then
         -- What had no room beside a loan does not flow in after all once the loan has ended: so the level is written first.
         redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
@@ -99,9 +101,10 @@ local function hear(want, most)
     most = most - want.lent
     local lowered = math.max(0, want.level - most)
     if want.form == 'r' then
-        local is_first = not want.heard_us
+        want.first_us = want.first_us or want.at_us
+        local is_first = want.at_us - want.first_us < FIRST_US
         local uncounted = is_first and lowered or math.min(lowered, math.max(0, math.floor(want.capacity / UNCOUNTED) - want.unheeded))
-        local span_us = is_first and 0 or math.min(want.at_us - want.heard_us, LONGEST_US)
+        local span_us = want.heard_us and math.min(want.at_us - want.heard_us, LONGEST_US) or 0
         local near = math.max(0, 1 - UNCOUNTED * math.max(0, most - want.level) / want.capacity)
         local counted = math.min(lowered - uncounted, want.figure * (MEAN_US + span_us))
         local flowed_out = near * ((want.figure - inflow(want)) * span_us)
@@ -109,7 +112,8 @@ local function hear(want, most)
         want.unheeded, want.heard_us = want.unheeded + (is_first and 0 or uncounted), want.at_us
         want.forgets = false
         local said = string.format('%.17g', want.foreign)
-        redis.call('HSET', want.bucket, 'foreign', said, 'kept', whole(want.unheeded), 'heard', whole(want.heard_us))
+        redis.call('HSET', want.bucket, 'foreign', said, 'kept', whole(want.unheeded), 'heard', whole(want.heard_us),
+            'first', whole(want.first_us))
     end
     want.level = want.level - lowered
 end
@@ -118,7 +122,7 @@ end
 local function keep(want)
     if want.form == 'r' then
         redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
-        if want.forgets then redis.call('HDEL', want.bucket, 'foreign', 'kept', 'heard') end
+        if want.forgets then redis.call('HDEL', want.bucket, 'foreign', 'kept', 'heard', 'first') end
         local full_us = (want.capacity - want.level) / inflow(want) + want.at_us - now_us
         redis.call('PEXPIRE', want.bucket, math.ceil(math.max(full_us, want.remember_us) / 1e3) + 1000)
     else

@@ -43,6 +43,7 @@
 -- bucket is remembered for a day past its end, for hosts whose clocks are behind and for what is settled late.
 
 local MOST_US = 1e12 -- of one charge
+local GATE_SPAN_US = 1000
 local id, waiter = ARGV[1], ARGV[2]
 
 local function numbers(text)
@@ -129,9 +130,11 @@ local function start(some)
     return rank
 end
 
--- How long a bucket takes to give the cost. Of permits and windows nobody knows, and all of them may come in a second.
+-- How long a bucket takes to give the cost. Of permits and windows nobody knows, and all of them may come in a second; a gate
+-- is to count only where no bucket does: see want.py.
 local function span(want)
     if want.form == 'r' then return want.cost / want.figure end
+    if want.form == 'g' then return GATE_SPAN_US end
     return want.cost / want.capacity * 1e6
 end
 

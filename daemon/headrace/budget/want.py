@@ -22,6 +22,7 @@ Kind = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "con
 OnRedisLoss = Literal["closed", "open", "share"]
 
 NANO_USD = 1_000_000_000  # spend is counted in these
+GATE_US = 1000.0  # of one call at a gate: enough to tell weights apart, and less than its buckets take
 
 
 class Form(StrEnum):
@@ -70,10 +71,13 @@ class Want:
         How long the bucket takes to give the cost.
 
         Of permits and windows nobody knows; all of them may come in a second, which is as good as any other guess between calls
-        that wait for the same ones.
+        that wait for the same ones. A gate stands before every call, and seldom in its way: what it takes is to tell calls
+        apart only where no bucket does.
         """
         if self.form is Form.RATE:
             return self.cost * UNITS / self.rate_per_minute
+        if self.form is Form.GATE:
+            return GATE_US
         return self.cost / self.capacity * 1e6
 
     @property
@@ -85,7 +89,7 @@ class Want:
         """Return the same at another cost; by hand, since `replace` takes five times as long, twice a call."""
         return Want(
             self.bucket_id, self.limit, self.kind, self.form, self.rate_per_minute, self.capacity, cost, self.on_redis_loss,
-            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight,
+            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight, self.is_upstreams,
         )  # fmt: skip
 
     def worded(self, amount: int) -> str:

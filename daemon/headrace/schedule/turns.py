@@ -283,6 +283,13 @@ class Schedule:
         wants = hold.wants or self.tuner.needed_gate(hold.model_class, said)
         return _briefly(self._ledger.settle(hold.id, wants, actual, said)) if wants else _nothing()
 
+    def tell(self, call: Errand) -> None:
+        """Tell the buckets of a call upstream's latest word at once: they are new and full, and others wait to draw on them."""
+        wants = tuple(want.at(0) for want in self._limits.buckets(call, self._clock.now()))
+        said = self.tuner.latest(self.tuner.class_of(call), wants)
+        if said.most:
+            self._ledger.settle(f"{self._inbox}|word {next(self._numbers)}", wants, {}, said)
+
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back; for `Turn`. The command leaves at once."""
         self._close(hold, {})

@@ -5,7 +5,8 @@ It works only where there is no `[[limit]]` at all. Whoever configures one has s
 
 Before the first answer nobody knows anything. So one call of each model class goes first, and the others wait for its head,
 for a second at most: a start under over-demand is no herd. Who goes first next time is decided anew if the first brings no
-head in ten.
+head in ten. What that head says is left is told to the new buckets before any of the others draws from them: whoever went
+after that second has used some of it, and no bucket knows.
 
 A learned limit is a limit like any other: it bounds what the organisation has of a model class, and when Redis is away each
 daemon holds its part.
@@ -158,10 +159,11 @@ class Learner:
 
     # Learning.
 
-    def hear(self, model_class: str, word: Word) -> None:
-        """Take in what the head of an answer of this class says."""
+    def hear(self, model_class: str, word: Word) -> bool:
+        """Take in what the head of an answer of this class says; return whether its limits were not known before."""
         if not self.is_on:
-            return
+            return False
+        is_new = bool(word) and model_class not in self._known
         herald = self._heralds.pop(model_class, None)
         if len(self._heard) >= _MOST_CLASSES:
             self._heard.clear()
@@ -171,6 +173,7 @@ class Learner:
             self._learn(model_class, rates, max(said.burst_s for said in word.readings.values()), "answers")
         if herald is not None and not herald.heard.done():
             herald.heard.set_result(None)
+        return is_new and model_class in self._known
 
     def read(self, account: Mapping[str, Mapping[Kind, int]]) -> None:
         """Take in what the account's own list says; answers know better: they tell of a workspace's limits, too."""

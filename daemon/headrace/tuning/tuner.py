@@ -42,6 +42,7 @@ class Tuner:
         hosts: how many processes share Redis.
         backoff_s: the first pause of an overload, and the longest.
         on_limits: called when other limits have been learnt.
+        on_learnt: called with the call from whose answer, after that; the buckets of those limits are still full.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Tuner:
         hosts: Callable[[], int] = lambda: 1,
         backoff_s: tuple[float, float] = (0.5, 30.0),
         on_limits: Callable[[], None] = lambda: None,
+        on_learnt: Callable[[Errand], None] = lambda call: None,
     ) -> None:
         self.classes = classes or ModelClasses()
         self.gates = Gates(link, clock, hosts=hosts, backoff_s=backoff_s)
         self.words = Words()
         self.learner = Learner(link, clock, on_limits, is_on=learns)
         self._clock = clock
+        self._on_learnt = on_learnt
 
     def __repr__(self) -> str:
         return f"<Tuner {self.gates!r} {self.learner!r}>"
@@ -78,8 +81,8 @@ class Tuner:
             word = heed(status, raw_headers, sent_at, self._clock.now())
             if word:
                 self.words.hear(model_class, word)
-            if word or status == 200:
-                self.learner.hear(model_class, word)
+            if (word or status == 200) and self.learner.hear(model_class, word):
+                self._on_learnt(call)
 
     def asks_gate(self, model_class: str, wants: Sequence[Want]) -> tuple[Want, ...]:
         """Return the want of a call's gate, if it asks: with others, or since there may be one."""
@@ -91,6 +94,10 @@ class Tuner:
             return NOTHING_SAID
         most = self.words.carried(model_class, wants, self._clock.now())
         return Said(most, verdict(end), self.gates.told(model_class, end, age_s))
+
+    def latest(self, model_class: str, wants: Sequence[Want]) -> Said:
+        """Return what a settlement says that is made only to tell these buckets upstream's latest word."""
+        return Said(self.words.carried(model_class, wants, self._clock.now()))
 
     def needed_gate(self, model_class: str, said: Said) -> tuple[Want, ...]:
         """Return the want of the gate that the settlement of a call that asked nobody has to shut."""
