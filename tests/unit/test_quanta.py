@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.budget.quanta import LOAN_S, MARGIN_S, NOTHING, QUIET_S, TICK_S, Quantum, Terms, Word
+from headrace.budget.quanta import AHEAD_S, LOAN_S, MARGIN_S, NOTHING, QUIET_S, TICK_S, Quantum, Terms, Word
 from headrace.budget.want import Form, Want
 
 WANT = Want("org:input_tokens", "org", "input_tokens", Form.RATE, 60_000, 10_000, 10)
@@ -51,10 +51,29 @@ def talk(quantum: Quantum, lender: Lender, now: float, terms: Terms) -> Word | N
 
 
 def test_steady():
-    """At a steady pace nobody asks Redis but those who came first, and six ticks' demand is held, not more."""
+    """At a steady pace nobody asks Redis but those who came first, and eight ticks' demand is held, not more."""
     quantum, lender, refused, _ = busy(5.0, 400, Terms())
     assert refused <= 40
-    assert 0 < quantum.held == lender.lent <= 400 * 0.3 * 10 + 1
+    assert 0 < quantum.held == lender.lent <= 400 * AHEAD_S * 10 + 1
+
+
+def test_what_can_wait():
+    """While most of a loan is left, what was spent can wait; upstream's word cannot, nor a loan that is half gone or owed."""
+    quantum, *_ = busy(5.0, 400, Terms())
+    quantum.take(10)
+    assert not quantum.is_pressing(15)
+    quantum.put_back(3)
+    assert not quantum.is_pressing(15)
+    quantum.put_back(-4)
+    assert not quantum.is_pressing(15)
+    quantum.put_back(1 - quantum.lent // 2)
+    assert quantum.is_pressing(15)
+    quantum.put_back(quantum.lent // 2)
+    quantum.bound(quantum.level)
+    assert quantum.is_pressing(15)
+    quantum.ceiling = None
+    quantum.take(quantum.held // 2 + 1)
+    assert quantum.is_pressing(15)
 
 
 def test_seldom():

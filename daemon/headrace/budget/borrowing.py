@@ -5,9 +5,10 @@ Borrowing: a ledger that grants from quanta it holds of the buckets, without a r
                       -> else RedisLedger, as though there were no borrowing
 
 One exchange a tick (sooner if all is spent), and only if there is something to say, tells Redis for all buckets at once what
-was spent and what came back, sends home what is not needed, and asks for more. While anybody waits on a bucket nothing is lent
-of it; who must wait has Redis recall what is lent, it is home a round trip later, and grants go one by one in the line's order.
-Who is granted here is charged nothing for it (rank.py), as nobody waited; so its settlement has no charge to correct.
+was spent and what came back, sends home what is not needed, and asks for more; while more than half of each loan is left, it
+waits for a few ticks. While anybody waits on a bucket nothing is lent of it; who must wait has Redis recall what is lent, it is
+home a round trip later, and grants go one by one in the line's order. Who is granted here is charged nothing for it (rank.py),
+as nobody waited; so its settlement has no charge to correct.
 
 The arithmetic, and why no window gets more than its bucket's promise, is in quanta.py. Calls that want permits go one by one: a
 permit is held for as long as its call runs, so a process that borrowed some would keep them from others for minutes. Whatever
@@ -34,7 +35,7 @@ import structlog
 from headrace import keys, observe
 from headrace.budget.gate import Verdict
 from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said, Wait, all_back, given_back
-from headrace.budget.quanta import LOAN_S, NOTHING, TICK_S, Quantum, Terms, Word
+from headrace.budget.quanta import EASE_S, LOAN_S, NOTHING, TICK_S, Quantum, Terms, Word
 from headrace.budget.redis import names_of
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock, SystemClock
@@ -294,9 +295,15 @@ class Borrowing:
             while self._quanta:
                 await self._pause()
                 try:
-                    await self.exchange()
+                    if self._is_due():
+                        await self.exchange()
                 except RedisAway:
                     await self._clock.sleep(_AGAIN_S)
+
+    def _is_due(self) -> bool:
+        if self._unsaid or self._urgent.is_set() or self._monotonic() - self._said_at >= EASE_S:
+            return True
+        return any(quantum.is_pressing(self._terms.least_calls) for quantum in self._quanta.values())
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -24,10 +24,11 @@ from dataclasses import dataclass, replace
 
 from headrace.budget.want import Want
 
-TICK_S = 0.05  # so often there is an exchange, if there is something to say
+TICK_S = 0.05  # so often there is an exchange, if there is something to say that cannot wait
+EASE_S = 0.2  # what can wait is said so often
 LOAN_S = 1.0
 MARGIN_S = 0.25  # so much earlier a loan ends here than in Redis: clocks go at their own pace
-AHEAD_S = 0.3  # six ticks: of what comes in a burst, or while this process was held up, most is here already
+AHEAD_S = 0.4  # eight ticks: of what comes in a burst, or while this process was held up, most is here already
 LEAST_CALLS = 15.0  # a second; an exchange each tick costs less than asking for each call from about ten on
 QUIET_S = 0.5
 
@@ -70,20 +71,20 @@ class Quantum:
 
     `held` may be granted until `until`, `spent` was granted since the last word, `back` is what settling gave back (below zero:
     took in addition) and the bucket has not been told; `ceiling` is how much it holds at most, as upstream has said meanwhile;
-    `level` is what was left in the bucket and of all that is lent of it when last heard. `want` is a want of the bucket, at
-    whatever cost. What `is_over` borrows no more: the bucket has other figures now.
+    `level` is what was left in the bucket and of all that is lent of it when last heard, `lent` what was held then. `want` is a
+    want of the bucket, at whatever cost. What `is_over` borrows no more: the bucket has other figures now.
     """
 
     __slots__ = (
-        "_calls", "_since", "_tokens", "back", "calls_pace", "ceiling", "cost", "held", "is_over", "level", "pace",
-        "quiet_until", "spent", "until", "want",
+        "_calls", "_since", "_tokens", "back", "calls_pace", "ceiling", "cost", "held", "is_over", "lent", "level",
+        "pace", "quiet_until", "spent", "until", "want",
     )  # fmt: skip
 
     def __init__(self, want: Want, now: float) -> None:
         self.want = want
         self.is_over = False
         self.ceiling: int | None = None
-        self.held = self.spent = self.back = self.level = 0
+        self.held = self.lent = self.spent = self.back = self.level = 0
         self.until = self.quiet_until = -math.inf
         self.calls_pace = self.pace = self.cost = 0.0  # calls and tokens a second; tokens a call
         self._since, self._calls, self._tokens = now, 0, 0
@@ -126,6 +127,14 @@ class Quantum:
 
     # Talking.
 
+    def is_pressing(self, least_calls: float) -> bool:
+        """Whether something is to be said now: half of the loan is gone or owed, nothing was lent, or there is a ceiling."""
+        if self.ceiling is not None:
+            return True
+        if self.held + min(self.back, 0) > self.lent / 2:
+            return False
+        return bool(self.spent or self.back) or self.calls_pace >= least_calls
+
     def word(self, now: float, terms: Terms) -> Word | None:
         """Return what is to be said now, or None; what goes home is held no longer, what is said is said once."""
         self._fold(now)
@@ -145,7 +154,7 @@ class Quantum:
 
     def hear(self, lent: int, left_s: float, level: int, sent_at: float) -> None:
         """Take in the answer to a word: what is lent to us and for how long from the moment at which it was said."""
-        self.held = max(0, lent - self.spent)
+        self.held = self.lent = max(0, lent - self.spent)
         self.until = sent_at + left_s - MARGIN_S
         self.level = level
 
