@@ -23,6 +23,12 @@ _LANES = {
     "standard": options_pb2.LANE_STANDARD,
     "batch": options_pb2.LANE_BATCH,
 }
+_GRANULARITIES = {
+    "": usage_service_pb2.USAGE_GRANULARITY_UNSPECIFIED,
+    "minute": usage_service_pb2.USAGE_GRANULARITY_MINUTE,
+    "day": usage_service_pb2.USAGE_GRANULARITY_DAY,
+    "month": usage_service_pb2.USAGE_GRANULARITY_MONTH,
+}
 _FLAGS = {"no-store": "no_store", "no-cache": "no_cache", "only-if-cached": "only_if_cached"}
 _PAGE = 200  # tickets in one response
 _SPANS = {"max-age": "max_age", "stale-if-error": "stale_if_error"}
@@ -169,8 +175,9 @@ def get_usage(
     since: datetime | None, until: datetime | None, by: Sequence[str], per: str, only: Mapping[str, Any]
 ) -> usage_service_pb2.GetUsageRequest:
     """Return the request for what was used; ValueError for what is no span or pattern that there is."""
-    granularity = usage_service_pb2.UsageGranularity.Value(f"USAGE_GRANULARITY_{(per or 'unspecified').upper()}")
-    request = usage_service_pb2.GetUsageRequest(**only, group_by=by, granularity=granularity)
+    if per not in _GRANULARITIES:
+        raise ValueError(f"per: {per!r} is none of minute, day, month")
+    request = usage_service_pb2.GetUsageRequest(**only, group_by=by, granularity=_GRANULARITIES[per])
     if since is not None:
         request.since_time.FromDatetime(since)
     if until is not None:
