@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
+import pytest
 import redis
 
+from conftest import until
 from flow_parts import Daemon, daemon
+from headrace import keys
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
 from headrace.v1 import api_service_pb2
@@ -115,3 +119,29 @@ def taken(url: str) -> str:
         left = [key for kind in ("permits", "line", "waits") for key in client.keys(f"headrace:{{budget}}:{kind}:*")]
         left += [key for key in client.keys("headrace:{budget}:hold:*") if client.get(key) != b"closed"]
         return str(left) if left else ""
+
+
+async def cancel_at_every_step(one: Daemon, url: str, begin: Callable[[int], asyncio.Task[Any]], *, every: int) -> None:
+    """
+    Begin a call again and again, each time cancelled a little later, until one ends by itself; each time all is given back.
+
+    The steps are the turns of the loop one by one, then time by the millisecond; *every* so many of them are tried.
+    """
+    for step in range(0, 400, every):
+        asked = begin(step)
+        for _ in range(min(step, 60)):
+            await asyncio.sleep(0)
+        await asyncio.sleep(max(0, step - 60) / 1000)
+        if asked.done():
+            break
+        asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
+        await until(lambda: not one.held(), what=f"step {step}: {one.held()}")
+        await until(lambda: not taken(url), what=f"step {step}: {taken(url)}")
+        with redis.Redis.from_url(url) as client:
+            await until(lambda: client.zcard(keys.TICKETS) == 0, what=f"step {step}: a ticket is left")
+    else:
+        pytest.fail("the call never ended")
+    assert step > 5
+    await asked

@@ -22,6 +22,7 @@ The line
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
+    tuning/     what upstream says of itself
     callers     who asks, and keys            embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
 

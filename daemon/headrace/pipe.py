@@ -187,7 +187,7 @@ async def open_pipe(
     """Connect, introduce ourselves, and take the socket over; raises what redis-py raises, and `TimeoutError`."""
     try:
         async with asyncio.timeout(patience_s):  # by the loop: it is a socket's
-            await connection.connect()  # type: ignore[no-untyped-call]  # likewise  # the library's own gap
+            await connection.connect()  # type: ignore[no-untyped-call]  # the library's own gap
     except BaseException:
         await asyncio.shield(connection.disconnect(nowait=True))
         raise

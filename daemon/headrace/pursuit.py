@@ -50,6 +50,7 @@ from headrace.retry.holds import Hold
 from headrace.retry.policy import RetryPolicy, Tries, jitter
 from headrace.retry.ticket import Claimed, Conflict, Same, Ticket
 from headrace.retry.tickets import Tickets
+from headrace.schedule.hands import Hands
 
 log = structlog.get_logger()
 
@@ -70,7 +71,7 @@ class Pursuits:
     Answers calls whose callers may be gone.
 
     Args:
-        max_running: tickets that are worked on at once in this process; more wait, in order, with their alarms.
+        hands: bound the tickets that are worked on at once in this process; more wait with their alarms.
     """
 
     def __init__(
@@ -84,8 +85,7 @@ class Pursuits:
         policy: RetryPolicy,
         tickets: Tickets,
         outcomes: Outcomes,
-        *,
-        max_running: int = 1000,
+        hands: Hands,
     ) -> None:
         self._clock = clock
         self._flow = flow
@@ -96,8 +96,7 @@ class Pursuits:
         self._policy = policy
         self._tickets = tickets
         self._outcomes = outcomes
-        self._hands = asyncio.Semaphore(max_running)
-        self._waiting = 0
+        self._hands = hands
         self._running: set[asyncio.Task[None]] = set()
         self._background = Background("pursuit", clock)
 
@@ -107,7 +106,7 @@ class Pursuits:
 
     def stats(self) -> PursuitStats:
         """Return its state now."""
-        return PursuitStats(len(self._running), self._waiting)
+        return PursuitStats(len(self._running), self._hands.waiting)
 
     # Submitted.
 
@@ -223,18 +222,15 @@ class Pursuits:
         Returns when it is in hand: the job that rang has done its work, and its place in the queue's worker is free. From here
         on the order is that of the schedule, and not that of the queue.
         """
-        self._waiting += 1
-        try:
-            await self._hands.acquire()
-        finally:
-            self._waiting -= 1
+        if not await self._hands.take(lambda: self._tickets.asked(ticket_id)):
+            return
         try:
             ticket = await self._tickets.start(ticket_id, attempt)
             if ticket is None or ticket.call is None:
-                self._hands.release()
+                self._hands.give_back()
                 return
         except BaseException:
-            self._hands.release()
+            self._hands.give_back()
             raise
         is_pursuit = ticket.is_submitted and attempt == 1
         work = self._pursue(ticket.call) if is_pursuit else self._attempt(ticket, ticket.call, attempt)
@@ -243,11 +239,11 @@ class Pursuits:
         task.add_done_callback(self._running.discard if is_pursuit else self._let_go)
         if is_pursuit:
             # It waits for its own retries, which need hands: holding one, a crowd of submitted calls would wait for ever.
-            self._hands.release()
+            self._hands.give_back()
 
     def _let_go(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        self._hands.release()
+        self._hands.give_back()
 
     async def _pursue(self, call: Call) -> None:
         """Go with a submitted call along the whole line."""

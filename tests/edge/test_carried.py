@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import until
-from doors import open_door, taken
+from doors import cancel_at_every_step, open_door
 from flow_parts import Daemon
 from headrace import observe
 from headrace.edge.exchange import Request
@@ -381,20 +381,9 @@ async def test_cancelled_at_every_step(valkey_url: str, tmp_path: Path, talks: l
             assert await response.read() == b"{}"
 
     async with open_door(valkey_url, tmp_path, speak, LIMIT=limits, RETRY__BACKOFF="0.01s..0.02s") as (_, _, one):
-        for step in range(0, 400, 1 if long else 7):  # the turns of the loop one by one, then time by the millisecond
+
+        def begin(step: int) -> asyncio.Task[None]:
             current[0] = saying(*talks)
-            asked = asyncio.create_task(carry(one))
-            for _ in range(min(step, 60)):
-                await asyncio.sleep(0)
-            await asyncio.sleep(max(0, step - 60) / 1000)
-            if asked.done():
-                break
-            asked.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asked
-            await until(lambda: not one.held(), what=f"step {step}: {one.held()}")
-            await until(lambda: not taken(valkey_url), what=f"step {step}: {taken(valkey_url)}")
-        else:
-            pytest.fail("the call never ended")
-        assert step > 5
-        await asked
+            return asyncio.create_task(carry(one))
+
+        await cancel_at_every_step(one, valkey_url, begin, every=1 if long else 7)

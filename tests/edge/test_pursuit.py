@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from conftest import until
-from flow_parts import asking, in_turn, overloaded, running, say
+from flow_parts import Daemon, asking, in_turn, overloaded, running, say
 from headrace.retry.ticket import State
 from scripted import Line
 
@@ -38,3 +41,47 @@ async def test_attempt_that_began_in_time(valkey_url: str, tmp_path: Path) -> No
         go.set()
         reply = await asyncio.wait_for(asked, 10)
         assert (reply.attempts, server.calls) == (2, 2)
+
+
+@pytest.mark.parametrize("step", range(0, 24, 2))
+async def test_submission_cut_off(valkey_url: str, tmp_path: Path, step: int) -> None:
+    """A caller cut off while it submits has a ticket that it can find, or none; repeating it with its key gets that one."""
+    async with running(valkey_url, tmp_path, say) as (one, server):
+        call = one.call(idempotency_key="k")
+        asked = asyncio.create_task(one.parts.pursuits.submit(call))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+        again = await one.parts.pursuits.submit(call)
+        tickets, _ = await one.parts.tickets.list(call.caller.name)
+        assert [ticket.id for ticket in tickets] == [again.id]
+        assert (await asyncio.wait_for(one.parts.tickets.wait(again.id), 20)).state is State.SUCCEEDED
+        assert server.calls == 1
+
+
+async def test_hands_in_fair_order(valkey_url: str, tmp_path: Path) -> None:
+    """One caller's flood of due tickets does not stand before another's: hands are given in fair order, and not first come."""
+    go, order = asyncio.Event(), []
+
+    async def note(line: Line) -> None:
+        order.append(json.loads(line.body)["who"])
+        await go.wait()
+        await say(line)
+
+    async with running(valkey_url, tmp_path, note, RETRY__MAX_RUNNING="4") as (one, _):
+        parked = [await park(one, "ann", n) for n in range(14)]
+        await until(lambda: len(order) == 4 and one.parts.pursuits.stats().waiting == 10)
+        parked += [await park(one, "bob", n) for n in range(2)]
+        await until(lambda: one.parts.pursuits.stats().waiting == 12)
+        go.set()
+        ended = [await asyncio.wait_for(one.parts.tickets.wait(ticket), 20) for ticket in parked]
+        assert {ticket.state for ticket in ended} == {State.SUCCEEDED}
+    assert order.index("bob") <= 5
+    assert len(order) == 16
+
+
+async def park(one: Daemon, caller: str, n: int) -> str:
+    """Let a call wait in the queue for its second attempt, due at once, without anybody who waits for it."""
+    call = one.call({"who": caller, "n": n}, caller=caller, idempotency_key=f"{caller}{n}")
+    return await one.parts.tickets.park(call, attempts=1, broken=0, due=one.parts.clock.now())

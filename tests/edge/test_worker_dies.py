@@ -106,7 +106,7 @@ async def test_what_is_left_of_a_dead_attempt(valkey_url: str, tmp_path: Path) -
     """Of a ticket that has ended its answer is told, and not what lies in its log of an attempt that died."""
     async with running(valkey_url, tmp_path, hang) as (one, _):
         tickets = one.parts.tickets
-        one.parts.alarms.is_mute = True  # type: ignore[attr-defined]
+        one.parts.alarms.is_mute = True  # type: ignore[attr-defined]  # running() puts Bells there
         ticket = (await one.parts.pursuits.submit(one.call({"stream": True}))).id
         await tickets.start(ticket, 1)
         dead, flight = Flight("dead"), Flight("late")

@@ -39,6 +39,7 @@ def body(*items: object, **more: object) -> bytes:
 
 HEAVY = {
     "blocks": body(*[BLOCK] * BLOCKS),
+    "null": body(*[{"type": "text", "text": "a null block"}] * BLOCKS),
     "objects": body(*[{}] * 1_000_000),
     "numbers": body(x=[1] * 4_000_000),
     "names": body(x={f"name {number}": number for number in range(400_000)}),
@@ -54,10 +55,18 @@ WRONG = {
 }
 
 
+CHAT = json.dumps({
+    "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}).encode()  # fmt: skip
+
+
 async def take(request: web.BaseRequest) -> web.Response:
     async for _ in request.content.iter_any():
         pass
-    return web.Response(body=MESSAGE, content_type="application/json")
+    said = CHAT if request.path.endswith("completions") else MESSAGE
+    return web.Response(body=said, content_type="application/json")
 
 
 @dataclass
@@ -122,8 +131,8 @@ def environ(pid: int) -> str:
     return Path(f"/proc/{pid}/environ").read_bytes().decode()
 
 
-async def post(url: str, raw: bytes) -> tuple[int, bytes]:
-    async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/messages", data=io.BytesIO(raw)) as answer:
+async def post(url: str, raw: bytes, *, path: str = "/v1/messages") -> tuple[int, bytes]:
+    async with aiohttp.ClientSession() as session, session.post(url + path, data=io.BytesIO(raw)) as answer:
         return answer.status, await answer.read()
 
 
@@ -133,6 +142,13 @@ async def test_http(here: House) -> None:
         async with here.at_ease(name):
             assert await post(here.daemon.http, raw) == (200, MESSAGE), name
     assert await post(here.daemon.http, HEAVY["blocks"]) == (200, MESSAGE)
+
+
+async def test_chat(here: House) -> None:
+    """In the other dialect, too."""
+    async with here.at_ease("chat"):
+        status, _ = await post(here.daemon.http, HEAVY["null"], path="/v1/chat/completions")
+    assert status == 200
 
 
 async def test_wrong(here: House) -> None:

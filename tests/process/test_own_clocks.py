@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import aiohttp
 import anthropic
@@ -37,6 +39,12 @@ GRACE_S = 0.3  # on the way to upstream's door, beside what is measured; what a 
 
 LAST: dict[str, float] = {}  # when each prompt was last asked for upstream
 ROUNDS: list[float] = []  # how long each /healthz took meanwhile, from this loop through the daemon's and back (s)
+# The daemon speaks half a second before an SDK's clock rings. Where the machine takes longer than that for a request
+# that asks nothing, a clock that rang says nothing of the daemon: what rang then is asked again, with less beside it.
+LATE_S = 0.25  # one way each
+AGAIN = 8  # times at most
+
+RANG = (anthropic.APITimeoutError, openai.APITimeoutError)
 
 
 def prompt(*parts: object) -> str:
@@ -54,33 +62,49 @@ async def by_openai(client, kind, form, timeout):
 
 
 async def ask_all() -> dict[tuple[str, ...], object]:
-    async with simulated() as simulator:
+    async with simulated() as simulator, contextlib.AsyncExitStack() as stack:
+        running = stack.enter_context(daemon(simulator.url, RETRY__MAX_ATTEMPTS="1000"))
+        client = await stack.enter_async_context(anthropic.AsyncAnthropic(api_key="k", base_url=running.http, max_retries=0))
+        chat = await stack.enter_async_context(openai.AsyncOpenAI(api_key="k", base_url=f"{running.http}/v1", max_retries=0))
+        # Both SDKs build their models at the first answer, which takes them longer than any answer after it.
+        await client.messages.create(**body_of("first"))
+        await chat.chat.completions.create(**body_of("first"))
         for kind in KINDS:
             simulator.faults.add(kind, path="/v1/*", text=kind, retry_after_s=0.6)
-        async with contextlib.AsyncExitStack() as stack:
-            running = stack.enter_context(daemon(simulator.url, RETRY__MAX_ATTEMPTS="1000"))
-            client = await stack.enter_async_context(
-                anthropic.AsyncAnthropic(api_key="k", base_url=running.http, max_retries=0)
-            )
-            chat = await stack.enter_async_context(
-                openai.AsyncOpenAI(api_key="k", base_url=f"{running.http}/v1", max_retries=0)
-            )
-            asked = {}
-            for kind, form in itertools.product(KINDS, FORMS):
-                for name, timeout in TIMEOUTS.items():
-                    asked["anthropic", kind, form, name] = by_anthropic(client, kind, form, timeout)
-                asked["openai", kind, form, "4"] = by_openai(chat, kind, form, 4)
-            for kind, door, said in itertools.product(KINDS, ("http", "http chat", "ApiService.Call"), SAID):
-                text = prompt(kind, "plain", door, said)
-                asked["plain", kind, door, said] = DOORS[door](running, text, x_stainless_timeout=said)
-            asked["hang"] = hang(simulator, running)
-            rounds = asyncio.create_task(go_round(running.http))
-            heard = await asyncio.gather(*(asyncio.wait_for(each, 60) for each in asked.values()), return_exceptions=True)
-            rounds.cancel()
+        simulator.faults.add("hang", text="hang")
+        asked = calls(running, client, chat)
+        heard, late_s = await ask(asked, running.http)
+        for _ in range(AGAIN):
+            rang = {name: asked[name] for name, one in heard.items() if isinstance(one, RANG)}
+            if not rang or late_s < LATE_S:
+                break
+            again, late_s = await ask(rang, running.http)
+            heard |= again
         for visit in simulator.journal.visits:
-            last = LAST.setdefault(visit.text, visit.at_monotonic)
-            LAST[visit.text] = max(last, visit.at_monotonic)
-    return dict(zip(asked, heard, strict=True))
+            LAST[visit.text] = max(LAST.get(visit.text, 0), visit.at_monotonic)
+    return heard
+
+
+def calls(running, client, chat) -> dict[tuple[str, ...], Callable[[], Awaitable[object]]]:
+    asked = {}
+    for kind, form in itertools.product(KINDS, FORMS):
+        for name, timeout in TIMEOUTS.items():
+            asked["anthropic", kind, form, name] = partial(by_anthropic, client, kind, form, timeout)
+        asked["openai", kind, form, "4"] = partial(by_openai, chat, kind, form, 4)
+    for kind, door, said in itertools.product(KINDS, ("http", "http chat", "ApiService.Call"), SAID):
+        text = prompt(kind, "plain", door, said)
+        asked["plain", kind, door, said] = partial(DOORS[door], running, text, x_stainless_timeout=said)
+    asked[("hang",)] = partial(over_http, running, "hang", x_stainless_timeout="3.5")
+    return asked
+
+
+async def ask(asked, url) -> tuple[dict[tuple[str, ...], object], float]:
+    """Make these calls at once: what each heard, and the longest that a request which asks nothing took meanwhile (s)."""
+    before = len(ROUNDS)
+    rounds = asyncio.create_task(go_round(url))
+    said = await asyncio.gather(*(asyncio.wait_for(each(), 60) for each in asked.values()), return_exceptions=True)
+    rounds.cancel()
+    return dict(zip(asked, said, strict=True)), max(ROUNDS[before:])
 
 
 async def go_round(url):
@@ -90,12 +114,7 @@ async def go_round(url):
             async with session.get(f"{url}/healthz") as response:
                 assert response.status == 200
             ROUNDS.append(time.monotonic() - began)
-            await asyncio.sleep(0.01)
-
-
-async def hang(simulator, at):
-    simulator.faults.add("hang", text="hang")
-    return await over_http(at, "hang", x_stainless_timeout="3.5")
+            await asyncio.sleep(0.03)
 
 
 @pytest.fixture(scope="module")
@@ -133,4 +152,4 @@ def test_plain(heard, kind, door, said):
 
 def test_hang(heard):
     """Where upstream says nothing there is nothing to say before the time is over: 504, at the upper bound."""
-    assert (heard["hang"].status, heard["hang"].ending) == (504, "timeout_error")
+    assert (heard[("hang",)].status, heard[("hang",)].ending) == (504, "timeout_error")

@@ -16,7 +16,7 @@ from headrace.budget.estimate import Estimator
 from headrace.budget.ledger import Granted
 from headrace.budget.limits import Limit, Limits
 from headrace.crowd import Crowd
-from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
+from headrace.errors import AttemptFailed, BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway, UpstreamError
 from headrace.model import Usage
 from headrace.rank import NOBODY
 from headrace.schedule.line import MOST_OF_FLOW
@@ -283,7 +283,7 @@ async def test_fail(failure, sent, left):
     house = House(Limit("org", requests_per_minute=60, output_tokens_per_minute=60))
     async with house.schedule.turn(house.call(), "h") as turn:
         turn.sent()
-        await turn.fail(failure, sent)
+        await turn.fail(AttemptFailed(failure, UpstreamError("no", status=500), sent=sent))
     assert await levels(house) == left
 
 

@@ -11,8 +11,11 @@ Budgets: how much of upstream each caller may use, shared by all processes.
     bucket.py    the arithmetic of one bucket, pure
     ledger.py    the port: reserve, settle, release
     pulse.py     whose leases may lapse, while Redis hears everybody; pure
-    redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua)
+    redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua; they share bucket.lua, gate.lua, line.lua)
+    borrowing.py the ledger before it, which grants from what it has borrowed (exchange.lua)
+    quanta.py    how much is borrowed, and what is said of it, pure
     memory.py    the same rules in this process alone
+    lines.py     who waits in it, and what that costs; pure
     known.py     what callers are told of their budget
     outage.py    what is spent while Redis is away, and told when it is back
     loss.py      what each limit does while Redis is away

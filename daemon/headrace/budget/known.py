@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from headrace.budget.want import Want
-
-Headers = tuple[tuple[str, str], ...]
+from headrace.model import Headers
 
 _NAMES = {
     "requests": "requests", "input_tokens": "input-tokens", "output_tokens": "output-tokens", "total_tokens": "tokens",

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace import observe
-from headrace.budget.ledger import Granted, Ledger, Never, Wait
+from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said, Wait
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.outage import Outage
 from headrace.budget.want import Form, Want
@@ -64,7 +64,7 @@ class LossPolicy:
         """Return its state now."""
         return LossStats(len(self._alone) + len(self._posted), len(self._waiting_alone))
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none; from Redis, or as the limits say."""
         is_closed = any(want.on_redis_loss == "closed" for want in wants)
         if is_closed or self._is_up():
@@ -77,10 +77,10 @@ class LossPolicy:
                     raise
         return await self._reserve_alone(hold_id, wants, waiter, flow)
 
-    async def _reserve_shared(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def _reserve_shared(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Reserved:
         self._come_back()
         outcome = await self._shared.reserve(hold_id, wants, waiter=waiter, flow=flow)
-        if not isinstance(outcome, Never):
+        if isinstance(outcome, (Granted, Wait)):
             self._outage.see(wants, outcome.levels)
         return outcome
 
@@ -94,7 +94,7 @@ class LossPolicy:
             used = {want.bucket_id: tokens for want, tokens in spent.items()}
             self._shared.settle(f"outage-{os.urandom(8).hex()}", list(spent), used)
 
-    async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Reserved:
         parts = self._parts(wants)
         for part in parts:
             want = next(want for want in wants if want.bucket_id == part.bucket_id)
@@ -113,15 +113,17 @@ class LossPolicy:
     def _parts(self, wants: Sequence[Want]) -> list[Want]:
         return [_part(want, self._known_hosts()) for want in wants if want.on_redis_loss == "share"]
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
+    def settle(
+        self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int], said: Said = NOTHING_SAID
+    ) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used, where it was reserved."""
         self._waiting_alone.discard(hold_id)
         if hold_id in self._alone:
             return self._own.settle(hold_id, self._alone.pop(hold_id), actual)
         if hold_id in self._posted:
             self._posted.discard(hold_id)
-            wants = [want for want in wants if want.on_redis_loss == "share" or want.form is Form.PERMIT]
-        return self._shared.settle(hold_id, wants, actual)
+            wants = [want for want in wants if want.on_redis_loss == "share" or want.form in (Form.PERMIT, Form.GATE)]
+        return self._shared.settle(hold_id, wants, actual, said)
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back where it was reserved, and leave all lines."""

@@ -23,7 +23,7 @@ import structlog
 from headrace import observe
 from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
-from headrace.model import Answer, Call, Event, Source
+from headrace.model import Answer, Call, Event, Headers, Source
 
 log = structlog.get_logger()
 
@@ -116,7 +116,7 @@ class Flight:
         self.attempts = 0  # made so far
         self.ticket = ""
         self.request_id = ""
-        self.headers: tuple[tuple[str, str], ...] = ()  # what else upstream said, of a stream that is still being said
+        self.headers: Headers = ()  # what else upstream said, of a stream that is still being said
         self.waited_s = 0.0  # for turns, in all its attempts
         self.landing: Landing | None = None
         self.leader: Member | None = None

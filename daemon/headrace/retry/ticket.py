@@ -109,7 +109,8 @@ SUMMARY = (
     "idempotency", "source", "error",
 )  # fmt: skip
 FULL = (*SUMMARY, "answer")
-RUN = (*SUMMARY, "call", "body")
+ASKED = (*SUMMARY, "call")
+RUN = (*ASKED, "body")
 
 
 def encode_ticket(

@@ -23,14 +23,7 @@ import structlog
 from headrace import codec, keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import (
-    Abandoned,
-    Canceled,
-    DeadlinePassed,
-    Draining,
-    HeadraceError,
-    RedisAway,
-)
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
@@ -38,17 +31,7 @@ from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import (
-    FULL,
-    RUN,
-    Claimed,
-    Conflict,
-    Same,
-    State,
-    Ticket,
-    Timing,
-    terminal_state,
-)
+from headrace.retry.ticket import ASKED, FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, terminal_state
 from headrace.retry.waits import Waits, not_found
 
 log = structlog.get_logger()
@@ -193,6 +176,12 @@ class Tickets:
             log.warning(observe.ALARM_FAILED, ticket=ticket_id, attempt=attempt)
 
     # Running one.
+
+    async def asked(self, ticket_id: str) -> Call | None:
+        """Return the call of a ticket, without its body, while there is anything to do for it."""
+        with contextlib.suppress(TicketNotFound):
+            return (await self._looks.read(ticket_id, ASKED)).call
+        return None
 
     async def start(self, ticket_id: str, attempt: int) -> Ticket | None:
         """

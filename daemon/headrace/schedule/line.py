@@ -49,7 +49,7 @@ class Place:
         buckets: what its wants were made of, to see whether they still hold after a reload.
         ends: the moment at which the first of its windows ends, and its wants with it.
         counted: its place among all that wait, taken once it has to.
-        asked: when it last asked the ledger.
+        asked_at: when it last asked the ledger.
         called: done when it is its turn to ask; failed when it is refused. None while it need not wait.
     """
 
@@ -70,7 +70,7 @@ class Place:
     is_outdated: bool = False
     has_asked: bool = False
     asked_as: str = ""
-    asked: float = 0.0
+    asked_at: float = 0.0
     costs: tuple[int, ...] = ()
     ends: float = math.inf
     rank: Rank = (0, 0)  # among all in its line, once somebody is held up there; before that who comes goes

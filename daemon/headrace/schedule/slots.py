@@ -1,8 +1,9 @@
 """
-Upstream's slots: how many requests may be in flight at upstream at once, and who gets the next free one.
+Slots: how many calls may do something at once, and who gets the next free one.
 
-A slot is taken after the budgets have granted a call what it wants, and given back when its attempt is over. Those who wait for
-one stand in fair order (order.py), in which each call costs the same: what is scarce here are slots, and not tokens.
+Upstream's slots bound the requests in flight there: one is taken after the budgets have granted a call what it wants, and
+given back when its attempt is over. A worker's hands (hands.py) bound the tickets that it works on. Those who wait for a slot
+stand in fair order (order.py), in which each call costs the same: what is scarce here are slots, and not tokens.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class _Place:
 
 class Slots:
     """
-    Upstream's slots.
+    Slots of one kind.
 
     Args:
-        count: how many there are (`upstream.max_in_flight`).
+        count: how many there are.
     """
 
     def __init__(self, count: int, clock: Clock) -> None:
@@ -65,7 +66,7 @@ class Slots:
         return SlotStats(self._count, self._in_use, len(self._waiting))
 
     def measure(self) -> None:
-        """Let the gauges of the slots read from here."""
+        """Let the gauges of upstream's slots read from here."""
         observe.SLOTS.read = lambda: self._count
         observe.SLOTS_IN_USE.read = lambda: self._in_use
         observe.SLOTS_WAITING.read = lambda: len(self._waiting)
@@ -89,9 +90,11 @@ class Slots:
             return
         counted.become("slot")
         counted.take()
-        await self._stand(_Place(flow, urgency, latest, asyncio.get_running_loop().create_future()))
+        await self.stand(flow, urgency, latest)
 
-    async def _stand(self, place: _Place) -> None:
+    async def stand(self, flow: Flow, urgency: Urgency, latest: float) -> None:
+        """Take a slot when all have gone who are before us; as `take` in all else."""
+        place = _Place(flow, urgency, latest, asyncio.get_running_loop().create_future())
         self._waiting.rank(place, _SPAN_US)
         self._waiting.add(place)
         bound = self._clock.timeout(place.latest - self._clock.now())

@@ -30,7 +30,7 @@ def without_copies(head: bytes) -> bytes:
     if len(said) < 2 or len(set(said)) > 1:
         return head
     first = _LENGTH.search(head)
-    assert first is not None  # noqa: S101  # for the type checker: it is made before  # two were found
+    assert first is not None  # noqa: S101  # for the type checker: two were found above
     rest: bytes = _LENGTH.sub(b"", head[first.end() :])
     before: bytes = head[: first.start()] + b"\nContent-Length: " + said[0] + b"\r"
     return before + rest

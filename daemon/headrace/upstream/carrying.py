@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 
 from headrace.errors import InvalidCall
-from headrace.model import Headers as Headers
+from headrace.model import Headers
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Translated
 from headrace.upstream.remarks import ONE_HOP
