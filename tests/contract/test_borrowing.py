@@ -21,7 +21,8 @@ from headrace.budget import borrowing as borrowing_module
 from headrace.budget import quanta
 from headrace.budget.borrowing import Borrowing
 from headrace.budget.bucket import UNITS
-from headrace.budget.ledger import Granted, Wait
+from headrace.budget.gate import Told, Verdict
+from headrace.budget.ledger import Granted, Said, Wait
 from headrace.budget.quanta import Terms
 from headrace.budget.redis import RedisLedger
 from headrace.budget.want import Form, Want
@@ -208,6 +209,21 @@ async def test_what_stands_open(valkey_url):
         assert one.link.stats().round_trips == sent + 1
 
 
+async def test_gate(valkey_url):
+    """A gate that nobody has heard to be there costs nothing; who passed it so and meets an overload shuts it for all."""
+    gate = Want("gate:opus-4", "upstream", "overload", Form.GATE, 0, 1, 1, "open")
+    async with host(valkey_url) as one, host(valkey_url) as other:
+        await one.borrow(TOKENS)
+        one.stands_open.add(gate.bucket_id)
+        assert isinstance(await one.ask("a", TOKENS, gate), Granted)
+        assert one.ledger.stats().running == 1
+        said = Said(verdict=Verdict.OVERLOADED, told=Told(chance=1000, in_the_air=1, first_us=500_000, longest_us=500_000))
+        await one.ledger.settle("a", (TOKENS, gate), {TOKENS.bucket_id: 0}, said)
+        waits = await other.ask("b", TOKENS, gate)
+        assert isinstance(waits, Wait)
+        assert waits.bucket_id == gate.bucket_id
+
+
 async def test_dead(valkey_url, monkeypatch):
     """What a dead borrower held is lost: it flows in again at the bucket's own pace, and is nobody's before."""
     monkeypatch.setattr(borrowing_module, "LOAN_S", 0.1)
@@ -262,13 +278,13 @@ async def test_upstreams_word(valkey_url):
         await one.borrow(TOKENS)
         await one.ask("a", TOKENS)
         await one.ask("b", TOKENS)
-        await one.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 10}, {TOKENS.bucket_id: 500})
-        await one.ledger.settle("b", (TOKENS,), {TOKENS.bucket_id: 10}, {TOKENS.bucket_id: 700})
+        await one.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 10}, Said({TOKENS.bucket_id: 500}))
+        await one.ledger.settle("b", (TOKENS,), {TOKENS.bucket_id: 10}, Said({TOKENS.bucket_id: 700}))
         await one.exchange()
         left, lent = level(valkey_url, TOKENS)
         assert (left + lent, lent > 0) == (500, True)
         await one.ask("c", TOKENS)
-        await one.ledger.settle("c", (TOKENS,), {TOKENS.bucket_id: 10}, {TOKENS.bucket_id: 990})
+        await one.ledger.settle("c", (TOKENS,), {TOKENS.bucket_id: 10}, Said({TOKENS.bucket_id: 990}))
         await one.exchange()
         assert sum(level(valkey_url, TOKENS)) == pytest.approx(490, abs=1)
 
@@ -278,7 +294,7 @@ async def test_upstreams_word_takes_loans_home(valkey_url):
     async with host(valkey_url) as one:
         await one.borrow(TOKENS)
         await one.ask("a", TOKENS)
-        await one.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 10}, {TOKENS.bucket_id: 50})
+        await one.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 10}, Said({TOKENS.bucket_id: 50}))
         await one.exchange()
         await one.exchange()
         assert one.ledger.held() == {}
@@ -291,7 +307,7 @@ async def test_upstreams_word_is_said_once(valkey_url):
     async with host(valkey_url) as one:
         await one.borrow(TOKENS)
         await one.ask("a", TOKENS)
-        await one.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 10}, {TOKENS.bucket_id: 50})
+        await one.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 10}, Said({TOKENS.bucket_id: 50}))
         one.trouble = "unsent"
         with pytest.raises(RedisAway):
             await one.exchange()
