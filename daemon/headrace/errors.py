@@ -79,6 +79,12 @@ class BudgetExhausted(Refusal):
     reason = "BUDGET_EXHAUSTED"
 
 
+class UpstreamOverloaded(BudgetExhausted):
+    """Upstream has said that the call's model class is overloaded, and it may not be asked before the call's deadline."""
+
+    reason = "UPSTREAM_OVERLOADED"
+
+
 class QueueFull(Refusal):
     """Too many calls or bytes wait already (`schedule.max_waiting`, `max_waiting_bytes`)."""
 

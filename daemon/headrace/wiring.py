@@ -135,6 +135,7 @@ class Parts:
             clock,
             classes=classes(settings),
             learns=not settings.limit,
+            has_gates=settings.upstream.overload_gate == "on",
             backoff_s=settings.retry.backoff,
             hosts=lambda: self.hosts.known,
             on_limits=lambda: self.schedule.reload(self._limits()),

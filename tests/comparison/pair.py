@@ -42,7 +42,9 @@ _NOT_COMPARED = {
     "age", "cache-control", "cache-status", "x-headrace-attempts", "x-headrace-source", "x-headrace-ticket",
     "anthropic-organization-id",
 }  # fmt: skip
-_BUDGET = "anthropic-ratelimit-"  # the daemon's word of the caller's own budget; it reads the organization's limits from upstream
+_BUDGET = (
+    "anthropic-ratelimit-"  # the daemon's word of the caller's own budget; it reads the organization's limits from upstream
+)
 # The same of requests. Headers by which the SDK tells of itself (x-stainless-*) are not sent on where calls are shared.
 _NOT_SENT_ON = {
     "accept-encoding", "connection", "content-length", "host", "transfer-encoding", "via", "x-api-key", "authorization",
@@ -99,7 +101,11 @@ class Pair:
 @contextlib.contextmanager
 def pair(**settings: str) -> Iterator[Pair]:
     """Run both; *settings* are the daemon's."""
-    settings = {"UPSTREAM__ADMIN_API_KEY": ADMIN_KEY, "AUTH__DEFAULT_ROLE": "admin"} | settings
+    settings = {
+        "UPSTREAM__ADMIN_API_KEY": ADMIN_KEY,
+        "UPSTREAM__OVERLOAD_GATE": "off",
+        "AUTH__DEFAULT_ROLE": "admin",
+    } | settings
     with _simulators(2) as (one, other), daemon(other.url, **settings) as running:
         yield Pair(Side("direct", one.url, one.url), Side("through", running.http, other.url, running.grpc))
 

@@ -31,6 +31,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.UnknownCaller: Row(401, "authentication_error", False),
     errors.NotAllowed: Row(403, "permission_error", False),
     errors.BudgetExhausted: Row(429, "rate_limit_error", True),
+    errors.UpstreamOverloaded: Row(529, "overloaded_error", True),
     errors.QueueFull: Row(429, "rate_limit_error", True),
     errors.DeadlinePassed: Row(504, "timeout_error", False),
     errors.Draining: Row(503, "api_error", True),

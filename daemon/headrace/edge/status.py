@@ -62,6 +62,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.UnknownCaller: Row(StatusCode.UNAUTHENTICATED),
     errors.NotAllowed: Row(StatusCode.PERMISSION_DENIED),
     errors.BudgetExhausted: _EXHAUSTED,  # without a time it never fits: no RetryInfo
+    errors.UpstreamOverloaded: _AWAY,
     errors.QueueFull: Row(StatusCode.RESOURCE_EXHAUSTED, (_quota,), helps=True),
     errors.DeadlinePassed: Row(StatusCode.DEADLINE_EXCEEDED),
     errors.Draining: _AWAY,
