@@ -20,6 +20,7 @@ The line
     admission   bytes into a Call             bodies/     what a body asks
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
+    budgets/    seen and steered by people
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     callers     who asks, and keys            embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up

@@ -28,6 +28,7 @@ from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.redis import RedisLedger
+from headrace.budgets import Board, Census, Overrides
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
@@ -89,7 +90,7 @@ class Parts:
     ) -> None:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale, settings.cache.enabled)
-        self.settings = settings
+        self.settings = self._reloaded = settings
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_draining = False
@@ -128,8 +129,9 @@ class Parts:
             known_hosts=lambda: self.hosts.known,
         )
         self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
+        self.overrides = Overrides(self.link, clock, self._go_by_limits)
         self.schedule = Schedule(
-            _limits(settings),
+            self._limits(),
             ledger,
             Estimator(),
             self.link,
@@ -138,6 +140,9 @@ class Parts:
             max_in_flight=settings.upstream.max_in_flight,
             lanes=lanes(settings),
         )
+        self.census = Census(self.link, clock, self.schedule)
+        self.board = Board(self.link, clock, self.overrides, self.census)
+        self.board.reload(settings.limit, self.schedule.limits)
         self.upstream = Upstream(
             settings.upstream.base_url,
             lambda: self._keys.api,
@@ -212,7 +217,7 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.cache, self.tickets, self.pursuits, self.crowd, self.link,
-            self.worker, self.usage, self._background,
+            self.worker, self.usage, self.board, self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
 
@@ -230,6 +235,7 @@ class Parts:
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.schedule.close)
+            stack.push_async_callback(self.census.close)
             stack.push_async_callback(self._background.close)
             self._start_beside()
             stack.push_async_callback(self.flights.aclose)
@@ -250,6 +256,7 @@ class Parts:
         start(self.sweeper.run, "sweeper")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
+        start(self.overrides.keep, "overrides")
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
 
@@ -306,16 +313,23 @@ class Parts:
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""
-        self._keys = self._read_keys()
-        self.schedule.reload(_limits(settings), lanes(settings))
+        self._keys, self._reloaded = self._read_keys(), settings
+        self._go_by_limits()
         self.admission.reload(lanes(settings))
         self.tally.prices = prices(settings)
         self.hits.forget()  # what they remember of callers
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
+    def _go_by_limits(self) -> None:
+        """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""
+        self.schedule.reload(self._limits(), lanes(self._reloaded))
+        self.schedule.hold_callers(self.overrides.halts())
+        self.board.reload(self._reloaded.limit, self.schedule.limits)
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(settings.limit, classes=classes(settings), costs=Costs(prices(settings).cost))
+    def _limits(self) -> Limits:
+        settings = self._reloaded
+        limits = self.overrides.over(settings.limit)
+        return Limits(limits, classes=classes(settings), costs=Costs(prices(settings).cost))
 
 
 class Edges:
@@ -332,6 +346,7 @@ class Edges:
             parts.tickets,
             parts.cache,
             parts.usage,
+            parts.board,
             clock=parts.clock,
             addresses=settings.listen.grpc,
             budget_headers=parts.schedule.budget_headers,

@@ -31,8 +31,8 @@ class BudgetsServiceStub:
 
     Changes are kept in Redis, over what the configuration says, and every daemon goes by them within a second; calls that wait
     carry on under the new limits. They need the role `admin`, else they are PERMISSION_DENIED, also where no keys are asked for
-    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: nothing has changed, and what the daemons
-    last knew holds.
+    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: what the daemons last knew holds, to its end. Ask
+    again; whether a change was made nobody knows then, and a repeat does no harm.
     """
 
     @_typing.overload
@@ -62,8 +62,8 @@ class BudgetsServiceAsyncStub(BudgetsServiceStub):
 
     Changes are kept in Redis, over what the configuration says, and every daemon goes by them within a second; calls that wait
     carry on under the new limits. They need the role `admin`, else they are PERMISSION_DENIED, also where no keys are asked for
-    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: nothing has changed, and what the daemons
-    last knew holds.
+    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: what the daemons last knew holds, to its end. Ask
+    again; whether a change was made nobody knows then, and a repeat does no harm.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -89,8 +89,8 @@ class BudgetsServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Changes are kept in Redis, over what the configuration says, and every daemon goes by them within a second; calls that wait
     carry on under the new limits. They need the role `admin`, else they are PERMISSION_DENIED, also where no keys are asked for
-    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: nothing has changed, and what the daemons
-    last knew holds.
+    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: what the daemons last knew holds, to its end. Ask
+    again; whether a change was made nobody knows then, and a repeat does no harm.
     """
 
     @_abc_1.abstractmethod

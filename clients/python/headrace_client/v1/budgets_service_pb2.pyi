@@ -429,7 +429,7 @@ class Limit(_message.Message):
 
     @_builtins.property
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget]:
-        """Its buckets: those of limits without `per`, and those that calls drew from since the daemons began."""
+        """Its buckets: those of limits without `per`, and those that calls drew from since the limits last changed."""
 
     def __init__(
         self,

@@ -30,8 +30,8 @@ class BudgetsServiceStub:
 
     Changes are kept in Redis, over what the configuration says, and every daemon goes by them within a second; calls that wait
     carry on under the new limits. They need the role `admin`, else they are PERMISSION_DENIED, also where no keys are asked for
-    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: nothing has changed, and what the daemons
-    last knew holds.
+    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: what the daemons last knew holds, to its end. Ask
+    again; whether a change was made nobody knows then, and a repeat does no harm.
     """
 
     def __init__(self, channel):
@@ -77,8 +77,8 @@ class BudgetsServiceServicer:
 
     Changes are kept in Redis, over what the configuration says, and every daemon goes by them within a second; calls that wait
     carry on under the new limits. They need the role `admin`, else they are PERMISSION_DENIED, also where no keys are asked for
-    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: nothing has changed, and what the daemons
-    last knew holds.
+    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: what the daemons last knew holds, to its end. Ask
+    again; whether a change was made nobody knows then, and a repeat does no harm.
     """
 
     def ListBudgets(self, request, context):
@@ -172,8 +172,8 @@ class BudgetsService:
 
     Changes are kept in Redis, over what the configuration says, and every daemon goes by them within a second; calls that wait
     carry on under the new limits. They need the role `admin`, else they are PERMISSION_DENIED, also where no keys are asked for
-    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: nothing has changed, and what the daemons
-    last knew holds.
+    (there everybody has `auth.default_role`). UNAVAILABLE means that Redis is away: what the daemons last knew holds, to its end. Ask
+    again; whether a change was made nobody knows then, and a repeat does no harm.
     """
 
     @staticmethod
