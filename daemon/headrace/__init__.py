@@ -8,6 +8,7 @@ and `make lint` checks them.
 
 Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
+    steering    its limits, hold, release     terminal    what commands share
     wiring      joins the parts               config/     one TOML file and the environment, into values
     demo/       `make demo`                   simulator/  a stand-in for the API
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
