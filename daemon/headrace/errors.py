@@ -80,9 +80,14 @@ class BudgetExhausted(Refusal):
 
 
 class CallerOnHold(Refusal):
-    """An admin has put the caller on hold; `retry_after_s` says how long at most, if that is known."""
+    """
+    An admin has put the caller on hold; `retry_after_s` says how long at most, if that is known.
+
+    `is_at_once` says that its calls are refused as they come, and not since they have waited too long.
+    """
 
     reason = "CALLER_ON_HOLD"
+    is_at_once = False
 
 
 class QueueFull(Refusal):

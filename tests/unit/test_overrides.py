@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,10 +14,12 @@ from headrace.budget.bucket import UNITS
 from headrace.budget.limits import Limit, validate
 from headrace.budget.matching import share, shared_by
 from headrace.budget.want import Form
+from headrace.budgets import show
 from headrace.budgets.board import Level, level, merge
 from headrace.budgets.census import MOST_WAITING, Seen, View, Waits
 from headrace.budgets.override import Figures, Held, Override, check, check_hold, decode, encode, ends, in_force, laid
 from headrace.errors import InvalidCall
+from headrace.v1 import budgets_service_pb2 as pb
 
 ORG = Limit("org", requests_per_minute=60, spend_per_day=5.0, burst_s=30.0, shadow=True)
 NOW = 1_800_000_000.0
@@ -129,3 +133,40 @@ def test_merged(dues: list[list[float | None]]) -> None:
         assert bucket.reserved == sum(range(len(dues)))
         told = [float("inf") if each.due is None else each.due for each in bucket.waiting]
         assert told == sorted(float("inf") if due is None else due for some in dues for due in some)[:MOST_WAITING]
+
+
+# For people.
+
+
+def test_lines() -> None:
+    """What is laid over a limit, and who is on hold, are said in a line each; spans in their two largest units."""
+    now = time.time()
+    over = pb.LimitOverride(figures=pb.LimitFigures(requests_per_minute=6000), by="boss", reason="launch")
+    over.expire_time.FromMicroseconds(round((now + 3600.4) * 1e6))
+    limit = pb.Limit(name="org", configured=pb.LimitFigures(requests_per_minute=60, spend_per_day_nano_usd=2_500_000_000))
+    limit.configured.burst.FromSeconds(90)
+    limit.override.CopyFrom(over)
+    assert show.limit_line(limit) == (
+        "org: 6,000 requests/min for 1h, by boss: launch; configured: 60 requests/min, $2.50 a day, burst 1m 30s"
+    )
+    assert show.hold_line(pb.CallerHold(caller="bob", by="boss")) == (
+        "bob is on hold, its calls wait, until it is taken back, by boss"
+    )
+    assert [show.span(seconds) for seconds in (0, -4, 59.6, 3661, 90_061)] == ["0s", "0s", "1m", "1h 1m", "1d 1h"]
+    reply = pb.ListBudgetsResponse(limits=[limit], daemons=3, daemons_heard=2)
+    assert [note[:10] for note in show.notes(reply)] == ["* org: 6,0", "1 of 3 dae"]
+
+
+def test_as_json() -> None:
+    """JSON has every field by its name, what is not there left out, enums by their names, and amounts as numbers."""
+    bucket = pb.Budget(bucket="org:requests:caller=a", of={"caller": "a"}, capacity=2**52, waiting=[pb.WaitingCall(position=1)])
+    limit = pb.Limit(name="org", source=pb.LIMIT_SOURCE_CONFIGURED, figures=pb.LimitFigures(concurrency=3), budgets=[bucket])
+    said = json.loads(show.as_json(limit))
+    assert (said["source"], said["figures"], said["shadow"]) == ("LIMIT_SOURCE_CONFIGURED", {"concurrency": 3}, False)
+    assert "override" not in said
+    [told] = said["budgets"]
+    assert (told["of"], told["capacity"], told["debt"], told["borrowings"]) == ({"caller": "a"}, 2**52, 0, [])
+    assert told["waiting"][0]["position"] == 1
+    assert "expected_time" not in told["waiting"][0]
+    assert show.rows([limit])[0][:3] == ("org", "caller=a", "")
+    assert show.rows([pb.Limit(name="each", figures=limit.figures)])[0][:3] == ("each", "-", "3 at once")

@@ -101,8 +101,10 @@ class Halting:
 
 def _refusal(caller: str, halt: Halt, now: float) -> CallerOnHold:
     why = f": {halt.reason}" if halt.reason else ""
-    return CallerOnHold(
+    refusal = CallerOnHold(
         f"caller {caller} is on hold{why}",
         retry_after_s=None if halt.ends is None else max(0.001, halt.ends - now),
         metadata={"caller": caller, "reason": halt.reason},
     )
+    refusal.is_at_once = halt.refuses
+    return refusal
