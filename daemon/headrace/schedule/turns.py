@@ -184,7 +184,8 @@ class Schedule:
         if self._moving.is_on and self._limits.buckets(call, entered):
             await self._moving.stand_back(counted)
         for number in itertools.count():
-            await self.halting.passed(call, counted)
+            if self.halting.holds(call):
+                await self.halting.passed(call, counted)
             now = self._clock.now()
             buckets = self._limits.buckets(call, now)
             if not buckets:
