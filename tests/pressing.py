@@ -14,6 +14,7 @@ import sys
 import time
 
 from audit import AUDIT
+from headrace.budget.borrowing import Borrowing
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.redis import RedisLedger
@@ -40,7 +41,8 @@ async def press(link: Link, seconds: float, callers: int, fickle: float = 0.0) -
 
     A share of the calls is *fickle*: they leave when it is their turn, and have used nothing.
     """
-    ledger = RedisLedger(link, audit=AUDIT)
+    ledger = Borrowing(RedisLedger(link, audit=AUDIT), link, audit=AUDIT)
+    borrowing = asyncio.create_task(ledger.keep())
     schedule = Schedule(Limits([LIMIT]), ledger, Estimator(), link, SystemClock())
     stop = time.monotonic() + seconds
     turns = 0
@@ -63,6 +65,9 @@ async def press(link: Link, seconds: float, callers: int, fickle: float = 0.0) -
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    borrowing.cancel()
+    await asyncio.gather(borrowing, return_exceptions=True)
+    await ledger.close()
     return turns
 
 

@@ -5,7 +5,7 @@
 //	transport, err := headrace.NewTransport("unix:/run/headrace/headrace.sock")
 //	client := anthropic.NewClient(option.WithHTTPClient(&http.Client{Transport: transport}), option.WithAPIKey("unused"))
 //
-// [Dial] gives the typed services, which say more: where an answer came from, tickets, the cache.
+// [Dial] gives the typed services, which say more: where an answer came from, tickets, the cache, what was used.
 package headrace
 
 import (

@@ -14,8 +14,8 @@ import (
 const maxMessage = 64 << 20
 
 type settings struct {
+	defaults
 	apiKey  string
-	caller  string
 	secrets credentials.TransportCredentials
 	dial    []grpc.DialOption
 }
@@ -25,10 +25,6 @@ type Option func(*settings)
 
 // WithAPIKey presents a key, where the daemon asks for one: made by `headrace keys create`.
 func WithAPIKey(key string) Option { return func(s *settings) { s.apiKey = key } }
-
-// WithCaller says who calls, where the daemon asks for no keys. It holds for a Transport; typed requests name the caller in
-// their options.
-func WithCaller(name string) Option { return func(s *settings) { s.caller = name } }
 
 // WithTransportCredentials speaks TLS to a daemon behind a proxy that does. Without it the connection is in the clear, as fits
 // a unix socket or loopback.
@@ -59,6 +55,7 @@ func (s *settings) connect(address string) (*grpc.ClientConn, error) {
 	if s.apiKey != "" {
 		options = append(options, grpc.WithPerRPCCredentials(key(s.apiKey)))
 	}
+	options = append(options, s.interceptors()...)
 	return grpc.NewClient(address, append(options, s.dial...)...)
 }
 

@@ -21,9 +21,9 @@ const chunk = 256 << 10
 // Bodies stream in both directions, and each side waits for the other. Closing a response's body early, or cancelling the
 // request's context, hangs up. What HTTP can say comes back as HTTP: a refusal of the daemon's is a response with its status.
 type Transport struct {
-	api    v1.ApiServiceClient
-	conn   *grpc.ClientConn
-	caller string
+	api      v1.ApiServiceClient
+	conn     *grpc.ClientConn
+	defaults defaults
 }
 
 // NewTransport returns a transport to the daemon at "unix:/path" or "host:port". It connects with the first request.
@@ -33,7 +33,7 @@ func NewTransport(address string, options ...Option) (*Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Transport{api: v1.NewApiServiceClient(conn), conn: conn, caller: settings.caller}, nil
+	return &Transport{api: v1.NewApiServiceClient(conn), conn: conn, defaults: settings.defaults}, nil
 }
 
 // Close ends the connection; requests that run end with it.
@@ -146,9 +146,7 @@ func (t *Transport) head(request *http.Request) *v1.CallRequestHead {
 	if request.ContentLength > 0 {
 		headers = append(headers, &v1.Header{Name: "content-length", Value: strconv.FormatInt(request.ContentLength, 10)})
 	}
-	if t.caller != "" && request.Header.Get("X-Headrace-Caller") == "" {
-		headers = append(headers, &v1.Header{Name: "x-headrace-caller", Value: t.caller})
-	}
+	headers = append(headers, t.defaults.headers(request.Header)...)
 	method := request.Method
 	if method == "" {
 		method = http.MethodGet

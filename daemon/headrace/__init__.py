@@ -23,6 +23,7 @@ The line
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     budgets/    seen and steered by people
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
+    tuning/     what upstream says of itself
     callers     who asks, and keys            embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
 

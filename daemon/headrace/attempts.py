@@ -76,7 +76,7 @@ class Attempts:
                 answer = await self._ask(call, flight)
             except AttemptFailed as failure:
                 self._tell_failed(call, flight, is_untold=failure.sent and failure.failure.has_used)
-                await turn.fail(failure.failure, failure.sent)
+                await turn.fail(failure)
                 raise self._as_seen(failure, call, flight) from failure
             except BaseException:  # nobody waits for it any more
                 self._tell_failed(call, flight, is_untold=True)

@@ -77,7 +77,7 @@ class Carrier:
                 async with self._upstream.carry(load.errand, load.headers, load.body) as carried:
                     yield carried
             except AttemptFailed as failure:
-                await turn.fail(failure.failure, failure.sent)
+                await turn.fail(failure)
                 raise
             await turn.settle(Usage())
 

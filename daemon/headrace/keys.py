@@ -6,8 +6,11 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 
 | key | type | what is in it | goes |
 |---|---|---|---|
-| headrace:{budget}:bucket:<id> | hash | level (units), at (us), of one rate bucket | when it would be full again |
+| headrace:{budget}:bucket:<id> | hash | a rate bucket: level (units), at (us), what others use | when it would be full again |
 | headrace:{budget}:bucket:<id> | hash | what is used of one calendar window | a day past its end |
+| both, while any of it is lent | | lent, lapse; inbox of the borrower -> tokens, loan's end (us), number | 90 s past the loan |
+| headrace:{budget}:bucket:gate:<class> | hash | a gate: its state, and who has passed | a minute unused |
+| headrace:limits:learned | hash | model class -> JSON: its limits as upstream says them | never |
 | headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | lease by lease |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by rank (us) | with its last waiter |
 | headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units), its charge (us) | with its last waiter |
@@ -50,6 +53,7 @@ CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
+LEARNED = "headrace:limits:learned"
 OVERRIDES = "headrace:overrides"
 TICKETS = "headrace:tickets"
 USAGE_TRAFFIC = "headrace:{usage}:traffic"

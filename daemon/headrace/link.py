@@ -37,11 +37,11 @@ _TRIES = 2
 
 
 class Script:
-    """A Lua script that ships beside the module that runs it."""
+    """A Lua script that ships beside the module that runs it; *after* others, in one text with them, if it uses theirs."""
 
-    def __init__(self, package: str, filename: str) -> None:
+    def __init__(self, package: str, filename: str, *, after: Sequence[str] = ()) -> None:
         self.name = filename
-        self.text = resources.files(package).joinpath(filename).read_text()
+        self.text = "".join(resources.files(package).joinpath(name).read_text() for name in (*after, filename))
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:

@@ -105,9 +105,19 @@ ESTIMATED = Counter(
 )  # fmt: skip
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
 BACKGROUND_FAILURES = Counter("headrace_background_failures_total", "Tasks beside the calls that died of a fault.", "part")
+BORROWED_GRANTS = Counter("headrace_borrowed_grants_total", "Calls granted from borrowed budget, without asking Redis.")
+EXCHANGES = Counter("headrace_borrowed_exchanges_total", "Exchanges of borrowed budget with Redis by outcome.", "outcome")
 HANDED_OVER = Counter("headrace_handed_over_events_total", "Events of live streams handed over to followers on other hosts.")
 
+WORDS = Counter("headrace_upstream_words_total", "What upstream said is left, told to the shared buckets, by kind.", "kind")
+GATES = Counter(
+    "headrace_gate_changes_total", "What became of the gates of overloaded model classes by our attempts.", "change"
+)
+LEARNED_CLASSES = Gauge("headrace_learned_classes", "Model classes whose limits were learnt from upstream.")
+
 WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a slot, a retry, a flight, the rest of their body.")
+BORROWED_BUCKETS = Gauge("headrace_borrowed_buckets", "Buckets of which this process holds borrowed budget.")
+COMMANDS_SAVED = Gauge("headrace_borrowed_commands_saved", "Commands that borrowing has spared Redis since the start.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
 SLOTS = Gauge("headrace_upstream_slots", "Requests that may be in flight at upstream at once.")
 SLOTS_IN_USE = Gauge("headrace_upstream_slots_in_use", "Requests in flight at upstream.")
@@ -128,9 +138,9 @@ UPSTREAM_TIME = Histogram(
 
 _ALL = (
     CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
-    RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS, HANDED_OVER,
-    BACKGROUND_FAILURES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
-    WORKER_UP, ATTEMPTS_RUNNING, TURN_WAIT, UPSTREAM_TIME,
+    RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES, LEARNED_CLASSES,
+    WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING, WORKER_UP,
+    ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT, UPSTREAM_TIME,
 )  # fmt: skip
 
 
@@ -173,6 +183,7 @@ PART_CRASHED = "part.crashed"
 CALL_PARKED = "call.parked"
 CALL_FAILED = "call.failed"
 REQUEST_REFUSED = "request.refused"
+EXCHANGE_LOST = "exchange.lost"
 TICKET_ENDED = "ticket.ended"
 TICKET_RESCUED = "ticket.rescued"
 TICKET_DELAYED = "ticket.delayed"
@@ -188,4 +199,10 @@ JOB_FOREIGN = "job.foreign"
 WORKER_STARTED = "worker.started"
 WORKER_STOPPED = "worker.stopped"
 WORKER_CRASHED = "worker.crashed"
+LIMIT_LEARNED = "limit.learned"
+ACCOUNT_UNREADABLE = "account.unreadable"
+GATE_SHUT = "gate.shut"
+GATE_OPENED = "gate.opened"
+GATE_SPENT = "gate.spent"
+GATE_GONE = "gate.gone"
 LIBRARY_SAID = "library.said"

@@ -21,12 +21,14 @@ from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
 from headrace.bodies import reader
+from headrace.budget.borrowing import Borrowing
 from headrace.budget.costs import Costs
 from headrace.budget.estimate import Estimator
 from headrace.budget.hosts import Hosts
 from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
+from headrace.budget.quanta import NOTHING, Terms
 from headrace.budget.redis import RedisLedger
 from headrace.budgets import Board, Census, Overrides
 from headrace.cache.keeping import Keeping
@@ -47,6 +49,7 @@ from headrace.flight.handover import Handover
 from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
 from headrace.link import Link
+from headrace.model import Caller, Errand, Lane
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
@@ -59,11 +62,15 @@ from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
+from headrace.tuning.account import Account
+from headrace.tuning.tuner import Tuner
+from headrace.upstream.carrying import Body
 from headrace.upstream.client import Upstream
 from headrace.usage import Store, Tally
 from headrace.usage.traffic import Traffic
 from headrace.worker import serve_with
 
+_ACCOUNT_PATIENCE_S = 30.0
 _SETTLE_IN_S = 2.0
 _SETTLE_IN_TURN_S = 0.02
 _AT_HAND = 4  # due tickets that are known to this process for each that it works on: of these it takes the next in fair order
@@ -90,7 +97,9 @@ class Parts:
     ) -> None:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale, settings.cache.enabled)
-        self.settings = self._reloaded = settings
+        self.settings = settings
+        self._configured, self._lanes = settings.limit, lanes(settings)
+        self.tally = Tally(prices(settings))
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_draining = False
@@ -121,9 +130,27 @@ class Parts:
         self.handover = Handover(self.link, clock, follow_ms=LEASE_MS)
         self.leases = Leases(self.link, clock, self.flights, self.handover)
         # For tests of the promise: a stream in Redis that gets every grant. Not a setting, since nobody would trim it.
-        shared = RedisLedger(self.link, clock=clock, audit=os.environ.get("HEADRACE_AUDIT", ""))
+        audit = os.environ.get("HEADRACE_AUDIT", "")
+        self.tuner = Tuner(
+            self.link,
+            clock,
+            classes=classes(settings),
+            learns=not settings.limit,
+            backoff_s=settings.retry.backoff,
+            hosts=lambda: self.hosts.known,
+            on_limits=self._go_by_limits,
+            on_learnt=lambda call: self.schedule.tell(call),
+        )
+        self.borrowing = Borrowing(
+            RedisLedger(self.link, clock=clock, on_change=self.tuner.gates.changed, audit=audit),
+            self.link,
+            terms=Terms(settings.schedule.borrow_at_most) if settings.schedule.borrow == "auto" else NOTHING,
+            clock=clock,
+            audit=audit,
+            is_open=self.tuner.gates.is_open,
+        )
         ledger = LossPolicy(
-            shared,
+            self.borrowing,
             MemoryLedger(lambda: int(clock.now() * 1e6)),
             is_up=lambda: self.link.is_up,
             known_hosts=lambda: self.hosts.known,
@@ -139,6 +166,7 @@ class Parts:
             crowd=self.crowd,
             max_in_flight=settings.upstream.max_in_flight,
             lanes=lanes(settings),
+            tuner=self.tuner,
         )
         self.census = Census(self.link, clock, self.schedule)
         self.board = Board(self.link, clock, self.overrides, self.census)
@@ -151,6 +179,10 @@ class Parts:
             clock=clock,
             max_in_flight=settings.upstream.max_in_flight,
             proxy="" if settings.upstream.proxy == "off" else settings.upstream.proxy,
+            on_head=self.tuner.hear,
+        )
+        self.account: Account | None = Account(
+            clock, self._ask_account, lambda model: self.tuner.classes.of(model), self.tuner.learner.read
         )
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
@@ -158,7 +190,6 @@ class Parts:
         self.worker = Worker(redis_url, concurrency=_AT_HAND * settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
-        self.tally = Tally(prices(settings))
         traffic = Traffic() if settings.usage.traffic == "on" else None
         self.usage = Store(self.link, clock, self.tally, traffic)
         self.outcomes.listen(self.tally.heed)
@@ -216,10 +247,25 @@ class Parts:
 
     def __repr__(self) -> str:
         parts = (
-            self.hits, self.flow, self.leases, self.schedule, self.cache, self.tickets, self.pursuits, self.crowd, self.link,
-            self.worker, self.usage, self.board, self._background,
+            self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
+            self.crowd, self.link, self.worker, self.usage, self.tuner, self.board,
+            self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
+
+    def _limits(self) -> Limits:
+        """Return the limits that hold now: those of the configuration, or else those learnt, with what is laid over them."""
+        limits = self._configured or self.tuner.learner.limits()
+        return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=Costs(self.tally.prices.cost))
+
+    async def _ask_account(self, path: str) -> bytes:
+        now = self.clock.now()
+        errand = Errand(
+            caller=Caller("headrace"), lane=Lane.STANDARD, method="GET", path=path, endpoint="organization",
+            arrival=now, deadline=now + _ACCOUNT_PATIENCE_S,
+        )  # fmt: skip
+        async with self.upstream.carry(errand, (), Body(b"")) as carried:
+            return await carried.read()
 
     # Living.
 
@@ -234,6 +280,7 @@ class Parts:
             stack.push_async_callback(self.aside.aclose)
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
+            stack.push_async_callback(self.borrowing.close)
             stack.push_async_callback(self.schedule.close)
             stack.push_async_callback(self.census.close)
             stack.push_async_callback(self._background.close)
@@ -241,7 +288,9 @@ class Parts:
             stack.push_async_callback(self.flights.aclose)
             self.crowd.measure()
             self.schedule.slots.measure()
+            self.borrowing.measure()
             observe.ATTEMPTS_RUNNING.read = lambda: self.pursuits.stats().running
+            observe.LEARNED_CLASSES.read = lambda: len(self.tuner.learner.stats().known)
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(not self.link.trouble)
             observe.REDIS_LISTENING.read = lambda: float(self.link.is_listening)
@@ -252,6 +301,7 @@ class Parts:
         start(self.link.listen, "listener")
         start(self.leases.keep, "leases")
         start(self.schedule.keep, "permits")
+        start(self.borrowing.keep, "borrowing")
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
         start(self.callers.keep_fresh, "keys")
@@ -259,6 +309,9 @@ class Parts:
         start(self.overrides.keep, "overrides")
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
+        start(self.tuner.learner.keep, "learner")
+        if self.account is not None and self._keys.admin and not self._configured:
+            start(self.account.keep, "account")
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -313,23 +366,23 @@ class Parts:
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""
-        self._keys, self._reloaded = self._read_keys(), settings
+        self._keys = self._read_keys()
+        self._configured = settings.limit
+        self.tuner.classes = classes(settings)
+        self.tuner.learner.is_on = not settings.limit
+        self.tally.prices = prices(settings)
+        self._lanes = lanes(settings)
         self._go_by_limits()
         self.admission.reload(lanes(settings))
-        self.tally.prices = prices(settings)
         self.hits.forget()  # what they remember of callers
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
     def _go_by_limits(self) -> None:
         """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""
-        self.schedule.reload(self._limits(), lanes(self._reloaded))
+        self.schedule.reload(self._limits(), self._lanes)
         self.schedule.hold_callers(self.overrides.halts())
-        self.board.reload(self._reloaded.limit, self.schedule.limits)
-
-    def _limits(self) -> Limits:
-        settings = self._reloaded
-        limits = self.overrides.over(settings.limit)
-        return Limits(limits, classes=classes(settings), costs=Costs(prices(settings).cost))
+        since = {learnt.limit(name).name: learnt.since for name, learnt in self.tuner.learner.stats().known.items()}
+        self.board.reload(self._configured, self.schedule.limits, since)
 
 
 class Edges:

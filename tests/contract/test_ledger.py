@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,9 +17,12 @@ from conftest import until
 from headrace import keys, observe
 from headrace.budget import ledger as rules
 from headrace.budget import redis as redis_ledger
-from headrace.budget.bucket import UNITS, Window
-from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Wait
+from headrace.budget.borrowing import Borrowing
+from headrace.budget.bucket import FIRST_US, UNITS, Bucket, Window
+from headrace.budget.gate import Told, Verdict
+from headrace.budget.ledger import Granted, HoldClosed, Ledger, Never, Said, Spent, Wait
 from headrace.budget.memory import MemoryLedger
+from headrace.budget.quanta import Terms
 from headrace.budget.redis import RedisLedger
 from headrace.budget.want import Form, Want
 from headrace.errors import RedisAway
@@ -45,7 +48,10 @@ class Kit:
 
     async def ask(self, hold_id, *wants, waiter="", flow=None):
         flow = flow or Flow(hold_id)
-        return await self.ledger.reserve(hold_id, wants, waiter=self.waiter(waiter or hold_id), flow=flow)
+        outcome = await self.ledger.reserve(hold_id, wants, waiter=self.waiter(waiter or hold_id), flow=flow)
+        if isinstance(self.ledger, Borrowing):  # as eagerly as can be: so the next call finds that something was borrowed
+            await self.ledger.exchange()
+        return outcome
 
     def waiter(self, name):
         return f"{self.inbox}|{name}"
@@ -55,14 +61,30 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-@pytest.fixture(params=["redis", "memory"])
-def kit(request, link) -> Kit:
+@pytest.fixture(params=["redis", "memory", "borrowing"])
+async def kit(request, link) -> AsyncIterator[Kit]:
     if request.param == "memory":
         nudged: list[str] = []
-        return Kit(MemoryLedger(now_us, nudge=nudged.append), "inbox", nudged)
-    kit = Kit(RedisLedger(link), link.inbox, [])
+        yield Kit(MemoryLedger(now_us, nudge=nudged.append), "inbox", nudged)
+        return
+    ledger: Ledger = RedisLedger(link)
+    if request.param == "borrowing":
+        ledger = Borrowing(ledger, link, terms=Terms(0.2, 0.0), monotonic=ticking())
+    kit = Kit(ledger, link.inbox, [])
     link.on("permit", lambda waiter: kit.nudged.append(waiter.decode()))
-    return kit
+    if not isinstance(ledger, Borrowing):
+        yield kit
+        return
+    keeping = asyncio.create_task(ledger.keep())
+    yield kit
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+def ticking() -> Callable[[], float]:
+    """Return a clock that is a little ahead at each look: so each exchange is a tick after the last."""
+    ahead = itertools.count()
+    return lambda: time.monotonic() + next(ahead) * 0.01
 
 
 async def test_all_or_nothing(kit):
@@ -113,6 +135,8 @@ async def test_settle(kit):
 
 async def test_debt(kit):
     """Use beyond the estimate leaves debt, and it is waited for."""
+    if isinstance(kit.ledger, Borrowing):
+        pytest.skip("what was lent before is granted all the same, see test_borrowing.py")
     await kit.ask("a", TOKENS)
     await kit.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 4100})
     waiting = await kit.ask("b", TOKENS)
@@ -122,8 +146,8 @@ async def test_debt(kit):
 
 async def test_debt_is_kept(kit, valkey_url):
     """A bucket in debt is remembered until it would be full again."""
-    if isinstance(kit.ledger, MemoryLedger):
-        pytest.skip("memory forgets only full buckets")
+    if not isinstance(kit.ledger, RedisLedger):
+        pytest.skip("memory forgets only full buckets, and of a loan more is remembered")
     await kit.ask("a", TOKENS)
     await kit.ledger.settle("a", (TOKENS,), {TOKENS.bucket_id: 62_000})
     with redis.Redis.from_url(valkey_url) as client:
@@ -422,11 +446,19 @@ async def test_scripts_forgotten(link, valkey_url):
 
 # The scripts against their twin. Redis's clock cannot be set, so the twin's is: to the time of each reply.
 
+GATE = Want("gate:m", "upstream", "overload", Form.GATE, 0, 1, 1)
 BUCKETS = (
     replace(REQUESTS, rate_per_minute=60_000, capacity=5),
     replace(TOKENS, rate_per_minute=3_000_000, capacity=500),
     replace(PERMITS, capacity=2),
     replace(BUDGET, capacity=1500),
+    GATE,
+)
+SAID = st.builds(
+    lambda tokens, verdict, told: (tokens, Verdict(verdict), Told(*told)),
+    st.none() | st.integers(-50, 500),
+    st.integers(-2, 1),
+    st.tuples(st.integers(1, 1500), st.integers(1, 5), st.integers(1, 4000), st.integers(0, 3000)),
 )
 FLOWS = (Flow("a", "high", 800_000, 3), Flow("b", "high", 800_000), Flow("a", "low", 200_000), Flow("c", "low", 200_000, 7))
 CASES = st.lists(
@@ -434,12 +466,13 @@ CASES = st.lists(
         st.tuples(
             st.just("reserve"),
             st.integers(0, 11),
-            st.sets(st.integers(0, 3), min_size=1),
+            st.sets(st.integers(0, 4), min_size=1),
             st.integers(1, 500),
         ),
-        st.tuples(st.just("settle"), st.integers(0, 11), st.integers(0, 900)),
+        st.tuples(st.just("settle"), st.integers(0, 11), st.integers(0, 900), SAID),
         st.tuples(st.just("release"), st.integers(0, 11)),
         st.tuples(st.just("sleep"), st.integers(1, 4)),
+        st.tuples(st.just("age")),
     ),
     min_size=5,
     max_size=40,
@@ -453,7 +486,8 @@ class Replay:
         self.link = link
         self.prefix = prefix
         self.at_us = 0
-        self.twin = MemoryLedger(lambda: self.at_us)
+        self.changes: list[int] = []
+        self.twin = MemoryLedger(lambda: self.at_us, on_change=lambda bucket_id, change: self.changes.append(change))
         self.redis = RedisLedger(link)
         self.wants: dict[int, tuple[Want, ...]] = {}
         self.open: set[int] = set()
@@ -468,6 +502,10 @@ class Replay:
             with pytest.raises(HoldClosed):
                 await self.twin.reserve(f"{self.prefix}{hold}", wants, **asked)
             return
+        if isinstance(outcome, Spent):
+            told = await self.twin.reserve(f"{self.prefix}{hold}", wants, **asked)
+            assert isinstance(told, Spent)
+            return
         if hold not in self.open and not isinstance(outcome, Never):
             self.at_us = max(self.at_us, outcome.at_us)
         assert await self.twin.reserve(f"{self.prefix}{hold}", wants, **asked) == outcome
@@ -480,25 +518,40 @@ class Replay:
         cost = tokens if i in (1, 3) else want.cost
         return replace(want, bucket_id=f"{self.prefix}:{want.bucket_id}", cost=cost)
 
-    async def close(self, hold, actual):
+    async def close(self, hold, actual, said=None):
         wants = self.wants.get(hold)
         if wants is None:
             return
         hold_id = f"{self.prefix}{hold}"
         used = {want.bucket_id: actual for want in wants if want.kind == "input_tokens" or want.form is Form.WINDOW}
+        said = self._said(wants, *said) if said else None
         sent = self._spy()
         if actual is None:
             await self.redis.release(hold_id, wants, waiter=f"i|{hold}")
         else:
-            await self.redis.settle(hold_id, wants, used)
-        what, at_us = await sent()
+            await self.redis.settle(hold_id, wants, used, said)
+        what, at_us, change = await sent()
         self.at_us = max(self.at_us, int(at_us))
         if what == 1 and actual is None:
             self.moves += [(self.at_us, -want.cost) for want in wants if want.kind == "requests"]
         if actual is None:
             await self.twin.release(hold_id, wants, waiter=f"i|{hold}")
         else:
-            await self.twin.settle(hold_id, wants, used)
+            await self.twin.settle(hold_id, wants, used, said)
+        assert self.changes == ([change] if change else [])
+        self.changes.clear()
+
+    async def age(self):
+        """Let the first word on each bucket be long ago."""
+        for bucket_id, state in self.twin._states.items():
+            if isinstance(state.bucket, Bucket) and state.bucket.first_us is not None:
+                state.bucket.first_us -= FIRST_US
+                if await self.link.do("HEXISTS", keys.bucket(bucket_id), "first"):
+                    await self.link.do("HINCRBY", keys.bucket(bucket_id), "first", -FIRST_US)
+
+    def _said(self, wants, tokens, verdict, told):
+        most = {want.bucket_id: tokens for want in wants if want.form is Form.RATE and tokens is not None}
+        return Said(most, verdict, told)
 
     async def compare_levels(self):
         """Compare what is in the buckets to the unit."""
@@ -507,9 +560,14 @@ class Replay:
                 used = await self.link.do("HGET", keys.bucket(bucket_id), "used")
                 assert int(used or 0) == state.bucket.used
             elif state.bucket is not None:
-                level, at_us = await self.link.do("HMGET", keys.bucket(bucket_id), "level", "at")
+                figures = await self.link.do(
+                    "HMGET", keys.bucket(bucket_id), "level", "at", "foreign", "kept", "heard", "first"
+                )
+                level, at_us, foreign, uncounted, heard_us, first_us = figures
                 if level is not None:
-                    kept = replace(state.bucket, level=int(level), at_us=int(at_us))
+                    kept = replace(state.bucket, level=int(level), at_us=int(at_us), foreign=float(foreign or 0))
+                    kept.kept, kept.heard_us = int(uncounted or 0), heard_us and int(heard_us)
+                    kept.first_us = first_us and int(first_us)
                     kept.flow(self.at_us)
                     state.bucket.flow(self.at_us)
                     assert kept == state.bucket
@@ -558,10 +616,12 @@ def test_twin(valkey_url, cases):
         for step, *rest in cases:
             if step == "reserve":
                 await replay.reserve(*rest)
+            elif step == "age":
+                await replay.age()
             elif step == "sleep":
                 await asyncio.sleep(rest[0] / 1000)
             else:
-                await replay.close(rest[0], rest[1] if step == "settle" else None)
+                await replay.close(*rest) if step == "settle" else await replay.close(*rest, None)
         await replay.compare_levels()
         await replay.compare_fairness()
         await link.aclose()
@@ -581,7 +641,7 @@ async def test_audit(link, valkey_url):
 
     await ledger.release("b", wants, waiter="i|2")  # was not granted, so nothing comes back
     for _ in range(2):
-        _, closed_us = await ledger.release("a", wants)
+        _, closed_us, _ = await ledger.release("a", wants)
     assert told(valkey_url)[1:] == [(pytest.approx(int(closed_us), abs=1e6), "a", b"back", 12)]
 
 
@@ -643,7 +703,7 @@ async def test_settled_late(link, monkeypatch):
 
     before = observe.BACKGROUND_FAILURES.value("ledger.settle")
     monkeypatch.setattr(redis_ledger, "_SETTLE", None)
-    ledger._see_closed(failed(RedisAway("away")), [], [])
+    ledger._see_closed(failed(RedisAway("away")), [], [], ())
     await until(lambda: observe.BACKGROUND_FAILURES.value("ledger.settle") == before + 1)
 
 

@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 
 from conftest import until
+from headrace.budget.borrowing import Borrowing
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.memory import MemoryLedger
+from headrace.budget.quanta import Terms
 from headrace.budget.redis import RedisLedger
 from headrace.clock import SystemClock
 from headrace.errors import BudgetExhausted
@@ -51,17 +53,22 @@ class Crowd:
         self.schedule.reload(Limits(limits))
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "memory", "borrowing"])
 async def crowd(request, link):
-    if request.param == "redis":
+    keeping = []
+    if request.param == "borrowing":
+        ledger = Borrowing(RedisLedger(link), link, terms=Terms(0.1, 0.0))
+        keeping.append(asyncio.create_task(ledger.keep()))
+        made = Crowd(Schedule(Limits([SLOW]), ledger, Estimator(), link, SystemClock()))
+    elif request.param == "redis":
         made = Crowd(Schedule(Limits([SLOW]), RedisLedger(link), Estimator(), link, SystemClock()))
     else:
         ledger = MemoryLedger(lambda: time.time_ns() // 1000, nudge=lambda waiter: made.schedule.nudge(waiter))
         made = Crowd(Schedule(Limits([SLOW]), ledger, Estimator(), link, SystemClock()))
     yield made
-    for task in made.tasks:
+    for task in made.tasks + keeping:
         task.cancel()
-    await asyncio.gather(*made.tasks, return_exceptions=True)
+    await asyncio.gather(*made.tasks, *keeping, return_exceptions=True)
     assert repr(made.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
 
 

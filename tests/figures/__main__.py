@@ -1,7 +1,7 @@
 """
 Prints the figures of a daemon that is asked much at once.
 
-    python -m tests.figures [--callers N] [refused] [followed] [healthz]
+    python -m tests.figures [--callers N] [refused] [followed] [healthz] [borrowing]
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from tests.figures import measures
+from tests.figures import borrowing, measures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--callers", type=int, default=2_000)
-    parser.add_argument("which", nargs="*", default=["refused", "followed", "healthz"])
+    parser.add_argument("which", nargs="*", default=["refused", "followed", "healthz", "borrowing"])
     chosen = parser.parse_args()
     if "refused" in chosen.which:
         tell(f"{chosen.callers} equal calls, kept", asyncio.run(measures.hits(chosen.callers)))
@@ -29,6 +29,14 @@ def main() -> None:
             at_rest_s, busy_s = asyncio.run(measures.healthz_s(path, word=word))
             print(
                 f"/healthz worst: {at_rest_s * 1e3:.0f} ms at rest, {busy_s * 1e3:.0f} ms while 29 MB arrive at {path} ({word})"
+            )
+    if "borrowing" in chosen.which:
+        for borrows in (False, True):
+            spared = asyncio.run(borrowing.steady(2_000, 5.0, borrows=borrows))
+            print(
+                f"{spared.calls_a_second:.0f} calls a second {'with' if borrows else 'without'} borrowing: "
+                f"{spared.commands:.3f} commands and {spared.cpu_us:.0f} us of CPU a call",
+                flush=True,
             )
 
 

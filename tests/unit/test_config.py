@@ -315,6 +315,25 @@ def test_environment(write):
     }
 
 
+def test_numbers_in_the_environment():
+    """Shares, weights, prices and amounts are numbers there, too."""
+    settings = config.load(
+        None,
+        HOME
+        | {
+            "HEADRACE_LANE__NIGHTLY__SHARE": "0.1",
+            "HEADRACE_PRICE__NEW__MODELS": '["new-*"]',
+            "HEADRACE_PRICE__NEW__INPUT": "3",
+            "HEADRACE_PRICE__NEW__CACHE_READ": "0.25",
+            "HEADRACE_LIMIT": '[{ name = "org", spend_per_day = 5 }]',
+        },
+    )
+    assert config.lanes(settings)["nightly"] == 100_000
+    assert (settings.price["new"].input, settings.price["new"].cache_read) == (3.0, 0.25)
+    with pytest.raises(ConfigError, match=r'lane\.nightly\.share = "much" \(from HEADRACE_LANE__NIGHTLY__SHARE\): must be'):
+        config.load(None, HOME | {"HEADRACE_LANE__NIGHTLY__SHARE": "much"})
+
+
 @pytest.mark.parametrize(
     "text", ['[{ name = "org", concurrency = 5 }]', '[{"name": "org", "concurrency": 5}]'], ids=["toml", "json"]
 )

@@ -15,7 +15,7 @@ from headrace.budget.limits import Limit, validate
 from headrace.budget.matching import share, shared_by
 from headrace.budget.want import Form
 from headrace.budgets import show
-from headrace.budgets.board import Level, level, merge
+from headrace.budgets.board import Level, Loan, level, merge
 from headrace.budgets.census import MOST_WAITING, Seen, View, Waits
 from headrace.budgets.override import Figures, Held, Override, check, check_hold, decode, encode, ends, in_force, laid
 from headrace.errors import InvalidCall
@@ -106,13 +106,15 @@ def seen(form: Form = Form.RATE, **more) -> Seen:
 def test_levels() -> None:
     """A bucket that nobody took from is full; what flowed in since is in it; below nothing is debt."""
     now_us = round(NOW * 1e6)
-    assert level(seen(), [None, None], now_us) == Level(30, 0, NOW)
-    assert level(seen(), [b"%d" % (-2 * UNITS), b"%d" % now_us], now_us) == Level(0, 2, NOW + 32)
-    assert level(seen(), [b"%d" % (-2 * UNITS), b"%d" % (now_us - 5_000_000)], now_us) == Level(3, 0, NOW + 27)
+    assert level(seen(), {}, now_us) == Level(30, 0, NOW)
+    assert level(seen(), {b"level": b"%d" % (-2 * UNITS), b"at": b"%d" % now_us}, now_us) == Level(0, 2, NOW + 32)
+    assert level(seen(), {b"level": b"%d" % (-2 * UNITS), b"at": b"%d" % (now_us - 5_000_000)}, now_us) == Level(3, 0, NOW + 27)
     assert level(seen(Form.PERMIT), 12, now_us) == Level(18)
     assert level(seen(Form.PERMIT), 33, now_us) == Level(0, 3)  # it was lowered
-    assert level(seen(Form.WINDOW, ends_us=now_us + 9_000_000), [b"34"], now_us) == Level(0, 4, NOW + 9)
-    assert level(seen(Form.WINDOW, ends_us=now_us), [None], now_us) == Level(30, 0, NOW)
+    assert level(seen(Form.WINDOW, ends_us=now_us + 9_000_000), {b"used": b"34"}, now_us) == Level(0, 4, NOW + 9)
+    assert level(seen(Form.WINDOW, ends_us=now_us), {}, now_us) == Level(30, 0, NOW)
+    lent = {b"headrace:inbox:d": b"20 %d 7" % (now_us + 1_000_000), b"headrace:inbox:e": b"3 %d 7" % now_us}
+    assert level(seen(), lent, now_us) == Level(10, 0, NOW, (Loan("d", 20, NOW + 1),))
 
 
 def waits(due: float | None, since: float = 0.0) -> Waits:

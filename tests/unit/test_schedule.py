@@ -15,7 +15,7 @@ from conftest import until
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
 from headrace.crowd import Crowd
-from headrace.errors import BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway
+from headrace.errors import AttemptFailed, BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway, UpstreamError
 from headrace.model import Usage
 from headrace.schedule.line import MOST_OF_FLOW
 from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House, levels
@@ -120,10 +120,10 @@ async def test_comes_back():
 async def test_too_late_at_entry():
     """A call behind others that cannot make its deadline is refused at once, with the time that would work."""
     house = House(ONE_A_SECOND)
-    for _ in range(5):
-        house.go("early")
+    for number in range(5):
+        house.go("early", within=number + 0.5)
     await house.settle_down()
-    late = house.go("late", within=3.0)
+    late = house.go("late", within=4.75)
     await house.settle_down()
     with pytest.raises(BudgetExhausted) as refused:
         await late
@@ -252,7 +252,7 @@ async def test_fail(failure, sent, left):
     house = House(Limit("org", requests_per_minute=60, output_tokens_per_minute=60))
     async with house.schedule.turn(house.call(), "h") as turn:
         turn.sent()
-        await turn.fail(failure, sent)
+        await turn.fail(AttemptFailed(failure, UpstreamError("no", status=500), sent=sent))
     assert await levels(house) == left
 
 

@@ -10,7 +10,7 @@ from headrace import observe
 from headrace.budget.costs import Costs
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.memory import MemoryLedger
-from headrace.errors import BudgetExhausted, Failure
+from headrace.errors import AttemptFailed, BudgetExhausted, Failure, UpstreamError
 from headrace.model import Usage
 from headrace.rank import NOBODY
 from schedule_parts import House
@@ -196,7 +196,7 @@ async def break_off(house: House, told: Usage, is_cancelled: bool) -> None:
         turn.sent(lambda: told)
         if is_cancelled:
             await asyncio.sleep(60)
-        await turn.fail(Failure.BROKEN, True)
+        await turn.fail(AttemptFailed(Failure.BROKEN, UpstreamError("broke off", status=200)))
 
 
 async def test_refused_upstream():
@@ -205,7 +205,7 @@ async def test_refused_upstream():
     for told in (Usage(known=False), Usage(40, 1, known=False)):
         async with house.schedule.turn(house.call(), f"h{told.input_tokens}") as turn:
             turn.sent(lambda told=told: told)
-            await turn.fail(Failure.OVERLOADED, True)
+            await turn.fail(AttemptFailed(Failure.RATE_LIMITED, UpstreamError("no", status=429)))
     assert (await left(house)) == [560, 550, 510]
 
 

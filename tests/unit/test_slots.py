@@ -10,7 +10,7 @@ import pytest
 from headrace import observe
 from headrace.budget.limits import Limit
 from headrace.crowd import Crowd
-from headrace.errors import DeadlinePassed, Failure, QueueFull
+from headrace.errors import AttemptFailed, DeadlinePassed, Failure, QueueFull, UpstreamError
 from headrace.model import Usage
 from schedule_parts import House, levels
 
@@ -175,7 +175,7 @@ async def test_given_back(end):
             if end == "settle":
                 await turn.settle(Usage(1, 1))
             elif end == "fail":
-                await turn.fail(Failure.OVERLOADED, True)
+                await turn.fail(AttemptFailed(Failure.OVERLOADED, UpstreamError("", status=529)))
             else:
                 raise ZeroDivisionError
             assert house.schedule.stats().slots.in_use == 0

@@ -162,7 +162,10 @@ type CallOptions struct {
 	AnthropicHeaders map[string]string `protobuf:"bytes,7,rep,name=anthropic_headers,json=anthropicHeaders,proto3" json:"anthropic_headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Says what the call is for, by the names that the daemon's configuration lets this caller use; other names are refused.
 	// Limits may go by them, and usage is added up by them. A value has 1 to 64 letters, digits or any of ._:/@+-
-	Labels        map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Chooses the lane by its name, for those of the daemon's configuration that `Lane` does not know. Beside `lane` it has to
+	// name the same one.
+	LaneName      string `protobuf:"bytes,9,opt,name=lane_name,json=laneName,proto3" json:"lane_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +254,13 @@ func (x *CallOptions) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *CallOptions) GetLaneName() string {
+	if x != nil {
+		return x.LaneName
+	}
+	return ""
 }
 
 // Directs the cache in HTTP's own terms: RFC 9111, and RFC 5861 for stale_if_error.
@@ -430,7 +440,7 @@ var File_headrace_v1_options_proto protoreflect.FileDescriptor
 
 const file_headrace_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x19headrace/v1/options.proto\x12\vheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x04\n" +
+	"\x19headrace/v1/options.proto\x12\vheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc3\x04\n" +
 	"\vCallOptions\x12>\n" +
 	"\rcache_control\x18\x01 \x01(\v2\x19.headrace.v1.CacheControlR\fcacheControl\x12%\n" +
 	"\x04lane\x18\x02 \x01(\x0e2\x11.headrace.v1.LaneR\x04lane\x12'\n" +
@@ -439,7 +449,8 @@ const file_headrace_v1_options_proto_rawDesc = "" +
 	"\x11anthropic_version\x18\x05 \x01(\tR\x10anthropicVersion\x12'\n" +
 	"\x0fanthropic_betas\x18\x06 \x03(\tR\x0eanthropicBetas\x12[\n" +
 	"\x11anthropic_headers\x18\a \x03(\v2..headrace.v1.CallOptions.AnthropicHeadersEntryR\x10anthropicHeaders\x12<\n" +
-	"\x06labels\x18\b \x03(\v2$.headrace.v1.CallOptions.LabelsEntryR\x06labels\x1aC\n" +
+	"\x06labels\x18\b \x03(\v2$.headrace.v1.CallOptions.LabelsEntryR\x06labels\x12\x1b\n" +
+	"\tlane_name\x18\t \x01(\tR\blaneName\x1aC\n" +
 	"\x15AnthropicHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +

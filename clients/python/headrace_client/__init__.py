@@ -1,7 +1,7 @@
 """
 Talks to a Headrace daemon over gRPC.
 
-    Headrace, AsyncHeadrace      the clients: messages, tickets, models, batches, cache
+    Headrace, AsyncHeadrace      the clients: messages, tickets, models, batches, cache, usage
     Answer, Ticket               what they return: the protos, with what one asks of them daily
     HeadraceError and its kin    what they raise (`errors`)
     forms                        Anthropic's JSON <-> the typed messages

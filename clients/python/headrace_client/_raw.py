@@ -44,10 +44,18 @@ def _headers(defaults: Defaults, data: bytes) -> list[Header]:
         "x-api-key": defaults.api_key,
         "x-headrace-caller": defaults.caller,
         "x-headrace-lane": defaults.lane,
+        "x-headrace-labels": ", ".join(_label(name, value) for name, value in defaults.labels.items()),
         "anthropic-version": defaults.anthropic_version,
         "anthropic-beta": ",".join(defaults.betas),
     }
     return [Header(name=name, value=value) for name, value in said.items() if value]
+
+
+def _label(name: str, value: str) -> str:
+    # What parts labels in the header would make two of one.
+    if any(sign in name + value for sign in ",="):
+        raise ValueError(f"labels: {name!r} or its value {value!r} is none")
+    return f"{name}={value}"
 
 
 def value(body: bytes) -> Any:

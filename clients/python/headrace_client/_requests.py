@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from headrace_client import forms
@@ -14,13 +15,19 @@ from headrace_client.v1 import (
     options_pb2,
     tickets_pb2,
     tickets_service_pb2,
+    usage_service_pb2,
 )
 
 _LANES = {
-    "": options_pb2.LANE_UNSPECIFIED,
     "interactive": options_pb2.LANE_INTERACTIVE,
     "standard": options_pb2.LANE_STANDARD,
     "batch": options_pb2.LANE_BATCH,
+}
+_GRANULARITIES = {
+    "": usage_service_pb2.USAGE_GRANULARITY_UNSPECIFIED,
+    "minute": usage_service_pb2.USAGE_GRANULARITY_MINUTE,
+    "day": usage_service_pb2.USAGE_GRANULARITY_DAY,
+    "month": usage_service_pb2.USAGE_GRANULARITY_MONTH,
 }
 _FLAGS = {"no-store": "no_store", "no-cache": "no_cache", "only-if-cached": "only_if_cached"}
 _PAGE = 200  # tickets in one response
@@ -33,6 +40,7 @@ class Unset:
 
 UNSET = Unset()
 Timeout = float | None | Unset
+Labels = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Defaults:
     timeout_s: float | None = 600.0
     anthropic_version: str = ""
     betas: Sequence[str] = field(default_factory=tuple)
+    labels: Labels = field(default_factory=dict)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -54,6 +63,10 @@ class Defaults:
     def seconds(self, timeout: float | Unset | None) -> float | None:
         """Return how long an RPC may take; None for as long as it takes."""
         return self.timeout_s if isinstance(timeout, Unset) else timeout
+
+    def own(self, lane: str, labels: Labels | None) -> Defaults:
+        """Return them with what one call says of its own: its lane, and labels beside those of the client."""
+        return replace(self, lane=lane or self.lane, labels={**self.labels, **(labels or {})})
 
     @property
     def who(self) -> options_pb2.CallOptions:
@@ -93,8 +106,9 @@ def read_call(defaults: Defaults, keywords: Mapping[str, Any]) -> Call:
     `cache_control` is ours as a str, in HTTP's terms, and the API's (its prompt cache) as a mapping.
     """
     params = dict(keywords)
-    ours: dict[str, Any] = {"lane": defaults.lane, "anthropic_version": defaults.anthropic_version, "betas": defaults.betas}
-    for name in ("lane", "idempotency_key", "anthropic_version", "betas", "anthropic_headers"):
+    defaults = defaults.own(params.pop("lane", None) or "", params.pop("labels", None))
+    ours: dict[str, Any] = {"anthropic_version": defaults.anthropic_version, "betas": defaults.betas}
+    for name in ("idempotency_key", "anthropic_version", "betas", "anthropic_headers"):
         if params.get(name) is not None:
             ours[name] = params[name]
         params.pop(name, None)
@@ -102,13 +116,16 @@ def read_call(defaults: Defaults, keywords: Mapping[str, Any]) -> Call:
         raise TypeError("`stream` is a method of its own: messages.stream(...)")
     if isinstance(params.get("cache_control"), str):
         ours["cache_control"] = params.pop("cache_control")
-    return Call(forms.from_dict(messages_pb2.MessageParams, params), _options(defaults.caller, ours))
+    return Call(forms.from_dict(messages_pb2.MessageParams, params), _options(defaults, ours))
 
 
-def _options(caller: str, said: Mapping[str, Any]) -> options_pb2.CallOptions:
+def _options(defaults: Defaults, said: Mapping[str, Any]) -> options_pb2.CallOptions:
+    lane = defaults.lane
     options = options_pb2.CallOptions(
-        caller=caller,
-        lane=_lane(said["lane"]),
+        caller=defaults.caller,
+        lane=_LANES.get(lane, options_pb2.LANE_UNSPECIFIED),
+        lane_name="" if lane in _LANES else lane,
+        labels=defaults.labels,
         idempotency_key=said.get("idempotency_key", ""),
         anthropic_version=said["anthropic_version"],
         anthropic_betas=said["betas"],
@@ -117,12 +134,6 @@ def _options(caller: str, said: Mapping[str, Any]) -> options_pb2.CallOptions:
     if directives := said.get("cache_control", ""):
         options.cache_control.CopyFrom(cache_control(directives))
     return options
-
-
-def _lane(name: str) -> options_pb2.Lane.ValueType:
-    if name not in _LANES:
-        raise ValueError(f"lane: {name!r} is none of interactive, standard, batch")
-    return _LANES[name]
 
 
 def cache_control(directives: str) -> options_pb2.CacheControl:
@@ -158,3 +169,17 @@ def purge_cache(key: str, caller: str | None, model: str, all: bool) -> cache_se
     if len(chosen) != 1:
         raise TypeError("name exactly one of key, caller, model and all")
     return cache_service_pb2.PurgeCacheRequest(**chosen)
+
+
+def get_usage(
+    since: datetime | None, until: datetime | None, by: Sequence[str], per: str, only: Mapping[str, Any]
+) -> usage_service_pb2.GetUsageRequest:
+    """Return the request for what was used; ValueError for what is no span or pattern that there is."""
+    if per not in _GRANULARITIES:
+        raise ValueError(f"per: {per!r} is none of minute, day, month")
+    request = usage_service_pb2.GetUsageRequest(**only, group_by=by, granularity=_GRANULARITIES[per])
+    if since is not None:
+        request.since_time.FromDatetime(since)
+    if until is not None:
+        request.until_time.FromDatetime(until)
+    return request

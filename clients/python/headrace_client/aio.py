@@ -7,19 +7,16 @@ A cancelled task cancels its RPC, wherever it waits. The channel is opened by th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
-import grpc
-import grpc.aio
-
-from headrace_client import _raw, errors
-from headrace_client._aio import Dropped, step
+from headrace_client import _raw
+from headrace_client._aio_wire import AsyncWire, parts
 from headrace_client._channel import LoopChannel
-from headrace_client._requests import UNSET, Call, Defaults, Timeout, list_tickets, purge_cache, read_call
+from headrace_client._requests import UNSET, Call, Defaults, Labels, Timeout, get_usage, list_tickets, purge_cache, read_call
 from headrace_client.answers import Answer, Teller, Ticket
 from headrace_client.v1 import (
-    api_service_pb2_grpc,
     cache_service_pb2,
     cache_service_pb2_grpc,
     events_pb2,
@@ -27,74 +24,9 @@ from headrace_client.v1 import (
     options_pb2,
     tickets_service_pb2,
     tickets_service_pb2_grpc,
+    usage_service_pb2,
+    usage_service_pb2_grpc,
 )
-
-T = TypeVar("T")
-
-
-async def _step(call: Any, awaitable: Awaitable[T]) -> T:
-    try:
-        return await step(call, awaitable)
-    except grpc.RpcError as error:
-        raise errors.of_rpc(error) from error
-    except Dropped:
-        raise errors.CanceledError("the client closed the call", reason="CLOSED", code=grpc.StatusCode.CANCELLED) from None
-
-
-async def _parts(call: Any) -> AsyncGenerator[Any]:
-    while (part := await _step(call, call.read())) is not grpc.aio.EOF:
-        yield part
-
-
-class _Wire:
-    """Makes RPCs on the loop's channel, with what the client's calls have in common."""
-
-    def __init__(self, channel: LoopChannel, defaults: Defaults) -> None:
-        self.channel = channel
-        self.defaults = defaults
-
-    def stub(self, cls: Callable[[Any], T]) -> T:
-        """Return a service's stub."""
-        return cls(self.channel.get())
-
-    async def ask(self, method: Any, request: Any, timeout: Timeout) -> Any:
-        """Return the response of an RPC that has one."""
-        call = self.listen(method, request, timeout)
-        return await _step(call, call)
-
-    def listen(self, method: Any, request: Any, timeout: Timeout) -> Any:
-        """Return an RPC that has many; whoever asked must cancel it."""
-        return method(request, timeout=self.defaults.seconds(timeout), metadata=self.defaults.metadata)
-
-    async def raw(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout: Timeout) -> AsyncGenerator[bytes]:
-        """Yield the body of any endpoint's response as it comes; raises the error that it tells."""
-        said = _raw.parts(self.defaults, method, path, body, query)
-        call = self.listen(self.stub(api_service_pb2_grpc.ApiServiceStub).Call, iter(said), timeout)
-        try:
-            first = await _step(call, call.read())
-            if first is grpc.aio.EOF or not first.head.status:
-                raise _raw.headless()
-            if first.head.status >= 400:
-                raise _raw.failure(first.head, b"".join([part.chunk async for part in _parts(call)]))
-            async for part in _parts(call):
-                yield part.chunk
-        finally:
-            call.cancel()
-
-    async def json(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout: Timeout) -> Any:
-        """Return the JSON that any endpoint answers."""
-        return _raw.value(b"".join([chunk async for chunk in self.raw(method, path, body, query, timeout)]))
-
-    async def pages(self, path: str, timeout: Timeout) -> AsyncGenerator[dict[str, Any]]:
-        """Yield all items of a list."""
-        query: dict[str, Any] = {}
-        while True:
-            page = await self.json("GET", path, None, query, timeout)
-            for item in page["data"]:
-                yield item
-            if not page.get("has_more"):
-                return
-            query = {"after_id": page["last_id"]}
 
 
 class AsyncHeadrace:
@@ -105,7 +37,8 @@ class AsyncHeadrace:
         address: `unix:PATH` or `HOST:PORT`.
         caller: names the service that asks, where the daemon asks for no keys.
         api_key: the key, where it does (or the caller's own for upstream).
-        lane: "interactive", "standard" or "batch"; "" for the caller's own.
+        lane: "interactive", "standard", "batch" or one of the daemon's own; "" for the caller's own.
+        labels: go with every call, and a call's own beside them.
         timeout: seconds that an RPC may take, a stream as a whole included; None for as long as the daemon takes.
         anthropic_version, betas: go upstream with every call.
     """
@@ -120,16 +53,19 @@ class AsyncHeadrace:
         timeout: float | None = 600.0,
         anthropic_version: str = "",
         betas: Sequence[str] = (),
+        labels: Labels | None = None,
     ) -> None:
-        self._connect(LoopChannel(address), Defaults(caller, api_key, lane, timeout, anthropic_version, tuple(betas)))
+        defaults = Defaults(caller, api_key, lane, timeout, anthropic_version, tuple(betas), labels or {})
+        self._connect(LoopChannel(address), defaults)
 
     def _connect(self, channel: LoopChannel, defaults: Defaults) -> None:
-        self._wire = wire = _Wire(channel, defaults)
+        self._wire = wire = AsyncWire(channel, defaults)
         self.messages = AsyncMessages(wire)
         self.tickets = AsyncTickets(wire)
         self.models = AsyncModels(wire)
         self.batches = AsyncBatches(wire)
         self.cache = AsyncCache(wire)
+        self.usage = AsyncUsage(wire)
 
     def with_options(self, **changes: Any) -> AsyncHeadrace:
         """Return a client that differs in what is named (caller, lane, ...), on the same channel: closing one closes both."""
@@ -146,10 +82,12 @@ class AsyncHeadrace:
         *,
         json: Any = None,
         query: Mapping[str, Any] | None = None,
+        lane: str = "",
+        labels: Labels | None = None,
         timeout: Timeout = UNSET,
     ) -> Any:
         """Return the JSON that any endpoint answers, those that this package does not know included."""
-        return await self._wire.json(method, path, json, query or {}, timeout)
+        return await self._wire.own(lane, labels).json(method, path, json, query or {}, timeout)
 
     async def close(self) -> None:
         """Close the channel; what still runs on it is cancelled."""
@@ -167,10 +105,10 @@ class AsyncMessages:
     Calls to the Messages API. Keywords are those of the API, as with the official SDK, and ours:
 
     - cache_control: a str is for our cache, in HTTP's terms ("no-store", "max-age=600"); a mapping for upstream's.
-    - lane, idempotency_key, timeout; betas, anthropic_version, anthropic_headers.
+    - lane, labels, idempotency_key, timeout; betas, anthropic_version, anthropic_headers.
     """
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: AsyncWire) -> None:
         self._wire = wire
 
     @property
@@ -219,11 +157,18 @@ class AsyncMessages:
         return Ticket((await self._wire.ask(self._stub.SubmitMessage, request, timeout)).ticket)
 
     async def count_tokens(
-        self, *, model: str, messages: Sequence[Mapping[str, Any]], timeout: Timeout = UNSET, **more: Any
+        self,
+        *,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        lane: str = "",
+        labels: Labels | None = None,
+        timeout: Timeout = UNSET,
+        **more: Any,
     ) -> int:
         """Return how many input tokens a call would have."""
         body = {"model": model, "messages": messages, **more}
-        said = await self._wire.json("POST", "/v1/messages/count_tokens", body, {}, timeout)
+        said = await self._wire.own(lane, labels).json("POST", "/v1/messages/count_tokens", body, {}, timeout)
         return int(said["input_tokens"])
 
     def _read(self, model: str, max_tokens: int, messages: Any, more: Mapping[str, Any]) -> Call:
@@ -258,7 +203,7 @@ class AsyncMessageStream:
     async def __aiter__(self) -> AsyncIterator[events_pb2.StreamEvent]:
         if self._call is None:
             raise RuntimeError("a stream begins when it is entered: async with client.messages.stream(...) as stream")
-        async for response in _parts(self._call):
+        async for response in parts(self._call):
             if response.HasField("origin"):
                 self.origin = response.origin
             self._teller.add(response.event)
@@ -283,7 +228,7 @@ class AsyncMessageStream:
 class AsyncTickets:
     """Calls that were handed in."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: AsyncWire) -> None:
         self._wire = wire
 
     @property
@@ -319,7 +264,7 @@ class AsyncTickets:
 class AsyncModels:
     """The models that upstream has; values are the API's JSON."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: AsyncWire) -> None:
         self._wire = wire
 
     def list(self, *, timeout: Timeout = UNSET) -> AsyncIterator[dict[str, Any]]:
@@ -335,7 +280,7 @@ class AsyncModels:
 class AsyncBatches:
     """Upstream's own message batches; values are the API's JSON."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: AsyncWire) -> None:
         self._wire = wire
 
     async def create(self, *, requests: Sequence[Mapping[str, Any]], timeout: Timeout = UNSET) -> dict[str, Any]:
@@ -379,7 +324,7 @@ _BATCHES = "/v1/messages/batches"
 class AsyncCache:
     """The daemon's cache."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: AsyncWire) -> None:
         self._wire = wire
 
     @property
@@ -402,3 +347,37 @@ class AsyncCache:
     async def stats(self, *, timeout: Timeout = UNSET) -> list[cache_service_pb2.CacheTierStats]:
         """Return what each tier holds and did."""
         return list((await self._wire.ask(self._stub.GetCacheStats, cache_service_pb2.GetCacheStatsRequest(), timeout)).tiers)
+
+
+class AsyncUsage:
+    """What was used, at what cost, and what was saved."""
+
+    def __init__(self, wire: AsyncWire) -> None:
+        self._wire = wire
+
+    @property
+    def _stub(self) -> Any:
+        return self._wire.stub(usage_service_pb2_grpc.UsageServiceStub)
+
+    async def get(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: Sequence[str] = (),
+        per: str = "",
+        timeout: Timeout = UNSET,
+        **only: str,
+    ) -> usage_service_pb2.GetUsageResponse:
+        """
+        Return the usage of a span, today's (UTC) unless it is named, added up in rows.
+
+        Args:
+            by: what is added up by: "caller", "team", "model", "lane", "labels" or "label.NAME".
+            per: "minute", "day" or "month"; "" for the whole span in one.
+            only: patterns for caller, team, model, lane and labels.
+        """
+        response: usage_service_pb2.GetUsageResponse = await self._wire.ask(
+            self._stub.GetUsage, get_usage(since, until, by, per, only), timeout
+        )
+        return response

@@ -8,18 +8,18 @@ the daemon that nobody waits for; what shall run on is submitted, and has a tick
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import grpc
 
 from headrace_client import _raw, errors
 from headrace_client._channel import open_channel
-from headrace_client._requests import UNSET, Call, Defaults, Timeout, list_tickets, purge_cache, read_call
+from headrace_client._requests import UNSET, Call, Defaults, Labels, Timeout, get_usage, list_tickets, purge_cache, read_call
+from headrace_client._wire import Wire
 from headrace_client.answers import Answer, Teller, Ticket
 from headrace_client.v1 import (
-    api_service_pb2,
-    api_service_pb2_grpc,
     cache_service_pb2,
     cache_service_pb2_grpc,
     events_pb2,
@@ -27,59 +27,9 @@ from headrace_client.v1 import (
     options_pb2,
     tickets_service_pb2,
     tickets_service_pb2_grpc,
+    usage_service_pb2,
+    usage_service_pb2_grpc,
 )
-
-
-class _Wire:
-    """Makes RPCs on a channel, with what the client's calls have in common."""
-
-    def __init__(self, channel: Any, defaults: Defaults) -> None:
-        self.channel = channel
-        self.defaults = defaults
-
-    def ask(self, method: Any, request: Any, timeout: Timeout) -> Any:
-        """Return the response of an RPC that has one."""
-        call = method.future(request, timeout=self.defaults.seconds(timeout), metadata=self.defaults.metadata)
-        try:
-            return call.result()
-        except grpc.RpcError as error:
-            raise errors.of_rpc(error) from error
-        finally:
-            call.cancel()
-
-    def listen(self, method: Any, request: Any, timeout: Timeout) -> Any:
-        """Return an RPC that has many; whoever asked must cancel it."""
-        return method(request, timeout=self.defaults.seconds(timeout), metadata=self.defaults.metadata)
-
-    def raw(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout: Timeout) -> Generator[bytes]:
-        """Yield the body of any endpoint's response as it comes; raises the error that it tells."""
-        stub = api_service_pb2_grpc.ApiServiceStub(self.channel)
-        call = self.listen(stub.Call, iter(_raw.parts(self.defaults, method, path, body, query)), timeout)
-        try:
-            head = next(call, api_service_pb2.CallResponse()).head
-            if not head.status:
-                raise _raw.headless()
-            if head.status >= 400:
-                raise _raw.failure(head, b"".join(part.chunk for part in call))
-            yield from (part.chunk for part in call)
-        except grpc.RpcError as error:
-            raise errors.of_rpc(error) from error
-        finally:
-            call.cancel()
-
-    def json(self, method: str, path: str, body: Any, query: Mapping[str, Any], timeout: Timeout) -> Any:
-        """Return the JSON that any endpoint answers."""
-        return _raw.value(b"".join(self.raw(method, path, body, query, timeout)))
-
-    def pages(self, path: str, timeout: Timeout) -> Iterator[dict[str, Any]]:
-        """Yield all items of a list."""
-        query: dict[str, Any] = {}
-        while True:
-            page = self.json("GET", path, None, query, timeout)
-            yield from page["data"]
-            if not page.get("has_more"):
-                return
-            query = {"after_id": page["last_id"]}
 
 
 class Headrace:
@@ -90,7 +40,8 @@ class Headrace:
         address: `unix:PATH` or `HOST:PORT`.
         caller: names the service that asks, where the daemon asks for no keys.
         api_key: the key, where it does (or the caller's own for upstream).
-        lane: "interactive", "standard" or "batch"; "" for the caller's own.
+        lane: "interactive", "standard", "batch" or one of the daemon's own; "" for the caller's own.
+        labels: go with every call, and a call's own beside them.
         timeout: seconds that an RPC may take, a stream as a whole included; None for as long as the daemon takes.
         anthropic_version, betas: go upstream with every call.
     """
@@ -105,16 +56,19 @@ class Headrace:
         timeout: float | None = 600.0,
         anthropic_version: str = "",
         betas: Sequence[str] = (),
+        labels: Labels | None = None,
     ) -> None:
-        self._connect(open_channel(address), Defaults(caller, api_key, lane, timeout, anthropic_version, tuple(betas)))
+        defaults = Defaults(caller, api_key, lane, timeout, anthropic_version, tuple(betas), labels or {})
+        self._connect(open_channel(address), defaults)
 
     def _connect(self, channel: Any, defaults: Defaults) -> None:
-        self._wire = wire = _Wire(channel, defaults)
+        self._wire = wire = Wire(channel, defaults)
         self.messages = Messages(wire)
         self.tickets = Tickets(wire)
         self.models = Models(wire)
         self.batches = Batches(wire)
         self.cache = Cache(wire)
+        self.usage = Usage(wire)
 
     def with_options(self, **changes: Any) -> Headrace:
         """Return a client that differs in what is named (caller, lane, ...), on the same channel: closing one closes both."""
@@ -131,10 +85,12 @@ class Headrace:
         *,
         json: Any = None,
         query: Mapping[str, Any] | None = None,
+        lane: str = "",
+        labels: Labels | None = None,
         timeout: Timeout = UNSET,
     ) -> Any:
         """Return the JSON that any endpoint answers, those that this package does not know included."""
-        return self._wire.json(method, path, json, query or {}, timeout)
+        return self._wire.own(lane, labels).json(method, path, json, query or {}, timeout)
 
     def close(self) -> None:
         """Close the channel; what still runs on it is cancelled."""
@@ -152,10 +108,10 @@ class Messages:
     Calls to the Messages API. Keywords are those of the API, as with the official SDK, and ours:
 
     - cache_control: a str is for our cache, in HTTP's terms ("no-store", "max-age=600"); a mapping for upstream's.
-    - lane, idempotency_key, timeout; betas, anthropic_version, anthropic_headers.
+    - lane, labels, idempotency_key, timeout; betas, anthropic_version, anthropic_headers.
     """
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._stub = messages_service_pb2_grpc.MessagesServiceStub(wire.channel)
 
@@ -200,10 +156,19 @@ class Messages:
         request = self._read(model, max_tokens, messages, more).submit(answer_timeout)
         return Ticket(self._wire.ask(self._stub.SubmitMessage, request, timeout).ticket)
 
-    def count_tokens(self, *, model: str, messages: Sequence[Mapping[str, Any]], timeout: Timeout = UNSET, **more: Any) -> int:
+    def count_tokens(
+        self,
+        *,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        lane: str = "",
+        labels: Labels | None = None,
+        timeout: Timeout = UNSET,
+        **more: Any,
+    ) -> int:
         """Return how many input tokens a call would have."""
         body = {"model": model, "messages": messages, **more}
-        said = self._wire.json("POST", "/v1/messages/count_tokens", body, {}, timeout)
+        said = self._wire.own(lane, labels).json("POST", "/v1/messages/count_tokens", body, {}, timeout)
         return int(said["input_tokens"])
 
     def _read(self, model: str, max_tokens: int, messages: Any, more: Mapping[str, Any]) -> Call:
@@ -266,7 +231,7 @@ class MessageStream:
 class Tickets:
     """Calls that were handed in."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._stub = tickets_service_pb2_grpc.TicketsServiceStub(wire.channel)
 
@@ -298,7 +263,7 @@ class Tickets:
 class Models:
     """The models that upstream has; values are the API's JSON."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
     def list(self, *, timeout: Timeout = UNSET) -> Iterator[dict[str, Any]]:
@@ -314,7 +279,7 @@ class Models:
 class Batches:
     """Upstream's own message batches; values are the API's JSON."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
     def create(self, *, requests: Sequence[Mapping[str, Any]], timeout: Timeout = UNSET) -> dict[str, Any]:
@@ -357,7 +322,7 @@ _BATCHES = "/v1/messages/batches"
 class Cache:
     """The daemon's cache."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._stub = cache_service_pb2_grpc.CacheServiceStub(wire.channel)
 
@@ -377,3 +342,34 @@ class Cache:
     def stats(self, *, timeout: Timeout = UNSET) -> list[cache_service_pb2.CacheTierStats]:
         """Return what each tier holds and did."""
         return list(self._wire.ask(self._stub.GetCacheStats, cache_service_pb2.GetCacheStatsRequest(), timeout).tiers)
+
+
+class Usage:
+    """What was used, at what cost, and what was saved."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._stub = usage_service_pb2_grpc.UsageServiceStub(wire.channel)
+
+    def get(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: Sequence[str] = (),
+        per: str = "",
+        timeout: Timeout = UNSET,
+        **only: str,
+    ) -> usage_service_pb2.GetUsageResponse:
+        """
+        Return the usage of a span, today's (UTC) unless it is named, added up in rows.
+
+        Args:
+            by: what is added up by: "caller", "team", "model", "lane", "labels" or "label.NAME".
+            per: "minute", "day" or "month"; "" for the whole span in one.
+            only: patterns for caller, team, model, lane and labels.
+        """
+        response: usage_service_pb2.GetUsageResponse = self._wire.ask(
+            self._stub.GetUsage, get_usage(since, until, by, per, only), timeout
+        )
+        return response

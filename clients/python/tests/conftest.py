@@ -108,7 +108,7 @@ def stage(session_stage: Stage) -> Stage:
     return session_stage
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def own_stage() -> Callable[..., contextlib.AbstractContextManager[Stage]]:
     """For a stage with settings of the test's own."""
     return staged

@@ -67,7 +67,7 @@ def test_prompt_cache_is_the_apis(client, ask):
     assert caught.value.request_id
 
 
-@pytest.mark.parametrize("wrong", [{"lane": "fast"}, {"cache_control": "no-such-thing"}, {"cache_control": "max-age=x"}])
+@pytest.mark.parametrize("wrong", [{"cache_control": "no-such-thing"}, {"cache_control": "max-age=x"}])
 def test_options_that_make_no_sense(client, ask, wrong):
     """A wrong option is refused here, by name."""
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -53,6 +53,13 @@ def upstream(tmp_path):
         server.stop(None).wait()
 
 
+CALLING = {"caller": "me", "api_key": "k", "lane": "nightly", "labels": {"env": "prod", "feature": "search"}}
+WHO = {
+    "x-headrace-caller": "me",
+    "x-api-key": "k",
+    "x-headrace-lane": "nightly",
+    "x-headrace-labels": "env=prod, feature=search",
+}
 BATCH = [{"custom_id": "c", "params": {"model": "m"}}]
 DONE = [
     ("GET", "/v1/models", ""),
@@ -71,12 +78,12 @@ DONE = [
 def check(upstream):
     assert [asked[:3] for asked in upstream.asked] == DONE
     assert upstream.asked[3][3] == {"requests": BATCH}
-    assert all(asked[4]["x-headrace-caller"] == "me" and asked[4]["x-api-key"] == "k" for asked in upstream.asked)
+    assert all(WHO.items() <= asked[4].items() for asked in upstream.asked)
 
 
 def test_endpoints(upstream):
-    """Each method asks what the API calls for, with who asks."""
-    with Headrace(upstream.address, caller="me", api_key="k") as client:
+    """Each method asks what the API calls for, with who asks, in which lane, and what for."""
+    with Headrace(upstream.address, **CALLING) as client:
         assert [model["id"] for model in client.models.list()] == ["a", "b", "c"]
         assert client.models.get("m") == {"id": "one"}
         assert client.batches.create(requests=BATCH) == {"id": "one"}
@@ -90,7 +97,7 @@ def test_endpoints(upstream):
 
 async def test_endpoints_async(upstream):
     """The same for asyncio."""
-    async with AsyncHeadrace(upstream.address, caller="me", api_key="k") as client:
+    async with AsyncHeadrace(upstream.address, **CALLING) as client:
         assert [model["id"] async for model in client.models.list()] == ["a", "b", "c"]
         assert await client.models.get("m") == {"id": "one"}
         assert await client.batches.create(requests=BATCH) == {"id": "one"}

@@ -20,12 +20,20 @@ import { TicketsService } from "./gen/headrace/v1/tickets_service_pb.js";
 import { Http, type Json } from "./http.js";
 import { toJson, toMessage } from "./json.js";
 import { optionsMessage } from "./options.js";
-import type { Answer, CallOptions, CountParams, MessageParams, Origin, StreamEvent, Ticket, TicketState } from "./types.js";
+import type {
+  Answer,
+  CallDefaults,
+  CallOptions,
+  CountParams,
+  MessageParams,
+  Origin,
+  StreamEvent,
+  Ticket,
+  TicketState,
+} from "./types.js";
 
 /** What holds for every call of a client. */
-export interface ClientOptions {
-  /** Who calls, where the daemon asks for no key. */
-  caller?: string;
+export interface ClientOptions extends CallDefaults {
   /** The key, where it asks for one. */
   apiKey?: string;
 }
@@ -41,13 +49,13 @@ export class Headrace {
   readonly #channel: Channel;
 
   /** Takes `unix:/path` or `host:port`. Connects with the first call. */
-  constructor(address: string, { caller, apiKey }: ClientOptions = {}) {
+  constructor(address: string, { apiKey, ...defaults }: ClientOptions = {}) {
     this.#channel = new Channel(address, apiKey);
     const headers: Record<string, string> = apiKey === undefined ? {} : { "x-api-key": apiKey };
-    this.fetch = headraceFetch(this.#channel, { caller, headers });
-    const http = new Http(this.fetch);
-    this.messages = new Messages(this.stub(MessagesService), http, caller);
-    this.tickets = new Tickets(this.stub(TicketsService), caller);
+    this.fetch = headraceFetch(this.#channel, { ...defaults, headers });
+    const http = new Http(this.fetch, defaults);
+    this.messages = new Messages(this.stub(MessagesService), http, defaults);
+    this.tickets = new Tickets(this.stub(TicketsService), defaults);
     this.models = new Models(http);
     this.batches = new Batches(http);
   }
@@ -68,7 +76,7 @@ export class Messages {
   constructor(
     readonly stub: Client<typeof MessagesService>,
     private readonly http: Http,
-    private readonly caller: string | undefined,
+    private readonly defaults: CallDefaults,
   ) {}
 
   /** Asks for one answer. */
@@ -99,7 +107,7 @@ export class Messages {
   }
 
   #request(params: MessageParams, options: CallOptions) {
-    return { params: toMessage(MessageParamsSchema, params), options: optionsMessage(options, this.caller) };
+    return { params: toMessage(MessageParamsSchema, params), options: optionsMessage(options, this.defaults) };
   }
 }
 
@@ -143,7 +151,7 @@ export class MessageStream implements AsyncIterable<StreamEvent> {
 export class Tickets {
   constructor(
     readonly stub: Client<typeof TicketsService>,
-    private readonly caller: string | undefined,
+    private readonly defaults: CallDefaults,
   ) {}
 
   /** Returns a ticket as it is now. */
@@ -174,7 +182,7 @@ export class Tickets {
   }
 
   #request(id: string, options: CallOptions) {
-    return { id, options: optionsMessage(options, this.caller) };
+    return { id, options: optionsMessage(options, this.defaults) };
   }
 }
 

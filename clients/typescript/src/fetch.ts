@@ -13,13 +13,13 @@ import { Channel } from "./channel.js";
 import { decoded } from "./encoding.js";
 import { HeadraceError } from "./errors.js";
 import { ApiService, type CallResponse } from "./gen/headrace/v1/api_service_pb.js";
+import { optionsHeaders } from "./options.js";
 import { byteLength, type Part, requestParts } from "./request.js";
+import type { CallDefaults } from "./types.js";
 
-/** What is added to every request. */
-export interface FetchOptions {
-  /** Who calls, where the daemon asks for no key. */
-  caller?: string;
-  /** Further headers; those of a request win. */
+/** What is added to every request, as headers; those that a request has win. */
+export interface FetchOptions extends CallDefaults {
+  /** Further headers. */
   headers?: ConstructorParameters<typeof Headers>[0];
 }
 
@@ -58,7 +58,7 @@ function toRequest(input: string | URL | Request, init: RequestInit | undefined)
 function addHeaders(headers: Headers, url: URL, options: FetchOptions, length: number | undefined): void {
   const add = (name: string, value: string) => headers.has(name) || headers.set(name, value);
   new Headers(options.headers).forEach((value, name) => add(name, value));
-  if (options.caller !== undefined) add("x-headrace-caller", options.caller);
+  optionsHeaders({}, options).forEach((value, name) => add(name, value));
   if (length !== undefined) add("content-length", String(length));
   add("host", url.host);
   add("x-forwarded-proto", url.protocol.slice(0, -1));

@@ -2,13 +2,16 @@
 import { failure, HeadraceError, settled } from "./errors.js";
 import type { HeadraceFetch } from "./fetch.js";
 import { optionsHeaders } from "./options.js";
-import type { CallOptions } from "./types.js";
+import type { CallDefaults, CallOptions } from "./types.js";
 
 /** Any JSON object of the API's. */
 export type Json = Record<string, unknown>;
 
 export class Http {
-  constructor(private readonly fetch: HeadraceFetch) {}
+  constructor(
+    private readonly fetch: HeadraceFetch,
+    private readonly defaults: CallDefaults,
+  ) {}
 
   /** Sends JSON and returns JSON. */
   async json<T>(method: string, path: string, options: CallOptions, body?: object): Promise<T> {
@@ -44,7 +47,7 @@ export class Http {
   }
 
   async #send(method: string, path: string, options: CallOptions, body?: object): Promise<Response> {
-    const headers = optionsHeaders(options);
+    const headers = optionsHeaders(options, this.defaults);
     const init: RequestInit = { method, headers, signal: options.signal ?? null };
     if (body) {
       headers.set("content-type", "application/json");

@@ -3,27 +3,38 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 
 import { type CallOptionsSchema, Lane } from "./gen/headrace/v1/options_pb.js";
-import type { CacheControl, CallOptions } from "./types.js";
+import type { CacheControl, CallDefaults, CallOptions } from "./types.js";
 
-const LANES = { interactive: Lane.INTERACTIVE, standard: Lane.STANDARD, batch: Lane.BATCH };
+// Those of the enum; all others go by their names.
+const LANES = new Map([
+  ["interactive", Lane.INTERACTIVE],
+  ["standard", Lane.STANDARD],
+  ["batch", Lane.BATCH],
+]);
 
-/** Returns the message; *caller* is who calls unless the options say otherwise. */
-export function optionsMessage(options: CallOptions, caller: string | undefined): MessageInitShape<typeof CallOptionsSchema> {
+/** Returns the message; *defaults* hold where the options do not say otherwise. */
+export function optionsMessage(options: CallOptions, defaults: CallDefaults): MessageInitShape<typeof CallOptionsSchema> {
+  const { caller, lane = "", labels } = own(options, defaults);
+  const known = LANES.get(lane);
   return {
     cacheControl: options.cacheControl && cacheMessage(options.cacheControl),
-    lane: options.lane && LANES[options.lane],
+    lane: known,
+    laneName: known === undefined ? lane : undefined,
+    labels,
     idempotencyKey: options.idempotencyKey,
-    caller: options.caller ?? caller,
+    caller,
     anthropicVersion: options.anthropicVersion,
     anthropicBetas: options.betas && [...options.betas],
   };
 }
 
-/** Returns the headers, without those that say nothing. */
-export function optionsHeaders(options: CallOptions): Headers {
+/** Returns the headers, without those that say nothing; throws `TypeError` for a label that is none. */
+export function optionsHeaders(options: CallOptions, defaults: CallDefaults): Headers {
+  const { caller, lane, labels } = own(options, defaults);
   const values: Record<string, string | undefined> = {
-    "x-headrace-caller": options.caller,
-    "x-headrace-lane": options.lane,
+    "x-headrace-caller": caller,
+    "x-headrace-lane": lane,
+    "x-headrace-labels": Object.entries(labels).map(label).join(", "),
     "x-headrace-timeout-ms": options.timeoutMs?.toFixed(),
     "idempotency-key": options.idempotencyKey,
     "cache-control": options.cacheControl && directives(options.cacheControl),
@@ -31,6 +42,17 @@ export function optionsHeaders(options: CallOptions): Headers {
     "anthropic-beta": options.betas?.join(","),
   };
   return new Headers(Object.entries(values).filter((entry): entry is [string, string] => Boolean(entry[1])));
+}
+
+function own(options: CallOptions, defaults: CallDefaults) {
+  const { caller = defaults.caller, lane = defaults.lane } = options;
+  return { caller, lane, labels: { ...defaults.labels, ...options.labels } };
+}
+
+function label([name, value]: [string, string]): string {
+  // What parts labels in the header would make two of one.
+  if (/[,=]/.test(name + value)) throw new TypeError(`labels: ${name} or its value is none: ${value}`);
+  return `${name}=${value}`;
 }
 
 function cacheMessage({ maxAge, staleIfError, ...flags }: CacheControl) {

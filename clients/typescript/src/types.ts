@@ -99,7 +99,17 @@ export interface Ticket {
   error?: import("./errors.js").HeadraceError;
 }
 
-export type Lane = "interactive" | "standard" | "batch";
+/** A class of traffic; the daemon's configuration may have more of them. */
+export type Lane = "interactive" | "standard" | "batch" | (string & {});
+
+/** What all calls of a client have, unless they say otherwise. */
+export interface CallDefaults {
+  /** Who calls, where the daemon asks for no key. */
+  caller?: string;
+  lane?: Lane;
+  /** What calls are for, by the names that the daemon lets the caller use. A call's own go beside them, and win. */
+  labels?: Readonly<Record<string, string>>;
+}
 
 /** What the cache may do for a call: RFC 9111 in words. */
 export interface CacheControl {
@@ -113,10 +123,7 @@ export interface CacheControl {
 }
 
 /** How the daemon treats a call. */
-export interface CallOptions {
-  /** Who calls, where the daemon asks for no key; else the client's. */
-  caller?: string;
-  lane?: Lane;
+export interface CallOptions extends CallDefaults {
   cacheControl?: CacheControl;
   /** Makes a repeat safe: the same key with the same call gets the same answer. */
   idempotencyKey?: string;

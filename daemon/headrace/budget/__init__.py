@@ -10,7 +10,9 @@ Budgets: how much of upstream each caller may use, shared by all processes.
     want.py      what a call wants of one bucket, and the three forms of buckets
     bucket.py    the arithmetic of one bucket, pure
     ledger.py    the port: reserve, settle, release
-    redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua)
+    redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua; they share bucket.lua, line.lua)
+    borrowing.py the ledger before it, which grants from what it has borrowed (exchange.lua)
+    quanta.py    how much is borrowed, and what is said of it, pure
     memory.py    the same rules in this process alone
     known.py     what callers are told of their budget
     loss.py      what each limit does while Redis is away

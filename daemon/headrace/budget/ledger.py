@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from headrace.budget.want import Want
+from headrace.budget.gate import NOTHING_TOLD, Told, Verdict
+from headrace.budget.want import Form, Want
 from headrace.rank import Flow
 
 PERMIT_LEASE_US = 30_000_000
@@ -64,6 +65,35 @@ class Never:
     bucket_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Upstream's spend limit for this model class is reached, for about so many seconds more."""
+
+    bucket_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """
+    What upstream said with an answer, for the buckets of all.
+
+    Args:
+        most: how many tokens a bucket holds at most, by bucket id; below zero: it is so deep in debt.
+        verdict, told: what it says of the model class, for its gate.
+    """
+
+    most: Mapping[str, int] = field(default_factory=dict)
+    verdict: Verdict = Verdict.UNKNOWN
+    told: Told = NOTHING_TOLD
+
+
+NOTHING_SAID = Said()
+
+
+Reserved = Granted | Wait | Never | Spent
+
+
 class HoldClosed(Exception):
     """This hold was settled or released before it was asked for; whoever asks has left."""
 
@@ -76,10 +106,12 @@ class Ledger(Protocol):
     is done when it has arrived or has failed for the first time. Look at it with `asyncio.wait`, or not at all.
     """
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none. Raises `RedisAway`."""
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
+    def settle(
+        self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int], said: Said = NOTHING_SAID
+    ) -> asyncio.Future[Any]:
         """Replace what was reserved by *actual*, by bucket id; a bucket that is not in it keeps what was reserved."""
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
@@ -89,6 +121,14 @@ class Ledger(Protocol):
         """Renew the concurrency permits of these holds. Raises `RedisAway`."""
 
 
-def given_back(wants: Sequence[Want], actual: Mapping[str, int]) -> list[int]:
-    """Return what comes back of each want when it is settled; below zero is debt."""
-    return [want.cost - actual[want.bucket_id] if want.bucket_id in actual else 0 for want in wants]
+def given_back(wants: Sequence[Want], actual: Mapping[str, int], said: Said = NOTHING_SAID) -> list[int]:
+    """Return what comes back of each want when it is settled; below zero is debt. Of a gate it is the verdict."""
+    return [
+        said.verdict if want.form is Form.GATE else want.cost - actual[want.bucket_id] if want.bucket_id in actual else 0
+        for want in wants
+    ]
+
+
+def all_back(wants: Sequence[Want]) -> list[int]:
+    """Return what comes back of each want when it is released: all of it, and no verdict."""
+    return [Verdict.UNKNOWN if want.form is Form.GATE else want.cost for want in wants]

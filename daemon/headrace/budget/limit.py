@@ -74,6 +74,16 @@ class Limit:
         amounts: tuple[tuple[Span, float | None], ...] = (("day", self.spend_per_day), ("month", self.spend_per_month))
         return tuple((span, round(amount * NANO_USD)) for span, amount in amounts if amount is not None)
 
+    @property
+    def is_upstreams(self) -> bool:
+        """
+        Whether its buckets stand for all that the organisation has upstream, so that upstream's word lowers them.
+
+        That is so if it tells calls apart by nothing but their models, and counts as upstream does.
+        """
+        is_whole = self.match == Match(model=self.match.model, model_class=self.match.model_class)
+        return is_whole and set(self.per) <= {"model", "class"} and not self.shadow and not self.cache_read_weight
+
     def capacity(self, rate_per_minute: int) -> int:
         """Return how many whole tokens a bucket of this rate holds."""
         # The small addition undoes what binary fractions lose: 0.1 s of 600 a minute is 1, not 0.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace import observe
-from headrace.budget.ledger import Granted, Ledger, Never, Wait
+from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said, Wait
 from headrace.budget.want import Form, Want
 from headrace.errors import RedisAway
 from headrace.rank import Flow
@@ -57,7 +57,7 @@ class LossPolicy:
         """Return its state now."""
         return LossStats(len(self._alone), len(self._waiting_alone))
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none; from Redis, or as the limits say."""
         is_closed = any(want.on_redis_loss == "closed" for want in wants)
         if is_closed or self._is_up():
@@ -70,7 +70,7 @@ class LossPolicy:
                     raise
         return await self._reserve_alone(hold_id, wants, waiter, flow)
 
-    async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def _reserve_alone(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Reserved:
         parts = self._parts(wants)
         observe.REDIS_LOSS.inc("share" if parts else "open")
         outcome = await self._own.reserve(hold_id, parts, waiter=waiter, flow=flow)
@@ -86,12 +86,14 @@ class LossPolicy:
     def _parts(self, wants: Sequence[Want]) -> list[Want]:
         return [_part(want, self._known_hosts()) for want in wants if want.on_redis_loss == "share"]
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
+    def settle(
+        self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int], said: Said = NOTHING_SAID
+    ) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used, where it was reserved."""
         self._waiting_alone.discard(hold_id)
         if hold_id in self._alone:
             return self._own.settle(hold_id, self._alone.pop(hold_id), actual)
-        return self._shared.settle(hold_id, wants, actual)
+        return self._shared.settle(hold_id, wants, actual, said)
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back where it was reserved, and leave all lines."""

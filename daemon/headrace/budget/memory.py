@@ -14,7 +14,8 @@ from typing import Any
 
 from headrace.budget import ledger
 from headrace.budget.bucket import PAST_END_US, UNITS, Bucket, Window
-from headrace.budget.ledger import Granted, HoldClosed, Never, Wait, given_back
+from headrace.budget.gate import LEVEL, Change, Gate, Verdict, made
+from headrace.budget.ledger import NOTHING_SAID, Granted, HoldClosed, Never, Reserved, Said, Spent, Wait, all_back, given_back
 from headrace.budget.want import Form, Want
 from headrace.rank import Fair, Flow, correction, together
 
@@ -55,9 +56,10 @@ class _Place:
 
 @dataclass(slots=True)
 class _State:
-    """One bucket (or the permits of one concurrency bucket, by lease end) and its line."""
+    """One bucket (or the permits of one concurrency bucket, by lease end, or a gate) and its line."""
 
     bucket: Bucket | Window | None = None
+    gate: Gate | None = None
     permits: dict[str, int] = field(default_factory=dict)
     line: dict[str, _Place] = field(default_factory=dict)
     fair: Fair | None = None
@@ -89,7 +91,7 @@ class _State:
     def is_blank(self, now_us: int) -> bool:
         if isinstance(self.bucket, Window) and now_us >= self.bucket.ends_us + PAST_END_US:
             return True
-        is_idle = not self.permits and not self.line and self.fair_until_us <= now_us
+        is_idle = not self.permits and not self.line and self.gate is None and self.fair_until_us <= now_us
         return is_idle and (self.bucket is None or self.bucket.is_full)
 
 
@@ -100,11 +102,19 @@ class MemoryLedger:
     Args:
         now_us: its clock, in microseconds.
         nudge: called with the waiter that now fits.
+        on_change: called with the id and the change when a settlement has changed a gate.
     """
 
-    def __init__(self, now_us: Callable[[], int], *, nudge: Callable[[str], None] = lambda waiter: None) -> None:
+    def __init__(
+        self,
+        now_us: Callable[[], int],
+        *,
+        nudge: Callable[[str], None] = lambda waiter: None,
+        on_change: Callable[[str, Change], None] = lambda bucket_id, change: None,
+    ) -> None:
         self._now_us = now_us
         self._nudge = nudge
+        self._on_change = on_change
         self._states: dict[str, _State] = {}
         self._holds: dict[str, _Hold] = {}
         self._sweep_at = 1024
@@ -113,7 +123,7 @@ class MemoryLedger:
         held = sum(hold.grant is not None for hold in self._holds.values())
         return f"<MemoryLedger [{held} held, {len(self._states)} buckets]>"
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none."""
         now_us = self._now_us()
         hold = self._hold(hold_id, now_us)
@@ -124,6 +134,9 @@ class MemoryLedger:
         if never := [want.bucket_id for want in wants if want.cost > want.capacity]:
             return Never(never[0])
         states = [self._look(want, now_us) for want in wants]
+        for want, state in zip(wants, states, strict=True):
+            if state.gate is not None and state.gate.is_spent(now_us):
+                return Spent(want.bucket_id, (state.gate.spent_us - now_us) / 1e6)
         asking = _Asking(wants, states, waiter, flow, now_us)
         waits_us = [self._wait_us(want, state, asking) for want, state in zip(wants, states, strict=True)]
         if max(waits_us, default=-1) < 0:
@@ -134,15 +147,17 @@ class MemoryLedger:
             for want, state, wait_us in zip(wants, states, waits_us, strict=True):
                 if wait_us < 0 and state.leave(waiter):
                     self._nudge_first(want, state, now_us)
-        return Wait(waits_us[longest] / 1e6, wants[longest].bucket_id, now_us, _levels(wants, states))
+        return Wait(waits_us[longest] / 1e6, wants[longest].bucket_id, now_us, _levels(wants, states, now_us))
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
+    def settle(
+        self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int], said: Said = NOTHING_SAID
+    ) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used."""
-        return self._close(hold_id, wants, given_back(wants, actual), "")
+        return self._close(hold_id, wants, given_back(wants, actual, said), "", said)
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
-        return self._close(hold_id, wants, [want.cost for want in wants], waiter)
+        return self._close(hold_id, wants, all_back(wants), waiter, NOTHING_SAID)
 
     async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
         """Renew the concurrency permits of these holds."""
@@ -162,6 +177,9 @@ class MemoryLedger:
         if want.form is Form.PERMIT:
             state.permits = {hold_id: until_us for hold_id, until_us in state.permits.items() if until_us > now_us}
             return state
+        if want.form is Form.GATE:
+            state.gate = _as_it_is(state.gate, now_us)
+            return state
         bucket = state.bucket = state.bucket or _new_bucket(want, now_us)
         bucket.capacity = want.capacity * _unit(want)
         if isinstance(bucket, Bucket):
@@ -174,28 +192,31 @@ class MemoryLedger:
         # -1: this bucket does not stand in the way.
         now_us = asking.now_us
         earlier = state.ahead((asking.rank, asking.waiter), now_us) if state.line else []
-        if not earlier and _level(want, state) >= want.cost * _unit(want):
+        if not earlier and _level(want, state, now_us) >= want.cost * _unit(want):
             return -1
         if state.bucket is None:
-            return ledger.PERMIT_US
+            pause_us = 0 if state.gate is None else state.gate.pause_us(now_us)
+            return pause_us or ledger.PERMIT_US
         wait_us = state.bucket.wait_us((sum(earlier) + want.cost) * _unit(want), now_us) or ledger.BEHIND_US
         return max(wait_us, ledger.BEHIND_US) if want.form is Form.WINDOW else wait_us
 
     def _take(self, hold_id: str, asking: _Asking) -> Granted:
         wants, states, now_us = asking.wants, asking.states, asking.now_us
         for want, state in zip(wants, states, strict=True):
-            if state.bucket is None:
+            if state.gate is not None:
+                state.gate.take(hold_id, now_us)
+            elif want.form is Form.PERMIT:
                 state.permits[hold_id] = now_us + ledger.PERMIT_LEASE_US
-            else:
+            elif state.bucket is not None:
                 state.bucket.take(want.cost * _unit(want))
-        grant = Granted(now_us, _levels(wants, states))
+        grant = Granted(now_us, _levels(wants, states, now_us))
         self._holds[hold_id] = _Hold(now_us + ledger.HOLD_US, grant, asking.go())
         for want, state in zip(wants, states, strict=True):
             self._nudge_first(want, state, now_us)
         self._sweep(now_us)
         return grant
 
-    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> asyncio.Future[Any]:
+    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str, said: Said) -> asyncio.Future[Any]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         now_us = self._now_us()
@@ -208,15 +229,33 @@ class MemoryLedger:
             state.permits.pop(hold_id, None)
             if state.bucket is not None:
                 state.bucket.give_back((tokens if hold is not None else min(tokens, 0)) * _unit(want))
+            if isinstance(state.bucket, Bucket) and want.bucket_id in said.most:
+                state.bucket.hear(said.most[want.bucket_id] * UNITS)
+            if want.form is Form.GATE:
+                self._tell_gate(want, state, hold_id, said, now_us)
             if state.line:
                 state.leave(waiter)
             self._nudge_first(want, state, now_us)
         if hold is not None and hold.charge is not None:
-            self._correct(hold.charge, back)
+            self._correct(hold.charge, wants, back)
         return done
 
-    def _correct(self, charge: _Charge, back: Sequence[int]) -> None:
-        more = correction(charge.us, charge.basis - charge.cost + back[charge.index], charge.basis)
+    def _tell_gate(self, want: Want, state: _State, hold_id: str, said: Said, now_us: int) -> None:
+        if state.gate is None and said.verdict < Verdict.UNKNOWN:
+            state.gate = made(said.told)
+        if state.gate is None:
+            return
+        state.gate.holds.pop(hold_id, None)
+        change = state.gate.settle(said.verdict, said.told, now_us)
+        if change is Change.GONE:
+            state.gate = None
+        if change:
+            self._on_change(want.bucket_id, change)
+
+    def _correct(self, charge: _Charge, wants: Sequence[Want], back: Sequence[int]) -> None:
+        # What comes back of a gate is a verdict, and no part of the cost.
+        used = charge.cost - (0 if wants[charge.index].form is Form.GATE else back[charge.index])
+        more = correction(charge.us, charge.basis - used, charge.basis)
         for bucket_id in charge.bucket_ids:
             state = self._states.get(bucket_id)
             if more and state is not None and state.fair is not None:
@@ -224,7 +263,7 @@ class MemoryLedger:
 
     def _nudge_first(self, want: Want, state: _State, now_us: int) -> None:
         first = state.first(now_us) if state.line else None
-        if first is not None and _level(want, state) >= first.cost * _unit(want):
+        if first is not None and _level(want, state, now_us) >= first.cost * _unit(want):
             self._nudge(first.waiter)
 
     def _sweep(self, now_us: int) -> None:
@@ -251,12 +290,21 @@ def _unit(want: Want) -> int:
     return UNITS if want.form is Form.RATE else 1
 
 
-def _level(want: Want, state: _State) -> int:
+def _level(want: Want, state: _State, now_us: int) -> int:
+    if want.form is Form.GATE:
+        return LEVEL if state.gate is None else state.gate.level(now_us)
     return want.capacity - len(state.permits) if state.bucket is None else state.bucket.level
 
 
-def _levels(wants: Sequence[Want], states: Sequence[_State]) -> tuple[int, ...]:
-    return tuple(_level(want, state) // _unit(want) for want, state in zip(wants, states, strict=True))
+def _levels(wants: Sequence[Want], states: Sequence[_State], now_us: int) -> tuple[int, ...]:
+    return tuple(_level(want, state, now_us) // _unit(want) for want, state in zip(wants, states, strict=True))
+
+
+def _as_it_is(gate: Gate | None, now_us: int) -> Gate | None:
+    if gate is None or gate.forget_us <= now_us:
+        return None
+    gate.flow(now_us)
+    return gate
 
 
 class _Asking:
@@ -283,6 +331,8 @@ class _Asking:
             self._fair(index).add(self.flow, self.rank, charge.us)
         for index in blocked:
             state, until_us = self.states[index], self.now_us + ledger.WAIT_LEASE_US
+            if state.gate is not None:
+                state.gate.hold_up(self.now_us)
             state.line[self.waiter] = _Place(self.waiter, self.rank, until_us, self.wants[index].cost, charge)
             state.fair_until_us = until_us + 1_000_000
 

@@ -10,26 +10,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headrace import keys
 from headrace.background import Background
 from headrace.budget import ledger
-from headrace.budget.ledger import Granted, HoldClosed, Never, Wait, given_back
+from headrace.budget.gate import Change
+from headrace.budget.ledger import NOTHING_SAID, Granted, HoldClosed, Never, Reserved, Said, Spent, Wait, all_back, given_back
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock, SystemClock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
 from headrace.rank import Flow
 
-_RESERVE = Script(__package__, "reserve.lua")
-_SETTLE = Script(__package__, "settle.lua")
+_RESERVE = Script(__package__, "reserve.lua", after=("bucket.lua", "gate.lua", "line.lua"))
+_SETTLE = Script(__package__, "settle.lua", after=("bucket.lua", "gate.lua", "line.lua"))
 _RENEW = Script(__package__, "renew.lua")
 
+OnChange = Callable[[str, Change], None]
+
+_NOTHING = "-"  # said of a bucket
 _KEEP_TRYING_S = 60.0
 _TRY_EVERY_S = 1.0
+
+
+def _ignore(bucket_id: str, change: Change) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +52,15 @@ class RedisLedger:
     The ledger of all processes that share one Redis.
 
     Args:
+        on_change: called with the id and the change when a settlement of ours has changed a gate.
         audit: a stream that gets one entry for whatever a rate bucket grants and whatever comes back; for tests of the promise.
     """
 
-    def __init__(self, link: Link, *, clock: Clock | None = None, audit: str = "") -> None:
+    def __init__(self, link: Link, *, clock: Clock | None = None, audit: str = "", on_change: OnChange = _ignore) -> None:
         self._link = link
         self._clock = clock or SystemClock()
         self._audit = audit
+        self._on_change = on_change
         self._background = Background("ledger", self._clock)
 
     def __repr__(self) -> str:
@@ -60,23 +70,25 @@ class RedisLedger:
         """Return its state now."""
         return RedisLedgerStats(len(self._background))
 
-    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Granted | Wait | Never:
+    async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none."""
         names = self._names(hold_id, wants)
         spans = (
             f"{ledger.HOLD_US} {ledger.PERMIT_LEASE_US} {ledger.WAIT_LEASE_US} {ledger.BEHIND_US} {ledger.PERMIT_US} "
             f"{flow.name}"
         )
-        figures = _figures(wants, [want.cost for want in wants])
+        figures = " ".join(_figures(wants, [want.cost for want in wants]))
         return _outcome(hold_id, wants, await self._link.run(_RESERVE, names, [hold_id, waiter, spans, figures]))
 
-    def settle(self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int]) -> asyncio.Future[Any]:
+    def settle(
+        self, hold_id: str, wants: Sequence[Want], actual: Mapping[str, int], said: Said = NOTHING_SAID
+    ) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used."""
-        return self._close(hold_id, wants, given_back(wants, actual), "")
+        return self._close(hold_id, wants, given_back(wants, actual, said), "", said)
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
-        return self._close(hold_id, wants, [want.cost for want in wants], waiter)
+        return self._close(hold_id, wants, all_back(wants), waiter, NOTHING_SAID)
 
     async def renew(self, holds: Mapping[str, Sequence[Want]]) -> None:
         """Renew the concurrency permits of these holds."""
@@ -85,23 +97,28 @@ class RedisLedger:
             args = [ledger.PERMIT_LEASE_US, *(hold_id for _, hold_id in permits)]
             await self._link.run(_RENEW, [keys.permits(bucket_id) for bucket_id, _ in permits], args)
 
-    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str) -> asyncio.Future[Any]:
-        names, args = self._names(hold_id, wants), [hold_id, waiter, ledger.CLOSED_US, _figures(wants, back)]
-        reply = self._link.run(_SETTLE, names, args)
-        reply.add_done_callback(lambda reply: self._see_closed(reply, names, args))
+    def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str, said: Said) -> asyncio.Future[Any]:
+        names, figures = self._names(hold_id, wants), list(_figures(wants, back))
+        args = [hold_id, waiter, ledger.CLOSED_US]
+        reply = self._link.run(_SETTLE, names, [*args, " ".join(map(" ".join, zip(figures, _heard(wants, said), strict=True)))])
+        # Later, what upstream said is no longer so.
+        later = [*args, " ".join(f"{each} {_NOTHING}" for each in figures)]
+        reply.add_done_callback(lambda reply: self._see_closed(reply, names, later, wants))
         return reply
 
     def _names(self, hold_id: str, wants: Sequence[Want]) -> list[str]:
         names: list[str] = [keys.hold(hold_id)]
         for want in wants:
-            names += _names_of(want.bucket_id, want.form is Form.PERMIT)
+            names += names_of(want.bucket_id, want.form is Form.PERMIT)
         if self._audit:
             names.append(self._audit)
         return names
 
-    def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any]) -> None:
+    def _see_closed(self, reply: asyncio.Future[Any], names: list[str], args: list[Any], wants: Sequence[Want]) -> None:
         if reply.cancelled() or reply.exception() is not None:
             self._background.start(self._keep_trying(names, args), "settle")
+        elif change := reply.result()[2]:
+            self._on_change(next(want.bucket_id for want in wants if want.form is Form.GATE), Change(change))
 
     async def _keep_trying(self, names: list[str], args: list[Any]) -> None:
         give_up = self._clock.now() + _KEEP_TRYING_S
@@ -113,20 +130,28 @@ class RedisLedger:
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_of(bucket_id: str, is_permit: bool) -> tuple[str, str, str]:
+def names_of(bucket_id: str, is_permit: bool) -> tuple[str, str, str]:
     # The same few for every call.
     bucket = keys.permits(bucket_id) if is_permit else keys.bucket(bucket_id)
     return bucket, keys.line(bucket_id), keys.waits(bucket_id)
 
 
-def _figures(wants: Sequence[Want], tokens: Sequence[int]) -> str:
-    # As one argument: the client spends more on each argument than Lua on taking them apart.
-    return " ".join(
-        f"{want.form.value} {want.figure} {want.capacity} {number}" for want, number in zip(wants, tokens, strict=True)
-    )
+def _figures(wants: Sequence[Want], tokens: Sequence[int]) -> Iterable[str]:
+    # Joined to one argument: the client spends more on each argument than Lua on taking them apart.
+    return (f"{want.form.value} {want.figure} {want.capacity} {number:d}" for want, number in zip(wants, tokens, strict=True))
 
 
-def _outcome(hold_id: str, wants: Sequence[Want], reply: list[Any]) -> Granted | Wait | Never:
+def _heard(wants: Sequence[Want], said: Said) -> Iterable[str]:
+    told = said.told
+    for want in wants:
+        if want.form is Form.GATE:
+            figures = told.chance, told.in_the_air, told.least_us, told.age_us, told.first_us, told.longest_us
+            yield "/".join(map(str, figures))
+        else:
+            yield str(said.most.get(want.bucket_id, _NOTHING))
+
+
+def _outcome(hold_id: str, wants: Sequence[Want], reply: list[Any]) -> Reserved:
     match reply:
         case [b"granted", figures]:
             at_us, *levels = map(int, figures.split())
@@ -134,6 +159,8 @@ def _outcome(hold_id: str, wants: Sequence[Want], reply: list[Any]) -> Granted |
         case [b"wait", wait_us, index, figures]:
             at_us, *levels = map(int, figures.split())
             return Wait(wait_us / 1e6, wants[index - 1].bucket_id, at_us, tuple(levels))
+        case [b"spent", index, spent_us]:
+            return Spent(wants[index - 1].bucket_id, spent_us / 1e6)
         case [b"never", index]:
             return Never(wants[index - 1].bucket_id)
         case _:

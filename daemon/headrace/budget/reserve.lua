@@ -5,7 +5,8 @@
 --                                  much (us), and the wants in whose lines; "closed" once settled or released
 -- then for the i-th want (i from 0):
 -- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset of hold ids by lease end (us);
---                                  window: hash of what is used
+--                                  window: hash of what is used; gate: hash of its state and of who has passed; bucket.lua
+--                                  and gate.lua say more
 -- KEYS[3+3i]        its line       zset: waiters by rank (us)
 -- KEYS[4+3i]        its waits      hash: waiter -> "<lease end (us)> <cost (units)> <charge (us)> <basis (tokens)> <index> <flow>"
 -- KEYS[2+3n]        audit stream   optional: one entry {bucket, at_us, hold, cost} for each rate or window bucket of a grant
@@ -20,14 +21,16 @@
 --                   poll      how soon to ask again for a permit
 --                   flow      "<lane>/<its share>/<weight>/<caller>": for whom
 -- ARGV[4]           a letter and three numbers for each want, by spaces:
---                   form      r: rate, flows in; p: permit, comes back; w: window, all of the capacity until it ends
---                   figure    r: tokens a minute, which is units a microsecond; p: 0; w: its end (us)
+--                   form      r: rate, flows in; p: permit, comes back; w: window, all of the capacity until it ends;
+--                             g: gate, not there until upstream is overloaded
+--                   figure    r: tokens a minute, which is units a microsecond; p, g: 0; w: its end (us)
 --                   capacity  tokens, or permits
 --                   cost      tokens, or permits
 --
--- Returns {'granted', "<at_us> <whole tokens left> ..."}
+-- Returns {'granted', "<at_us> <whole tokens left, lent ones included> ..."}
 --       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ..."}
 --       | {'never', i (from 1) of a bucket that can never hold the cost}
+--       | {'spent', i (from 1) of the gate, us until upstream's spend limit is over}
 --       | {'closed'}
 --
 -- Two more keys are named after the line, and touched only if there is one; rank.py says what they are for:
@@ -39,9 +42,8 @@
 -- keeps its later moment: else the same span would flow in twice. A window is known by its bucket, and not by the time: its
 -- bucket is remembered for a day past its end, for hosts whose clocks are behind and for what is settled late.
 
-local UNITS = 60000000
-local PAST_END_US = 86400000000
 local MOST_US = 1e12 -- of one charge
+local GATE_SPAN_US = 1000
 local id, waiter = ARGV[1], ARGV[2]
 
 local function numbers(text)
@@ -56,33 +58,21 @@ local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {'closed'} end
 if seen then return {'granted', string.match(seen, '^[^|]*')} end
 
-local time = redis.call('TIME')
-local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
-
-local function whole(number) return string.format('%.0f', number) end
-
--- What is left in a bucket now, in its unit.
+-- What is left in a bucket now, and what is lent of it, in its unit.
 local function read(want)
-    if want.form == 'r' then
-        local stored = redis.call('HMGET', want.bucket, 'level', 'at')
-        want.at_us = math.max(now_us, tonumber(stored[2]) or now_us)
-        local inflow = want.figure * (want.at_us - (tonumber(stored[2]) or now_us))
-        want.level = math.min(want.capacity, (tonumber(stored[1]) or want.capacity) + inflow)
-    elseif want.form == 'w' then
-        want.level = want.capacity - (tonumber(redis.call('HGET', want.bucket, 'used')) or 0)
-    else
-        redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(now_us))
-        want.level = want.capacity - redis.call('ZCARD', want.bucket)
-    end
+    if want.form == 'g' then return read_gate(want) end
+    if want.form ~= 'p' then return look(want) end
+    redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(now_us))
+    want.level, want.lent = want.capacity - redis.call('ZCARD', want.bucket), 0
 end
 
 -- Read every bucket as it is now.
 local wants = {}
 for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S+)') do
     local i = #wants + 1
-    local unit = form == 'r' and UNITS or 1
+    local unit = unit_of(form)
     local want = {
-        bucket = KEYS[3 * i - 1], line = KEYS[3 * i], waits = KEYS[3 * i + 1], at_us = now_us,
+        bucket = KEYS[3 * i - 1], line = KEYS[3 * i], waits = KEYS[3 * i + 1],
         form = form, figure = tonumber(figure), unit = unit, capacity = tonumber(capacity) * unit, cost = tonumber(tokens) * unit,
     }
     if want.cost > want.capacity then return {'never', i} end
@@ -91,13 +81,15 @@ for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (
     wants[i] = want
 end
 
+for i, want in ipairs(wants) do
+    local gate = want.gate
+    if gate and gate.spent > 0 and gate.ask > now_us then return {'spent', i, gate.spent - now_us} end
+end
+
 -- Fairness: what `Fair` does in rank.py.
 
 local flow = string.match(ARGV[3], '%S+$')
 local lane, share, weight = string.match(flow, '^([^/]*/(%d+))/(%d+)/')
-
-local function fair(want) return (string.gsub(want.line, ':line:', ':fair:', 1)) end
-local function flows(want) return (string.gsub(want.line, ':line:', ':flows:', 1)) end
 
 local function weigh(want, of, sign)
     local its_lane, its_weight = string.match(of, '^([^/]*/%d+)/(%d+)/')
@@ -138,9 +130,11 @@ local function start(some)
     return rank
 end
 
--- How long a bucket takes to give the cost. Of permits and windows nobody knows, and all of them may come in a second.
+-- How long a bucket takes to give the cost. Of permits and windows nobody knows, and all of them may come in a second; a gate
+-- is to count only where no bucket does: see want.py.
 local function span(want)
     if want.form == 'r' then return want.cost / want.figure end
+    if want.form == 'g' then return GATE_SPAN_US end
     return want.cost / want.capacity * 1e6
 end
 
@@ -162,34 +156,6 @@ local function add(want, rank, charge)
     redis.call('ZADD', flows(want), whole(math.max(before or 0, rank) + charge), flow)
 end
 
--- Places in line.
-
-local function place_of(want, who)
-    local until_us, cost, charge, basis, index, of = string.match(
-        redis.call('HGET', want.waits, who) or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%S+)$')
-    return until_us and {
-        until_us = tonumber(until_us), cost = tonumber(cost), charge = tonumber(charge), basis = tonumber(basis),
-        index = tonumber(index), flow = of,
-    }
-end
-
--- Whoever leaves without a grant takes back what its flow was charged.
-local function leave(want, who)
-    local place = place_of(want, who)
-    if place and redis.call('ZSCORE', flows(want), place.flow) then
-        redis.call('ZINCRBY', flows(want), whole(-place.charge), place.flow)
-    end
-    redis.call('HDEL', want.waits, who)
-    return redis.call('ZREM', want.line, who) == 1
-end
-
--- The cost of a place in line, or nil if its lease has lapsed (then the place is gone).
-local function waiting_cost(want, who)
-    local place = place_of(want, who)
-    if place and place.until_us > now_us then return place.cost end
-    leave(want, who)
-end
-
 -- The costs of those of lower rank, and whether there are any. Equal ranks go by name, as the zset sorts them.
 local function ahead(want, rank)
     local sum, is_behind = 0, false
@@ -203,29 +169,22 @@ local function ahead(want, rank)
     return sum, is_behind
 end
 
--- Let the first in line ask again, if it fits now.
-local function nudge(want)
-    local first, cost
-    repeat
-        first = redis.call('ZRANGE', want.line, 0, 0)[1]
-        cost = first and waiting_cost(want, first)
-    until cost or not first
-    if cost and want.level >= cost then
-        redis.call('PUBLISH', string.match(first, '^(.*)|'), 'permit ' .. first)
-    end
-end
-
 local function levels()
     local parts = {whole(now_us)}
-    for i, want in ipairs(wants) do parts[i + 1] = whole(math.floor(want.level / want.unit)) end
+    for i, want in ipairs(wants) do parts[i + 1] = whole(math.floor((want.level + want.lent) / want.unit)) end
     return table.concat(parts, ' ')
 end
 
--- How long until that much more is there than now.
+-- How long until that much more is there than now. What is lent comes home at once, or has been spent.
 local function wait(want, short)
+    short = short - want.lent
     if want.form == 'p' then return poll_us end
+    if want.form == 'g' then
+        local pause_us = want.gate and want.gate['until'] - now_us or 0
+        return pause_us > 0 and pause_us or poll_us
+    end
     if short <= 0 then return behind_us end
-    if want.form == 'r' then return math.ceil(short / want.figure) + want.at_us - now_us end
+    if want.form == 'r' then return math.ceil(short / inflow(want)) + want.at_us - now_us end
     return math.max(want.figure - now_us, behind_us)
 end
 
@@ -276,10 +235,12 @@ if longest > 0 then
     local lease_ms = math.ceil(place_us / 1e3) + 1000
     for _, want in ipairs(wants) do
         if want.is_blocking then
+            if want.gate then keep_gate(want, 'tight', whole(now_us)) end
             redis.call('ZADD', want.line, whole(rank), waiter)
             local figures = {whole(now_us + place_us), whole(want.cost), whole(charge), whole(basis), index, flow}
             redis.call('HSET', want.waits, waiter, table.concat(figures, ' '))
             for _, key in ipairs({want.line, want.waits, fair(want), flows(want)}) do redis.call('PEXPIRE', key, lease_ms) end
+            if want.lent > 0 then recall(want.bucket) end
         elseif want.has_line and leave(want, waiter) then
             nudge(want)
         end
@@ -296,16 +257,11 @@ local function audit(want)
 end
 
 for _, want in ipairs(wants) do
-    want.level = want.level - want.cost
-    if want.form == 'r' then
-        redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
-        -- A bucket that would be full again need not be remembered.
-        local full_us = (want.capacity - want.level) / want.figure + want.at_us - now_us
-        redis.call('PEXPIRE', want.bucket, math.ceil(full_us / 1e3) + 1000)
-        audit(want)
-    elseif want.form == 'w' then
-        redis.call('HSET', want.bucket, 'used', whole(want.capacity - want.level))
-        redis.call('PEXPIREAT', want.bucket, math.ceil((math.max(want.figure, now_us) + PAST_END_US) / 1e3))
+    if want.form ~= 'g' then want.level = want.level - want.cost end
+    if want.form == 'g' then
+        pass_gate(want, id)
+    elseif want.form ~= 'p' then
+        keep(want)
         audit(want)
     else
         redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)

@@ -13,110 +13,63 @@
 -- ARGV[1]           hold id
 -- ARGV[2]           waiter         to take from the lines, or ''
 -- ARGV[3]           closed_us      how long a closed hold is remembered
--- ARGV[4]           a letter and three numbers for each want, by spaces:
+-- ARGV[4]           a letter and four words for each want, by spaces:
 --                   form      as in reserve.lua
 --                   figure    as in reserve.lua
 --                   capacity  tokens, or permits
---                   back      tokens to give back; below zero: taken in addition, which may leave debt
+--                   back      tokens to give back; below zero: taken in addition, which may leave debt;
+--                             g: 1 it went well, 0 nobody knows, -1 upstream was overloaded, -2 its spend limit is reached
+--                   said      r: what upstream says there is at most, in tokens; '-': nothing
+--                             g: "<chance (1/1000)>/<in the air>/<least pause (us)>/<granted so long ago (us)>/<first pause (us)>/
+--                             <longest (us)>", in one word
 --
--- Returns {what, now_us}, what being 1 if the hold was open, 0 if it was closed before (then nothing happens), -1 if it is
+-- Returns {what, now_us, change}, change being what became of the gate (gate.lua has the numbers), and what being 1 if the hold was open, 0 if it was closed before (then nothing happens), -1 if it is
 -- unknown: it was never granted, or its call ran for longer than holds are remembered. Nothing is given back to a rate
 -- or a window then, which errs on the safe side; debt and permits are settled all the same.
 --
 -- What its flow was charged for waiting is corrected by what was used. Units, time, numbers and the keys of fairness as in reserve.lua.
 
-local UNITS = 60000000
-local PAST_END_US = 86400000000
 local id, waiter = ARGV[1], ARGV[2]
 local audit = #KEYS % 3 == 2 and KEYS[#KEYS]
 
-local time = redis.call('TIME')
-local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
-
-local function whole(number) return string.format('%.0f', number) end
-
 local seen = redis.call('GET', KEYS[1])
-if seen == 'closed' then return {0, whole(now_us)} end
+if seen == 'closed' then return {0, whole(now_us), 0} end
 redis.call('SET', KEYS[1], 'closed', 'PX', math.ceil(tonumber(ARGV[3]) / 1e3))
 
--- The level of a rate bucket after *back* came back.
-local function give_back(bucket, rate, capacity, back)
-    local stored = redis.call('HMGET', bucket, 'level', 'at')
-    local at_us = math.max(now_us, tonumber(stored[2]) or now_us)
-    local inflow = rate * (at_us - (tonumber(stored[2]) or now_us))
-    local level = math.min(capacity, (tonumber(stored[1]) or capacity) + inflow)
-    if back == 0 then return level end
-    level = math.min(capacity, level + back)
-    redis.call('HSET', bucket, 'level', whole(level), 'at', whole(at_us))
-    -- Remembered until it is full again, however deep the debt.
-    redis.call('PEXPIRE', bucket, math.ceil(((capacity - level) / rate + at_us - now_us) / 1e3) + 1000)
-    return level
-end
+local change = 0
 
--- The level of a window after *back* came back.
-local function give_back_in_window(bucket, ends_us, capacity, back)
-    local used = tonumber(redis.call('HGET', bucket, 'used')) or 0
-    if back == 0 then return capacity - used end
-    used = math.max(0, used - back)
-    redis.call('HSET', bucket, 'used', whole(used))
-    redis.call('PEXPIREAT', bucket, math.ceil((math.max(ends_us, now_us) + PAST_END_US) / 1e3))
-    return capacity - used
-end
-
--- The finish of a flow that is ahead of a line's clock.
-local function correct(line, flow, more)
-    local flows = string.gsub(line, ':line:', ':flows:', 1)
-    if redis.call('ZSCORE', flows, flow) then redis.call('ZINCRBY', flows, whole(more), flow) end
-end
-
--- Whoever leaves without a grant takes back what its flow was charged.
-local function leave(line, waits, who)
-    local charge, flow = string.match(redis.call('HGET', waits, who) or '', '^%d+ %d+ (%d+) %d+ %d+ (%S+)$')
-    if charge then correct(line, flow, -charge) end
-    redis.call('ZREM', line, who)
-    redis.call('HDEL', waits, who)
-end
-
--- Let the first in line ask again, if it fits now. Places whose lease has lapsed are cleared away.
-local function nudge(line, waits, level)
-    while true do
-        local first = redis.call('ZRANGE', line, 0, 0)[1]
-        if not first then return end
-        local until_us, cost = string.match(redis.call('HGET', waits, first) or '', '^(%d+) (%d+) ')
-        if until_us and tonumber(until_us) > now_us then
-            if level >= tonumber(cost) then
-                redis.call('PUBLISH', string.match(first, '^(.*)|'), 'permit ' .. first)
-            end
-            return
-        end
-        leave(line, waits, first)
-    end
-end
-
-local backs = {}
-local i = 0
-for form, figure, capacity, back in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S+)') do
-    i = i + 1
-    figure, capacity, back = tonumber(figure), tonumber(capacity), tonumber(back)
-    if not seen then back = math.min(back, 0) end
-    backs[i] = back
-    local bucket, line, waits = KEYS[3 * i - 1], KEYS[3 * i], KEYS[3 * i + 1]
-    local level
-    if form == 'r' then
-        level = give_back(bucket, figure, capacity * UNITS, back * UNITS)
-    elseif form == 'w' then
-        level = give_back_in_window(bucket, figure, capacity, back)
+local function settle(want, back, said)
+    if want.form == 'g' then
+        change = settle_gate(want, id, back, said)
+    elseif want.form ~= 'p' then
+        local most = tonumber(said)
+        look(want)
+        if back == 0 and not most then return end
+        give_back(want, back * want.unit)
+        if most then hear(want, most * want.unit) end
+        keep(want)
+        if audit and back ~= 0 then redis.call('XADD', audit, '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'hold', id, 'back', whole(back)) end
     else
-        redis.call('ZREM', bucket, id)
-        redis.call('ZREMRANGEBYSCORE', bucket, '-inf', whole(now_us))
-        level = capacity - redis.call('ZCARD', bucket)
+        redis.call('ZREM', want.bucket, id)
+        redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(now_us))
+        want.level = want.capacity - redis.call('ZCARD', want.bucket)
     end
-    if audit and form ~= 'p' and back ~= 0 then
-        redis.call('XADD', audit, '*', 'bucket', bucket, 'at_us', whole(now_us), 'hold', id, 'back', whole(back))
-    end
-    if redis.call('EXISTS', line) == 1 then
-        if waiter ~= '' then leave(line, waits, waiter) end
-        nudge(line, waits, level)
+end
+
+local wants, backs = {}, {}
+for form, figure, capacity, back, said in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (%S+) (%S+)') do
+    local i = #wants + 1
+    local want = {
+        bucket = KEYS[3 * i - 1], line = KEYS[3 * i], waits = KEYS[3 * i + 1],
+        form = form, figure = tonumber(figure), unit = unit_of(form), capacity = tonumber(capacity) * unit_of(form),
+    }
+    wants[i], backs[i] = want, tonumber(back)
+    if not seen and form ~= 'g' then backs[i] = math.min(backs[i], 0) end
+    settle(want, backs[i], said)
+    if form == 'g' then backs[i] = 0 end -- a gate's is a verdict, and no part of the cost
+    if redis.call('EXISTS', want.line) == 1 then
+        if waiter ~= '' then leave(want, waiter) end
+        nudge(want)
     end
 end
 
@@ -124,7 +77,7 @@ local index, cost, basis, charge, flow, charged = string.match(seen or '', '|(%d
 if index and tonumber(basis) > 0 then
     local more = -math.floor(charge * (basis - cost + backs[tonumber(index)]) / basis)
     for at in string.gmatch(charged, '%d+') do
-        if more ~= 0 then correct(KEYS[3 * at], flow, more) end
+        if more ~= 0 then correct(wants[tonumber(at)], flow, more) end
     end
 end
-return {seen and 1 or -1, whole(now_us)}
+return {seen and 1 or -1, whole(now_us), change}

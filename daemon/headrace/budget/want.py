@@ -1,12 +1,13 @@
 """
 What a call wants of one bucket: the word that limits, schedule and ledger share. Pure.
 
-A bucket has one of three forms, and everything that it does follows from it:
+A bucket has one of four forms, and everything that it does follows from it:
 
 - rate: flows in at so much a minute, up to the capacity;
 - permit: is lent for as long as a call runs, and comes back;
 - window: the whole capacity is there when a calendar window begins, and nothing comes until it ends. Its bucket's id carries
-  its beginning, so the next window has another bucket.
+  its beginning, so the next window has another bucket;
+- gate: is not there, which lets everybody pass, until upstream is overloaded; then see gate.py.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Literal
 
 from headrace.budget.bucket import UNITS
 
-Kind = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "spend"]
+Kind = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "spend", "overload"]
 OnRedisLoss = Literal["closed", "open", "share"]
 
 NANO_USD = 1_000_000_000  # spend is counted in these
+GATE_US = 1000.0  # of one call at a gate: enough to tell weights apart, and less than its buckets take
 
 
 class Form(StrEnum):
@@ -29,6 +31,7 @@ class Form(StrEnum):
     RATE = "r"
     PERMIT = "p"
     WINDOW = "w"
+    GATE = "g"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Want:
         is_shadow: decided and counted, but not enforced.
         is_ceiling: what is reserved is surely not too little.
         cache_read_weight: what a token that upstream's prompt cache had counts as, of one token of input.
+        is_upstreams: the bucket stands for all that the organisation has of a kind upstream, so upstream's word lowers it.
     """
 
     bucket_id: str
@@ -59,6 +63,7 @@ class Want:
     is_shadow: bool = False
     is_ceiling: bool = False
     cache_read_weight: float = 0.0
+    is_upstreams: bool = False
 
     @property
     def span_us(self) -> float:
@@ -66,10 +71,13 @@ class Want:
         How long the bucket takes to give the cost.
 
         Of permits and windows nobody knows; all of them may come in a second, which is as good as any other guess between calls
-        that wait for the same ones.
+        that wait for the same ones. A gate stands before every call, and seldom in its way: what it takes is to tell calls
+        apart only where no bucket does.
         """
         if self.form is Form.RATE:
             return self.cost * UNITS / self.rate_per_minute
+        if self.form is Form.GATE:
+            return GATE_US
         return self.cost / self.capacity * 1e6
 
     @property
@@ -81,7 +89,7 @@ class Want:
         """Return the same at another cost; by hand, since `replace` takes five times as long, twice a call."""
         return Want(
             self.bucket_id, self.limit, self.kind, self.form, self.rate_per_minute, self.capacity, cost, self.on_redis_loss,
-            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight,
+            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight, self.is_upstreams,
         )  # fmt: skip
 
     def worded(self, amount: int) -> str:

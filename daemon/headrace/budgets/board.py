@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from headrace import keys
 from headrace.budget.bucket import UNITS, Bucket, Window
@@ -25,7 +26,17 @@ from headrace.clock import Clock
 from headrace.link import Link
 from headrace.model import Caller
 
+_INBOX = keys.inbox("").encode()
 _AT_ONCE = 200  # buckets that are read before the loop may go on with something else
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What a process holds of a bucket in advance, and until when (Unix seconds)."""
+
+    daemon: str
+    amount: int
+    ends: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class Level:
     left: int
     debt: int = 0
     full_at: float | None = None
+    loans: tuple[Loan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +69,13 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One limit: as it is in force, as it is configured, what is laid over it, and its buckets."""
+    """One limit: as it is in force, as it is configured, what is laid over it, its buckets; and since when it was learnt."""
 
     limit: Limit
     configured: Limit | None
     override: Override | None
     budgets: Sequence[Budget] = ()
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +98,14 @@ class Board:
         self._census = census
         self._configured: Sequence[Limit] = ()
         self._limits = Limits()
+        self._since: Mapping[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<Board {self.overrides!r} {self._census!r}>"
 
-    def reload(self, configured: Sequence[Limit], limits: Limits) -> None:
-        """Show these limits from now on: those that are configured, and those that hold."""
-        self._configured, self._limits = tuple(configured), limits
+    def reload(self, configured: Sequence[Limit], limits: Limits, since: Mapping[str, float] | None = None) -> None:
+        """Show these limits from now on: those that are configured, and those that hold; *since*: when each was learnt."""
+        self._configured, self._limits, self._since = tuple(configured), limits, since or {}
 
     def find(self, name: str) -> Limit:
         """Return a configured limit; raises `LimitNotFound`."""
@@ -106,7 +120,7 @@ class Board:
         configured = next((other for other in self._configured if other.name == limit.name), None)
         override = self.overrides.overrides.get(limit.name)
         is_laid = override is not None and configured is not None and limit != configured
-        return Shown(limit, configured, override if is_laid else None)
+        return Shown(limit, configured, override if is_laid else None, since=self._since.get(limit.name))
 
     async def state(self, glob: str = "*", *, of: Caller | None = None) -> State:
         """Return the limits whose names match, as far as the caller *of* may see them (None: all); raises `RedisAway`."""
@@ -142,22 +156,35 @@ class Board:
 def _look(seen: Seen) -> tuple[str, ...]:
     if seen.form is Form.PERMIT:
         return ("ZCARD", keys.permits(seen.id))
-    return ("HMGET", keys.bucket(seen.id), *(("used",) if seen.form is Form.WINDOW else ("level", "at")))
+    return ("HGETALL", keys.bucket(seen.id))
 
 
-def level(seen: Seen, reply: object, now_us: int) -> Level:
+def level(seen: Seen, reply: Any, now_us: int) -> Level:
     """Return what is in a bucket by what Redis has of it. Pure."""
     if isinstance(reply, int):
         return Level(max(0, seen.capacity - reply), max(0, reply - seen.capacity))
-    figures = [None if value is None else int(value) for value in reply]  # type: ignore[attr-defined]
+    fields: Mapping[bytes, bytes] = reply
+    loans = tuple(_loans(fields, now_us))
     if seen.form is Form.WINDOW:
-        window = Window(seen.capacity, seen.ends_us, figures[0] or 0)
-        return Level(max(0, window.level), max(0, -window.level), seen.ends_us / 1e6)
-    capacity = seen.capacity * UNITS
-    bucket = Bucket(seen.rate_per_minute, capacity, *(figures if None not in figures else (capacity, now_us)))
+        window = Window(seen.capacity, seen.ends_us, int(fields.get(b"used", 0)))
+        return Level(max(0, window.level), max(0, -window.level), seen.ends_us / 1e6, loans)
+    # As bucket.lua has it: what others use does not flow in for us, and what is lent has left room for nothing else.
+    foreign = min(int(fields.get(b"foreign", 0)), seen.rate_per_minute)
+    capacity = (seen.capacity - sum(loan.amount for loan in loans)) * UNITS
+    stored, at_us = int(fields.get(b"level", seen.capacity * UNITS)), int(fields.get(b"at", now_us))
+    bucket = Bucket(seen.rate_per_minute - foreign * 9 // 10, capacity, stored, at_us)
     bucket.flow(now_us)
+    left = min(capacity, bucket.level)
     full_at = (now_us + bucket.wait_us(capacity, now_us)) / 1e6
-    return Level(max(0, bucket.level // UNITS), max(0, -(bucket.level // UNITS)), full_at)
+    return Level(max(0, left // UNITS), max(0, -(left // UNITS)), full_at, loans)
+
+
+def _loans(fields: Mapping[bytes, bytes], now_us: int) -> Iterator[Loan]:
+    for name, value in fields.items():
+        if name.startswith(_INBOX):
+            amount, until_us, _ = map(int, value.split())
+            if amount and until_us > now_us:
+                yield Loan(name.removeprefix(_INBOX).decode(), amount, until_us / 1e6)
 
 
 def merge(views: Sequence[View]) -> list[Seen]:

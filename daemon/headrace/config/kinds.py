@@ -64,11 +64,13 @@ class Spelling:
         right: what would be right, for messages: "must be <right>".
         read: from what TOML gave; raises ValueError.
         write: back to what TOML takes, secrets hidden.
+        is_text: whether TOML has it as a text; else as a number.
     """
 
     right: str
     read: Callable[[Any], Any]
     write: Callable[[Any], Any] = str
+    is_text: bool = True
 
 
 def _text(read: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -268,9 +270,9 @@ Origin = Annotated[
 ]
 HostName = Annotated[str, Spelling('a name such as "headrace.internal", without a port', _text(_host_name))]
 Size = Annotated[int, Spelling('a size such as "64MB" or "1GiB", or 0', _size, units.format_size)]
-Amount = Annotated[float, Spelling("a number from 0 to 1000000, such as 3 or 0.25", _amount, float)]
+Amount = Annotated[float, Spelling("a number from 0 to 1000000, such as 3 or 0.25", _amount, float, is_text=False)]
 OptionalAmount = Annotated[
-    float | None, Spelling("a number from 0 to 1000000, such as 3 or 0.25", _amount, lambda value: value)
+    float | None, Spelling("a number from 0 to 1000000, such as 3 or 0.25", _amount, _plain_number, is_text=False)
 ]
 Backoff = Annotated[
     tuple[float, float],
@@ -312,8 +314,10 @@ OptionalName = Annotated[
     str,
     Spelling("empty, or 1 to 64 letters, digits, dots, underscores or hyphens", _text(_matching(_OPTIONAL_NAME))),
 ]
-OptionalUsd = Annotated[float | None, Spelling("an amount in USD such as 25 or 0.5, more than 0", _usd, _plain_number)]
-Share = Annotated[float, Spelling("a number from 0 to 1", _share, _plain_number)]
+OptionalUsd = Annotated[
+    float | None, Spelling("an amount in USD such as 25 or 0.5, more than 0", _usd, _plain_number, is_text=False)
+]
+Share = Annotated[float, Spelling("a number from 0 to 1", _share, _plain_number, is_text=False)]
 EndpointGlob = Annotated[
     str, Spelling('empty, or a pattern such as "batches", "count_tokens" or "*" for every endpoint', _text(str))
 ]

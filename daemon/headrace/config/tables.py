@@ -117,6 +117,8 @@ class Retry(Table, frozen=True):
 class Schedule(Table, frozen=True):
     max_waiting: Count = 10_000
     max_waiting_bytes: Size = 512_000_000
+    borrow: Literal["auto", "off"] = "auto"
+    borrow_at_most: Share = 0.1
 
 
 class Drain(Table, frozen=True):

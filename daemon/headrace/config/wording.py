@@ -27,7 +27,8 @@ def is_secret(kind: Any) -> bool:
 def is_text(kind: Any) -> bool:
     """Whether values of this kind are texts in TOML, so that the environment need not quote them."""
     is_word = get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, str))
-    return is_word or spelling_of(kind) is not None
+    spelling = spelling_of(kind)
+    return is_word or (spelling is not None and spelling.is_text)
 
 
 def right(kind: Any) -> str:

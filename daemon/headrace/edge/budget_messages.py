@@ -27,6 +27,8 @@ def limit(shown: Shown, of: str) -> pb.Limit:
         per=shown.limit.per,
         shadow=shown.limit.shadow,
     )
+    if shown.since is not None:
+        said.since_time.FromMicroseconds(round(shown.since * 1e6))
     if shown.override is not None:
         said.source = pb.LIMIT_SOURCE_OVERRIDDEN
         said.override.CopyFrom(_override(shown.override))
@@ -79,6 +81,9 @@ def _budget(budget: Budget, limit: pb.Limit, of: str) -> pb.Budget:
         full_time=_stamp(level.full_at),
         reserved_calls=seen.reserved_calls,
         reserved=seen.reserved,
+        borrowings=[
+            pb.Borrowing(daemon=loan.daemon, amount=loan.amount, expire_time=_stamp(loan.ends)) for loan in level.loans
+        ],
         waiting_calls=sum(budget.flows.values()),
         waiting_callers=callers,
         waiting=waiting,

@@ -53,7 +53,7 @@ def read_ask(
         version=_value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
         betas=_betas(options),
         headers=tuple(sorted(_header(name, value) for name, value in options.anthropic_headers.items())),
-        lane=_lane(options.lane),
+        lane=_lane(options),
         labels=labels_of(options.labels.items(), caller),
         wait=Wait(stated_s=timeout_s),
         cache=_cache_control(options.cache_control),
@@ -71,7 +71,7 @@ def headers(options: options_pb2.CallOptions) -> Headers:
         "anthropic-version": _value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
         "anthropic-beta": ",".join(_betas(options)),
         "cache-control": _directives(_cache_control(options.cache_control)),
-        "x-headrace-lane": _lane(options.lane),
+        "x-headrace-lane": _lane(options),
         HEADER: header_of(tuple(sorted(_label(name, value) for name, value in options.labels.items()))),
         "idempotency-key": options.idempotency_key,
     }
@@ -125,10 +125,15 @@ def _seconds(span: Duration) -> float:
     return max(0.0, span.seconds + span.nanos / 1e9)
 
 
-def _lane(lane: options_pb2.Lane.ValueType) -> str:
-    if lane not in _LANES:
-        raise InvalidCall(f"options.lane: there is no lane {lane}", metadata={"field": "options.lane"})
-    return _LANES[lane]
+def _lane(options: options_pb2.CallOptions) -> str:
+    # Whether there is a lane of that name, admission knows.
+    if options.lane not in _LANES:
+        raise InvalidCall(f"options.lane: there is no lane {options.lane}", metadata={"field": "options.lane"})
+    known, named = _LANES[options.lane], options.lane_name
+    if known and named and named.lower() != known:
+        field = "options.lane_name"
+        raise InvalidCall(f"{field}: {named[:32]!r} is not the {known!r} that options.lane chooses", metadata={"field": field})
+    return named or known
 
 
 def _label(name: str, value: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from headrace import observe
 from headrace.budget.known import Known
-from headrace.budget.ledger import Granted, Ledger, Never, Wait
+from headrace.budget.ledger import Granted, Ledger, Never, Reserved, Spent, Wait
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused
@@ -214,6 +214,8 @@ class Asking:
             now = self._clock.now()
             if isinstance(outcome, Never):
                 raise never(place.wants[_index(place, outcome.bucket_id)])
+            if isinstance(outcome, Spent):
+                raise _spent(place.wants[_index(place, outcome.bucket_id)], outcome.seconds)
             self.known.learn(place.wants, outcome.levels, now)
             if isinstance(outcome, Wait):
                 if place.is_outdated:
@@ -235,13 +237,13 @@ class Asking:
         line.learn(wait.levels, now)
         line.block(place, wait.seconds, bucket, now)
         self._look_over(line, now)
-        # For a permit the ledger's seconds are a guess, which refuses nobody before its time.
-        due = now if place.wants[bucket].form is Form.PERMIT else now + wait.seconds
+        # For a permit the ledger's seconds are a guess, which refuses nobody before its time; so is what follows a pause.
+        due = now if place.wants[bucket].form in (Form.PERMIT, Form.GATE) else now + wait.seconds
         if due > place.latest or now >= place.latest:
             raise _exhausted(place.wants[bucket], wait.seconds)
         _count(place)
 
-    async def _reserve(self, line: Line, place: Place) -> Granted | Wait | Never:
+    async def _reserve(self, line: Line, place: Place) -> Reserved:
         pause_s = 0.05
         while True:
             if place.is_outdated or self._clock.now() >= place.ends:
@@ -262,9 +264,9 @@ class Asking:
                 self._redis_away_since = None
                 return outcome
 
-    async def _reserve_once(self, place: Place) -> Granted | Wait | Never:
+    async def _reserve_once(self, place: Place) -> Reserved:
         place.has_asked, place.asked_as = True, place.waiter
-        now = self._clock.now()
+        now = place.asked_at = self._clock.now()
         asking = self._ledger.reserve(place.hold_id, place.wants, waiter=place.waiter, flow=place.flow)
         if self._redis_away_since is None:
             return await asking
@@ -329,6 +331,14 @@ def _exhausted(want: Want, wait_s: float) -> BudgetExhausted:
         f"the budget of limit {want.limit} has no room for this call before its deadline, but in {wait_s:.1f} s",
         retry_after_s=max(0.001, wait_s),
         metadata={"limit": want.limit, "kind": want.kind},
+    )
+
+
+def _spent(want: Want, seconds: float) -> BudgetExhausted:
+    return BudgetExhausted(
+        "upstream's spend limit is reached for this model class, and it holds for longer than this call can wait",
+        retry_after_s=max(0.001, seconds),
+        metadata={"limit": want.limit, "kind": "spend"},
     )
 
 

@@ -17,12 +17,16 @@ class Hold:
     Args:
         shadows: what it wants of limits that enforce nothing.
         estimate: what it will probably use.
+        model_class: whose limits upstream counts it to; "": none of ours.
+        granted_at: when it was granted (Unix seconds), or a moment earlier.
     """
 
     id: str
     wants: tuple[Want, ...] = ()
     shadows: tuple[Want, ...] = ()
     estimate: Estimate | None = None
+    model_class: str = ""
+    granted_at: float = 0.0
 
 
 def parted(wants: tuple[Want, ...]) -> tuple[tuple[Want, ...], tuple[Want, ...]]:

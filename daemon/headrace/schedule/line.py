@@ -71,6 +71,7 @@ class Place:
     is_outdated: bool = False
     has_asked: bool = False
     asked_as: str = ""
+    asked_at: float = 0.0
     costs: tuple[int, ...] = ()
     ends: float = math.inf
     rank: Rank = (0, 0)  # among all in its line, once somebody is held up there; before that who comes goes

@@ -18,7 +18,7 @@ import asyncio
 import functools
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from headrace import observe
@@ -31,7 +31,7 @@ from headrace.budget.want import Want
 from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
 from headrace.endpoints import named
-from headrace.errors import Failure
+from headrace.errors import AttemptFailed
 from headrace.link import Link
 from headrace.model import UNTOLD, Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
@@ -47,6 +47,8 @@ from headrace.schedule.reserved import Reserved
 from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices
 from headrace.schedule.slots import Slots, SlotStats
+from headrace.tuning.overload import ANSWERED, UNKNOWN, End
+from headrace.tuning.tuner import Tuner
 
 _MEMO = 4096
 
@@ -69,6 +71,7 @@ class Schedule:
         crowd: where whoever waits is counted, and refused if there are too many.
         max_in_flight: requests at upstream at once.
         lanes: the share of each lane, in millionths.
+        tuner: what upstream says of itself.
     """
 
     def __init__(
@@ -82,9 +85,11 @@ class Schedule:
         crowd: Crowd | None = None,
         max_in_flight: int = 512,
         lanes: Mapping[str, int] = LANES,
+        tuner: Tuner | None = None,
     ) -> None:
         self.crowd = crowd or Crowd()
         self.slots = Slots(max_in_flight, clock)
+        self.tuner = tuner or Tuner(link, clock)
         self._limits = limits
         self._ledger = ledger
         self._estimator = estimator
@@ -134,14 +139,14 @@ class Schedule:
     def _new_flow(self, caller: str, lane: str, weight: int) -> Flow:
         return Flow(caller, lane, self._lanes.get(lane, min(self._lanes.values())), weight)
 
-    def reload(self, limits: Limits, lanes: Mapping[str, int] = LANES) -> None:
+    def reload(self, limits: Limits, lanes: Mapping[str, int] | None = None) -> None:
         """
-        Go by other limits and lanes from now on.
+        Go by other limits and lanes from now on; no lanes: by those that there are.
 
         Who waits under limits that have changed takes its place anew, in the order in which they came.
         """
         self._limits = limits
-        if lanes != self._lanes:
+        if lanes is not None and lanes != self._lanes:
             self._lanes = lanes
             self._flows.cache_clear()
         self._moving.start()
@@ -179,8 +184,11 @@ class Schedule:
 
     async def take(self, call: Errand, hold_id: str, urgency: Urgency, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
-        entered, estimate = self._clock.now(), None
+        entered, estimate, model_class = self._clock.now(), None, self.tuner.class_of(call)
         waiter, has_asked = f"{self._inbox}|{urgency[2]:012}", False
+        if model_class and self.tuner.learner.must_wait(model_class):
+            counted.take()
+            await self.tuner.learner.first_head(model_class)
         if self._moving.is_on and self._limits.buckets(call, entered):
             await self._moving.stand_back(counted)
         for number in itertools.count():
@@ -188,13 +196,14 @@ class Schedule:
                 await self.halting.passed(call, counted)
             now = self._clock.now()
             buckets = self._limits.buckets(call, now)
-            if not buckets:
-                return Hold(hold_id)
+            if not buckets and not self.tuner.gates.is_troubled(model_class):
+                return self._granted(Hold(hold_id, model_class=model_class, granted_at=now))
             estimate = estimate or self._estimate(call, buckets)
             enforced, shadows = parted(self._limits.wants(call, estimate, now))
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
-            hold = Hold(f"{hold_id}.{number}" if number else hold_id, granting(enforced), shadows, estimate)
-            if not enforced:
+            wants = (*granting(enforced), *self.tuner.asks_gate(model_class, enforced))
+            hold = Hold(f"{hold_id}.{number}" if number else hold_id, wants, shadows, estimate, model_class, now)
+            if not wants:
                 return self._granted(hold)
             place = Place(
                 call=call,
@@ -213,7 +222,8 @@ class Schedule:
                 await self._asking.grant(place)
             except Outdated:
                 waiter, has_asked = place.waiter, place.has_asked
-                kept = () if self.halting.holds(call) else self._limits.buckets(call, self._clock.now())
+                buckets = self._limits.buckets(call, self._clock.now())
+                kept = () if self.halting.holds(call) else (*buckets, *self.tuner.asks_gate(model_class, buckets))
                 self._leave_others(place, kept)
                 continue
             except BaseException as error:
@@ -221,10 +231,11 @@ class Schedule:
                 raise
             observe.RESERVATIONS.inc("granted")
             self._permits.hold(hold.id, hold.wants)
-            return self._granted(hold)
+            return self._granted(replace(hold, granted_at=place.asked_at))
         raise AssertionError("there is always another number")
 
     def _granted(self, hold: Hold) -> Hold:
+        self.tuner.gates.enter(hold.model_class)
         count_reserved(hold.wants)
         self.reserved.add(hold.wants)
         if hold.shadows:
@@ -251,13 +262,22 @@ class Schedule:
 
     # Giving back.
 
-    def settle(self, hold: Hold, model: str, usage: Usage) -> Awaitable[None]:
+    def settle(self, hold: Hold, model: str, usage: Usage, end: End) -> Awaitable[None]:
         """Replace what was reserved by what was used, as far as it is known; for `Turn`. The command leaves at once."""
         actual = self._limits.used((*hold.wants, *hold.shadows), model, usage, hold.estimate)
         self._close(hold, actual)
         if hold.shadows:
             self._shadows.settle(hold.id, hold.shadows, actual)
-        return briefly(self._ledger.settle(hold.id, hold.wants, actual)) if hold.wants else nothing()
+        said = self.tuner.said(hold.model_class, hold.wants, end, age_s=self._clock.now() - hold.granted_at)
+        wants = hold.wants or self.tuner.needed_gate(hold.model_class, said)
+        return briefly(self._ledger.settle(hold.id, wants, actual, said)) if wants else nothing()
+
+    def tell(self, call: Errand) -> None:
+        """Tell the buckets of a call upstream's latest word at once: they are new and full, and others wait to draw on them."""
+        wants = tuple(want.at(0) for want in self._limits.buckets(call, self._clock.now()))
+        said = self.tuner.latest(self.tuner.class_of(call), wants)
+        if said.most:
+            self._ledger.settle(f"{self._inbox}|word {next(self._numbers)}", wants, {}, said)
 
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back; for `Turn`. The command leaves at once."""
@@ -275,6 +295,7 @@ class Schedule:
             self._ledger.release(hold.id, hold.wants)
 
     def _close(self, hold: Hold, actual: Mapping[str, int]) -> None:
+        self.tuner.gates.leave(hold.model_class)
         self._permits.drop(hold.id)
         self._asking.forget()
         self.reserved.close(hold.wants)
@@ -357,15 +378,15 @@ class Turn:
         estimate = self._hold.estimate
         if estimate is not None and isinstance(self._call, Call) and named(self._call.endpoint).is_metered:
             self._schedule.learn(self._call, usage, estimate)
-        return self._settle(usage)
+        return self._settle(usage, ANSWERED)
 
-    def fail(self, failure: Failure, sent: bool) -> Awaitable[None]:
+    def fail(self, failed: AttemptFailed) -> Awaitable[None]:
         """Settle an attempt that failed: tokens come back unless they may have been used, the request only if unsent."""
         self._give_slot_back()
-        if not sent:
+        if not failed.sent:
             return self._release()
         told = self._told()
-        return self._settle(told if failure.has_used or told != UNTOLD else Usage())
+        return self._settle(told if failed.failure.has_used or told != UNTOLD else Usage(), End(failed))
 
     def _give_slot_back(self) -> None:
         # Once the attempt is over, not once its settlement has arrived.
@@ -373,9 +394,9 @@ class Turn:
             self._has_slot = False
             self._schedule.slots.give_back()
 
-    def _settle(self, usage: Usage) -> Awaitable[None]:
+    def _settle(self, usage: Usage, end: End = UNKNOWN) -> Awaitable[None]:
         self._is_closed = True
-        return self._schedule.settle(self._hold, self._call.model, usage)
+        return self._schedule.settle(self._hold, self._call.model, usage, end)
 
     def _release(self) -> Awaitable[None]:
         self._is_closed = True

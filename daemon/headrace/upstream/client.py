@@ -18,7 +18,7 @@ import contextlib
 import functools
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -66,6 +66,12 @@ _NOT_PASSED_ON = frozenset({
     "upgrade", "user-agent", "x-api-key",
 })  # fmt: skip
 
+OnHead = Callable[[Errand, int, Sequence[tuple[bytes, bytes]], float], None]
+
+
+def _ignore(call: Errand, status: int, raw_headers: Sequence[tuple[bytes, bytes]], sent_at: float) -> None:
+    pass
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamStats:
@@ -88,6 +94,8 @@ class Upstream:
         gap_s: how long a stream may say nothing.
         silence_s: how long a unary answer may be on its way at most, whatever the deadline.
         proxy: the URL of the proxy on the way there; "" for none.
+        on_head: told of the head of every answer, whatever its status: the call, the status, the headers as they came, and
+            when it was asked.
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class Upstream:
         silence_s: float = 600.0,
         proxy: str = "",
         transport: Transport | None = None,
+        on_head: OnHead = _ignore,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._api_key, self._admin_key, self._version = api_key, admin_key, version
@@ -111,6 +120,7 @@ class Upstream:
         self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
         self._transport = transport or open_transport(max_in_flight + _SPARE_CONNECTIONS, to=self._base_url, proxy=proxy)
         self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
+        self._on_head = on_head
         self.in_the_air = 0
 
     def __repr__(self) -> str:
@@ -188,7 +198,11 @@ class Upstream:
         left_s = self._time_left(call)
         if what is _Bound.WHOLE:
             left_s = min(self._silence_s, left_s)
-        return _Opened(self, self._transport, request, None if what is _Bound.NONE else left_s, what)
+        bound_s, on_head = None if what is _Bound.NONE else left_s, functools.partial(self._heard, call, self._clock.now())
+        return _Opened(self, self._transport, request, bound_s, what, on_head)
+
+    def _heard(self, call: Errand, sent_at: float, response: Response) -> None:
+        self._on_head(call, response.status_code, response.headers.raw, sent_at)
 
     def _time_left(self, call: Errand) -> float:
         left_s = call.deadline - self._clock.now()
@@ -257,12 +271,21 @@ class _Opened:
 
     Args:
         left_s: how long it may take; None: as long as it does.
+        on_head: called with the response once its head is here.
     """
 
-    __slots__ = ("_bound", "_request", "_response", "_transport", "_upstream", "_what")
+    __slots__ = ("_bound", "_on_head", "_request", "_response", "_transport", "_upstream", "_what")
 
-    def __init__(self, upstream: Upstream, transport: Transport, request: Request, left_s: float | None, what: _Bound) -> None:
-        self._upstream, self._transport, self._request = upstream, transport, request
+    def __init__(
+        self,
+        upstream: Upstream,
+        transport: Transport,
+        request: Request,
+        left_s: float | None,
+        what: _Bound,
+        on_head: Callable[[Response], None],
+    ) -> None:
+        self._upstream, self._transport, self._request, self._on_head = upstream, transport, request, on_head
         self._bound, self._what = asyncio.timeout(left_s), what
 
     async def __aenter__(self) -> Response:
@@ -271,6 +294,7 @@ class _Opened:
         try:
             with Translated():
                 self._response = await self._transport.handle_async_request(self._request)
+            self._on_head(self._response)
         except BaseException as error:
             await self._leave(error)
             raise

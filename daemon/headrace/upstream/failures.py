@@ -72,6 +72,16 @@ def classify(
     return AttemptFailed(_overruled(failure, status, kind, code, named), error)
 
 
+def is_spend_limit(failed: AttemptFailed) -> bool:
+    """Whether upstream says that no more may be spent; no wait within a call's life clears that."""
+    error = failed.error
+    return failed.failure is Failure.FINAL and _is_spend_limit(error.status, error.type, error.metadata.get("error_code", ""))
+
+
+def _is_spend_limit(status: int, kind: str, code: str) -> bool:
+    return status == 429 and (code.endswith(_SPEND_LIMIT) or kind == "billing_error")
+
+
 def classify_event(event_data: bytes, headers: Mapping[str, str]) -> AttemptFailed:
     """Return what an error with status 200 means, whether a whole body or an event: the same as if it had come as a status."""
     status = _status(_read(event_data))
@@ -125,7 +135,7 @@ def _row(status: int) -> tuple[Failure, str]:
 def _overruled(failure: Failure, status: int, kind: str, code: str, headers: Mapping[str, str]) -> Failure:
     if headers.get("x-should-retry", "").strip().lower() == "false":
         return Failure.FINAL
-    if status == 429 and (code.endswith(_SPEND_LIMIT) or kind == "billing_error"):
+    if _is_spend_limit(status, kind, code):
         return Failure.FINAL
     if status >= 500 and kind == "overloaded_error":
         return Failure.OVERLOADED

@@ -134,6 +134,7 @@ class CallOptions(_message.Message):
     ANTHROPIC_BETAS_FIELD_NUMBER: _builtins.int
     ANTHROPIC_HEADERS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    LANE_NAME_FIELD_NUMBER: _builtins.int
     lane: Global___Lane.ValueType
     """Chooses the class of traffic. Unspecified means the caller's own, from the daemon's configuration."""
     idempotency_key: _builtins.str
@@ -147,6 +148,10 @@ class CallOptions(_message.Message):
     """
     anthropic_version: _builtins.str
     """Is sent upstream as `anthropic-version`. Empty means the daemon's configured one."""
+    lane_name: _builtins.str
+    """Chooses the lane by its name, for those of the daemon's configuration that `Lane` does not know. Beside `lane` it has to
+    name the same one.
+    """
     @_builtins.property
     def cache_control(self) -> Global___CacheControl:
         """Says what the cache may do for this call."""
@@ -176,10 +181,11 @@ class CallOptions(_message.Message):
         anthropic_betas: _abc.Iterable[_builtins.str] | None = ...,
         anthropic_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        lane_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_control", b"cache_control"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anthropic_betas", b"anthropic_betas", "anthropic_headers", b"anthropic_headers", "anthropic_version", b"anthropic_version", "cache_control", b"cache_control", "caller", b"caller", "idempotency_key", b"idempotency_key", "labels", b"labels", "lane", b"lane"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anthropic_betas", b"anthropic_betas", "anthropic_headers", b"anthropic_headers", "anthropic_version", b"anthropic_version", "cache_control", b"cache_control", "caller", b"caller", "idempotency_key", b"idempotency_key", "labels", b"labels", "lane", b"lane", "lane_name", b"lane_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
