@@ -134,7 +134,7 @@ async def test_newcomers():
     await house.advance(25)
     await late
     assert house.went == ["first", "second", *["c"] * 200, "late"]
-    assert not house.schedule._newcomers
+    assert not house.schedule._moving.stats().newcomers
     assert house.schedule.crowd.stats().calls == 0
 
 

@@ -66,6 +66,10 @@ class Asking:
         for line in self._lines.values():
             yield from line.places()
 
+    def lines(self) -> list[Line]:
+        """Return all lines."""
+        return list(self._lines.values())
+
     def nudge(self, waiter: str) -> None:
         """Let a place ask again now: the ledger says it fits."""
         place = self._by_waiter.get(waiter)

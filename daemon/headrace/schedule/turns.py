@@ -17,11 +17,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
 
 from headrace import observe
 from headrace.background import Background
@@ -38,18 +36,21 @@ from headrace.link import Link
 from headrace.model import UNTOLD, Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
+from headrace.schedule.closing import briefly, nothing
+from headrace.schedule.halting import Halt, Halting
 from headrace.schedule.hold import Hold, granting, parted
-from headrace.schedule.line import Outdated, Place
+from headrace.schedule.line import Line, Outdated, Place
+from headrace.schedule.moving import Moving
 from headrace.schedule.order import Urgency
 from headrace.schedule.permits import Permits
+from headrace.schedule.reserved import Reserved
 from headrace.schedule.shadows import Shadows
-from headrace.schedule.slices import Slices, Work
+from headrace.schedule.slices import Slices
 from headrace.schedule.slots import Slots, SlotStats
 from headrace.tuning.overload import ANSWERED, UNKNOWN, End
 from headrace.tuning.tuner import Tuner
 
 _MEMO = 4096
-_CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +98,14 @@ class Schedule:
         self._background = Background("schedule", clock)
         self._slices = Slices(self._background)
         self._asking = Asking(ledger, clock, self._slices)
+        self.halting = Halting(clock, self._slices)
+        self.reserved = Reserved()
         self._permits = Permits(ledger, clock)
         self._shadows = Shadows(ledger, self._permits, self._background)
         self._numbers = itertools.count(1)
         self._lanes = lanes
         self._flows = functools.lru_cache(_MEMO)(self._new_flow)
-        self._reloads = 0  # whose moves go on
-        self._newcomers: deque[asyncio.Future[None]] = deque()  # since a reload, until all who were there have moved
+        self._moving = Moving(self._slices, self._asking.places, self._is_outdated)
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
 
     def __repr__(self) -> str:
@@ -147,41 +149,24 @@ class Schedule:
         if lanes is not None and lanes != self._lanes:
             self._lanes = lanes
             self._flows.cache_clear()
-        self._reloads += 1
-        self._slices.start(self._move(), "reload")
+        self._moving.start()
 
-    def _move(self) -> Work:
-        try:
-            moving = []
-            for place in sorted(self._asking.places(), key=_arrival):
-                if place.buckets != self._limits.buckets(place.call, self._clock.now()):
-                    place.is_outdated = True  # whoever is called before it has moved asks for nothing under the old limits
-                    moving.append(place)
-                yield 0
-            # The oldest first, a few at a time: taking ten thousand places anew would hold the loop for a second.
-            for place in moving:
-                place.outdate()
-                yield 1
-            while self._newcomers and self._reloads == 1:
-                yield self._let_in()
-        finally:
-            self._reloads -= 1
-            while self._newcomers and not self._reloads:  # only if something broke
-                self._let_in()
+    def hold_callers(self, halts: Mapping[str, Halt]) -> None:
+        """Let the calls of these callers, by name, wait or be refused from now on: those that wait already, too."""
+        self.halting.reload(halts)
+        self._moving.start()
 
-    def _let_in(self) -> bool:
-        newcomer = self._newcomers.popleft()
-        if newcomer.done():  # it has left
-            return False
-        newcomer.set_result(None)
-        return True
+    def _is_outdated(self, place: Place) -> bool:
+        return self.halting.holds(place.call) or place.buckets != self._limits.buckets(place.call, self._clock.now())
 
-    async def _stand_back(self, counted: Waiting) -> None:
-        # Whoever was there before a reload goes first, though it may not have taken its place anew yet.
-        counted.take()
-        newcomer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._newcomers.append(newcomer)
-        await newcomer
+    def lines(self) -> list[Line]:
+        """Return all lines of this process."""
+        return self._asking.lines()
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that hold now."""
+        return self._limits
 
     async def close(self) -> None:
         """Stop the work in the background."""
@@ -204,9 +189,11 @@ class Schedule:
         if model_class and self.tuner.learner.must_wait(model_class):
             counted.take()
             await self.tuner.learner.first_head(model_class)
-        if self._reloads and self._limits.buckets(call, entered):
-            await self._stand_back(counted)
+        if self._moving.is_on and self._limits.buckets(call, entered):
+            await self._moving.stand_back(counted)
         for number in itertools.count():
+            if self.halting.holds(call):
+                await self.halting.passed(call, counted)
             now = self._clock.now()
             buckets = self._limits.buckets(call, now)
             if not buckets and not self.tuner.gates.is_troubled(model_class):
@@ -236,7 +223,8 @@ class Schedule:
             except Outdated:
                 waiter, has_asked = place.waiter, place.has_asked
                 buckets = self._limits.buckets(call, self._clock.now())
-                self._leave_others(place, (*buckets, *self.tuner.asks_gate(model_class, buckets)))
+                kept = () if self.halting.holds(call) else (*buckets, *self.tuner.asks_gate(model_class, buckets))
+                self._leave_others(place, kept)
                 continue
             except BaseException as error:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
@@ -249,6 +237,7 @@ class Schedule:
     def _granted(self, hold: Hold) -> Hold:
         self.tuner.gates.enter(hold.model_class)
         count_reserved(hold.wants)
+        self.reserved.add(hold.wants)
         if hold.shadows:
             self._shadows.take(hold.id, hold.shadows)
         return hold
@@ -281,7 +270,7 @@ class Schedule:
             self._shadows.settle(hold.id, hold.shadows, actual)
         said = self.tuner.said(hold.model_class, hold.wants, end, age_s=self._clock.now() - hold.granted_at)
         wants = hold.wants or self.tuner.needed_gate(hold.model_class, said)
-        return _briefly(self._ledger.settle(hold.id, wants, actual, said)) if wants else _nothing()
+        return briefly(self._ledger.settle(hold.id, wants, actual, said)) if wants else nothing()
 
     def tell(self, call: Errand) -> None:
         """Tell the buckets of a call upstream's latest word at once: they are new and full, and others wait to draw on them."""
@@ -295,7 +284,7 @@ class Schedule:
         self._close(hold, {})
         if hold.shadows:
             self._shadows.release(hold.id, hold.shadows)
-        return _briefly(self._ledger.release(hold.id, hold.wants)) if hold.wants else _nothing()
+        return briefly(self._ledger.release(hold.id, hold.wants)) if hold.wants else nothing()
 
     def give_up(self, hold: Hold) -> None:
         """Give everything back without waiting for it; for `Turn`."""
@@ -309,6 +298,7 @@ class Schedule:
         self.tuner.gates.leave(hold.model_class)
         self._permits.drop(hold.id)
         self._asking.forget()
+        self.reserved.close(hold.wants)
         count_closed(hold.wants, actual)
 
     def learn(self, call: Call, usage: Usage, estimate: Estimate) -> None:
@@ -415,30 +405,3 @@ class Turn:
 
 def _untold() -> Usage:
     return UNTOLD
-
-
-def _arrival(place: Place) -> tuple[float, int]:
-    _, arrival, number = place.urgency
-    return arrival, number
-
-
-def _briefly(closing: asyncio.Future[Any]) -> asyncio.Future[None]:
-    # The ledger sees it through by itself, whether we are cancelled here or not; nobody's answer waits long for it.
-    # asyncio.wait would do the same for three times the cost, on the way of every call.
-    loop = asyncio.get_running_loop()
-    enough: asyncio.Future[None] = loop.create_future()
-
-    def release(_: object = None) -> None:
-        timer.cancel()
-        if not enough.done():
-            enough.set_result(None)
-
-    timer = loop.call_later(_CLOSING_PATIENCE_S, release)
-    closing.add_done_callback(release)
-    return enough
-
-
-def _nothing() -> Awaitable[None]:
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    done.set_result(None)
-    return done
