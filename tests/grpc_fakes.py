@@ -141,8 +141,8 @@ async def serving(
     )  # fmt: skip
     callers = callers or FakeCallers()
     server = GrpcServer(
-        exchange, flow, admission, callers, tickets, cache, None, clock=clock, budget_headers=budget, runtime_dir=directory,
-        **options,
+        exchange, flow, admission, callers, tickets, cache, None, None, clock=clock, budget_headers=budget,
+        runtime_dir=directory, **options,
     )  # fmt: skip
     await server.start()
     await server.set_serving(True)

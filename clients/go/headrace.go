@@ -23,6 +23,7 @@ type Client struct {
 	Tickets      v1.TicketsServiceClient
 	Cache        v1.CacheServiceClient
 	Usage        v1.UsageServiceClient
+	Budgets      v1.BudgetsServiceClient
 	Models       v1.ModelsServiceClient
 	Batches      v1.MessageBatchesServiceClient
 	Organization v1.OrganizationServiceClient
@@ -43,6 +44,7 @@ func Dial(address string, options ...Option) (*Client, error) {
 		Tickets:      v1.NewTicketsServiceClient(conn),
 		Cache:        v1.NewCacheServiceClient(conn),
 		Usage:        v1.NewUsageServiceClient(conn),
+		Budgets:      v1.NewBudgetsServiceClient(conn),
 		Models:       v1.NewModelsServiceClient(conn),
 		Batches:      v1.NewMessageBatchesServiceClient(conn),
 		Organization: v1.NewOrganizationServiceClient(conn),

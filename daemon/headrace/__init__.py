@@ -8,6 +8,7 @@ and `make lint` checks them.
 
 Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
+    steering    its limits, hold, release     terminal    what commands share
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     one TOML file and the environment, into values
@@ -21,6 +22,7 @@ The line
     admission   bytes into a Call             bodies/     what a body asks
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
+    budgets/    seen and steered by people
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     tuning/     what upstream says of itself
     callers     who asks, and keys            embedded    our own Valkey

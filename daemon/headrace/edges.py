@@ -28,6 +28,7 @@ class Edges:
             parts.tickets,
             parts.cache,
             parts.usage,
+            parts.board,
             clock=parts.clock,
             addresses=settings.listen.grpc,
             budget_headers=parts.schedule.budget_headers,

@@ -79,6 +79,23 @@ class BudgetExhausted(Refusal):
     reason = "BUDGET_EXHAUSTED"
 
 
+class UpstreamOverloaded(BudgetExhausted):
+    """Upstream has said that the call's model class is overloaded, and it may not be asked before the call's deadline."""
+
+    reason = "UPSTREAM_OVERLOADED"
+
+
+class CallerOnHold(Refusal):
+    """
+    An admin has put the caller on hold; `retry_after_s` says how long at most, if that is known.
+
+    `is_at_once` says that its calls are refused as they come, and not since they have waited too long.
+    """
+
+    reason = "CALLER_ON_HOLD"
+    is_at_once = False
+
+
 class QueueFull(Refusal):
     """Too many calls or bytes wait already (`schedule.max_waiting`, `max_waiting_bytes`)."""
 
@@ -129,6 +146,18 @@ class TicketNotFound(Refusal):
     """No such ticket for this caller."""
 
     reason = "TICKET_NOT_FOUND"
+
+
+class LimitNotFound(Refusal):
+    """No limit of this name is configured; the message names those that are."""
+
+    reason = "LIMIT_NOT_FOUND"
+
+
+class OverrideNotFound(Refusal):
+    """Nothing is laid over the limit, or the caller is not on hold."""
+
+    reason = "OVERRIDE_NOT_FOUND"
 
 
 class Canceled(Refusal):

@@ -32,6 +32,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:live:<caller> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
+| headrace:overrides | hash | "limit:<name>" or "caller:<name>" -> its end (us), and JSON | one by one, at their ends |
 | headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |
 | headrace:{usage}:minute:<minute> | hash | cell -> figures of one minute (UTC) | two days after it |
 | headrace:{usage}:day:<day> | hash | the same of one day | 13 months after it |
@@ -54,6 +55,7 @@ CACHE_PURGES = "headrace:cache:purges"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
 LEARNED = "headrace:limits:learned"
+OVERRIDES = "headrace:overrides"
 PULSE = "headrace:{budget}:pulse"
 TICKETS = "headrace:tickets"
 USAGE_TRAFFIC = "headrace:{usage}:traffic"

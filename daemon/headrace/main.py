@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from headrace import steering
 from headrace.errors import ConfigError, HeadraceError, StartupError
+from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table
 
 if TYPE_CHECKING:
     from headrace.cache.selector import Selector
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from headrace.v1.usage_service_pb2 import GetUsageRequest
 
 T = TypeVar("T")
-
-_RPC_TIMEOUT_S = 30.0
 
 app = typer.Typer(
     help="A daemon between your services and the Anthropic API: it caches, shares, meters and retries.",
@@ -43,14 +43,7 @@ cache_app = typer.Typer(help="Look into the cache of the running daemon, or empt
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 app.add_typer(cache_app, name="cache")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration file; else HEADRACE_CONFIG, else /etc/headrace/config.toml."),
-]
-KeyOption = Annotated[
-    str, typer.Option("--as-key", envvar="HEADRACE_KEY", help="The key to present, where the daemon asks for one.")
-]
+steering.add_to(app)
 
 
 def run() -> None:
@@ -66,13 +59,6 @@ def run() -> None:
 def _leave(error: Exception, code: int) -> None:
     typer.echo(f"headrace: {error}", err=True)
     sys.exit(code)
-
-
-def _load(option: Path | None) -> tuple[Settings, Callable[[], Settings]]:
-    from headrace import config
-
-    path = config.find_file(option, os.environ)
-    return config.load(path, os.environ), lambda: config.load(path, os.environ)
 
 
 def _print_version(wanted: bool) -> None:
@@ -93,7 +79,7 @@ def main(
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run the daemon."""
-    settings, reload = _load(config)
+    settings, reload = load(config)
     from headrace import daemon
 
     daemon.serve(settings, reload)
@@ -102,7 +88,7 @@ def serve(config: ConfigOption = None) -> None:
 @app.command()
 def worker(config: ConfigOption = None) -> None:
     """Run a worker that makes the attempts of parked and submitted calls, beside daemons on the same Redis."""
-    settings, _ = _load(config)
+    settings, _ = load(config)
     from headrace import daemon
 
     daemon.work(settings)
@@ -137,7 +123,7 @@ def check_config(config: ConfigOption = None) -> None:
     """Say whether the configuration is right, and what in it is doubtful."""
     from headrace.config import find_file, warnings
 
-    settings, _ = _load(config)
+    settings, _ = load(config)
     for warning in warnings(settings, os.environ):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{find_file(config, os.environ) or 'no file, defaults and environment'}: ok")
@@ -148,7 +134,7 @@ def show_config(config: ConfigOption = None) -> None:
     """Print the configuration as it is in force, environment and defaults included, secrets hidden."""
     from headrace.config import toml
 
-    settings, _ = _load(config)
+    settings, _ = load(config)
     typer.echo(toml.dumps(settings.redacted()), nl=False)
 
 
@@ -168,7 +154,7 @@ def list_keys(config: ConfigOption = None) -> None:
 
     keys = _with_keys(config, lambda store: store.list())
     rows = [(key.id, key.name, f"{datetime.fromtimestamp(key.created, UTC):%Y-%m-%d %H:%M} UTC") for key in keys]
-    _print_table(("id", "caller", "created"), rows)
+    print_table(("id", "caller", "created"), rows)
 
 
 @keys_app.command("revoke")
@@ -186,7 +172,7 @@ def revoke_key(
 def _with_keys(option: Path | None, work: Callable[[KeyStore], Awaitable[T]]) -> T:
     from headrace.callers import KeyStore
 
-    settings, _ = _load(option)
+    settings, _ = load(option)
     return _with_link(settings, lambda link: work(KeyStore(link)))
 
 
@@ -238,7 +224,7 @@ def show_cache(config: ConfigOption = None, as_key: KeyOption = "") -> None:
 
     from headrace.v1.cache_service_pb2 import GetCacheStatsRequest
 
-    reply = _ask_daemon(config, as_key, "Cache", "GetCacheStats", GetCacheStatsRequest())
+    reply = ask_daemon(config, as_key, "Cache", "GetCacheStats", GetCacheStatsRequest())
     rows = [
         (
             tier.tier,
@@ -248,7 +234,7 @@ def show_cache(config: ConfigOption = None, as_key: KeyOption = "") -> None:
         )
         for tier in reply.tiers
     ]
-    _print_table(("tier", "entries", "size", "hits", "misses", "stores", "drops", "errors"), rows)
+    print_table(("tier", "entries", "size", "hits", "misses", "stores", "drops", "errors"), rows)
 
 
 @cache_app.command("purge")
@@ -267,7 +253,7 @@ def purge_cache(
     }
     if len(chosen) != 1:
         raise typer.BadParameter("give one of --key, --caller, --model and --all")
-    settings, _ = _load(config)
+    settings, _ = load(config)
     count = _with_link(settings, lambda link: _purge(settings, link, Selector(**chosen)))
     typer.echo(f"purged {count} entries from Redis; every daemon drops its own")
 
@@ -313,12 +299,12 @@ def show_usage(
     request = _usage_request(since, until, per, caller=caller, team=team, model=model, lane=lane, labels=labels)
     groups = [name.strip() for name in by.split(",") if name.strip()]
     request.group_by.extend(groups)
-    reply = _ask_daemon(config, as_key, "Usage", "GetUsage", request)
+    reply = ask_daemon(config, as_key, "Usage", "GetUsage", request)
     rows = [show.flat(row, groups, has_times=bool(per)) for row in reply.rows]
     if as_csv or as_json:
         typer.echo(show.as_csv(rows) if as_csv else show.as_json(rows))
         return
-    _print_table(show.columns(groups, has_times=bool(per)), [show.cells(row, groups, has_times=bool(per)) for row in rows])
+    print_table(show.columns(groups, has_times=bool(per)), [show.cells(row, groups, has_times=bool(per)) for row in rows])
     typer.echo(f"{reply.since_time.ToDatetime():%Y-%m-%d %H:%M} to {reply.until_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
 
 
@@ -345,47 +331,9 @@ def _export_traffic(option: Path | None, path: Path) -> None:
     from headrace.prices import Prices
     from headrace.usage import Store, Tally
 
-    settings, _ = _load(option)
+    settings, _ = load(option)
     lines = _with_link(settings, lambda link: Store(link, SystemClock(), Tally(Prices())).lines())
     if not lines:
         raise StartupError('there are no lines of traffic; they are kept where the daemon runs with usage.traffic = "on"')
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     typer.echo(f"{len(lines)} calls in {path}")
-
-
-def _ask_daemon(option: Path | None, key: str, service: str, method: str, request: Any) -> Any:
-    settings, _ = _load(option)
-    target = _daemon_address(settings)
-    from importlib import import_module
-
-    import grpc
-
-    stubs = import_module(f"headrace.v1.{service.lower()}_service_pb2_grpc")
-    with grpc.insecure_channel(target) as channel:
-        try:
-            ask = getattr(getattr(stubs, f"{service}ServiceStub")(channel), method)
-            return ask(request, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
-                raise StartupError(f"no daemon answers on {target} (the first of listen.grpc); is it running?") from error
-            raise StartupError(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
-
-
-def _daemon_address(settings: Settings) -> str:
-    from headrace.config import resolve, runtime_dir
-
-    if not settings.listen.grpc:
-        raise ConfigError("listen.grpc = []: is empty, and this command talks to the daemon over gRPC; name an address")
-    return resolve(settings.listen.grpc[0], runtime_dir(os.environ, settings))
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*row)
-    # Into a pipe nothing is cut off: whoever reads it there can wait for the end of the line.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)

@@ -28,6 +28,7 @@ from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.quanta import NOTHING, Terms
 from headrace.budget.redis import RedisLedger
+from headrace.budgets import Board, Census, Overrides
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
@@ -93,7 +94,7 @@ class Parts:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale, settings.cache.enabled)
         self.settings = settings
-        self._configured = settings.limit
+        self._configured, self._lanes = settings.limit, lanes(settings)
         self.tally = Tally(prices(settings))
         self._read_keys = read_keys
         self._keys = read_keys()
@@ -131,9 +132,10 @@ class Parts:
             clock,
             classes=classes(settings),
             learns=not settings.limit,
+            has_gates=settings.upstream.overload_gate == "on",
             backoff_s=settings.retry.backoff,
             hosts=lambda: self.hosts.known,
-            on_limits=lambda: self.schedule.reload(self._limits()),
+            on_limits=self._go_by_limits,
             on_learnt=lambda call: self.schedule.tell(call),
         )
         self.borrowing = Borrowing(
@@ -151,6 +153,7 @@ class Parts:
             known_hosts=lambda: self.hosts.known,
         )
         self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
+        self.overrides = Overrides(self.link, clock, self._go_by_limits)
         self.schedule = Schedule(
             self._limits(),
             ledger,
@@ -162,6 +165,9 @@ class Parts:
             lanes=lanes(settings),
             tuner=self.tuner,
         )
+        self.census = Census(self.link, clock, self.schedule)
+        self.board = Board(self.link, clock, self.overrides, self.census)
+        self.board.reload(settings.limit, self.schedule.limits)
         self.upstream = Upstream(
             settings.upstream.base_url,
             lambda: self._keys.api,
@@ -239,14 +245,15 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
-            self.crowd, self.link, self.worker, self.usage, self.tuner, self._background,
+            self.crowd, self.link, self.worker, self.usage, self.tuner, self.board,
+            self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
 
     def _limits(self) -> Limits:
-        """Return the limits that hold now: those of the configuration; if there is none, those that were learnt."""
+        """Return the limits that hold now: those of the configuration, or else those learnt, with what is laid over them."""
         limits = self._configured or self.tuner.learner.limits()
-        return Limits(limits, classes=self.tuner.classes, costs=Costs(self.tally.prices.cost))
+        return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=Costs(self.tally.prices.cost))
 
     async def _ask_account(self, path: str) -> bytes:
         now = self.clock.now()
@@ -272,6 +279,7 @@ class Parts:
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.borrowing.close)
             stack.push_async_callback(self.schedule.close)
+            stack.push_async_callback(self.census.close)
             stack.push_async_callback(self._background.close)
             self._start_beside()
             stack.push_async_callback(self.flights.aclose)
@@ -295,6 +303,7 @@ class Parts:
         start(self.sweeper.run, "sweeper")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
+        start(self.overrides.keep, "overrides")
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
         start(self.tuner.learner.keep, "learner")
@@ -359,7 +368,15 @@ class Parts:
         self.tuner.classes = classes(settings)
         self.tuner.learner.is_on = not settings.limit
         self.tally.prices = prices(settings)
-        self.schedule.reload(self._limits(), lanes(settings))
+        self._lanes = lanes(settings)
+        self._go_by_limits()
         self.admission.reload(lanes(settings))
         self.hits.forget()  # what they remember of callers
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
+
+    def _go_by_limits(self) -> None:
+        """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""
+        self.schedule.reload(self._limits(), self._lanes)
+        self.schedule.hold_callers(self.overrides.halts())
+        since = {learnt.limit(name).name: learnt.since for name, learnt in self.tuner.learner.stats().known.items()}
+        self.board.reload(self._configured, self.schedule.limits, since)

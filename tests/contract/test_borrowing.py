@@ -21,6 +21,7 @@ from headrace.budget import borrowing as borrowing_module
 from headrace.budget import quanta
 from headrace.budget.borrowing import Borrowing
 from headrace.budget.bucket import UNITS
+from headrace.budget.gate import Told, Verdict
 from headrace.budget.ledger import Granted, Said, Wait
 from headrace.budget.quanta import Terms
 from headrace.budget.redis import RedisLedger
@@ -206,6 +207,21 @@ async def test_what_stands_open(valkey_url):
         one.stands_open.clear()
         assert isinstance(await one.ask("b", PERMITS, TOKENS), Granted)
         assert one.link.stats().round_trips == sent + 1
+
+
+async def test_gate(valkey_url):
+    """A gate that nobody has heard to be there costs nothing; who passed it so and meets an overload shuts it for all."""
+    gate = Want("gate:opus-4", "upstream", "overload", Form.GATE, 0, 1, 1, "open")
+    async with host(valkey_url) as one, host(valkey_url) as other:
+        await one.borrow(TOKENS)
+        one.stands_open.add(gate.bucket_id)
+        assert isinstance(await one.ask("a", TOKENS, gate), Granted)
+        assert one.ledger.stats().running == 1
+        said = Said(verdict=Verdict.OVERLOADED, told=Told(chance=1000, in_the_air=1, first_us=500_000, longest_us=500_000))
+        await one.ledger.settle("a", (TOKENS, gate), {TOKENS.bucket_id: 0}, said)
+        waits = await other.ask("b", TOKENS, gate)
+        assert isinstance(waits, Wait)
+        assert waits.bucket_id == gate.bucket_id
 
 
 async def test_dead(valkey_url, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 
 from conftest import until
 from flow_parts import asking, in_turn, joined, later, overloaded, running, say
-from headrace.errors import BudgetExhausted, DeadlinePassed, OutOfTime, QueueFull
+from headrace.errors import BudgetExhausted, CallerOnHold, DeadlinePassed, OutOfTime, QueueFull
+from headrace.schedule import Halt
 from scripted import OVERLOADED, Line
 
 ONE_A_MINUTE = json.dumps([{"name": "org", "requests_per_minute": 1}])
@@ -40,6 +41,19 @@ def counted(one) -> list[str]:
     return asked
 
 
+def counted_flights(one) -> list[str]:
+    """Count the attempts that are begun from now on."""
+    begun: list[str] = []
+    turn = one.parts.schedule.turn
+
+    def turning(call, hold_id, **options):
+        begun.append(hold_id)
+        return turn(call, hold_id, **options)
+
+    one.parts.schedule.turn = turning
+    return begun
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("key", ["", "k"])
 async def test_refused_together(valkey_url: str, tmp_path: Path, stream: bool, key: str) -> None:
@@ -53,6 +67,19 @@ async def test_refused_together(valkey_url: str, tmp_path: Path, stream: bool, k
         assert len({id(error) for error in errors}) == len(errors)
         assert server.calls == 1
         assert len(asked) <= 2
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_held_together(valkey_url: str, tmp_path: Path, key: str) -> None:
+    """Equal calls of a caller whose calls are refused are so together; each hears why by an error of its own."""
+    async with running(valkey_url, tmp_path) as (one, server):
+        one.parts.schedule.hold_callers({"ann": Halt(refuses=True, reason="loops")})
+        asked = counted_flights(one)
+        calls = [asking(one, one.call(timeout_s=5, idempotency_key=key)) for _ in range(200)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in errors} == {CallerOnHold}
+        assert len({id(error) for error in errors}) == len(errors)
+        assert (server.calls, len(asked) <= 2) == (0, True)
 
 
 async def test_longer_time_leads(valkey_url: str, tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ class Limits:
         is_metered = named(call.endpoint).is_metered
         return tuple(want for want in wants if is_metered or want.kind not in USES)
 
+    @property
+    def all(self) -> tuple[Limit, ...]:
+        """The limits themselves."""
+        return self._limits
+
+    def known(self, now: float) -> dict[str, Want]:
+        """Return the buckets that calls drew from lately, and those that all calls share, by id."""
+        wholes = (want for limit in self._limits if not limit.per for want in _buckets_of(limit, {}, now))
+        drawn = (want for wants in self._memo.values() for want in wants if not 0 < want.ends_us <= now * 1e6)
+        return {want.bucket_id: want for wants in (wholes, drawn) for want in wants}
+
     def wants(self, call: Payer, estimate: Estimate, now: float) -> tuple[Want, ...]:
         """Return what a call wants of each bucket, as `Costs.reserved` has it."""
         return tuple(self._costs.reserved(want, call.model, estimate) for want in self.buckets(call, now))

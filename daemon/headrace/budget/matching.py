@@ -101,6 +101,12 @@ def share(per: tuple[str, ...], facts: Mapping[str, str]) -> str:
     return "".join(f":{name}={_safe(facts.get(name, ''))}" for name in names)
 
 
+def shared_by(bucket_id: str) -> dict[str, str]:
+    """Return the values in a bucket's id that `share` has put there, by the names of its limit's `per`."""
+    pairs = (part.partition("=") for part in bucket_id.split(":")[2:])
+    return {name: value for name, _, value in pairs if name in DIMENSIONS or name.startswith(LABEL)}
+
+
 def _safe(value: str) -> str:
     # A key of bounded length without odd characters; the tilde keeps hashes apart from plain values.
     if _PLAIN.match(value):

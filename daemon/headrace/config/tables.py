@@ -69,6 +69,7 @@ class Upstream(Table, frozen=True):
     credentials: Literal["own", "caller"] = "own"
     version: Version = "2023-06-01"
     max_in_flight: Count = 512
+    overload_gate: Literal["on", "off"] = "on"
     proxy: Proxy = Url("")  # `load` fills it in where the environment names one for `base_url`
 
 

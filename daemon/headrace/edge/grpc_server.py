@@ -11,6 +11,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from headrace.admission import Admission
+from headrace.budgets import Board
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
 from headrace.clock import Clock
@@ -18,6 +19,7 @@ from headrace.edge import reflection
 from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_addresses import Address
 from headrace.edge.grpc_api import ApiServicer
+from headrace.edge.grpc_budgets import BudgetsServicer
 from headrace.edge.grpc_cache import CacheServicer
 from headrace.edge.grpc_calls import Who
 from headrace.edge.grpc_kept import KeptRpc
@@ -29,13 +31,20 @@ from headrace.edge.grpc_usage import UsageServicer
 from headrace.edge.hits import Hits
 from headrace.retry.tickets import Tickets
 from headrace.usage import Store
-from headrace.v1 import api_service_pb2, cache_service_pb2, tickets_service_pb2, usage_service_pb2
+from headrace.v1 import api_service_pb2, budgets_service_pb2, cache_service_pb2, tickets_service_pb2, usage_service_pb2
 
 MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
 
 _SERVICES = tuple(
     service.full_name
-    for file in (tickets_service_pb2, cache_service_pb2, usage_service_pb2, api_service_pb2, *FILES)
+    for file in (
+        tickets_service_pb2,
+        cache_service_pb2,
+        usage_service_pb2,
+        budgets_service_pb2,
+        api_service_pb2,
+        *FILES,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 _OPTIONS = (
@@ -71,6 +80,7 @@ class GrpcServer:
         tickets: Tickets,
         cache: Cache,
         usage: Store,
+        board: Board,
         *,
         clock: Clock,
         addresses: tuple[str, ...],
@@ -86,6 +96,7 @@ class GrpcServer:
         self._tickets = TicketsServicer(tickets, who)
         self._cache = CacheServicer(cache, admission, who)
         self._usage = UsageServicer(usage, clock, who)
+        self._budgets = BudgetsServicer(board, clock, who)
         self._api = ApiServicer(exchange, hits, who, budget_headers)
         self._typed = TypedServicer(exchange, who, kept)
         mode = int(socket_mode, 8)
@@ -157,6 +168,7 @@ class GrpcServer:
             "TicketsService": _unary(self._tickets.unary),
             "CacheService": _unary(self._cache.unary),
             "UsageService": _unary(self._usage.unary),
+            "BudgetsService": _unary(self._budgets.unary),
             "ApiService": {"Call": grpc.stream_stream_rpc_method_handler(self._api.call)},
         }
         return _Handlers({f"/{name}/{method}": run for name in _SERVICES for method, run in self._methods(name, own).items()})

@@ -31,6 +31,8 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.UnknownCaller: Row(401, "authentication_error", False),
     errors.NotAllowed: Row(403, "permission_error", False),
     errors.BudgetExhausted: Row(429, "rate_limit_error", True),
+    errors.UpstreamOverloaded: Row(529, "overloaded_error", True),
+    errors.CallerOnHold: Row(429, "rate_limit_error", True),
     errors.QueueFull: Row(429, "rate_limit_error", True),
     errors.DeadlinePassed: Row(504, "timeout_error", False),
     errors.Draining: Row(503, "api_error", True),
@@ -39,6 +41,8 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.NotCached: Row(504, "timeout_error", False),
     errors.IdempotencyConflict: Row(409, "conflict_error", False),
     errors.TicketNotFound: Row(404, "not_found_error", False),
+    errors.LimitNotFound: Row(404, "not_found_error", False),
+    errors.OverrideNotFound: Row(404, "not_found_error", False),
     errors.Canceled: Row(409, "conflict_error", False),
     errors.Abandoned: Row(409, "conflict_error", False),
 }

@@ -44,7 +44,8 @@ def _bad_request(error: HeadraceError, known: Known) -> Any:
 
 
 def _quota(error: HeadraceError, known: Known) -> Any:
-    subject = known.get("limit") or known.get("bucket") or ("upstream" if isinstance(error, UpstreamError) else DOMAIN)
+    named = known.get("limit") or known.get("bucket") or known.get("caller")
+    subject = named or ("upstream" if isinstance(error, UpstreamError) else DOMAIN)
     return error_details_pb2.QuotaFailure(violations=[error_details_pb2.QuotaFailure.Violation(subject=subject)])
 
 
@@ -62,6 +63,8 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.UnknownCaller: Row(StatusCode.UNAUTHENTICATED),
     errors.NotAllowed: Row(StatusCode.PERMISSION_DENIED),
     errors.BudgetExhausted: _EXHAUSTED,  # without a time it never fits: no RetryInfo
+    errors.UpstreamOverloaded: _AWAY,
+    errors.CallerOnHold: _EXHAUSTED,
     errors.QueueFull: Row(StatusCode.RESOURCE_EXHAUSTED, (_quota,), helps=True),
     errors.DeadlinePassed: Row(StatusCode.DEADLINE_EXCEEDED),
     errors.Draining: _AWAY,
@@ -70,6 +73,8 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.NotCached: Row(StatusCode.NOT_FOUND, (_resource("answer"),)),
     errors.IdempotencyConflict: Row(StatusCode.ALREADY_EXISTS, (_resource("idempotency_key"),)),
     errors.TicketNotFound: Row(StatusCode.NOT_FOUND, (_resource("ticket"),)),
+    errors.LimitNotFound: Row(StatusCode.NOT_FOUND, (_resource("limit"),)),
+    errors.OverrideNotFound: Row(StatusCode.NOT_FOUND, (_resource("override"),)),
     errors.Canceled: Row(StatusCode.CANCELLED),
     errors.Abandoned: Row(StatusCode.CANCELLED),
     errors.BrokenStream: _AWAY,

@@ -7,7 +7,7 @@ thousand flights. A no that plainly holds for other members too is told to them 
 
 from __future__ import annotations
 
-from headrace.errors import BudgetExhausted, HeadraceError, OutOfTime, QueueFull, RedisAway
+from headrace.errors import BudgetExhausted, CallerOnHold, HeadraceError, OutOfTime, QueueFull, RedisAway
 from headrace.flight.flights import Flight, Member
 from headrace.model import Call
 
@@ -33,6 +33,8 @@ def _holds(no: HeadraceError, asked: Call, call: Call, now: float) -> bool:
     """Whether a no to one call is one to an equal call of another member, too."""
     if isinstance(no, RedisAway | QueueFull):
         return True  # this process's trouble, and nobody's own
+    if isinstance(no, CallerOnHold):
+        return no.is_at_once and call.caller.name == asked.caller.name
     is_too_late = no.retry_after_s is None or now + no.retry_after_s >= call.begin_by
     if isinstance(no, OutOfTime):
         return is_too_late

@@ -10,14 +10,17 @@ Schedule: waiting for a turn, in order, within deadlines.
     outlook.py   how long it will take; pure
     slots.py     how many requests are in flight at upstream, and who is next
     shadows.py   limits that are decided and counted, but not enforced
-    moving.py    who takes its place anew when the limits change
+    halting.py   callers on hold, and those of their calls that wait
+    reserved.py  what is reserved and not settled yet, bucket by bucket
+    moving.py    who takes its place anew when limits or holds change
     closing.py   how long an answer waits for its settlement
     permits.py   concurrency permits, renewed while their calls run
 """
 
 from __future__ import annotations
 
+from headrace.schedule.halting import Halt
 from headrace.schedule.slots import SlotStats
 from headrace.schedule.turns import Schedule, ScheduleStats, Turn
 
-__all__ = ["Schedule", "ScheduleStats", "SlotStats", "Turn"]
+__all__ = ["Halt", "Schedule", "ScheduleStats", "SlotStats", "Turn"]

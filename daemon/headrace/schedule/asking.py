@@ -17,7 +17,7 @@ from headrace.budget.known import Known
 from headrace.budget.ledger import Granted, Ledger, Never, Reserved, Spent, Wait
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock
-from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused
+from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused, UpstreamOverloaded
 from headrace.insist import PATIENCE_S
 from headrace.schedule.line import Line, Outdated, Place
 from headrace.schedule.slices import Slices, Work
@@ -65,6 +65,10 @@ class Asking:
         """Yield all who have not been granted what they want."""
         for line in self._lines.values():
             yield from line.places()
+
+    def lines(self) -> list[Line]:
+        """Return all lines."""
+        return list(self._lines.values())
 
     def nudge(self, waiter: str) -> None:
         """Let a place ask again now: the ledger says it fits."""
@@ -323,6 +327,12 @@ def _held(want: Want) -> str:
 
 
 def _exhausted(want: Want, wait_s: float) -> BudgetExhausted:
+    if want.form is Form.GATE:
+        return UpstreamOverloaded(
+            f"upstream is overloaded for this model class; it may be asked in {wait_s:.1f} s, past this call's deadline",
+            retry_after_s=max(0.001, wait_s),
+            metadata={"limit": want.limit, "kind": want.kind},
+        )
     return BudgetExhausted(
         f"the budget of limit {want.limit} has no room for this call before its deadline, but in {wait_s:.1f} s",
         retry_after_s=max(0.001, wait_s),

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from itertools import islice
+from operator import attrgetter, itemgetter
 
 from headrace.budget.want import Form, Want
 from headrace.crowd import Waiting
@@ -108,6 +110,22 @@ class LineStats:
 
     asking: int
     waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prospects:
+    """
+    Who waits in a line, for those who look.
+
+    Args:
+        bucket: the one that holds them up.
+        flows: how many there are of each.
+        first: the first of them in order, each with the moment at which it may go; None if nobody knows.
+    """
+
+    bucket: int
+    flows: Mapping[Flow, int]
+    first: Sequence[tuple[Place, float | None]]
 
 
 class Line:
@@ -306,6 +324,25 @@ class Line:
             if other.rank < rank:
                 needs = plus(needs, other.costs)
         return self._outlook.delay(needs, now, is_first=place in self.asking)
+
+    def prospects(self, now: float, most: int) -> Prospects:
+        """Return who waits here, and when the first *most* of them may go."""
+        told = sorted(self._blocked, key=attrgetter("rank"))
+        ranked = heapq.merge(((place.rank, place) for place in told), self._standing.firsts(most), key=itemgetter(0))
+        first: list[tuple[Place, float | None]] = []
+        needs = [0] * len(self._asked)
+        for _, place in islice(ranked, most):
+            needs = plus(needs, place.costs)
+            seconds = self._outlook.delay(needs, now).seconds
+            due = self._dues[place][0] if place in self._dues else now + seconds
+            first.append((place, due if due > now else None))
+        flows = Counter(place.flow for place in told) + Counter(self._standing.sizes())
+        return Prospects(self._binding(now), flows, first)
+
+    def _binding(self, now: float) -> int:
+        """The bucket that holds up whoever comes now; where nobody knows how long, as of permits, that of the front."""
+        delay = self._outlook.delay(plus(self._asked, self._stood), now)
+        return delay.bucket if delay.seconds > 0 or not self._dues else min(self._dues.values())[1]
 
     def hopeless(self, now: float) -> Iterator[list[tuple[Place, Delay]]]:
         """

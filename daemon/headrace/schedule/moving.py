@@ -1,5 +1,5 @@
 """
-What a change of the limits does to those who wait: they take their places anew, the oldest first.
+What a change of the limits, or of the callers on hold, does to those who wait: they take their places anew, the oldest first.
 
 Who comes meanwhile stands back, until all who were there before the change have moved: else it would go before them.
 """

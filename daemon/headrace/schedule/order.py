@@ -9,8 +9,9 @@ parked and comes back has its old deadline and arrival, and so its old place wit
 from __future__ import annotations
 
 import bisect
+import heapq
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from headrace.rank import Fair, Flow
@@ -147,6 +148,16 @@ class Order(Generic[P]):
         one.rank, other.rank = other.rank, one.rank
         self._ranks.add(one)
         self._ranks.add(other)
+
+    def sizes(self) -> dict[Flow, int]:
+        """Return how many stand of each flow."""
+        return {standing.places[0].flow: len(standing.places) for standing in self._flows.values()}
+
+    def firsts(self, most: int) -> list[tuple[Rank, P]]:
+        """Return the first *most* who stand, by the ranks that they will go by."""
+        flows = self._flows.values()
+        pairs = ((rank, place) for flow in flows for rank, place in zip(flow.ranks[:most], flow.places[:most], strict=True))
+        return heapq.nsmallest(most, pairs, key=itemgetter(0))
 
     # Who goes before whom.
 

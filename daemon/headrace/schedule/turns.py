@@ -37,11 +37,13 @@ from headrace.model import UNTOLD, Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
 from headrace.schedule.closing import briefly, nothing
+from headrace.schedule.halting import Halt, Halting
 from headrace.schedule.hold import Hold, granting, parted
-from headrace.schedule.line import Outdated, Place
+from headrace.schedule.line import Line, Outdated, Place
 from headrace.schedule.moving import Moving
 from headrace.schedule.order import Urgency
 from headrace.schedule.permits import Permits
+from headrace.schedule.reserved import Reserved
 from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices
 from headrace.schedule.slots import Slots, SlotStats
@@ -96,6 +98,8 @@ class Schedule:
         self._background = Background("schedule", clock)
         self._slices = Slices(self._background)
         self._asking = Asking(ledger, clock, self._slices)
+        self.halting = Halting(clock, self._slices)
+        self.reserved = Reserved()
         self._permits = Permits(ledger, clock, self._background)
         self._shadows = Shadows(ledger, self._permits, self._background)
         self._numbers = itertools.count(1)
@@ -147,8 +151,22 @@ class Schedule:
             self._flows.cache_clear()
         self._moving.start()
 
+    def hold_callers(self, halts: Mapping[str, Halt]) -> None:
+        """Let the calls of these callers, by name, wait or be refused from now on: those that wait already, too."""
+        self.halting.reload(halts)
+        self._moving.start()
+
     def _is_outdated(self, place: Place) -> bool:
-        return place.buckets != self._limits.buckets(place.call, self._clock.now())
+        return self.halting.holds(place.call) or place.buckets != self._limits.buckets(place.call, self._clock.now())
+
+    def lines(self) -> list[Line]:
+        """Return all lines of this process."""
+        return self._asking.lines()
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that hold now."""
+        return self._limits
 
     async def close(self) -> None:
         """Stop the work in the background."""
@@ -174,6 +192,8 @@ class Schedule:
         if self._moving.is_on and self._limits.buckets(call, entered):
             await self._moving.stand_back(counted)
         for number in itertools.count():
+            if self.halting.holds(call):
+                await self.halting.passed(call, counted)
             now = self._clock.now()
             buckets = self._limits.buckets(call, now)
             if not buckets and not self.tuner.gates.is_troubled(model_class):
@@ -203,7 +223,8 @@ class Schedule:
             except Outdated:
                 waiter, has_asked = place.waiter, place.has_asked
                 buckets = self._limits.buckets(call, self._clock.now())
-                self._leave_others(place, (*buckets, *self.tuner.asks_gate(model_class, buckets)))
+                kept = () if self.halting.holds(call) else (*buckets, *self.tuner.asks_gate(model_class, buckets))
+                self._leave_others(place, kept)
                 continue
             except BaseException as error:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
@@ -216,6 +237,7 @@ class Schedule:
     def _granted(self, hold: Hold) -> Hold:
         self.tuner.gates.enter(hold.model_class)
         count_reserved(hold.wants)
+        self.reserved.add(hold.wants)
         if hold.shadows:
             self._shadows.take(hold.id, hold.shadows)
         return hold
@@ -280,6 +302,7 @@ class Schedule:
         self.tuner.gates.leave(hold.model_class)
         self._permits.drop(hold.id)
         self._asking.forget()
+        self.reserved.close(hold.wants)
         count_closed(hold.wants, actual)
 
     def learn(self, call: Call, usage: Usage, estimate: Estimate) -> None:

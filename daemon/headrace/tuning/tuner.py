@@ -39,6 +39,7 @@ class Tuner:
     Args:
         classes: of models.
         learns: whether limits are learnt, since none is configured.
+        has_gates: whether an overload of a model class holds back its other calls.
         hosts: how many processes share Redis.
         backoff_s: the first pause of an overload, and the longest.
         on_limits: called when other limits have been learnt.
@@ -52,6 +53,7 @@ class Tuner:
         *,
         classes: ModelClasses | None = None,
         learns: bool = False,
+        has_gates: bool = True,
         hosts: Callable[[], int] = lambda: 1,
         backoff_s: tuple[float, float] = (0.5, 30.0),
         on_limits: Callable[[], None] = lambda: None,
@@ -61,6 +63,7 @@ class Tuner:
         self.gates = Gates(link, clock, hosts=hosts, backoff_s=backoff_s)
         self.words = Words()
         self.learner = Learner(link, clock, on_limits, is_on=learns)
+        self._has_gates = has_gates
         self._clock = clock
         self._on_learnt = on_learnt
 
@@ -86,7 +89,8 @@ class Tuner:
 
     def asks_gate(self, model_class: str, wants: Sequence[Want]) -> tuple[Want, ...]:
         """Return the want of a call's gate, if it asks: with others, or since there may be one."""
-        return (self.gates.want(model_class),) if model_class and (wants or self.gates.is_troubled(model_class)) else ()
+        asks = self._has_gates and model_class and (wants or self.gates.is_troubled(model_class))
+        return (self.gates.want(model_class),) if asks else ()
 
     def said(self, model_class: str, wants: Sequence[Want], end: End, *, age_s: float) -> Said:
         """Return what a settlement says beside what was used; *age_s* ago the attempt was granted."""
@@ -101,4 +105,4 @@ class Tuner:
 
     def needed_gate(self, model_class: str, said: Said) -> tuple[Want, ...]:
         """Return the want of the gate that the settlement of a call that asked nobody has to shut."""
-        return (self.gates.want(model_class),) if said.verdict < Verdict.UNKNOWN else ()
+        return (self.gates.want(model_class),) if self._has_gates and said.verdict < Verdict.UNKNOWN else ()

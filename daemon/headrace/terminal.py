@@ -1,0 +1,79 @@
+"""
+What commands share: the options that most of them have, the settings, an RPC to the running daemon, and tables.
+
+What takes long to import is imported when a command needs it, as in main.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.errors import ConfigError, StartupError
+
+if TYPE_CHECKING:
+    from headrace.config import Settings
+
+_RPC_TIMEOUT_S = 30.0
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration file; else HEADRACE_CONFIG, else /etc/headrace/config.toml."),
+]
+KeyOption = Annotated[
+    str, typer.Option("--as-key", envvar="HEADRACE_KEY", help="The key to present, where the daemon asks for one.")
+]
+
+
+def load(option: Path | None) -> tuple[Settings, Callable[[], Settings]]:
+    """Return the settings, and what reads them anew; raises `ConfigError`."""
+    from headrace import config
+
+    path = config.find_file(option, os.environ)
+    return config.load(path, os.environ), lambda: config.load(path, os.environ)
+
+
+def ask_daemon(option: Path | None, key: str, service: str, method: str, request: Any) -> Any:
+    """Return what the running daemon replies; raises `StartupError` with what it says instead."""
+    settings, _ = load(option)
+    target = daemon_address(settings)
+    from importlib import import_module
+
+    import grpc
+
+    stubs = import_module(f"headrace.v1.{service.lower()}_service_pb2_grpc")
+    with grpc.insecure_channel(target) as channel:
+        try:
+            ask = getattr(getattr(stubs, f"{service}ServiceStub")(channel), method)
+            return ask(request, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
+                raise StartupError(f"no daemon answers on {target} (the first of listen.grpc); is it running?") from error
+            raise StartupError(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
+
+
+def daemon_address(settings: Settings) -> str:
+    """Return where the daemon of these settings serves gRPC; raises `ConfigError` if it does not."""
+    from headrace.config import resolve, runtime_dir
+
+    if not settings.listen.grpc:
+        raise ConfigError("listen.grpc = []: is empty, and this command talks to the daemon over gRPC; name an address")
+    return resolve(settings.listen.grpc[0], runtime_dir(os.environ, settings))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, as wide as the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    # Into a pipe nothing is cut off: whoever reads it there can wait for the end of the line.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
