@@ -13,6 +13,7 @@ Schedule: waiting for a turn, in order, within deadlines.
     halting.py   callers on hold, and those of their calls that wait
     reserved.py  what is reserved and not settled yet, bucket by bucket
     moving.py    who takes its place anew when limits or holds change
+    holding.py   what calls hold, from the grant to the settlement
     closing.py   how long an answer waits for its settlement
     permits.py   concurrency permits, renewed while their calls run
 """

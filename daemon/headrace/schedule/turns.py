@@ -24,7 +24,6 @@ from types import TracebackType
 from headrace import observe
 from headrace.background import Background
 from headrace.budget.estimate import Estimate, Estimator
-from headrace.budget.estimated import count_closed, count_reserved
 from headrace.budget.ledger import Ledger
 from headrace.budget.limits import Limits, Payer
 from headrace.budget.want import Want
@@ -36,14 +35,13 @@ from headrace.link import Link
 from headrace.model import UNTOLD, Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
-from headrace.schedule.closing import briefly, nothing
 from headrace.schedule.halting import Halt, Halting
 from headrace.schedule.hold import Hold, granting, parted
+from headrace.schedule.holding import Holding
 from headrace.schedule.line import Line, Outdated, Place
 from headrace.schedule.moving import Moving
 from headrace.schedule.order import Urgency
 from headrace.schedule.permits import Permits
-from headrace.schedule.reserved import Reserved
 from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices
 from headrace.schedule.slots import Slots, SlotStats
@@ -99,9 +97,10 @@ class Schedule:
         self._slices = Slices(self._background)
         self._asking = Asking(ledger, clock, self._slices)
         self.halting = Halting(clock, self._slices)
-        self.reserved = Reserved()
         self._permits = Permits(ledger, clock, self._background)
         self._shadows = Shadows(ledger, self._permits, self._background)
+        self._holding = Holding(ledger, self._permits, self._shadows, self.tuner.gates, self._asking.forget)
+        self.reserved = self._holding.reserved
         self._numbers = itertools.count(1)
         self._lanes = lanes
         self._flows = functools.lru_cache(_MEMO)(self._new_flow)
@@ -197,14 +196,14 @@ class Schedule:
             now = self._clock.now()
             buckets = self._limits.buckets(call, now)
             if not buckets and not self.tuner.gates.is_troubled(model_class):
-                return self._granted(Hold(hold_id, model_class=model_class, granted_at=now))
+                return self._holding.begin(Hold(hold_id, model_class=model_class, granted_at=now))
             estimate = estimate or self._estimate(call, buckets)
             enforced, shadows = parted(self._limits.wants(call, estimate, now))
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
             wants = (*granting(enforced), *self.tuner.asks_gate(model_class, enforced))
             hold = Hold(f"{hold_id}.{number}" if number else hold_id, wants, shadows, estimate, model_class, now)
             if not wants:
-                return self._granted(hold)
+                return self._holding.begin(hold)
             place = Place(
                 call=call,
                 flow=self.flow(call),
@@ -230,17 +229,8 @@ class Schedule:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
                 raise
             observe.RESERVATIONS.inc("granted")
-            self._permits.hold(hold.id, hold.wants, place.asked_at)
-            return self._granted(replace(hold, granted_at=place.asked_at))
+            return self._holding.begin(replace(hold, granted_at=place.asked_at))
         raise AssertionError("there is always another number")
-
-    def _granted(self, hold: Hold) -> Hold:
-        self.tuner.gates.enter(hold.model_class)
-        count_reserved(hold.wants)
-        self.reserved.add(hold.wants)
-        if hold.shadows:
-            self._shadows.take(hold.id, hold.shadows)
-        return hold
 
     def _leave_others(self, place: Place, buckets: tuple[Want, ...]) -> None:
         # It keeps its places in the lines in which it will go on waiting, and so its rank.
@@ -269,12 +259,9 @@ class Schedule:
     def settle(self, hold: Hold, model: str, usage: Usage, end: End) -> Awaitable[None]:
         """Replace what was reserved by what was used, as far as it is known; for `Turn`. The command leaves at once."""
         actual = self._limits.used((*hold.wants, *hold.shadows), model, usage, hold.estimate)
-        self._close(hold, actual)
-        if hold.shadows:
-            self._shadows.settle(hold.id, hold.shadows, actual)
         said = self.tuner.said(hold.model_class, hold.wants, end, age_s=self._clock.now() - hold.granted_at)
         wants = hold.wants or self.tuner.needed_gate(hold.model_class, said)
-        return briefly(self._ledger.settle(hold.id, wants, actual, said)) if wants else nothing()
+        return self._holding.settle(hold, wants, actual, said)
 
     def tell(self, call: Errand) -> None:
         """Tell the buckets of a call upstream's latest word at once: they are new and full, and others wait to draw on them."""
@@ -285,25 +272,11 @@ class Schedule:
 
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back; for `Turn`. The command leaves at once."""
-        self._close(hold, {})
-        if hold.shadows:
-            self._shadows.release(hold.id, hold.shadows)
-        return briefly(self._ledger.release(hold.id, hold.wants)) if hold.wants else nothing()
+        return self._holding.release(hold)
 
     def give_up(self, hold: Hold) -> None:
         """Give everything back without waiting for it; for `Turn`."""
-        self._close(hold, {})
-        if hold.shadows:
-            self._shadows.release(hold.id, hold.shadows)
-        if hold.wants:
-            self._ledger.release(hold.id, hold.wants)
-
-    def _close(self, hold: Hold, actual: Mapping[str, int]) -> None:
-        self.tuner.gates.leave(hold.model_class)
-        self._permits.drop(hold.id)
-        self._asking.forget()
-        self.reserved.close(hold.wants)
-        count_closed(hold.wants, actual)
+        self._holding.give_up(hold)
 
     def learn(self, call: Call, usage: Usage, estimate: Estimate) -> None:
         """Let later estimates be better; for `Turn`."""
