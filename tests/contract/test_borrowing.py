@@ -18,7 +18,7 @@ import audit
 from conftest import until
 from headrace import keys
 from headrace.budget import borrowing as borrowing_module
-from headrace.budget import quanta
+from headrace.budget import pulse, quanta
 from headrace.budget.borrowing import Borrowing
 from headrace.budget.bucket import UNITS
 from headrace.budget.gate import Told, Verdict
@@ -236,6 +236,27 @@ async def test_dead(valkey_url, monkeypatch):
         assert isinstance(await other.ask("a", TOKENS), Granted)
         assert level(valkey_url, TOKENS) == (before - 10, 0)
         assert isinstance(await other.ask("b", replace(TOKENS, cost=before - 9)), Wait)
+
+
+async def test_dead_waiter(valkey_url, monkeypatch):
+    """Who waited and is dead keeps a bucket from being lent for a lease, and no longer: the exchange itself lets it go."""
+    monkeypatch.setattr(pulse, "LEASE_US", 100_000)
+    monkeypatch.setattr(pulse, "GAP_US", 90_000)
+    async with host(valkey_url) as one:
+
+        async def is_lent(exchanges):
+            for _ in range(exchanges):
+                await one.ledger.renew({})
+                await one.ledger.reserve(f"{time.monotonic_ns()}", (TOKENS,), waiter="", flow=Flow("a"))
+                await one.exchange()
+                await asyncio.sleep(0.02)
+            return bool(one.ledger.held())
+
+        await one.ask("first", TOKENS)
+        dear = replace(TOKENS, cost=1000)
+        assert isinstance(await RedisLedger(one.link).reserve("d", (dear,), waiter="gone|1", flow=Flow("gone")), Wait)
+        assert not await is_lent(3)
+        assert await is_lent(25)
 
 
 async def test_no_room_while_it_ran(valkey_url, monkeypatch):
