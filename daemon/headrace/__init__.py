@@ -11,7 +11,7 @@ Doors and lives
     steering    its limits, hold, release     terminal    what commands share
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
-    config/     a TOML file and the environment
+    config/     TOML and the environment
     demo/       `make demo`                   simulator/  a stand-in for the API
 
 The line
