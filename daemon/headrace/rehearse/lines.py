@@ -58,7 +58,7 @@ class Line:
         elif want.form is Form.WINDOW:
             self.bucket = Window(want.capacity, want.ends_us)
         self.in_use = 0  # permits
-        self.places: list[tuple[int, int, Place[Any]]] = []  # by rank and number
+        self.places: list[tuple[int, int, int, Place[Any]]] = []  # by rank and number; with what they want
         self.fair: Fair | None = None
         self.fair_until_us = self.alarm_us = 0
         self.lent = 0  # tokens that daemons have borrowed, by lending.py
@@ -208,7 +208,7 @@ class Lines(Generic[W]):
         place.charge = place.charge or _charge(place, lines[longest])
         for line in joining:
             _clock(line).add(place.flow, place.rank, place.charge.us)
-            bisect.insort(line.places, (place.rank, place.number, place))
+            bisect.insort(line.places, (place.rank, place.number, wants[lines.index(line)].cost, place))
         for line in blocked:
             line.fair_until_us = now_us + _FAIR_US
         left = [line for line in place.standing if line not in blocked]
@@ -216,7 +216,7 @@ class Lines(Generic[W]):
         for line in left:
             self._leave(line, place, place.charge)
         for want, line in zip(wants, lines, strict=True):
-            if line in blocked and line.places[0][2] is place:
+            if line in blocked and line.places[0][3] is place:
                 self._wake(line, want.cost, now_us)
         return waits_us[longest] if lines[longest].bucket is not None else 1
 
@@ -227,6 +227,14 @@ class Lines(Generic[W]):
         if not line.alarm_us or at_us < line.alarm_us:
             line.alarm_us = at_us
             self._alarm(at_us, line)
+
+    def take_over(self, place: Place[W], waiting: W) -> W:
+        """Let a more urgent call have a place; return who had it."""
+        place.waiting, other = waiting, place.waiting
+        for line in place.standing:
+            _remove(line, place)
+            bisect.insort(line.places, (place.rank, place.number, place.wants[place.lines.index(line)].cost, place))
+        return other
 
     # Giving back, and leaving.
 
@@ -285,8 +293,7 @@ class Lines(Generic[W]):
     def _look(self, line: Line, now_us: int) -> None:
         if not line.places:
             return
-        first = line.places[0][2]
-        cost = first.wants[first.lines.index(line)].cost
+        _, _, cost, first = line.places[0]
         if line.fits(cost, now_us) or (first.ends_us and first.ends_us <= now_us):
             self._called(first, now_us)
         else:
@@ -300,12 +307,12 @@ def _is_behind(line: Line, place: Place[Any]) -> bool:
 def _before(line: Line, place: Place[Any]) -> int:
     """Return what those before a place want of a line's bucket."""
     at = bisect.bisect_left(line.places, (place.rank, place.number))
-    return sum([other.wants[other.lines.index(line)].cost for _, _, other in line.places[:at]])
+    return sum([cost for _, _, cost, _ in line.places[:at]])
 
 
 def _remove(line: Line, place: Place[Any]) -> None:
     at = bisect.bisect_left(line.places, (place.rank, place.number))
-    if at < len(line.places) and line.places[at][2] is place:
+    if at < len(line.places) and line.places[at][3] is place:
         del line.places[at]
 
 

@@ -30,7 +30,9 @@ Moment = Annotated[float, msgspec.Meta(ge=0, le=_LATEST)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=10_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
-_EXAMPLE = '{"at": 12.5, "caller": "checkout", "model": "claude-sonnet-5", "input_tokens": 812, "output_tokens": 143, "seconds": 2.4}'
+_EXAMPLE = (
+    '{"at": 12.5, "caller": "checkout", "model": "claude-sonnet-5", "input_tokens": 812, "output_tokens": 143, "seconds": 2.4}'
+)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -166,7 +168,9 @@ def _of_csv(first: tuple[int, str], lines: _Lines, path: Path) -> Iterator[tuple
     names = next(csv.reader([first[1]]))
     known = Row.__struct_fields__
     if missing := [name for name in known if name not in names and name in _REQUIRED]:
-        raise _wrong(path, first[0], f"there is no column {missing[0]}; the first line names columns, out of {', '.join(known)}")
+        raise _wrong(
+            path, first[0], f"there is no column {missing[0]}; the first line names columns, out of {', '.join(known)}"
+        )
     for number, line in lines:
         cells = next(csv.reader([line]))
         if len(cells) != len(names):
@@ -197,4 +201,3 @@ def _said(error: Exception) -> str:
 
 def _wrong(path: Path, number: int, problem: str) -> StartupError:
     return StartupError(f"{path}, line {number}: {problem}")
-

@@ -153,7 +153,7 @@ class World:
         )  # fmt: skip
 
     def _ask_first(self, queue: Queue, waiting: Waiting, kind: Kind) -> None:
-        place = Place(waiting, queue.flow, kind.lines, waiting.call, min(kind.ends_us, kind.ends_us * bool(kind.lines)))
+        place = _place(waiting)
         borrower = self.daemons[waiting.daemon].borrower
         if kind.is_lent and borrower is not None and borrower.take(waiting.wants, kind.lines, self.now_us):
             waiting.is_borrowed = True
@@ -165,7 +165,7 @@ class World:
         """Let a place ask; return whether it stands there as its queue's head now."""
         wait_us = self._lines.ask(place, self.now_us)
         if not wait_us:
-            queue.head = None
+            queue.leave()
             self._granted(place)
             return False
         if self.now_us + wait_us > place.waiting.rank[0]:
@@ -174,15 +174,14 @@ class World:
         if not self._counts(place.waiting):
             self._refuse_head(queue, place, FULL)
             return False
-        if queue.head is not place:
-            queue.head = place
+        queue.stand(place)
         self._watch(queue, place)
         for line in place.standing if self._plan.terms is not None else ():
             self._recall(line)
         return True
 
     def _refuse_head(self, queue: Queue, place: Place[Waiting], why: str) -> None:
-        queue.head = None
+        queue.leave()
         self._lines.give_up(place)
         self._refuse(place.waiting, why)
 
@@ -193,11 +192,7 @@ class World:
                 borrower.recall(line, self.now_us)
 
     def _stand_behind(self, queue: Queue, waiting: Waiting, kind: Kind) -> None:
-        needs = queue.needs(waiting)
-        waits_us = [
-            line.wait_us(need, self.now_us) for line, need in zip(kind.lines, needs, strict=True) if line.bucket is not None
-        ]
-        if self.now_us + max(waits_us, default=0) > waiting.rank[0]:
+        if queue.is_late(waiting, self.now_us):
             self.tally.refused(kind.key, LATE)
             return
         if not self._counts(waiting):
@@ -205,8 +200,7 @@ class World:
             return
         head = queue.head
         if head is not None and waiting.rank < head.waiting.rank:  # it takes over the place of a less urgent one
-            waiting, head.waiting = head.waiting, waiting
-            queue.behind.add(waiting)
+            queue.behind.add(self._lines.take_over(head, waiting))
             self._called(head, self.now_us)
         else:
             queue.behind.add(waiting)
@@ -262,10 +256,8 @@ class World:
             if waiting.rank[0] < self.now_us:
                 self._refuse(waiting, LATE)
                 continue
-            kind = self._kinds[self._traffic.profile[waiting.call]]
-            ends_us = min([want.ends_us for want in waiting.wants if want.ends_us], default=0)
-            place = Place(waiting, queue.flow, queue.group.lines, waiting.call, ends_us)
-            if kind.queue is not queue:
+            place = _place(waiting)
+            if 0 < place.ends_us <= self.now_us:
                 self._take_anew(waiting)
             elif self._ask(queue, place):
                 return
@@ -285,7 +277,7 @@ class World:
 
     def _outdate(self, queue: Queue, place: Place[Waiting]) -> None:
         """A window has ended: all who waited for it take their places anew, in order, before what there is now."""
-        queue.head = None
+        queue.leave()
         self._lines.give_up(place)
         waiting: Waiting | None = place.waiting
         while waiting is not None:
@@ -386,3 +378,8 @@ class World:
         borrower = self.daemons[number].borrower
         if borrower is not None:
             borrower.exchange(self.now_us)
+
+
+def _place(waiting: Waiting) -> Place[Waiting]:
+    ends_us = min([want.ends_us for want in waiting.wants if want.ends_us], default=0)
+    return Place(waiting, waiting.queue.flow, waiting.queue.group.lines, waiting.call, ends_us)
