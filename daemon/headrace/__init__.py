@@ -10,6 +10,7 @@ Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
     wiring      joins the parts               config/     one TOML file and the environment, into values
     demo/       `make demo`                   simulator/  a stand-in for the API
+    rehearse/   a configuration, simulated
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
 
 The line
@@ -40,7 +41,7 @@ The ground
     labels      what a call is for
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
-    insist      what cannot do without Redis
+    insist      what cannot do without Redis  terminal    tables for people
     aside       a process for heavy work      v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

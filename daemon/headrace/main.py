@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -181,9 +181,11 @@ def list_keys(config: ConfigOption = None) -> None:
     """List the keys; the secrets in them are not kept anywhere."""
     from datetime import UTC, datetime
 
+    from headrace.terminal import print_table
+
     keys = _with_keys(config, lambda store: store.list())
     rows = [(key.id, key.name, f"{datetime.fromtimestamp(key.created, UTC):%Y-%m-%d %H:%M} UTC") for key in keys]
-    _print_table(("id", "caller", "created"), rows)
+    print_table(("id", "caller", "created"), rows)
 
 
 @keys_app.command("revoke")
@@ -251,6 +253,7 @@ def show_cache(config: ConfigOption = None, as_key: KeyOption = "") -> None:
     """Print what each tier holds and did, as the running daemon sees it."""
     from rich.filesize import decimal
 
+    from headrace.terminal import print_table
     from headrace.v1.cache_service_pb2 import GetCacheStatsRequest
 
     reply = _ask_daemon(config, as_key, "Cache", "GetCacheStats", GetCacheStatsRequest())
@@ -263,7 +266,7 @@ def show_cache(config: ConfigOption = None, as_key: KeyOption = "") -> None:
         )
         for tier in reply.tiers
     ]
-    _print_table(("tier", "entries", "size", "hits", "misses", "stores", "drops", "errors"), rows)
+    print_table(("tier", "entries", "size", "hits", "misses", "stores", "drops", "errors"), rows)
 
 
 @cache_app.command("purge")
@@ -320,6 +323,7 @@ def show_usage(
     as_key: KeyOption = "",
 ) -> None:
     """Print what was used, what it cost, and what the cache and sharing saved."""
+    from headrace.terminal import print_table
     from headrace.usage import show
 
     if export_traffic is not None:
@@ -333,7 +337,7 @@ def show_usage(
     if as_csv or as_json:
         typer.echo(show.as_csv(rows) if as_csv else show.as_json(rows))
         return
-    _print_table(show.columns(groups, has_times=bool(per)), [show.cells(row, groups, has_times=bool(per)) for row in rows])
+    print_table(show.columns(groups, has_times=bool(per)), [show.cells(row, groups, has_times=bool(per)) for row in rows])
     typer.echo(f"{reply.since_time.ToDatetime():%Y-%m-%d %H:%M} to {reply.until_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
 
 
@@ -392,15 +396,3 @@ def _daemon_address(settings: Settings) -> str:
     if not settings.listen.grpc:
         raise ConfigError("listen.grpc = []: is empty, and this command talks to the daemon over gRPC; name an address")
     return resolve(settings.listen.grpc[0], runtime_dir(os.environ, settings))
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*row)
-    # Into a pipe nothing is cut off: whoever reads it there can wait for the end of the line.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from headrace import config
+from headrace import config, terminal
 from headrace.budget.costs import Costs
 from headrace.budget.limits import Limits
 from headrace.budget.quanta import Terms
@@ -51,8 +50,7 @@ def rehearse(
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
-        # Into a pipe nothing is cut off: whoever reads it there can wait for the end of the line.
-        report.show(found, Console(width=None if sys.stdout.isatty() else 240, highlight=False))
+        report.show(found, terminal.console())
     if plot is not None:
         picture.draw(found, plot)
         typer.echo(f"drawn into {plot}", err=True)

@@ -1,4 +1,4 @@
-"""What came of a rehearsal, in the end: figures with names, as `--json` has them and the report and the picture show them. Pure."""
+"""What came of a rehearsal, in the end: figures with names, for `--json`, the report and the picture. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
 Borrowing in a rehearsal: what each daemon holds of the buckets in advance, to grant from without asking anybody.
 
-What a daemon holds, aims at and says is budget/quanta.py; this is the other side of an exchange, and when there is one. Nothing is
-lost on the way here and no daemon dies, so loans never lapse. Exchanges and recalls take no time.
+What a daemon holds, aims at and says is budget/quanta.py; this is the other side of an exchange, and when there is one. Nothing
+is lost on the way here and no daemon dies, so loans never lapse. Exchanges and recalls take no time.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Borrower:
         quanta = [self._quantum(line, now_us) for line in lines]
         for quantum, want in zip(quanta, wants, strict=True):
             quantum.note(want.cost)
-        fits = all([quantum.fits(want.cost, now_us / 1e6) for quantum, want in zip(quanta, wants, strict=True)])
+        fits = all(quantum.fits(want.cost, now_us / 1e6) for quantum, want in zip(quanta, wants, strict=True))
         if fits:
             for quantum, want in zip(quanta, wants, strict=True):
                 quantum.take(want.cost)

@@ -1,10 +1,10 @@
 """
 The buckets of a rehearsal and the lines before them: one ledger for all daemons, driven by events. Pure.
 
-The rules are those of budget/ledger.py, and the sums those of bucket.py and rank.py. What is different is how they are found: the
-ledger looks at a line when somebody asks, and whoever waits asks again and again; here nobody asks twice in vain. A line says
-when its first may go (`alarm`), and whoever gives something back stirs the line. So a call that waits costs a few look-ups,
-however long it does, and hours go by in seconds. `tests/unit/test_rehearse_lines.py` holds the answers against `MemoryLedger`.
+The rules are those of budget/ledger.py, and the sums those of bucket.py and rank.py. What is different is how they are found:
+the ledger looks at a line when somebody asks, and whoever waits asks again and again; here nobody asks twice in vain. A line
+says when its first may go (`alarm`), and whoever gives something back stirs the line. So a call that waits costs a few
+look-ups, however long it does, and hours go by in seconds. The answers are held against those of `MemoryLedger`.
 
 Only one call of each flow stands in the lines (queues.py), as the best of its flow asks for a daemon; the others are behind it.
 """
@@ -160,7 +160,7 @@ class Lines(Generic[W]):
     # Asking.
 
     def ask(self, place: Place[W], now_us: int) -> int:
-        """Take all that a place wants and return 0; or let it stand in line, and return how long it will wait (us; 1 if nobody knows)."""
+        """Take all that a place wants and return 0; or let it stand, and return how long it will wait (us; 1: nobody knows)."""
         wants, lines = place.wants, place.lines
         crowded = [line for line in lines if line.places]
         if crowded and not place.rank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -94,10 +95,10 @@ def bound(use: Use) -> str:
 
 
 def blocks(values: Sequence[float], full: float) -> str:
-    """Return values as blocks of which the highest stands for *full* and all above it; the mean of some where there are many."""
+    """Return values as blocks, the highest for *full* and all above it; the mean of some where there are many."""
     count = min(_WIDTH, len(values))
     cuts = [len(values) * index // count for index in range(count + 1)] if count else []
-    means = [sum(values[start:end]) / (end - start) for start, end in zip(cuts, cuts[1:], strict=False)]
+    means = [sum(values[start:end]) / (end - start) for start, end in pairwise(cuts)]
     return "".join(_BLOCKS[_height(mean / full)] for mean in means)
 
 

@@ -89,7 +89,7 @@ class World:
     def run(self) -> Tally:
         """Let everything happen, and return what came of it."""
         traffic, events = self._traffic, self._events
-        whose = random.Random(self._plan.seed).choices(range(len(self.daemons)), k=len(traffic))
+        whose = random.Random(self._plan.seed).choices(range(len(self.daemons)), k=len(traffic))  # noqa: S311 - which daemon a call comes to is no secret
         for call, at_us in enumerate(traffic.at_us):
             while events and events[0][0] <= at_us:
                 self._happen()
@@ -118,7 +118,7 @@ class World:
         kind = self._kinds[self._traffic.profile[call]]
         queue = self._queue(kind)
         waiting = self._waiting(call, number, kind, queue)
-        if any([want.cost > want.capacity for want in waiting.wants]):
+        if any(want.cost > want.capacity for want in waiting.wants):
             self.tally.refused(kind.key, NEVER)
         elif queue.head is None:
             self._ask_first(queue, waiting, kind)
