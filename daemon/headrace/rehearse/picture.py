@@ -47,7 +47,7 @@ def draw(findings: Findings, path: Path) -> None:
 
 
 def _draw_use(axes: Axes, findings: Findings) -> None:
-    axes.set_title(f"{findings.calls:,} calls at {findings.daemons:,} daemons: share of each limit that is used")
+    axes.set_title(f"share of each limit that is used by {findings.calls:,} calls (daemons: {findings.daemons:,})")
     shown: Sequence[Use] = sorted(findings.limits, key=lambda use: -use.used)[:_MOST_LIMITS]
     for use in shown:
         times = [index * findings.slice_s for index in range(len(use.over_time))]
@@ -73,6 +73,7 @@ def _draw_waits(axes: Axes, findings: Findings) -> None:
     axes.set_title("wait of those that were granted, seconds; and how many were refused")
     shown = sorted(findings.waits, key=lambda flow: (-flow.wait_p99_s, -flow.calls))[:_MOST_FLOWS][::-1]
     rows = range(len(shown))
+    axes.set_xlim(0, 1.25 * max([flow.wait_p99_s for flow in shown], default=0.0) or 1.0)
     axes.barh(rows, [flow.wait_p99_s for flow in shown], color="tab:blue", alpha=0.4, label="p99")
     axes.barh(rows, [flow.wait_p50_s for flow in shown], color="tab:blue", height=0.4, label="p50")
     axes.set_yticks(rows, [f"{flow.caller}, {flow.lane}" for flow in shown])
