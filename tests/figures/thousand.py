@@ -82,8 +82,8 @@ def main() -> None:
     for name, run in found.items():
         print(
             f"{DAEMONS:,} daemons {name}, {run.calls:,} calls: {run.worst.over} windows over the bound, the fullest "
-            f"{abs(run.worst.excess_tokens):,.0f} calls under it; {run.used:.2%} used under over-demand; {run.borrowed:,} calls "
-            f"granted from what was borrowed, {run.exchanges:,} exchanges",
+            f"{abs(run.worst.excess_tokens):,.0f} calls under it; {run.used:.2%} used under over-demand; {run.borrowed:,} "
+            f"calls granted from what was borrowed, {run.exchanges:,} exchanges",
             flush=True,
         )
     draw(rows, found)
