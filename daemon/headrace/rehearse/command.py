@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,13 +76,23 @@ def plan_of(settings: Settings, *, daemons: int = 1, terms: Terms | None = None,
 
 def run(plan: Plan, calls: traffic.Traffic) -> Findings:
     """Rehearse, with a bar of progress where somebody looks."""
-    with _progress(len(calls)) as tell:
+    with _progress(len(calls)) as tell, _no_collector():
         world = World(plan, calls, tell=tell)
         tally = world.run()
     borrowers = [daemon.borrower for daemon in world.daemons if daemon.borrower is not None]
     return findings(
         plan, calls, tally, borrowed=sum(one.grants for one in borrowers), exchanges=sum(one.exchanges for one in borrowers)
     )
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    # A rehearsal leaves no circles behind; looking for some takes a tenth of its time.
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager

@@ -176,7 +176,7 @@ class Lines(Generic[W]):
     def _take(self, place: Place[W], crowded: Sequence[Line], now_us: int) -> None:
         for want, line in zip(place.wants, place.lines, strict=True):
             line.take(want.cost)
-        if not crowded:
+        if not crowded:  # nobody waits, so nobody is charged
             return
         if place.charge is None:
             place.charge = _charge(place, max(crowded, key=lambda line: place.wants[place.lines.index(line)].span_us))
@@ -274,7 +274,9 @@ class Lines(Generic[W]):
         self._stir((line,))
 
     def _stir(self, lines: Sequence[Line]) -> None:
-        self._stirred += [line for line in lines if line.places]
+        for line in lines:
+            if line.places:
+                self._stirred.append(line)
 
     def look(self, now_us: int, line: Line | None = None) -> None:
         """Call whoever is first in a stirred line and fits there; and in *line*, whose alarm rings."""

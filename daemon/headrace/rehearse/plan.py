@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headrace.budget.costs import Costs
+from headrace.budget.costs import USES, Costs
 from headrace.budget.limits import Limits
 from headrace.budget.quanta import Terms
 from headrace.budget.want import Form, Want
@@ -72,6 +72,7 @@ class Kind:
     queue: Queue | None = None
     has_ceilings: bool = False
     is_lent: bool = False  # whether all that they want may be borrowed
+    is_estimated: bool = False  # whether it depends on their use
 
     @property
     def key(self) -> tuple[str, str]:
@@ -82,6 +83,7 @@ class Kind:
         self.buckets, self.shadows = enforced, shadows
         both = (*enforced, *shadows)
         self.ends_us = min([want.ends_us for want in both if want.form is Form.WINDOW], default=0)
+        self.is_estimated = any(want.kind in USES for want in both)
         self.has_ceilings = any(want.is_ceiling for want in both)
         self.is_lent = bool(enforced) and all(want.form is not Form.PERMIT for want in enforced)
 

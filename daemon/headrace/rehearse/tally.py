@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, defaultdict
 
-from headrace.budget.want import Form, Want
+from headrace.budget.want import Want
 from headrace.rehearse.lines import Line
 
 SLICES = 120
@@ -34,20 +34,19 @@ class Series:
     What one bucket gave, slice by slice: tokens (below zero: more came back than was taken), or permits times microseconds.
     """
 
-    __slots__ = ("_at_us", "_in_use", "slices", "total", "want")
+    __slots__ = ("_at_us", "_in_use", "slices", "want")
 
     def __init__(self, want: Want) -> None:
         self.want = want
-        self.total = 0
         self.slices: list[int] = []
         self._at_us = self._in_use = 0
 
     def add(self, index: int, amount: int) -> None:
         """Add to a slice."""
-        while len(self.slices) <= index:
-            self.slices.append(0)
-        self.slices[index] += amount
-        self.total += amount
+        slices = self.slices
+        while len(slices) <= index:
+            slices.append(0)
+        slices[index] += amount
 
     def lend(self, permits: int, since_us: int, slice_us: int) -> None:
         """So many permits more are in use from a moment on (us since the beginning); below zero: less."""
@@ -63,7 +62,7 @@ class Tally:
     """All of it. *begins_us* and *ends_us* are the first and the last arrival; what comes later has slices, too."""
 
     def __init__(self, begins_us: int, ends_us: int) -> None:
-        self.begins_us = self.now_us = begins_us
+        self.begins_us = begins_us
         self.slice_us = max(_SHORTEST_US, -(-(ends_us - begins_us) // SLICES))
         self.flows: dict[Key, Flows] = defaultdict(Flows)
         self.series: dict[str, Series] = {}
@@ -102,10 +101,11 @@ class Tally:
 
     def took(self, line: Line, tokens: int, now_us: int) -> None:
         """A bucket gave so much; below zero: had it back."""
-        series = self.series.get(line.want.bucket_id)
+        want = line.want
+        series = self.series.get(want.bucket_id)
         if series is None:
-            series = self.series[line.want.bucket_id] = Series(line.want)
-        if line.want.form is Form.PERMIT:
+            series = self.series[want.bucket_id] = Series(want)
+        if line.bucket is None:
             series.lend(tokens, now_us - self.begins_us, self.slice_us)
         else:
-            series.add(self.slice(now_us), tokens)
+            series.add((now_us - self.begins_us) // self.slice_us, tokens)

@@ -20,7 +20,6 @@ from headrace.budget.estimate import Estimate
 from headrace.budget.ledger import given_back
 from headrace.budget.measure import Measure
 from headrace.budget.want import Want
-from headrace.endpoints import named
 from headrace.errors import QueueFull
 from headrace.model import Usage
 from headrace.rehearse.daemons import Daemon, Standing
@@ -100,7 +99,6 @@ class World:
                 self._tell(call)
         while events:
             self._happen()
-        self.tally.now_us = self.now_us
         return self.tally
 
     def _happen(self) -> None:
@@ -143,7 +141,7 @@ class World:
         return Waiting(call, number, (latest_us, call), queue, wants, shadows, estimate)
 
     def _estimate(self, call: int, number: int, kind: Kind) -> Estimate:
-        if not named(kind.paying.endpoint).is_metered:
+        if not kind.is_estimated:  # nor of what is only carried, for which limits on use do not hold
             return _NOTHING
         held = Measure(self._traffic.body_bytes[call] or self._traffic.input_tokens[call] * _BYTES_PER_TOKEN)
         max_tokens = self._traffic.max_tokens[call] or kind.most
@@ -331,17 +329,21 @@ class World:
 
     def _end(self, running: Running) -> None:
         waiting, call = running.waiting, running.waiting.call
-        kind = self._kinds[self._traffic.profile[call]]
-        usage = Usage(self._traffic.input_tokens[call], self._traffic.output_tokens[call])
-        actual = self._plan.costs.used((*waiting.wants, *waiting.shadows), kind.paying.model, usage, waiting.estimate)
+        kind, daemon = self._kinds[self._traffic.profile[call]], self.daemons[waiting.daemon]
+        actual = self._learn(waiting, kind, daemon) if waiting.estimate.held is not None else {}
         self._give_back(running, given_back(waiting.wants, actual))
         self._give_back_shadows(running, actual)
-        self.tally.used(kind.key, usage.input_tokens, usage.output_tokens)
-        daemon = self.daemons[waiting.daemon]
-        if waiting.estimate.held is not None:
-            max_tokens = self._traffic.max_tokens[call] or kind.most
-            daemon.estimator.take_in(kind.paying.caller.name, kind.paying.model, waiting.estimate.held, max_tokens, usage)
+        self.tally.used(kind.key, self._traffic.input_tokens[call], self._traffic.output_tokens[call])
         self._pass_slot(daemon)
+
+    def _learn(self, waiting: Waiting, kind: Kind, daemon: Daemon[Running]) -> dict[str, int]:
+        """Return what a call used, by bucket, and let its daemon's later estimates be better."""
+        call, estimate, model = waiting.call, waiting.estimate, kind.paying.model
+        usage = Usage(self._traffic.input_tokens[call], self._traffic.output_tokens[call])
+        if estimate.held is not None:
+            max_tokens = self._traffic.max_tokens[call] or kind.most
+            daemon.estimator.take_in(kind.paying.caller.name, model, estimate.held, max_tokens, usage)
+        return self._plan.costs.used((*waiting.wants, *waiting.shadows), model, usage, estimate)
 
     def _pass_slot(self, daemon: Daemon[Running]) -> None:
         while (following := daemon.give_back()) is not None:
