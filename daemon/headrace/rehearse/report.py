@@ -84,7 +84,7 @@ def _waiting(findings: Findings) -> Table:
 
 def _tell_rest(table: Table, rows: int) -> None:
     if rows > _MOST_ROWS:
-        table.add_row(f"... and {rows - _MOST_ROWS:,} more; --json has them all")
+        table.caption = f"and {rows - _MOST_ROWS:,} more; --json has them all"
 
 
 def bound(use: Use) -> str:
