@@ -32,7 +32,8 @@ TOOK_S = 0.2  # at upstream, each call
 # Caller, lane, calls a second, tokens of an answer: 1.6 times what the limit lets through, which is 1,000 a second.
 ASKS = (("ann", "standard", 8, 80), ("bob", "standard", 8, 80), ("day", "interactive", 4, 50), ("night", "batch", 4, 30))
 # How far a prediction may be off: busy machines are late, and learnt estimates begin as guesses.
-WAIT_OFF_S, WAIT_OFF = 0.35, 0.15
+WAIT_OFF = 0.15
+P50_OFF_S, P99_OFF_S = 0.35, 1.0  # the latter is the slowest call of a caller, and one hiccup
 USE_OFF = 0.04
 
 
@@ -96,8 +97,8 @@ async def test_a_run_and_its_rehearsal(valkey_url, tmp_path):
         p50, p99 = quantile(took_s, 0.5) - TOOK_S, quantile(took_s, 0.99) - TOOK_S
         print(f"{caller}: waits {p50:.2f} and {p99:.2f} s, rehearsed {waits['wait_p50_s']:.2f} and {waits['wait_p99_s']:.2f} s")
         print(f"{caller}: {run.refused[caller]} refused, rehearsed {waits['refused']}")
-        assert waits["wait_p50_s"] == pytest.approx(p50, rel=WAIT_OFF, abs=WAIT_OFF_S)
-        assert waits["wait_p99_s"] == pytest.approx(p99, rel=WAIT_OFF, abs=WAIT_OFF_S)
+        assert waits["wait_p50_s"] == pytest.approx(p50, rel=WAIT_OFF, abs=P50_OFF_S)
+        assert waits["wait_p99_s"] == pytest.approx(p99, rel=WAIT_OFF, abs=P99_OFF_S)
         assert sum(waits["refused"].values()) == pytest.approx(run.refused[caller], abs=4)
     predicted = sum(waits["output_tokens"] for waits in told["waits"])
     print(f"{spent} tokens used, rehearsed {predicted}")
