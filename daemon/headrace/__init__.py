@@ -11,7 +11,7 @@ Doors and lives
     steering    its limits, hold, release     terminal    what commands share
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
-    config/     one TOML file and the environment, into values
+    config/     TOML and the environment      rehearse/   a configuration, simulated
     demo/       `make demo`                   simulator/  a stand-in for the API
 
 The line
@@ -44,7 +44,7 @@ The ground
     labels      what a call is for
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
-    insist      what cannot do without Redis
+    insist      what cannot do without Redis  terminal    tables for people
     aside       a process for heavy work      v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

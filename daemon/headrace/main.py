@@ -94,15 +94,30 @@ def worker(config: ConfigOption = None) -> None:
     daemon.work(settings)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+# The options of these are read by programs of their own, so that only who runs one waits for it to be imported.
+_ITS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=_ITS_OWN)
 def simulate(context: typer.Context) -> None:
     """Run a stand-in for the Anthropic API, to rehearse a configuration on."""
     from headrace.simulator import command
 
-    # Its many options are read by a program of its own, so that only who simulates waits for it to be imported.
+    _hand_on(context, command.simulate)
+
+
+@app.command(context_settings=_ITS_OWN)
+def rehearse(context: typer.Context) -> None:
+    """Say what a configuration would do to some traffic: who waits, who is refused, how much of each limit is used."""
+    from headrace.rehearse import command
+
+    _hand_on(context, command.rehearse)
+
+
+def _hand_on(context: typer.Context, command: Callable[..., None]) -> None:
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    program.command()(command.simulate)
-    program(args=context.args, prog_name="headrace simulate")
+    program.command()(command)
+    program(args=context.args, prog_name=f"headrace {context.info_name}")
 
 
 @app.command()

@@ -21,7 +21,7 @@ import msgspec
 from headrace import observe
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
-from headrace.model import Errand, Labels, Reply, Source, Usage
+from headrace.model import Call, Errand, Labels, Reply, Source, Usage
 
 NOTHING_USED = Usage()
 _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE: "kept", Source.STALE: "kept"}
@@ -42,6 +42,7 @@ class Outcome(msgspec.Struct, frozen=True):
         usage: the answer's, as upstream counted it for whoever paid.
         team, labels: what the call counts for; labels as "env=prod,feature=search", by name.
         deadline_s: how long after it came the call had to be answered; 0 where nobody knows.
+        max_tokens, body_bytes: what it asked for at most, and how long its body is; 0 where nobody has read it.
         waited_s: for turns at the schedule, in all attempts.
         began: when the call came, in Unix seconds; first_s until there was something to say, took_s until the end.
     """
@@ -66,6 +67,8 @@ class Outcome(msgspec.Struct, frozen=True):
     took_s: float = 0.0
     ticket: str = ""
     request_id: str = ""
+    max_tokens: int = 0
+    body_bytes: int = 0
 
 
 class Spent(msgspec.Struct, frozen=True):
@@ -185,6 +188,8 @@ class Outcomes:
             took_s=max(0.0, now - began),
             ticket=reply.ticket if reply is not None else "",
             request_id=reply.request_id if reply is not None else "",
+            max_tokens=errand.max_tokens if isinstance(errand, Call) else 0,
+            body_bytes=len(errand.body) if isinstance(errand, Call) else 0,
         )
 
 

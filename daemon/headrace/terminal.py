@@ -17,6 +17,8 @@ import typer
 from headrace.errors import ConfigError, StartupError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from headrace.config import Settings
 
 _RPC_TIMEOUT_S = 30.0
@@ -69,11 +71,16 @@ def daemon_address(settings: Settings) -> str:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, as wide as the terminal."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    # Into a pipe nothing is cut off: whoever reads it there can wait for the end of the line.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    console().print(table)
+
+
+def console() -> Console:
+    """Return what prints to standard output. Into a pipe nothing is cut off: whoever reads it there can wait."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 240)

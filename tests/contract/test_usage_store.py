@@ -204,6 +204,7 @@ async def test_traffic(link):
             Outcome(
                 "http", "messages", "a", "batch", MODEL, cost_class=ending, reason=reason, usage=Usage(10, 5, 3, 100),
                 began=float(number), waited_s=1.0, took_s=3.5, deadline_s=60.0,
+                max_tokens=99, body_bytes=512, labels="env=prod",
             )
         )  # fmt: skip
     assert traffic.dropped == 1
@@ -212,7 +213,7 @@ async def test_traffic(link):
     assert [line.split(b",")[0] for line in lines] == [b'{"at":1.0', b'{"at":2.0', b'{"at":4.0']
     assert lines[0] == (
         b'{"at":1.0,"caller":"a","lane":"batch","model":"claude-sonnet-5","endpoint":"messages","input_tokens":13,'
-        b'"output_tokens":5,"seconds":2.5,"deadline_s":60.0}'
+        b'"output_tokens":5,"seconds":2.5,"deadline_s":60.0,"max_tokens":99,"body_bytes":512,"labels":"env=prod"}'
     )
 
 

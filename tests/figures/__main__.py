@@ -2,6 +2,7 @@
 Prints the figures of a daemon that is asked much at once.
 
     python -m tests.figures [--callers N] [refused] [followed] [healthz] [borrowing]
+    python -m tests.figures thousand        # of a thousand simulated ones: draws docs/thousand.png
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=2_000)
     parser.add_argument("which", nargs="*", default=["refused", "followed", "healthz", "borrowing"])
     chosen = parser.parse_args()
+    if "thousand" in chosen.which:
+        from tests.figures import thousand
+
+        thousand.main()
     if "refused" in chosen.which:
         tell(f"{chosen.callers} equal calls, kept", asyncio.run(measures.hits(chosen.callers)))
         tell(f"{chosen.callers} equal calls over budget", asyncio.run(measures.refused(chosen.callers)))

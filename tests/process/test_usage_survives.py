@@ -55,8 +55,11 @@ async def test_killed(valkey_url, tmp_path):
     for line in lines:
         assert line.keys() == {
             "at", "caller", "lane", "model", "endpoint", "input_tokens", "output_tokens", "seconds", "deadline_s",
+            "max_tokens", "body_bytes", "labels",
         }  # fmt: skip
         assert (line["lane"], line["endpoint"], line["deadline_s"]) == ("batch", "messages", 30.0)
+        assert (line["max_tokens"], line["labels"]) == (20, "")
+        assert line["body_bytes"] > 80
         assert line["input_tokens"] > 0 < line["output_tokens"]
     assert sum(line["output_tokens"] for line in lines) == simulator.counts.told["claude-sonnet-5"]["output_tokens"]
 

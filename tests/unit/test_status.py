@@ -48,6 +48,7 @@ OURS = [
     (errors.NotAllowed("m"), StatusCode.PERMISSION_DENIED, set()),
     (errors.BudgetExhausted("m", retry_after_s=2.5), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure", "RetryInfo"}),
     (errors.BudgetExhausted("m"), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure"}),
+    (errors.UpstreamOverloaded("m", retry_after_s=2.5), StatusCode.UNAVAILABLE, {"RetryInfo"}),
     (errors.CallerOnHold("m", retry_after_s=2.5), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure", "RetryInfo"}),
     (errors.CallerOnHold("m"), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure"}),
     (errors.QueueFull("m"), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure", "RetryInfo"}),

@@ -86,16 +86,23 @@ class Estimator:
     def estimate(self, call: Call, *, has_ceilings: bool = False) -> Estimate:
         """Return what a call will probably use, and with *has_ceilings* also what it surely does not pass."""
         held, floor = measure(call.body), surely(call.body)
-        share = self._outputs.get((call.caller.name, call.model), _UNKNOWN).high
+        most = at_most(call.body) if has_ceilings else 0
+        return self.expect(
+            call.caller.name, call.model, held, call.max_tokens, floor=floor, most=most, has_ceilings=has_ceilings
+        )
+
+    def expect(
+        self, caller: str, model: str, held: Measure, max_tokens: int, *, floor: int, most: int, has_ceilings: bool
+    ) -> Estimate:
+        """Return the same of a call of which no more is known than this."""
+        share = self._outputs.get((caller, model), _UNKNOWN).high
         return Estimate(
-            input_tokens=max(
-                1, floor, round(self._text_tokens(call.model, held) + self._source_tokens(call.model, held.sources))
-            ),
-            output_tokens=max(1, min(call.max_tokens, round(call.max_tokens * share))),
+            input_tokens=max(1, floor, round(self._text_tokens(model, held) + self._source_tokens(model, held.sources))),
+            output_tokens=max(1, min(max_tokens, round(max_tokens * share))),
             input_floor=floor,
-            read_tokens=round(len(call.body) * self._reads_per_byte.get(call.model, 0.0)),
-            most_input_tokens=at_most(call.body) if has_ceilings else 0,
-            most_output_tokens=call.max_tokens if has_ceilings else 0,
+            read_tokens=round(held.size_bytes * self._reads_per_byte.get(model, 0.0)),
+            most_input_tokens=most,
+            most_output_tokens=max_tokens if has_ceilings else 0,
             held=held,
         )
 
@@ -113,20 +120,23 @@ class Estimator:
 
     def learn(self, call: Call, usage: Usage, held: Measure | None = None) -> None:
         """Take in what a call used; *held* is what its body holds, if it was measured before."""
+        self.take_in(call.caller.name, call.model, held or measure(call.body), call.max_tokens, usage)
+
+    def take_in(self, caller: str, model: str, held: Measure, max_tokens: int, usage: Usage) -> None:
+        """Take in the same of a call of which no more is known than this."""
         if not usage.known:
             return
-        held = held or measure(call.body)
         if held.sources:
-            self._learn_sources(call.model, held, usage.metered_input_tokens)
+            self._learn_sources(model, held, usage.metered_input_tokens)
         elif held.text_bytes:
-            _learn(self._tokens_per_byte, call.model, usage.metered_input_tokens / held.text_bytes)
-        if call.body:
-            _learn(self._reads_per_byte, call.model, usage.cache_read_input_tokens / len(call.body))
-        key = call.caller.name, call.model
+            _learn(self._tokens_per_byte, model, usage.metered_input_tokens / held.text_bytes)
+        if size := held.size_bytes:
+            _learn(self._reads_per_byte, model, usage.cache_read_input_tokens / size)
+        key = caller, model
         shares = self._outputs.get(key, _UNKNOWN)
         if shares is _UNKNOWN:
             shares = _Shares()
-        shares.add(usage.output_tokens / max(1, call.max_tokens))
+        shares.add(usage.output_tokens / max(1, max_tokens))
         self._outputs.put(key, shares)
 
     def _learn_sources(self, model: str, held: Measure, tokens: int) -> None:

@@ -38,6 +38,11 @@ class Measure:
     text_bytes: int
     sources: tuple[Source, ...] = ()
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole body."""
+        return self.text_bytes + sum([source.size_bytes for source in self.sources]) if self.sources else self.text_bytes
+
 
 # Both alphabets, and what JSON may write in their place: \/ and \u002b.
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\\"

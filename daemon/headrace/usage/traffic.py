@@ -25,6 +25,8 @@ class Line(msgspec.Struct, frozen=True):
         input_tokens: those that count against limits: fresh ones, and what was written to upstream's prompt cache.
         seconds: from its turn until its end; the wait for the turn is not in it.
         deadline_s: how long after it came it had to be answered.
+        max_tokens, body_bytes: what estimates are made of; 0 where the body was not read.
+        labels: as "env=prod,feature=search".
     """
 
     at: float
@@ -36,6 +38,9 @@ class Line(msgspec.Struct, frozen=True):
     output_tokens: int
     seconds: float
     deadline_s: float
+    max_tokens: int = 0
+    body_bytes: int = 0
+    labels: str = ""
 
 
 class Traffic:
@@ -75,4 +80,7 @@ def _line(outcome: Outcome) -> Line:
         output_tokens=usage.output_tokens,
         seconds=round(max(0.0, outcome.took_s - outcome.waited_s), 3),
         deadline_s=round(outcome.deadline_s, 3),
+        max_tokens=outcome.max_tokens,
+        body_bytes=outcome.body_bytes,
+        labels=outcome.labels,
     )
