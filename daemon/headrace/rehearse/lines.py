@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from headrace.budget.bucket import UNITS, Bucket, Window
-from headrace.budget.ledger import BEHIND_US, PERMIT_US, WAIT_LEASE_US
+from headrace.budget.ledger import BEHIND_US, PERMIT_US
+from headrace.budget.pulse import LEASE_US
 from headrace.budget.want import Form, Want
 from headrace.rank import Fair, Flow, correction, together
 
-_FAIR_US = WAIT_LEASE_US + 1_000_000  # so long a line's clock outlasts whoever stood there last
+_FAIR_US = LEASE_US + 1_000_000  # so long a line's clock outlasts whoever stood there last
 
 
 class Wanting(Protocol):
