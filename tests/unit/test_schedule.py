@@ -118,13 +118,14 @@ async def test_comes_back():
 
 
 async def test_too_late_at_entry():
-    """A call behind others that cannot make its deadline is refused at once, with the time that would work."""
+    """A call behind more urgent ones that cannot make its deadline is refused at once, with the time that would work."""
     house = House(ONE_A_SECOND)
     for _ in range(5):
-        house.go("early")
+        house.go("early", within=4.2)
     await house.settle_down()
-    late = house.go("late", within=3.0)
+    late = house.go("late", within=4.5)
     await house.settle_down()
+    assert late.done()
     with pytest.raises(BudgetExhausted) as refused:
         await late
     assert refused.value.retry_after_s == pytest.approx(5.0, abs=0.01)
