@@ -147,15 +147,16 @@ class Schedule:
 
     def _move(self) -> Work:
         try:
-            moving = []
+            moving: deque[Place] = deque()
             for place in sorted(self._asking.places(), key=_arrival):
                 if place.buckets != self._limits.buckets(place.call, self._clock.now()):
                     place.is_outdated = True  # whoever is called before it has moved asks for nothing under the old limits
                     moving.append(place)
                 yield 0
-            # The oldest first, a few at a time: taking ten thousand places anew would hold the loop for a second.
-            for place in moving:
-                place.outdate()
+            # The oldest first, a few at a time: taking ten thousand places anew would hold the loop for a second, and so would
+            # letting go of all the old ones in the end.
+            while moving:
+                moving.popleft().outdate()
                 yield 1
             while self._newcomers and self._reloads == 1:
                 yield self._let_in()
