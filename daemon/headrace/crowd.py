@@ -37,6 +37,14 @@ class Share:
     bytes: int = 0
 
 
+@dataclass(slots=True)
+class _Own:
+    """What waits of one caller."""
+
+    calls: int = 0
+    bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class CrowdStats:
     """All that wait, and their shares by what they wait for; and of how many callers they are."""
@@ -60,7 +68,7 @@ class Crowd:
         self._calls = dict.fromkeys(get_args(Kind), 0)
         self._bytes = dict.fromkeys(get_args(Kind), 0)
         self._all_calls = self._all_bytes = 0
-        self._callers: dict[str, Share] = {}
+        self._callers: dict[str, _Own] = {}
 
     def __repr__(self) -> str:
         return f"<Crowd [{self._all_calls} calls of {self._all_bytes} bytes]>"
@@ -96,7 +104,7 @@ class Crowd:
     def _has_room(self, calls: int, size: int, caller: str) -> bool:
         if self._all_calls + calls <= self._max_calls and self._all_bytes + size <= self._max_bytes:
             return True
-        own, callers = self._callers.get(caller, Share()), len(self._callers) + (caller not in self._callers)
+        own, callers = self._callers.get(caller, _Own()), len(self._callers) + (caller not in self._callers)
         return (
             (own.calls + calls) * callers <= self._max_calls
             and (own.bytes + size) * callers <= self._max_bytes
@@ -106,9 +114,12 @@ class Crowd:
 
     def count(self, kind: Kind, calls: int, size: int, caller: str) -> None:
         """Count so much more, or less, whatever the bounds; for `Waiting`."""
-        own = self._callers.get(caller, Share())
-        self._callers[caller] = Share(own.calls + calls, own.bytes + size)
-        if self._callers[caller] == Share():
+        own = self._callers.get(caller)
+        if own is None:
+            own = self._callers[caller] = _Own()
+        own.calls += calls
+        own.bytes += size
+        if not own.calls and not own.bytes:
             del self._callers[caller]
         self._calls[kind] += calls
         self._bytes[kind] += size

@@ -158,11 +158,12 @@ class Line:
 
     def join(self, place: Place) -> bool:
         """Take a place; return whether it may ask at once, or is to wait until it is called."""
-        if self.waiting or self._blocked:
+        is_held_up = bool(self._blocked) or self.waiting > 0
+        if is_held_up:
             self._standing.rank(place, max([want.span_us for want in place.wants]))
         else:
             place.rank = 0, place.urgency[2]
-        if self._may_ask(place):
+        if self._has_room(place.flow) and (not is_held_up or self._is_most_urgent(place)):
             self._let_ask(place)
             return True
         self._standing.add(place)
@@ -171,13 +172,8 @@ class Line:
         self._note_unheard(place.flow, place.rank)
         return False
 
-    def _may_ask(self, place: Place) -> bool:
-        askers = self._askers.get(place.flow.name, ())
-        if not self._has_room(place.flow):
-            return False
-        if not self.waiting and not self._blocked:
-            return True
-        return all(place.urgency < other.urgency for other in askers)
+    def _is_most_urgent(self, place: Place) -> bool:
+        return all(place.urgency < other.urgency for other in self._askers.get(place.flow.name, ()))
 
     def _has_room(self, flow: Flow) -> bool:
         return len(self.asking) < (MOST_OF_FLOW if flow.name in self._askers else MAX_ASKING)

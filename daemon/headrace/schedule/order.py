@@ -49,6 +49,25 @@ class _Standing(Generic[P]):
         self.places: list[P] = []
         self.ranks: list[Rank] = []
 
+    def add(self, place: P) -> None:
+        if self.places and self.places[-1].urgency < place.urgency and self.ranks[-1] < place.rank:  # as nearly all who come
+            self.places.append(place)
+            self.ranks.append(place.rank)
+        else:
+            bisect.insort(self.places, place, key=_urgency)
+            bisect.insort(self.ranks, place.rank)
+
+    def remove(self, place: P) -> None:
+        del self.places[bisect.bisect_left(self.places, place.urgency, key=_urgency)]
+        del self.ranks[bisect.bisect_left(self.ranks, place.rank)]
+
+    def rank_of(self, place: P) -> Rank:
+        if self.places[-1] is place:
+            return self.ranks[-1]
+        at = bisect.bisect_left(self.places, place.urgency, key=_urgency)
+        is_here = at < len(self.places) and self.places[at] is place
+        return self.ranks[at] if is_here else place.rank
+
 
 class Order(Generic[P]):
     """All that stand. *width* is the number of costs of each."""
@@ -88,9 +107,10 @@ class Order(Generic[P]):
 
     def add(self, place: P) -> None:
         """Let a place stand that has been given its rank."""
-        flow = self._flows.setdefault(place.flow.name, _Standing())
-        bisect.insort(flow.places, place, key=_urgency)
-        bisect.insort(flow.ranks, place.rank)
+        flow = self._flows.get(place.flow.name)
+        if flow is None:
+            flow = self._flows[place.flow.name] = _Standing()
+        flow.add(place)
         self._ranks.add(place)
 
     def remove(self, place: P) -> bool:
@@ -98,8 +118,7 @@ class Order(Generic[P]):
         flow = self._flows.get(place.flow.name)
         if flow is None or not self._ranks.remove(place):
             return False
-        del flow.places[bisect.bisect_left(flow.places, place.urgency, key=_urgency)]
-        del flow.ranks[bisect.bisect_left(flow.ranks, place.rank)]
+        flow.remove(place)
         if not flow.places:
             del self._flows[place.flow.name]
         return True
@@ -134,11 +153,7 @@ class Order(Generic[P]):
     def rank_of(self, place: P) -> Rank:
         """Return the rank that a place will go by: its own, unless others of its flow came later and have to go earlier."""
         standing = self._flows.get(place.flow.name)
-        if standing is None:
-            return place.rank
-        at = bisect.bisect_left(standing.places, place.urgency, key=_urgency)
-        is_here = at < len(standing.places) and standing.places[at] is place
-        return standing.ranks[at] if is_here else place.rank
+        return place.rank if standing is None else standing.rank_of(place)
 
     def before(self, rank: Rank, place: P) -> list[int]:
         """Return what those of lower rank want, bucket by bucket, a place itself left out."""
