@@ -1,7 +1,8 @@
 """
 Schedule: waiting for a turn, in order, within deadlines.
 
-    turns.py     a call's turn: its budgets and a slot, and what is given back
+    turns.py     the schedule: who gets its budgets and a slot, and when
+    turn.py      a call's turn, from its budgets to what is given back
     hold.py      what it was granted
     asking.py    from a place to its grant: the line, then the ledger
     line.py      who asks the ledger, and who waits until called, in this process; pure
@@ -16,6 +17,7 @@ Schedule: waiting for a turn, in order, within deadlines.
 from __future__ import annotations
 
 from headrace.schedule.slots import SlotStats
-from headrace.schedule.turns import Schedule, ScheduleStats, Turn
+from headrace.schedule.turn import Turn
+from headrace.schedule.turns import Schedule, ScheduleStats
 
 __all__ = ["Schedule", "ScheduleStats", "SlotStats", "Turn"]

@@ -18,9 +18,8 @@ import asyncio
 import functools
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from headrace import observe
@@ -32,10 +31,8 @@ from headrace.budget.limits import Limits, Payer
 from headrace.budget.want import Want
 from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
-from headrace.endpoints import named
-from headrace.errors import Failure
 from headrace.link import Link
-from headrace.model import UNTOLD, Call, Errand, Headers, Usage
+from headrace.model import Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
 from headrace.schedule.hold import Hold, granting, parted
@@ -45,6 +42,7 @@ from headrace.schedule.permits import Permits
 from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices, Work
 from headrace.schedule.slots import Slots, SlotStats
+from headrace.schedule.turn import Turn
 
 _MEMO = 4096
 _CLOSING_PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
@@ -304,97 +302,6 @@ class Schedule:
     def now(self) -> float:
         """Return the time; for `Turn`."""
         return self._clock.now()
-
-
-class Turn:
-    """
-    One attempt's turn: a context. Left without a word, it keeps what may have been used and gives back the rest.
-
-    `waited_s` is how long it waited for its budgets and its slot.
-    """
-
-    __slots__ = ("_call", "_counted", "_has_slot", "_hold", "_is_closed", "_is_sent", "_schedule", "_told", "waited_s")
-
-    def __init__(self, schedule: Schedule, call: Errand, hold_id: str, counted: Waiting) -> None:
-        self.waited_s = 0.0
-        self._schedule = schedule
-        self._call = call
-        self._counted = counted
-        self._hold = Hold(hold_id)
-        self._has_slot = False
-        self._is_sent = False
-        self._is_closed = False
-        self._told: Callable[[], Usage] = _untold
-
-    async def __aenter__(self) -> Turn:
-        came = self._schedule.now()
-        urgency = self._schedule.urgency(self._call)
-        try:
-            self._hold = await self._schedule.take(self._call, self._hold.id, urgency, self._counted)
-            await self._take_slot(urgency)
-        finally:
-            self._counted.release()
-        self.waited_s = max(0.0, self._schedule.now() - came)
-        observe.TURN_WAIT.observe(self.waited_s)
-        return self
-
-    async def _take_slot(self, urgency: Urgency) -> None:
-        schedule = self._schedule
-        try:
-            if not schedule.slots.take_free():
-                await schedule.slots.take(schedule.flow(self._call), urgency, self._call.begin_by, self._counted)
-        except BaseException:
-            schedule.give_up(self._hold)  # surely nothing was sent
-            raise
-        self._has_slot = True
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._give_slot_back()
-        if not self._is_closed:
-            await (self._settle(self._told()) if self._is_sent else self._release())
-
-    def sent(self, told: Callable[[], Usage] | None = None) -> None:
-        """
-        Say that the attempt is about to be sent: from here on its use is unknown until it is told.
-
-        *told* returns what upstream has said of it so far, if it breaks off.
-        """
-        self._is_sent = True
-        self._told = told or _untold
-
-    def settle(self, usage: Usage) -> Awaitable[None]:
-        """Settle what the answer used. The command leaves when this is called; await it as long as is convenient."""
-        self._give_slot_back()
-        estimate = self._hold.estimate
-        if estimate is not None and isinstance(self._call, Call) and named(self._call.endpoint).is_metered:
-            self._schedule.learn(self._call, usage, estimate)
-        return self._settle(usage)
-
-    def fail(self, failure: Failure, sent: bool) -> Awaitable[None]:
-        """Settle an attempt that failed: tokens come back unless they may have been used, the request only if unsent."""
-        self._give_slot_back()
-        if not sent:
-            return self._release()
-        told = self._told()
-        return self._settle(told if failure.has_used or told != UNTOLD else Usage())
-
-    def _give_slot_back(self) -> None:
-        # Once the attempt is over, not once its settlement has arrived.
-        if self._has_slot:
-            self._has_slot = False
-            self._schedule.slots.give_back()
-
-    def _settle(self, usage: Usage) -> Awaitable[None]:
-        self._is_closed = True
-        return self._schedule.settle(self._hold, self._call.model, usage)
-
-    def _release(self) -> Awaitable[None]:
-        self._is_closed = True
-        return self._schedule.release(self._hold)
-
-
-def _untold() -> Usage:
-    return UNTOLD
 
 
 def _arrival(place: Place) -> tuple[float, int]:
