@@ -23,9 +23,9 @@ _STEP_TIMEOUT_S = 20.0
 _FIRST = "In one sentence: what is a headrace?"
 _REPEATS = 20
 _CROWD = 100
-_PER_SECOND, _AT_ONCE = 1.0, 3  # the limit of the caller "metered", as the stage configures it
+_PER_SECOND, _AT_ONCE = 0.5, 3  # the limit of the caller "metered", as the stage configures it
 _PATIENT = 6
-_HURRY_S, _EASY_S = 0.4, 10.0  # deadlines: one that no place in line can meet, and one that the first can
+_HURRY_S, _EASY_S = 1.0, 10.0  # deadlines: one that no place in line can meet, and one that the first can
 _STORM_CALLS, _STORM_FAULTS = 20, 30
 
 
@@ -225,7 +225,7 @@ SIMULATED = (
     Step(f"{_CROWD} identical calls in the air", "one upstream call, equal answers (half HTTP, half gRPC)", _ask_in_a_crowd),
     Step(
         "a caller held to its budget",
-        f"{_AT_ONCE} calls at once, then one a second; a call that cannot make its deadline refused with the time that works",
+        f"{_AT_ONCE} calls at once, then one in two seconds; a call that cannot make it refused with the time that works",
         _hold_to_budget,
     ),
     Step(

@@ -16,7 +16,7 @@ from headrace.model import UNTOLD, Call, Errand, Usage
 from headrace.schedule.hold import Hold
 from headrace.schedule.order import Urgency
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the schedule makes turns; a turn only names its kind
     from headrace.schedule.turns import Schedule
 
 
