@@ -27,6 +27,7 @@ from scripted import OVERLOADED, Line, Server, Talk, say_events, say_message, se
 
 T = TypeVar("T")
 
+LIMIT = json.dumps([{"name": "org", "requests_per_minute": 60_000, "input_tokens_per_minute": 6_000_000, "concurrency": 40}])
 QUICK = {"HEADRACE_RETRY__BACKOFF": "0.05s..0.2s", "HEADRACE_CACHE__DISK": "0"}
 
 

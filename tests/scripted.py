@@ -168,6 +168,11 @@ async def say_message(line: Line) -> None:
     await line.answer(200, MESSAGE)
 
 
+async def hang(line: Line) -> None:
+    """Say nothing, until the caller hangs up."""
+    await line.reader.read()
+
+
 async def say_events(line: Line) -> None:
     await line.begin_stream()
     for raw in EVENTS:

@@ -17,13 +17,9 @@ from headrace import config
 from headrace.errors import ConfigError
 from headrace.v1 import content_pb2, messages_pb2, messages_service_pb2, options_pb2
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
-from scripted import Line, say_message
+from scripted import Line, hang, say_message
 
 ANN = "x-headrace-caller: ann"
-
-
-async def hang(line: Line) -> None:
-    await line.reader.read()
 
 
 def source_of(came: bytes) -> bytes:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
 from conftest import start_valkey, until
-from doors import cancel_at_every_step
-from flow_parts import Daemon, asking, in_turn, joined, later, overloaded, running, say
+from flow_parts import LIMIT, Daemon, asking, in_turn, joined, later, overloaded, running, say
 from headrace import forms, keys
 from headrace.errors import (
     BrokenStream,
@@ -27,13 +24,7 @@ from headrace.flight import items
 from headrace.flight.flights import Flight
 from headrace.model import Call, Event, Source
 from headrace.retry.ticket import State
-from scripted import EVENTS, OVERLOADED, Line, Talk
-
-LIMIT = json.dumps([{"name": "org", "requests_per_minute": 60_000, "input_tokens_per_minute": 6_000_000, "concurrency": 40}])
-
-
-async def hang(line: Line) -> None:
-    await line.reader.read()
+from scripted import EVENTS, OVERLOADED, Line, Talk, hang
 
 
 class Held:
@@ -565,40 +556,3 @@ async def test_shared_scope_ticket(valkey_url: str, tmp_path: Path) -> None:
         assert (await first).ticket
         assert (await second).source is Source.SHARED
         assert not (await second).ticket
-
-
-# Cancelled at every step.
-
-
-def silent_at_first(step: int) -> Talk:
-    """Upstream says nothing before the last steps: then nothing comes back by itself, as an answer would bring it back."""
-    return hang if step < 200 else say
-
-
-KINDS: dict[str, tuple[Callable[[int], Talk], dict[str, object]]] = {
-    "unary": (lambda _: say, {}),
-    "unary, silent": (silent_at_first, {}),
-    "stream": (lambda _: say, {"stream": True}),
-    "stream, silent": (silent_at_first, {"stream": True}),
-    "parked": (lambda _: in_turn(overloaded, say), {}),
-    "idempotent": (lambda _: say, {}),
-    "idempotent, parked": (lambda _: in_turn(overloaded, say), {}),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_cancelled_at_every_step(valkey_url: str, tmp_path: Path, kind: str, long: bool) -> None:
-    """Whenever a caller leaves, everything that was held for it is given back, and no ticket is left without an end."""
-    talk, body = KINDS[kind]
-    current = [talk(0)]
-
-    async def speak(line: Line) -> None:
-        await current[0](line)
-
-    async with running(valkey_url, tmp_path, speak, LIMIT=LIMIT, RETRY__BACKOFF="0.01s..0.02s") as (one, _):
-
-        def begin(step: int) -> asyncio.Task[object]:
-            current[0] = talk(step)
-            return asking(one, one.call({**body, "n": step}, idempotency_key=f"k{step}" if "idempotent" in kind else ""))
-
-        await cancel_at_every_step(one, valkey_url, begin, every=1 if long else 11)

@@ -12,7 +12,7 @@ from conftest import until
 from flow_parts import asking, in_turn, joined, later, overloaded, running, say
 from headrace.errors import BudgetExhausted, CallerOnHold, DeadlinePassed, OutOfTime, QueueFull
 from headrace.schedule import Halt
-from scripted import OVERLOADED, Line
+from scripted import OVERLOADED, Line, hang
 
 ONE_A_MINUTE = json.dumps([{"name": "org", "requests_per_minute": 1}])
 
@@ -124,9 +124,6 @@ async def test_last_word_is_ones_own(valkey_url: str, tmp_path: Path, hosts: int
 
 async def test_attempts_are_counted_on(valkey_url: str, tmp_path: Path) -> None:
     """Another leader's attempt is the next one of the same call."""
-
-    async def hang(line: Line) -> None:
-        await line.reader.read()
 
     async with running(valkey_url, tmp_path, in_turn(hang, overloaded, say)) as (one, _):
         hasty = asking(one, one.call(timeout_s=0.4))

@@ -27,16 +27,13 @@ from scripted import (
     everything,
     failed_stream,
     failure_of,
+    hang,
     say_events,
     say_message,
     serving,
 )
 
 # Upstream that breaks.
-
-
-async def hang(line: Line) -> None:
-    await line.reader.read()
 
 
 async def reset(line: Line) -> None:

@@ -16,7 +16,7 @@ from headrace.flight import items
 from headrace.flight.flights import Flight
 from headrace.model import Call, Event
 from headrace.retry.ticket import State
-from scripted import EVENTS, Line
+from scripted import EVENTS, Line, hang
 from ticket_parts import ANSWER
 
 
@@ -115,7 +115,3 @@ async def test_what_is_left_of_a_dead_attempt(valkey_url: str, tmp_path: Path) -
         await tickets.finish(ticket, answer=ANSWER)
         landing = await asyncio.wait_for(one.parts.parking.wait(flight, ticket), 5)
         assert (landing.answer, flight.events) == (ANSWER, [])
-
-
-async def hang(line: Line) -> None:
-    await line.reader.read()

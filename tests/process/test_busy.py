@@ -70,11 +70,12 @@ def busy(simulator, http, tmp_path, limits: str = "", upstream: str = ""):
 async def test_reload_up(http, tmp_path):
     """Raised while thirty wait, the new limit lets all go; who comes then is not told of the old one."""
     async with simulated() as simulator:
-        config, start = busy(simulator, http, tmp_path, LIMIT.format(60))
+        config, start = busy(simulator, http, tmp_path, LIMIT.format(6).replace("1s", "10s"))
         with serving(environment(tmp_path), (HEADRACE, "serve", "--config", str(config))) as served:
             one = Busy(http, served, config, start)
-            asked = [asyncio.create_task(one.ask(f"{number}")) for number in range(30)]
+            asked = [asyncio.create_task(one.ask(f"{number}", within_ms=500_000)) for number in range(30)]
             await until(lambda: any(task.done() for task in asked))
+            # Its deadline is the earliest of its caller, so it would be next; but the next goes in ten seconds.
             status, refused = await one.ask("late", within_ms=5_000)
             assert (status, b"org" in refused) == (429, True)
             await one.reload(LIMIT.format(60_000))

@@ -43,8 +43,8 @@ time = "2s"
 name = "metered"
 match = {{ caller = "metered" }}
 per = ["caller"]
-requests_per_minute = 60
-burst = "3s"
+requests_per_minute = 30
+burst = "6s"
 """
 
 

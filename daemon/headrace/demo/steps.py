@@ -23,9 +23,9 @@ _STEP_TIMEOUT_S = 20.0
 _FIRST = "In one sentence: what is a headrace?"
 _REPEATS = 20
 _CROWD = 100
-_PER_SECOND, _AT_ONCE = 1.0, 3  # the limit of the caller "metered", as the stage configures it
+_PER_SECOND, _AT_ONCE = 0.5, 3  # the limit of the caller "metered", as the stage configures it
 _PATIENT = 6
-_HURRY_S, _EASY_S = 0.4, 10.0  # deadlines: one that no place in line can meet, and one that the first can
+_HURRY_S, _EASY_S = 1.0, 10.0  # deadlines: one that no place in line can meet, and one that the first can
 _STORM_CALLS, _STORM_FAULTS, _ROOM = 20, 30, 6
 
 
@@ -148,9 +148,7 @@ async def _be_impatient(scene: Scene) -> str:
         raise Unexpected(f"a call that could not make its deadline was answered after {got.took_s:.1f} s")
     _expect(word == "RESOURCE_EXHAUSTED" and wait_s is not None and took_s < _HURRY_S, f"{word} after {took_s:.1f} s")
     await asyncio.sleep(wait_s or 0)
-    again = await scene.grpc.ask(
-        prompt, caller="metered", timeout_s=_EASY_S
-    )  # the earliest deadline of its caller: it goes next
+    again = await scene.grpc.ask(prompt, caller="metered", timeout_s=_EASY_S)  # the earliest deadline goes next
     return f"{word} after {1000 * took_s:.0f} ms, retry in {wait_s:.1f} s: then answered in {again.took_s:.1f} s"
 
 
@@ -238,7 +236,7 @@ SIMULATED = (
     Step(f"{_CROWD} identical calls in the air", "one upstream call, equal answers (half HTTP, half gRPC)", _ask_in_a_crowd),
     Step(
         "a caller held to its budget",
-        f"{_AT_ONCE} calls at once, then one a second; a call that cannot make its deadline refused with the time that works",
+        f"{_AT_ONCE} calls at once, then one in two seconds; a call that cannot make it refused with the time that works",
         _hold_to_budget,
     ),
     Step(

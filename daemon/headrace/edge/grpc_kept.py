@@ -17,7 +17,6 @@ from google.protobuf.message import Message
 from headrace.admission import Admission, Ask
 from headrace.aside import aloof
 from headrace.cache import status
-from headrace.cache.entry import Entry
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Who, guarded
@@ -153,14 +152,13 @@ class _Kept:
 
     def __init__(self, method: Method) -> None:
         self._method = method
-        self._rendition = f"grpc.{method.name}"
+        self._rendition, self._told = f"grpc.{method.name}", f"grpc.{method.name}.tail"
         # One message for the tails of all hits: building it anew would cost as much as the rest of a hit.
         response: Any = method.response()
         self._response = response
         self._origin = response.origin
         self._origin.source = options_pb2.ANSWER_SOURCE_CACHE
         self._age = self._origin.age
-        self._last: tuple[Entry | None, float, bytes] = None, 0.0, b""  # the last tail: of which entry, at which age
 
     def responses(self, hit: Hit) -> tuple[bytes, ...]:
         """Return the answer's responses without their origin; made once for an entry."""
@@ -173,15 +171,15 @@ class _Kept:
     def tail(self, hit: Hit) -> bytes:
         """Return the origin, to be appended to the first response; it is a hundredth of a second old at most."""
         entry, age_s = hit.entry, hit.age_s
-        told, told_at_s, tail = self._last
-        if told is entry and 0 <= age_s - told_at_s < _TOLD_S:  # what many ask for at once is told them in the same words
-            return tail
+        told: tuple[float, bytes] | None = entry.renditions.get(self._told)
+        if told is not None and 0 <= age_s - told[0] < _TOLD_S:  # what many ask for at once is told them in the same words
+            return told[1]
         self._age.seconds = int(age_s)
         self._age.nanos = int(age_s % 1 * 1000) * 1_000_000
         self._origin.cache_status = status.hit(entry.fingerprint, entry.fresh_until - entry.answer.created - age_s)
         self._origin.request_id = entry.answer.request_id
         said: bytes = self._response.SerializeToString()
-        self._last = entry, age_s, said
+        entry.renditions[self._told] = age_s, said  # with the entry, so that it goes when that is purged
         return said
 
 

@@ -9,7 +9,8 @@ Schedule: waiting for a turn, in order, within deadlines.
     order.py     who stands, flow by flow and deadline by deadline; pure
     standing.py  who stands in a line, by rank, with running totals; pure
     outlook.py   how long it will take; pure
-    slots.py     how many requests are in flight at upstream, and who is next
+    slots.py     how many do something at once, such as ask upstream, and who is next
+    hands.py     the same of the tickets that a worker takes in hand
     shadows.py   limits that are decided and counted, but not enforced
     halting.py   callers on hold, and those of their calls that wait
     reserved.py  what is reserved and not settled yet, bucket by bucket

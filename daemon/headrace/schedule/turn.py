@@ -17,7 +17,7 @@ from headrace.schedule.hold import Hold
 from headrace.schedule.order import Urgency
 from headrace.tuning.overload import ANSWERED, UNKNOWN, End
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the schedule makes turns; a turn only names its kind
     from headrace.schedule.turns import Schedule
 
 
