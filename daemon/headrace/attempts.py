@@ -21,6 +21,7 @@ from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import UNTOLD, Answer, Call, Usage
 from headrace.outcome import Outcomes
+from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 
@@ -73,7 +74,7 @@ class Attempts:
             asked = self._clock.now()
             turn.sent(lambda: _told(call, flight))
             try:
-                answer = await self._ask(call, flight)
+                answer = await self._ask(call, flight, turn)
             except AttemptFailed as failure:
                 self._tell_failed(call, flight, is_untold=failure.sent and failure.failure.has_used)
                 await turn.fail(failure)
@@ -109,7 +110,7 @@ class Attempts:
         """Tell what upstream had said of an attempt's use before it ended too early."""
         self._outcomes.spent(call, _told(call, flight), is_whole=False, is_untold=is_untold)
 
-    async def _ask(self, call: Call, flight: Flight) -> Answer:
+    async def _ask(self, call: Call, flight: Flight, turn: Turn) -> Answer:
         if not call.stream:
             return await self._upstream.ask(call)
         async with self._upstream.stream(call) as stream:
@@ -117,6 +118,8 @@ class Attempts:
             is_content = forms.dialect(call.endpoint).is_content
             async for event in stream:
                 flight.append(event, is_content=is_content(event))
+                if flight.is_open:
+                    turn.begun()
         answer = forms.answer_of_events(
             flight.events, created=self._clock.now(), request_id=stream.request_id, endpoint=call.endpoint
         )

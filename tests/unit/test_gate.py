@@ -65,6 +65,14 @@ def test_grows_to_half_then_by_one_a_round():
     assert 50.9 * ONE < gate.window < 51.1 * ONE
 
 
+def test_few_say_nothing():
+    """An overload that meets one call alone says nothing of how many are too many: a few come back as fast as any."""
+    gate = shut(told=Told(in_the_air=1))
+    for _ in range(7):
+        gate.settle(Verdict.WELL, TOLD, SECOND)
+    assert gate.window == gate.aim == 8 * ONE
+
+
 def test_one_overload_for_all_in_the_air():
     """Those that were on their way when the gate was shut say nothing more, good or bad."""
     gate = shut(at_us=SECOND)

@@ -5,6 +5,7 @@
 -- end (us) of whoever has passed. A want here is a table: its bucket; its level is how many may pass.
 
 local GATE_AWAY, GATE_LEASE_US, GATE_FORGET_US, GATE_OPEN_US, GATE_ASK_US = 1000000, 60000000, 60000000, 10000000, 60000000
+local GATE_LEAST_AIM = 8000
 local CHANGE = {nothing = 0, shut = 1, opened = 2, spent = 3, gone = 4, still_shut = 5}
 
 -- Whether there is a gate; and how it stands, if there is.
@@ -71,7 +72,7 @@ end
 local function shut(gate, said)
     local change = gate.strikes == 0 and CHANGE.shut or CHANGE.still_shut
     gate.cut, gate.tight = now_us, now_us
-    if gate.strikes == 0 then gate.aim = math.max(1000, math.floor(gate.window / 2)) end
+    if gate.strikes == 0 then gate.aim = math.max(GATE_LEAST_AIM, math.floor(gate.window / 2)) end
     local pause_us = math.min(said.longest_us, said.first_us * 2 ^ math.min(gate.strikes, 8))
     gate['until'] = now_us + math.max(said.least_us, math.floor(pause_us * said.chance / 1000))
     gate.strikes, gate.window = gate.strikes + 1, 1000

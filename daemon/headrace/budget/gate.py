@@ -2,9 +2,10 @@
 The arithmetic of a gate: how a model class comes back after upstream was overloaded. Pure; reserve.lua and settle.lua do the
 same.
 
-There is no gate while all is well. An overload makes one: nobody passes for a while, then one call alone, the probe. If it is
-answered, a window opens: so many calls at a time as the window is wide. It grows by one for each answer up to half of what
-was in the air when it was cut, from there on by one for each time that it was filled: slowly to where it went wrong before,
+There is no gate while all is well. An overload makes one: nobody passes for a while, then one call alone, the probe. Once it is
+answered, or its stream has begun, a window opens: so many calls at a time as the window is wide. It grows by one for each
+answer up to half of what was in the air when it was cut, and to a few at least, since an overload that meets one call alone
+says nothing of their number; from there on by one for each time that it was filled: slowly to where it went wrong before,
 and beyond. The next overload halves it, and begins with a pause again, twice as long for each that found no answer in
 between. A gate that has held nobody up for ten seconds is gone.
 
@@ -27,6 +28,7 @@ LONGEST_PAUSE_US = 30_000_000
 ASK_EVERY_US = 60_000_000  # whether a spend limit is over
 LEVEL = 1_000_000  # of a gate that is not there
 ONE = 1000  # windows are counted in thousandths
+LEAST_AIM = 8 * ONE
 _MOST_STRIKES = 8
 
 
@@ -156,7 +158,7 @@ class Gate:
 
     def _cut(self, told: Told, now_us: int) -> Change:
         if not self.strikes:
-            self.aim = max(ONE, self.window // 2)
+            self.aim = max(LEAST_AIM, self.window // 2)
         pause_us = min(told.longest_us, told.first_us << min(self.strikes, _MOST_STRIKES)) * told.chance // ONE
         self.strikes += 1
         self.window = ONE

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from headrace import observe
 from headrace.budget.known import Known
-from headrace.budget.ledger import Granted, Ledger, Never, Reserved, Spent, Wait
+from headrace.budget.ledger import PERMIT_US, Granted, Ledger, Never, Reserved, Spent, Wait
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused, UpstreamOverloaded
@@ -25,6 +25,7 @@ from headrace.schedule.slices import Slices, Work
 _ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is twice that, and finds lost nudges
 _LEAST_PATIENCE_S = 0.1  # for the answer to a question that is asked at all
 _SCAN_EVERY_S = 1.0
+_GUESSED = (Form.PERMIT, Form.GATE)  # what comes back, or opens, when it will
 _TRUST_S = 0.05  # so long it is taken for granted that no other host gives anything back
 
 _Key = tuple[tuple[str, int, int], ...]  # bucket, rate and capacity: those who wait at other rates stand in another line
@@ -238,7 +239,7 @@ class Asking:
         line.block(place, wait.seconds, bucket, now)
         self._look_over(line, now)
         # For a permit the ledger's seconds are a guess, which refuses nobody before its time; so is what follows a pause.
-        due = now if place.wants[bucket].form in (Form.PERMIT, Form.GATE) else now + wait.seconds
+        due = now if place.wants[bucket].form in _GUESSED else now + wait.seconds
         if due > place.latest or now >= place.latest:
             raise _exhausted(place.wants[bucket], wait.seconds)
         _count(place)
@@ -327,6 +328,8 @@ def _held(want: Want) -> str:
 
 
 def _exhausted(want: Want, wait_s: float) -> BudgetExhausted:
+    if want.form in _GUESSED:
+        wait_s = wait_s or PERMIT_US / 1e6  # of who stands behind another nobody knows: it is told what the ledger would guess
     if want.form is Form.GATE:
         return UpstreamOverloaded(
             f"upstream is overloaded for this model class; it may be asked in {wait_s:.1f} s, past this call's deadline",

@@ -28,7 +28,10 @@ class Turn:
     `waited_s` is how long it waited for its budgets and its slot.
     """
 
-    __slots__ = ("_call", "_counted", "_has_slot", "_hold", "_is_closed", "_is_sent", "_schedule", "_told", "waited_s")
+    __slots__ = (
+        "_call", "_counted", "_has_slot", "_hold", "_is_begun", "_is_closed", "_is_sent", "_is_well", "_schedule", "_told",
+        "waited_s",
+    )  # fmt: skip
 
     def __init__(self, schedule: Schedule, call: Errand, hold_id: str, counted: Waiting) -> None:
         self.waited_s = 0.0
@@ -38,6 +41,8 @@ class Turn:
         self._hold = Hold(hold_id)
         self._has_slot = False
         self._is_sent = False
+        self._is_begun = False
+        self._is_well = False  # and has said so
         self._is_closed = False
         self._told: Callable[[], Usage] = _untold
 
@@ -86,13 +91,19 @@ class Turn:
         self._is_sent = True
         self._told = told or _untold
 
+    def begun(self) -> None:
+        """Say that upstream has begun to answer: it has taken the call, however long the answer takes."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._is_well = self._schedule.begin(self._hold)
+
     def settle(self, usage: Usage) -> Awaitable[None]:
         """Settle what the answer used. The command leaves when this is called; await it as long as is convenient."""
         self._give_slot_back()
         estimate = self._hold.estimate
         if estimate is not None and isinstance(self._call, Call) and named(self._call.endpoint).is_metered:
             self._schedule.learn(self._call, usage, estimate)
-        return self._settle(usage, ANSWERED)
+        return self._settle(usage, UNKNOWN if self._is_well else ANSWERED)
 
     def fail(self, failed: AttemptFailed) -> Awaitable[None]:
         """Settle an attempt that failed: tokens come back unless they may have been used, the request only if unsent."""

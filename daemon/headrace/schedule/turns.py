@@ -43,7 +43,7 @@ from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices
 from headrace.schedule.slots import Slots, SlotStats
 from headrace.schedule.turn import Turn
-from headrace.tuning.overload import End
+from headrace.tuning.overload import ANSWERED, End
 from headrace.tuning.tuner import Tuner
 
 _MEMO = 4096
@@ -185,7 +185,7 @@ class Schedule:
         waiter, has_asked = f"{self._inbox}|{urgency[2]:012}", False
         if model_class and self.tuner.learner.must_wait(model_class):
             counted.take()
-            await self.tuner.learner.first_head(model_class)
+            await self.tuner.learner.first_head(model_class, call.begin_by)
         if self._moving.is_on and self._limits.buckets(call, entered):
             await self._moving.stand_back(counted)
         for number in itertools.count():
@@ -260,6 +260,14 @@ class Schedule:
         said = self.tuner.said(hold.model_class, hold.wants, end, age_s=self._clock.now() - hold.granted_at)
         wants = hold.wants or self.tuner.needed_gate(hold.model_class, said)
         return self._holding.settle(hold, wants, actual, said)
+
+    def begin(self, hold: Hold) -> bool:
+        """Tell a gate that upstream has taken a call, now that it answers; return whether there was one to tell; for `Turn`."""
+        gates = self.tuner.troubled_gate(hold.model_class, hold.wants)
+        if gates:
+            said = self.tuner.said(hold.model_class, (), ANSWERED, age_s=self._clock.now() - hold.granted_at)
+            self._ledger.settle(f"{hold.id}.begun", gates, {}, said)
+        return bool(gates)
 
     def tell(self, call: Errand) -> None:
         """Tell the buckets of a call upstream's latest word at once: they are new and full, and others wait to draw on them."""

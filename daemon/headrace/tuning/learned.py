@@ -140,12 +140,12 @@ class Learner:
             return False
         return now - herald.since < _HERALD_S
 
-    async def first_head(self, model_class: str) -> None:
-        """Wait for the head of the first call, for as long as it makes sense."""
+    async def first_head(self, model_class: str, latest: float) -> None:
+        """Wait for the head of the first call, for as long as it makes sense, and no longer than until *latest*."""
         herald = self._heralds.get(model_class)
         if herald is None:
             return
-        bound = self._clock.timeout(herald.since + _HERALD_S - self._clock.now())
+        bound = self._clock.timeout(min(herald.since + _HERALD_S, latest) - self._clock.now())
         try:
             async with bound:
                 await asyncio.shield(herald.heard)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from headrace.budget.gate import Verdict
 from headrace.budget.ledger import NOTHING_SAID, Said
-from headrace.budget.want import Want
+from headrace.budget.want import Form, Want
 from headrace.classes import ModelClasses
 from headrace.clock import Clock
 from headrace.endpoints import named
@@ -102,6 +102,12 @@ class Tuner:
     def latest(self, model_class: str, wants: Sequence[Want]) -> Said:
         """Return what a settlement says that is made only to tell these buckets upstream's latest word."""
         return Said(self.words.carried(model_class, wants, self._clock.now()))
+
+    def troubled_gate(self, model_class: str, wants: Sequence[Want]) -> tuple[Want, ...]:
+        """Return the want of the gate that a call has passed, if its class is still troubled."""
+        if not self.gates.is_troubled(model_class):
+            return ()
+        return tuple(want for want in wants if want.form is Form.GATE)
 
     def needed_gate(self, model_class: str, said: Said) -> tuple[Want, ...]:
         """Return the want of the gate that the settlement of a call that asked nobody has to shut."""
