@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -63,7 +64,9 @@ async def by_openai(client, kind, form, timeout):
 
 async def ask_all() -> dict[tuple[str, ...], object]:
     async with simulated() as simulator, contextlib.AsyncExitStack() as stack:
-        running = stack.enter_context(daemon(simulator.url, RETRY__MAX_ATTEMPTS="1000"))
+        # Each call is tried for itself: overloaded together, most would wait at the gate of their model class, and for nothing.
+        settings = {"RETRY__MAX_ATTEMPTS": "1000", "UPSTREAM__OVERLOAD_GATE": "off"}
+        running = stack.enter_context(daemon(simulator.url, **settings))
         client = await stack.enter_async_context(anthropic.AsyncAnthropic(api_key="k", base_url=running.http, max_retries=0))
         chat = await stack.enter_async_context(openai.AsyncOpenAI(api_key="k", base_url=f"{running.http}/v1", max_retries=0))
         # Both SDKs build their models at the first answer, which takes them longer than any answer after it.
@@ -148,6 +151,22 @@ def test_plain(heard, kind, door, said):
     last_s = LAST[prompt(kind, "plain", door, said)[:40]] - one.began
     # What the daemon begins in time comes to the door as late as these two loops are: as anything else that goes that way.
     assert 0 < last_s < float(said) + GRACE_S + max(ROUNDS)
+
+
+async def test_at_the_gate():
+    """Who waits there until its SDK's clock is about to ring hears that upstream is overloaded; and upstream is left alone."""
+    async with simulated() as simulator:
+        with daemon(simulator.url) as running:
+            async with anthropic.AsyncAnthropic(api_key="k", base_url=running.http, max_retries=0) as client:
+                await client.messages.create(**body_of("first"))
+                simulator.faults.add("overloaded")
+                asked = [
+                    by_anthropic(client, kind, form, TIMEOUTS[name])
+                    for kind, form, name in itertools.product(("gate", "gates"), FORMS, TIMEOUTS)
+                ]
+                errors = await asyncio.gather(*asked, return_exceptions=True)
+        assert Counter(map(type, errors)) == {OverloadedError: len(asked)}
+        assert simulator.counts.outcomes["overloaded"] < 2 * len(asked)
 
 
 def test_hang(heard):
