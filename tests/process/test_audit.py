@@ -197,14 +197,17 @@ def _processes(pid: int) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-async def test_audit(valkey_url: str) -> None:
+@pytest.mark.parametrize("gate", ["on", "off"])  # off: every call comes to upstream
+async def test_audit(valkey_url: str, gate: str) -> None:
     """No prompt, answer, error's text, key or header comes out of the program."""
+    _asked.clear()
     async with serving(talk) as upstream:
         settings = {
             "AUTH__REQUIRED": "true",
             "UPSTREAM__API_KEY": OWN_KEY,
             "RETRY__BACKOFF": "0.05s..0.2s",
             "RETRY__MAX_ATTEMPTS": "3",
+            "UPSTREAM__OVERLOAD_GATE": gate,
         }
         with daemon(upstream.url, valkey_url, **settings) as one:
             environ = {**os.environ, "HEADRACE_REDIS__URL": valkey_url, "HEADRACE_UPSTREAM__API_KEY": OWN_KEY}
