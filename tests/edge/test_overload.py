@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from conftest import until
-from flow_parts import LIMIT, asking, overloaded, running
+from flow_parts import LIMIT, asking, overloaded, running, say
 from headrace.budget.gate import Verdict
 from headrace.budget.ledger import NOTHING_SAID
 from headrace.errors import UpstreamOverloaded
+from headrace.schedule import turn
 from scripted import EVENTS, Line
 
 HIT = b'"hit"'
@@ -53,6 +54,28 @@ async def test_begun_is_well(valkey_url: str, tmp_path: Path, limit: str) -> Non
         calls += [ask(one, f"{number}") for number in range(4)]
         await until(lambda: slow.begun == 5, what=f"{server.calls} calls")
         slow.go.set()
+        assert {reply.attempts for reply in await asyncio.gather(*calls)} == {1, 2}
+
+
+async def test_silence_is_well(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a call that is no stream nothing is heard until it is whole; but upstream says no sooner than that, if it does."""
+    monkeypatch.setattr(turn, "TAKEN_S", 0.2)
+    silent, asked = asyncio.Event(), []
+
+    async def talk(line: Line) -> None:
+        asked.append(line)
+        if len(asked) == 1:
+            await overloaded(line)
+        else:
+            await silent.wait()
+            await say(line)
+
+    async with running(valkey_url, tmp_path, talk) as (one, _):
+        calls = [asking(one, one.call({"n": 0}))]
+        await until(lambda: one.parts.schedule.tuner.stats().gates.troubled)
+        calls += [asking(one, one.call({"n": number})) for number in range(1, 6)]
+        await until(lambda: len(asked) == 7)
+        silent.set()
         assert {reply.attempts for reply in await asyncio.gather(*calls)} == {1, 2}
 
 

@@ -2,12 +2,12 @@
 The arithmetic of a gate: how a model class comes back after upstream was overloaded. Pure; reserve.lua and settle.lua do the
 same.
 
-There is no gate while all is well. An overload makes one: nobody passes for a while, then one call alone, the probe. Once it is
-answered, or its stream has begun, a window opens: so many calls at a time as the window is wide. It grows by one for each
-answer up to half of what was in the air when it was cut, and to a few at least, since an overload that meets one call alone
-says nothing of their number; from there on by one for each time that it was filled: slowly to where it went wrong before,
-and beyond. The next overload halves it, and begins with a pause again, twice as long for each that found no answer in
-between. A gate that has held nobody up for ten seconds is gone.
+There is no gate while all is well. An overload makes one: nobody passes for a while, then one call alone, the probe. Once that
+is answered (a stream: once it begins; and whoever has heard no no for a while has been taken), a window opens: so many calls at
+a time as the window is wide. It grows by one for each answer up to half of what was in the air when it was cut, and to a few at
+least, since an overload that meets one call alone says nothing of their number; from there on by one for each time that it was
+filled: slowly to where it went wrong before, and beyond. The next overload halves it, and begins with a pause again, twice as
+long for each that found no answer in between. A gate that has held nobody up for ten seconds is gone.
 
 What was granted before the cut says nothing of what is after it: when hundreds of calls fail together, that is one overload.
 

@@ -4,6 +4,7 @@ One attempt's turn: taken when all its budgets and a slot are, and given back, o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from headrace.tuning.overload import ANSWERED, UNKNOWN, End
 if TYPE_CHECKING:  # the schedule makes turns; a turn only names its kind
     from headrace.schedule.turns import Schedule
 
+TAKEN_S = 10.0  # an overload is said sooner: whoever has heard nothing for so long has been taken
+
 
 class Turn:
     """
@@ -29,8 +32,8 @@ class Turn:
     """
 
     __slots__ = (
-        "_call", "_counted", "_has_slot", "_hold", "_is_begun", "_is_closed", "_is_sent", "_is_well", "_schedule", "_told",
-        "waited_s",
+        "_call", "_counted", "_has_slot", "_hold", "_is_begun", "_is_closed", "_is_sent", "_is_well", "_schedule", "_silence",
+        "_told", "waited_s",
     )  # fmt: skip
 
     def __init__(self, schedule: Schedule, call: Errand, hold_id: str, counted: Waiting) -> None:
@@ -44,6 +47,7 @@ class Turn:
         self._is_begun = False
         self._is_well = False  # and has said so
         self._is_closed = False
+        self._silence: asyncio.TimerHandle | None = None  # until upstream must have taken it
         self._told: Callable[[], Usage] = _untold
 
     async def __aenter__(self) -> Turn:
@@ -90,9 +94,11 @@ class Turn:
         """
         self._is_sent = True
         self._told = told or _untold
+        if self._schedule.has_gate(self._hold):
+            self._silence = asyncio.get_running_loop().call_later(TAKEN_S, self.begun)  # by the loop: it is a socket's
 
     def begun(self) -> None:
-        """Say that upstream has begun to answer: it has taken the call, however long the answer takes."""
+        """Say that upstream has taken the call, since it has begun to answer; however long the answer takes."""
         if not self._is_begun:
             self._is_begun = True
             self._is_well = self._schedule.begin(self._hold)
@@ -120,12 +126,17 @@ class Turn:
             self._schedule.slots.give_back()
 
     def _settle(self, usage: Usage, end: End = UNKNOWN) -> Awaitable[None]:
-        self._is_closed = True
+        self._close()
         return self._schedule.settle(self._hold, self._call.model, usage, end)
 
     def _release(self) -> Awaitable[None]:
-        self._is_closed = True
+        self._close()
         return self._schedule.release(self._hold)
+
+    def _close(self) -> None:
+        self._is_closed = True
+        if self._silence is not None:
+            self._silence.cancel()
 
 
 def _untold() -> Usage:

@@ -261,6 +261,10 @@ class Schedule:
         wants = hold.wants or self.tuner.needed_gate(hold.model_class, said)
         return self._holding.settle(hold, wants, actual, said)
 
+    def has_gate(self, hold: Hold) -> bool:
+        """Whether a call has passed a gate that others may be waiting at; for `Turn`."""
+        return bool(self.tuner.troubled_gate(hold.model_class, hold.wants))
+
     def begin(self, hold: Hold) -> bool:
         """Tell a gate that upstream has taken a call, now that it answers; return whether there was one to tell; for `Turn`."""
         gates = self.tuner.troubled_gate(hold.model_class, hold.wants)
