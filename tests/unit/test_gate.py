@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -93,13 +95,45 @@ def test_pauses_double():
     assert (gate.window, gate.aim) == (ONE, 50 * ONE)
 
 
-def test_next_overload_halves():
-    """An overload after answers halves what the window was."""
+def opened(answers: int) -> Gate:
     gate = shut()
-    for _ in range(29):
+    for _ in range(answers):
         gate.settle(Verdict.WELL, TOLD, SECOND)
+    return gate
+
+
+def test_next_overload_halves():
+    """An overload among answers halves what the window was, and nobody pauses; upstream's own wait is kept."""
+    gate = opened(29)
+    assert gate.settle(Verdict.OVERLOADED, TOLD, SECOND) is Change.NARROWED
+    assert (gate.window, gate.aim, gate.level(SECOND)) == (15 * ONE, 15 * ONE, 15)
+    assert gate.settle(Verdict.WELL, TOLD, SECOND) is Change.NONE
+    assert gate.settle(Verdict.OVERLOADED, replace(TOLD, least_us=7), 2 * SECOND) is Change.NARROWED
+    assert gate.until_us == 2 * SECOND + 7
+
+
+def test_two_in_a_row_shut():
+    """Another overload before there is an answer shuts the gate again, for the first pause; and its goal stays."""
+    gate = opened(29)
     gate.settle(Verdict.OVERLOADED, TOLD, SECOND)
-    assert (gate.window, gate.aim) == (ONE, 15 * ONE)
+    assert gate.settle(Verdict.OVERLOADED, TOLD, SECOND) is Change.SHUT
+    assert (gate.window, gate.aim, gate.pause_us(SECOND)) == (ONE, 15 * ONE, FIRST_PAUSE_US)
+    assert gate.settle(Verdict.OVERLOADED, TOLD, 2 * SECOND) is Change.STILL_SHUT
+    assert gate.pause_us(2 * SECOND) == 2 * FIRST_PAUSE_US
+    assert gate.settle(Verdict.WELL, TOLD, 3 * SECOND) is Change.OPENED
+
+
+def test_a_share_is_ridden_out():
+    """Where every fifth attempt meets an overload, whatever their number, the gate goes on letting several pass."""
+    dice, gate, windows, pauses = random.Random(8), opened(1), [], 0
+    for number in range(10_000):
+        is_over = dice.random() < 0.2
+        change = gate.settle(Verdict.OVERLOADED if is_over else Verdict.WELL, TOLD, (2 + number) * SECOND)
+        gate.hold_up((2 + number) * SECOND)
+        windows.append(gate.window)
+        pauses += change in (Change.SHUT, Change.STILL_SHUT)
+    assert statistics.mean(windows) > 4 * ONE
+    assert pauses < 10_000 / 20
 
 
 def test_gone():

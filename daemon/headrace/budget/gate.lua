@@ -6,7 +6,7 @@
 
 local GATE_AWAY, GATE_LEASE_US, GATE_FORGET_US, GATE_OPEN_US, GATE_ASK_US = 1000000, 60000000, 60000000, 10000000, 60000000
 local GATE_LEAST_AIM = 8000
-local CHANGE = {nothing = 0, shut = 1, opened = 2, spent = 3, gone = 4, still_shut = 5}
+local CHANGE = {nothing = 0, shut = 1, opened = 2, spent = 3, gone = 4, still_shut = 5, narrowed = 6}
 
 -- Whether there is a gate; and how it stands, if there is.
 local function look_at_gate(want)
@@ -56,7 +56,7 @@ end
 -- It went well.
 local function widen(want)
     local gate, change = want.gate, CHANGE.nothing
-    if gate.strikes > 0 or gate.spent > 0 then change = CHANGE.opened end
+    if gate.strikes > 1 or gate.spent > 0 then change = CHANGE.opened end
     gate.strikes, gate.spent = 0, 0
     if now_us - gate.tight > GATE_OPEN_US then
         redis.call('DEL', want.bucket)
@@ -69,14 +69,18 @@ local function widen(want)
 end
 
 -- Upstream was overloaded.
-local function shut(gate, said)
-    local change = gate.strikes == 0 and CHANGE.shut or CHANGE.still_shut
-    gate.cut, gate.tight = now_us, now_us
-    if gate.strikes == 0 then gate.aim = math.max(GATE_LEAST_AIM, math.floor(gate.window / 2)) end
-    local pause_us = math.min(said.longest_us, said.first_us * 2 ^ math.min(gate.strikes, 8))
+local function cut(gate, said)
+    gate.cut, gate.tight, gate.strikes = now_us, now_us, gate.strikes + 1
+    if gate.strikes == 1 then
+        gate.aim = math.max(GATE_LEAST_AIM, math.floor(gate.window / 2))
+        gate.window = math.max(1000, math.floor(gate.window / 2))
+        gate['until'] = now_us + said.least_us
+        return CHANGE.narrowed
+    end
+    local pause_us = math.min(said.longest_us, said.first_us * 2 ^ math.min(gate.strikes - 2, 8))
     gate['until'] = now_us + math.max(said.least_us, math.floor(pause_us * said.chance / 1000))
-    gate.strikes, gate.window = gate.strikes + 1, 1000
-    return change
+    gate.window = 1000
+    return gate.strikes == 2 and CHANGE.shut or CHANGE.still_shut
 end
 
 -- Upstream's spend limit is reached.
@@ -99,14 +103,15 @@ end
 local function settle_gate(want, id, verdict, text)
     local said, change = heard(text), CHANGE.nothing
     if redis.call('EXISTS', want.bucket) == 0 and verdict < 0 then
-        local window = whole(math.max(1, said.in_the_air) * 1000)
-        redis.call('HSET', want.bucket, 'until', 0, 'window', window, 'aim', 1000, 'cut', 0, 'tight', 0, 'strikes', 0, 'spent', 0, 'ask', 0)
+        local window = math.max(1, said.in_the_air) * 1000
+        local aim = math.max(GATE_LEAST_AIM, math.floor(window / 2))
+        redis.call('HSET', want.bucket, 'until', 0, 'window', whole(window), 'aim', whole(aim), 'cut', 0, 'tight', 0, 'strikes', 1, 'spent', 0, 'ask', 0)
     end
     redis.call('HDEL', want.bucket, 'h:' .. id)
     if look_at_gate(want) and verdict ~= 0 and now_us - said.age_us >= want.gate.cut then
         if verdict == 1 then change = widen(want)
         elseif verdict == -2 then change = spend(want.gate, said)
-        else change = shut(want.gate, said) end
+        else change = cut(want.gate, said) end
         if want.gate then
             for name, value in pairs(want.gate) do redis.call('HSET', want.bucket, name, whole(value)) end
             keep_gate(want, 'until', whole(want.gate['until']))

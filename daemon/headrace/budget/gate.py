@@ -6,8 +6,9 @@ There is no gate while all is well. An overload makes one: nobody passes for a w
 is answered (a stream: once it begins; and whoever has heard no no for a while has been taken), a window opens: so many calls at
 a time as the window is wide. It grows by one for each answer up to half of what was in the air when it was cut, and to a few at
 least, since an overload that meets one call alone says nothing of their number; from there on by one for each time that it was
-filled: slowly to where it went wrong before, and beyond. The next overload halves it, and begins with a pause again, twice as
-long for each that found no answer in between. A gate that has held nobody up for ten seconds is gone.
+filled: slowly to where it went wrong before, and beyond. The next overload halves it. One more, before there is an answer, and
+nobody passes again for a while, twice as long for each that found no answer in between: so an upstream that has no room for
+every fifth call is not taken for one that has room for none. A gate that has held nobody up for ten seconds is gone.
 
 What was granted before the cut says nothing of what is after it: when hundreds of calls fail together, that is one overload.
 
@@ -50,6 +51,7 @@ class Change(IntEnum):
     SPENT = 3
     GONE = 4
     STILL_SHUT = 5
+    NARROWED = 6
 
 
 NOTHING = "-"  # of a bucket of which upstream said nothing
@@ -148,7 +150,7 @@ class Gate:
         return change
 
     def _well(self, now_us: int) -> Change:
-        change = Change.OPENED if self.strikes or self.spent_us else Change.NONE
+        change = Change.OPENED if self.strikes > 1 or self.spent_us else Change.NONE
         self.strikes = self.spent_us = 0
         if now_us - self.tight_us > OPEN_US:
             return Change.GONE
@@ -157,14 +159,17 @@ class Gate:
         return change
 
     def _cut(self, told: Told, now_us: int) -> Change:
-        if not self.strikes:
-            self.aim = max(LEAST_AIM, self.window // 2)
-        pause_us = min(told.longest_us, told.first_us << min(self.strikes, _MOST_STRIKES)) * told.chance // ONE
+        self.tight_us = now_us
         self.strikes += 1
+        if self.strikes == 1:
+            self.aim = max(LEAST_AIM, self.window // 2)
+            self.window = max(ONE, self.window // 2)
+            self.until_us = now_us + told.least_us
+            return Change.NARROWED
+        pause_us = min(told.longest_us, told.first_us << min(self.strikes - 2, _MOST_STRIKES)) * told.chance // ONE
         self.window = ONE
         self.until_us = now_us + max(told.least_us, pause_us)
-        self.tight_us = now_us
-        return Change.SHUT if self.strikes == 1 else Change.STILL_SHUT
+        return Change.SHUT if self.strikes == 2 else Change.STILL_SHUT
 
     def _spend(self, told: Told, now_us: int) -> Change:
         self.spent_us, self.ask_us = now_us + told.least_us, now_us + ASK_EVERY_US
@@ -175,5 +180,6 @@ class Gate:
 
 
 def made(told: Told) -> Gate:
-    """Return the gate that the first overload makes; its window is what was in the air, to be cut at once."""
-    return Gate(window=max(1, told.in_the_air) * ONE)
+    """Return the gate that the first overload makes, to be shut at once; its window has been what was in the air."""
+    window = max(1, told.in_the_air) * ONE
+    return Gate(window=window, aim=max(LEAST_AIM, window // 2), strikes=1)

@@ -40,6 +40,7 @@ _EVENTS = {
     Change.SPENT: observe.GATE_SPENT,
     Change.GONE: observe.GATE_GONE,
 }
+_CUTS = (Change.SHUT, Change.STILL_SHUT, Change.NARROWED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ class Gates:
         observe.GATES.inc(change.name.lower())
         if event := _EVENTS.get(change):
             (log.warning if change in (Change.SHUT, Change.SPENT) else log.info)(event, model_class=model_class)
-        trouble_s = _TROUBLE_S if change in (Change.SHUT, Change.STILL_SHUT) else _ASK_S if change is Change.SPENT else 0.0
+        trouble_s = _TROUBLE_S if change in _CUTS else _ASK_S if change is Change.SPENT else 0.0
         self._link.do("PUBLISH", keys.ALL, f"{_TOPIC} {trouble_s:.0f} {model_class}")
 
     def _hear(self, payload: bytes) -> None:
