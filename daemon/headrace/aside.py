@@ -45,7 +45,7 @@ _DONE, _REFUSED, _TOO_MUCH, _FAILED = range(4)
 _MOST_BYTES = 3 << 30  # of the helper's address space
 _MUCH_BYTES = 256 << 20  # a helper that still holds so much when a job is done is not kept
 _CHUNK_BYTES = 1 << 18  # received at once, so that the loop gets its turn in between
-_LIGHT_BYTES = 1 << 20  # hashed within a millisecond
+LIGHT_BYTES = 1 << 20  # hashed within a millisecond: done at once, by `aloof` or by whoever cannot wait for it
 _LONGEST_S = 60.0  # a job that takes longer is given up
 _THREAD = ThreadPoolExecutor(1, "aloof")  # one, so that the loop's is not one of many that want a processor
 _PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG")
@@ -200,12 +200,12 @@ async def aloof(weight: bytes, work: Callable[..., T], *arguments: object) -> T:
 
     For work that lets other threads run meanwhile, such as hashing; all else goes to the helper.
     """
-    return work(*arguments) if len(weight) <= _LIGHT_BYTES else await _in_thread(work, *arguments)
+    return work(*arguments) if len(weight) <= LIGHT_BYTES else await _in_thread(work, *arguments)
 
 
 async def joined(chunks: Sequence[bytes]) -> bytes:
     """Return chunks as one: in a thread, if they are large, since what takes the time is to copy them into new memory."""
-    is_light = sum(map(len, chunks)) <= _LIGHT_BYTES
+    is_light = sum(map(len, chunks)) <= LIGHT_BYTES
     return b"".join(chunks) if is_light else await _in_thread(b"".join, chunks)
 
 

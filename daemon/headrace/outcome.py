@@ -118,15 +118,18 @@ class Outcomes:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._listeners: list[Callable[[Outcome], None]] = [count]
+        self._listeners_to_kept: list[Callable[[Outcome], None]] = [count]
         self._payers: list[Callable[[Spent], None]] = []
         self.told = 0
 
     def __repr__(self) -> str:
         return f"<Outcomes [{self.told} told]>"
 
-    def listen(self, listener: Callable[[Outcome], None]) -> None:
-        """Have every outcome from now on; the listener must be quick, and raise nothing."""
+    def listen(self, listener: Callable[[Outcome], None], *, kept: bool = True) -> None:
+        """Have every outcome from now on, or all but those of kept answers; the listener must be quick, and raise nothing."""
         self._listeners.append(listener)
+        if kept:
+            self._listeners_to_kept.append(listener)
 
     def listen_spent(self, listener: Callable[[Spent], None]) -> None:
         """Have what every attempt came to from now on; the listener must be quick, and raise nothing."""
@@ -145,7 +148,7 @@ class Outcomes:
     def tell(self, outcome: Outcome) -> None:
         """Tell one that was made elsewhere: a hit's."""
         self.told += 1
-        for listener in self._listeners:
+        for listener in self._listeners_to_kept if outcome.cost_class == "kept" else self._listeners:
             listener(outcome)
 
     def refused(self, edge: str, error: BaseException, endpoint: str = "") -> None:

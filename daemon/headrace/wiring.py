@@ -192,7 +192,7 @@ class Parts:
         self.outcomes.listen(self.tally.heed)
         self.outcomes.listen_spent(self.tally.spend)
         if traffic is not None:
-            self.outcomes.listen(traffic.heed)
+            self.outcomes.listen(traffic.heed, kept=False)
         self.attempts = Attempts(clock, self.cache, keeping, self.leases, self.schedule, self.upstream, self.outcomes)
         self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
         self.flow = Flow(
@@ -240,7 +240,7 @@ class Parts:
             upstream_url=settings.upstream.base_url,
             opens_s=settings.listen.stream_opens,
         )
-        self.hits = Hits(clock, self.cache, is_open=lambda: not self.flow.is_draining)
+        self.hits = Hits(clock, self.cache, self.flow)
 
     def __repr__(self) -> str:
         parts = (

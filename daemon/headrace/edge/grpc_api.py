@@ -54,7 +54,7 @@ class ApiServicer:
         writer = _Writer(context)
         raw = await anext(parts, b"")
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
-        if not self._who.asks_for_keys and (hit := self._hits.glance(await self._digest(raw, "", ""))):
+        if not self._who.asks_for_keys and (hit := self._hits.glance(await self._digest(raw, b""))):
             return await self._give(hit, context)
         head = _head(raw)
         try:
@@ -71,13 +71,13 @@ class ApiServicer:
             await writer.begin(said.status, said.headers)
             return await writer.body(said.body)
 
-    async def _digest(self, raw: bytes, key: str, own_key: str) -> bytes:
-        return await aloof(raw, digest, b"ApiService.Call\n" + self._who.scope(key, own_key), raw)
+    async def _digest(self, raw: bytes, scope: bytes) -> bytes:
+        return await aloof(raw, digest, b"ApiService.Call\n" + scope, raw)
 
     async def _answer(self, raw: bytes, head: _Head, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
         headers = _headers(head)
-        key, own_key = self._who.keys(context, headers)  # as HTTP has it, in the head, or as gRPC has it
-        digests = [await self._digest(raw, key, own_key)]
+        key, own_key, scope = self._who.keys(context, headers)  # as HTTP has it, in the head, or as gRPC has it
+        digests = [await self._digest(raw, scope)]
         if self._who.asks_for_keys and (hit := self._hits.glance(digests[0])):
             return await self._give(hit, context)
         request = Request(

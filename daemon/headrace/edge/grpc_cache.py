@@ -32,7 +32,7 @@ class CacheServicer:
     @guarded
     async def stats(self, raw: bytes, context: Any) -> bytes:
         """Return what each tier holds and did."""
-        self._who.identify(self._who.keys(context)[0], "")
+        self._who.identify(self._who.keys(context).ours, "")
         parse(cache_service_pb2.GetCacheStatsRequest, raw)
         tiers = [_tier(stats) for stats in await self._cache.stats() if stats.on]
         return cache_service_pb2.GetCacheStatsResponse(tiers=tiers).SerializeToString()
@@ -45,7 +45,7 @@ class CacheServicer:
         return cache_service_pb2.PurgeCacheResponse(purged_entry_count=count).SerializeToString()
 
     def _selector(self, request: cache_service_pb2.PurgeCacheRequest, context: Any) -> Selector:
-        key, own_key = self._who.keys(context)
+        key, own_key, _ = self._who.keys(context)
         caller = self._who.identify(key, "")
         asked = request.WhichOneof("selector")
         if not self._who.required:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError, Message
@@ -19,28 +19,33 @@ from headrace.model import Caller
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[Any, Any], Awaitable[bytes | None]]  # the request, in bytes or as an iterator of them, and the context
-Method = Callable[[Any, Any, Any], Awaitable[bytes | None]]
+Method = Callable[[Any, Any, Any], Awaitable[bytes | None] | bytes]
 
 log = structlog.get_logger()
 
 
-def guarded(method: Method) -> Method:
-    """End the RPC as `status` says when the method raises; cancellation passes."""
+def guarded(method: Method) -> Callable[[Any, Any, Any], Awaitable[bytes | None]]:
+    """
+    End the RPC as `status` says when the method raises; cancellation passes.
+
+    A method that knows its response at once may return that itself, and be no coroutine: a hit is spared one.
+    """
 
     @functools.wraps(method)
     async def run(self: Any, raw: Any, context: Any) -> bytes | None:
         try:
-            return await method(self, raw, context)
+            said = method(self, raw, context)
+            return said if isinstance(said, bytes) else await said
         except HeadraceError as error:
-            said: Exception = error
+            failed: Exception = error
         except Exception as error:
             if context.done():
                 return None  # the caller has gone, and what we were writing with it
             log.exception(observe.CALL_FAILED, edge="grpc", kind=type(error).__name__)
-            said = error
-        if not getattr(said, "is_told", False):
-            observe.ERRORS.inc("grpc", getattr(said, "reason", HeadraceError.reason))
-        await status.abort(context, said)
+            failed = error
+        if not getattr(failed, "is_told", False):
+            observe.ERRORS.inc("grpc", getattr(failed, "reason", HeadraceError.reason))
+        await status.abort(context, failed)
         return None
 
     return run
@@ -55,6 +60,24 @@ def parse(cls: type[M], raw: bytes) -> M:
         raise InvalidCall(f"the request is no {name}: its bytes do not parse", metadata={"field": name}) from error
 
 
+class Keys(NamedTuple):
+    """
+    What was presented with a call.
+
+    Args:
+        ours: the key that says who asks; "" where none is needed.
+        own: the caller's own key for upstream; "" unless that is what goes there.
+        scope: tells this caller's bytes from another's same bytes; the name in the bytes themselves apart.
+    """
+
+    ours: str = ""
+    own: str = ""
+    scope: bytes = b""
+
+
+_NONE = Keys()
+
+
 class Who:
     """
     Finds out who asks. Metadata is looked at only where keys matter: it costs as much as the rest of a hit.
@@ -67,26 +90,23 @@ class Who:
         self._callers = callers
         self._passes_credentials = passes_credentials
 
-    def keys(self, context: Any, headers: Mapping[str, str] | None = None) -> tuple[str, str]:
+    def keys(self, context: Any, headers: Mapping[str, str] | None = None) -> Keys:
         """
-        Return the key that is presented, and what of it goes upstream; "" where nobody asks.
+        Return what is presented; raises `UnknownCaller` where that does not do.
 
         It is looked for in the *headers* of a request inside the RPC and in the metadata: whichever is one of ours counts.
         """
-        if not self.asks_for_keys:
-            return "", ""
+        if not (self._callers.required or self._passes_credentials):
+            return _NONE
         # Several of one name are several: a key of ours may be the second.
         metadata = CIMultiDict(context.invocation_metadata() or ())
         metadata.extend(headers or {})
         own_key = credential(headers or {}) or credential(metadata) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
-        return (self._callers.ours(presented_keys(metadata)) if self._callers.required else ""), own_key
-
-    def scope(self, key: str, own_key: str) -> bytes:
-        """Return what tells this caller's bytes from another's same bytes; the name in the bytes themselves apart."""
+        key = self._callers.ours(presented_keys(metadata)) if self._callers.required else ""
         name = self._callers.identify(key, "").name if self._callers.required else ""
-        return f"{name}\n{own_key}".encode("utf-8", "surrogateescape") if name or own_key else b""
+        return Keys(key, own_key, f"{name}\n{own_key}".encode("utf-8", "surrogateescape"))
 
     def identify(self, key: str, named: str) -> Caller:
         """Return the caller."""

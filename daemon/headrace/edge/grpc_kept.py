@@ -8,18 +8,18 @@ admitted, and sent along the flow.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
 from headrace.admission import Admission, Ask
-from headrace.aside import aloof
+from headrace.aside import LIGHT_BYTES, aloof
 from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
-from headrace.edge.grpc_calls import Who, guarded
+from headrace.edge.grpc_calls import Keys, Who, guarded
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.hits import Hit, Hits, digest, outcome_of
 from headrace.model import Answer, Call, Caller, Event, Reply
@@ -92,15 +92,27 @@ class KeptRpc:
         return KeptRpcStats(self.method.name, self._hit_count, self._miss_count)
 
     @guarded
-    async def unary(self, raw: bytes, context: Any) -> bytes:
-        """Return one answer whole."""
-        key, own_key = self._who.keys(context)
-        seen = await aloof(raw, digest, self._named + self._who.scope(key, own_key), raw)
-        if hit := self._hits.glance(seen):
-            self._hit_count += 1
-            self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
-            return self._kept.responses(hit)[0] + self._kept.tail(hit)
-        call = await self._admit(raw, context, key, own_key)
+    def unary(self, raw: bytes, context: Any) -> bytes | Awaitable[bytes]:
+        """Return one answer whole: at once, if it is a hit."""
+        keys = self._who.keys(context)
+        if len(raw) > LIGHT_BYTES:
+            return self._heavy(raw, context, keys)
+        seen = digest(self._named + keys.scope, raw)
+        hit = self._hits.glance(seen)
+        return self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
+
+    async def _heavy(self, raw: bytes, context: Any, keys: Keys) -> bytes:
+        seen = await aloof(raw, digest, self._named + keys.scope, raw)
+        hit = self._hits.glance(seen)
+        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
+
+    def _give(self, hit: Hit) -> bytes:
+        self._hit_count += 1
+        self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
+        return self._kept.responses(hit)[0] + self._kept.tail(hit)
+
+    async def _ask(self, raw: bytes, context: Any, keys: Keys, seen: bytes) -> bytes:
+        call = await self._admit(raw, context, keys)
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             return b"".join(reply.rendition(self._rendition, self._responses)) + self._tail(reply)
@@ -108,14 +120,14 @@ class KeptRpc:
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
-        key, own_key = self._who.keys(context)
-        seen = await aloof(raw, digest, self._named + self._who.scope(key, own_key), raw)
+        keys = self._who.keys(context)
+        seen = await aloof(raw, digest, self._named + keys.scope, raw)
         if hit := self._hits.glance(seen):
             self._hit_count += 1
             self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
             await _write(context, self._kept.responses(hit), self._kept.tail(hit))
             return
-        call = await self._admit(raw, context, key, own_key)
+        call = await self._admit(raw, context, keys)
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             if reply.events is None:
@@ -123,11 +135,11 @@ class KeptRpc:
             else:
                 await self._write_live(context, reply, reply.events)
 
-    async def _admit(self, raw: bytes, context: Any, key: str, own_key: str) -> Call:
+    async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:
         self._miss_count += 1
         parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
-        caller = self._who.identify(key, parted.request.options.caller)
-        ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=own_key)
+        caller = self._who.identify(keys.ours, parted.request.options.caller)
+        ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
         return await self._exchange.admit(ask)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:

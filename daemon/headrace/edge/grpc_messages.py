@@ -50,7 +50,7 @@ class MessagesServicer:
     @guarded
     async def submit(self, raw: bytes, context: Any) -> bytes:
         """Return the ticket of a call that is to be answered later."""
-        key, own_key = self._who.keys(context)
+        key, own_key, _ = self._who.keys(context)
         cls = messages_service_pb2.SubmitMessageRequest
         parted = await take_apart(self._admission.aside, cls, raw, streams=False)
         caller = self._who.identify(key, parted.request.options.caller)

@@ -80,7 +80,7 @@ class TicketsServicer:
         ).SerializeToString()
 
     def _caller(self, request: Asking, context: Any) -> str:
-        key, _ = self._who.keys(context)
+        key = self._who.keys(context).ours
         return self._who.identify(key, request.options.caller).name
 
 

@@ -122,7 +122,7 @@ class _CarriedRpc:
 
     @contextlib.asynccontextmanager
     async def _open(self, raw: bytes, context: Any) -> AsyncIterator[Response]:
-        key, own_key = self._who.keys(context)
+        key, own_key, _ = self._who.keys(context)
         parted = await take_apart(self._exchange.aside, self._route.request, raw, streams=self._route.shape is Shape.EVENTS)
         asked = ask(self._route, parted)
         call = Request(

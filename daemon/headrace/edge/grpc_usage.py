@@ -44,7 +44,7 @@ class UsageServicer:
     @guarded
     async def usage(self, raw: bytes, context: Any) -> bytes:
         """Return the usage of all daemons, as far as whoever asks may see it."""
-        caller = self._who.identify(self._who.keys(context)[0], "")
+        caller = self._who.identify(self._who.keys(context).ours, "")
         request = parse(pb.GetUsageRequest, raw)
         if self._who.required and caller.role not in _SEE_ALL:
             if request.caller not in ("", caller.name):

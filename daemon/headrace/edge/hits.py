@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from headrace import forms
 from headrace.cache import status
 from headrace.cache.entry import Entry
-from headrace.cache.keeping import age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.model import Call, Caller, Labels
@@ -53,6 +53,12 @@ class Hit:
     seen: Seen
 
 
+class Gate(Protocol):
+    """Who says whether calls are taken."""
+
+    is_draining: bool
+
+
 @dataclass(frozen=True, slots=True)
 class HitsStats:
     """How many digests are remembered."""
@@ -65,13 +71,13 @@ class Hits:
     Finds the kept answer to bytes that were seen before.
 
     Args:
-        is_open: whether calls are taken; a daemon that drains gives no hits either.
+        gate: a daemon that drains gives no hits either.
     """
 
-    def __init__(self, clock: Clock, cache: Cache, *, is_open: Callable[[], bool]) -> None:
+    def __init__(self, clock: Clock, cache: Cache, gate: Gate) -> None:
         self._clock = clock
         self._cache = cache
-        self._is_open = is_open
+        self._gate = gate
         self._memo: OrderedDict[bytes, Seen] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -84,11 +90,14 @@ class Hits:
     def glance(self, digest: bytes) -> Hit | None:
         """Return the fresh answer to the very bytes of this digest, if it lies in memory."""
         seen = self._memo.get(digest)
-        if seen is None or not self._is_open():
+        if seen is None or self._gate.is_draining:
             return None
         now = self._clock.now()
         entry = self._cache.glance(seen.fingerprint, now, seen.max_age_s)
-        return None if entry is None else Hit(entry, age_s(entry.answer, now), seen)
+        if entry is None:
+            return None
+        age_s = now - entry.answer.created
+        return Hit(entry, age_s if age_s > 0 else 0.0, seen)  # another host's clock may be ahead of ours
 
     def remember(self, digest: bytes, call: Call) -> None:
         """Remember what these bytes ask, unless they ask for more than a look-up."""
@@ -138,7 +147,7 @@ def outcome_of(hit: Hit, edge: str) -> Outcome:
         seen.lane,
         seen.model,
         team=seen.caller.team,
-        labels=labels_text(seen.labels),
+        labels=labels_text(seen.labels) if seen.labels else "",
         source="cache",
         cost_class="kept",
         usage=answer.usage,
