@@ -116,7 +116,7 @@ class BudgetsServicer:
     # Who asks.
 
     def _caller(self, context: Any) -> Caller:
-        return self._who.identify(self._who.keys(context)[0], "")
+        return self._who.identify(self._who.keys(context).ours, "")
 
     def _admin(self, context: Any) -> str:
         caller = self._caller(context)
