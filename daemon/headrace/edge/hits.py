@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from headrace import forms
 from headrace.cache import status
 from headrace.cache.entry import Entry
@@ -44,8 +46,7 @@ class Seen:
     labels: Labels = ()
 
 
-@dataclass(slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True):
     """A kept answer that may be given as it stands, to a call that was seen before."""
 
     entry: Entry
