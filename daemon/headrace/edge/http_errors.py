@@ -48,6 +48,9 @@ _TABLE: dict[type[HeadraceError], Row] = {
 }
 _OURS = Row(500, "api_error", False)
 _REPEATED = frozenset({408, 429, *range(500, 600)})  # upstream's statuses after which the daemon itself asks again
+# The official SDKs sleep for as long as `retry-after` says, be it days, and in a thread that nobody can wake. Whoever would have
+# to wait longer than this is told so, and is told not to repeat: its own program is to decide.
+_LONGEST_NAP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def say(error: Exception, request_id: str) -> Said:
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
         headers.append(("retry-after", _seconds(retry_after_s)))
-    if not row.repeat_helps or (row.status == 429 and retry_after_s is None):
+    if not row.repeat_helps or (row.status == 429 and retry_after_s is None) or _is_long(retry_after_s):
         headers.append(("x-should-retry", "false"))
     return Said(row.status, error_body(row.type, message, request_id), tuple(headers))
 
@@ -83,11 +86,17 @@ def _upstream(error: UpstreamError, request_id: str) -> Said:
     if not error.body:
         passed["content-type"] = "application/json"
     passed.setdefault("content-type", "application/json")
-    if not error.is_untried:
+    if _is_long(error.retry_after_s):
+        passed["x-should-retry"] = "false"
+    elif not error.is_untried:
         # Whatever a repeat could do has been done, unless upstream asks for one where we make none.
         passed["x-should-retry"] = "true" if advice == "true" and error.status not in _REPEATED else "false"
     body = error.body or error_body(error.type, error.message, passed["request-id"])
     return Said(error.status, body, tuple(passed.items()))
+
+
+def _is_long(wait_s: float | None) -> bool:
+    return wait_s is not None and wait_s > _LONGEST_NAP_S
 
 
 def error_body(type: str, message: str, request_id: str) -> bytes:
