@@ -25,7 +25,7 @@ async def main(settings: dict[str, str]) -> None:
         listen = json.dumps([f"unix:{socket}", "127.0.0.1:0"])
         async with simulated() as simulator:
             # In a thread: it waits for the process, and the simulator has to go on.
-            # Tests share the stage, and what upstream says to one of them is not to be the word to all calls of its model class.
+            # Tests share the stage: what upstream says to one of them is not to be the word to all calls of its model class.
             entered = daemon(simulator.url, **{"LISTEN__GRPC": listen, "UPSTREAM__OVERLOAD_GATE": "off"} | settings)
             running = await asyncio.to_thread(entered.__enter__)
             try:

@@ -22,6 +22,7 @@ def test_long_wait(kind: type[HeadraceError]) -> None:
 @pytest.mark.parametrize("status", [400, 429, 529])
 def test_long_wait_upstream(status: int, is_untried: bool) -> None:
     """So it is with what upstream says, whether we could ask it again or not, and whatever it advises."""
-    error = UpstreamError("spent", status=status, type="rate_limit_error", retry_after_s=303_659.0, headers=(("x-should-retry", "true"),))
+    advised = (("x-should-retry", "true"),)
+    error = UpstreamError("spent", status=status, type="rate_limit_error", retry_after_s=303_659.0, headers=advised)
     error.is_untried = is_untried
     assert advice(say(error, "req_1")) == "false"

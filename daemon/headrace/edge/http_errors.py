@@ -48,8 +48,8 @@ _TABLE: dict[type[HeadraceError], Row] = {
 }
 _OURS = Row(500, "api_error", False)
 _REPEATED = frozenset({408, 429, *range(500, 600)})  # upstream's statuses after which the daemon itself asks again
-# The official SDKs sleep for as long as `retry-after` says, be it days, and in a thread that nobody can wake. Whoever would have
-# to wait longer than this is told so, and is told not to repeat: its own program is to decide.
+# The official SDKs sleep for as long as `retry-after` says, be it days, and nobody can wake them. Whoever would have to wait
+# longer than this is told so, and is told not to repeat: its own program is to decide.
 _LONGEST_NAP_S = 60.0
 
 
