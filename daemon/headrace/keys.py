@@ -11,6 +11,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | both, while any of it is lent | | lent, lapse; inbox of the borrower -> tokens, loan's end (us), number | 90 s past the loan |
 | headrace:{budget}:bucket:gate:<class> | hash | a gate: its state, and who has passed | a minute unused |
 | headrace:limits:learned | hash | model class -> JSON: its limits as upstream says them | never |
+| headrace:limits:organisation | string | JSON: upstream's own list of limits, and when it was read | two days after that |
 | headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | an hour after the last |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by rank (us) | with its last waiter |
 | headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units), its charge (us) | with its last waiter |
@@ -55,6 +56,7 @@ CACHE_PURGES = "headrace:cache:purges"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
 LEARNED = "headrace:limits:learned"
+ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"
 PULSE = "headrace:{budget}:pulse"
 TICKETS = "headrace:tickets"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from headrace import observe
@@ -26,6 +26,7 @@ from headrace.budget.hosts import Hosts
 from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
+from headrace.budget.organisation import Own
 from headrace.budget.quanta import NOTHING, Terms
 from headrace.budget.redis import RedisLedger
 from headrace.budgets import Board, Census, Overrides
@@ -59,6 +60,7 @@ from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
 from headrace.tuning.account import Account
+from headrace.tuning.organisation import OwnLimits
 from headrace.tuning.tuner import Tuner
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Upstream
@@ -154,6 +156,7 @@ class Parts:
         )
         self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
         self.overrides = Overrides(self.link, clock, self._go_by_limits)
+        self.own_limits = OwnLimits(self.link, clock, self._go_by_limits)
         self.schedule = Schedule(
             self._limits(),
             ledger,
@@ -179,7 +182,7 @@ class Parts:
             on_head=self.tuner.hear,
         )
         self.account: Account | None = Account(
-            clock, self._ask_account, lambda model: self.tuner.classes.of(model), self.tuner.learner.read
+            clock, self._ask_account, lambda model: self.tuner.classes.of(model), self._hear_account
         )
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
@@ -245,7 +248,7 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
-            self.crowd, self.link, self.worker, self.usage, self.tuner, self.board,
+            self.crowd, self.link, self.worker, self.usage, self.tuner, self.own_limits, self.board,
             self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
@@ -253,7 +256,13 @@ class Parts:
     def _limits(self) -> Limits:
         """Return the limits that hold now: those of the configuration, or else those learnt, with what is laid over them."""
         limits = self._configured or self.tuner.learner.limits()
-        return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=Costs(self.tally.prices.cost))
+        own = self.own_limits.known if self._configured else None
+        costs = Costs(self.tally.prices.cost)
+        return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=costs, organisation=own)
+
+    def _hear_account(self, own: Mapping[str, Own]) -> None:
+        self.tuner.learner.read(own)
+        self.own_limits.read(own)
 
     async def _ask_account(self, path: str) -> bytes:
         now = self.clock.now()
@@ -307,7 +316,8 @@ class Parts:
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
         start(self.tuner.learner.keep, "learner")
-        if self.account is not None and self._keys.admin and not self._configured:
+        start(self.own_limits.keep, "own-limits")
+        if self.account is not None and self._keys.admin:
             start(self.account.keep, "account")
 
     @contextlib.asynccontextmanager
@@ -377,6 +387,8 @@ class Parts:
     def _go_by_limits(self) -> None:
         """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""
         self.schedule.reload(self._limits(), self._lanes)
+        if self._configured:
+            self.own_limits.say(self.schedule.limits.all)
         self.schedule.hold_callers(self.overrides.halts())
         since = {learnt.limit(name).name: learnt.since for name, learnt in self.tuner.learner.stats().known.items()}
         self.board.reload(self._configured, self.schedule.limits, since)

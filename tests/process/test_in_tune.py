@@ -9,11 +9,14 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
-from fleet import daemon_beside, simulated
+from conftest import until
+from daemon_process import environment, headrace
+from fleet import Daemon, daemon_beside, simulated
 from headrace.simulator import Options
 from headrace.simulator.server import Simulator
 
@@ -70,6 +73,14 @@ async def pair(simulator: Simulator, valkey_url: str, **settings: str) -> AsyncI
         yield [first.http, second.http]
 
 
+async def shown(at: Daemon, path: Path) -> dict[str, int]:
+    """Return the requests a minute that `headrace limits` shows, by the values of `per`, once it has something to note."""
+    environ = environment(path, HEADRACE_LISTEN__GRPC=json.dumps([at.grpc]))
+    reply = json.loads((await asyncio.to_thread(headrace, "limits", "--json", environ=environ)).stdout)
+    buckets = [bucket for limit in reply["limits"] for bucket in limit["budgets"] if bucket["kind"] == "requests"]
+    return {bucket["bucket"]: bucket["rate_per_minute"] for bucket in buckets}
+
+
 def measured(simulator: Simulator, since: float) -> tuple[float, float]:
     """Return which share of our attempts was refused from then on, and how much of upstream's requests was used by all."""
     visits = [visit for visit in simulator.journal.visits if since <= visit.at_unix < since + MEASURED_S and visit.status]
@@ -101,3 +112,30 @@ async def test_others(valkey_url, http):
         refused, used = measured(simulator, since)
     assert refused < 0.01
     assert used >= 0.95
+
+
+async def test_own_list(valkey_url, tmp_path):
+    """
+    No limit is held above what upstream's own list says that there is, by a daemon without the admin key neither; a lower one
+    stays as it is; and the log and `headrace limits` say so.
+    """
+    limits = [
+        {"name": "org", "match": {"model": "claude-haiku-4-5"}, "requests_per_minute": 5000},
+        {"name": "modest", "match": {"model": "claude-haiku-4-5"}, "requests_per_minute": 100},
+        {"name": "anns", "match": {"caller": "ann"}, "requests_per_minute": 5000},
+    ]
+    own = {"org:requests": 1200, "modest:requests": 100, "anns:requests": 5000}
+    settings = {"LIMIT": json.dumps(limits)}
+    async with (
+        simulated(LIMITED) as simulator,
+        daemon_beside(simulator.url, valkey_url, UPSTREAM__ADMIN_API_KEY="sk-ant-admin", **settings) as knows,
+        daemon_beside(simulator.url, valkey_url, **settings) as hears,
+    ):
+        for at in (knows, hears):
+            await until(lambda at=at: "limit.lowered" in at.served.log)
+            assert await shown(at, tmp_path) == own
+        environ = environment(tmp_path, HEADRACE_LISTEN__GRPC=json.dumps([hears.grpc]))
+        said = (await asyncio.to_thread(headrace, "limits", environ=environ)).stdout
+        assert "org: held at 1,200 requests/min, the organisation's own; it says 5,000" in said
+        assert said.count("held at") == 1
+        assert [at.served.log.count("limit.lowered") for at in (knows, hears)] == [1, 1]

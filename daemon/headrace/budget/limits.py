@@ -9,7 +9,7 @@ whole or not at all. What limits in the shadow want is in the same tuples, and k
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from headrace.budget.calendar import stretch, zone_of
@@ -17,6 +17,7 @@ from headrace.budget.costs import USES, Costs
 from headrace.budget.estimate import Estimate
 from headrace.budget.limit import Limit, validate
 from headrace.budget.matching import Match, Payer, facts, share
+from headrace.budget.organisation import Organisation
 from headrace.budget.want import Form, Kind, Want
 from headrace.classes import ModelClasses
 from headrace.endpoints import named
@@ -34,10 +35,16 @@ class Limits:
     Args:
         classes: of models.
         costs: what calls cost.
+        organisation: what there is upstream, which no limit is held above.
     """
 
     def __init__(
-        self, limits: Sequence[Limit] = (), *, classes: ModelClasses | None = None, costs: Costs | None = None
+        self,
+        limits: Sequence[Limit] = (),
+        *,
+        classes: ModelClasses | None = None,
+        costs: Costs | None = None,
+        organisation: Organisation | None = None,
     ) -> None:
         for limit in limits:
             validate(limit)
@@ -47,6 +54,7 @@ class Limits:
         self._limits = tuple(limits)
         self._classes = classes or ModelClasses()
         self._costs = costs or Costs()
+        self._organisation = organisation or Organisation()
         self._memo: dict[tuple[object, ...], tuple[Want, ...]] = {}
         self._memo_ends = math.inf  # when the first of the windows in it ends
 
@@ -75,9 +83,23 @@ class Limits:
 
     def _find(self, call: Payer, now: float) -> tuple[Want, ...]:
         known = facts(call, self._classes.of(call.model))
-        wants = (want for limit in self._limits if limit.match.fits(known) for want in _buckets_of(limit, known, now))
+        wants = (want for limit in self._limits if limit.match.fits(known) for want in self._buckets_of(limit, known, now))
         is_metered = named(call.endpoint).is_metered
         return tuple(want for want in wants if is_metered or want.kind not in USES)
+
+    def _buckets_of(self, limit: Limit, known: Mapping[str, str], now: float) -> Iterator[Want]:
+        rates = ((kind, self._rate(limit, kind, rate, known)) for kind, rate in limit.rates)
+        return _buckets_of(limit, rates, known, now)
+
+    def _rate(self, limit: Limit, kind: Kind, rate: int, known: Mapping[str, str]) -> int:
+        own = self._organisation.rate(limit, kind, known.get("class", ""))
+        return rate if own is None else min(rate, own)
+
+    def lowered_since(self, limit: Limit, kind: Kind, whose: Mapping[str, str]) -> float | None:
+        """Return since when a bucket is held at the organisation's own rate, which is less than the limit's; None if not."""
+        configured = dict(limit.rates).get(kind)
+        own = self._organisation.rate(limit, kind, whose.get("class") or self._classes.of(whose.get("model", "")))
+        return self._organisation.since if configured and own is not None and own < configured else None
 
     @property
     def all(self) -> tuple[Limit, ...]:
@@ -86,7 +108,7 @@ class Limits:
 
     def known(self, now: float) -> dict[str, Want]:
         """Return the buckets that calls drew from lately, and those that all calls share, by id."""
-        wholes = (want for limit in self._limits if not limit.per for want in _buckets_of(limit, {}, now))
+        wholes = (want for limit in self._limits if not limit.per for want in self._buckets_of(limit, {}, now))
         drawn = (want for wants in self._memo.values() for want in wants if not 0 < want.ends_us <= now * 1e6)
         return {want.bucket_id: want for wants in (wholes, drawn) for want in wants}
 
@@ -99,7 +121,7 @@ class Limits:
         return self._costs.used(wants, model, usage, estimate)
 
 
-def _buckets_of(limit: Limit, known: Mapping[str, str], now: float) -> Iterator[Want]:
+def _buckets_of(limit: Limit, rates: Iterable[tuple[Kind, int]], known: Mapping[str, str], now: float) -> Iterator[Want]:
     whose = share(limit.per, known)
 
     def want(kind: Kind, form: Form, rate: int, capacity: int) -> Want:
@@ -109,8 +131,8 @@ def _buckets_of(limit: Limit, known: Mapping[str, str], now: float) -> Iterator[
             is_ceiling=limit.estimate == "ceiling", cache_read_weight=limit.cache_read_weight,
         )  # fmt: skip
 
-    for kind, rate in limit.rates:
-        yield want(kind, Form.RATE, rate, limit.capacity(rate))
+    for kind, rate in rates:
+        yield want(kind, Form.RATE, rate, max(1, limit.capacity(rate)))
     if limit.concurrency is not None:
         yield want("concurrency", Form.PERMIT, 0, limit.concurrency)
     for span, nano_usd in limit.windows:

@@ -58,6 +58,7 @@ class Budget:
         whose: the values of what its limit's `per` names.
         flows: how many wait, by lane and caller.
         waiting: the first of them, in the order in which they are expected to go.
+        lowered_since: since when it is held at the organisation's own rate, which is less than the limit's (Unix seconds).
     """
 
     seen: Seen
@@ -65,6 +66,7 @@ class Budget:
     level: Level
     flows: Mapping[tuple[str, str], int]
     waiting: Sequence[Waits]
+    lowered_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,12 @@ class Board:
         return State([each for each in shown if each is not None], holds, taken.asked, len(taken.views))
 
     def _with_budgets(self, limit: Limit, budgets: Sequence[Budget]) -> Shown:
-        return replace(self._shown(limit), budgets=[budget for budget in budgets if budget.seen.limit == limit.name])
+        mine = [
+            replace(each, lowered_since=self._limits.lowered_since(limit, each.seen.kind, each.whose))
+            for each in budgets
+            if each.seen.limit == limit.name
+        ]
+        return replace(self._shown(limit), budgets=mine)
 
     async def _budgets(self, seen: Sequence[Seen]) -> list[Budget]:
         budgets: list[Budget] = []

@@ -94,10 +94,22 @@ def notes(reply: Any) -> Iterator[str]:
     for limit in reply.limits if hasattr(reply, "limits") else [reply.limit]:
         if limit.HasField("override"):
             yield f"* {limit_line(limit)}"
+        yield from _lowered(limit)
     for held in getattr(reply, "holds", ()):
         yield f"{hold_line(held)}; {held.waiting_calls} calls wait"
     if reply.daemons_heard < reply.daemons:
         yield f"{reply.daemons - reply.daemons_heard} of {reply.daemons} daemons did not answer: who waits there is missing"
+
+
+def _lowered(limit: Any) -> Iterator[str]:
+    for budget in limit.budgets:
+        configured = getattr(limit.figures, f"{budget.kind}_per_minute", 0)
+        if budget.source != limit.source and budget.rate_per_minute < configured:
+            whose = "".join(f", {key}={value}" for key, value in sorted(budget.of.items()))
+            rates = (
+                f"held at {budget.rate_per_minute:,} {_KINDS[budget.kind]}/min, the organisation's own; it says {configured:,}"
+            )
+            yield f"{limit.name}{whose}: {rates}"
 
 
 def limit_line(limit: Any) -> str:

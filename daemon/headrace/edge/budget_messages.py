@@ -69,6 +69,8 @@ def _budget(budget: Budget, limit: pb.Limit, of: str) -> pb.Budget:
         for (lane, caller), calls in sorted(budget.flows.items(), key=lambda item: (-item[1], item[0]))
         if not of or of == caller
     ]
+    is_lowered = budget.lowered_since is not None
+    since = _stamp(budget.lowered_since) if is_lowered else limit.since_time if limit.HasField("since_time") else None
     waiting = [_waiting(n, each) for n, each in enumerate(budget.waiting, 1) if not of or of == each.caller]
     return pb.Budget(
         bucket=seen.id,
@@ -87,8 +89,8 @@ def _budget(budget: Budget, limit: pb.Limit, of: str) -> pb.Budget:
         waiting_calls=sum(budget.flows.values()),
         waiting_callers=callers,
         waiting=waiting,
-        source=limit.source,
-        since_time=limit.since_time if limit.HasField("since_time") else None,
+        source=pb.LIMIT_SOURCE_LEARNT if is_lowered else limit.source,
+        since_time=since,
     )
 
 

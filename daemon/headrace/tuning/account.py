@@ -1,8 +1,9 @@
 """
 Upstream's own list of the organisation's limits (`GET /v1/organizations/rate_limits`), read at the start and every hour.
 
-It is there only for an admin key. What it says of the limits of model groups is learnt as if an answer had said it, less what
-an answer has said already. Where it cannot be read nothing is lost but time: the first answer says as much.
+It is there only for an admin key. Where no limit is configured, what it says of the limits of model groups is learnt as if an
+answer had said it, less what an answer has said already; where limits are, it bounds them (organisation.py). Where it cannot be
+read nothing is lost but time: the first answer says as much.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import structlog
 
 from headrace import forms, observe
+from headrace.budget.organisation import Own
 from headrace.budget.want import Kind
 from headrace.clock import Clock
 from headrace.errors import HeadraceError
@@ -30,8 +32,6 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
     ("output_tokens_per_minute", "output_tokens"),
 )
 
-Rates = dict[str, dict[Kind, int]]
-
 
 class Account:
     """
@@ -47,7 +47,7 @@ class Account:
         clock: Clock,
         ask: Callable[[str], Awaitable[bytes]],
         class_of: Callable[[str], str],
-        tell: Callable[[Mapping[str, Mapping[Kind, int]]], None],
+        tell: Callable[[Mapping[str, Own]], None],
     ) -> None:
         self._clock = clock
         self._ask = ask
@@ -67,12 +67,12 @@ class Account:
     async def look(self) -> None:
         """Read it once."""
         try:
-            rates = rates_of([item async for item in self._items()], self._class_of)
+            own = own_of([item async for item in self._items()], self._class_of)
         except (HeadraceError, ValueError) as error:
             self._note(error.reason if isinstance(error, HeadraceError) else "UNREADABLE")
         else:
             self._note("")
-            self._tell(rates)
+            self._tell(own)
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
@@ -93,14 +93,17 @@ class Account:
             path = f"{PATH}?page={cursor}"
 
 
-def rates_of(items: Sequence[Any], class_of: Callable[[str], str]) -> Rates:
+def own_of(items: Sequence[Any], class_of: Callable[[str], str]) -> dict[str, Own]:
     """Return the limits of all model classes that the list names, a minute; what cannot be read says nothing."""
-    found: Rates = {}
+    found: dict[str, Own] = {}
     for item in items:
         if not isinstance(item, dict) or _group(item) != "model_group" or not isinstance(item.get("models"), list):
             continue
         if rates := dict(_rates(item)):
-            found |= {class_of(model): rates for model in item["models"] if isinstance(model, str)}
+            for model in item["models"]:
+                if isinstance(model, str):
+                    earlier = found.get(name := class_of(model), Own({})).models
+                    found[name] = Own(rates, (*earlier, model))
     return found
 
 

@@ -27,6 +27,7 @@ import structlog
 
 from headrace import keys, observe
 from headrace.budget.limits import Limit, Match
+from headrace.budget.organisation import Own
 from headrace.budget.want import Kind
 from headrace.clock import Clock
 from headrace.errors import RedisAway
@@ -175,12 +176,12 @@ class Learner:
             herald.heard.set_result(None)
         return is_new and model_class in self._known
 
-    def read(self, account: Mapping[str, Mapping[Kind, int]]) -> None:
+    def read(self, account: Mapping[str, Own]) -> None:
         """Take in what the account's own list says; answers know better: they tell of a workspace's limits, too."""
-        for model_class, rates in account.items():
+        for model_class, own in account.items():
             known = self._known.get(model_class)
             if known is None or known.by == "account":
-                self._learn(model_class, rates, _ACCOUNT_BURST_S, "account")
+                self._learn(model_class, own.rates, _ACCOUNT_BURST_S, "account")
 
     def _learn(self, model_class: str, rates: Mapping[Kind, int], burst_s: int, by: By) -> None:
         known = self._known.get(model_class)
