@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 
+from headrace.budget.costs import Costs
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.loss import LossPolicy
@@ -52,13 +53,14 @@ class House:
     With *hosts*, its limits say what becomes of them while the ledger is away.
     """
 
-    def __init__(self, *limits: Limit, hosts: int = 0, **options) -> None:
+    def __init__(self, *limits: Limit, hosts: int = 0, costs: Costs | None = None, **options) -> None:
         self.clock = HandClock()
         self.ledger = SteppedLedger(lambda: round(self.clock.now() * 1e6))
         link = SimpleNamespace(inbox="inbox", on=lambda topic, handler: None)
         own = MemoryLedger(lambda: round(self.clock.now() * 1e6), nudge=lambda waiter: self.ledger.tell(waiter))
         surviving = LossPolicy(self.ledger, own, is_up=lambda: not self.ledger.is_away, known_hosts=lambda: hosts)
-        self.schedule = Schedule(Limits(limits), surviving if hosts else self.ledger, Estimator(), link, self.clock, **options)
+        ledger = surviving if hosts else self.ledger
+        self.schedule = Schedule(Limits(limits, costs=costs), ledger, Estimator(), link, self.clock, **options)
         self.ledger.tell = self.schedule.nudge
         self.keeping = asyncio.ensure_future(self.schedule.keep())
         self.went: list[str] = []
@@ -102,7 +104,7 @@ async def levels(house: House) -> tuple[int, ...]:
     wants = [
         replace(want, cost=0)
         for want in house.schedule._limits.buckets(house.call(), house.clock.now())
-        if want.form is Form.RATE
+        if want.form in (Form.RATE, Form.WINDOW)
     ]
     house.number += 1
     return (await MemoryLedger.reserve(house.ledger, f"look{house.number}", wants, waiter="", flow=Flow("x"))).levels
