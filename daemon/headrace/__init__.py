@@ -27,6 +27,7 @@ The line
     tuning/     what upstream says of itself
     callers     who asks, and keys            embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
+    batches/    what message batches used
 
 The ground
     link        one client for Redis          pipe        its connection

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 _MB = 1_000_000
 _SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})  # idempotent: RFC 9110, section 9.2.2
@@ -38,6 +39,7 @@ class Endpoint:
         timeout_s: how long an answer may take to begin; None: `retry.max_age`.
         is_admins: for callers with the role `admin`, and asked with the admin key.
         has_addresses: answers may hold upstream's own address, which is not where the caller should go.
+        batch: whether an answer makes a message batch, or is the results of one.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Endpoint:
     timeout_s: float | None = None
     is_admins: bool = False
     has_addresses: bool = False
+    batch: Literal["", "made", "results"] = ""
 
 
 MESSAGES = Endpoint("messages", is_kept=True, is_metered=True, is_repeatable=True, max_body=32 * _MB)
@@ -63,9 +66,9 @@ _ROWS: tuple[tuple[str, str, Endpoint], ...] = (
     ("POST", "/v1/messages/count_tokens", COUNT_TOKENS),
     ("POST", "/v1/chat/completions", CHAT),
     ("GET", f"/v1/models(/{_ID})?", MODELS),
-    ("POST", "/v1/messages/batches", Endpoint("batches", max_body=256 * _MB, timeout_s=600, has_addresses=True)),
+    ("POST", "/v1/messages/batches", Endpoint("batches", max_body=256 * _MB, timeout_s=600, has_addresses=True, batch="made")),
     ("POST", f"/v1/messages/batches/{_ID}/cancel", Endpoint("batches", is_repeatable=True, has_addresses=True)),
-    ("GET", f"/v1/messages/batches/{_ID}/results", Endpoint("batches", is_repeatable=True, timeout_s=600)),
+    ("GET", f"/v1/messages/batches/{_ID}/results", Endpoint("batches", is_repeatable=True, timeout_s=600, batch="results")),
     ("SAFE", f"/v1/messages/batches(/{_ID})?", Endpoint("batches", is_repeatable=True, has_addresses=True)),
     ("POST", "/v1/files", Endpoint("files", max_body=501 * _MB, timeout_s=3600)),  # 500 MB, and the form around it
     ("GET", f"/v1/files/{_ID}/content", Endpoint("files", is_repeatable=True, timeout_s=600)),

@@ -34,6 +34,8 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
 | headrace:overrides | hash | "limit:<name>" or "caller:<name>" -> its end (us), and JSON | one by one, at their ends |
+| headrace:batch:{<id>}:made | string | JSON: who made a message batch | 31 days |
+| headrace:batch:{<id>}:counted | string | its results were read, and counted | 31 days |
 | headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |
 | headrace:{usage}:minute:<minute> | hash | cell -> figures of one minute (UTC) | two days after it |
 | headrace:{usage}:day:<day> | hash | the same of one day | 13 months after it |
@@ -121,6 +123,14 @@ def usage(kind: str, bucket: str) -> str:
 
 def usage_posted(instance: str) -> str:
     return f"headrace:{{usage}}:posted:{instance}"
+
+
+def batch(batch_id: str) -> str:
+    return f"headrace:batch:{{{batch_id}}}:made"
+
+
+def batch_counted(batch_id: str) -> str:
+    return f"headrace:batch:{{{batch_id}}}:counted"
 
 
 def idempotency(caller: str, key: str) -> str:

@@ -113,6 +113,7 @@ WORDS = Counter("headrace_upstream_words_total", "What upstream said is left, to
 GATES = Counter(
     "headrace_gate_changes_total", "What became of the gates of overloaded model classes by our attempts.", "change"
 )
+BATCHES = Counter("headrace_batches_total", "Message batches whose results passed, by what came of counting them.", "outcome")
 LEARNED_CLASSES = Gauge("headrace_learned_classes", "Model classes whose limits were learnt from upstream.")
 
 WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a slot, a retry, a flight, the rest of their body.")
@@ -140,7 +141,7 @@ _ALL = (
     CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
     RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES, LEARNED_CLASSES,
     WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING, WORKER_UP,
-    ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT, UPSTREAM_TIME,
+    BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT, UPSTREAM_TIME,
 )  # fmt: skip
 
 
@@ -201,6 +202,7 @@ WORKER_STOPPED = "worker.stopped"
 WORKER_CRASHED = "worker.crashed"
 LIMIT_LEARNED = "limit.learned"
 LIMIT_LOWERED = "limit.lowered"
+BATCH_LOST = "batch.lost"
 ACCOUNT_UNREADABLE = "account.unreadable"
 GATE_SHUT = "gate.shut"
 GATE_OPENED = "gate.opened"

@@ -81,6 +81,7 @@ class Spent(msgspec.Struct, frozen=True):
         is_whole: whether the answer was.
         is_untold: whether upstream may have counted more than it said: the answer broke off, or could not be read.
         at: when it ended, in Unix seconds.
+        requests: how many it stands for: those of a message batch that are priced alike, else 1.
     """
 
     caller: str
@@ -92,6 +93,7 @@ class Spent(msgspec.Struct, frozen=True):
     at: float = 0.0
     team: str = ""
     labels: str = ""
+    requests: int = 1
 
 
 class Record:

@@ -59,8 +59,8 @@ class Price:
         )
         object.__setattr__(self, "_rates", tuple(round(usd * NANO) for usd in rates))
 
-    def cost(self, usage: Usage, *, is_batch: bool = False, tier: str = "") -> int:
-        """Return what this comes to in nano-USD, rounded up."""
+    def cost(self, usage: Usage, *, is_batch: bool = False, tier: str = "", requests: int = 1) -> int:
+        """Return what this comes to in nano-USD, rounded up; of several *requests* all are long prompts, or none is."""
         for_an_hour = min(usage.cache_creation_1h_input_tokens, usage.cache_creation_input_tokens)
         input_, output, read, write_5m, write_1h = self._rates
         sum_ = (
@@ -70,11 +70,11 @@ class Price:
             + (usage.cache_creation_input_tokens - for_an_hour) * write_5m
             + for_an_hour * write_1h
         )
-        return -(-sum_ * round(self._factor(usage, is_batch, tier) * _MILLION) // (_MILLION * _MILLION))
+        return -(-sum_ * round(self._factor(usage, is_batch, tier, requests) * _MILLION) // (_MILLION * _MILLION))
 
-    def _factor(self, usage: Usage, is_batch: bool, tier: str) -> float:
+    def _factor(self, usage: Usage, is_batch: bool, tier: str, requests: int) -> float:
         prompt = usage.metered_input_tokens + usage.cache_read_input_tokens
-        factor = self.long_factor if self.long_prompt and prompt > self.long_prompt else 1.0
+        factor = self.long_factor if self.long_prompt and prompt > self.long_prompt * requests else 1.0
         if is_batch or tier == "batch":
             return factor * self.batch
         return factor * self.tiers.get(tier, 1.0)
@@ -108,10 +108,10 @@ class Prices:
             self._memo[model] = next((name for name, price in self._rows.items() if _fits(model, price.models)), "")
         return self._memo[model]
 
-    def cost(self, model: str, usage: Usage, *, is_batch: bool = False, tier: str = "") -> int | None:
-        """Return what a call cost in nano-USD, rounded up; None if its model has no price."""
+    def cost(self, model: str, usage: Usage, *, is_batch: bool = False, tier: str = "", requests: int = 1) -> int | None:
+        """Return what a call cost in nano-USD, or several *requests* alike, rounded up; None if its model has no price."""
         price = self.of(model)
-        return None if price is None else price.cost(usage, is_batch=is_batch, tier=tier or usage.tier)
+        return None if price is None else price.cost(usage, is_batch=is_batch, tier=tier or usage.tier, requests=requests)
 
 
 def _fits(model: str, globs: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from headrace import observe
@@ -18,6 +18,7 @@ from headrace.admission import Admission
 from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
+from headrace.batches import Batches
 from headrace.bodies import reader
 from headrace.budget.borrowing import Borrowing
 from headrace.budget.costs import Costs
@@ -26,7 +27,6 @@ from headrace.budget.hosts import Hosts
 from headrace.budget.limits import Limits
 from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
-from headrace.budget.organisation import Own
 from headrace.budget.quanta import NOTHING, Terms
 from headrace.budget.redis import RedisLedger
 from headrace.budgets import Board, Census, Overrides
@@ -60,7 +60,6 @@ from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
 from headrace.tuning.account import Account
-from headrace.tuning.organisation import OwnLimits
 from headrace.tuning.tuner import Tuner
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Upstream
@@ -156,7 +155,6 @@ class Parts:
         )
         self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
         self.overrides = Overrides(self.link, clock, self._go_by_limits)
-        self.own_limits = OwnLimits(self.link, clock, self._go_by_limits)
         self.schedule = Schedule(
             self._limits(),
             ledger,
@@ -182,7 +180,7 @@ class Parts:
             on_head=self.tuner.hear,
         )
         self.account: Account | None = Account(
-            clock, self._ask_account, lambda model: self.tuner.classes.of(model), self._hear_account
+            clock, self._ask_account, lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
         self.alarms = Queue(redis_url)
         self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
@@ -232,6 +230,7 @@ class Parts:
             lanes=lanes(settings),
         )
         self.carrier = Carrier(clock, self.schedule, self.upstream, policy)
+        self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
         self.exchange = Exchange(
             clock,
             self.flow,
@@ -239,6 +238,7 @@ class Parts:
             self.carrier,
             self.admission,
             self.outcomes,
+            self.batches,
             budget_headers=self.schedule.budget_headers,
             upstream_url=settings.upstream.base_url,
             opens_s=settings.listen.stream_opens,
@@ -248,7 +248,7 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
-            self.crowd, self.link, self.worker, self.usage, self.tuner, self.own_limits, self.board,
+            self.crowd, self.link, self.worker, self.usage, self.batches, self.tuner, self.board,
             self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
@@ -256,13 +256,9 @@ class Parts:
     def _limits(self) -> Limits:
         """Return the limits that hold now: those of the configuration, or else those learnt, with what is laid over them."""
         limits = self._configured or self.tuner.learner.limits()
-        own = self.own_limits.known if self._configured else None
+        own = self.tuner.own_limits.known if self._configured else None
         costs = Costs(self.tally.prices.cost)
         return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=costs, organisation=own)
-
-    def _hear_account(self, own: Mapping[str, Own]) -> None:
-        self.tuner.learner.read(own)
-        self.own_limits.read(own)
 
     async def _ask_account(self, path: str) -> bytes:
         now = self.clock.now()
@@ -281,6 +277,7 @@ class Parts:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.link.aclose)
             stack.push_async_callback(self.usage.close)
+            stack.push_async_callback(self.batches.close)
             stack.push_async_callback(self.alarms.aclose)
             stack.push_async_callback(self.upstream.aclose)
             stack.push_async_callback(self.aside.aclose)
@@ -316,7 +313,7 @@ class Parts:
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
         start(self.tuner.learner.keep, "learner")
-        start(self.own_limits.keep, "own-limits")
+        start(self.tuner.own_limits.keep, "own-limits")
         if self.account is not None and self._keys.admin:
             start(self.account.keep, "account")
 
@@ -388,7 +385,7 @@ class Parts:
         """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""
         self.schedule.reload(self._limits(), self._lanes)
         if self._configured:
-            self.own_limits.say(self.schedule.limits.all)
+            self.tuner.own_limits.say(self.schedule.limits.all)
         self.schedule.hold_callers(self.overrides.halts())
         since = {learnt.limit(name).name: learnt.since for name, learnt in self.tuner.learner.stats().known.items()}
         self.board.reload(self._configured, self.schedule.limits, since)

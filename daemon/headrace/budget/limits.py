@@ -20,7 +20,7 @@ from headrace.budget.matching import Match, Payer, facts, share
 from headrace.budget.organisation import Organisation
 from headrace.budget.want import Form, Kind, Want
 from headrace.classes import ModelClasses
-from headrace.endpoints import named
+from headrace.endpoints import MESSAGES, named
 from headrace.model import Usage
 
 __all__ = ["Limit", "Limits", "Match", "Payer", "validate"]
@@ -100,6 +100,18 @@ class Limits:
         configured = dict(limit.rates).get(kind)
         own = self._organisation.rate(limit, kind, whose.get("class") or self._classes.of(whose.get("model", "")))
         return self._organisation.since if configured and own is not None and own < configured else None
+
+    def windows(self, payer: Payer, now: float) -> tuple[Want, ...]:
+        """Return the windows that count money spent outside all calls, at no cost; the endpoint need not be metered."""
+        known = facts(payer, self._classes.of(payer.model))
+        as_message = known | {"endpoint": MESSAGES.name}  # for limits that name no endpoint
+        wants = (
+            want
+            for limit in self._limits
+            if limit.windows and limit.match.fits(known if limit.match.endpoint else as_message)
+            for want in self._buckets_of(limit, known, now)
+        )
+        return tuple(want.at(0) for want in wants if want.form is Form.WINDOW)
 
     @property
     def all(self) -> tuple[Limit, ...]:

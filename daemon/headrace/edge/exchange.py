@@ -25,6 +25,8 @@ from multidict import CIMultiDict, MultiMapping
 from headrace import endpoints, forms
 from headrace.admission import Admission, Ask, check_size
 from headrace.aside import Aside, joined
+from headrace.batches import Batches
+from headrace.batches.results import readable
 from headrace.carry import Carrier, Load
 from headrace.clock import Clock
 from headrace.edge.hits import JSON, SSE, Seen
@@ -114,6 +116,7 @@ class Exchange:
         carrier: Carrier,
         admission: Admission,
         outcomes: Outcomes,
+        batches: Batches,
         *,
         budget_headers: Budget,
         upstream_url: str,
@@ -125,6 +128,7 @@ class Exchange:
         self._flow = flow
         self._carrier = carrier
         self._admission = admission
+        self._batches = batches
         self._budget_headers = budget_headers
         self._upstream_url = upstream_url.encode()
         self._opens_s = opens_s
@@ -241,6 +245,10 @@ class Exchange:
             said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
             said.append(("content-length", str(len(body))))
             chunks = _once(body)
+            if load.endpoint.batch == "made":
+                self._batches.made(load.errand, body)
+        if load.endpoint.batch == "results" and carried.status == 200:
+            chunks = self._batches.passing(load.errand, dict(carried.headers), chunks)
         return Response(carried.status, said, chunks, reply)
 
     def _load(self, request: Request, endpoint: Endpoint) -> Load:
@@ -265,7 +273,8 @@ class Exchange:
             labels=labels(headers, request.caller),
         )
         body = Body(bounded(request.body, endpoint), request.length)
-        return Load(errand, endpoint, tuple((name.lower(), value) for name, value in headers.items()), body)
+        onward = tuple((name.lower(), value) for name, value in headers.items())
+        return Load(errand, endpoint, readable(onward) if endpoint.batch == "results" else onward, body)
 
     def _readdressed(self, body: bytes, headers: HeaderMap) -> bytes:
         # As the caller sees us: what it follows must lead back here, and not to an address for which it has no key.

@@ -280,6 +280,13 @@ class Schedule:
         if said.most:
             self._ledger.settle(f"{self._inbox}|word {next(self._numbers)}", wants, {}, said)
 
+    def charge(self, payer: Payer, nano_usd: int) -> None:
+        """Count money that was spent outside all turns, in each window that it belongs to; it may leave debt there."""
+        wants = self._limits.windows(payer, self._clock.now())
+        if wants:
+            actual = {want.bucket_id: nano_usd for want in wants}
+            self._ledger.settle(f"{self._inbox}|charge {next(self._numbers)}", wants, actual)
+
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back; for `Turn`. The command leaves at once."""
         return self._holding.release(hold)

@@ -7,11 +7,12 @@ has another organisation's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.budget.gate import Verdict
 from headrace.budget.ledger import NOTHING_SAID, Said
+from headrace.budget.organisation import Own
 from headrace.budget.want import Form, Want
 from headrace.classes import ModelClasses
 from headrace.clock import Clock
@@ -20,6 +21,7 @@ from headrace.link import Link
 from headrace.model import Errand
 from headrace.tuning.heed import heed
 from headrace.tuning.learned import Learner, LearnerStats
+from headrace.tuning.organisation import OwnLimits
 from headrace.tuning.overload import End, Gates, GatesStats, verdict
 from headrace.tuning.words import Words
 
@@ -42,7 +44,7 @@ class Tuner:
         has_gates: whether an overload of a model class holds back its other calls.
         hosts: how many processes share Redis.
         backoff_s: the first pause of an overload, and the longest.
-        on_limits: called when other limits have been learnt.
+        on_limits: called when other limits have been learnt, or what bounds those that are configured.
         on_learnt: called with the call from whose answer, after that; the buckets of those limits are still full.
     """
 
@@ -63,12 +65,13 @@ class Tuner:
         self.gates = Gates(link, clock, hosts=hosts, backoff_s=backoff_s)
         self.words = Words()
         self.learner = Learner(link, clock, on_limits, is_on=learns)
+        self.own_limits = OwnLimits(link, clock, on_limits)
         self._has_gates = has_gates
         self._clock = clock
         self._on_learnt = on_learnt
 
     def __repr__(self) -> str:
-        return f"<Tuner {self.gates!r} {self.learner!r}>"
+        return f"<Tuner {self.gates!r} {self.learner!r} {self.own_limits!r}>"
 
     def stats(self) -> TunerStats:
         """Return its state now."""
@@ -86,6 +89,11 @@ class Tuner:
                 self.words.hear(model_class, word)
             if (word or status == 200) and self.learner.hear(model_class, word):
                 self._on_learnt(call)
+
+    def hear_account(self, own: Mapping[str, Own]) -> None:
+        """Take in upstream's own list of limits."""
+        self.learner.read(own)
+        self.own_limits.read(own)
 
     def asks_gate(self, model_class: str, wants: Sequence[Want]) -> tuple[Want, ...]:
         """Return the want of a call's gate, if it asks: with others, or since there may be one."""

@@ -107,12 +107,12 @@ class Tally:
     def spend(self, spent: Spent) -> None:
         """Take in what an attempt came to."""
         cell = self._cell(spent.at, _who(spent))
-        cell[AT["attempts"]] += 1
-        cell[AT["attempts_failed"]] += not spent.is_whole
-        cell[AT["attempts_untold"]] += spent.is_untold
+        cell[AT["attempts"]] += spent.requests
+        cell[AT["attempts_failed"]] += spent.requests * (not spent.is_whole)
+        cell[AT["attempts_untold"]] += spent.requests * spent.is_untold
         for at, tokens in enumerate(classes(spent.usage), AT["input"]):
             cell[at] += tokens
-        cost = self.prices.cost(spent.model, spent.usage)
+        cost = self.prices.cost(spent.model, spent.usage, requests=spent.requests)
         if cost is None:
             cell[AT["unpriced"]] += total(spent.usage)
         else:
