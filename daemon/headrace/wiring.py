@@ -256,7 +256,10 @@ class Parts:
     def _limits(self) -> Limits:
         """Return the limits that hold now: those of the configuration, or else those learnt, with what is laid over them."""
         limits = self._configured or self.tuner.learner.limits()
-        own = self.tuner.own_limits.known if self._configured else None
+        is_ours = (
+            self._configured and self.settings.upstream.credentials != "caller"
+        )  # else they hold for others' organisations
+        own = self.tuner.own_limits.known if is_ours else None
         costs = Costs(self.tally.prices.cost)
         return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=costs, organisation=own)
 
@@ -384,7 +387,7 @@ class Parts:
     def _go_by_limits(self) -> None:
         """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""
         self.schedule.reload(self._limits(), self._lanes)
-        if self._configured:
+        if self.schedule.limits.is_bounded:
             self.tuner.own_limits.say(self.schedule.limits.all)
         self.schedule.hold_callers(self.overrides.halts())
         since = {learnt.limit(name).name: learnt.since for name, learnt in self.tuner.learner.stats().known.items()}

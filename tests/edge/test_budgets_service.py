@@ -18,7 +18,10 @@ from conftest import until
 from doors import grpc_door
 from flow_parts import asking, daemon
 from grpc_fakes import details
+from headrace.budget.organisation import Own
+from headrace.budgets import show
 from headrace.callers import KeyStore
+from headrace.edge import budget_messages
 from headrace.errors import CallerOnHold
 from headrace.v1 import budgets_service_pb2 as pb
 from headrace.v1.budgets_service_pb2_grpc import BudgetsServiceStub
@@ -90,6 +93,27 @@ async def test_shown(valkey_url, tmp_path):
         assert each.figures.spend_per_day_nano_usd == each.budgets[1].capacity == 25_000_000_000
         assert [limit.name for limit in (await door.ask("ListBudgets", limit="*l*")).limits] == ["slow"]
         assert (await door.ask("GetBudget", limit="org")).limit.budgets[0].bucket == "org:requests"
+
+
+@pytest.mark.parametrize(("credentials", "holds"), [("own", 10), ("caller", 600)])
+async def test_lowered(valkey_url, tmp_path, credentials, holds):
+    """
+    A bucket that is held at the organisation's own rate says so, and since when; where callers bring keys of their own, it is
+    not for our organisation's list to say.
+    """
+    async with opened(valkey_url, tmp_path, UPSTREAM__CREDENTIALS=credentials, AUTH__REQUIRED="false") as door:
+        door.one.parts.tuner.hear_account({"m": Own({"requests": 10}, ("m",))})
+        state = await door.one.parts.board.state()
+        org, slow, _ = [budget_messages.limit(shown, "") for shown in state.shown]
+        assert (org.budgets[0].capacity, org.figures.requests_per_minute) == (holds, 600)
+        is_lowered = holds < 600
+        assert (org.budgets[0].source == pb.LIMIT_SOURCE_LEARNT) == org.budgets[0].HasField("since_time") == is_lowered
+        assert org.source == pb.LIMIT_SOURCE_CONFIGURED
+        assert {bucket.rate_per_minute for bucket in slow.budgets} == {1, 100_000}
+        assert (
+            any("org: held at 10 requests/min" in note for note in show.notes(pb.ListBudgetsResponse(limits=[org])))
+            == is_lowered
+        )
 
 
 async def test_waiting(valkey_url, tmp_path):

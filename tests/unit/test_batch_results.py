@@ -103,6 +103,7 @@ def test_gzip(size):
         for piece in unpacked.pieces(packed[first : first + size]):
             assert len(piece) <= 1 << 18
             results.feed(piece)
+    results.feed(unpacked.rest())
     results.end()
     assert results.stats().told == 3 * 5000 * (1 if size < 100 else 2)
 

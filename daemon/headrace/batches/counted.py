@@ -203,6 +203,7 @@ class _Reading:
         """Return what was used, once; None if nobody knows."""
         results, self._results = self._results, None
         if results is not None:
+            results.feed(self._unpacked.rest())
             results.end()
         return results
 

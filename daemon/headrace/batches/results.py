@@ -201,6 +201,10 @@ class Unpacked:
                 raise ValueError("not gzip") from error
             chunk = self._unpacker.unconsumed_tail or self._unpacker.unused_data
 
+    def rest(self) -> bytes:
+        """Return what the last bounded piece had no room for."""
+        return self._unpacker.flush() if self._is_packed else b""
+
 
 def readable(headers: Headers) -> Headers:
     """Return the headers of a request so that the answer comes in a way that can be read here, and that the caller takes."""

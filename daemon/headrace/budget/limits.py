@@ -114,6 +114,11 @@ class Limits:
         return tuple(want.at(0) for want in wants if want.form is Form.WINDOW)
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether it is known what there is upstream."""
+        return bool(self._organisation.own)
+
+    @property
     def all(self) -> tuple[Limit, ...]:
         """The limits themselves."""
         return self._limits
