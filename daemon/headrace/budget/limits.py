@@ -106,7 +106,8 @@ def _buckets_of(limit: Limit, known: Mapping[str, str], now: float) -> Iterator[
         return Want(
             f"{limit.name}:{kind}{whose}", limit.name, kind, form, rate, capacity, 1, limit.on_redis_loss,
             is_upstreams=limit.is_upstreams, is_shadow=limit.shadow,
-            is_ceiling=limit.estimate == "ceiling", cache_read_weight=limit.cache_read_weight,
+            is_ceiling=limit.estimate == "ceiling", is_counted=limit.estimate == "counted",
+            cache_read_weight=limit.cache_read_weight,
         )  # fmt: skip
 
     for kind, rate in limit.rates:
