@@ -24,6 +24,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:cache:about | hash | fingerprint -> "bytes|scope|model" | never (entry by entry) |
 | headrace:cache:bytes | string | the sum of those bytes | never |
 | headrace:cache:purges | stream | purges, so that a host that was away hears of them | last 10,000 |
+| headrace:counted:<fingerprint> | string | its input, as upstream counted it; empty: it was asked | 10 minutes at least |
 | headrace:flight:<fingerprint> | hash | token, inbox and ticket of the leader; lease end (us) | landing, or a day |
 | headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
@@ -91,6 +92,10 @@ def hold(hold_id: str) -> str:
 
 def cache_entry(fingerprint: str) -> str:
     return f"headrace:cache:entry:{fingerprint}"
+
+
+def counted(fingerprint: str) -> str:
+    return f"headrace:counted:{fingerprint}"
 
 
 def flight(fingerprint: str) -> str:

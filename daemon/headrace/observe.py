@@ -103,6 +103,7 @@ ESTIMATED = Counter(
     "Tokens (spend: nano-USD) that calls reserved, that were closed since, and by how much those were under or over the truth.",
     "limit", "kind", "part",
 )  # fmt: skip
+COUNTS = Counter("headrace_input_counts_total", "Calls whose input upstream was to count, by what came of it.", "outcome")
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
 BACKGROUND_FAILURES = Counter("headrace_background_failures_total", "Tasks beside the calls that died of a fault.", "part")
 BORROWED_GRANTS = Counter("headrace_borrowed_grants_total", "Calls granted from borrowed budget, without asking Redis.")
@@ -139,9 +140,10 @@ UPSTREAM_TIME = Histogram(
 
 _ALL = (
     CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
-    RESERVATIONS, SHADOW, ESTIMATED, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES, LEARNED_CLASSES,
-    WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING, WORKER_UP,
-    BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT, UPSTREAM_TIME,
+    RESERVATIONS, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES,
+    LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
+    WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
+    UPSTREAM_TIME,
 )  # fmt: skip
 
 

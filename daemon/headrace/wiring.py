@@ -165,6 +165,7 @@ class Parts:
             max_in_flight=settings.upstream.max_in_flight,
             lanes=lanes(settings),
             tuner=self.tuner,
+            ask=lambda call: self.upstream.ask(call),
         )
         self.census = Census(self.link, clock, self.schedule)
         self.board = Board(self.link, clock, self.overrides, self.census)

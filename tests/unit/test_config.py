@@ -163,6 +163,11 @@ def test_secrets_are_hidden(write):
         ('[cache]\nscope = "shared"\n[upstream]\ncredentials = "caller"', 'cache.scope = "shared": cannot go with'),
         ("[limit]\nname = 'a'", 'limit = {"name": "a"}: must be a list, each item a table begun with [[limit]]'),
         ("[[limit]]\nname = 'a'", "limit[a]: bounds nothing: set requests_per_minute"),
+        (
+            "[[limit]]\nname = 'a'\noutput_tokens_per_minute = 9\nestimate = 'counted'",
+            "limit[a]: estimate 'counted': it is input that upstream counts, and this limit bounds none; use learned, or set",
+        ),
+        ("[[limit]]\nname = 'a'\nconcurrency = 9\nestimate = 'guessed'", 'must be one of "learned", "counted", "ceiling"'),
         ("[[limit]]\nconcurrency = 1", "limit[0]: name '': use 1 to 64"),
         ("[[limit]]\nname = 'a'\nrequest_per_minute = 1", "limit[a].request_per_minute = 1: no such key; did you mean"),
         ("[[limit]]\nname = 'a'\nrequests_per_minute = '9'", 'limit[a].requests_per_minute = "9": must be a whole number'),

@@ -221,7 +221,7 @@ def test_memo_is_bounded():
         (Limit("org", input_tokens_per_minute=2_000_000, burst_s=86_400.0), "use a burst of at most 4503s"),
         (Limit("org", input_tokens_per_minute=10**12), "at most 9007199220"),
         (Limit("org", concurrency=1, on_redis_loss="maybe"), "use closed, open or share"),  # type: ignore[arg-type]
-        (Limit("org", concurrency=1, estimate="wild"), "estimate 'wild': use learned or ceiling"),  # type: ignore[arg-type]
+        (Limit("org", concurrency=1, estimate="wild"), "estimate 'wild': use learned, counted or ceiling"),  # type: ignore[arg-type]
         (Limit("org", concurrency=1, cache_read_weight=1.5), "cache_read_weight 1.5: from 0 to 1"),
         (Limit("org", spend_per_day=0.0), "spend_per_day 0: more than 0 and at most 9007199 USD"),
         (Limit("org", spend_per_month=1e8), "spend_per_month 1e+08: more than 0"),

@@ -10,6 +10,7 @@ import pytest
 
 from headrace import observe
 from headrace.budget.limits import Limit, Limits, Match
+from headrace.budget.measure import at_most
 from headrace.budget.memory import MemoryLedger
 from headrace.errors import BudgetExhausted
 from headrace.rank import Flow
@@ -353,3 +354,14 @@ async def test_cancelled_counts():
     await house.advance(1.1)
     assert late.exception()
     assert (observe.RESERVATIONS.value("cancelled"), observe.RESERVATIONS.value("refused")) == (before[0] + 1, before[1] + 1)
+
+
+async def test_ceilings_come():
+    """Who waited under a limit that was learnt reserves the most that it can use once the limit says so."""
+    learned = Limit("org", input_tokens_per_minute=60_000, requests_per_minute=60, burst_s=1.0)
+    house = await crowded(learned, names="a")
+    house.schedule.reload(Limits([replace(learned, estimate="ceiling")]))
+    await house.settle_down()
+    [place] = house.schedule._asking.places()
+    costs = {want.kind: want.cost for want in place.wants}
+    assert costs["input_tokens"] == at_most(b"{}")

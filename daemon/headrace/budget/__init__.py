@@ -7,6 +7,7 @@ Budgets: how much of upstream each caller may use, shared by all processes.
     calendar.py  days and months
     costs.py     what a call costs, bucket by bucket: reserved and used
     estimate.py  what a call will probably use, learnt from what calls used
+    question.py  what upstream is asked where it is to count the input; pure
     want.py      what a call wants of one bucket, and the three forms of buckets
     bucket.py    the arithmetic of one bucket, pure
     ledger.py    the port: reserve, settle, release

@@ -5,7 +5,7 @@ Input: the bytes of text times the tokens that this model's bodies had per byte,
 tokens that sources of their kind had, by piece or by byte; running means, all of them. Output: `max_tokens` times the share
 of it that nine in ten of this caller's calls to this model stayed under. An estimate only has to be good on average: settling
 replaces it by the truth. But for what was never seen it is on the safe side: the first file of its kind may be ten times what
-one would think, and a burst of them would all go by the same mistake.
+one would think, and a burst of them would all go by the same mistake. Where upstream has counted the input, that stands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from headrace.budget.measure import Kind, Measure, Source, at_most, measure, surely
@@ -28,6 +28,7 @@ _WEIGHT = 0.1  # of the newest call in the running mean
 _SAMPLES = 64
 _FIRST_IMAGE_TOKENS = 1600  # at full size; an image's bytes say nothing of them
 _LEAST_FILE_TOKENS = 1600
+_READS = b'"cache_control"'  # without it nothing is read from upstream's prompt cache
 _FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
 
 
@@ -83,13 +84,18 @@ class Estimator:
         """Return how much it has learnt."""
         return EstimatorStats(len(self._tokens_per_byte), len(self._per_source), len(self._outputs))
 
-    def estimate(self, call: Call, *, has_ceilings: bool = False) -> Estimate:
-        """Return what a call will probably use, and with *has_ceilings* also what it surely does not pass."""
+    def estimate(self, call: Call, *, has_ceilings: bool = False, counted: int | None = None) -> Estimate:
+        """
+        Return what a call will probably use, and with *has_ceilings* also what it surely does not pass.
+
+        *counted* is its input as upstream counted it, which does not know what its prompt cache has.
+        """
         held, floor = measure(call.body), surely(call.body)
         most = at_most(call.body) if has_ceilings else 0
-        return self.expect(
+        likely = self.expect(
             call.caller.name, call.model, held, call.max_tokens, floor=floor, most=most, has_ceilings=has_ceilings
         )
+        return likely if counted is None else _counted(likely, counted, has_reads=_READS in call.body)
 
     def expect(
         self, caller: str, model: str, held: Measure, max_tokens: int, *, floor: int, most: int, has_ceilings: bool
@@ -148,6 +154,11 @@ class Estimator:
             units = len(those) if kind is Kind.IMAGE else sum(source.size_bytes for source in those)
             seen = ratio * self._source_tokens(model, those) / units
             _learn(self._per_source, (model, kind), seen)
+
+
+def _counted(likely: Estimate, tokens: int, *, has_reads: bool) -> Estimate:
+    read = min(tokens, likely.read_tokens) if has_reads else 0
+    return replace(likely, input_tokens=max(1, likely.input_floor, tokens - read), read_tokens=read)
 
 
 def _learn(means: _Recent[K, float], key: K, seen: float) -> None:

@@ -10,12 +10,14 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from headrace.budget.bucket import MAX_UNITS, UNITS
 from headrace.budget.calendar import Span, zone_of
 from headrace.budget.matching import ANY, DIMENSIONS, LABEL, Match
 from headrace.budget.want import NANO_USD, Kind, OnRedisLoss
+
+Estimates = Literal["learned", "counted", "ceiling"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _BOUNDS = (
@@ -35,7 +37,8 @@ class Limit:
         zone: in which days and months begin at midnight.
         burst_s: a rate bucket holds what flows in during so long.
         cache_read_weight: what input that upstream's prompt cache had counts as, from 0 to 1; upstream's own limits: 0.
-        estimate: what is reserved: what such calls used before, or what this one cannot use more than.
+        estimate: what is reserved: what such calls used before; the same, but input as upstream counts it; or what this one
+            cannot use more than.
         shadow: decide and count, but enforce nothing.
         on_redis_loss: wait for Redis and refuse (closed), let calls pass (open), or spend this host's part (share).
     """
@@ -53,7 +56,7 @@ class Limit:
     zone: str = "UTC"
     burst_s: float = 60.0
     cache_read_weight: float = 0.0
-    estimate: Literal["learned", "ceiling"] = "learned"
+    estimate: Estimates = "learned"
     shadow: bool = False
     on_redis_loss: OnRedisLoss = "closed"
 
@@ -101,8 +104,7 @@ def _problems(limit: Limit) -> Iterator[str]:
         yield f"name {limit.name!r}: use 1 to 64 letters, digits, dots, dashes or underscores"
     if limit.on_redis_loss not in ("closed", "open", "share"):
         yield f"on_redis_loss {limit.on_redis_loss!r}: use closed, open or share"
-    if limit.estimate not in ("learned", "ceiling"):
-        yield f"estimate {limit.estimate!r}: use learned or ceiling"
+    yield from _problems_of_estimate(limit)
     for name in sorted(set(limit.per) - set(DIMENSIONS)):
         if not name.startswith(LABEL):
             yield f"per {name!r}: use any of {', '.join(DIMENSIONS)}, {LABEL}NAME"
@@ -117,6 +119,17 @@ def _problems(limit: Limit) -> Iterator[str]:
     for kind, rate in limit.rates:
         yield from _problems_of_rate(limit, kind, rate)
     yield from _problems_of_windows(limit)
+
+
+def _problems_of_estimate(limit: Limit) -> Iterator[str]:
+    if limit.estimate not in get_args(Estimates):
+        yield f"estimate {limit.estimate!r}: use learned, counted or ceiling"
+    bounds_input = limit.windows or {"input_tokens", "total_tokens"} & {kind for kind, _ in limit.rates}
+    if limit.estimate == "counted" and not bounds_input:
+        yield (
+            "estimate 'counted': it is input that upstream counts, and this limit bounds none; use learned, or set "
+            "input_tokens_per_minute, total_tokens_per_minute, spend_per_day or spend_per_month"
+        )
 
 
 def _problems_of_rate(limit: Limit, kind: Kind, rate: int) -> Iterator[str]:

@@ -145,7 +145,8 @@ def _buckets_of(limit: Limit, rates: Iterable[tuple[Kind, int]], known: Mapping[
         return Want(
             f"{limit.name}:{kind}{whose}", limit.name, kind, form, rate, capacity, 1, limit.on_redis_loss,
             is_upstreams=limit.is_upstreams, is_shadow=limit.shadow,
-            is_ceiling=limit.estimate == "ceiling", cache_read_weight=limit.cache_read_weight,
+            is_ceiling=limit.estimate == "ceiling", is_counted=limit.estimate == "counted",
+            cache_read_weight=limit.cache_read_weight,
         )  # fmt: skip
 
     for kind, rate in rates:

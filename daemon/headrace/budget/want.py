@@ -47,6 +47,7 @@ class Want:
         ends_us: when a window ends (Unix microseconds); 0 unless the form is WINDOW.
         is_shadow: decided and counted, but not enforced.
         is_ceiling: what is reserved is surely not too little.
+        is_counted: upstream is asked how much input there is, before it is reserved.
         cache_read_weight: what a token that upstream's prompt cache had counts as, of one token of input.
         is_upstreams: the bucket stands for all that the organisation has of a kind upstream, so upstream's word lowers it.
     """
@@ -64,6 +65,7 @@ class Want:
     is_ceiling: bool = False
     cache_read_weight: float = 0.0
     is_upstreams: bool = False
+    is_counted: bool = False
 
     @property
     def span_us(self) -> float:
@@ -90,6 +92,7 @@ class Want:
         return Want(
             self.bucket_id, self.limit, self.kind, self.form, self.rate_per_minute, self.capacity, cost, self.on_redis_loss,
             self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight, self.is_upstreams,
+            self.is_counted,
         )  # fmt: skip
 
     def worded(self, amount: int) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import msgspec
 
+from headrace.budget.limit import Estimates
 from headrace.budget.limits import Limit, Match
 from headrace.classes import ModelClasses
 from headrace.config.kinds import (
@@ -206,7 +207,7 @@ class LimitTable(Table, frozen=True):
     zone: str = "UTC"
     burst: Duration = 60.0
     cache_read_weight: Share = 0.0
-    estimate: Literal["learned", "ceiling"] = "learned"
+    estimate: Estimates = "learned"
     shadow: bool = False
     on_redis_loss: Literal["closed", "open", "share"] = "closed"
 

@@ -3,6 +3,7 @@ Schedule: waiting for a turn, in order, within deadlines.
 
     turns.py     the schedule: who gets its budgets and a slot, and when
     turn.py      a call's turn, from its budgets to what is given back
+    counting.py  asking upstream how much input a call has
     hold.py      what it was granted
     asking.py    from a place to its grant: the line, then the ledger
     line.py      who asks the ledger, and who waits until called, in this process; pure

@@ -32,6 +32,7 @@ from headrace.link import Link
 from headrace.model import Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
+from headrace.schedule.counting import Ask, Counting, asks_count
 from headrace.schedule.halting import Halt, Halting
 from headrace.schedule.hold import Hold, granting, parted
 from headrace.schedule.holding import Holding
@@ -68,6 +69,7 @@ class Schedule:
         max_in_flight: requests at upstream at once.
         lanes: the share of each lane, in millionths.
         tuner: what upstream says of itself.
+        ask: asks upstream to count the input of calls; None: nobody does.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Schedule:
         max_in_flight: int = 512,
         lanes: Mapping[str, int] = LANES,
         tuner: Tuner | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self.crowd = crowd or Crowd()
         self.slots = Slots(max_in_flight, clock)
@@ -99,6 +102,7 @@ class Schedule:
         self._shadows = Shadows(ledger, self._permits, self._background)
         self._holding = Holding(ledger, self._permits, self._shadows, self.tuner.gates, self._asking.forget)
         self.reserved = self._holding.reserved
+        self._counting = Counting(ask, link, ledger, self.slots, clock) if ask else None
         self._numbers = itertools.count(1)
         self._lanes = lanes
         self._flows = functools.lru_cache(_MEMO)(self._new_flow)
@@ -183,6 +187,7 @@ class Schedule:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
         entered, estimate, model_class = self._clock.now(), None, self.tuner.class_of(call)
         waiter, has_asked = f"{self._inbox}|{urgency[2]:012}", False
+        is_counted, tokens, has_ceilings = False, None, False
         if model_class and self.tuner.learner.must_wait(model_class):
             counted.take()
             await self.tuner.learner.first_head(model_class, call.begin_by)
@@ -195,7 +200,12 @@ class Schedule:
             buckets = self._limits.buckets(call, now)
             if not buckets and not self.tuner.gates.is_troubled(model_class):
                 return self._holding.begin(Hold(hold_id, model_class=model_class, granted_at=now))
-            estimate = estimate or self._estimate(call, buckets)
+            if self._counting and isinstance(call, Call) and not is_counted and asks_count(buckets):
+                is_counted, tokens = True, await self._counting.count(call, self._limits, counted)
+                continue  # meanwhile the limits may be others, or its caller on hold
+            if estimate is None or not has_ceilings:  # limits with ceilings may have come while it waited
+                has_ceilings = any(want.is_ceiling for want in buckets)
+                estimate = self._estimate(call, has_ceilings, tokens)
             enforced, shadows = parted(self._limits.wants(call, estimate, now))
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
             wants = (*granting(enforced), *self.tuner.asks_gate(model_class, enforced))
@@ -237,11 +247,11 @@ class Schedule:
         if left and place.has_asked:
             self._ledger.release(f"{place.hold_id}.left", left, waiter=place.waiter)
 
-    def _estimate(self, call: Errand, buckets: tuple[Want, ...]) -> Estimate:
+    def _estimate(self, call: Errand, has_ceilings: bool, counted: int | None) -> Estimate:
         # Of what is only carried nobody has read the body; limits in tokens do not hold for it.
         if not isinstance(call, Call):
             return Estimate(0, 0)
-        return self._estimator.estimate(call, has_ceilings=any(want.is_ceiling for want in buckets))
+        return self._estimator.estimate(call, has_ceilings=has_ceilings, counted=counted)
 
     def _outcome(self, call: Errand, error: BaseException) -> str:
         # At its deadline a call is cancelled, too; then it was the wait that was too long, and not the caller who left.
