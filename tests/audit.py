@@ -20,11 +20,12 @@ AUDIT = "audit"
 
 @dataclass(frozen=True)
 class Move:
-    """What one hold took from a bucket at a time of Redis's; tokens below zero came back."""
+    """What one hold took from a bucket at a time of Redis's; tokens below zero came back, of a stream *part* by part."""
 
     at_us: int
     hold: str
     tokens: int
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,21 @@ class Audit:
 
     def unsound(self) -> list[str]:
         """Return what cannot be: holds granted twice, or that gave back twice, before their grant, or more than it."""
-        wrong, granted, closed = [], dict[str, int](), set[str]()
+        wrong, granted, closed = [], dict[str, int](), set[tuple[str, str]]()
         for move in self.moves:
             if move.tokens > 0:
                 if move.hold in granted:
                     wrong.append(f"{move.hold} was granted twice")
                 granted[move.hold] = move.tokens
             else:
-                if move.hold in closed:
+                if (move.hold, move.part) in closed:
                     wrong.append(f"{move.hold} gave back twice")
-                if -move.tokens > granted.get(move.hold, 0):
-                    wrong.append(f"{move.hold} gave back {-move.tokens} of {granted.get(move.hold, 0)}")
-                closed.add(move.hold)
+                left = granted.get(move.hold, 0)
+                if -move.tokens > left:
+                    wrong.append(f"{move.hold} gave back {-move.tokens} of {left}")
+                closed.add((move.hold, move.part))
+                if move.hold in granted:
+                    granted[move.hold] = left + move.tokens
         return wrong
 
     def _left(self) -> dict[str, int]:
@@ -92,7 +96,16 @@ def read(url: str, kind: str) -> Audit:
 
 
 def _moves(entries: Iterable[dict[bytes, bytes]]) -> Iterable[Move]:
+    owed: dict[str, int] = {}
     for entry in entries:
-        tokens = int(entry[b"cost"]) if b"cost" in entry else -int(entry[b"back"])
-        if b"cost" in entry or tokens < 0:
-            yield Move(int(entry[b"at_us"]), entry[b"hold"].decode(), tokens)
+        hold, _, part = entry[b"hold"].decode().partition("|told")
+        at_us, back = int(entry[b"at_us"]), int(entry.get(b"back", 0))
+        if b"cost" in entry:
+            yield Move(at_us, hold, int(entry[b"cost"]))
+        elif back < 0:
+            owed[hold] = owed.get(hold, 0) - back
+        else:  # a debt that a stream had taken too much comes back first
+            paid = min(back, owed.get(hold, 0))
+            owed[hold] = owed.get(hold, 0) - paid
+            if back > paid:
+                yield Move(at_us, hold, paid - back, part)

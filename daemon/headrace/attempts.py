@@ -115,9 +115,11 @@ class Attempts:
             return await self._upstream.ask(call)
         async with self._upstream.stream(call) as stream:
             flight.request_id, flight.headers = stream.request_id, stream.headers
-            is_content = forms.dialect(call.endpoint).is_content
+            dialect = forms.dialect(call.endpoint)
             async for event in stream:
-                flight.append(event, is_content=is_content(event))
+                flight.append(event, is_content=dialect.is_content(event))
+                if dialect.tells_usage(event):
+                    turn.told(_told(call, flight))
                 if flight.is_open:
                     turn.begun()
         answer = forms.answer_of_events(

@@ -134,6 +134,34 @@ async def test_settle(kit):
     assert granted.levels[1:] == (19, 1)
 
 
+async def test_amend(kit):
+    """Of a stream that goes on what is known is settled, more or less; the rest stays, its permit too, until it ends."""
+    wants = (REQUESTS, TOKENS, PERMITS)
+    await kit.ledger.settle("z", (), {})  # so that Redis knows the script: else it is told it first, and the rest overtakes
+    await kit.ask("a", *wants)
+    assert kit.ledger.amend("a", 1, wants, {TOKENS.bucket_id: 30})
+    look = (replace(TOKENS, cost=0), replace(REQUESTS, cost=0), PERMITS)
+    tokens, requests, permits = (await kit.ask("b", *look)).levels
+    assert (tokens, requests, permits) == (pytest.approx(1970, abs=30), 19, 0)
+    wants = (REQUESTS, TOKENS.at(30), PERMITS)
+    assert kit.ledger.amend("a", 2, wants, {TOKENS.bucket_id: 500})
+    wants = (REQUESTS, TOKENS.at(500), PERMITS)
+    await kit.ledger.settle("a", wants, {TOKENS.bucket_id: 600})
+    assert (await kit.ask("c", *look)).levels == (pytest.approx(1400, abs=100), pytest.approx(19, abs=1), 0)
+
+
+async def test_amend_of_nothing(link):
+    """What Redis knows no grant of gets nothing back by it; sent twice, an amendment is made once, even after the end."""
+    ledger = RedisLedger(link)
+    slow = replace(SLOW, capacity=100)
+    await ledger.reserve("a", (slow.at(60),), waiter="", flow=Flow("a"))
+    ledger.amend("lost", 1, (slow.at(60),), {slow.bucket_id: 10})
+    ledger.amend("a", 1, (slow.at(60),), {slow.bucket_id: 50})
+    await ledger.settle("a", (slow.at(50),), {})
+    ledger.amend("a", 1, (slow.at(60),), {slow.bucket_id: 50})
+    assert (await ledger.reserve("b", (slow.at(0),), waiter="", flow=Flow("a"))).levels == (50,)
+
+
 async def test_debt(kit):
     """Use beyond the estimate leaves debt, and it is waited for."""
     if isinstance(kit.ledger, Borrowing):
@@ -539,6 +567,7 @@ CASES = st.lists(
         ),
         st.tuples(st.just("settle"), st.integers(0, 11), st.integers(0, 900), SAID),
         st.tuples(st.just("release"), st.integers(0, 11)),
+        st.tuples(st.just("amend"), st.integers(0, 11), st.integers(0, 900)),
         st.tuples(st.just("sleep"), st.integers(1, 4)),
         st.tuples(st.just("age")),
     ),
@@ -559,6 +588,7 @@ class Replay:
         self.redis = RedisLedger(link)
         self.wants: dict[int, tuple[Want, ...]] = {}
         self.open: set[int] = set()
+        self.amended = 0
         self.moves: list[tuple[int, int]] = []
 
     async def reserve(self, hold, picked, tokens):
@@ -586,6 +616,22 @@ class Replay:
         cost = tokens if i in (1, 3) else want.cost
         return replace(want, bucket_id=f"{self.prefix}:{want.bucket_id}", cost=cost)
 
+    async def amend(self, hold, actual):
+        """Amend what is granted and open; it costs so much from then on."""
+        if hold not in self.open:
+            return
+        wants, hold_id = self.wants[hold], f"{self.prefix}{hold}"
+        used = {want.bucket_id: actual for want in wants if want.kind == "input_tokens" or want.form is Form.WINDOW}
+        self.amended += 1
+        for _ in range(2):  # sent twice, done once
+            sent = self._spy()
+            assert self.redis.amend(hold_id, self.amended, wants, used)
+            what, at_us, _ = await sent()
+            if what == 1:
+                self.at_us = max(self.at_us, int(at_us))
+                self.twin.amend(hold_id, self.amended, wants, used)
+        self.wants[hold] = tuple(want.at(used.get(want.bucket_id, want.cost)) for want in wants)
+
     async def close(self, hold, actual, said=None):
         wants = self.wants.get(hold)
         if wants is None:
@@ -599,6 +645,7 @@ class Replay:
         else:
             await self.redis.settle(hold_id, wants, used, said)
         what, at_us, change = await sent()
+        self.open.discard(hold)
         self.at_us = max(self.at_us, int(at_us))
         if what == 1 and actual is None:
             self.moves += [(self.at_us, -want.cost) for want in wants if want.kind == "requests"]
@@ -689,6 +736,8 @@ def test_twin(valkey_url, cases):
                     await replay.reserve(*rest)
                 elif step == "age":
                     await replay.age()
+                elif step == "amend":
+                    await replay.amend(*rest)
                 elif step == "sleep":
                     await asyncio.sleep(rest[0] / 1000)
                 else:

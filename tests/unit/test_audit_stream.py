@@ -31,6 +31,9 @@ def test_until_last_grant():
         ((TAKEN, Move(2, "a", -1), Move(3, "a", -1)), ["a gave back twice"]),
         ((TAKEN, Move(2, "a", -4)), ["a gave back 4 of 3"]),
         ((BACK, TAKEN), ["a gave back 3 of 0"]),
+        ((TAKEN, Move(2, "a", -1, "1"), Move(3, "a", -1)), []),
+        ((TAKEN, Move(2, "a", -1, "1"), Move(3, "a", -1, "1")), ["a gave back twice"]),
+        ((TAKEN, Move(2, "a", -2, "1"), Move(3, "a", -2)), ["a gave back 2 of 1"]),
     ],
 )
 def test_unsound(moves, wrong):

@@ -136,11 +136,21 @@ def test_used():
 
 
 def test_used_in_part():
-    """A stream that broke off has told its input: that is settled, and of its output the estimate stays."""
-    limits = Limits([Limit("org", input_tokens_per_minute=600, output_tokens_per_minute=600, total_tokens_per_minute=600)])
-    wants = limits.buckets(call(), NOW)
-    used = limits.used(wants, "m", Usage(9, 1, known=False), ESTIMATE)
-    assert used == {"org:input_tokens": 9, "org:total_tokens": 49}
+    """
+    A stream that goes on, or broke off, has told its input: that is settled. Of its output the estimate stays, as far as the
+    bucket had it, unless there is more already.
+    """
+
+    def used(usage: Usage, bound: int = 600) -> list[int]:
+        limits = Limits([
+            Limit("org", input_tokens_per_minute=600, output_tokens_per_minute=bound, total_tokens_per_minute=bound)
+        ])  # fmt: skip
+        return list(limits.used(limits.buckets(call(), NOW), "m", usage, ESTIMATE).values())
+
+    assert used(Usage(9, 1, known=False)) == [9, 40, 49]
+    assert used(Usage(9, 1, known=False), bound=30) == [9, 30, 30]
+    assert used(Usage(9, 44, known=False), bound=30) == [9, 44, 53]
+    assert used(Usage(0, 1, known=False)) == []
 
 
 def test_ceiling():

@@ -14,6 +14,7 @@ Budgets: how much of upstream each caller may use, shared by all processes.
     pulse.py     whose leases may lapse, while Redis hears everybody; pure
     redis.py     the ledger of all processes (reserve.lua, settle.lua, renew.lua; they share bucket.lua, gate.lua, line.lua)
     borrowing.py the ledger before it, which grants from what it has borrowed (exchange.lua)
+    exchange.py  one exchange of it with Redis, in the script's words
     quanta.py    how much is borrowed, and what is said of it, pure
     memory.py    the same rules in this process alone
     lines.py     who waits in it, and what that costs; pure

@@ -27,14 +27,15 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from headrace import keys, observe
+from headrace.budget.exchange import Exchange
 from headrace.budget.gate import Verdict
-from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said, Wait, all_back, given_back
+from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said, Wait, all_back, given_back, put_right
 from headrace.budget.quanta import EASE_S, LOAN_S, NOTHING, TICK_S, Quantum, Terms, Word
 from headrace.budget.redis import names_of
 from headrace.budget.want import Form, Want
@@ -76,24 +77,6 @@ class BorrowingStats:
         return 2 * self.grants - self.exchanges
 
 
-@dataclass(frozen=True, slots=True)
-class _Exchange:
-    """One exchange, which may have to be said again: then without what upstream said."""
-
-    quanta: list[Quantum]
-    names: list[str]
-    args: list[Any]
-    words: list[Word]
-    made_at: float
-
-    @property
-    def all_args(self) -> list[Any]:
-        return [*self.args, " ".join(map(_figures, self.quanta, self.words))]
-
-    def again(self) -> _Exchange:
-        return replace(self, words=[word.later for word in self.words])
-
-
 class Borrowing:
     """
     A ledger in front of the one in Redis. Run `keep` as a task; without it nothing is ever borrowed.
@@ -126,7 +109,7 @@ class Borrowing:
         self._granted: set[str] = set()  # holds that Redis knows nothing of
         self._asked: dict[str, None] = {}  # holds that Redis may know of, though they were not granted
         self._numbers = itertools.count(1)
-        self._unsaid: _Exchange | None = None
+        self._unsaid: Exchange | None = None
         self._moves: dict[str, list[str]] = {}  # for the audit, by bucket
         self._stirred = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -180,6 +163,13 @@ class Borrowing:
         if gates and said.verdict < Verdict.UNKNOWN:
             return self._shared.settle(hold_id, gates, {}, said)
         return closed
+
+    def amend(self, hold_id: str, number: int, wants: Sequence[Want], actual: Mapping[str, int]) -> bool:
+        """Replace what was reserved of some buckets while the hold stays open, where it was reserved."""
+        if hold_id not in self._granted:
+            return self._shared.amend(hold_id, number, wants, actual)
+        self._put_back(f"{hold_id}|told{number}", wants, put_right(wants, actual))
+        return True
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
@@ -270,14 +260,17 @@ class Borrowing:
 
     def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int]) -> asyncio.Future[Any]:
         self._granted.discard(hold_id)
+        self._put_back(hold_id, wants, back)
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def _put_back(self, hold_id: str, wants: Sequence[Want], back: Sequence[int]) -> None:
         for want, tokens in zip(wants, back, strict=True):
             if tokens and want.form in _LENT:
                 self._quantum(want).put_back(tokens)
         if self._audit:
             self._note_moves(hold_id, wants, "back", back)
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
 
     def _note_moves(self, hold_id: str, wants: Sequence[Want], what: str, tokens: Sequence[int]) -> None:
         at_us = int(self._clock.now() * 1e6)
@@ -339,7 +332,7 @@ class Borrowing:
         observe.EXCHANGES.inc("done")
         self._hear(exchange.quanta, reply, sent_at)
 
-    def _gather(self) -> _Exchange | None:
+    def _gather(self) -> Exchange | None:
         now = self._monotonic()
         quanta: list[Quantum] = []
         names: list[str] = []
@@ -360,7 +353,7 @@ class Borrowing:
         if not quanta:
             return None
         args = [self._link.inbox, next(self._numbers), round(LOAN_S * 1e6), " ".join(moves)]
-        return _Exchange(quanta, [*names, *[self._audit] * bool(self._audit), keys.PULSE], args, words, now)
+        return Exchange(quanta, [*names, *[self._audit] * bool(self._audit), keys.PULSE], args, words, now)
 
     def _hear(self, quanta: Sequence[Quantum], reply: bytes, sent_at: float) -> None:
         _, *numbers = map(int, reply.split())
@@ -370,7 +363,7 @@ class Borrowing:
             if is_wanted:
                 self._come_home(quantum)
 
-    def _give_up(self, exchange: _Exchange) -> None:
+    def _give_up(self, exchange: Exchange) -> None:
         observe.EXCHANGES.inc("away")
         if self._monotonic() - exchange.made_at >= _KEEP_TRYING_S:
             self._unsaid = None
@@ -389,9 +382,3 @@ class Borrowing:
 
 def _lent(wants: Sequence[Want]) -> list[Want]:
     return [want for want in wants if want.form in _LENT]
-
-
-def _figures(quantum: Quantum, word: Word) -> str:
-    want, ceiling = quantum.want, "-" if word.ceiling is None else word.ceiling
-    told = f"{word.spent} {word.back} {word.home} {word.kept} {word.asked} {word.most} {ceiling}"
-    return f"{want.form.value} {want.figure} {want.capacity} {told}"

@@ -57,17 +57,19 @@ class Costs:
         """
         Return what a call used, by bucket id; nothing of what upstream never said.
 
-        A stream that broke off has said what its input came to, and not its output: that is then what was estimated.
+        A stream that goes on, or broke off, has said what its input comes to, and of its output only what there is so far: then
+        it is what was estimated, unless there is more already.
         """
         if usage.known:
             return {want.bucket_id: self._of(want, model, usage) for want in wants if want.kind in USES}
         if estimate is None or not _has_input(usage):
             return {}
-        return {
-            want.bucket_id: self._of(want, model, _completed(usage, want, estimate))
-            for want in wants
-            if want.kind in USES and want.kind != "output_tokens"
-        }
+        return {want.bucket_id: self._so_far(want, model, usage, estimate) for want in wants if want.kind in USES}
+
+    def _so_far(self, want: Want, model: str, usage: Usage, estimate: Estimate) -> int:
+        # What was reserved was cut to the capacity, and so is what is only likely.
+        likely = min(self._of(want, model, _completed(usage, want, estimate)), want.capacity)
+        return max(likely, self._of(want, model, usage))
 
     def _of(self, want: Want, model: str, usage: Usage) -> int:
         if want.kind == "spend":

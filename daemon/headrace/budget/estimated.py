@@ -21,6 +21,15 @@ def count_reserved(wants: Sequence[Want]) -> None:
             observe.ESTIMATED.inc(want.limit, want.kind, "reserved", by=want.cost)
 
 
+def count_amended(wants: Sequence[Want], actual: Mapping[str, int]) -> None:
+    """Count what became known while the calls go on: so much less, or more, is in the air."""
+    for want in wants:
+        more = actual.get(want.bucket_id, want.cost) - want.cost
+        if want.kind in USES and more:
+            observe.ESTIMATED.inc(want.limit, want.kind, "reserved" if more > 0 else "closed", by=abs(more))
+            observe.ESTIMATED.inc(want.limit, want.kind, "under" if more > 0 else "over", by=abs(more))
+
+
 def count_closed(wants: Sequence[Want], actual: Mapping[str, int]) -> None:
     """Count what was reserved as closed, and by how much it was wrong, as far as is known."""
     for want in wants:

@@ -118,6 +118,13 @@ class Ledger(Protocol):
     ) -> asyncio.Future[Any]:
         """Replace what was reserved by *actual*, by bucket id; a bucket that is not in it keeps what was reserved."""
 
+    def amend(self, hold_id: str, number: int, wants: Sequence[Want], actual: Mapping[str, int]) -> bool:
+        """
+        Replace what was reserved of some buckets by *actual* while the hold stays open, for the *number*th time.
+
+        Returns whether that is done, or will be: then all these cost so much from now on, and settling says the rest.
+        """
+
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
 
@@ -134,6 +141,11 @@ def given_back(wants: Sequence[Want], actual: Mapping[str, int], said: Said = NO
         said.verdict if want.form is Form.GATE else want.cost - actual[want.bucket_id] if want.bucket_id in actual else 0
         for want in wants
     ]
+
+
+def put_right(wants: Sequence[Want], actual: Mapping[str, int]) -> list[int]:
+    """Return what comes back of each want when it is amended; of a permit and a gate nothing does, for they are held."""
+    return [0 if want.form in (Form.PERMIT, Form.GATE) else want.cost - actual.get(want.bucket_id, want.cost) for want in wants]
 
 
 def all_back(wants: Sequence[Want]) -> list[int]:

@@ -125,6 +125,12 @@ class LossPolicy:
             wants = [want for want in wants if want.on_redis_loss == "share" or want.form in (Form.PERMIT, Form.GATE)]
         return self._shared.settle(hold_id, wants, actual, said)
 
+    def amend(self, hold_id: str, number: int, wants: Sequence[Want], actual: Mapping[str, int]) -> bool:
+        """Replace what was reserved of some buckets while the hold stays open; not of what was granted without Redis."""
+        if hold_id in self._alone or hold_id in self._posted:
+            return False
+        return self._shared.amend(hold_id, number, wants, actual)
+
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back where it was reserved, and leave all lines."""
         if hold_id in self._alone:

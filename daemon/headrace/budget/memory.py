@@ -16,7 +16,19 @@ from typing import Any
 from headrace.budget import ledger, pulse
 from headrace.budget.bucket import UNITS, Bucket, Window
 from headrace.budget.gate import LEVEL, Change, Gate, Verdict, made
-from headrace.budget.ledger import NOTHING_SAID, Granted, HoldClosed, Never, Reserved, Said, Spent, Wait, all_back, given_back
+from headrace.budget.ledger import (
+    NOTHING_SAID,
+    Granted,
+    HoldClosed,
+    Never,
+    Reserved,
+    Said,
+    Spent,
+    Wait,
+    all_back,
+    given_back,
+    put_right,
+)
 from headrace.budget.lines import Asking, Charge, Standing, State
 from headrace.budget.pulse import Pulse
 from headrace.budget.want import Form, Want
@@ -91,6 +103,20 @@ class MemoryLedger:
     ) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used."""
         return self._close(hold_id, wants, given_back(wants, actual, said), "", said)
+
+    def amend(self, hold_id: str, number: int, wants: Sequence[Want], actual: Mapping[str, int]) -> bool:
+        """Replace what was reserved of some buckets while the hold stays open."""
+        now_us = self._now_us()
+        hold = self._hold(hold_id, now_us)
+        back = put_right(wants, actual)
+        for want, tokens in zip(wants, back, strict=True):
+            state = self._look(want, now_us)
+            if state.bucket is not None:
+                state.bucket.give_back((tokens if hold is not None else min(tokens, 0)) * _unit(want))
+                self._nudge_next(want, state, now_us)
+        if hold is not None and hold.charge is not None:
+            self._correct(hold.charge, back[hold.charge.index])
+        return True
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""
@@ -194,7 +220,10 @@ class MemoryLedger:
             self._nudge_next(want, state, now_us)
         self._standings.pop(waiter, None)
         if hold is not None and hold.charge is not None:
-            self._correct(hold.charge, wants, back)
+            # What comes back of a gate is a verdict, and no part of the cost.
+            index = hold.charge.index
+            left = 0 if wants[index].form is Form.GATE else back[index]
+            self._correct(hold.charge, hold.charge.basis - hold.charge.cost + left)
         return done
 
     def _tell_gate(self, want: Want, state: State, hold_id: str, said: Said, now_us: int) -> None:
@@ -209,10 +238,8 @@ class MemoryLedger:
         if change:
             self._on_change(want.bucket_id, change)
 
-    def _correct(self, charge: Charge, wants: Sequence[Want], back: Sequence[int]) -> None:
-        # What comes back of a gate is a verdict, and no part of the cost.
-        used = charge.cost - (0 if wants[charge.index].form is Form.GATE else back[charge.index])
-        more = correction(charge.us, charge.basis - used, charge.basis)
+    def _correct(self, charge: Charge, back: int) -> None:
+        more = correction(charge.us, back, charge.basis)
         for bucket_id in charge.bucket_ids:
             state = self._states.get(bucket_id)
             if more and state is not None and state.fair is not None:

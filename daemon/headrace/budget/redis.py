@@ -18,7 +18,19 @@ from headrace import keys
 from headrace.background import Background
 from headrace.budget import ledger, pulse
 from headrace.budget.gate import Change
-from headrace.budget.ledger import NOTHING_SAID, Granted, HoldClosed, Never, Reserved, Said, Spent, Wait, all_back, given_back
+from headrace.budget.ledger import (
+    NOTHING_SAID,
+    Granted,
+    HoldClosed,
+    Never,
+    Reserved,
+    Said,
+    Spent,
+    Wait,
+    all_back,
+    given_back,
+    put_right,
+)
 from headrace.budget.want import Form, Want
 from headrace.clock import Clock, SystemClock
 from headrace.errors import RedisAway
@@ -98,6 +110,11 @@ class RedisLedger:
     ) -> asyncio.Future[Any]:
         """Replace what was reserved by what was used."""
         return self._close(hold_id, wants, given_back(wants, actual, said), "", said)
+
+    def amend(self, hold_id: str, number: int, wants: Sequence[Want], actual: Mapping[str, int]) -> bool:
+        """Replace what was reserved of some buckets while the hold stays open."""
+        self._close(f"{hold_id}|told{number}", wants, put_right(wants, actual), "", NOTHING_SAID)
+        return True
 
     def release(self, hold_id: str, wants: Sequence[Want], *, waiter: str = "") -> asyncio.Future[Any]:
         """Give everything back, and leave the lines."""

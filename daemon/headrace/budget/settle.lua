@@ -1,5 +1,8 @@
 -- settle: close a hold. What was reserved is replaced by what was used, permits come back, and the hold leaves the lines.
 --
+-- Amending is the same of some of it while the hold stays open: permits and gates are left as they are, and it is done under an
+-- id of its own, the hold's with "|told<number>" behind it.
+--
 -- Releasing is the same with everything given back. Closing a hold that was never granted takes care of the reserve that may
 -- still be on its way: it will find the id closed.
 --
@@ -35,6 +38,8 @@ local audit = #KEYS % 3 == 0 and KEYS[#KEYS - 1]
 
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {0, whole(now_us), 0} end
+local open = string.match(KEYS[1], '^(.*)|told%d+$')
+if open then seen = redis.call('GET', open) end
 redis.call('SET', KEYS[1], 'closed', 'PX', math.ceil(tonumber(ARGV[3]) / 1e3))
 
 local change = 0
@@ -66,9 +71,10 @@ for form, figure, capacity, back, said in string.gmatch(ARGV[4], '(%a) (%S+) (%S
     }
     wants[i], backs[i] = want, tonumber(back)
     if not seen and form ~= 'g' then backs[i] = math.min(backs[i], 0) end
-    settle(want, backs[i], said)
+    local is_settled = not open or (form ~= 'p' and form ~= 'g')
+    if is_settled then settle(want, backs[i], said) end
     if form == 'g' then backs[i] = 0 end -- a gate's is a verdict, and no part of the cost
-    if redis.call('EXISTS', want.line) == 1 then
+    if is_settled and redis.call('EXISTS', want.line) == 1 then
         if waiter ~= '' then leave(want, waiter) end
         nudge(want)
     end
@@ -76,7 +82,8 @@ end
 
 local index, cost, basis, charge, flow, charged = string.match(seen or '', '|(%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
 if index and tonumber(basis) > 0 then
-    local more = -math.floor(charge * (basis - cost + backs[tonumber(index)]) / basis)
+    local left = open and 0 or basis - cost
+    local more = -math.floor(charge * (left + backs[tonumber(index)]) / basis)
     for at in string.gmatch(charged, '%d+') do
         if more ~= 0 then correct(wants[tonumber(at)], flow, more) end
     end

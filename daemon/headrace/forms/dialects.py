@@ -32,6 +32,9 @@ class Dialect(Protocol):
     def events_of_json(self, payload: bytes) -> list[Event]:
         """Return the events that tell a whole answer; ValueError if it is none, or cannot be told so."""
 
+    def tells_usage(self, event: Event) -> bool:
+        """Whether it says something of what is used while the answer goes on: not if the last event follows it."""
+
     def is_start(self, event: Event) -> bool:
         """Whether an answer begins with it."""
 
@@ -59,6 +62,9 @@ class _Messages:
         usage_of_json(payload)
         return events_of_json(payload)
 
+    def tells_usage(self, event: Event) -> bool:
+        return event.name == "message_start" or (event.name == "message_delta" and not _names_a_stop(event))
+
     def is_start(self, event: Event) -> bool:
         return event.name == "message_start"
 
@@ -82,6 +88,9 @@ class _Plain:
 
     def usage_of_events(self, events: Sequence[Event]) -> Usage:
         return Usage()
+
+    def tells_usage(self, event: Event) -> bool:
+        return False
 
     def is_start(self, event: Event) -> bool:
         return True
@@ -115,6 +124,9 @@ class _Chat:
             if b'"usage"' in event.data and (usage := _object(event.data).get("usage")):
                 return _chat_usage(usage)
         return Usage(known=False)
+
+    def tells_usage(self, event: Event) -> bool:
+        return False  # only at the end
 
     def is_start(self, event: Event) -> bool:
         return bool(event.data)
@@ -156,6 +168,11 @@ def is_an_error(payload: bytes) -> bool:
     # In the chat dialect errors have no type; nor has an answer an error.
     error = said.get("error")
     return (exact.opens_with(error, b"{") or exact.opens_with(error, b'"')) and bool(exact.parse(error or b"null"))
+
+
+def _names_a_stop(event: Event) -> bool:
+    delta = _object(event.data).get("delta")
+    return isinstance(delta, dict) and delta.get("stop_reason") is not None
 
 
 def _object(payload: bytes) -> dict[str, Any]:

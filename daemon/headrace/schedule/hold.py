@@ -19,6 +19,7 @@ class Hold:
         estimate: what it will probably use.
         model_class: whose limits upstream counts it to; "": none of ours.
         granted_at: when it was granted (Unix seconds), or a moment earlier.
+        amended: how often it was amended since.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Hold:
     estimate: Estimate | None = None
     model_class: str = ""
     granted_at: float = 0.0
+    amended: int = 0
 
 
 def parted(wants: tuple[Want, ...]) -> tuple[tuple[Want, ...], tuple[Want, ...]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
-from headrace.budget.estimated import count_closed, count_reserved
+from headrace.budget.estimated import count_amended, count_closed, count_reserved
 from headrace.budget.ledger import Ledger, Said
 from headrace.budget.want import Want
 from headrace.schedule.closing import briefly, nothing
@@ -50,6 +51,16 @@ class Holding:
         if hold.shadows:
             self._shadows.settle(hold.id, hold.shadows, actual)
         return briefly(self._ledger.settle(hold.id, wants, actual, said)) if wants else nothing()
+
+    def amend(self, hold: Hold, actual: Mapping[str, int]) -> Hold:
+        """Replace what was reserved of some buckets while the call goes on; return what it holds now."""
+        wants = tuple([want.at(actual.get(want.bucket_id, want.cost)) for want in hold.wants])
+        if wants == hold.wants or not self._ledger.amend(hold.id, hold.amended + 1, hold.wants, actual):
+            return hold
+        self.reserved.close(hold.wants)
+        self.reserved.add(wants)
+        count_amended(hold.wants, actual)
+        return replace(hold, wants=wants, amended=hold.amended + 1)
 
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back. The command leaves at once."""

@@ -103,6 +103,10 @@ class Turn:
             self._is_begun = True
             self._is_well = self._schedule.begin(self._hold)
 
+    def told(self, usage: Usage) -> None:
+        """Settle what a stream that goes on has said of its use, as far as that is known. The command leaves at once."""
+        self._hold = self._schedule.amend(self._hold, self._call.model, usage)
+
     def settle(self, usage: Usage) -> Awaitable[None]:
         """Settle what the answer used. The command leaves when this is called; await it as long as is convenient."""
         self._give_slot_back()

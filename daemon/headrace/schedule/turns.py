@@ -2,7 +2,7 @@
 Waiting for a turn: a call goes upstream once all its buckets have granted it what it will probably use, and a slot is free.
 
     async with schedule.turn(call, hold_id) as turn:
-        turn.sent()
+        turn.sent()                              # a stream says `told` as it goes on
         answer = await upstream.ask(call)
         await turn.settle(answer.usage)
 
@@ -270,6 +270,12 @@ class Schedule:
         said = self.tuner.said(hold.model_class, hold.wants, end, age_s=self._clock.now() - hold.granted_at)
         wants = hold.wants or self.tuner.needed_gate(hold.model_class, said)
         return self._holding.settle(hold, wants, actual, said)
+
+    def amend(self, hold: Hold, model: str, usage: Usage) -> Hold:
+        """Replace what was reserved by what a stream that goes on has said of its use; return what it holds now; for `Turn`."""
+        if hold.estimate is None:
+            return hold
+        return self._holding.amend(hold, self._limits.used(hold.wants, model, replace(usage, known=False), hold.estimate))
 
     def has_gate(self, hold: Hold) -> bool:
         """Whether a call has passed a gate that others may be waiting at; for `Turn`."""
