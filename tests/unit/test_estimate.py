@@ -97,6 +97,25 @@ SOURCES = {
 }
 
 
+LINKS = {
+    "an image": ({"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}, Kind.LINKED_IMAGE),
+    "a document": ({"type": "document", "source": {"type": "url", "url": "https://example.com/a"}}, Kind.LINKED_FILE),
+    "an image's file": ({"type": "image", "source": {"type": "file", "file_id": "file_1"}}, Kind.LINKED_IMAGE),
+    "names sorted": ({"source": {"type": "url", "url": "http://example.com/a"}, "type": "image"}, Kind.LINKED_IMAGE),
+    "a file": ({"type": "document", "source": {"file_id": "file_1", "type": "file"}, "title": "x"}, Kind.LINKED_FILE),
+    "cached": (
+        {"type": "image", "cache_control": {"type": "ephemeral"}, "source": {"type": "url", "url": "https://example.com/a"}},
+        Kind.LINKED_IMAGE,
+    ),
+    "cached, names sorted": (
+        {"source": {"type": "url", "url": "https://example.com/a"}, "zone": {"type": "ephemeral"}, "type": "image"},
+        Kind.LINKED_IMAGE,
+    ),
+    "a chat's": ({"type": "image_url", "image_url": {"detail": "low", "url": "https://example.com/a"}}, Kind.LINKED_IMAGE),
+    "a chat's file": ({"type": "file", "file": {"file_id": "file_1"}}, Kind.LINKED_FILE),
+}
+
+
 def in_a_call(*blocks: object) -> dict[str, object]:
     return {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, *blocks]}]}
 
@@ -121,6 +140,47 @@ def test_sources(block: object, kind: Kind) -> None:
         assert [source.kind for source in held.sources] == [kind], body[:300]
         assert held.text_bytes < 1500
         assert surely(body) < 10
+
+
+@pytest.mark.parametrize(("block", "kind"), LINKS.values(), ids=LINKS.keys())
+def test_links(block: object, kind: Kind) -> None:
+    """So is a source that is elsewhere: by its URL, or a file's id."""
+    for body in spelled(in_a_call(block)):
+        assert [source.kind for source in measure(body).sources] == [kind], body[:300]
+
+
+def test_many_links() -> None:
+    """Each is told from its neighbours, whatever else a call holds."""
+    blocks = [LINKS["an image"][0], LINKS["a document"][0], SOURCES["png"][0], LINKS["a chat's"][0], LINKS["a file"][0]]
+    kinds = [Kind.IMAGE, Kind.LINKED_IMAGE, Kind.LINKED_FILE, Kind.LINKED_IMAGE, Kind.LINKED_FILE]
+    for body in spelled(in_a_call(*blocks)):
+        assert sorted(source.kind for source in measure(body).sources) == sorted(kinds)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "tool_use", "id": "t", "name": "fetch", "input": {"url": "https://example.com", "file_id": "x"}},
+        {"type": "text", "text": json.dumps(LINKS["an image"][0])},
+        {"type": "text", "text": "url"},
+        {"type": "container_upload", "file_id": "file_1"},
+    ],
+)
+def test_no_links(block: object) -> None:
+    """What only names something elsewhere is text."""
+    for body in spelled(in_a_call(block)):
+        assert measure(body) == Measure(len(body))
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_learn(name: str) -> None:
+    """What is elsewhere is expected to come to what such a source came to before, and teaches nothing of text."""
+    estimator, asked = Estimator(), asking_of(LINKS[name][0])
+    before = estimator.estimate(call()).input_tokens
+    assert estimator.estimate(asked).input_tokens > 1600
+    estimator.learn(asked, Usage(input_tokens=27_200))
+    assert estimator.estimate(asked).input_tokens == pytest.approx(27_200, rel=0.05)
+    assert estimator.estimate(call()).input_tokens == before
 
 
 def test_many_sources() -> None:

@@ -26,7 +26,8 @@ _FIRST_TOKENS_PER_BYTE = 0.3
 _FIRST_OUTPUT_SHARE = 0.5
 _WEIGHT = 0.1  # of the newest call in the running mean
 _SAMPLES = 64
-_FIRST_IMAGE_TOKENS = 1600  # at full size; an image's bytes say nothing of them
+# Of each piece whose bytes say nothing of them: an image at full size, some pages that are elsewhere.
+_FIRST_TOKENS = {Kind.IMAGE: 1600, Kind.LINKED_IMAGE: 1600, Kind.LINKED_FILE: 8000}
 _LEAST_FILE_TOKENS = 1600
 _READS = b'"cache_control"'  # without it nothing is read from upstream's prompt cache
 _FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
@@ -73,7 +74,7 @@ class Estimator:
     def __init__(self, *, models: int = 1024) -> None:
         self._tokens_per_byte: _Recent[str, float] = _Recent(models)
         self._reads_per_byte: _Recent[str, float] = _Recent(models)
-        self._per_source: _Recent[tuple[str, Kind], float] = _Recent(models)  # tokens of an image, or of a byte of a file
+        self._per_source: _Recent[tuple[str, Kind], float] = _Recent(models)  # tokens of a piece, or of a byte of a file
         self._outputs: _Recent[tuple[str, str], _Shares] = _Recent(models)
 
     def __repr__(self) -> str:
@@ -120,8 +121,8 @@ class Estimator:
 
     def _tokens_of(self, model: str, source: Source) -> float:
         rate = self._per_source.get((model, source.kind), 0.0)
-        if source.kind is Kind.IMAGE:
-            return rate or _FIRST_IMAGE_TOKENS
+        if source.kind in _FIRST_TOKENS:
+            return rate or _FIRST_TOKENS[source.kind]
         return rate * source.size_bytes or max(_LEAST_FILE_TOKENS, source.size_bytes * _FIRST_TOKENS_PER_FILE_BYTE)
 
     def learn(self, call: Call, usage: Usage, held: Measure | None = None) -> None:
@@ -151,7 +152,7 @@ class Estimator:
         ratio = rest / self._source_tokens(model, held.sources)
         for kind in {source.kind for source in held.sources}:
             those = [source for source in held.sources if source.kind is kind]
-            units = len(those) if kind is Kind.IMAGE else sum(source.size_bytes for source in those)
+            units = len(those) if kind in _FIRST_TOKENS else sum(source.size_bytes for source in those)
             seen = ratio * self._source_tokens(model, those) / units
             _learn(self._per_source, (model, kind), seen)
 

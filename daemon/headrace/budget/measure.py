@@ -4,11 +4,13 @@ What a body holds, by its bytes alone: how much text, which sources, and how man
 A source is a file in base64, of whatever dialect: an image's `data`, a `data:` URL, `file_data`, `input_audio`. Its bytes say
 little of its tokens, so it must not be taken for text. It is found by what all of them have in common, a long run of base64's
 letters, at which the body is probed every so many bytes: 32 MB take a few milliseconds. What kind it is its first letters say,
-or the words around it. A run that nothing calls a source is text, which a model may well be shown.
+or the words around it. A run that nothing calls a source is text, which a model may well be shown. Or it is elsewhere, and the
+body has its URL or the id of its file; only the object that it stands in tells it from a tool's input.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,11 +23,13 @@ class Kind(StrEnum):
     PDF = "pdf"
     AUDIO = "audio"
     FILE = "file"  # any other
+    LINKED_IMAGE = "linked_image"  # elsewhere: a URL, or the id of a file
+    LINKED_FILE = "linked_file"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One source: its kind, and how many bytes it has in base64."""
+    """One source: its kind, and how many bytes it has in base64; 0 if it is elsewhere."""
 
     kind: Kind
     size_bytes: int
@@ -71,11 +75,17 @@ _WORDS = (
 
 def measure(body: bytes) -> Measure:
     """Return what a body holds. Sources of less than half a kilobyte, and of less than a probe's step, count as text."""
-    sources = tuple(_sources(body)) if len(body) > _SHORTEST_BYTES else ()
-    return Measure(len(body) - sum(source.size_bytes for source in sources), sources)
+    runs = tuple(_runs(body)) if len(body) > _SHORTEST_BYTES else ()
+    if not runs:
+        return Measure(len(body), tuple(_links(body, 0, min(len(body), _SEARCHED_BYTES))))
+    sources = [Source(kind, end - begin) for kind, begin, end in runs]
+    begins, ends = [0, *[end for _, _, end in runs]], [*[begin for _, begin, _ in runs], len(body)]
+    for begin, end in zip(begins, ends, strict=True):
+        sources += _links(body, begin, min(end, begin + _SEARCHED_BYTES))
+    return Measure(len(body) - sum(source.size_bytes for source in sources), tuple(sources))
 
 
-def _sources(body: bytes) -> Iterator[Source]:
+def _runs(body: bytes) -> Iterator[tuple[Kind, int, int]]:
     step = max(_SHORTEST_BYTES - _PROBE_BYTES, len(body) // _MOST_PROBES)
     at = 0
     while at < len(body):
@@ -84,8 +94,40 @@ def _sources(body: bytes) -> Iterator[Source]:
             continue
         begin, end = _run(body, at, step)
         if end - begin >= _SHORTEST_BYTES and (kind := _kind(body, begin, end)):
-            yield Source(kind, end - begin)
+            yield kind, begin, end
         at = max(at + step, end)
+
+
+_LINK_BYTES = 300  # around a link, where the object that it stands in begins, and what that is
+_MOST_LINKS = 1000
+_SEARCHED_BYTES = 8_000_000  # between two runs; more text than that fits no model
+_INNER = re.compile(rb"\{[^{}]*\}")
+_PARENTS = (b'"source"', b'"image_url"', b'"file"')
+
+
+def _links(body: bytes, begin: int, end: int) -> Iterator[Source]:
+    for name, beginning in ((b'"url"', b'"http'), (b'"file_id"', b'"')):
+        at = begin - 1
+        for _ in range(_MOST_LINKS):
+            at = body.find(name, at + 1, end)
+            if at < 0:
+                break
+            value = body[at + len(name) : at + _LINK_BYTES].lstrip()
+            if value.startswith(b":") and value[1:].lstrip().startswith(beginning) and (kind := _kind_of_link(body, at)):
+                yield Source(kind, 0)
+
+
+def _kind_of_link(body: bytes, at: int) -> Kind | None:
+    # Objects beside the source, which have kinds of their own, are left out.
+    before = _INNER.sub(b"", body[max(0, at - _LINK_BYTES) : at])
+    before = before[: max(0, before.rfind(b"{"))].rstrip(b" \t\r\n:")
+    if not before.endswith(_PARENTS):
+        return None
+    # A block says what it is before its source or after it.
+    block = before[before.rfind(b"{") :]
+    if b'"type"' not in block:
+        block = _INNER.sub(b"", body[at : at + _LINK_BYTES].partition(b"}")[2]).partition(b"}")[0]
+    return Kind.LINKED_IMAGE if b'"image' in block + before[-len(b'"image_url"') :] else Kind.LINKED_FILE
 
 
 def _run(body: bytes, at: int, step: int) -> tuple[int, int]:
