@@ -15,7 +15,7 @@ NODE_MODULES := clients/typescript/node_modules/.package-lock.json
 NODE_TESTS := $(if $(shell command -v npm),$(NODE_MODULES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits large figures clients client-typescript client-go endpoints others others-pins clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,9 @@ truth-short: dev             ## The same in its short form: what was reached mus
 
 limits: dev                  ## Hold two daemons to one limit for three minutes, and look at every window.
 	$(BIN)/pytest tests/process/test_limit_promise.py --long -s
+
+any-order: dev               ## Let daemons, Redis and clocks do what they will, in two thousand orders, and keep the books.
+	$(BIN)/pytest tests/contract/test_any_order.py --long -s
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s

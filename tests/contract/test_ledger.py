@@ -276,6 +276,33 @@ async def test_permits_lapse(kit, short_lease):
     assert isinstance(await kit.ask("d", PERMITS), Wait)
 
 
+async def test_asked_again_too_late(kit, short_lease):
+    """Whose answer was lost, and whose permit lapsed before it could ask again, waits for another; what else it had is back."""
+    await beaten(kit, 0.2)
+    await kit.ask("lost", SLOW, PERMITS)
+    await kit.ask("b", PERMITS)
+    await beaten(kit, 0.16, "b")
+    assert (await kit.ask("c", PERMITS)).levels == (0,)
+    assert isinstance(await kit.ask("lost", SLOW, PERMITS), Wait)
+    assert (await kit.ask("d", SLOW)).levels == (0,)
+    await kit.ledger.release("d", (SLOW,))
+    await kit.ledger.release("c", (PERMITS,))
+    assert isinstance(await kit.ask("lost", SLOW, PERMITS), Granted)
+    await kit.ledger.release("lost", (SLOW, PERMITS))
+    assert (await kit.ask("e", SLOW, PERMITS)).levels == (0, 0)
+
+
+async def test_asking_again_renews(kit, short_lease):
+    """Whose answer was lost and who asks again in time has its permit for another lease."""
+    await beaten(kit, 0.2)
+    await kit.ask("lost", PERMITS)
+    await kit.ask("b", PERMITS)
+    await beaten(kit, 0.08, "b")
+    assert isinstance(await kit.ask("lost", PERMITS), Granted)
+    await beaten(kit, 0.08, "b")
+    assert isinstance(await kit.ask("c", PERMITS), Wait)
+
+
 async def test_lapse_needs_a_pulse(kit, short_lease):
     """Where nobody was heard for a while it was the ledger that was away: nothing lapses until those who live could renew."""
     await beaten(kit, 0.2)

@@ -3,7 +3,8 @@ The ledger: who has reserved what, and who comes next. This is the port; redis.p
 
 - *Reserve* takes the costs of all wants at once, or nothing and says how long to wait. *Settle* replaces what was reserved by
   what was used; *release* gives all of it back. All three are idempotent by hold id, and settling or releasing also closes
-  the id: a reserve that arrives after it (sent again, or overtaken on the wire) takes nothing.
+  the id: a reserve that arrives after it (sent again, or overtaken on the wire) takes nothing. Who asks again for what it
+  was granted is told so again; but if a permit of it has lapsed meanwhile, it may be another's, and all of it is asked anew.
 - Whoever must wait stands in the line of each bucket that blocks it, by rank (rank.py): whose flow has had less of its share
   stands before whose has had more, and nobody of higher rank takes from that bucket before it. Where a bucket does not block
   it, others may pass: a call that waits for tokens holds up nobody who needs only permits. A call has one rank in all lines, so

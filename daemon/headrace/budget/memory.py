@@ -79,7 +79,10 @@ class MemoryLedger:
         if hold is not None:
             if hold.grant is None:
                 raise HoldClosed(hold_id)
-            return hold.grant
+            if self._has_permits(hold_id, wants, now_us):
+                return hold.grant
+            self._close(hold_id, wants, all_back(wants), "", NOTHING_SAID)  # it begins anew
+            del self._holds[hold_id]
         if never := [want.bucket_id for want in wants if want.cost > want.capacity]:
             return Never(never[0])
         states = [self._look(want, now_us) for want in wants]
@@ -149,6 +152,15 @@ class MemoryLedger:
     def _hold(self, hold_id: str, now_us: int) -> _Hold | None:
         hold = self._holds.get(hold_id)
         return hold if hold is not None and hold.until_us > now_us else None
+
+    def _has_permits(self, hold_id: str, wants: Sequence[Want], now_us: int) -> bool:
+        # Who asks again has its permits for another lease. But one that has lapsed may be another's by now.
+        permits = [self._states.setdefault(want.bucket_id, State()).permits for want in wants if want.form is Form.PERMIT]
+        if not all(hold_id in held for held in permits):
+            return False
+        for held in permits:
+            held[hold_id] = now_us + pulse.LEASE_US
+        return True
 
     def _look(self, want: Want, now_us: int) -> State:
         state = self._states.setdefault(want.bucket_id, State())

@@ -60,7 +60,23 @@ local hold_us, permit_us, place_us, behind_us, poll_us, old_rank, old_charge, ol
 
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {'closed'} end
-if seen then return {'granted', string.match(seen, '^[^|]*')} end
+
+-- Who asks again is told again, and has its permits for another lease. But one that has lapsed may be another's by now.
+local function has_permits()
+    local permits, i = {}, 0
+    for form in string.gmatch(ARGV[4], '(%a) %S+ %S+ %S+') do
+        i = i + 1
+        if form == 'p' then permits[#permits + 1] = KEYS[3 * i - 1] end
+    end
+    for _, permit in ipairs(permits) do
+        if not redis.call('ZSCORE', permit, id) then return false end
+    end
+    for _, permit in ipairs(permits) do redis.call('ZADD', permit, whole(now_us + permit_us), id) end
+    return true
+end
+
+if seen and has_permits() then return {'granted', string.match(seen, '^[^|]*')} end
+if seen then redis.call('DEL', KEYS[1]) end -- it begins anew, and what it took comes back first
 
 -- What is left in a bucket now, and what is lent of it, in its unit.
 local function read(want)
@@ -80,7 +96,13 @@ for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (
         form = form, figure = tonumber(figure), unit = unit, capacity = tonumber(capacity) * unit, cost = tonumber(tokens) * unit,
     }
     if want.cost > want.capacity then return {'never', i} end
+    if seen and form == 'p' then redis.call('ZREM', want.bucket, id) end
+    if seen and form == 'g' then redis.call('HDEL', want.bucket, 'h:' .. id) end
     read(want)
+    if seen and (form == 'r' or form == 'w') then
+        give_back(want, want.cost)
+        keep(want)
+    end
     want.has_line = redis.call('EXISTS', want.line) == 1
     wants[i] = want
 end
@@ -93,6 +115,10 @@ end
 -- Fairness: what `Fair` does in rank.py.
 
 local flow = string.match(ARGV[3], '%S+$')
+if seen then
+    local charge, charged = string.match(seen, '|%d+ %d+ %d+ (%d+) %S+ (.*)$')
+    for at in string.gmatch(charged or '', '%d+') do correct(wants[tonumber(at)], flow, -charge) end
+end
 local lane, share, weight = string.match(flow, '^([^/]*/(%d+))/(%d+)/')
 
 local function weigh(want, of, sign)
