@@ -75,15 +75,15 @@ Goals = Mapping[str, Goal]
 
 GOALS: Mapping[str, Goals] = {
     "no-limit": {
-        "refused": Goal("attempts that meet a 429", 0.02, "%", today=0.70),
+        "refused": Goal("attempts that meet a 429", 0.02, "%", today=0.70, reached=0.02, short=0.1),
         "used": Goal("upstream's limit used", 0.95, "%", at_least=True, reached=0.95, short=0.9),
     },
     "others": {
-        "refused": Goal("our attempts that meet a 429, others taking 30 %", 0.01, "%", today=0.05),
-        "used": Goal("upstream's limit used by all", 0.95, "%", at_least=True),
+        "refused": Goal("our attempts that meet a 429, others taking 30 %", 0.01, "%", today=0.05, reached=0.01, short=0.1),
+        "used": Goal("upstream's limit used by all", 0.95, "%", at_least=True, reached=0.95, short=0.85),
     },
     "weights": {
-        "off": Goal("distance of the token shares from 3:1", 0.02, "%", today=abs(1.65 / 3 - 1)),
+        "off": Goal("distance of the token shares from 3:1", 0.02, "%", today=abs(1.65 / 3 - 1), reached=0.02, short=0.1),
         "used": Goal("the limit used", 0.95, "%", at_least=True, reached=0.95, short=0.85),
     },
     "lanes": {
@@ -92,13 +92,13 @@ GOALS: Mapping[str, Goals] = {
     },
     "lost-hosts": {
         "lost_s": Goal("seconds of the limit lost, of 45", 0.05 * 45, "s", today=0.14 * 45),
-        "slow_s": Goal("seconds on end under half speed", 2.0, "s"),
+        "slow_s": Goal("seconds on end under half speed", 2.0, "s", reached=2.0, short=3.0),
     },
     "redis": {
-        "failed": Goal("calls failed", 0, today=2),
+        "failed": Goal("calls failed", 0, today=2, reached=0),
     },
     "commands": {
-        "metering": Goal("Redis commands for metering, a call", 0.05, today=2, reached=2.1),
+        "metering": Goal("Redis commands for metering, a call", 0.05, today=2, reached=0.05, short=0.2),
     },
     "long": {
         "reserved_over": Goal("windows of reserved use over the bound", 0, reached=0),

@@ -107,9 +107,12 @@ class KeptRpc:
         return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
 
     def _give(self, hit: Hit) -> bytes:
+        self._tell(hit)
+        return self._kept.responses(hit)[0] + self._kept.tail(hit)
+
+    def _tell(self, hit: Hit) -> None:
         self._hit_count += 1
         self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
-        return self._kept.responses(hit)[0] + self._kept.tail(hit)
 
     async def _ask(self, raw: bytes, context: Any, keys: Keys, seen: bytes) -> bytes:
         call = await self._admit(raw, context, keys)
@@ -123,8 +126,7 @@ class KeptRpc:
         keys = self._who.keys(context)
         seen = await aloof(raw, digest, self._named + keys.scope, raw)
         if hit := self._hits.glance(seen):
-            self._hit_count += 1
-            self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
+            self._tell(hit)
             await _write(context, self._kept.responses(hit), self._kept.tail(hit))
             return
         call = await self._admit(raw, context, keys)

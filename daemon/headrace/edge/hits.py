@@ -54,7 +54,7 @@ class Hit(msgspec.Struct, frozen=True):
     seen: Seen
 
 
-class Gate(Protocol):
+class Drains(Protocol):
     """Who says whether calls are taken."""
 
     is_draining: bool
@@ -72,13 +72,13 @@ class Hits:
     Finds the kept answer to bytes that were seen before.
 
     Args:
-        gate: a daemon that drains gives no hits either.
+        flow: a daemon that drains gives no hits either.
     """
 
-    def __init__(self, clock: Clock, cache: Cache, gate: Gate) -> None:
+    def __init__(self, clock: Clock, cache: Cache, flow: Drains) -> None:
         self._clock = clock
         self._cache = cache
-        self._gate = gate
+        self._flow = flow
         self._memo: OrderedDict[bytes, Seen] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class Hits:
     def glance(self, digest: bytes) -> Hit | None:
         """Return the fresh answer to the very bytes of this digest, if it lies in memory."""
         seen = self._memo.get(digest)
-        if seen is None or self._gate.is_draining:
+        if seen is None or self._flow.is_draining:
             return None
         now = self._clock.now()
         entry = self._cache.glance(seen.fingerprint, now, seen.max_age_s)
