@@ -96,3 +96,7 @@ class Process:
 
     async def state(self, ticket_id: str) -> State:
         return (await self.tickets.get(ticket_id, "checkout")).state
+
+
+async def is_now(process: Process, ticket_id: str, state: State) -> bool:
+    return await process.state(ticket_id) is state

@@ -1,8 +1,9 @@
-"""What tests on a real Valkey share: each ledger in turn, and leases that end soon."""
+"""What tests on a real Valkey share: each ledger in turn, leases that end soon, and processes with tickets."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from headrace.budget.memory import MemoryLedger
 from headrace.budget.quanta import Terms
 from headrace.budget.redis import RedisLedger
 from ledger_parts import Kit, now_us
+from ticket_parts import QUICK, Process
 
 
 @pytest.fixture(params=["redis", "memory", "borrowing"])
@@ -50,3 +52,26 @@ def short_lease(monkeypatch):
     monkeypatch.setattr(pulse, "LEASE_US", 100_000)
     monkeypatch.setattr(pulse, "GAP_US", 90_000)
     monkeypatch.setattr(rules, "ANSWER_US", 40_000)
+
+
+@pytest.fixture
+async def processes(valkey_url):
+    """A maker of processes on one Redis."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(*args) -> Process:
+            process = await Process(valkey_url, *args).start()
+            stack.push_async_callback(process.aclose)
+            return process
+
+        yield make
+
+
+@pytest.fixture
+async def here(processes):
+    return await processes()
+
+
+@pytest.fixture
+async def quick(processes):
+    return await processes(QUICK)

@@ -1,0 +1,59 @@
+"""Idempotency keys: a key seen again is the first one's ticket, until that has failed; of many who come at once, one has it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from headrace import keys
+from headrace.errors import Canceled, DeadlinePassed
+from headrace.model import Caller
+from headrace.retry.ticket import Claimed, Conflict, Same
+from ticket_parts import ANSWER, ERROR, a_call
+
+
+async def test_idempotency(processes):
+    """The same call with the same key gets the first one's ticket, another call a conflict; another caller's key is its own."""
+    one, two = await processes(), await processes()
+    call = a_call(idempotency_key="k")
+    first = await one.tickets.claim(call)
+    assert isinstance(first, Claimed)
+    assert await two.tickets.claim(call) == Same(first.ticket)
+    assert await two.tickets.submit(call) == Same(first.ticket)
+    assert await two.tickets.claim(replace(call, fingerprint="0" * 64)) == Conflict()
+    assert isinstance(await two.tickets.claim(replace(call, caller=Caller("other"))), Claimed)
+
+    await one.tickets.finish(first.ticket, answer=ANSWER)
+    assert await two.tickets.claim(call) == Same(first.ticket), "kept for a day"
+    ticket = await one.tickets.get(first.ticket, "checkout")
+    assert (ticket.attempts, ticket.answer) == (1, ANSWER)
+
+
+async def test_one_claims(processes):
+    """Of many who claim a key at once, one has it."""
+    fleet = [await processes() for _ in range(3)]
+    call = a_call(idempotency_key="k")
+    outcomes = await asyncio.gather(*(process.tickets.claim(call) for process in fleet for _ in range(5)))
+    assert sum(isinstance(outcome, Claimed) for outcome in outcomes) == 1
+    assert len({outcome.ticket for outcome in outcomes}) == 1
+
+
+@pytest.mark.parametrize("error", [ERROR, Canceled("c"), DeadlinePassed("d")])
+async def test_key_freed(here, error):
+    """After a failed first, its key is free again."""
+    call = a_call(idempotency_key="k")
+    first = await here.tickets.claim(call)
+    await here.tickets.finish(first.ticket, error=error)
+    assert isinstance(await here.tickets.claim(replace(call, fingerprint="0" * 64)), Claimed)
+
+
+async def test_late_failure_frees_no_other(here):
+    """A first that fails after its key went to another leaves that one's claim alone."""
+    call = a_call(idempotency_key="k")
+    first = await here.tickets.claim(call)
+    await here.link.do("DEL", keys.idempotency("checkout", "k"))
+    second = await here.tickets.claim(call)
+    await here.tickets.finish(first.ticket, error=ERROR)
+    assert await here.tickets.claim(call) == Same(second.ticket)
