@@ -21,9 +21,9 @@ from headrace.edge.http_asks import read_ask
 from headrace.endpoints import MESSAGES
 from headrace.errors import RedisAway
 from headrace.flight.lease import LEASE_MS
-from headrace.model import Call, Caller, Reply
+from headrace.model import Call, Caller, Event, Reply
 from headrace.wiring import Parts
-from scripted import OVERLOADED, Line, Server, Talk, say_events, say_message, serving
+from scripted import EVENTS, OVERLOADED, Line, Server, Talk, say_events, say_message, serving
 
 T = TypeVar("T")
 
@@ -175,3 +175,54 @@ async def joined(one: Daemon, count: int) -> None:
 
 def asking(one: Daemon, call: Call) -> asyncio.Task[Reply]:
     return asyncio.create_task(one.ask(call))
+
+
+class Held:
+    """An upstream that answers when it is let go."""
+
+    def __init__(self, then: Talk = say) -> None:
+        self.go = asyncio.Event()
+        self._then = then
+
+    async def __call__(self, line: Line) -> None:
+        await self.go.wait()
+        await self._then(line)
+
+
+class SlowStream:
+    """A stream that stops after its first content until it is let go; then it goes on, or breaks off."""
+
+    def __init__(self, *, breaks: bool = False, events: list[bytes] = EVENTS) -> None:
+        self.go = asyncio.Event()
+        self._breaks, self._events = breaks, events
+
+    async def __call__(self, line: Line) -> None:
+        await line.begin_stream()
+        await line.chunk(b"".join(self._events[:3]))
+        await self.go.wait()
+        if self._breaks:
+            line.reset()
+            return
+        for raw in self._events[3:]:
+            await line.chunk(raw)
+        await asyncio.sleep(0.01)
+        await line.say(b"0\r\n\r\n")
+
+
+async def read(one: Daemon, call: Call) -> tuple[list[Event], Exception | None]:
+    """Return the events that a streaming call is given, and the error they end in."""
+    events: list[Event] = []
+    try:
+        async with one.answer(call) as reply:
+            if reply.events is None:
+                assert reply.answer is not None
+                return forms.event_list(reply.answer), None
+            async for event in reply.events:
+                events.append(event)
+    except Exception as error:
+        return events, error
+    return events, None
+
+
+def raws(events: list[Event]) -> list[bytes]:
+    return [event.raw for event in events]

@@ -1,7 +1,6 @@
 """Single-flight across processes: two sets of parts on one real Valkey stand for two hosts."""
 
 import asyncio
-import contextlib
 
 import pytest
 import redis
@@ -12,95 +11,10 @@ from headrace.clock import SystemClock
 from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
 from headrace.flight.flights import Flight, Flights, Landing, broken_off
 from headrace.flight.handover import Handover
-from headrace.flight.lease import Leases, NoLease, Recalled
+from headrace.flight.lease import Leases, NoLease
 from headrace.link import Link
-from headrace.model import Answer, Event, Form, Source
-from scripted import CALL
-
-KEY = "f" * 64
-EVENTS = [Event("content_block_delta", b'{"n":%d}' % n, b"event %d\n\n" % n) for n in range(6)]
-STREAMED = Answer(Form.EVENTS, b"".join(e.raw for e in EVENTS), created=2.0, request_id="req_1")
-SAID = Answer(Form.JSON, b'{"type":"message"}', created=1.0, request_id="req_2")
-
-
-class Host:
-    """One host's parts, and what they did."""
-
-    def __init__(self, url, lease_ms):
-        self.link = Link(url)
-        self.flights = Flights()
-        self.handover = Handover(self.link, SystemClock(), follow_ms=lease_ms)
-        self.leases = Leases(self.link, SystemClock(), self.flights, self.handover, lease_ms=lease_ms)
-        self.led = 0
-        self.cancelled = 0
-        self.go_on = asyncio.Event()
-        self.lead = self.say
-        self.tasks = [asyncio.create_task(self.link.listen()), asyncio.create_task(self.leases.keep())]
-
-    async def say(self, flight, lease, ticket):
-        await self.go_on.wait()
-        return Landing(SAID, attempts=2)
-
-    async def stream(self, flight, lease, ticket):
-        flight.begin("one")
-        for event in EVENTS[:3]:
-            flight.append(event, is_content=True)
-        await self.go_on.wait()
-        for event in EVENTS[3:]:
-            flight.append(event, is_content=True)
-        return Landing(STREAMED)
-
-    async def fly(self, flight, fresh_ms=0):
-        async def lead(lease, ticket):
-            self.led += 1
-            try:
-                return await self.lead(flight, lease, ticket)
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                raise
-
-        outcome = await self.leases.fly(flight, fresh_ms, lead)
-        return Landing(source=Source.CACHE) if isinstance(outcome, Recalled) else outcome
-
-    async def ask(self, fresh_ms=0):
-        with self.flights.join(KEY, CALL, lambda flight: self.fly(flight, fresh_ms)) as member:
-            while not member.is_served:
-                await member.changed()
-            if error := member.error():
-                raise error
-            return member.flight.landing
-
-    async def listen(self):
-        with self.flights.join(KEY, CALL, self.fly, is_live=True) as member:
-            return [event async for event in member.replay()]
-
-    async def die(self):
-        """Go as a killed process goes: without a word."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        self.tasks.clear()
-        self.link.run = self.link.do = lambda *_: asyncio.get_running_loop().create_future()
-
-    async def close(self):
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.link.aclose()
-
-
-@contextlib.asynccontextmanager
-async def hosts(url, n, lease_ms=600):
-    made = [Host(url, lease_ms) for _ in range(n)]
-    for host in made:
-        await asyncio.wait_for(host.link.listening(), 30)
-    yield made
-    for host in made:
-        await host.close()
-
-
-async def in_the_air(host):
-    await until(lambda: host.led == 1)
+from headrace.model import Source
+from lease_parts import EVENTS, KEY, SAID, STREAMED, hosts, in_the_air
 
 
 async def followed(host):
@@ -323,92 +237,6 @@ async def test_ticket_of_a_dead_leader(valkey_url):
         assert (await asyncio.wait_for(two.ask(), 5)).answer == SAID
         assert told == ["t-1"]
         first.cancel()
-
-
-def said(*events):
-    flight = Flight("said")
-    flight.begin("one")
-    for event in events:
-        flight.append(event, is_content=True)
-    return flight
-
-
-@contextlib.asynccontextmanager
-async def heard(host, ticket):
-    """Follow a ticket: the flight, and the task that follows."""
-    flight = Flight("heard")
-    following = asyncio.create_task(host.handover.follow(flight, ticket))
-    yield flight, following
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
-
-
-async def hold(host, ticket, holder):
-    await host.link.do("HSET", keys.ticket(ticket), "holder", holder)
-
-
-async def test_ticket_is_followed(valkey_url):
-    """What a worker's attempt says reaches the process that parked the call, event by event."""
-    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
-        await hold(one, "t-1", "me")
-        async with one.handover.publishing(said(*EVENTS), "t-1", 1, "me"):
-            await until(lambda: flight.events == EVENTS)
-
-
-@pytest.mark.parametrize("leaves", [None, 0, 1])
-async def test_ticket_is_followed_twice(valkey_url, leaves):
-    """Two who follow one ticket in one process are both told at once, and so is one when the other leaves."""
-    async with hosts(valkey_url, 2, lease_ms=60_000) as (one, two):
-        async with heard(two, "t-1") as first, heard(two, "t-1") as second:
-            await until(lambda: one.link.do("EXISTS", keys.audience("flight:ticket:t-1")))
-            await hold(one, "t-1", "me")
-            await two.link.ping()
-            follow = [first, second]
-            if leaves is not None:
-                _, leaving = follow.pop(leaves)
-                leaving.cancel()
-                await asyncio.gather(leaving, return_exceptions=True)
-            async with one.handover.publishing(said(*EVENTS), "t-1", 1, "me"):
-                await until(lambda: all(flight.events == EVENTS for flight, _ in follow))
-        await two.link.ping()
-        assert not await one.link.do("EXISTS", keys.audience("flight:ticket:t-1"))
-        assert two.handover.stats().followed == 0
-
-
-async def test_next_attempt_is_no_sequel(valkey_url):
-    """Who has had some of an attempt is not given the end of the next one, but told that the stream broke off."""
-    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, following):
-        await hold(one, "t-1", "first")
-        async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "first"):
-            await until(lambda: flight.events == EVENTS[:3])
-        await hold(one, "t-1", "second")
-        async with one.handover.publishing(said(*EVENTS), "t-1", 2, "second"):
-            with pytest.raises(BrokenStream):
-                await asyncio.wait_for(following, 5)
-        assert flight.events == EVENTS[:3]
-
-
-async def test_late_follower_of_a_ticket(valkey_url):
-    """Who comes after an attempt broke off has the next one from its beginning, and nothing of the first."""
-    async with hosts(valkey_url, 2) as (one, two):
-        await hold(one, "t-1", "first")
-        async with heard(two, "t-1") as (early, _), one.handover.publishing(said(*EVENTS[3:]), "t-1", 1, "first"):
-            await until(lambda: early.events == EVENTS[3:])
-        await hold(one, "t-1", "second")
-        async with heard(two, "t-1") as (first, _):
-            await until(lambda: first.events == EVENTS[3:])
-            async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 2, "second"), heard(one, "t-1") as (late, _):
-                await until(lambda: late.events == EVENTS[:3])
-
-
-async def test_overtaken_attempt_is_silent(valkey_url):
-    """An attempt whose ticket is in other hands says nothing any more to those who follow the ticket."""
-    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
-        await hold(one, "t-1", "successor")
-        stale = one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "stale")
-        async with stale, one.handover.publishing(said(*EVENTS[3:]), "t-1", 2, "successor"):
-            await until(lambda: flight.events == EVENTS[3:])
-        assert await one.link.do("XLEN", keys.log("flight:ticket:t-1:log")) == 3
 
 
 async def test_landing_after_an_unanswered_append(valkey_url):

@@ -1,0 +1,98 @@
+"""A ticket's attempts are followed by other processes, event by event, and no attempt's end comes after another's beginning."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from conftest import until
+from headrace import keys
+from headrace.errors import BrokenStream
+from headrace.flight.flights import Flight
+from lease_parts import EVENTS, hosts
+
+
+def said(*events):
+    flight = Flight("said")
+    flight.begin("one")
+    for event in events:
+        flight.append(event, is_content=True)
+    return flight
+
+
+@contextlib.asynccontextmanager
+async def heard(host, ticket):
+    """Follow a ticket: the flight, and the task that follows."""
+    flight = Flight("heard")
+    following = asyncio.create_task(host.handover.follow(flight, ticket))
+    yield flight, following
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def hold(host, ticket, holder):
+    await host.link.do("HSET", keys.ticket(ticket), "holder", holder)
+
+
+async def test_ticket_is_followed(valkey_url):
+    """What a worker's attempt says reaches the process that parked the call, event by event."""
+    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
+        await hold(one, "t-1", "me")
+        async with one.handover.publishing(said(*EVENTS), "t-1", 1, "me"):
+            await until(lambda: flight.events == EVENTS)
+
+
+@pytest.mark.parametrize("leaves", [None, 0, 1])
+async def test_ticket_is_followed_twice(valkey_url, leaves):
+    """Two who follow one ticket in one process are both told at once, and so is one when the other leaves."""
+    async with hosts(valkey_url, 2, lease_ms=60_000) as (one, two):
+        async with heard(two, "t-1") as first, heard(two, "t-1") as second:
+            await until(lambda: one.link.do("EXISTS", keys.audience("flight:ticket:t-1")))
+            await hold(one, "t-1", "me")
+            await two.link.ping()
+            follow = [first, second]
+            if leaves is not None:
+                _, leaving = follow.pop(leaves)
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+            async with one.handover.publishing(said(*EVENTS), "t-1", 1, "me"):
+                await until(lambda: all(flight.events == EVENTS for flight, _ in follow))
+        await two.link.ping()
+        assert not await one.link.do("EXISTS", keys.audience("flight:ticket:t-1"))
+        assert two.handover.stats().followed == 0
+
+
+async def test_next_attempt_is_no_sequel(valkey_url):
+    """Who has had some of an attempt is not given the end of the next one, but told that the stream broke off."""
+    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, following):
+        await hold(one, "t-1", "first")
+        async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "first"):
+            await until(lambda: flight.events == EVENTS[:3])
+        await hold(one, "t-1", "second")
+        async with one.handover.publishing(said(*EVENTS), "t-1", 2, "second"):
+            with pytest.raises(BrokenStream):
+                await asyncio.wait_for(following, 5)
+        assert flight.events == EVENTS[:3]
+
+
+async def test_late_follower_of_a_ticket(valkey_url):
+    """Who comes after an attempt broke off has the next one from its beginning, and nothing of the first."""
+    async with hosts(valkey_url, 2) as (one, two):
+        await hold(one, "t-1", "first")
+        async with heard(two, "t-1") as (early, _), one.handover.publishing(said(*EVENTS[3:]), "t-1", 1, "first"):
+            await until(lambda: early.events == EVENTS[3:])
+        await hold(one, "t-1", "second")
+        async with heard(two, "t-1") as (first, _):
+            await until(lambda: first.events == EVENTS[3:])
+            async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 2, "second"), heard(one, "t-1") as (late, _):
+                await until(lambda: late.events == EVENTS[:3])
+
+
+async def test_overtaken_attempt_is_silent(valkey_url):
+    """An attempt whose ticket is in other hands says nothing any more to those who follow the ticket."""
+    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
+        await hold(one, "t-1", "successor")
+        stale = one.handover.publishing(said(*EVENTS[:3]), "t-1", 1, "stale")
+        async with stale, one.handover.publishing(said(*EVENTS[3:]), "t-1", 2, "successor"):
+            await until(lambda: flight.events == EVENTS[3:])
+        assert await one.link.do("XLEN", keys.log("flight:ticket:t-1:log")) == 3
