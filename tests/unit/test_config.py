@@ -1,44 +1,21 @@
-"""The configuration: defaults, file, environment, and what it says of mistakes."""
+"""The configuration: defaults, file, and what it says of mistakes."""
 
 import dataclasses
-import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from config_parts import HOME, problems
 from headrace import config
 from headrace.budget.limits import Limit, Match
 from headrace.config import toml
 from headrace.config.environment import known_keys
-from headrace.errors import ConfigError
 from headrace.model import Caller, Lane
 from headrace.prices import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
-HOME = {"HOME": "/home/ada"}
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write a configuration file, and return its path."""
-
-    def write(text):
-        path = tmp_path / "config.toml"
-        path.write_text(text)
-        return path
-
-    return write
-
-
-def problems(path, environ=None):
-    """Load what is wrong, and return what is said of it."""
-    with pytest.raises(ConfigError) as caught:
-        config.load(path, HOME | (environ or {}))
-    return str(caught.value)
 
 
 def test_defaults():
@@ -287,208 +264,11 @@ labels = ["feature", "env"]
     assert config.load(write(toml.dumps(settings.redacted())), HOME) == settings
 
 
-# The environment.
-
-
-def test_environment(write):
-    """The environment wins over the file; texts need no quotes there, everything else is TOML."""
-    path = write('[cache]\nttl = "2h"\n[caller.batch-jobs]\nweight = 3\n[[limit]]\nname = "org"\nconcurrency = 5')
-    settings = config.load(
-        path,
-        {
-            "HEADRACE_CACHE__TTL": "3h",
-            "HEADRACE_CACHE__ENABLED": "false",
-            "HEADRACE_CACHE__DISK": "0",
-            "HEADRACE_LISTEN__GRPC": '["unix:a.sock"]',
-            "HEADRACE_RETRY__BACKOFF": "1s..2s",
-            "HEADRACE_CALLER__CHECKOUT__LANE": "batch",
-            "HEADRACE_CALLER__BATCH_JOBS__WEIGHT": "4",
-            "HEADRACE_LIMIT__ORG__CONCURRENCY": "6",
-            "HEADRACE_LIMIT__ORG__MATCH__MODEL": "claude-*",
-            "HEADRACE_STATE__DIR": "/srv/headrace",
-            "STATE_DIRECTORY": "/var/lib/headrace",
-        },
-    )
-    assert (settings.cache.ttl, settings.cache.enabled, settings.cache.disk) == (10_800, False, 0)
-    assert settings.listen.grpc == ("unix:a.sock",)
-    assert settings.retry.backoff == (1.0, 2.0)
-    assert settings.state.dir == "/srv/headrace"
-    assert settings.limit == (Limit("org", Match(model="claude-*"), concurrency=6),)
-    assert config.callers(settings) == {
-        "checkout": Caller("checkout", Lane.BATCH),
-        "batch-jobs": Caller("batch-jobs", Lane.STANDARD, 4),
-    }
-
-
-def test_numbers_in_the_environment():
-    """Shares, weights, prices and amounts are numbers there, too."""
-    settings = config.load(
-        None,
-        HOME
-        | {
-            "HEADRACE_LANE__NIGHTLY__SHARE": "0.1",
-            "HEADRACE_PRICE__NEW__MODELS": '["new-*"]',
-            "HEADRACE_PRICE__NEW__INPUT": "3",
-            "HEADRACE_PRICE__NEW__CACHE_READ": "0.25",
-            "HEADRACE_LIMIT": '[{ name = "org", spend_per_day = 5 }]',
-        },
-    )
-    assert config.lanes(settings)["nightly"] == 100_000
-    assert (settings.price["new"].input, settings.price["new"].cache_read) == (3.0, 0.25)
-    with pytest.raises(ConfigError, match=r'lane\.nightly\.share = "much" \(from HEADRACE_LANE__NIGHTLY__SHARE\): must be'):
-        config.load(None, HOME | {"HEADRACE_LANE__NIGHTLY__SHARE": "much"})
-
-
-@pytest.mark.parametrize(
-    "text", ['[{ name = "org", concurrency = 5 }]', '[{"name": "org", "concurrency": 5}]'], ids=["toml", "json"]
-)
-def test_limits_from_the_environment(text):
-    """All limits can be given in one line, as TOML or as JSON."""
-    assert config.load(None, HOME | {"HEADRACE_LIMIT": text}).limit == (Limit("org", concurrency=5),)
-
-
-@pytest.mark.parametrize(
-    ("variable", "text", "said"),
-    [
-        ("HEADRACE_CACHE__TTL", "1x", 'cache.ttl = "1x" (from HEADRACE_CACHE__TTL): must be a duration'),
-        ("HEADRACE_CACHE__ENABLED", "yes", 'cache.enabled = "yes" (from HEADRACE_CACHE__ENABLED): must be a value as TOML'),
-        ("HEADRACE_RETRY__MAX_ATTEMPTS", "0", "retry.max_attempts = 0 (from HEADRACE_RETRY__MAX_ATTEMPTS): must be a whole"),
-        ("HEADRACE_CACHE__TLL", "1h", 'cache.tll = "1h" (from HEADRACE_CACHE__TLL): no such key; did you mean cache.ttl?'),
-        ("HEADRACE_CACHET__TTL", "1h", "no such key; did you mean cache?"),
-        ("HEADRACE_UPSTREAM_BASE_URL", "x", "HEADRACE_UPSTREAM_BASE_URL: no such key; two underscores part the levels"),
-        ("HEADRACE_LIMIT__NONE__BURST", "1s", "there is no such limit or table"),
-        ("HEADRACE_LIMIT", "3", "limit = 3 (from HEADRACE_LIMIT): must be a list"),
-        ("HEADRACE_LISTEN__GRPC", "unix:a.sock", "listen.grpc = \"unix:a.sock\" (from HEADRACE_LISTEN__GRPC): must be a value"),
-    ],
-)  # fmt: skip
-def test_mistakes_in_the_environment(variable, text, said):
-    """A mistake in the environment is said with the variable that has it."""
-    assert said in problems(None, {variable: text})
-
-
-def test_neighbours_in_the_environment():
-    """What a cluster sets for a service called headrace is no setting of ours: it is ignored, with a warning."""
-    environ = HOME | {
-        "HEADRACE_PORT": "tcp://10.0.0.1:7480",
-        "HEADRACE_REDIS_SERVICE_HOST": "10.0.0.2",
-        "HEADRACE_CONFIG": "/x",
-    }
-    settings = config.load(None, environ | {"ANTHROPIC_API_KEY": "k"})
-    assert [warning.split()[0] for warning in config.warnings(settings, environ | {"ANTHROPIC_API_KEY": "k"})] == [
-        "HEADRACE_PORT",
-        "HEADRACE_REDIS_SERVICE_HOST",
-    ]
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
 def test_lanes(write):
     """There are lanes beside the usual three, and their shares may be others."""
     settings = config.load(write("[lane.night]\nshare = 0.01\n[lane.batch]\nshare = 0.1\n[caller.x]\nlane = 'night'"), {})
     assert config.lanes(settings) == {"interactive": 800_000, "standard": 150_000, "batch": 100_000, "night": 10_000}
     assert config.callers(settings)["x"].lane == "night"
-
-
-@given(st.sampled_from([*known_keys(), "caller.x", "caller.x.lane", "limit.x.per"]), st.text() | JSON.map(json.dumps))
-def test_any_value_anywhere(key, text):
-    """Whatever is written into a key is taken or refused with its reason; nothing else happens, and what is taken shows."""
-    try:
-        settings = config.load(None, HOME | {f"HEADRACE_{key.replace('.', '__').upper()}": text})
-    except ConfigError:
-        return
-    tomllib.loads(toml.dumps(settings.redacted()))
-
-
-# Places.
-
-
-def test_state_and_runtime_directories():
-    """systemd's directories come first, then the user's."""
-    assert config.load(None, {"STATE_DIRECTORY": "/var/lib/headrace:/x", **HOME}).state.dir == "/var/lib/headrace"
-    assert config.load(None, {"XDG_STATE_HOME": "/s", **HOME}).state.dir == "/s/headrace"
-    assert config.runtime_dir({"RUNTIME_DIRECTORY": "/run/headrace", "XDG_RUNTIME_DIR": "/run/user/1"}) == Path("/run/headrace")
-    assert config.runtime_dir({"XDG_RUNTIME_DIR": "/run/user/1"}) == Path("/run/user/1/headrace")
-    assert config.runtime_dir(HOME) == Path("/home/ada/.local/state/headrace")
-    assert config.runtime_dir(HOME, config.load(None, {"STATE_DIRECTORY": "/var/lib/h"})) == Path("/var/lib/h")
-
-
-def test_sockets():
-    """A relative socket lies in the runtime directory."""
-    assert config.resolve("unix:headrace.sock", Path("/run/headrace")) == "unix:/run/headrace/headrace.sock"
-    assert config.resolve("unix:/tmp/h.sock", Path("/run/headrace")) == "unix:/tmp/h.sock"
-    assert config.resolve("127.0.0.1:7400", Path("/run/headrace")) == "127.0.0.1:7400"
-    settings = config.load(None, HOME | {"HEADRACE_LISTEN__GRPC": '["unix:///run/h.sock", "[::1]:7400"]'})
-    assert settings.listen.grpc == ("unix:/run/h.sock", "[::1]:7400")
-
-
-@pytest.fixture
-def places(tmp_path):
-    """Settings whose key file is absent, and the environment that goes with them."""
-    credentials = tmp_path / "credentials"
-    credentials.mkdir()
-    environ = HOME | {"HEADRACE_UPSTREAM__API_KEY_FILE": str(tmp_path / "key"), "CREDENTIALS_DIRECTORY": str(credentials)}
-    return config.load(None, environ), environ, tmp_path / "key", credentials / "anthropic_api_key"
-
-
-def test_key_order(places):
-    """The key comes from the settings, the key file, the environment or systemd's credential, in this order, read anew."""
-    settings, environ, file, credential = places
-    assert config.api_key(settings, environ) == ""
-    credential.write_text("from-credential\n")
-    assert config.api_key(settings, environ) == "from-credential"
-    environ |= {"ANTHROPIC_API_KEY": "from-environment"}
-    assert config.api_key(settings, environ) == "from-environment"
-    file.write_text(" from-file\n")
-    assert config.api_key(settings, environ) == "from-file"
-    settings = config.load(None, environ | {"HEADRACE_UPSTREAM__API_KEY": "from-settings"})
-    assert config.api_key(settings, environ) == "from-settings"
-
-
-def test_bad_keys_are_passed_over(places):
-    """What cannot be sent in a header is no key; the next place is asked."""
-    settings, environ, file, credential = places
-    credential.write_text("good")
-    for bad in (b"", b"two\nlines", "schlüssel".encode(), b"\xff\xfe", b"a b"):
-        file.write_bytes(bad)
-        assert config.api_key(settings, environ) == "good"
-        assert any(str(file) in warning for warning in config.warnings(settings, environ))
-
-
-def test_no_key(places):
-    """Without any key the daemon runs, and warns with all the places that were tried."""
-    settings, environ, file, credential = places
-    [warning] = config.warnings(settings, environ)
-    assert warning.startswith("there is no key for upstream")
-    assert all(place in warning for place in ("upstream.api_key", str(file), "ANTHROPIC_API_KEY", str(credential)))
-    credentials = environ | {"HEADRACE_UPSTREAM__CREDENTIALS": "caller"}
-    assert config.warnings(config.load(None, credentials), credentials) == []
-
-
-def test_doubtful(tmp_path):
-    """What is allowed but hardly meant is said."""
-    (tmp_path / "key").write_text("k")
-    (tmp_path / "key").chmod(0o644)
-    environ = HOME | {
-        "HEADRACE_UPSTREAM__API_KEY_FILE": str(tmp_path / "key"),
-        "HEADRACE_UPSTREAM__BASE_URL": "http://example.com",
-        "HEADRACE_LISTEN__HTTP": "0.0.0.0:7480",
-        "HEADRACE_LISTEN__GRPC": '["localhost:7400"]',
-        "HEADRACE_LISTEN__SOCKET_GROUP": "nobody-has-this-group",
-    }
-    said = config.warnings(config.load(None, environ), environ)
-    assert [warning.split(":")[0].split(" =")[0] for warning in said] == [
-        "upstream.api_key_file",
-        "listen",
-        "listen.socket_group",
-        "upstream.base_url",
-    ]
-    environ |= {"HEADRACE_AUTH__REQUIRED": "true"}
-    assert not any(warning.startswith("listen:") for warning in config.warnings(config.load(None, environ), environ))
 
 
 def test_documented():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
@@ -16,15 +14,7 @@ from headrace.rank import Flow
 from headrace.schedule.order import Order
 from schedule_parts import ONE_A_SECOND, House
 
-
-@pytest.fixture(autouse=True)
-async def tasks() -> AsyncIterator[None]:
-    """Nothing may go on in the background when a test ends."""
-    yield
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+pytestmark = pytest.mark.usefixtures("tasks")
 
 
 @dataclass(eq=False)

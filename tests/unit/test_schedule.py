@@ -6,32 +6,17 @@ import asyncio
 import gc
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 
 from conftest import until
 from headrace.budget.estimate import Estimator
-from headrace.budget.ledger import Granted
 from headrace.budget.limits import Limit, Limits
 from headrace.crowd import Crowd
-from headrace.errors import AttemptFailed, BudgetExhausted, DeadlinePassed, Failure, QueueFull, RedisAway, UpstreamError
+from headrace.errors import AttemptFailed, BudgetExhausted, DeadlinePassed, Failure, QueueFull, UpstreamError
 from headrace.model import Usage
-from headrace.rank import NOBODY
 from headrace.schedule.line import MOST_OF_FLOW
 from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House, levels
-
-
-@pytest.fixture
-async def tasks() -> AsyncIterator[None]:
-    """Nothing may go on in the background when a test ends."""
-    yield
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
 
 pytestmark = pytest.mark.usefixtures("tasks")
 
@@ -198,76 +183,6 @@ async def test_queue_full_of_bytes():
     assert "2 waiting" not in repr(house.schedule)
 
 
-async def test_permit():
-    """A permit that comes back lets the next one go at once."""
-    house = House(ONE_AT_A_TIME)
-    house.go("a", hold_s=7.5)
-    house.go("b", hold_s=1)
-    await house.settle_down()
-    assert repr(house.schedule) == "<Schedule [1 waiting, 1 asking, 1 permits]>"
-    await house.advance(7.45)
-    assert house.went == ["a"]
-    await house.advance(0.06)
-    await house.settle_down()
-    assert house.went == ["a", "b"]
-
-
-async def test_permit_deadline():
-    """One that waits for a permit is refused when its deadline comes."""
-    house = House(ONE_AT_A_TIME)
-    house.go("a", hold_s=100)
-    waiting = house.go("b", within=3.5)
-    await house.settle_down()
-    await house.advance(3.4)
-    assert not waiting.done()
-    await house.advance(0.2)
-    await house.settle_down()
-    with pytest.raises(BudgetExhausted):
-        await waiting
-
-
-async def test_long_call():
-    """The permit of a long call is renewed, so nobody else gets it."""
-    house = House(ONE_AT_A_TIME)
-    house.go("a", hold_s=200)
-    waiting = house.go("b", within=300)
-    await house.settle_down()
-    await house.advance(190)
-    assert house.went == ["a"]
-    await house.advance(15)
-    await house.settle_down()
-    assert house.went == ["a", "b"]
-    await waiting
-
-
-async def test_stopped_before_it_was_sent():
-    """A process that stood still for longer than a lease sends nothing on what it was granted before: it is granted anew."""
-    house = House(ONE_AT_A_TIME)
-    going = house.go("a")
-    await asyncio.sleep(0)
-    house.clock._now += 6  # nobody sees it pass: we were stopped while the ledger's answer was on its way
-    await house.settle_down()
-    await going
-    assert house.went == ["a"]
-    assert house.ledger.asked == 2
-    assert house.schedule._permits.stats().stops == 1
-
-
-async def test_stopped_while_it_ran():
-    """What was at upstream while we stood still is counted again when we wake, whoever has the permit by then."""
-    house = House(ONE_AT_A_TIME)
-    house.go("a", hold_s=20)
-    await house.settle_down()
-    want = house.schedule._limits.buckets(house.call(), house.clock.now())[0]
-    house.clock._now += 6
-    for state in house.ledger._states.values():
-        state.permits.clear()  # it has lapsed
-    assert isinstance(await house.ledger.reserve("other", (want,), waiter="i|1", flow=NOBODY), Granted)
-    await house.advance(1)
-    assert house.ledger.level(want) == -1
-    assert house.went == ["a"]
-
-
 @pytest.mark.parametrize(
     ("failure", "sent", "left"),
     [
@@ -371,127 +286,6 @@ async def test_cancelled_in_line(victim):
         await house.advance(1.001)
         await house.settle_down()
     assert house.went == ["first", *(name for name in names if name != names[victim])]
-
-
-async def test_redis_back_in_time():
-    """A call waits for Redis, and goes on when it is back."""
-    house = House(ONE_A_SECOND)
-    house.ledger.is_away = True
-    going = house.go("a")
-    await house.advance(4)
-    assert not going.done()
-    house.ledger.is_away = False
-    await house.advance(0.6)
-    await going
-
-
-async def test_redis_away():
-    """Redis away for five seconds: the call is refused; and with it those behind it, who need not try one by one."""
-    house = House(ONE_A_SECOND)
-    house.go("a")
-    await house.settle_down()
-    crowd = [house.go("b", within=1000)]
-    await house.settle_down()
-    crowd += [house.go("b", within=1000) for _ in range(99)]
-    await house.settle_down()
-    house.ledger.is_away = True
-    await house.advance(4)
-    assert not any(call.done() for call in crowd)
-    await house.advance(3)
-    await house.settle_down()
-    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
-    assert all(isinstance(outcome, RedisAway) for outcome in outcomes)
-    assert house.ledger.asked < 40
-    assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
-
-
-async def test_redis_away_deadline():
-    """Nobody waits for Redis beyond its deadline."""
-    house = House(ONE_A_SECOND)
-    house.ledger.is_away = True
-    going = house.go("a", within=1.0)
-    await house.advance(1.1)
-    await house.settle_down()
-    with pytest.raises(RedisAway):
-        await going
-
-
-async def test_open():
-    """With `open`, calls pass while Redis is away, and Redis hears nothing of them."""
-    house = House(replace(ONE_A_SECOND, on_redis_loss="open"), hosts=2)
-    house.ledger.is_away = True
-    for _ in range(5):
-        await house.go()
-    assert len(house.went) == 5
-    house.ledger.is_away = False
-    assert await levels(house) == (1,)
-
-
-async def test_share():
-    """With `share`, each host spends its part."""
-    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"), hosts=2)
-    house.ledger.is_away = True
-    for _ in range(8):
-        house.go()
-    await house.settle_down()
-    assert len(house.went) == 5
-    await house.advance(2.01)
-    await house.settle_down()
-    assert len(house.went) == 6
-
-
-async def test_share_of_what_is_left():
-    """With `share`, a host begins with its part of the level last seen; what it spent is debt when Redis is back."""
-    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"), hosts=2)
-    for _ in range(4):
-        await house.go()
-    house.ledger.is_away = True
-    for _ in range(8):
-        house.go(within=5.0)
-    await house.settle_down()
-    assert len(house.went) == 4 + 3, "of 10, 6 were left for two"
-    await house.advance(2.01)
-    assert len(house.went) == 4 + 4, "half of what flows in"
-    house.ledger.is_away = False
-    await house.advance(0.5)
-    assert (await levels(house))[0] <= 6 + 2 - 4
-    await house.advance(60)
-
-
-async def test_idle_share_owes_nothing():
-    """What was spent during an outage and has flowed in again by its end is no debt."""
-    house = House(Limit("org", requests_per_minute=60, burst_s=10.0, on_redis_loss="share"), hosts=1)
-    await house.go()
-    house.ledger.is_away = True
-    for _ in range(9):
-        await house.go()
-    await house.advance(15)
-    house.ledger.is_away = False
-    await house.advance(1)
-    assert await levels(house) == (10,)
-
-
-async def test_closed_wins():
-    """A call under several limits obeys the strictest."""
-    house = House(replace(ONE_A_SECOND, on_redis_loss="open"), Limit("other", concurrency=5), hosts=2)
-    house.ledger.is_away = True
-    going = house.go()
-    await house.advance(6)
-    await house.settle_down()
-    with pytest.raises(RedisAway):
-        await going
-
-
-async def test_lost_in_the_middle():
-    """A call granted without Redis settles without it, though Redis is back."""
-    house = House(Limit("org", concurrency=2, on_redis_loss="share"), hosts=1)
-    house.ledger.is_away = True
-    going = house.go(hold_s=5)
-    await house.settle_down()
-    house.ledger.is_away = False
-    await house.advance(6)
-    await going
-    assert repr(house.schedule._ledger).startswith("<LossPolicy [0 held without Redis]")
 
 
 async def test_headers():

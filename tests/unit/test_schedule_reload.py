@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -18,15 +17,7 @@ from schedule_parts import ONE_A_SECOND, ONE_AT_A_TIME, House
 
 TEN_A_SECOND = replace(ONE_A_SECOND, requests_per_minute=600)
 
-
-@pytest.fixture(autouse=True)
-async def tasks() -> AsyncIterator[None]:
-    """Nothing may go on in the background when a test ends."""
-    yield
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+pytestmark = pytest.mark.usefixtures("tasks")
 
 
 async def crowded(*limits: Limit, names: str = "abcdefghij", within: float = 60.0, **more) -> House:

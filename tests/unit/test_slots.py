@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,15 +16,7 @@ from schedule_parts import House, levels
 BUDGET = Limit("org", requests_per_minute=60, output_tokens_per_minute=6000)
 FULL = (60, 6000)
 
-
-@pytest.fixture(autouse=True)
-async def tasks() -> AsyncIterator[None]:
-    """Nothing may go on in the background when a test ends."""
-    yield
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+pytestmark = pytest.mark.usefixtures("tasks")
 
 
 async def busy(*limits: Limit, slots: int = 1, hold_s: float = 10.0, **options) -> House:
