@@ -1,4 +1,4 @@
-"""The simulator over real HTTP: with the official SDK, with plain HTTP, and with everything going wrong."""
+"""The simulator over real HTTP: with the official SDK and with plain HTTP, at its door, in its time, within its limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import anthropic
@@ -20,23 +19,8 @@ import pytest
 
 from conftest import until
 from headrace.errors import StartupError
-from headrace.simulator import Options, Simulator, fingerprint, start
-
-KEY = {"x-api-key": "sk-test", "anthropic-version": "2026-10-21"}
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    """An instant simulator with no limits."""
-    async with await start(Options.instant()) as running:
-        yield running
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[aiohttp.ClientSession]:
-    """A plain HTTP client."""
-    async with aiohttp.ClientSession() as session:
-        yield session
+from headrace.simulator import Options, Simulator, start
+from simulator_parts import KEY, call, post
 
 
 @pytest.fixture
@@ -44,30 +28,6 @@ async def sdk(simulator: Simulator) -> AsyncIterator[anthropic.AsyncAnthropic]:
     """The official SDK, without its own retries."""
     async with anthropic.AsyncAnthropic(api_key="sk-test", base_url=simulator.url, max_retries=0) as client:
         yield client
-
-
-def call(prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
-    return {"model": "claude-sonnet-5", "max_tokens": 200, "messages": [{"role": "user", "content": prompt}], **fields}
-
-
-async def post(web: aiohttp.ClientSession, simulator: Simulator, body: Any, **headers: str) -> tuple[int, Any, dict[str, str]]:
-    """Send a call, a value or raw bytes; an empty header is one that is not sent."""
-    sent = {name: value for name, value in (KEY | {k.replace("_", "-"): v for k, v in headers.items()}).items() if value}
-    raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    async with web.post(simulator.url + "/v1/messages", data=raw, headers=sent) as response:
-        text = await response.read()
-        is_json = response.content_type == "application/json"
-        return (
-            response.status,
-            msgspec.json.decode(text) if is_json else text,
-            {k.lower(): v for k, v in response.headers.items()},
-        )
-
-
-async def control(web: aiohttp.ClientSession, simulator: Simulator, method: str, path: str, body: Any = None) -> Any:
-    data = None if body is None else msgspec.json.encode(body)
-    async with web.request(method, f"{simulator.url}/_simulator/{path}", data=data) as response:
-        return msgspec.json.decode(await response.read()) | {"status": response.status}
 
 
 # The official SDK
@@ -297,195 +257,6 @@ async def test_concurrency(web: aiohttp.ClientSession) -> None:
         await until(lambda: simulator.counts.running == 0)
         assert (await post(web, simulator, call()))[0] == 200
         assert simulator.counts.most_running == 2
-
-
-# Faults
-
-
-@pytest.mark.parametrize(
-    ("kind", "status", "type"),
-    [
-        ("rate_limit", 429, "rate_limit_error"),
-        ("overloaded", 529, "overloaded_error"),
-        ("api_error", 500, "api_error"),
-        ("bad_gateway", 502, "api_error"),
-        ("unavailable", 503, "api_error"),
-        ("gateway_timeout", 504, "timeout_error"),
-        ("request_timeout", 408, "timeout_error"),
-        ("spend_limit", 429, "rate_limit_error"),
-    ],
-)
-async def test_errors(simulator: Simulator, web: aiohttp.ClientSession, kind: str, status: int, type: str) -> None:
-    """An error fault has its status and type; only a 429 that waiting clears says how long."""
-    simulator.faults.add(kind, count=1)
-    got, said, headers = await post(web, simulator, call())
-    assert (got, said["error"]["type"]) == (status, type)
-    assert ("retry-after" in headers) == (kind == "rate_limit")
-    assert simulator.journal.visits[-1].outcome == kind
-    assert simulator.journal.visits[-1].status == status
-
-
-async def test_spend_limit(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """A spend limit says so in its details."""
-    simulator.faults.add("spend_limit", count=1)
-    _, said, _ = await post(web, simulator, call())
-    assert said["error"]["details"] == {"error_code": "enforced_spend_limit_reached"}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_hang(simulator: Simulator, web: aiohttp.ClientSession, stream: bool) -> None:
-    """A call that hangs is answered nothing, and ends when its caller leaves."""
-    simulator.faults.add("hang", count=1)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(post(web, simulator, call(stream=stream)), 0.2)
-    await until(lambda: simulator.counts.running == 0)
-    assert (simulator.journal.visits[-1].outcome, simulator.journal.visits[-1].status) == ("hang", 0)
-
-
-async def test_reset(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """A reset is a reset: before the headers nothing is sent, after them the body breaks off."""
-    simulator.faults.add("reset", count=1)
-    with pytest.raises(aiohttp.ClientOSError, match="reset"):
-        await post(web, simulator, call())
-    assert simulator.journal.visits[-1].status == 0
-    simulator.faults.add("reset", count=1, after_deltas=0)
-    async with web.post(simulator.url + "/v1/messages", json=call(), headers=KEY) as response:
-        assert response.status == 200
-        with pytest.raises(aiohttp.ClientError):
-            await response.read()
-
-
-async def test_half_json(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """Half a body comes, then the end."""
-    simulator.faults.add("half_json", count=1)
-    async with web.post(simulator.url + "/v1/messages", json=call(), headers=KEY) as response:
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await response.read()
-
-
-async def read_stream(web: aiohttp.ClientSession, simulator: Simulator) -> tuple[list[str], bytes, bool]:
-    """Return a stream's events, its bytes, and whether it was cut off."""
-    seen, was_cut = b"", False
-    async with web.post(simulator.url + "/v1/messages", json=call(stream=True), headers=KEY) as response:
-        assert response.status == 200
-        try:
-            async for part in response.content.iter_any():
-                seen += part
-        except aiohttp.ClientError:
-            was_cut = True
-    names = [line.removeprefix(b"event: ").decode() for line in seen.split(b"\n") if line.startswith(b"event: ")]
-    return names, seen, was_cut
-
-
-@pytest.mark.parametrize(("clean", "after"), [(False, 2), (True, 2), (False, 0), (False, 999)])
-async def test_half_stream(simulator: Simulator, web: aiohttp.ClientSession, clean: bool, after: int) -> None:
-    """A stream breaks off after as many deltas as asked, at the latest before its end; with or without good manners."""
-    simulator.faults.add("half_stream", count=1, after_deltas=after, clean=clean)
-    names, _, was_cut = await read_stream(web, simulator)
-    deltas = names.count("content_block_delta")
-    assert deltas == after or (after == 999 and deltas > 5)
-    assert was_cut != clean
-    assert "message_delta" not in names
-
-
-@pytest.mark.parametrize(("after", "type"), [(0, "overloaded_error"), (3, "api_error")])
-async def test_stream_error(simulator: Simulator, web: aiohttp.ClientSession, after: int, type: str) -> None:
-    """A stream that began well ends in an error event."""
-    simulator.faults.add("stream_error", count=1, after_deltas=after, error_type=type)
-    names, raw, was_cut = await read_stream(web, simulator)
-    assert names[:3] == ["message_start", "content_block_start", "ping"]
-    assert names.count("content_block_delta") == after
-    assert names[-1] == "error"
-    assert not was_cut
-    assert msgspec.json.decode(raw.strip().rpartition(b"data: ")[2])["error"]["type"] == type
-
-
-async def test_silence_in_mid_stream(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """A stream may also fall silent."""
-    simulator.faults.add("hang", count=1, after_deltas=1)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(read_stream(web, simulator), 0.2)
-    await until(lambda: simulator.counts.running == 0)
-
-
-async def test_garbage(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """A body may be no JSON at all, under any status."""
-    simulator.faults.add("garbage", count=1, status=502)
-    status, said, headers = await post(web, simulator, call())
-    assert (status, headers["content-type"]) == (502, "text/html")
-    assert said.startswith(b"<html>")
-
-
-async def test_slow(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """A slow answer is late and whole."""
-    simulator.faults.add("slow", count=1, delay_s=0.2)
-    began = time.monotonic()
-    assert (await post(web, simulator, call()))[0] == 200
-    assert time.monotonic() - began >= 0.2
-
-
-# The control endpoints
-
-
-async def test_control_faults(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """Rules can be added, seen and cleared over HTTP; a wrong one says what is wrong with it."""
-    rules = [{"kind": "overloaded", "count": 1, "text": "storm"}, {"kind": "api_error", "model": "sim-*", "probability": 0.5}]
-    assert len((await control(web, simulator, "POST", "faults", rules))["faults"]) == 2
-    assert (await post(web, simulator, call("no")))[0] == 200
-    assert (await post(web, simulator, call("a storm")))[0] == 529
-    assert [rule["kind"] for rule in (await control(web, simulator, "GET", "faults"))["faults"]] == ["api_error"]
-    assert (await control(web, simulator, "DELETE", "faults"))["faults"] == []
-    refused = await control(web, simulator, "POST", "faults", {"kind": "hang", "probability": 7})
-    assert refused["status"] == 400
-    assert "probability is 7" in refused["error"]["message"]
-    assert (await control(web, simulator, "GET", "nothing"))["status"] == 404
-
-
-async def test_control_arrivals(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """Each arrival is told with what it cost: an answer its tokens, a refusal nothing."""
-    simulator.faults.add("overloaded", count=1, text="storm")
-    _, said, *_ = await post(web, simulator, call("calm, answer in 20 tokens"))
-    await post(web, simulator, call("storm"))
-    calm, storm = (await control(web, simulator, "GET", "arrivals"))["arrivals"]
-    assert {kind: calm[kind] for kind in said["usage"] if kind in calm} == {
-        "input_tokens": said["usage"]["input_tokens"],
-        "output_tokens": said["usage"]["output_tokens"],
-    }
-    assert (calm["status"], storm["status"]) == (200, 529)
-    assert storm["input_tokens"] == storm["output_tokens"] == 0
-
-
-async def test_overloaded_above(web: aiohttp.ClientSession) -> None:
-    """An upstream that is overloaded above two calls of a class takes two at once, whichever model; other classes are free."""
-    async with await start(Options(first_token_s=0.3, tokens_per_s=0, seed=1)) as simulator:
-        simulator.faults.add("overloaded", model="claude-opus-4*", above=2)
-        models = ("claude-opus-4-1", "claude-opus-4-5", "claude-opus-4-1", "claude-sonnet-5")
-        met = await asyncio.gather(*(post(web, simulator, call("x") | {"model": model}) for model in models))
-        assert sorted(status for status, *_ in met) == [200, 200, 200, 529]
-        assert met[3][0] == 200
-        assert (await post(web, simulator, call("x") | {"model": "claude-opus-4-1"}))[0] == 200
-
-
-async def test_control_counts_and_journal(simulator: Simulator, web: aiohttp.ClientSession) -> None:
-    """Every call is counted and noted, by outcome, model and body; control calls are not."""
-    simulator.faults.add("rate_limit", count=1, retry_after_s=0.25, text="second")
-    began = time.time()
-    for prompt in ("first", "second", "first"):
-        await post(web, simulator, call(prompt))
-    counts = await control(web, simulator, "GET", "counts")
-    assert counts["total"] == 3
-    assert counts["outcomes"] == {"answered": 2, "rate_limit": 1}
-    assert counts["models"] == {"claude-sonnet-5": 3}
-    assert counts["fingerprints"][fingerprint(msgspec.json.encode(call("first")))] == 2
-    assert simulator.asked("first") == 2
-    [visit] = (await control(web, simulator, "GET", "journal?text=second"))["visits"]
-    assert (visit["outcome"], visit["status"], visit["retry_after_s"], visit["text"]) == ("rate_limit", 429, 0.25, "second")
-    assert began <= visit["at_unix"] <= time.time()
-    assert "sk-test" not in str(visit)
-    assert [v["number"] for v in (await control(web, simulator, "GET", "journal?newest=2"))["visits"]] == [2, 3]
-    assert (await control(web, simulator, "GET", "journal?newest=x"))["status"] == 400
-    await control(web, simulator, "POST", "reset")
-    assert simulator.counts.total == 0
 
 
 # Its life

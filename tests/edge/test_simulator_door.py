@@ -13,18 +13,11 @@ import httpx
 import pytest
 
 from conftest import until
-from headrace.simulator import Options, Simulator, start
+from headrace.simulator import Simulator
+from simulator_parts import KEY
 
-KEY = {"x-api-key": "sk-test", "anthropic-version": "2026-10-21"}
 CALL = {"model": "claude-sonnet-5", "max_tokens": 200, "messages": [{"role": "user", "content": "Hello"}]}
 BATCH = {"requests": [{"custom_id": f"n-{number}", "params": CALL} for number in range(5)]}
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    """An instant simulator with no limits."""
-    async with await start(Options.instant()) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The simulator's other endpoints, as the official SDKs ask them: models, batches, files, chat, and the Admin API."""
+"""The simulator's other endpoints, as the official SDK asks them: models, batches and files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 
 import anthropic
 import httpx
-import openai
 import pytest
 
 from headrace.simulator import Options, Simulator, start
 from headrace.simulator.files import generated
+from simulator_parts import PARAMS, client, listed
 
-ADMIN = "sk-ant-admin01-test"
-PARAMS: dict[str, Any] = {"model": "claude-sonnet-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
 BOTH = pytest.mark.parametrize("version", ["2023-06-01", "2026-10-21"])
 
 
@@ -24,37 +22,6 @@ async def simulator() -> AsyncIterator[Simulator]:
     """An instant simulator with no limits."""
     async with await start(Options.instant(keep_file_bytes=1_000)) as running:
         yield running
-
-
-def client(simulator: Simulator, key: str = "sk-test", version: str = "2026-10-21") -> anthropic.AsyncAnthropic:
-    """The official SDK, without its own retries."""
-    said = {"anthropic-version": version}
-    return anthropic.AsyncAnthropic(api_key=key, base_url=simulator.url, max_retries=0, default_headers=said)
-
-
-@pytest.fixture(params=["2023-06-01", "2026-10-21"])
-async def sdk(simulator: Simulator, request: pytest.FixtureRequest) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    """The official SDK, with either version."""
-    async with client(simulator, version=request.param) as some:
-        yield some
-
-
-@pytest.fixture
-async def admin(simulator: Simulator) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    """The same with an Admin key."""
-    async with client(simulator, ADMIN) as some:
-        yield some
-
-
-@pytest.fixture
-async def chat(simulator: Simulator) -> AsyncIterator[openai.AsyncOpenAI]:
-    """OpenAI's SDK."""
-    async with openai.AsyncOpenAI(api_key="sk-test", base_url=simulator.url + "/v1", max_retries=0) as some:
-        yield some
-
-
-async def listed(pages: Any) -> list[Any]:
-    return [item async for item in pages]
 
 
 # Models
@@ -246,84 +213,6 @@ async def test_file_refused(form: dict[str, Any], status: int) -> None:
         assert simulator.files.listed() == []
 
 
-# Chat
-
-
-async def test_chat(simulator: Simulator, chat: openai.AsyncOpenAI) -> None:
-    """A chat is answered as the Messages API answers the same, in OpenAI's shape, whole or as a stream."""
-    asked: dict[str, Any] = {
-        "model": "claude-sonnet-5",
-        "max_tokens": 30,
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
-    }
-    whole = await chat.chat.completions.create(**asked)
-    async with client(simulator) as sdk:
-        message = await sdk.messages.create(**PARAMS | {"max_tokens": 30, "system": "Be brief."})
-    text = whole.choices[0].message.content
-    assert text == message.content[0].text  # type: ignore[union-attr]
-    assert whole.choices[0].finish_reason == "length"
-    assert whole.usage is not None
-    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (message.usage.input_tokens, 30)
-    stream = await chat.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
-    chunks = [chunk async for chunk in stream]
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == text
-    assert len(chunks) > 5
-    assert chunks[-2].choices[0].finish_reason == "length"
-    assert chunks[-1].usage == whole.usage
-    assert {chunk.id for chunk in chunks} == {chunks[0].id}
-    plain = [chunk async for chunk in await chat.chat.completions.create(**asked, stream=True)]
-    assert (plain[-1].usage, plain[-1].choices[0].finish_reason) == (None, "length")
-
-
-async def test_chat_tools(chat: openai.AsyncOpenAI) -> None:
-    """A tool is called, in parts or whole, and its result can be given back."""
-    parameters = {"type": "object", "properties": {"q": {"type": "string"}}}
-    tools: Any = [{"type": "function", "function": {"name": "find", "parameters": parameters}}]
-    messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "Where?"}]}]
-    asked: dict[str, Any] = {"model": "sim-1", "messages": messages, "tools": tools, "tool_choice": "required"}
-    whole = (await chat.chat.completions.create(**asked)).choices[0]
-    assert whole.finish_reason == "tool_calls"
-    assert whole.message.content is None
-    assert whole.message.tool_calls
-    [used] = whole.message.tool_calls
-    assert used.type == "function"
-    assert (used.function.name, used.function.arguments) == ("find", '{"q":"Where?"}')
-    stream = await chat.chat.completions.create(**asked, stream=True)
-    deltas = [d for chunk in [chunk async for chunk in stream] for d in chunk.choices[0].delta.tool_calls or ()]
-    assert deltas[0].function is not None
-    assert deltas[0].function.name == "find"
-    assert "".join(d.function.arguments or "" for d in deltas if d.function) == used.function.arguments
-    messages += [whole.message, {"role": "tool", "tool_call_id": used.id, "content": "There."}]
-    named = {"type": "function", "function": {"name": "find"}}
-    assert (await chat.chat.completions.create(**asked | {"tool_choice": named})).choices[0].finish_reason == "tool_calls"
-    assert (await chat.chat.completions.create(**asked | {"tool_choice": "none"})).choices[0].finish_reason == "stop"
-
-
-async def test_chat_errors(simulator: Simulator, chat: openai.AsyncOpenAI) -> None:
-    """Errors are in OpenAI's shape; no version is asked for, and a key is."""
-    asked: dict[str, Any] = {"model": "claude-a", "messages": [{"role": "user", "content": "Hello"}]}
-    with pytest.raises(openai.NotFoundError) as missing:
-        await chat.chat.completions.create(**asked | {"model": "gpt-4"})
-    assert missing.value.body == {"type": "not_found_error", "message": "model: gpt-4", "code": None, "param": None}
-    simulator.faults.add("spend_limit", path="/v1/chat/*", text="Hello", count=1)
-    with pytest.raises(openai.RateLimitError) as limited:
-        await chat.chat.completions.create(**asked)
-    assert limited.value.code == "enforced_spend_limit_reached"
-    simulator.faults.add("stream_error", path="/v1/chat/*", count=1, after_deltas=2)
-    with pytest.raises(openai.APIError, match="Overloaded"):
-        [chunk async for chunk in await chat.chat.completions.create(**asked, stream=True)]
-    async with httpx.AsyncClient() as web:
-        said = await web.post(simulator.url + "/v1/chat/completions", json=asked)
-    assert (said.status_code, said.json()["error"]["type"]) == (401, "authentication_error")
-
-
-async def test_chat_models(chat: openai.AsyncOpenAI) -> None:
-    """OpenAI's SDK lists the models and finds one."""
-    names = [model.id async for model in chat.models.list()]
-    assert "claude-sonnet-5" in names
-    assert (await chat.models.retrieve(names[0])).id == names[0]
-
-
 async def test_mid_conversation(simulator: Simulator) -> None:
     """The SDK's system message in mid-conversation is taken by messages, counts and batches, with and without its beta."""
     user, system = {"role": "user", "content": "Hello"}, {"role": "system", "content": "Be brief."}
@@ -337,117 +226,3 @@ async def test_mid_conversation(simulator: Simulator) -> None:
         batch = await sdk.messages.batches.create(requests=[{"custom_id": "1", "params": asked}])
         [result] = [result async for result in await sdk.messages.batches.results(batch.id)]
         assert result.result.type == "succeeded"
-
-
-async def test_chat_limits() -> None:
-    """Chat and messages of a model share its limits, and chat has the headers, too."""
-    async with await start(Options.instant(requests_per_minute=1)) as simulator:
-        async with client(simulator) as sdk:
-            await sdk.messages.create(**PARAMS)
-        async with httpx.AsyncClient() as web:
-            said = await web.post(simulator.url + "/v1/chat/completions", json=PARAMS, headers={"authorization": "Bearer k"})
-        assert (said.status_code, said.headers["anthropic-ratelimit-requests-remaining"]) == (429, "0")
-
-
-# The Admin API
-
-
-async def test_admins_only(simulator: Simulator, admin: anthropic.AsyncAnthropic) -> None:
-    """The Admin API wants an Admin key, and nothing else takes one."""
-    assert (await admin.organization.retrieve()).type == "organization"
-    with pytest.raises(anthropic.AuthenticationError):
-        await admin.models.list()
-    async with client(simulator) as sdk:
-        with pytest.raises(anthropic.AuthenticationError):
-            await sdk.organization.retrieve()
-
-
-async def test_named_admins() -> None:
-    """An Admin key may also be named, and a named key is only of its kind."""
-    options = Options.instant(keys=("k",), admin_keys=("boss",))
-    async with await start(options) as simulator, client(simulator, "boss") as boss, client(simulator, "k") as other:
-        assert await boss.organization.retrieve()
-        assert await other.models.list()
-        for refused in (other.organization.retrieve(), boss.models.list()):
-            with pytest.raises(anthropic.AuthenticationError):
-                await refused
-
-
-async def test_api_keys(simulator: Simulator, admin: anthropic.AsyncAnthropic) -> None:
-    """Keys are listed, changed and made; the two versions name their scope otherwise."""
-    keys = await listed(admin.organization.api_keys.list(limit=1))
-    assert [key.scope.type for key in keys] == ["workspace", "organization"]
-    changed = await admin.organization.api_keys.update(keys[0].id, name="other", status="inactive")
-    assert (changed.name, changed.status) == ("other", "inactive")
-    assert await admin.organization.api_keys.retrieve(keys[0].id) == changed
-    assert [key.id for key in await listed(admin.organization.api_keys.list(status="inactive"))] == [keys[0].id]
-    made = await admin.post("/v1/organizations/api_keys", body={"name": "new"}, cast_to=object)
-    assert isinstance(made, dict)
-    assert made["key"].startswith("sk-ant-sim03-")
-    assert (await admin.organization.api_keys.retrieve(made["id"])).name == "new"
-    async with client(simulator, ADMIN, "2023-06-01") as older:
-        old = await older.get(f"/v1/organizations/api_keys/{keys[0].id}", cast_to=object)
-    assert isinstance(old, dict)
-    assert old["workspace_id"] == keys[0].scope.workspace_id
-    assert "scope" not in old
-
-
-async def test_workspaces(admin: anthropic.AsyncAnthropic) -> None:
-    """Workspaces are made, changed and archived, and have members."""
-    workspaces = admin.organization.workspaces
-    made = await workspaces.create(name="New", tags={"a": "1", "b": "2"})
-    changed = await workspaces.update(made.id, name="Newer", tags={"a": None})
-    assert (changed.name, changed.tags, changed.compartment_id) == ("Newer", {"b": "2"}, made.compartment_id)
-    users = await listed(admin.organization.users.list())
-    added = await workspaces.members.add(made.id, user_id=users[0].id, workspace_role="workspace_user")
-    assert [member.user_id for member in await listed(workspaces.members.list(made.id))] == [users[0].id]
-    with pytest.raises(anthropic.BadRequestError, match="already"):
-        await workspaces.members.add(made.id, user_id=users[0].id, workspace_role="workspace_user")
-    promoted = await workspaces.members.update(users[0].id, workspace_id=made.id, workspace_role="workspace_admin")
-    assert (added.workspace_role, promoted.workspace_role) == ("workspace_user", "workspace_admin")
-    assert await workspaces.members.retrieve(users[0].id, workspace_id=made.id) == promoted
-    await workspaces.members.remove(users[0].id, workspace_id=made.id)
-    with pytest.raises(anthropic.NotFoundError):
-        await workspaces.members.retrieve(users[0].id, workspace_id=made.id)
-    archived = await workspaces.archive(made.id)
-    assert archived.archived_at is not None
-    assert made.id not in [workspace.id for workspace in await listed(workspaces.list())]
-    assert made.id in [workspace.id for workspace in await listed(workspaces.list(include_archived=True))]
-
-
-async def test_users_and_invites(simulator: Simulator, admin: anthropic.AsyncAnthropic) -> None:
-    """Users change and go, admins do not; an address is invited once."""
-    organization = admin.organization
-    [boss] = await listed(organization.users.list(roles=["admin"]))
-    [miller] = await listed(organization.users.list(email="miller@example.com"))
-    assert (await organization.users.update(miller.id, role="billing")).role == "billing"
-    assert (await organization.users.retrieve(miller.id)).role == "billing"
-    assert (await organization.users.remove(miller.id)).type == "user_deleted"
-    for refused in (organization.users.remove(boss.id), organization.users.update(boss.id, role="user")):
-        with pytest.raises(anthropic.BadRequestError, match="Admins"):
-            await refused
-    made = await organization.invites.create(email="new@example.com", role="developer")
-    assert (await organization.invites.retrieve(made.id)).status == "pending"
-    with pytest.raises(anthropic.BadRequestError, match="already exists"):
-        await organization.invites.create(email="new@example.com", role="developer")
-    assert [invite.id for invite in await listed(organization.invites.list(email="new@example.com"))] == [made.id]
-    assert (await organization.invites.delete(made.id)).type == "invite_deleted"
-    with pytest.raises(anthropic.NotFoundError):
-        await organization.invites.delete(made.id)
-    simulator.reset()
-    assert "miller@example.com" in [user.email for user in await listed(organization.users.list())]
-
-
-async def test_rate_limits() -> None:
-    """The limits that are told are those that are held."""
-    async with await start(Options.instant(requests_per_minute=77)) as simulator, client(simulator, ADMIN) as admin:
-        limits = admin.organization.rate_limits
-        [one] = await listed(limits.list(model="claude-sonnet-5"))
-        assert {limit.type: limit.value for limit in one.limits}["requests_per_minute"] == 77
-        assert len(await listed(limits.list(limit=1))) == len(await listed(limits.list())) > 2
-        assert [limit.group.type for limit in await listed(limits.list(group_type="batch"))] == ["batch"]
-        with pytest.raises(anthropic.NotFoundError):
-            await limits.list(model="gpt")
-        async with client(simulator, ADMIN, "2023-06-01") as older:
-            old: Any = await older.get("/v1/organizations/rate_limits", cast_to=object)
-        assert old["data"][0]["group_type"] == "model_group"
