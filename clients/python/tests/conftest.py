@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from headrace_client import Headrace
+from transport_parts import Library
 
 ROOT = Path(__file__).parents[3]
 
@@ -123,3 +124,8 @@ def ask() -> Callable[..., dict[str, Any]]:
         return {"model": "claude-haiku-4-5", "max_tokens": 40, "messages": [message], **more}
 
     return keywords
+
+
+@pytest.fixture(params=["httpx", "httpx2"])
+def library(request: pytest.FixtureRequest) -> Library:
+    return Library(request.param)
