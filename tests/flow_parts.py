@@ -1,4 +1,4 @@
-"""What tests of the whole flow share: one daemon's real parts, without its doors, and calls to it."""
+"""What tests of the whole flow share: one daemon's real parts, without its doors, calls to it, and upstreams that wait."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ import msgspec
 from headrace.simulator import Simulator
 
 KEY = {"x-api-key": "sk-test", "anthropic-version": "2026-10-21"}
+ADMIN = "sk-ant-admin01-test"
+PARAMS: dict[str, Any] = {"model": "claude-sonnet-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
 
 
 def call(prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
@@ -35,10 +37,6 @@ async def control(web: aiohttp.ClientSession, simulator: Simulator, method: str,
     data = None if body is None else msgspec.json.encode(body)
     async with web.request(method, f"{simulator.url}/_simulator/{path}", data=data) as response:
         return msgspec.json.decode(await response.read()) | {"status": response.status}
-
-
-ADMIN = "sk-ant-admin01-test"
-PARAMS: dict[str, Any] = {"model": "claude-sonnet-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
 
 
 def client(simulator: Simulator, key: str = "sk-test", version: str = "2026-10-21") -> anthropic.AsyncAnthropic:

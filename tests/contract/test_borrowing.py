@@ -1,4 +1,4 @@
-"""Borrowing from a real Redis: what it spares, what it gives back, and that it invents nothing, whatever happens to whom."""
+"""Borrowing from a real Redis: what it spares, what it gives back, and what becomes of a loan when somebody is gone."""
 
 from __future__ import annotations
 

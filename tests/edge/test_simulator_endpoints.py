@@ -1,4 +1,4 @@
-"""The simulator's other endpoints, as the official SDK asks them: models, batches and files."""
+"""The simulator's other endpoints by the official SDK: models, batches, files, and a system message in mid-conversation."""
 
 from __future__ import annotations
 
