@@ -6,7 +6,8 @@ The ledger: who has reserved what, and who comes next. This is the port; redis.p
   the id: a reserve that arrives after it (sent again, or overtaken on the wire) takes nothing. Who asks again for what it
   was granted is told so again; but if a permit of it has lapsed meanwhile, it may be another's, and all of it is asked anew.
 - Whoever must wait stands in the line of each bucket that blocks it, by rank (rank.py): whose flow has had less of its share
-  stands before whose has had more, and nobody of higher rank takes from that bucket before it. Where a bucket does not block
+  stands before whose has had more, and nobody of higher rank takes from that bucket what it could have. Where there is room
+  for all who stand before a call and for itself, it goes: it need not wait until those have asked. Where a bucket does not block
   it, others may pass: a call that waits for tokens holds up nobody who needs only permits. A call has one rank in all lines, so
   two can never wait for each other. While nobody waits, nobody is charged for what it takes.
 - A place in line is a lease, kept by asking again, and a concurrency permit is one, renewed while its call runs. What a dead

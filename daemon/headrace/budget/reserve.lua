@@ -186,17 +186,17 @@ local function add(want, rank, charge)
     redis.call('ZADD', flows(want), whole(math.max(before or 0, rank) + charge), flow)
 end
 
--- The costs of those of lower rank, and whether there are any. Equal ranks go by name, as the zset sorts them.
+-- The costs of those of lower rank, and the lowest rank, if there are any. Equal ranks go by name, as the zset sorts them.
 local function ahead(want, rank)
-    local sum, is_behind = 0, false
+    local sum, first = 0, nil
     local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES')
     for j = 1, #line, 2 do
         local who = line[j]
         if tonumber(line[j + 1]) == rank and who >= waiter then break end
         local cost = waiting_cost(want, who)
-        if cost then sum, is_behind = sum + cost, true end
+        if cost then sum, first = sum + cost, first or tonumber(line[j + 1]) end
     end
-    return sum, is_behind
+    return sum, first
 end
 
 local function levels()
@@ -251,9 +251,9 @@ if index then index = math.min(index, #wants) end -- they may have become fewer
 local longest_us, longest = -1, 0
 local blocking, joining = {}, {}
 for i, want in ipairs(wants) do
-    local sum, is_behind = 0, false
-    if want.has_line then sum, is_behind = ahead(want, rank) end
-    want.is_blocking = is_behind or want.level < want.cost
+    local sum = 0
+    if want.has_line then sum, want.first = ahead(want, rank) end
+    want.is_blocking = want.level < sum + want.cost -- where there is room for all of them, nobody need wait until they ask
     if want.is_blocking then
         blocking[#blocking + 1] = want
         if not want.is_in_line then joining[#joining + 1] = want end
@@ -329,7 +329,7 @@ if #lines > 0 then
         if want.is_in_line or (is_out and want.has_line) then
             charged[#charged + 1] = i
             want.clock = want.clock or tonumber(redis.call('HGET', fair(want), 'clock'))
-            serve(want, rank)
+            serve(want, math.min(rank, want.first or rank)) -- those who are overtaken still wait, and their flows begin there
             for _, key in ipairs({fair(want), flows(want)}) do redis.call('PEXPIRE', key, math.ceil(place_us / 1e3) + 1000) end
         end
     end
