@@ -4,7 +4,7 @@
 --                                  <flow> <index> ...": the want it was charged for, its cost and for how much of it (tokens), by how
 --                                  much (us), and the wants in whose lines; "closed" once settled or released
 -- then for the i-th want (i from 0):
--- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset of hold ids by lease end (us);
+-- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset by lease end (us), as in renew.lua;
 --                                  window: hash of what is used; gate: hash of its state and of who has passed; bucket.lua
 --                                  and gate.lua say more
 -- KEYS[3+3i]        its line       zset: waiters by rank (us)
@@ -28,6 +28,7 @@
 --                   figure    r: tokens a minute, which is units a microsecond; p, g: 0; w: its end (us)
 --                   capacity  tokens, or permits
 --                   cost      tokens, or permits
+-- ARGV[5]           our inbox      whose the permits are
 --
 -- Returns {'granted', "<at_us> <whole tokens left, lent ones included> ..."}
 --       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ...", and for a waiter its
@@ -48,6 +49,7 @@
 local MOST_US = 1e12 -- of one charge
 local GATE_SPAN_US = 1000
 local id, waiter = ARGV[1], ARGV[2]
+local own_permit = id .. '@' .. ARGV[5]
 asking = waiter
 
 local function numbers(text)
@@ -69,9 +71,9 @@ local function has_permits()
         if form == 'p' then permits[#permits + 1] = KEYS[3 * i - 1] end
     end
     for _, permit in ipairs(permits) do
-        if not redis.call('ZSCORE', permit, id) then return false end
+        if not redis.call('ZSCORE', permit, own_permit) then return false end
     end
-    for _, permit in ipairs(permits) do redis.call('ZADD', permit, whole(now_us + permit_us), id) end
+    for _, permit in ipairs(permits) do redis.call('ZADD', permit, whole(now_us + permit_us), own_permit) end
     return true
 end
 
@@ -96,7 +98,7 @@ for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (
         form = form, figure = tonumber(figure), unit = unit, capacity = tonumber(capacity) * unit, cost = tonumber(tokens) * unit,
     }
     if want.cost > want.capacity then return {'never', i} end
-    if seen and form == 'p' then redis.call('ZREM', want.bucket, id) end
+    if seen and form == 'p' then redis.call('ZREM', want.bucket, own_permit) end
     if seen and form == 'g' then redis.call('HDEL', want.bucket, 'h:' .. id) end
     read(want)
     if seen and (form == 'r' or form == 'w') then
@@ -307,7 +309,7 @@ for _, want in ipairs(wants) do
         keep(want)
         audit(want)
     else
-        redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)
+        redis.call('ZADD', want.bucket, whole(now_us + permit_us), own_permit)
         redis.call('PEXPIRE', want.bucket, math.ceil(hold_us / 1e3)) -- longer than its lease: see lapsed_us
     end
 end
