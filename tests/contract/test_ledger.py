@@ -422,7 +422,7 @@ async def test_fifo(kit):
 
 
 async def test_room_for_all(kit):
-    """Who stands behind others need not wait until they have asked, if there is room for all of them; they lose nothing by it."""
+    """Who stands behind others need not wait until they have asked, where there is room for all; they lose nothing by it."""
     want = replace(PERMITS, capacity=3)
     for name in "abc":
         await kit.ask(name, want)

@@ -4,7 +4,7 @@ The line in front of one set of buckets, within this process: who asks the ledge
 While nobody is held up, calls ask the ledger as they come, many at once. Once one has been told to wait, those behind it stand
 here, where waiting costs nothing but memory, and only the first of each flow go on asking. A grant says what is left in the
 buckets, and so many of the next as will fit are called at once; so a line drains by the batch, not by one call a round trip.
-Where calls give permits back by the batch, so many are asking when they do: a permit that lies free until one is called is lost.
+Where calls give permits back by the batch, as many are called to ask: what a permit lies free for until then is lost.
 
 The order is that of order.py: fair between flows, by deadline within one. Once somebody has been told to wait, the best of each
 flow asks the ledger, which has the order of all hosts, and the others of the flow stand here.
