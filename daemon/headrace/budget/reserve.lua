@@ -188,16 +188,24 @@ local function add(want, rank, charge)
     redis.call('ZADD', flows(want), whole(math.max(before or 0, rank) + charge), flow)
 end
 
--- The costs of those of lower rank, and the lowest rank, if there are any. Equal ranks go by name, as the zset sorts them.
+-- The costs of those of lower rank, and the lowest rank, if there are any. Equal ranks go by name, as the zset sorts them. Where
+-- the sum decides nothing but whether there is room for all, it ends with the first for whom there is none: lines are long.
 local function ahead(want, rank)
-    local sum, first = 0, nil
-    local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES')
-    for j = 1, #line, 2 do
-        local who = line[j]
-        if tonumber(line[j + 1]) == rank and who >= waiter then break end
-        local cost = waiting_cost(want, who)
-        if cost then sum, first = sum + cost, first or tonumber(line[j + 1]) end
-    end
+    local is_exact = want.form == 'r' or want.form == 'w'
+    local sum, first, seen_all = 0, nil, false
+    local most = is_exact and -1 or math.max(0, want.level) + 16
+    repeat
+        sum, first = 0, nil
+        local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES', 'LIMIT', 0, most)
+        for j = 1, #line, 2 do
+            local who = line[j]
+            if tonumber(line[j + 1]) == rank and who >= waiter then return sum, first end
+            local cost = waiting_cost(want, who)
+            if cost then sum, first = sum + cost, first or tonumber(line[j + 1]) end
+            if not is_exact and want.level < sum + want.cost then return sum, first end
+        end
+        seen_all, most = most < 0 or #line < 2 * most, -1
+    until seen_all
     return sum, first
 end
 

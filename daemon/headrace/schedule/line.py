@@ -32,7 +32,7 @@ from headrace.schedule.standing import Rank, plus
 # Each who waits at the ledger is looked at by every later one; more than so many at once would make it slow.
 MAX_ASKING = 64
 MOST_OF_FLOW = 48  # of these; what is left is for flows of which nobody asks yet
-_BATCH_S = 0.1  # what comes back within so long comes back together
+_BATCH_S = 0.25  # what comes back within so long comes back together
 
 
 class Outdated(Exception):
