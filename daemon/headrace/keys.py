@@ -12,11 +12,13 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:{budget}:bucket:gate:<class> | hash | a gate: its state, and who has passed | a minute unused |
 | headrace:limits:learned | hash | model class -> JSON: its limits as upstream says them | never |
 | headrace:limits:organisation | string | JSON: upstream's own list of limits, and when it was read | two days after that |
-| headrace:{budget}:permits:<id> | zset | hold ids by lease end (us) of one concurrency bucket | an hour after the last |
+| headrace:{budget}:permits:<id> | zset | "hold@inbox" by lease end (us) of one concurrency bucket | an hour after the last |
 | headrace:{budget}:line:<id> | zset | who waits for a bucket, by rank (us) | with its last waiter |
 | headrace:{budget}:waits:<id> | hash | waiter -> lease end (us), cost (units), its charge (us) | with its last waiter |
 | headrace:{budget}:fair:<id> | hash | the clock of a line (us); weights, lane by lane | 3 s after the last wait |
 | headrace:{budget}:flows:<id> | zset | flows ahead of the clock, by finish (us) | 3 s after the last wait |
+| headrace:{budget}:heard | zset | inboxes of processes by last beat (us) | one by one, at their deaths |
+| headrace:{budget}:holding | hash | inbox -> the keys of the permits that it held at its last beat | the same |
 | headrace:{budget}:pulse | string | from when until when leases that ended are over (us) | an hour after the last beat |
 | headrace:{budget}:hold:<id> | string | a reservation's state, against scripts sent twice | an hour; a minute past its end |
 | headrace:cache:entry:<fingerprint> | string | one encoded entry | ttl + stale |
@@ -56,6 +58,8 @@ CACHE_ABOUT = "headrace:cache:about"
 CACHE_BYTES = "headrace:cache:bytes"
 CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
+HEARD = "headrace:{budget}:heard"
+HOLDING = "headrace:{budget}:holding"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
 LEARNED = "headrace:limits:learned"

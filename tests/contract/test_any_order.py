@@ -320,7 +320,7 @@ class AnyOrder(RuleBasedStateMachine):
     def _permits(self, from_us: int) -> set[str]:
         """What Redis knows to hold a permit until this moment or longer."""
         name = keys.permits(PERMITS.bucket_id)
-        return {hold.decode() for hold in self.valkey.client.zrange(name, from_us, "+inf", byscore=True)}
+        return {hold.decode().split("@")[0] for hold in self.valkey.client.zrange(name, from_us, "+inf", byscore=True)}
 
     def teardown(self):
         try:

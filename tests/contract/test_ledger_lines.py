@@ -27,6 +27,37 @@ async def test_fifo(kit):
     assert isinstance(await kit.ask("c", want), Granted)
 
 
+async def test_room_for_all(kit):
+    """Who stands behind others need not wait until they have asked, where there is room for all; they lose nothing by it."""
+    want = replace(PERMITS, capacity=3)
+    for name in "abc":
+        await kit.ask(name, want)
+    for name in "def":
+        assert isinstance(await kit.ask(name, want), Wait)
+    await kit.ledger.settle("a", (want,), {})
+    await kit.ledger.settle("b", (want,), {})
+    assert isinstance(await kit.ask("f", want), Wait)
+    assert (await kit.ask("e", want)).levels == (1,)
+    assert isinstance(await kit.ask("f", want), Wait)
+    assert (await kit.ask("d", want)).levels == (0,)
+
+
+async def test_overtaken_keeps_its_rank(kit):
+    """Who is overtaken where there is room for all pays nothing for it: its flow's next call stands where it would have."""
+    want = replace(PERMITS, capacity=5)
+    slow, light, third = Flow("slow", weight=10), Flow("light"), Flow("third", weight=10)
+    for name in "abcde":
+        await kit.ask(name, want)
+    for name, flow in (("s1", slow), ("l1", light), ("l2", light), ("t1", third), ("t2", third)):
+        assert isinstance(await kit.ask(name, want, flow=flow), Wait)
+    for name in "abcde":
+        await kit.ledger.settle(name, (want,), {})
+    for name, flow in (("l2", light), ("s1", slow), ("l1", light), ("t1", third)):
+        assert isinstance(await kit.ask(name, want, flow=flow), Granted)
+    assert isinstance(await kit.ask("s2", want, flow=slow), Granted)
+    assert isinstance(await kit.ask("t2", want, flow=third), Wait)
+
+
 async def test_quiet_flow(kit):
     """The order is by rank: a flow that has asked for little passes those of one that has asked for more."""
     want = replace(TOKENS, rate_per_minute=600, cost=1000)

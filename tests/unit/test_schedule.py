@@ -89,6 +89,22 @@ async def test_batch():
     assert len(house.went) == 150
 
 
+async def test_batch_of_permits():
+    """Permits that come back together are all asked for at once, and not only after one of them was granted."""
+    house = House(Limit("org", concurrency=5))
+    for number in range(5):
+        house.go(f"a{number}", hold_s=1)
+    await house.settle_down()
+    for number in range(20):
+        house.go(f"b{number}", hold_s=1, within=600)
+        await house.settle_down()
+    assert house.schedule.stats().asking == 1
+    line = house.schedule.lines()[0]
+    for number in range(1, 4):
+        house.schedule._asking.freed(next(line.places()).wants)
+        assert house.schedule.stats().asking == number
+
+
 async def test_comes_back():
     """A call that comes back after a failed attempt has its old place."""
     house = House(ONE_A_SECOND)

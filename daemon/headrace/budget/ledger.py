@@ -6,11 +6,13 @@ The ledger: who has reserved what, and who comes next. This is the port; redis.p
   the id: a reserve that arrives after it (sent again, or overtaken on the wire) takes nothing. Who asks again for what it
   was granted is told so again; but if a permit of it has lapsed meanwhile, it may be another's, and all of it is asked anew.
 - Whoever must wait stands in the line of each bucket that blocks it, by rank (rank.py): whose flow has had less of its share
-  stands before whose has had more, and nobody of higher rank takes from that bucket before it. Where a bucket does not block
-  it, others may pass: a call that waits for tokens holds up nobody who needs only permits. A call has one rank in all lines, so
-  two can never wait for each other. While nobody waits, nobody is charged for what it takes.
-- A place in line is a lease, kept by asking again, and a concurrency permit is one, renewed while its call runs. What a dead
-  process held is free two seconds after its last word; what a living one lost while it stood still, it takes anew.
+  stands before whose has had more, and nobody of higher rank takes from that bucket what it could have. Where there is room
+  for all who stand before a call and for itself, it goes: it need not wait until those have asked. Where a bucket does not
+  block it, others may pass: a call that waits for tokens holds up nobody who needs only permits. A call has one rank in all
+  lines, so two can never wait for each other. While nobody waits, nobody is charged for what it takes.
+- A place in line is a lease, kept by asking again, and a concurrency permit is one, renewed while its call runs. What a process
+  held that was killed is free about a second later, when it has missed a beat and its connections are seen to be gone; what
+  one held that fell silent, two seconds after its last word. What a living one lost while it stood still, it takes anew.
 - When permits or tokens come back, the first in line are nudged, as many as now fit. Nudges may be lost. Whoever does not ask
   soon after one no longer holds up the others, nor does anybody else of its process; if it lives, it comes back with the rank
   that it had, and is charged again.

@@ -139,7 +139,8 @@ class Asking:
         for index in charged:
             self.states[index].line.pop(self.waiter, None)
             self.states[index].fair_until_us = self.now_us + pulse.LEASE_US + 1_000_000
-            self._fair(index).serve(self.rank)
+            # Those who are overtaken still wait, and their flows begin there.
+            self._fair(index).serve(min([self.rank, *(place.rank for place in self.states[index].line.values())]))
         bucket_ids = tuple(self.wants[index].bucket_id for index in charged)
         index = min(charge.index, len(self.wants) - 1)  # they may have become fewer
         return Charge(charge.flow, charge.us, index, charge.basis, self.wants[index].cost, bucket_ids)

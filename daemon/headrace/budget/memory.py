@@ -182,15 +182,15 @@ class MemoryLedger:
         # -1: this bucket does not stand in the way.
         now_us = asking.now_us
         state.drop_lapsed(self._pulse.lapsed_us(now_us))
-        earlier = state.ahead((asking.rank, asking.waiter))
-        if not earlier and _level(want, state, now_us) >= want.cost * _unit(want):
+        needed = (sum(state.ahead((asking.rank, asking.waiter))) + want.cost) * _unit(want)
+        if _level(want, state, now_us) >= needed:
             return -1
         if want.form is Form.GATE:
             return (state.gate.pause_us(now_us) if state.gate is not None else 0) or ledger.PERMIT_US
         if state.bucket is None:
             left_us = min(state.permits.values(), default=0) - now_us
             return min(ledger.PERMIT_US, left_us) if left_us > 0 else ledger.PERMIT_US
-        wait_us = state.bucket.wait_us((sum(earlier) + want.cost) * _unit(want), now_us) or ledger.BEHIND_US
+        wait_us = state.bucket.wait_us(needed, now_us) or ledger.BEHIND_US
         return max(wait_us, ledger.BEHIND_US) if want.form is Form.WINDOW else wait_us
 
     def _take(self, hold_id: str, asking: Asking) -> Granted:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 LEASE_US = 2_000_000
 BEAT_S = 0.5  # every process, whether it holds anything or not
+SILENT_US = 650_000  # who misses a beat and listens no more is dead; who listens may stand still, and has its lease
 GAP_US = 1_250_000  # without a beat: then Redis was away. A beat and a gap are less than a lease, so no gap goes unseen
 
 

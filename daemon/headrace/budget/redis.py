@@ -39,7 +39,7 @@ from headrace.rank import Flow
 
 _RESERVE = Script(__package__, "reserve.lua", after=("bucket.lua", "gate.lua", "line.lua"))
 _SETTLE = Script(__package__, "settle.lua", after=("bucket.lua", "gate.lua", "line.lua"))
-_RENEW = Script(__package__, "renew.lua")
+_RENEW = Script(__package__, "renew.lua", after=("bucket.lua", "line.lua"))
 
 OnChange = Callable[[str, Change], None]
 
@@ -93,7 +93,7 @@ class RedisLedger:
             f"{self._standings.get(waiter, _NEW)} {flow.name}"
         )
         figures = " ".join(_figures(wants, [want.cost for want in wants]))
-        reply = await self._link.run(_RESERVE, names, [hold_id, waiter, spans, figures])
+        reply = await self._link.run(_RESERVE, names, [hold_id, waiter, spans, figures, self._link.inbox])
         self._see_standing(waiter, reply)
         return _outcome(hold_id, wants, reply)
 
@@ -127,17 +127,18 @@ class RedisLedger:
             for want in wants:
                 if want.form is Form.PERMIT:
                     permits.setdefault(want.bucket_id, []).append(hold_id)
-        spans = f"{pulse.LEASE_US} {pulse.GAP_US} {ledger.HOLD_US}"
-        names = [keys.PULSE, *map(keys.permits, permits)]
-        await self._link.run(_RENEW, names, [spans, *map(" ".join, permits.values())])
+        spans = f"{pulse.LEASE_US} {pulse.GAP_US} {ledger.HOLD_US} {pulse.SILENT_US}"
+        names = [*map(keys.permits, permits), keys.HEARD, keys.HOLDING, keys.PULSE]
+        await self._link.run(_RENEW, names, [self._link.inbox, spans, *map(" ".join, permits.values())])
 
     def _close(self, hold_id: str, wants: Sequence[Want], back: Sequence[int], waiter: str, said: Said) -> asyncio.Future[Any]:
         self._standings.pop(waiter, None)
         names, figures = self._names(hold_id, wants), list(_figures(wants, back))
         args = [hold_id, waiter, ledger.CLOSED_US]
-        reply = self._link.run(_SETTLE, names, [*args, " ".join(map(" ".join, zip(figures, _heard(wants, said), strict=True)))])
+        told = " ".join(map(" ".join, zip(figures, _heard(wants, said), strict=True)))
+        reply = self._link.run(_SETTLE, names, [*args, told, self._link.inbox])
         # Later, what upstream said is no longer so.
-        later = [*args, " ".join(f"{each} {_NOTHING}" for each in figures)]
+        later = [*args, " ".join(f"{each} {_NOTHING}" for each in figures), self._link.inbox]
         reply.add_done_callback(lambda reply: self._see_closed(reply, names, later, wants))
         return reply
 

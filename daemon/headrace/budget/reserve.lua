@@ -4,7 +4,7 @@
 --                                  <flow> <index> ...": the want it was charged for, its cost and for how much of it (tokens), by how
 --                                  much (us), and the wants in whose lines; "closed" once settled or released
 -- then for the i-th want (i from 0):
--- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset of hold ids by lease end (us);
+-- KEYS[2+3i]        its bucket     by its form; rate: hash of level (units), at (us); permit: zset by lease end (us), as in renew.lua;
 --                                  window: hash of what is used; gate: hash of its state and of who has passed; bucket.lua
 --                                  and gate.lua say more
 -- KEYS[3+3i]        its line       zset: waiters by rank (us)
@@ -28,6 +28,7 @@
 --                   figure    r: tokens a minute, which is units a microsecond; p, g: 0; w: its end (us)
 --                   capacity  tokens, or permits
 --                   cost      tokens, or permits
+-- ARGV[5]           our inbox      whose the permits are
 --
 -- Returns {'granted', "<at_us> <whole tokens left, lent ones included> ..."}
 --       | {'wait', us, i (from 1) of the bucket that takes longest, "<now_us> <whole tokens left> ...", and for a waiter its
@@ -48,6 +49,7 @@
 local MOST_US = 1e12 -- of one charge
 local GATE_SPAN_US = 1000
 local id, waiter = ARGV[1], ARGV[2]
+local own_permit = id .. '@' .. ARGV[5]
 asking = waiter
 
 local function numbers(text)
@@ -69,9 +71,9 @@ local function has_permits()
         if form == 'p' then permits[#permits + 1] = KEYS[3 * i - 1] end
     end
     for _, permit in ipairs(permits) do
-        if not redis.call('ZSCORE', permit, id) then return false end
+        if not redis.call('ZSCORE', permit, own_permit) then return false end
     end
-    for _, permit in ipairs(permits) do redis.call('ZADD', permit, whole(now_us + permit_us), id) end
+    for _, permit in ipairs(permits) do redis.call('ZADD', permit, whole(now_us + permit_us), own_permit) end
     return true
 end
 
@@ -96,7 +98,7 @@ for form, figure, capacity, tokens in string.gmatch(ARGV[4], '(%a) (%S+) (%S+) (
         form = form, figure = tonumber(figure), unit = unit, capacity = tonumber(capacity) * unit, cost = tonumber(tokens) * unit,
     }
     if want.cost > want.capacity then return {'never', i} end
-    if seen and form == 'p' then redis.call('ZREM', want.bucket, id) end
+    if seen and form == 'p' then redis.call('ZREM', want.bucket, own_permit) end
     if seen and form == 'g' then redis.call('HDEL', want.bucket, 'h:' .. id) end
     read(want)
     if seen and (form == 'r' or form == 'w') then
@@ -186,17 +188,25 @@ local function add(want, rank, charge)
     redis.call('ZADD', flows(want), whole(math.max(before or 0, rank) + charge), flow)
 end
 
--- The costs of those of lower rank, and whether there are any. Equal ranks go by name, as the zset sorts them.
+-- The costs of those of lower rank, and the lowest rank, if there are any. Equal ranks go by name, as the zset sorts them. Where
+-- the sum decides nothing but whether there is room for all, it ends with the first for whom there is none: lines are long.
 local function ahead(want, rank)
-    local sum, is_behind = 0, false
-    local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES')
-    for j = 1, #line, 2 do
-        local who = line[j]
-        if tonumber(line[j + 1]) == rank and who >= waiter then break end
-        local cost = waiting_cost(want, who)
-        if cost then sum, is_behind = sum + cost, true end
-    end
-    return sum, is_behind
+    local is_exact = want.form == 'r' or want.form == 'w'
+    local sum, first, seen_all = 0, nil, false
+    local most = is_exact and -1 or math.max(0, want.level) + 16
+    repeat
+        sum, first = 0, nil
+        local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES', 'LIMIT', 0, most)
+        for j = 1, #line, 2 do
+            local who = line[j]
+            if tonumber(line[j + 1]) == rank and who >= waiter then return sum, first end
+            local cost = waiting_cost(want, who)
+            if cost then sum, first = sum + cost, first or tonumber(line[j + 1]) end
+            if not is_exact and want.level < sum + want.cost then return sum, first end
+        end
+        seen_all, most = most < 0 or #line < 2 * most, -1
+    until seen_all
+    return sum, first
 end
 
 local function levels()
@@ -251,9 +261,9 @@ if index then index = math.min(index, #wants) end -- they may have become fewer
 local longest_us, longest = -1, 0
 local blocking, joining = {}, {}
 for i, want in ipairs(wants) do
-    local sum, is_behind = 0, false
-    if want.has_line then sum, is_behind = ahead(want, rank) end
-    want.is_blocking = is_behind or want.level < want.cost
+    local sum = 0
+    if want.has_line then sum, want.first = ahead(want, rank) end
+    want.is_blocking = want.level < sum + want.cost -- where there is room for all of them, nobody need wait until they ask
     if want.is_blocking then
         blocking[#blocking + 1] = want
         if not want.is_in_line then joining[#joining + 1] = want end
@@ -307,7 +317,7 @@ for _, want in ipairs(wants) do
         keep(want)
         audit(want)
     else
-        redis.call('ZADD', want.bucket, whole(now_us + permit_us), id)
+        redis.call('ZADD', want.bucket, whole(now_us + permit_us), own_permit)
         redis.call('PEXPIRE', want.bucket, math.ceil(hold_us / 1e3)) -- longer than its lease: see lapsed_us
     end
 end
@@ -329,7 +339,7 @@ if #lines > 0 then
         if want.is_in_line or (is_out and want.has_line) then
             charged[#charged + 1] = i
             want.clock = want.clock or tonumber(redis.call('HGET', fair(want), 'clock'))
-            serve(want, rank)
+            serve(want, math.min(rank, want.first or rank)) -- those who are overtaken still wait, and their flows begin there
             for _, key in ipairs({fair(want), flows(want)}) do redis.call('PEXPIRE', key, math.ceil(place_us / 1e3) + 1000) end
         end
     end

@@ -26,6 +26,7 @@
 --                   said      r: what upstream says there is at most, in tokens; '-': nothing
 --                             g: "<chance (1/1000)>/<in the air>/<least pause (us)>/<granted so long ago (us)>/<first pause (us)>/
 --                             <longest (us)>", in one word
+-- ARGV[5]           our inbox      whose the permits are
 --
 -- Returns {what, now_us, change}, change being what became of the gate (gate.lua has the numbers), and what being 1 if the hold was open, 0 if it was closed before (then nothing happens), -1 if it is
 -- unknown: it was never granted, or its call ran for longer than holds are remembered. Nothing is given back to a rate
@@ -56,7 +57,7 @@ local function settle(want, back, said)
         keep(want)
         if audit and back ~= 0 then redis.call('XADD', audit, '*', 'bucket', want.bucket, 'at_us', whole(now_us), 'hold', id, 'back', whole(back)) end
     else
-        redis.call('ZREM', want.bucket, id)
+        redis.call('ZREM', want.bucket, id .. '@' .. ARGV[5])
         redis.call('ZREMRANGEBYSCORE', want.bucket, '-inf', whole(lapsed_us()))
         want.level = want.capacity - redis.call('ZCARD', want.bucket)
     end

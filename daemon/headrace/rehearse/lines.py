@@ -167,7 +167,8 @@ class Lines(Generic[W]):
         if crowded and not place.rank:
             place.rank = _start(crowded, place.flow, now_us)
         blocking = [
-            _is_behind(line, place) or not line.fits(want.cost, now_us) for want, line in zip(wants, lines, strict=True)
+            not line.fits((_before(line, place) if line.places else 0) + want.cost, now_us)
+            for want, line in zip(wants, lines, strict=True)
         ]
         if True not in blocking:
             self._take(place, crowded, now_us)
@@ -189,7 +190,7 @@ class Lines(Generic[W]):
         for line in charged:
             _remove(line, place)
             line.fair_until_us = now_us + _FAIR_US
-            _clock(line).serve(place.rank)
+            _clock(line).serve(min(place.rank, line.places[0][0]) if line.places else place.rank)
         place.charge.lines, place.standing = charged, []
         self._stir(place.lines)
 
@@ -301,10 +302,6 @@ class Lines(Generic[W]):
             self._called(first, now_us)
         else:
             self._wake(line, cost, now_us)
-
-
-def _is_behind(line: Line, place: Place[Any]) -> bool:
-    return bool(line.places) and line.places[0] < (place.rank, place.number)
 
 
 def _before(line: Line, place: Place[Any]) -> int:

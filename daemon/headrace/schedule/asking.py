@@ -156,9 +156,11 @@ class Asking:
             self._lines.pop(key, None)
             self._last = key, line
 
-    def forget(self) -> None:
-        """Something was given back: what the ledger said a moment ago holds no longer."""
+    def freed(self, wants: tuple[Want, ...]) -> None:
+        """These were given back: what the ledger said a moment ago holds no longer, and others may ask for them."""
         self._last = (), None
+        if any(want.form is Form.PERMIT for want in wants) and (line := self._lines.get(_key(wants))):
+            line.free(self._clock.now())
 
     # Remembering, for a moment, what the ledger said.
 

@@ -21,10 +21,12 @@ class Holding:
     What is held.
 
     Args:
-        on_close: called when a call holds something no longer.
+        on_close: called with what a call holds no longer, before the ledger is told.
     """
 
-    def __init__(self, ledger: Ledger, permits: Permits, shadows: Shadows, gates: Gates, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, permits: Permits, shadows: Shadows, gates: Gates, on_close: Callable[[tuple[Want, ...]], None]
+    ) -> None:
         self.reserved = Reserved()
         self._ledger = ledger
         self._permits = permits
@@ -83,4 +85,4 @@ class Holding:
         self._permits.drop(hold.id)
         self.reserved.close(hold.wants)
         count_closed(hold.wants, actual)
-        self._on_close()
+        self._on_close(hold.wants)

@@ -4,6 +4,7 @@ The line in front of one set of buckets, within this process: who asks the ledge
 While nobody is held up, calls ask the ledger as they come, many at once. Once one has been told to wait, those behind it stand
 here, where waiting costs nothing but memory, and only the first of each flow go on asking. A grant says what is left in the
 buckets, and so many of the next as will fit are called at once; so a line drains by the batch, not by one call a round trip.
+Where calls give permits back by the batch, as many are called to ask: what a permit lies free for until then is lost.
 
 The order is that of order.py: fair between flows, by deadline within one. Once somebody has been told to wait, the best of each
 flow asks the ledger, which has the order of all hosts, and the others of the flow stand here.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,6 +32,7 @@ from headrace.schedule.standing import Rank, plus
 # Each who waits at the ledger is looked at by every later one; more than so many at once would make it slow.
 MAX_ASKING = 64
 MOST_OF_FLOW = 48  # of these; what is left is for flows of which nobody asks yet
+_BATCH_S = 0.25  # what comes back within so long comes back together
 
 
 class Outdated(Exception):
@@ -149,6 +151,7 @@ class Line:
         self._asked = [0] * len(rates)  # what those who ask want, bucket by bucket
         self._stood = [0] * len(rates)  # what those who stand want
         self._newest: Rank = (-1, 0)
+        self._freed: deque[float] = deque()  # when permits came back of late
 
     def __repr__(self) -> str:
         return f"<Line [{len(self.asking)} asking, {self.waiting} waiting]>"
@@ -268,6 +271,15 @@ class Line:
         while levels is not None and (place := self._standing.first) is not None:
             if not self._has_room(place.flow) or not self._fits(place, levels):
                 return
+            self._call(place)
+
+    def free(self, now: float) -> None:
+        """A call gives its permit back: let the next ask, unless as many ask already as were given back just now."""
+        while self._freed and not 0 <= now - self._freed[0] < _BATCH_S:
+            self._freed.popleft()
+        self._freed.append(now)
+        place = self._standing.first
+        if place is not None and len(self.asking) < len(self._freed) and self._has_room(place.flow):
             self._call(place)
 
     def _call(self, place: Place) -> None:

@@ -1,9 +1,10 @@
 """
 The concurrency permits that this process holds: leases, renewed for as long as their calls run; and its sign of life.
 
-A process that dies renews nothing, so its permits are free again when the lease ends. One that stood still (it was stopped, or
-its machine slept) finds them gone when it wakes, and perhaps given to others. What it has at upstream by then cannot be unsent,
-and the next renewal counts it again. What was not sent yet is fenced: it must be granted anew.
+A process that dies renews nothing, so its permits are free again when the lease ends, or as soon as it has missed a beat if its
+connections have ended with it. One that stood still (it was stopped, or its machine slept) finds them gone when it wakes, and
+perhaps given to others. What it has at upstream by then cannot be unsent, and the next renewal counts it again. What was not
+sent yet is fenced: it must be granted anew.
 """
 
 from __future__ import annotations

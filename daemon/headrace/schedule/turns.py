@@ -100,7 +100,7 @@ class Schedule:
         self.halting = Halting(clock, self._slices)
         self._permits = Permits(ledger, clock, self._background)
         self._shadows = Shadows(ledger, self._permits, self._background)
-        self._holding = Holding(ledger, self._permits, self._shadows, self.tuner.gates, self._asking.forget)
+        self._holding = Holding(ledger, self._permits, self._shadows, self.tuner.gates, self._asking.freed)
         self.reserved = self._holding.reserved
         self._counting = Counting(ask, link, ledger, self.slots, clock) if ask else None
         self._numbers = itertools.count(1)
