@@ -7,8 +7,10 @@ it costs: by the time that the line takes to give so much, divided by the flow's
 share is placed by the clock, in the order in which calls come, and one that asks for more as though it had asked later. Nothing
 starves, since the clock reaches every rank; and nothing is saved up, since a flow that was idle starts at the clock.
 
-A share is that of the lane among the lanes that are ahead of the clock, times that of the caller's weight among the callers of
-its lane that are. Who leaves without its grant takes its cost back; what a call used in the end corrects it.
+A share is that of the lane, whoever else waits, times that of the caller's weight among the callers of its lane that are ahead
+of the clock. So a line's clock goes the faster the less of it those ask for who have much, and what a flood asked for while its
+lane was alone does not go, call by call, with those of a lane that comes later: what counts is who has which share, and not who
+was there when. Who leaves without its grant takes its cost back; what a call used in the end corrects it.
 
 A call that waits in several lines has one rank in all of them, or two calls could each stand behind the other. So that ranks of
 different lines can be compared, the clocks of lines in which one call waits are brought together: to the latest.
@@ -64,14 +66,13 @@ class Fair:
         clock: where it begins (us): the time, where nobody has waited for a while.
     """
 
-    __slots__ = ("_finishes", "_heap", "_shares", "_weights", "clock")
+    __slots__ = ("_finishes", "_heap", "_weights", "clock")
 
     def __init__(self, clock: int) -> None:
         self.clock = clock
         self._finishes: dict[str, int] = {}
         self._heap: list[tuple[int, str, Flow]] = []  # each flow by a moment not later than its finish
         self._weights: dict[tuple[str, int], int] = {}  # of each lane, summed over its flows here
-        self._shares = 0  # of those lanes, summed
 
     def __repr__(self) -> str:
         return f"<Fair [{self.clock} us, {len(self._finishes)} flows]>"
@@ -110,12 +111,10 @@ class Fair:
 
     def charge(self, flow: Flow, span_us: float) -> int:
         """Return by how much a call moves its flow's finish on, if the line takes so long to give what it costs."""
-        weights, lanes = self._weights.get((flow.lane, flow.share), 0), self._shares
-        if not weights:
-            lanes += flow.share
+        weights = self._weights.get((flow.lane, flow.share), 0)
         if flow.name not in self._finishes:
             weights += flow.weight
-        return max(1, min(_MOST_US, math.floor(span_us * lanes * weights / (flow.share * flow.weight))))
+        return max(1, min(_MOST_US, math.floor(span_us * FULL_SHARE * weights / (flow.share * flow.weight))))
 
     def add(self, flow: Flow, rank: int, charge: int) -> None:
         """A call of this rank comes: move its flow's finish on."""
@@ -142,13 +141,9 @@ class Fair:
 
     def _weigh(self, flow: Flow, weight: int) -> None:
         lane = flow.lane, flow.share
-        before = self._weights.get(lane, 0)
-        self._weights[lane] = before + weight
-        if not before:
-            self._shares += flow.share
-        elif not before + weight:
+        self._weights[lane] = self._weights.get(lane, 0) + weight
+        if not self._weights[lane]:
             del self._weights[lane]
-            self._shares -= flow.share
 
 
 def correction(charge: int, back: int, cost: int) -> int:

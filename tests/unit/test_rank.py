@@ -78,6 +78,23 @@ def test_lanes(callers, weight):
     assert counter.work[flows[0]] / 1000 == pytest.approx(800, abs=8 + callers)
 
 
+@given(st.integers(1, 100), st.integers(1, 5))
+def test_lane_comes_late(flood, callers):
+    """What a lane asked for while it was alone does not go before one that comes, more than its share: it was alone then."""
+    counter = Counter()
+    low, high = Flow("flood", "low", 50_000), [Flow(f"a{n}", "high", 800_000) for n in range(callers)]
+    for _ in range(flood):
+        counter.come(low, 50_000)
+    for flow in high * 2:
+        counter.come(flow, 50_000)
+    counter.serve()
+    counter.work.clear()
+    for _ in range(160):
+        flow = counter.serve()
+        counter.come(flow, 50_000)
+    assert counter.work.get(low, 0) / 50_000 <= 160 / 17 + callers + 1
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 100_000)), max_size=200))
 def test_nobody_starves(others):
     """Whoever waits goes after no more work of each other flow than its share, whatever comes."""

@@ -46,6 +46,7 @@
 -- bucket is remembered for a day past its end, for hosts whose clocks are behind and for what is settled late.
 
 local MOST_US = 1e12 -- of one charge
+local FULL_SHARE = 1e6
 local GATE_SPAN_US = 1000
 local id, waiter = ARGV[1], ARGV[2]
 asking = waiter
@@ -169,15 +170,8 @@ local function span(want)
 end
 
 local function charge_in(want)
-    local sums = redis.call('HGETALL', fair(want))
-    local lanes, weights = 0, finish(want) and 0 or tonumber(weight)
-    local is_here = false
-    for j = 1, #sums, 2 do
-        if sums[j] ~= 'clock' then lanes = lanes + string.match(sums[j], '%d+$') end
-        if sums[j] == lane then weights, is_here = weights + sums[j + 1], true end
-    end
-    if not is_here then lanes = lanes + share end
-    return math.max(1, math.min(MOST_US, math.floor(span(want) * lanes * weights / (share * weight))))
+    local weights = (redis.call('HGET', fair(want), lane) or 0) + (finish(want) and 0 or tonumber(weight))
+    return math.max(1, math.min(MOST_US, math.floor(span(want) * FULL_SHARE * weights / (share * weight))))
 end
 
 local function add(want, rank, charge)
