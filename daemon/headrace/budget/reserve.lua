@@ -37,7 +37,8 @@
 --       | {'closed'}
 --
 -- Two more keys are named after the line, and touched only if there is one; rank.py says what they are for:
---   headrace:{budget}:fair:<id>    hash: clock (us); "<lane>/<its share>" -> the weights of its flows that are ahead of the clock
+--   headrace:{budget}:fair:<id>    hash: clock (us); "<lane>/<its share>" -> the weights of its flows that are ahead of the clock;
+--                                  "@<lane>/<its share>" -> "<finish of all its flows (us)> <when it was last here (us)>"
 --   headrace:{budget}:flows:<id>   zset: flows by finish (us)
 --
 -- The unit of a rate is 1/60,000,000 token, so that rate x microseconds is exact, of all else 1; numbers are doubles, exact up
@@ -178,19 +179,21 @@ local function add(want, rank, charge)
     local before = finish(want)
     if not before then weigh(want, flow, 1) end
     redis.call('ZADD', flows(want), whole(math.max(before or 0, rank) + charge), flow)
+    move_lane(want, flow, charge, rank)
 end
 
--- The costs of those of lower rank, and whether there are any. Equal ranks go by name, as the zset sorts them.
+-- The costs of those of lower rank, the last of their ranks, and whose the first of them is. Equal ranks go by name, as the
+-- zset sorts them.
 local function ahead(want, rank)
-    local sum, is_behind = 0, false
+    local sum, after, first = 0, 0, nil
     local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES')
     for j = 1, #line, 2 do
         local who = line[j]
         if tonumber(line[j + 1]) == rank and who >= waiter then break end
-        local cost = waiting_cost(want, who)
-        if cost then sum, is_behind = sum + cost, true end
+        local cost, _, its_flow = waiting_cost(want, who)
+        if cost then sum, after, first = sum + cost, tonumber(line[j + 1]), first or its_flow end
     end
-    return sum, is_behind
+    return sum, after, first
 end
 
 local function levels()
@@ -245,13 +248,17 @@ if index then index = math.min(index, #wants) end -- they may have become fewer
 local longest_us, longest = -1, 0
 local blocking, joining = {}, {}
 for i, want in ipairs(wants) do
-    local sum, is_behind = 0, false
-    if want.has_line then sum, is_behind = ahead(want, rank) end
-    want.is_blocking = is_behind or want.level < want.cost
+    local needed, after = want.cost, nil
+    if want.has_line then
+        local sum
+        sum, after, want.first = ahead(want, rank)
+        needed = sum + want.cost + headroom(want, lanes_of(want), flow, rank, after, want.cost)
+    end
+    want.is_blocking = want.first or want.level < needed
     if want.is_blocking then
         blocking[#blocking + 1] = want
         if not want.is_in_line then joining[#joining + 1] = want end
-        local wait_us = wait(want, sum + want.cost - want.level)
+        local wait_us = wait(want, needed - want.level)
         if wait_us > longest_us then longest_us, longest = wait_us, i end
     end
 end
@@ -277,6 +284,8 @@ if longest > 0 then
             for _, key in ipairs({want.line, want.waits}) do redis.call('PEXPIRE', key, math.ceil(hold_us / 1e3)) end
             for _, key in ipairs({fair(want), flows(want)}) do redis.call('PEXPIRE', key, math.ceil(place_us / 1e3) + 1000) end
             if want.lent > 0 then recall(want.bucket) end
+            -- Now that we are here the first, of another lane, may have to leave less; it was told to wait for more.
+            if want.first and want.form == 'r' and string.match(want.first, '^[^/]*/%d+') ~= lane then nudge(want) end
         elseif want.has_line and leave(want, waiter) then
             nudge(want)
         end
