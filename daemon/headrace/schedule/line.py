@@ -266,9 +266,13 @@ class Line:
             if flow.name not in self._askers and self._standing.stands(flow):
                 self._call(self._standing.best(flow))
         while levels is not None and (place := self._standing.first) is not None:
-            if not self._has_room(place.flow) or not self._fits(place, levels):
+            if not self._has_room(place.flow) or not self._fits(place, levels) or self._waits(place.flow):
                 return
             self._call(place)
+
+    def _waits(self, flow: Flow) -> bool:
+        # Whatever is left is not for this flow, or one of it has been nudged; who asks behind that one asks in vain.
+        return any(place in self._blocked for place in self._askers.get(flow.name, ()))
 
     def _call(self, place: Place) -> None:
         self._standing.remove(place)
