@@ -68,27 +68,27 @@ class Line:
     def __repr__(self) -> str:
         return f"<Line {self.want.bucket_id} [{len(self.places)} standing]>"
 
-    def fits(self, place: Place[Any], cost: int, now_us: int) -> bool:
-        """Whether so much is there for a place, if it is the first."""
+    def fits(self, cost: int, now_us: int, headroom: int = 0) -> bool:
+        """Whether so much is there, and so many units beside."""
         if self.bucket is None:
             return self.in_use + cost <= self.want.capacity
         self.bucket.flow(now_us)
-        return self.bucket.level >= cost * self.unit + self._headroom(place, cost, now_us)
+        return self.bucket.level >= cost * self.unit + headroom
 
-    def _headroom(self, place: Place[Any], cost: int, now_us: int) -> int:
+    def headroom(self, place: Place[Any], cost: int, now_us: int) -> int:
+        """Return how many units a place leaves to other lanes, as rank.py says."""
         if not isinstance(self.bucket, Bucket) or not self.places or self.fair is None:
             return 0
         after = max([rank for rank, *_ in self.places[: _index(self, place)]], default=0)
         room, rate = self.bucket.capacity - cost * self.unit, self.bucket.rate
         return self.fair.headroom(place.flow, place.rank, after, now_us, rate=rate, room=room)
 
-    def wait_us(self, place: Place[Any], cost: int, now_us: int) -> int:
-        """Return how long until so many tokens are there for a place, and what those before it want; of permits nobody knows."""
+    def wait_us(self, tokens: int, now_us: int, headroom: int = 0) -> int:
+        """Return how long until so many tokens are there, and so many units beside; of permits nobody knows."""
         if self.bucket is None:
             return PERMIT_US
         self.bucket.flow(now_us)
-        units = (_before(self, place) + cost) * self.unit + self._headroom(place, cost, now_us)
-        wait_us = self.bucket.wait_us(units, now_us) or BEHIND_US
+        wait_us = self.bucket.wait_us(tokens * self.unit + headroom, now_us) or BEHIND_US
         return max(wait_us, BEHIND_US) if self.want.form is Form.WINDOW else wait_us
 
     def take(self, tokens: int) -> None:
@@ -175,7 +175,8 @@ class Lines(Generic[W]):
         if crowded and not place.rank:
             place.rank = _start(crowded, place.flow, now_us)
         blocking = [
-            _is_behind(line, place) or not line.fits(place, want.cost, now_us) for want, line in zip(wants, lines, strict=True)
+            _is_behind(line, place) or not line.fits(want.cost, now_us, line.headroom(place, want.cost, now_us))
+            for want, line in zip(wants, lines, strict=True)
         ]
         if True not in blocking:
             self._take(place, crowded, now_us)
@@ -210,7 +211,7 @@ class Lines(Generic[W]):
         elif joining:
             _together(blocked, now_us)
         waits_us = [
-            line.wait_us(place, want.cost, now_us) if is_blocking else -1
+            _wait_us(line, place, want.cost, now_us) if is_blocking else -1
             for want, line, is_blocking in zip(wants, lines, blocking, strict=True)
         ]
         longest = waits_us.index(max(waits_us))
@@ -233,7 +234,7 @@ class Lines(Generic[W]):
     def _wake(self, line: Line, place: Place[W], cost: int, now_us: int) -> None:
         if line.bucket is None:
             return  # whoever gives a permit back stirs it
-        at_us = now_us + line.wait_us(place, cost, now_us)
+        at_us = now_us + _wait_us(line, place, cost, now_us)
         if not line.alarm_us or at_us < line.alarm_us:
             line.alarm_us = at_us
             self._alarm(at_us, line)
@@ -306,7 +307,7 @@ class Lines(Generic[W]):
         if not line.places:
             return
         _, _, cost, first = line.places[0]
-        if line.fits(first, cost, now_us) or (first.ends_us and first.ends_us <= now_us):
+        if line.fits(cost, now_us, line.headroom(first, cost, now_us)) or (first.ends_us and first.ends_us <= now_us):
             self._called(first, now_us)
         else:
             self._wake(line, first, cost, now_us)
@@ -319,6 +320,10 @@ def _is_behind(line: Line, place: Place[Any]) -> bool:
 def _before(line: Line, place: Place[Any]) -> int:
     """Return what those before a place want of a line's bucket."""
     return sum([cost for _, _, cost, _ in line.places[: _index(line, place)]])
+
+
+def _wait_us(line: Line, place: Place[Any], cost: int, now_us: int) -> int:
+    return line.wait_us(_before(line, place) + cost, now_us, line.headroom(place, cost, now_us))
 
 
 def _index(line: Line, place: Place[Any]) -> int:
