@@ -395,6 +395,48 @@ async def test_lanes(kit):
     assert shares["b"] == pytest.approx(8, abs=2)
 
 
+async def test_burst_is_shared(kit):
+    """A flood does not keep a bucket empty: it leaves what another lane, which was there lately, may ask for before it."""
+    want, night, day = replace(REQUESTS, rate_per_minute=1200), Flow("n", "batch", 50_000), Flow("d", "interactive", 800_000)
+    await kit.ask("all", replace(want, cost=20), flow=night)
+    for name, flow in (("n0", night), ("d0", day), ("n1", night), ("n2", night)):
+        assert isinstance(await kit.ask(name, want, flow=flow), Wait)
+    await asyncio.sleep(0.101)
+    for name, flow in (("n0", night), ("d0", day)):
+        assert isinstance(await kit.ask(name, want, flow=flow), Granted)
+    waiting = await kit.ask("n1", want, flow=night)
+    assert waiting.seconds == pytest.approx(0.8, abs=0.1)  # sixteen to one
+    await asyncio.sleep(0.4)
+    assert isinstance(await kit.ask("n1", want, flow=night), Wait)
+    assert kit.waiter("n1") not in kit.nudged
+    for number in range(1, 6):
+        assert isinstance(await kit.ask(f"d{number}", want, flow=day), Granted)
+    waiting = await kit.ask("n1", want, flow=night)
+    assert waiting.seconds == pytest.approx(0.4, abs=0.1)  # five of the sixteen have gone
+    await asyncio.sleep(waiting.seconds + 0.002)
+    granted = await kit.ask("n1", want, flow=night)
+    assert isinstance(granted, Granted)
+    assert granted.levels[0] == pytest.approx(10, abs=1)
+
+
+async def test_nothing_is_lost():
+    """Where both lanes press, both have their shares, and all that flows in."""
+    want, night, day = replace(REQUESTS, rate_per_minute=6000), Flow("n", "batch", 200_000), Flow("d", "interactive", 800_000)
+    at_us = now_us()
+    memory = MemoryLedger(lambda: at_us)
+    await memory.reserve("all", (replace(want, cost=20),), waiter="i|all", flow=night)
+    names, went = {f"{flow.caller}{number}": flow for number in range(12) for flow in (night, day)}, []
+    for _ in range(1000):
+        at_us += 5_000
+        for name, flow in sorted(names.items(), key=lambda item: memory._standings.get(f"i|{item[0]}", (0,))[0]):
+            if isinstance(await memory.reserve(name, (want,), waiter=f"i|{name}", flow=flow), Granted):
+                went.append(flow.caller)
+                del names[name]
+                names[f"{name}."] = flow
+    assert len(went) == pytest.approx(500, abs=4)
+    assert went.count("n") == pytest.approx(100, abs=4)
+
+
 async def test_charged_for_use(kit):
     """Who leaves takes its charge back, and what was used in the end corrects it: the flow goes on as though it had known."""
     want = replace(TOKENS, rate_per_minute=600, cost=1000)
