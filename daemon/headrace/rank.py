@@ -80,7 +80,7 @@ class Fair:
         self._finishes: dict[str, int] = {}
         self._heap: list[tuple[int, str, Flow]] = []  # each flow by a moment not later than its finish
         self._weights: dict[tuple[str, int], int] = {}  # of each lane, summed over its flows here
-        self._lanes: dict[tuple[str, int], tuple[int, int]] = {}  # of each, the finish of all its flows, and when it was last here
+        self._lanes: dict[tuple[str, int], tuple[int, int]] = {}  # the finish of each, and when it was last here
 
     def __repr__(self) -> str:
         return f"<Fair [{self.clock} us, {len(self._finishes)} flows]>"
