@@ -7,8 +7,15 @@ it costs: by the time that the line takes to give so much, divided by the flow's
 share is placed by the clock, in the order in which calls come, and one that asks for more as though it had asked later. Nothing
 starves, since the clock reaches every rank; and nothing is saved up, since a flow that was idle starts at the clock.
 
-A share is that of the lane among the lanes that are ahead of the clock, times that of the caller's weight among the callers of
-its lane that are. Who leaves without its grant takes its cost back; what a call used in the end corrects it.
+A share is that of the lane, whoever else waits, times that of the caller's weight among the callers of its lane that are ahead
+of the clock. So a line's clock goes the faster the less of it those ask for who have much, and what a flood asked for while its
+lane was alone does not go, call by call, with those of a lane that comes later: what counts is who has which share, and not who
+was there when. Who leaves without its grant takes its cost back; what a call used in the end corrects it.
+
+The burst of a bucket is shared like its rate. Were it not, a flood would keep the bucket empty, and even who goes before all
+others would wait for each single token: a bucket is there so that those who come by chance at once need not. So a call that
+waits leaves as much in the bucket as the other lanes that were here lately could still ask for and go before it, by its rank.
+That costs nothing but the moment in which it gathers; and of a lane that has its share already nothing more would go before.
 
 A call that waits in several lines has one rank in all of them, or two calls could each stand behind the other. So that ranks of
 different lines can be compared, the clocks of lines in which one call waits are brought together: to the latest.
@@ -27,7 +34,9 @@ FULL_SHARE = 1_000_000
 LANES = {"interactive": 800_000, "standard": 150_000, "batch": 50_000}
 """The shares of the lanes that there always are, as far as the configuration does not say otherwise."""
 
+PRESENT_US = 10_000_000  # so long after its last call a lane finds its share of the burst
 _MOST_US = 10**12  # of one charge: eleven days
+_MOST_ROOM = 0.8  # of what a bucket holds: a full one loses what flows in until somebody asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +73,14 @@ class Fair:
         clock: where it begins (us): the time, where nobody has waited for a while.
     """
 
-    __slots__ = ("_finishes", "_heap", "_shares", "_weights", "clock")
+    __slots__ = ("_finishes", "_heap", "_lanes", "_weights", "clock")
 
     def __init__(self, clock: int) -> None:
         self.clock = clock
         self._finishes: dict[str, int] = {}
         self._heap: list[tuple[int, str, Flow]] = []  # each flow by a moment not later than its finish
         self._weights: dict[tuple[str, int], int] = {}  # of each lane, summed over its flows here
-        self._shares = 0  # of those lanes, summed
+        self._lanes: dict[tuple[str, int], tuple[int, int]] = {}  # the finish of each, and when it was last here
 
     def __repr__(self) -> str:
         return f"<Fair [{self.clock} us, {len(self._finishes)} flows]>"
@@ -110,21 +119,51 @@ class Fair:
 
     def charge(self, flow: Flow, span_us: float) -> int:
         """Return by how much a call moves its flow's finish on, if the line takes so long to give what it costs."""
-        weights, lanes = self._weights.get((flow.lane, flow.share), 0), self._shares
-        if not weights:
-            lanes += flow.share
+        weights = self._weights.get((flow.lane, flow.share), 0)
         if flow.name not in self._finishes:
             weights += flow.weight
-        return max(1, min(_MOST_US, math.floor(span_us * lanes * weights / (flow.share * flow.weight))))
+        return max(1, min(_MOST_US, math.floor(span_us * FULL_SHARE * weights / (flow.share * flow.weight))))
 
-    def add(self, flow: Flow, rank: int, charge: int) -> None:
+    @property
+    def lanes(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """When each lane, by name and share, will have had what it has asked for, and when it last asked (us)."""
+        return dict(self._lanes)
+
+    def add(self, flow: Flow, rank: int, charge: int, now_us: int = 0) -> None:
         """A call of this rank comes: move its flow's finish on."""
         self._finish(flow, max(self._finishes.get(flow.name, 0), rank) + charge)
+        lane = flow.lane, flow.share
+        finish, _ = self._lanes.get(lane, (0, 0))
+        self._lanes[lane] = max(finish, rank) + self._of_lane(flow, charge), now_us
+
+    def _of_lane(self, flow: Flow, charge: int) -> int:
+        return math.floor(charge * flow.weight / self._weights[flow.lane, flow.share])
 
     def correct(self, flow: Flow, more: int) -> None:
         """A call of the flow has cost so much more than it was charged; below zero: less, or nothing, if it has left."""
-        if flow.name in self._finishes:
-            self._finish(flow, self._finishes[flow.name] + more)
+        if flow.name not in self._finishes:
+            return
+        self._finish(flow, self._finishes[flow.name] + more)
+        lane = flow.lane, flow.share
+        if lane in self._lanes:
+            finish, seen_us = self._lanes[lane]
+            self._lanes[lane] = finish + self._of_lane(flow, more), seen_us
+
+    def headroom(self, flow: Flow, rank: int, after: int, now_us: int, *, rate: int, room: int) -> int:
+        """
+        Return how much a call leaves to other lanes: what they could still ask for and go before it.
+
+        Args:
+            after: the rank of whoever goes right before it; 0: nobody.
+            rate: what flows in, in a microsecond.
+            room: how much the bucket holds beside what the call costs.
+        """
+        room, total = math.floor(max(0, room) * _MOST_ROOM), 0
+        for (lane, share), (finish, seen_us) in self._lanes.items():
+            ahead_us = rank - max(self.clock, finish, after)
+            if (lane, share) != (flow.lane, flow.share) and now_us - seen_us < PRESENT_US and ahead_us > 0:
+                total += min(room, math.floor(ahead_us * share / FULL_SHARE * rate))
+        return min(total, room)
 
     def _finish(self, flow: Flow, finish: int) -> None:
         name = flow.name
@@ -142,13 +181,9 @@ class Fair:
 
     def _weigh(self, flow: Flow, weight: int) -> None:
         lane = flow.lane, flow.share
-        before = self._weights.get(lane, 0)
-        self._weights[lane] = before + weight
-        if not before:
-            self._shares += flow.share
-        elif not before + weight:
+        self._weights[lane] = self._weights.get(lane, 0) + weight
+        if not self._weights[lane]:
             del self._weights[lane]
-            self._shares -= flow.share
 
 
 def correction(charge: int, back: int, cost: int) -> int:

@@ -184,6 +184,8 @@ class Replay:
             finishes = {flow.decode(): int(finish) for flow, finish in flows}
             assert int(sums.pop(b"clock")) == state.fair.clock
             assert finishes == state.fair.finishes
+            lanes = {f"@{lane}/{share}".encode(): b"%d %d" % at for (lane, share), at in state.fair.lanes.items()}
+            assert {lane: sums.pop(lane, None) for lane in lanes} == lanes
             weights = {f"{lane}/{share}".encode(): weight for (lane, share), weight in state.fair._weights.items()}
             assert {lane: int(weight) for lane, weight in sums.items()} == weights
 

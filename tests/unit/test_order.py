@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.budget.want import Form, Want
 from headrace.errors import BudgetExhausted
 from headrace.model import Lane
 from headrace.rank import Flow
+from headrace.schedule.line import Line
+from headrace.schedule.line import Place as AskingPlace
 from headrace.schedule.order import Order
 from schedule_parts import ONE_A_SECOND, House
 
@@ -86,6 +90,26 @@ async def test_lanes():
     before = len(house.went)
     await house.advance(5)
     assert house.went[before:].count("night") >= 4
+
+
+async def test_free_flow():
+    """Beside a lane that is held up calls of another ask as they come, until one of them is told to wait."""
+    line, flood, free = Line((60,)), Flow("n", "batch", 50_000), Flow("d", "interactive", 800_000)
+    first, *others = [_asking(flow, number) for number, flow in enumerate([flood, free, free, flood, free])]
+    assert line.join(first)
+    line.block(first, 1.0, 0, 0.0, (9,))  # nine are left, and for others
+    assert [line.join(place) for place in others[:3]] == [True, True, False]
+    line.leave(others[0], is_granted=True)
+    line.call((8,))
+    assert not others[2].called.done()  # the eight are not for this one
+    line.block(others[1], 1.0, 0, 0.0, (0,))
+    assert not line.join(others[3])
+
+
+def _asking(flow: Flow, number: int) -> AskingPlace:
+    want = Want("b", "org", "requests", Form.RATE, 60, 10, 1)
+    called = asyncio.get_running_loop().create_future()
+    return AskingPlace(None, flow, (9.0, 0.0, number), 0.0, 9.0, str(number), f"i|{number}", (want,), (want,), None, called)
 
 
 async def test_deadline_first():

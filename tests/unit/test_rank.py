@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rank import Fair, Flow, correction, together
+from headrace.rank import PRESENT_US, Fair, Flow, correction, together
 
 NOW = 1_800_000_000_000_000
 
@@ -76,6 +76,44 @@ def test_lanes(callers, weight):
     for _ in range(1000):
         counter.come(counter.serve(), 1000)
     assert counter.work[flows[0]] / 1000 == pytest.approx(800, abs=8 + callers)
+
+
+@given(st.integers(1, 100), st.integers(1, 5))
+def test_lane_comes_late(flood, callers):
+    """What a lane asked for while it was alone does not go before one that comes, more than its share: it was alone then."""
+    counter = Counter()
+    low, high = Flow("flood", "low", 50_000), [Flow(f"a{n}", "high", 800_000) for n in range(callers)]
+    for _ in range(flood):
+        counter.come(low, 50_000)
+    for flow in high * 2:
+        counter.come(flow, 50_000)
+    counter.serve()
+    counter.work.clear()
+    for _ in range(160):
+        flow = counter.serve()
+        counter.come(flow, 50_000)
+    assert counter.work.get(low, 0) / 50_000 <= 160 / 17 + callers + 1
+
+
+def test_headroom():
+    """Who waits leaves what another lane could have before it by its share: of a lane that has it, or is gone, nothing more."""
+    fair, low, high = Fair(NOW), Flow("flood", "low", 50_000), Flow("a", "high", 800_000)
+    own = {"rate": 20, "room": 19_000_000}  # twenty a second, each of a million units
+    fair.add(low, NOW, fair.charge(low, 50_000), NOW)
+    rank = fair.start(low)
+    assert fair.headroom(low, rank, 0, NOW, **own) == 0  # nobody else was ever here
+    fair.add(high, NOW, fair.charge(high, 50_000), NOW)
+    fair.serve(NOW)
+    assert fair.headroom(low, rank, 0, NOW, **own) == 15_000_000  # sixteen to one, and one of them has come
+    assert fair.headroom(low, rank, NOW + 500_000, NOW, **own) == 8_000_000
+    assert fair.headroom(low, rank, 0, NOW, rate=20, room=10_000_000) == 8_000_000  # never all that there is
+    assert fair.headroom(low, rank, 0, NOW + PRESENT_US, **own) == 0
+    assert fair.headroom(high, NOW + 62_500, 0, NOW, **own) == 0  # the flood has asked for more than its share
+    for _ in range(15):
+        fair.add(high, fair.start(high), fair.charge(high, 50_000), NOW)
+    assert fair.headroom(low, rank, 0, NOW, **own) == 0
+    fair.correct(high, correction(125_000, 1, 1))
+    assert fair.headroom(low, rank, 0, NOW, **own) == 2_000_000
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 100_000)), max_size=200))

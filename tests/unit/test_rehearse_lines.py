@@ -95,7 +95,8 @@ class Mirror:
         while self.alarms and self.alarms[0][0] <= until_us:
             self.now_us, _, line = heapq.heappop(self.alarms)
             self.lines.look(self.now_us, line)
-            self.nobody_is_forgotten()
+            if not self.alarms or self.alarms[0][0] > self.now_us:  # else it may be the turn of whom another line calls
+                self.nobody_is_forgotten()
         self.now_us = until_us
 
     def nobody_is_forgotten(self) -> None:

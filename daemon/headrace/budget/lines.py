@@ -64,9 +64,22 @@ class State:
             self.fair.correct(place.charge.flow, -place.charge.us)
         return place is not None
 
-    def ahead(self, order: tuple[int, str]) -> list[int]:
-        """Return the costs of those who stand before a place."""
-        return [place.cost for place in self.line.values() if place.order < order]
+    def ahead(self, order: tuple[int, str]) -> list[Place]:
+        """Return those who stand before a place, in order."""
+        return sorted([place for place in self.line.values() if place.order < order], key=lambda place: place.order)
+
+    def headroom(self, flow: Flow, rank: int, after: int, cost: int, now_us: int) -> int:
+        """Return how many units a call leaves to other lanes, as rank.py says; *after* is the rank before its own."""
+        if not isinstance(self.bucket, Bucket) or not self.line or self.fair is None or self.fair_until_us <= now_us:
+            return 0
+        room = self.bucket.capacity - cost
+        return self.fair.headroom(flow, rank, after, now_us, rate=self.bucket.rate, room=room)
+
+    def is_behind_other(self, waiter: str) -> bool:
+        """Whether the first who stands here is of another lane than this one."""
+        first, place = min(self.line.values(), key=lambda place: place.order), self.line[waiter]
+        lanes = [(flow.lane, flow.share) for flow in (first.charge.flow, place.charge.flow)]
+        return lanes[0] != lanes[1]
 
     def drop_lapsed(self, lapsed_us: int) -> None:
         """Let go of the permits and places whose leases ended by a moment."""
@@ -115,7 +128,7 @@ class Asking:
             self._together(blocked)
         charge = self._charge or self._charge_for(longest)
         for index in joining:
-            self._fair(index).add(self.flow, self.rank, charge.us)
+            self._fair(index).add(self.flow, self.rank, charge.us, self.now_us)
         for index in blocked:
             state, until_us = self.states[index], self.now_us + pulse.LEASE_US
             if state.gate is not None:
@@ -135,7 +148,7 @@ class Asking:
         if is_out:
             charged = self._lines
             for index in charged:
-                self._fair(index).add(self.flow, self.rank, charge.us)
+                self._fair(index).add(self.flow, self.rank, charge.us, self.now_us)
         for index in charged:
             self.states[index].line.pop(self.waiter, None)
             self.states[index].fair_until_us = self.now_us + pulse.LEASE_US + 1_000_000

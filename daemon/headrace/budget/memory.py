@@ -97,8 +97,9 @@ class MemoryLedger:
         if waiter:  # who names no place stands in no line
             self._standings[waiter] = asking.join([wait_us >= 0 for wait_us in waits_us], longest)
             for want, state, wait_us in zip(wants, states, waits_us, strict=True):
-                if wait_us < 0 and state.leave(waiter):
-                    self._nudge_next(want, state, now_us)
+                # Now that this one is here the first, of another lane, may have to leave less; it was told to wait for more.
+                if state.leave(waiter) if wait_us < 0 else want.form is Form.RATE and state.is_behind_other(waiter):
+                    self._nudge_next(want, state, now_us, asking=waiter)
         return Wait(waits_us[longest] / 1e6, wants[longest].bucket_id, now_us, _levels(wants, states, now_us))
 
     def settle(
@@ -182,7 +183,9 @@ class MemoryLedger:
         # -1: this bucket does not stand in the way.
         now_us = asking.now_us
         state.drop_lapsed(self._pulse.lapsed_us(now_us))
-        needed = (sum(state.ahead((asking.rank, asking.waiter))) + want.cost) * _unit(want)
+        earlier, cost = state.ahead((asking.rank, asking.waiter)), want.cost * _unit(want)
+        needed = sum([place.cost for place in earlier]) * _unit(want) + cost
+        needed += state.headroom(asking.flow, asking.rank, earlier[-1].rank if earlier else 0, cost, now_us)
         if _level(want, state, now_us) >= needed:
             return -1
         if want.form is Form.GATE:
@@ -257,15 +260,16 @@ class MemoryLedger:
             if more and state is not None and state.fair is not None:
                 state.fair.correct(charge.flow, more)
 
-    def _nudge_next(self, want: Want, state: State, now_us: int) -> None:
+    def _nudge_next(self, want: Want, state: State, now_us: int, *, asking: str = "") -> None:
         if not state.line:
             return
         state.drop_lapsed(self._pulse.lapsed_us(now_us))
-        left, answer_us = _level(want, state, now_us), now_us + ledger.ANSWER_US
+        left, after, answer_us = _level(want, state, now_us), 0, now_us + ledger.ANSWER_US
         for place in heapq.nsmallest(ledger.MOST_NUDGED, state.line.values(), key=lambda place: place.order):
-            left -= place.cost * _unit(want)
-            if left < 0:
+            cost = place.cost * _unit(want)
+            if place.waiter == asking or left < cost + state.headroom(place.charge.flow, place.rank, after, cost, now_us):
                 return
+            left, after = left - cost, place.rank
             if place.until_us > answer_us:  # else it was nudged already
                 place.until_us = answer_us
                 self._nudge(place.waiter)

@@ -38,7 +38,8 @@
 --       | {'closed'}
 --
 -- Two more keys are named after the line, and touched only if there is one; rank.py says what they are for:
---   headrace:{budget}:fair:<id>    hash: clock (us); "<lane>/<its share>" -> the weights of its flows that are ahead of the clock
+--   headrace:{budget}:fair:<id>    hash: clock (us); "<lane>/<its share>" -> the weights of its flows that are ahead of the clock;
+--                                  "@<lane>/<its share>" -> "<finish of all its flows (us)> <when it was last here (us)>"
 --   headrace:{budget}:flows:<id>   zset: flows by finish (us)
 --
 -- The unit of a rate is 1/60,000,000 token, so that rate x microseconds is exact, of all else 1; numbers are doubles, exact up
@@ -47,6 +48,7 @@
 -- bucket is remembered for a day past its end, for hosts whose clocks are behind and for what is settled late.
 
 local MOST_US = 1e12 -- of one charge
+local FULL_SHARE = 1e6
 local GATE_SPAN_US = 1000
 local id, waiter = ARGV[1], ARGV[2]
 local own_permit = id .. '@' .. ARGV[5]
@@ -171,42 +173,37 @@ local function span(want)
 end
 
 local function charge_in(want)
-    local sums = redis.call('HGETALL', fair(want))
-    local lanes, weights = 0, finish(want) and 0 or tonumber(weight)
-    local is_here = false
-    for j = 1, #sums, 2 do
-        if sums[j] ~= 'clock' then lanes = lanes + string.match(sums[j], '%d+$') end
-        if sums[j] == lane then weights, is_here = weights + sums[j + 1], true end
-    end
-    if not is_here then lanes = lanes + share end
-    return math.max(1, math.min(MOST_US, math.floor(span(want) * lanes * weights / (share * weight))))
+    local weights = (redis.call('HGET', fair(want), lane) or 0) + (finish(want) and 0 or tonumber(weight))
+    return math.max(1, math.min(MOST_US, math.floor(span(want) * FULL_SHARE * weights / (share * weight))))
 end
 
 local function add(want, rank, charge)
     local before = finish(want)
     if not before then weigh(want, flow, 1) end
     redis.call('ZADD', flows(want), whole(math.max(before or 0, rank) + charge), flow)
+    move_lane(want, flow, charge, rank)
 end
 
--- The costs of those of lower rank, and the lowest rank, if there are any. Equal ranks go by name, as the zset sorts them. Where
--- the sum decides nothing but whether there is room for all, it ends with the first for whom there is none: lines are long.
+-- The costs of those of lower rank, the last of their ranks, the first of them, and whose that is. Equal ranks go by name, as the
+-- zset sorts them. Where the sum decides nothing but whether there is room for all, it ends with the first for whom there is none:
+-- lines are long.
 local function ahead(want, rank)
     local is_exact = want.form == 'r' or want.form == 'w'
-    local sum, first, seen_all = 0, nil, false
     local most = is_exact and -1 or math.max(0, want.level) + 16
+    local sum, after, first, first_flow, seen_all
     repeat
-        sum, first = 0, nil
+        sum, after, first, first_flow = 0, 0, nil, nil
         local line = redis.call('ZRANGEBYSCORE', want.line, '-inf', whole(rank), 'WITHSCORES', 'LIMIT', 0, most)
         for j = 1, #line, 2 do
-            local who = line[j]
-            if tonumber(line[j + 1]) == rank and who >= waiter then return sum, first end
-            local cost = waiting_cost(want, who)
-            if cost then sum, first = sum + cost, first or tonumber(line[j + 1]) end
-            if not is_exact and want.level < sum + want.cost then return sum, first end
+            local who, its_rank = line[j], tonumber(line[j + 1])
+            if its_rank == rank and who >= waiter then return sum, after, first, first_flow end
+            local cost, _, its_flow = waiting_cost(want, who)
+            if cost then sum, after, first, first_flow = sum + cost, its_rank, first or its_rank, first_flow or its_flow end
+            if not is_exact and want.level < sum + want.cost then return sum, after, first, first_flow end
         end
         seen_all, most = most < 0 or #line < 2 * most, -1
     until seen_all
-    return sum, first
+    return sum, after, first, first_flow
 end
 
 local function levels()
@@ -261,13 +258,17 @@ if index then index = math.min(index, #wants) end -- they may have become fewer
 local longest_us, longest = -1, 0
 local blocking, joining = {}, {}
 for i, want in ipairs(wants) do
-    local sum = 0
-    if want.has_line then sum, want.first = ahead(want, rank) end
-    want.is_blocking = want.level < sum + want.cost -- where there is room for all of them, nobody need wait until they ask
+    local needed = want.cost
+    if want.has_line then
+        local sum, after
+        sum, after, want.first, want.first_flow = ahead(want, rank)
+        needed = sum + want.cost + headroom(want, lanes_of(want), flow, rank, after, want.cost)
+    end
+    want.is_blocking = want.level < needed -- where there is room for all of them, nobody need wait until they ask
     if want.is_blocking then
         blocking[#blocking + 1] = want
         if not want.is_in_line then joining[#joining + 1] = want end
-        local wait_us = wait(want, sum + want.cost - want.level)
+        local wait_us = wait(want, needed - want.level)
         if wait_us > longest_us then longest_us, longest = wait_us, i end
     end
 end
@@ -293,6 +294,8 @@ if longest > 0 then
             for _, key in ipairs({want.line, want.waits}) do redis.call('PEXPIRE', key, math.ceil(hold_us / 1e3)) end
             for _, key in ipairs({fair(want), flows(want)}) do redis.call('PEXPIRE', key, math.ceil(place_us / 1e3) + 1000) end
             if want.lent > 0 then recall(want.bucket) end
+            -- Now that we are here the first, of another lane, may have to leave less; it was told to wait for more.
+            if want.first_flow and want.form == 'r' and string.match(want.first_flow, '^[^/]*/%d+') ~= lane then nudge(want) end
         elseif want.has_line and leave(want, waiter) then
             nudge(want)
         end

@@ -68,19 +68,27 @@ class Line:
     def __repr__(self) -> str:
         return f"<Line {self.want.bucket_id} [{len(self.places)} standing]>"
 
-    def fits(self, cost: int, now_us: int) -> bool:
-        """Whether so much is there."""
+    def fits(self, cost: int, now_us: int, headroom: int = 0) -> bool:
+        """Whether so much is there, and so many units beside."""
         if self.bucket is None:
             return self.in_use + cost <= self.want.capacity
         self.bucket.flow(now_us)
-        return self.bucket.level >= cost * self.unit
+        return self.bucket.level >= cost * self.unit + headroom
 
-    def wait_us(self, tokens: int, now_us: int) -> int:
-        """Return how long until so many tokens are there; of permits nobody knows."""
+    def headroom(self, place: Place[Any], cost: int, now_us: int) -> int:
+        """Return how many units a place leaves to other lanes, as rank.py says."""
+        if not isinstance(self.bucket, Bucket) or not self.places or self.fair is None:
+            return 0
+        after = max([rank for rank, *_ in self.places[: _index(self, place)]], default=0)
+        room, rate = self.bucket.capacity - cost * self.unit, self.bucket.rate
+        return self.fair.headroom(place.flow, place.rank, after, now_us, rate=rate, room=room)
+
+    def wait_us(self, tokens: int, now_us: int, headroom: int = 0) -> int:
+        """Return how long until so many tokens are there, and so many units beside; of permits nobody knows."""
         if self.bucket is None:
             return PERMIT_US
         self.bucket.flow(now_us)
-        wait_us = self.bucket.wait_us(tokens * self.unit, now_us) or BEHIND_US
+        wait_us = self.bucket.wait_us(tokens * self.unit + headroom, now_us) or BEHIND_US
         return max(wait_us, BEHIND_US) if self.want.form is Form.WINDOW else wait_us
 
     def take(self, tokens: int) -> None:
@@ -167,7 +175,9 @@ class Lines(Generic[W]):
         if crowded and not place.rank:
             place.rank = _start(crowded, place.flow, now_us)
         blocking = [
-            not line.fits((_before(line, place) if line.places else 0) + want.cost, now_us)
+            not line.fits(
+                (_before(line, place) if line.places else 0) + want.cost, now_us, line.headroom(place, want.cost, now_us)
+            )
             for want, line in zip(wants, lines, strict=True)
         ]
         if True not in blocking:
@@ -183,7 +193,7 @@ class Lines(Generic[W]):
         if place.charge is None:
             place.charge = _charge(place, max(crowded, key=lambda line: place.wants[place.lines.index(line)].span_us))
             for line in crowded:
-                _clock(line).add(place.flow, place.rank, place.charge.us)
+                _clock(line).add(place.flow, place.rank, place.charge.us, now_us)
             charged = list(crowded)
         else:
             charged = place.standing
@@ -203,14 +213,15 @@ class Lines(Generic[W]):
         elif joining:
             _together(blocked, now_us)
         waits_us = [
-            line.wait_us(_before(line, place) + want.cost, now_us) if is_blocking else -1
+            _wait_us(line, place, want.cost, now_us) if is_blocking else -1
             for want, line, is_blocking in zip(wants, lines, blocking, strict=True)
         ]
         longest = waits_us.index(max(waits_us))
         place.charge = place.charge or _charge(place, lines[longest])
         for line in joining:
-            _clock(line).add(place.flow, place.rank, place.charge.us)
+            _clock(line).add(place.flow, place.rank, place.charge.us, now_us)
             bisect.insort(line.places, (place.rank, place.number, wants[lines.index(line)].cost, place))
+        self._stir([line for line in joining if line.places[0][3] is not place])  # the first may have to leave less to others
         for line in blocked:
             line.fair_until_us = now_us + _FAIR_US
         left = [line for line in place.standing if line not in blocked]
@@ -219,13 +230,13 @@ class Lines(Generic[W]):
             self._leave(line, place, place.charge)
         for want, line in zip(wants, lines, strict=True):
             if line in blocked and line.places[0][3] is place:
-                self._wake(line, want.cost, now_us)
+                self._wake(line, place, want.cost, now_us)
         return waits_us[longest] if lines[longest].bucket is not None else 1
 
-    def _wake(self, line: Line, cost: int, now_us: int) -> None:
+    def _wake(self, line: Line, place: Place[W], cost: int, now_us: int) -> None:
         if line.bucket is None:
             return  # whoever gives a permit back stirs it
-        at_us = now_us + line.wait_us(cost, now_us)
+        at_us = now_us + _wait_us(line, place, cost, now_us)
         if not line.alarm_us or at_us < line.alarm_us:
             line.alarm_us = at_us
             self._alarm(at_us, line)
@@ -298,20 +309,27 @@ class Lines(Generic[W]):
         if not line.places:
             return
         _, _, cost, first = line.places[0]
-        if line.fits(cost, now_us) or (first.ends_us and first.ends_us <= now_us):
+        if line.fits(cost, now_us, line.headroom(first, cost, now_us)) or (first.ends_us and first.ends_us <= now_us):
             self._called(first, now_us)
         else:
-            self._wake(line, cost, now_us)
+            self._wake(line, first, cost, now_us)
 
 
 def _before(line: Line, place: Place[Any]) -> int:
     """Return what those before a place want of a line's bucket."""
-    at = bisect.bisect_left(line.places, (place.rank, place.number))
-    return sum([cost for _, _, cost, _ in line.places[:at]])
+    return sum([cost for _, _, cost, _ in line.places[: _index(line, place)]])
+
+
+def _wait_us(line: Line, place: Place[Any], cost: int, now_us: int) -> int:
+    return line.wait_us(_before(line, place) + cost, now_us, line.headroom(place, cost, now_us))
+
+
+def _index(line: Line, place: Place[Any]) -> int:
+    return bisect.bisect_left(line.places, (place.rank, place.number))
 
 
 def _remove(line: Line, place: Place[Any]) -> None:
-    at = bisect.bisect_left(line.places, (place.rank, place.number))
+    at = _index(line, place)
     if at < len(line.places) and line.places[at][3] is place:
         del line.places[at]
 

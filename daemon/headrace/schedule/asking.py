@@ -238,7 +238,7 @@ class Asking:
         """The ledger lets a place wait: refuse it if that is too long for it, and those behind it for whom it is."""
         bucket = _index(place, wait.bucket_id)
         line.learn(wait.levels, now)
-        line.block(place, wait.seconds, bucket, now)
+        line.block(place, wait.seconds, bucket, now, wait.levels)
         self._look_over(line, now)
         # For a permit the ledger's seconds are a guess, which refuses nobody before its time; so is what follows a pause.
         due = now if place.wants[bucket].form in _GUESSED else now + wait.seconds

@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from operator import attrgetter, itemgetter
+from operator import attrgetter, ge, itemgetter
 
 from headrace.budget.want import Form, Want
 from headrace.crowd import Waiting
@@ -144,6 +144,7 @@ class Line:
         self.sorting: asyncio.Task[None] | None = None  # the refusing of those who will not be granted in time
         self._blocked: set[Place] = set()  # those who ask and have been told to wait
         self._askers: dict[str, list[Place]] = {}  # by the names of their flows
+        self._held_back: set[str] = set()  # flows that have to leave what there is to others
         self._unheard: list[tuple[Rank, str, Flow]] = []  # flows that stand and of which nobody asks, for the most part
         self._dues: dict[Place, tuple[float, int]] = {}  # when those who ask were told that they may go, for which bucket
         self._standing: Order[Place] = Order(len(rates))
@@ -187,7 +188,7 @@ class Line:
             self._standing.rank(place, max([want.span_us for want in place.wants]))
         else:
             place.rank = 0, place.urgency[2]
-        if self._has_room(place.flow) and (not is_held_up or self._is_most_urgent(place)):
+        if self._has_room(place.flow) and (not is_held_up or self._goes_freely(place.flow) or self._is_most_urgent(place)):
             self._let_ask(place)
             return True
         self._standing.add(place)
@@ -195,6 +196,10 @@ class Line:
         self._newest = max(self._newest, place.rank)
         self._note_unheard(place.flow, place.rank)
         return False
+
+    def _goes_freely(self, flow: Flow) -> bool:
+        # Others are held up, by what is left for this one: it need not wait for the answer to each question before.
+        return not self._standing.stands(flow) and not self._asks_in_vain(flow)
 
     def _is_most_urgent(self, place: Place) -> bool:
         return all(place.urgency < other.urgency for other in self._askers.get(place.flow.name, ()))
@@ -237,6 +242,8 @@ class Line:
 
     def leave(self, place: Place, *, is_granted: bool = False) -> None:
         """Give up a place, whatever its state."""
+        if is_granted and place not in self._blocked:
+            self._held_back.discard(place.flow.name)
         self._blocked.discard(place)
         if place in self.asking:
             self._ask_no_longer(place)
@@ -269,7 +276,7 @@ class Line:
             if flow.name not in self._askers and self._standing.stands(flow):
                 self._call(self._standing.best(flow))
         while levels is not None and (place := self._standing.first) is not None:
-            if not self._has_room(place.flow) or not self._fits(place, levels):
+            if not self._has_room(place.flow) or not self._fits(place, levels) or self._asks_in_vain(place.flow):
                 return
             self._call(place)
 
@@ -281,6 +288,10 @@ class Line:
         place = self._standing.first
         if place is not None and len(self.asking) < len(self._freed) and self._has_room(place.flow):
             self._call(place)
+
+    def _asks_in_vain(self, flow: Flow) -> bool:
+        # Behind one of its own that waits; or what is left is not for this flow, but for others or for another lane.
+        return flow.name in self._held_back or any(place in self._blocked for place in self._askers.get(flow.name, ()))
 
     def _call(self, place: Place) -> None:
         self._standing.remove(place)
@@ -298,14 +309,17 @@ class Line:
         """Take in what the ledger says is left in the buckets."""
         self._outlook.learn(levels, now)
 
-    def block(self, place: Place, seconds: float, bucket: int, now: float) -> None:
+    def block(self, place: Place, seconds: float, bucket: int, now: float, levels: Sequence[int] = ()) -> None:
         """
         Take in that a place that asked must wait so long for this bucket.
 
         For tokens the ledger's word is exact: it tells to a part of a token how much is there, unless calls of other hosts
-        stand before the place. For a permit it is a guess.
+        stand before the place. For a permit it is a guess. If what is left (*levels*) would do and is not for it, nor is it for
+        the next of its flow.
         """
         self._blocked.add(place)
+        if levels and all(map(ge, levels, place.costs)):
+            self._held_back.add(place.flow.name)
         rate = self._outlook.rates[bucket]
         ahead = [other.costs[bucket] for other in self.asking if other.rank < place.rank]
         if rate:
