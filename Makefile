@@ -43,7 +43,7 @@ test: dev $(NODE_TESTS)      ## Run all tests.
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test clients others bench-short   ## Everything that CI runs.
+check: lint types protos-check test clients others bench-short truth-short   ## Everything that CI runs.
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)
