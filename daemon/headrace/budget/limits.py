@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from headrace.budget.calendar import stretch, zone_of
 from headrace.budget.costs import USES, Costs

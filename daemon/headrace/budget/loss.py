@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from headrace import observe
 from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said, Wait
 from headrace.budget.memory import MemoryLedger
@@ -154,4 +156,4 @@ def _part(want: Want, hosts: int) -> Want:
     hosts = max(1, hosts)
     capacity = max(1, want.capacity // hosts)
     rate = max(1, want.rate_per_minute // hosts) if want.form is Form.RATE else 0
-    return replace(want, capacity=capacity, rate_per_minute=rate, cost=min(want.cost, capacity))
+    return msgspec.structs.replace(want, capacity=capacity, rate_per_minute=rate, cost=min(want.cost, capacity))
