@@ -111,6 +111,13 @@ class Ledger(Protocol):
     is done when it has arrived or has failed for the first time. Look at it with `asyncio.wait`, or not at all.
     """
 
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """
+        Take all costs from what is here, without asking anybody; or nothing.
+
+        Returns what is left, want by want, as `Granted` has it; None: ask for them. For whoever stands in no line.
+        """
+
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none. Raises `RedisAway`."""
 

@@ -66,6 +66,16 @@ class LossPolicy:
         """Return its state now."""
         return LossStats(len(self._alone) + len(self._posted), len(self._waiting_alone))
 
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """Take all costs from what is here of Redis's, while it is there."""
+        if not self._is_up():
+            return None
+        self._come_back()
+        levels = self._shared.take(hold_id, wants)
+        if levels is not None:
+            self._outage.see(wants, levels)
+        return levels
+
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none; from Redis, or as the limits say."""
         is_closed = any(want.on_redis_loss == "closed" for want in wants)
@@ -88,7 +98,7 @@ class LossPolicy:
 
     def _come_back(self) -> None:
         """If Redis is back, post what was spent without it, ahead of whoever asks next."""
-        if not self._is_up():
+        if not (self._alone or self._outage) or not self._is_up():
             return
         self._posted.update(self._alone)
         self._alone.clear()

@@ -85,6 +85,10 @@ class RedisLedger:
         """Return its state now."""
         return RedisLedgerStats(len(self._background))
 
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """Nothing is here that all do not share."""
+        return None
+
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none."""
         names = self._names(hold_id, wants)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+
+import msgspec
 
 from headrace.budget.estimated import count_amended, count_closed, count_reserved
 from headrace.budget.ledger import Ledger, Said
@@ -60,7 +61,7 @@ class Holding:
         self.reserved.close(hold.wants)
         self.reserved.add(wants)
         count_amended(hold.wants, actual)
-        return replace(hold, wants=wants, amended=hold.amended + 1)
+        return msgspec.structs.replace(hold, wants=wants, amended=hold.amended + 1)
 
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back. The command leaves at once."""

@@ -20,6 +20,8 @@ import itertools
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from headrace import observe
 from headrace.background import Background
 from headrace.budget.estimate import Estimate, Estimator
@@ -32,9 +34,9 @@ from headrace.link import Link
 from headrace.model import Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
-from headrace.schedule.counting import Ask, Counting, asks_count
+from headrace.schedule.counting import Ask, Counting
 from headrace.schedule.halting import Halt, Halting
-from headrace.schedule.hold import Hold, granting, parted
+from headrace.schedule.hold import Hold, granting
 from headrace.schedule.holding import Holding
 from headrace.schedule.line import Line, Outdated, Place
 from headrace.schedule.moving import Moving
@@ -197,20 +199,24 @@ class Schedule:
             if self.halting.holds(call):
                 await self.halting.passed(call, counted)
             now = self._clock.now()
-            buckets = self._limits.buckets(call, now)
-            if not buckets and not self.tuner.gates.is_troubled(model_class):
+            draw = self._limits.draw(call, now)
+            if not draw.buckets and not self.tuner.gates.is_troubled(model_class):
                 return self._holding.begin(Hold(hold_id, model_class=model_class, granted_at=now))
-            if self._counting and isinstance(call, Call) and not is_counted and asks_count(buckets):
+            if draw.asks_count and not is_counted and self._counting and isinstance(call, Call):
                 is_counted, tokens = True, await self._counting.count(call, self._limits, counted)
                 continue  # meanwhile the limits may be others, or its caller on hold
             if estimate is None or not has_ceilings:  # limits with ceilings may have come while it waited
-                has_ceilings = any(want.is_ceiling for want in buckets)
+                has_ceilings = draw.has_ceilings
                 estimate = self._estimate(call, has_ceilings, tokens)
-            enforced, shadows = parted(self._limits.wants(call, estimate, now))
+            enforced = granting(self._limits.reserved(draw.enforced, call.model, estimate))
+            shadows = self._limits.reserved(draw.shadows, call.model, estimate)
+            wants = enforced + self.tuner.asks_gate(model_class, enforced)
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
-            wants = (*granting(enforced), *self.tuner.asks_gate(model_class, enforced))
             hold = Hold(f"{hold_id}.{number}" if number else hold_id, wants, shadows, estimate, model_class, now)
             if not wants:
+                return self._holding.begin(hold)
+            if not has_asked and now <= call.deadline and self._asking.take(hold.id, wants, now):
+                observe.RESERVATIONS.inc("granted")
                 return self._holding.begin(hold)
             place = Place(
                 call=call,
@@ -221,7 +227,7 @@ class Schedule:
                 hold_id=hold.id,
                 waiter=waiter,
                 has_asked=has_asked,
-                buckets=buckets,
+                buckets=draw.buckets,
                 wants=hold.wants,
                 counted=counted,
             )
@@ -237,7 +243,7 @@ class Schedule:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
                 raise
             observe.RESERVATIONS.inc("granted")
-            return self._holding.begin(replace(hold, granted_at=place.asked_at))
+            return self._holding.begin(msgspec.structs.replace(hold, granted_at=place.asked_at))
         raise AssertionError("there is always another number")
 
     def _leave_others(self, place: Place, buckets: tuple[Want, ...]) -> None:
