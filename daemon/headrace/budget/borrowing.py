@@ -177,14 +177,17 @@ class Borrowing:
         """
         if hold_id not in self._granted:
             return self._shared.settle(hold_id, wants, actual, said)
-        for want in _lent(wants):
-            if want.bucket_id in said.most:
-                self._quantum(want).bound(said.most[want.bucket_id])
+        if said.most:
+            self._bound(wants, said.most)
         closed = self._close(hold_id, wants, given_back(wants, actual))
-        gates = [want for want in wants if want.form is Form.GATE]
-        if gates and said.verdict < Verdict.UNKNOWN:
+        if said.verdict < Verdict.UNKNOWN and (gates := [want for want in wants if want.form is Form.GATE]):
             return self._shared.settle(hold_id, gates, {}, said)
         return closed
+
+    def _bound(self, wants: Sequence[Want], most: Mapping[str, int]) -> None:
+        for want in wants:
+            if want.form in _LENT and want.bucket_id in most:
+                self._quantum(want).bound(most[want.bucket_id])
 
     def amend(self, hold_id: str, number: int, wants: Sequence[Want], actual: Mapping[str, int]) -> bool:
         """Replace what was reserved of some buckets while the hold stays open, where it was reserved."""
@@ -386,7 +389,3 @@ class Borrowing:
     def _come_home(self, quantum: Quantum) -> None:
         if quantum.recall(self._monotonic()):
             self._urgent.set()
-
-
-def _lent(wants: Sequence[Want]) -> list[Want]:
-    return [want for want in wants if want.form in _LENT]

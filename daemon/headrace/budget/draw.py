@@ -6,10 +6,14 @@ It is worked out once and remembered (limits.py), since each call asks for it se
 
 from __future__ import annotations
 
+import math
+
 from headrace.budget.costs import USES
 from headrace.budget.want import Want
 
 Wants = tuple[Want, ...]
+
+_OF_INPUT = ("input_tokens", "total_tokens", "spend")
 
 
 class Draw:
@@ -20,10 +24,11 @@ class Draw:
         buckets: all of them, each with the cost that is the same for all calls.
 
     `enforced` and `shadows` are the two parts of them; `has_ceilings` says whether an estimate must say what a call surely does
-    not pass, `asks_count` whether any limit that is enforced goes by upstream's count of its input.
+    not pass, `asks_count` whether any limit that is enforced goes by upstream's count of its input, `room` how much the
+    smallest bucket of input holds (of money nobody knows what input fits: 0).
     """
 
-    __slots__ = ("asks_count", "buckets", "enforced", "has_ceilings", "shadows")
+    __slots__ = ("asks_count", "buckets", "enforced", "has_ceilings", "room", "shadows")
 
     def __init__(self, buckets: Wants) -> None:
         self.buckets = buckets
@@ -32,6 +37,8 @@ class Draw:
         self.asks_count = any(
             want.is_counted and want.kind in USES and want.kind != "output_tokens" for want in self.enforced
         )  # limits in the shadow hold up nobody
+        bounds = [0.0 if want.kind == "spend" else want.capacity for want in buckets if want.kind in _OF_INPUT]
+        self.room = min(bounds, default=math.inf)
 
     def __repr__(self) -> str:
         return f"<Draw [{len(self.enforced)} buckets, {len(self.shadows)} in the shadow]>"

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from headrace.budget.gate import NOTHING_TOLD, Told, Verdict
 from headrace.budget.want import Form, Want
@@ -78,8 +80,7 @@ class Spent:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """
     What upstream said with an answer, for the buckets of all.
 
@@ -88,7 +89,7 @@ class Said:
         verdict, told: what it says of the model class, for its gate.
     """
 
-    most: Mapping[str, int] = field(default_factory=dict)
+    most: Mapping[str, int] = msgspec.field(default_factory=dict)
     verdict: Verdict = Verdict.UNKNOWN
     told: Told = NOTHING_TOLD
 

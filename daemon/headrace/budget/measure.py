@@ -75,9 +75,10 @@ _WORDS = (
 
 def measure(body: bytes) -> Measure:
     """Return what a body holds. Sources of less than half a kilobyte, and of less than a probe's step, count as text."""
-    runs = tuple(_runs(body)) if len(body) > _SHORTEST_BYTES else ()
+    size = len(body)
+    runs = tuple(_runs(body)) if size > _SHORTEST_BYTES else ()
     if not runs:
-        return Measure(len(body), tuple(_links(body, 0, min(len(body), _SEARCHED_BYTES))))
+        return Measure(size, tuple(_links(body, 0, min(size, _SEARCHED_BYTES))) if _has_links(body) else ())
     sources = [Source(kind, end - begin) for kind, begin, end in runs]
     begins, ends = [0, *[end for _, _, end in runs]], [*[begin for _, begin, _ in runs], len(body)]
     for begin, end in zip(begins, ends, strict=True):
@@ -98,6 +99,11 @@ def _runs(body: bytes) -> Iterator[tuple[Kind, int, int]]:
         at = max(at + step, end)
 
 
+def _has_links(body: bytes) -> bool:
+    return b'"url"' in body or b'"file_id"' in body
+
+
+_LINKS = ((b'"url"', b'"http'), (b'"file_id"', b'"'))
 _LINK_BYTES = 300  # around a link, where the object that it stands in begins, and what that is
 _MOST_LINKS = 1000
 _SEARCHED_BYTES = 8_000_000  # between two runs; more text than that fits no model
@@ -106,7 +112,7 @@ _PARENTS = (b'"source"', b'"image_url"', b'"file"')
 
 
 def _links(body: bytes, begin: int, end: int) -> Iterator[Source]:
-    for name, beginning in ((b'"url"', b'"http'), (b'"file_id"', b'"')):
+    for name, beginning in _LINKS:
         at = begin - 1
         for _ in range(_MOST_LINKS):
             at = body.find(name, at + 1, end)
@@ -181,6 +187,11 @@ def surely(body: bytes) -> int:
     words = blanks - count(b"\n") - count(b'": ') - count(b'", ') - count(b"}, ") - count(b"], ")
     tokens = max(0, words // _MOST_WORDS_PER_TOKEN)
     return 0 if tokens and any(mark in body for mark in _FREE) else tokens
+
+
+def longest_floor(body: bytes) -> int:
+    """Return what `surely` returns at most for a body of this length: no two of its words have less than a blank between."""
+    return (len(body) + 1) // (2 * _MOST_WORDS_PER_TOKEN)
 
 
 _UNSEEN = 1 << 53  # tokens: more than any bucket holds

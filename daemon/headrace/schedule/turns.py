@@ -24,6 +24,7 @@ import msgspec
 
 from headrace import observe
 from headrace.background import Background
+from headrace.budget.draw import Draw
 from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.ledger import Ledger
 from headrace.budget.limits import Limits, Payer
@@ -187,9 +188,9 @@ class Schedule:
 
     async def take(self, call: Errand, hold_id: str, urgency: Urgency, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
-        entered, estimate, model_class = self._clock.now(), None, self.tuner.class_of(call)
+        entered, model_class = self._clock.now(), self.tuner.class_of(call)
         waiter, has_asked = f"{self._inbox}|{urgency[2]:012}", False
-        is_counted, tokens, has_ceilings = False, None, False
+        is_counted, tokens, estimate, drawn = False, None, None, None
         if model_class and self.tuner.learner.must_wait(model_class):
             counted.take()
             await self.tuner.learner.first_head(model_class, call.begin_by)
@@ -205,9 +206,8 @@ class Schedule:
             if draw.asks_count and not is_counted and self._counting and isinstance(call, Call):
                 is_counted, tokens = True, await self._counting.count(call, self._limits, counted)
                 continue  # meanwhile the limits may be others, or its caller on hold
-            if estimate is None or not has_ceilings:  # limits with ceilings may have come while it waited
-                has_ceilings = draw.has_ceilings
-                estimate = self._estimate(call, has_ceilings, tokens)
+            if estimate is None or draw is not drawn:  # limits with ceilings may have come while it waited
+                drawn, estimate = draw, self._estimate(call, draw, tokens)
             enforced = granting(self._limits.reserved(draw.enforced, call.model, estimate))
             shadows = self._limits.reserved(draw.shadows, call.model, estimate)
             wants = enforced + self.tuner.asks_gate(model_class, enforced)
@@ -253,11 +253,11 @@ class Schedule:
         if left and place.has_asked:
             self._ledger.release(f"{place.hold_id}.left", left, waiter=place.waiter)
 
-    def _estimate(self, call: Errand, has_ceilings: bool, counted: int | None) -> Estimate:
+    def _estimate(self, call: Errand, draw: Draw, counted: int | None) -> Estimate:
         # Of what is only carried nobody has read the body; limits in tokens do not hold for it.
         if not isinstance(call, Call):
             return Estimate(0, 0)
-        return self._estimator.estimate(call, has_ceilings=has_ceilings, counted=counted)
+        return self._estimator.estimate(call, has_ceilings=draw.has_ceilings, counted=counted, room=draw.room)
 
     def _outcome(self, call: Errand, error: BaseException) -> str:
         # At its deadline a call is cancelled, too; then it was the wait that was too long, and not the caller who left.
