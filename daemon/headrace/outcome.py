@@ -180,7 +180,7 @@ class Outcomes:
             model=errand.model,
             team=errand.caller.team,
             labels=labels_text(errand.labels),
-            source=source.value if source and has_come else "",
+            source=str(source) if source and has_come else "",
             cost_class=_COST_CLASSES[source] if source and has_come else "none",
             reason=_reason(error) if error is not None else "",
             status=_status(error),

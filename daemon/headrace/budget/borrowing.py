@@ -55,6 +55,7 @@ _CLOSING_S = 1.0
 _AT_ONCE = 256  # buckets in one exchange
 _ASKED_BOUND = 65_536
 _BUCKET = keys.bucket("").encode()
+_GRANTS = observe.BORROWED_GRANTS.at()
 
 
 _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -153,7 +154,7 @@ class Borrowing:
             quantum.take(cost)
         self._granted.add(hold_id)
         self._grants += 1
-        observe.BORROWED_GRANTS.inc()
+        _GRANTS.count += 1
         if self._audit:
             self._note_moves(hold_id, wants, "cost", [want.cost for want in wants])
         return tuple([self._quanta[want.bucket_id].left if want.form in _LENT else want.capacity for want in wants])

@@ -51,6 +51,7 @@ from headrace.tuning.overload import ANSWERED, End
 from headrace.tuning.tuner import Tuner
 
 _MEMO = 4096
+_GRANTED = observe.RESERVATIONS.at("granted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,7 @@ class Schedule:
             if not wants:
                 return self._holding.begin(hold)
             if not has_asked and now <= call.deadline and self._asking.take(hold.id, wants, now):
-                observe.RESERVATIONS.inc("granted")
+                _GRANTED.count += 1
                 return self._holding.begin(hold)
             place = Place(
                 call=call,
@@ -242,7 +243,7 @@ class Schedule:
             except BaseException as error:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
                 raise
-            observe.RESERVATIONS.inc("granted")
+            _GRANTED.count += 1
             return self._holding.begin(msgspec.structs.replace(hold, granted_at=place.asked_at))
         raise AssertionError("there is always another number")
 
