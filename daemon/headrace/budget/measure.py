@@ -61,8 +61,7 @@ _BEGINNINGS = (
     (b"R0lGOD", Kind.IMAGE),  # GIF
     (b"JVBERi0", Kind.PDF),
     (b"SUQz", Kind.AUDIO),  # MP3
-    (b"UklGR", Kind.FILE),  # RIFF: WebP or WAV
-)
+)  # and UklGR is RIFF: WebP or WAV
 _WORDS = (
     (b"image", Kind.IMAGE),
     (b"pdf", Kind.PDF),
@@ -71,6 +70,7 @@ _WORDS = (
     (b'"data"', Kind.FILE),
     (b"file_data", Kind.FILE),
 )
+_WORD = re.compile(b"|".join(word for word, _ in _WORDS))
 
 
 def measure(body: bytes) -> Measure:
@@ -148,12 +148,16 @@ def _run(body: bytes, at: int, step: int) -> tuple[int, int]:
 
 
 def _kind(body: bytes, begin: int, end: int) -> Kind | None:
-    letters = body[begin : begin + 32].replace(b"\\/", b"/").replace(b"-", b"+").replace(b"_", b"/")
+    letters = body[begin : begin + 32]
+    if letters.startswith((b"\\", b"_", b"/")):  # a slash, in whatever words
+        letters = letters.replace(b"\\/", b"/").replace(b"_", b"/")
     for beginning, kind in _BEGINNINGS:
-        if letters.startswith(beginning) and kind is not Kind.FILE:
+        if letters.startswith(beginning):
             return kind
-    # The nearest first: what stands further away may speak of a neighbour.
     before, after = body[max(0, begin - _AROUND_BYTES) : begin].lower(), body[end : end + _AROUND_BYTES].lower()
+    if not _WORD.search(before) and not _WORD.search(after):  # as of nearly all runs that are text
+        return None
+    # The nearest first: what stands further away may speak of a neighbour.
     found = [kind for around in (before, after) for word, kind in _WORDS if word in around]
     named = [kind for kind in found if kind is not Kind.FILE]
     return (named or found or [None])[0]
