@@ -28,7 +28,7 @@ _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE:
 LEFT = "CALLER_LEFT"
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """
     What came of one call; a struct, since a frozen dataclass takes longer to make than the rest of a hit's bookkeeping.
 
@@ -71,7 +71,7 @@ class Outcome(msgspec.Struct, frozen=True):
     body_bytes: int = 0
 
 
-class Spent(msgspec.Struct, frozen=True):
+class Spent(msgspec.Struct, frozen=True, gc=False):
     """
     What one attempt at upstream came to.
 

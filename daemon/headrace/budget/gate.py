@@ -59,7 +59,7 @@ class Change(IntEnum):
 NOTHING = "-"  # of a bucket of which upstream said nothing
 
 
-class Told(msgspec.Struct, frozen=True):
+class Told(msgspec.Struct, frozen=True, gc=False):
     """
     What a settlement says beside its verdict.
 

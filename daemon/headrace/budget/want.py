@@ -35,7 +35,7 @@ class Form(StrEnum):
     GATE = "g"
 
 
-class Want(msgspec.Struct, frozen=True):
+class Want(msgspec.Struct, frozen=True, gc=False):
     """
     What a call wants of one bucket. A cost over the capacity is never granted.
 

@@ -190,7 +190,7 @@ class Schedule:
     async def take(self, call: Errand, hold_id: str, urgency: Urgency, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
         entered, model_class = self._clock.now(), self.tuner.class_of(call)
-        waiter, has_asked = f"{self._inbox}|{urgency[2]:012}", False
+        waiter, has_asked = "", False
         is_counted, tokens, estimate, drawn = False, None, None, None
         if model_class and self.tuner.learner.must_wait(model_class):
             counted.take()
@@ -226,7 +226,7 @@ class Schedule:
                 entered=entered,
                 latest=call.begin_by,
                 hold_id=hold.id,
-                waiter=waiter,
+                waiter=waiter or f"{self._inbox}|{urgency[2]:012}",
                 has_asked=has_asked,
                 buckets=draw.buckets,
                 wants=hold.wants,
