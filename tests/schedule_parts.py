@@ -102,7 +102,7 @@ class House:
 
 async def levels(house: House) -> tuple[int, ...]:
     wants = [
-        replace(want, cost=0)
+        want.at(0)
         for want in house.schedule._limits.buckets(house.call(), house.clock.now())
         if want.form in (Form.RATE, Form.WINDOW)
     ]

@@ -8,6 +8,7 @@ follow; `BrokenStream`, and none may, for somebody has had some of this one; a r
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
 
+_INPUT, _OUTPUT = observe.UPSTREAM_TOKENS.at("input"), observe.UPSTREAM_TOKENS.at("output")
 _EARLY_S = 0.005  # a timer of the loop may ring so much before the clock shows its time: it counts whole milliseconds
 
 
@@ -48,6 +50,8 @@ class Attempts:
         self._schedule = schedule
         self._upstream = upstream
         self._outcomes = outcomes
+        # No two attempts have one id, wherever they are made.
+        self._name, self._numbers = os.urandom(8).hex(), itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<Attempts {self._upstream!r}>"
@@ -66,7 +70,7 @@ class Attempts:
             flight.is_asking = False
 
     async def _make(self, call: Call, flight: Flight, lease: Lease | None, number: int) -> Landing:
-        hold_id = f"{os.urandom(8).hex()}-{number}"
+        hold_id = f"{self._name}-{next(self._numbers)}-{number}"
         async with self._schedule.turn(call, hold_id) as turn:
             flight.begin(hold_id)
             flight.attempts = number
@@ -83,8 +87,8 @@ class Attempts:
                 self._tell_failed(call, flight, is_untold=True)
                 raise
             self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
-            observe.UPSTREAM_TOKENS.inc("input", by=answer.usage.metered_input_tokens)
-            observe.UPSTREAM_TOKENS.inc("output", by=answer.usage.output_tokens)
+            _INPUT.count += answer.usage.metered_input_tokens
+            _OUTPUT.count += answer.usage.output_tokens
             answer, entry = self._decided(call, answer, asked)
             landing = Landing(answer, attempts=number, ticket=flight.ticket, waited_s=flight.waited_s)
             # One round trip: the three are sent in the same turn of the loop, and waited for afterwards. The entry is kept

@@ -28,7 +28,7 @@ _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE:
 LEFT = "CALLER_LEFT"
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """
     What came of one call; a struct, since a frozen dataclass takes longer to make than the rest of a hit's bookkeeping.
 
@@ -71,7 +71,7 @@ class Outcome(msgspec.Struct, frozen=True):
     body_bytes: int = 0
 
 
-class Spent(msgspec.Struct, frozen=True):
+class Spent(msgspec.Struct, frozen=True, gc=False):
     """
     What one attempt at upstream came to.
 
@@ -180,7 +180,7 @@ class Outcomes:
             model=errand.model,
             team=errand.caller.team,
             labels=labels_text(errand.labels),
-            source=source.value if source and has_come else "",
+            source=str(source) if source and has_come else "",
             cost_class=_COST_CLASSES[source] if source and has_come else "none",
             reason=_reason(error) if error is not None else "",
             status=_status(error),

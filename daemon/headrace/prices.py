@@ -70,7 +70,10 @@ class Price:
             + (usage.cache_creation_input_tokens - for_an_hour) * write_5m
             + for_an_hour * write_1h
         )
-        return -(-sum_ * round(self._factor(usage, is_batch, tier, requests) * _MILLION) // (_MILLION * _MILLION))
+        factor = self._factor(usage, is_batch, tier, requests)
+        if factor == 1.0:
+            return -(-sum_ // _MILLION)
+        return -(-sum_ * round(factor * _MILLION) // (_MILLION * _MILLION))
 
     def _factor(self, usage: Usage, is_batch: bool, tier: str, requests: int) -> float:
         prompt = usage.metered_input_tokens + usage.cache_read_input_tokens

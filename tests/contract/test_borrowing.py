@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from borrowing_parts import BUDGET, PERMITS, REQUESTS, TOKENS, host, level
 from conftest import until

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from headrace import keys
 from headrace.budget.ledger import Granted

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.budget.ledger import Granted, Wait
 from headrace.budget.memory import MemoryLedger

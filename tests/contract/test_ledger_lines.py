@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from conftest import until
 from headrace.budget.ledger import Granted, Wait

@@ -7,14 +7,15 @@ Redis's clock cannot be set, so the twin's is: to the time of each reply.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from headrace import keys
 from headrace.budget.bucket import FIRST_US, Bucket, Window
@@ -166,7 +167,7 @@ class Replay:
                 )
                 level, at_us, foreign, uncounted, heard_us, first_us = figures
                 if level is not None:
-                    kept = replace(state.bucket, level=int(level), at_us=int(at_us), foreign=float(foreign or 0))
+                    kept = dataclasses.replace(state.bucket, level=int(level), at_us=int(at_us), foreign=float(foreign or 0))
                     kept.kept, kept.heard_us = int(uncounted or 0), heard_us and int(heard_us)
                     kept.first_us = first_us and int(first_us)
                     kept.flow(self.at_us)

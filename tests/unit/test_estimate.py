@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.budget.estimate import Estimate, Estimator, EstimatorStats
-from headrace.budget.measure import Kind, Measure, at_most, measure, surely
+from headrace.budget.measure import Kind, Measure, at_most, longest_floor, measure, surely
 from headrace.model import Call, Caller, Lane, Usage
 
 
@@ -316,3 +316,16 @@ def test_at_most_with_images():
 def test_at_most_is_unknown(content):
     """Of what is fetched from elsewhere, or has pages, nobody can say what it comes to at most."""
     assert at_most(json.dumps({"messages": [{"role": "user", "content": [content]}]}).encode()) == 2**53
+
+
+@given(st.text(alphabet=' ab\n"{},:', max_size=300), st.integers(0, 60))
+def test_room(text, room):
+    """Where a floor cannot decide anything it is not looked for, and what is reserved of a bucket of that room is the same."""
+    estimator, body = Estimator(), text.encode()
+    for tokens in (1, 20):
+        asked = replace(call(), body=body)
+        assert surely(body) <= longest_floor(body)
+        full, quick = estimator.estimate(asked), estimator.estimate(asked, room=room)
+        assert quick.input_tokens == full.input_tokens
+        assert max(min(quick.input_tokens, room), quick.input_floor) == max(min(full.input_tokens, room), full.input_floor)
+        estimator.learn(asked, Usage(tokens, 1))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import statistics
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from headrace.budget.bucket import FIRST_US, UNITS, Bucket
 from headrace.budget.gate import (
@@ -78,7 +79,7 @@ def test_few_say_nothing():
 def test_one_overload_for_all_in_the_air():
     """Those that were on their way when the gate was shut say nothing more, good or bad."""
     gate = shut(at_us=SECOND)
-    before = replace(gate)
+    before = dataclasses.replace(gate)
     late = replace(TOLD, age_us=2 * SECOND)
     assert gate.settle(Verdict.OVERLOADED, late, 2 * SECOND) is Change.NONE
     assert gate.settle(Verdict.WELL, late, 2 * SECOND) is Change.NONE

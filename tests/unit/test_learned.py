@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from types import SimpleNamespace
+
+from msgspec.structs import fields, replace
 
 from headrace.budget.limits import Limits
 from headrace.budget.want import Form, Want

@@ -5,6 +5,7 @@ Budgets: how much of upstream each caller may use, shared by all processes.
     limit.py     one limit, and whether it can be kept
     matching.py  which calls a limit holds for, and which of them share a bucket
     calendar.py  days and months
+    draw.py      what equal calls draw from, worked out once
     costs.py     what a call costs, bucket by bucket: reserved and used
     estimate.py  what a call will probably use, learnt from what calls used
     question.py  what upstream is asked where it is to count the input; pure

@@ -55,11 +55,15 @@ _CLOSING_S = 1.0
 _AT_ONCE = 256  # buckets in one exchange
 _ASKED_BOUND = 65_536
 _BUCKET = keys.bucket("").encode()
+_GRANTS = observe.BORROWED_GRANTS.at()
+
+
+_BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def elapsed() -> float:
     """Return seconds that only go forward, through a sleep of the machine, too."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_BOOT_TIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +141,31 @@ class Borrowing:
 
     # Being a ledger.
 
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """Take all costs from what is held here, or nothing."""
+        if hold_id in self._asked or not (drawn := self._drawn(wants)):
+            return None
+        now = self._monotonic()
+        for quantum, cost in drawn:
+            if not quantum.fits(cost, now):
+                return None
+        for quantum, cost in drawn:
+            quantum.note(cost)
+            quantum.take(cost)
+        self._granted.add(hold_id)
+        self._grants += 1
+        _GRANTS.count += 1
+        if self._audit:
+            self._note_moves(hold_id, wants, "cost", [want.cost for want in wants])
+        return tuple([self._quanta[want.bucket_id].left if want.form in _LENT else want.capacity for want in wants])
+
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none, from here or from Redis."""
-        if hold_id not in self._asked and (quanta := self._of(wants)):
-            if self._take(hold_id, _lent(wants), quanta):
-                return Granted(int(self._clock.now() * 1e6), self._levels(wants))
-            self._hurry(quanta)
+        levels = self.take(hold_id, wants)
+        if levels is not None:
+            return Granted(int(self._clock.now() * 1e6), levels)
+        if hold_id not in self._asked:
+            self._hurry(wants)
         return await self._ask(hold_id, wants, waiter, flow)
 
     def settle(
@@ -155,14 +178,17 @@ class Borrowing:
         """
         if hold_id not in self._granted:
             return self._shared.settle(hold_id, wants, actual, said)
-        for want in _lent(wants):
-            if want.bucket_id in said.most:
-                self._quantum(want).bound(said.most[want.bucket_id])
+        if said.most:
+            self._bound(wants, said.most)
         closed = self._close(hold_id, wants, given_back(wants, actual))
-        gates = [want for want in wants if want.form is Form.GATE]
-        if gates and said.verdict < Verdict.UNKNOWN:
+        if said.verdict < Verdict.UNKNOWN and (gates := [want for want in wants if want.form is Form.GATE]):
             return self._shared.settle(hold_id, gates, {}, said)
         return closed
+
+    def _bound(self, wants: Sequence[Want], most: Mapping[str, int]) -> None:
+        for want in wants:
+            if want.form in _LENT and want.bucket_id in most:
+                self._quantum(want).bound(most[want.bucket_id])
 
     def amend(self, hold_id: str, number: int, wants: Sequence[Want], actual: Mapping[str, int]) -> bool:
         """Replace what was reserved of some buckets while the hold stays open, where it was reserved."""
@@ -182,23 +208,23 @@ class Borrowing:
         """Say that this process lives, and renew the permits of these holds; none of them was granted here."""
         await self._shared.renew(holds)
 
-    def _of(self, wants: Sequence[Want]) -> list[Quantum] | None:
-        """Return the quanta that a call draws from, or None if it must ask Redis."""
+    def _drawn(self, wants: Sequence[Want]) -> list[tuple[Quantum, int]]:
+        """Return the quanta that a call draws from, and how much from each; none if it must ask Redis."""
         if not self._terms.at_most:
-            return None
+            return []
+        drawn = []
         for want in wants:
-            if want.form not in _LENT and not self._is_open(want):
-                return None
-        quanta = []
-        for want in _lent(wants):
-            quantum = self._quantum(want)
+            if want.form not in _LENT:
+                if self._is_open(want):
+                    continue
+                return []
+            quantum = self._quanta.get(want.bucket_id) or self._quantum(want)
             if not quantum.is_of(want):  # the limits have changed; once all is said it is forgotten, and begun anew
                 quantum.is_over = True
                 self._come_home(quantum)
-                return None
-            quantum.note(want.cost)
-            quanta.append(quantum)
-        return quanta
+                return []
+            drawn.append((quantum, want.cost))
+        return drawn
 
     def _quantum(self, want: Want) -> Quantum:
         quantum = self._quanta.get(want.bucket_id)
@@ -207,27 +233,13 @@ class Borrowing:
             self._stirred.set()
         return quantum
 
-    def _take(self, hold_id: str, wants: Sequence[Want], quanta: Sequence[Quantum]) -> bool:
-        now = self._monotonic()
-        for want, quantum in zip(wants, quanta, strict=True):
-            if not quantum.fits(want.cost, now):
-                return False
-        for want, quantum in zip(wants, quanta, strict=True):
-            quantum.take(want.cost)
-        self._granted.add(hold_id)
-        self._grants += 1
-        observe.BORROWED_GRANTS.inc()
-        if self._audit:
-            self._note_moves(hold_id, wants, "cost", [want.cost for want in wants])
-        return True
-
-    def _levels(self, wants: Sequence[Want]) -> tuple[int, ...]:
-        return tuple(self._quantum(want).left if want.form in _LENT else want.capacity for want in wants)
-
-    def _hurry(self, quanta: Sequence[Quantum]) -> None:
+    def _hurry(self, wants: Sequence[Want]) -> None:
         # What is held has run out before the tick: a burst, or a bucket of which a tick's demand may not be held.
+        drawn = self._drawn(wants)
+        for quantum, cost in drawn:
+            quantum.note(cost)
         now = self._monotonic()
-        if now - self._said_at >= _SOON_S and all(quantum.is_lent(now) for quantum in quanta):
+        if drawn and now - self._said_at >= _SOON_S and all(quantum.is_lent(now) for quantum, _ in drawn):
             self._urgent.set()
 
     async def _ask(self, hold_id: str, wants: Sequence[Want], waiter: str, flow: Flow) -> Reserved:
@@ -378,7 +390,3 @@ class Borrowing:
     def _come_home(self, quantum: Quantum) -> None:
         if quantum.recall(self._monotonic()):
             self._urgent.set()
-
-
-def _lent(wants: Sequence[Want]) -> list[Want]:
-    return [want for want in wants if want.form in _LENT]

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from headrace.budget.measure import Kind, Measure, Source, at_most, measure, surely
+from headrace.budget.measure import Kind, Measure, Source, at_most, longest_floor, measure, surely
 from headrace.model import Call, Usage
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+D = TypeVar("D")
 
 _FIRST_TOKENS_PER_BYTE = 0.3
 _FIRST_OUTPUT_SHARE = 0.5
@@ -33,10 +34,10 @@ _READS = b'"cache_control"'  # without it nothing is read from upstream's prompt
 _FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Estimate:
     """
-    What a call will probably use.
+    What a call will probably use. Nobody changes it; but one is made a call, and frozen it takes three times as long to make.
 
     Args:
         input_tokens: without those that upstream's prompt cache will have, which are `read_tokens`.
@@ -72,8 +73,7 @@ class Estimator:
     """
 
     def __init__(self, *, models: int = 1024) -> None:
-        self._tokens_per_byte: _Recent[str, float] = _Recent(models)
-        self._reads_per_byte: _Recent[str, float] = _Recent(models)
+        self._models: _Recent[str, _Bytes] = _Recent(models)
         self._per_source: _Recent[tuple[str, Kind], float] = _Recent(models)  # tokens of a piece, or of a byte of a file
         self._outputs: _Recent[tuple[str, str], _Shares] = _Recent(models)
 
@@ -83,38 +83,43 @@ class Estimator:
 
     def stats(self) -> EstimatorStats:
         """Return how much it has learnt."""
-        return EstimatorStats(len(self._tokens_per_byte), len(self._per_source), len(self._outputs))
+        return EstimatorStats(
+            sum(a_byte.tokens is not None for a_byte in self._models), len(self._per_source), len(self._outputs)
+        )
 
-    def estimate(self, call: Call, *, has_ceilings: bool = False, counted: int | None = None) -> Estimate:
+    def estimate(self, call: Call, *, has_ceilings: bool = False, counted: int | None = None, room: float = 0.0) -> Estimate:
         """
         Return what a call will probably use, and with *has_ceilings* also what it surely does not pass.
 
-        *counted* is its input as upstream counted it, which does not know what its prompt cache has.
+        *counted* is its input as upstream counted it, which does not know what its prompt cache has. *room* is how much the
+        smallest bucket of input holds: whether the input surely comes to less than that is not looked at where it plainly does.
         """
-        held, floor = measure(call.body), surely(call.body)
-        most = at_most(call.body) if has_ceilings else 0
-        likely = self.expect(
-            call.caller.name, call.model, held, call.max_tokens, floor=floor, most=most, has_ceilings=has_ceilings
-        )
-        return likely if counted is None else _counted(likely, counted, has_reads=_READS in call.body)
+        body, caller, model = call.body, call.caller.name, call.model
+        held, most = measure(body), at_most(body) if has_ceilings else 0
+        likely = self.expect(caller, model, held, call.max_tokens, floor=0, most=most, has_ceilings=has_ceilings)
+        if counted is None and longest_floor(body) <= min(room, likely.input_tokens):
+            return likely
+        likely.input_floor = surely(body)
+        likely.input_tokens = max(likely.input_floor, likely.input_tokens)
+        return likely if counted is None else _counted(likely, counted, has_reads=_READS in body)
 
     def expect(
         self, caller: str, model: str, held: Measure, max_tokens: int, *, floor: int, most: int, has_ceilings: bool
     ) -> Estimate:
         """Return the same of a call of which no more is known than this."""
-        share = self._outputs.get((caller, model), _UNKNOWN).high
+        a_byte, share = self._models.get(model, _UNSEEN), self._outputs.get((caller, model), _UNKNOWN).high
+        tokens = a_byte.tokens_of(held)
+        if held.sources:
+            tokens += self._source_tokens(model, held.sources)
         return Estimate(
-            input_tokens=max(1, floor, round(self._text_tokens(model, held) + self._source_tokens(model, held.sources))),
+            input_tokens=max(1, floor, round(tokens)),
             output_tokens=max(1, min(max_tokens, round(max_tokens * share))),
             input_floor=floor,
-            read_tokens=round(held.size_bytes * self._reads_per_byte.get(model, 0.0)),
+            read_tokens=round(held.size_bytes * (a_byte.reads or 0.0)),
             most_input_tokens=most,
             most_output_tokens=max_tokens if has_ceilings else 0,
             held=held,
         )
-
-    def _text_tokens(self, model: str, held: Measure) -> float:
-        return held.text_bytes * self._tokens_per_byte.get(model, _FIRST_TOKENS_PER_BYTE)
 
     def _source_tokens(self, model: str, sources: Iterable[Source]) -> float:
         return sum(self._tokens_of(model, source) for source in sources)
@@ -133,28 +138,23 @@ class Estimator:
         """Take in the same of a call of which no more is known than this."""
         if not usage.known:
             return
+        a_byte = self._models.of(model, _Bytes)
         if held.sources:
-            self._learn_sources(model, held, usage.metered_input_tokens)
+            self._learn_sources(model, held, usage.metered_input_tokens - a_byte.tokens_of(held))
         elif held.text_bytes:
-            _learn(self._tokens_per_byte, model, usage.metered_input_tokens / held.text_bytes)
+            a_byte.tokens = _mean(a_byte.tokens, usage.metered_input_tokens / held.text_bytes)
         if size := held.size_bytes:
-            _learn(self._reads_per_byte, model, usage.cache_read_input_tokens / size)
-        key = caller, model
-        shares = self._outputs.get(key, _UNKNOWN)
-        if shares is _UNKNOWN:
-            shares = _Shares()
-        shares.add(usage.output_tokens / max(1, max_tokens))
-        self._outputs.put(key, shares)
+            a_byte.reads = _mean(a_byte.reads, usage.cache_read_input_tokens / size)
+        self._outputs.of((caller, model), _Shares).add(usage.output_tokens / max(1, max_tokens))
 
-    def _learn_sources(self, model: str, held: Measure, tokens: int) -> None:
+    def _learn_sources(self, model: str, held: Measure, tokens: float) -> None:
         # What is not the text's is the sources', each kind's in the proportion of what was expected of it.
-        rest = max(1.0, tokens - self._text_tokens(model, held))
-        ratio = rest / self._source_tokens(model, held.sources)
+        ratio = max(1.0, tokens) / self._source_tokens(model, held.sources)
         for kind in {source.kind for source in held.sources}:
             those = [source for source in held.sources if source.kind is kind]
             units = len(those) if kind in _FIRST_TOKENS else sum(source.size_bytes for source in those)
             seen = ratio * self._source_tokens(model, those) / units
-            _learn(self._per_source, (model, kind), seen)
+            self._per_source.put((model, kind), _mean(self._per_source.get((model, kind), None), seen))
 
 
 def _counted(likely: Estimate, tokens: int, *, has_reads: bool) -> Estimate:
@@ -162,9 +162,21 @@ def _counted(likely: Estimate, tokens: int, *, has_reads: bool) -> Estimate:
     return replace(likely, input_tokens=max(1, likely.input_floor, tokens - read), read_tokens=read)
 
 
-def _learn(means: _Recent[K, float], key: K, seen: float) -> None:
-    before = means.get(key, seen)
-    means.put(key, before + _WEIGHT * (seen - before))
+def _mean(before: float | None, seen: float) -> float:
+    return seen if before is None else before + _WEIGHT * (seen - before)
+
+
+class _Bytes:
+    """What a byte of one model's bodies comes to, of text in tokens, of all in tokens read; None: it was not seen yet."""
+
+    __slots__ = ("reads", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: float | None = None
+        self.reads: float | None = None
+
+    def tokens_of(self, held: Measure) -> float:
+        return held.text_bytes * (_FIRST_TOKENS_PER_BYTE if self.tokens is None else self.tokens)
 
 
 class _Shares:
@@ -185,7 +197,7 @@ class _Shares:
         self.high = self._sorted[len(self._sorted) * 9 // 10]
 
 
-_UNKNOWN = _Shares()
+_UNSEEN, _UNKNOWN = _Bytes(), _Shares()
 
 
 class _Recent(Generic[K, V]):
@@ -198,11 +210,21 @@ class _Recent(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def get(self, key: K, default: V) -> V:
+    def __iter__(self) -> Iterator[V]:
+        return iter(self._items.values())
+
+    def get(self, key: K, default: D) -> V | D:
         if key not in self._items:
             return default
         self._items.move_to_end(key)
         return self._items[key]
+
+    def of(self, key: K, make: Callable[[], V]) -> V:
+        value = self._items.get(key)
+        if value is None:
+            value = make()
+        self.put(key, value)
+        return value
 
     def put(self, key: K, value: V) -> None:
         self._items[key] = value

@@ -31,4 +31,4 @@ class Exchange:
 def _figures(quantum: Quantum, word: Word) -> str:
     want, ceiling = quantum.want, "-" if word.ceiling is None else word.ceiling
     told = f"{word.spent} {word.back} {word.home} {word.kept} {word.asked} {word.most} {ceiling}"
-    return f"{want.form.value} {want.figure} {want.capacity} {told}"
+    return f"{want.form} {want.figure} {want.capacity} {told}"

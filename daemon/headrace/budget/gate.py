@@ -21,6 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+import msgspec
+
 LEASE_US = 60_000_000  # a call that takes longer no longer counts as in the air
 FORGET_US = 60_000_000  # a gate at which nothing happens is gone after this
 OPEN_US = 10_000_000
@@ -57,8 +59,7 @@ class Change(IntEnum):
 NOTHING = "-"  # of a bucket of which upstream said nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True, gc=False):
     """
     What a settlement says beside its verdict.
 

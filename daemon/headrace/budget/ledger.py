@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from headrace.budget.gate import NOTHING_TOLD, Told, Verdict
 from headrace.budget.want import Form, Want
@@ -80,8 +82,7 @@ class Spent:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """
     What upstream said with an answer, for the buckets of all.
 
@@ -90,7 +91,7 @@ class Said:
         verdict, told: what it says of the model class, for its gate.
     """
 
-    most: Mapping[str, int] = field(default_factory=dict)
+    most: Mapping[str, int] = msgspec.field(default_factory=dict)
     verdict: Verdict = Verdict.UNKNOWN
     told: Told = NOTHING_TOLD
 
@@ -112,6 +113,13 @@ class Ledger(Protocol):
     `settle` and `release` send their command when they are called, and see to it that it arrives; the future that they return
     is done when it has arrived or has failed for the first time. Look at it with `asyncio.wait`, or not at all.
     """
+
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """
+        Take all costs from what is here, without asking anybody; or nothing.
+
+        Returns what is left, want by want, as `Granted` has it; None: ask for them. For whoever stands in no line.
+        """
 
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none. Raises `RedisAway`."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from headrace.budget.calendar import stretch, zone_of
 from headrace.budget.costs import USES, Costs
+from headrace.budget.draw import Draw
 from headrace.budget.estimate import Estimate
 from headrace.budget.limit import Limit, validate
 from headrace.budget.matching import Match, Payer, facts, share
@@ -55,7 +57,7 @@ class Limits:
         self._classes = classes or ModelClasses()
         self._costs = costs or Costs()
         self._organisation = organisation or Organisation()
-        self._memo: dict[tuple[object, ...], tuple[Want, ...]] = {}
+        self._memo: dict[tuple[object, ...], Draw] = {}
         self._memo_ends = math.inf  # when the first of the windows in it ends
 
     def __repr__(self) -> str:
@@ -70,6 +72,10 @@ class Limits:
 
         Equal calls are given one and the same tuple, for as long as it holds.
         """
+        return self.draw(call, now).buckets
+
+    def draw(self, call: Payer, now: float) -> Draw:
+        """Return the same with what follows from it; one and the same for equal calls, for as long as it holds."""
         caller = call.caller
         key = (call.model, caller.name, caller.team, caller.workspace, call.lane, call.endpoint, call.labels)
         found = self._memo.get(key)
@@ -77,8 +83,9 @@ class Limits:
             if len(self._memo) >= _MEMO or now >= self._memo_ends:  # model names are the callers' free text
                 self._memo.clear()
                 self._memo_ends = math.inf
-            found = self._memo[key] = self._find(call, now)
-            self._memo_ends = min([self._memo_ends, *(want.ends_us / 1e6 for want in found if want.form is Form.WINDOW)])
+            found = self._memo[key] = Draw(self._find(call, now))
+            ends = (want.ends_us / 1e6 for want in found.buckets if want.form is Form.WINDOW)
+            self._memo_ends = min([self._memo_ends, *ends])
         return found
 
     def _find(self, call: Payer, now: float) -> tuple[Want, ...]:
@@ -126,12 +133,17 @@ class Limits:
     def known(self, now: float) -> dict[str, Want]:
         """Return the buckets that calls drew from lately, and those that all calls share, by id."""
         wholes = (want for limit in self._limits if not limit.per for want in self._buckets_of(limit, {}, now))
-        drawn = (want for wants in self._memo.values() for want in wants if not 0 < want.ends_us <= now * 1e6)
+        drawn = (want for draw in self._memo.values() for want in draw.buckets if not 0 < want.ends_us <= now * 1e6)
         return {want.bucket_id: want for wants in (wholes, drawn) for want in wants}
 
     def wants(self, call: Payer, estimate: Estimate, now: float) -> tuple[Want, ...]:
         """Return what a call wants of each bucket, as `Costs.reserved` has it."""
-        return tuple(self._costs.reserved(want, call.model, estimate) for want in self.buckets(call, now))
+        return self.reserved(self.buckets(call, now), call.model, estimate)
+
+    def reserved(self, buckets: Sequence[Want], model: str, estimate: Estimate) -> tuple[Want, ...]:
+        """Return what a call wants of these buckets, as `Costs.reserved` has it."""
+        reserved = self._costs.reserved
+        return tuple([reserved(want, model, estimate) for want in buckets])
 
     def used(self, wants: Sequence[Want], model: str, usage: Usage, estimate: Estimate | None) -> dict[str, int]:
         """Return what a call used, by bucket id, as `Costs.used` has it."""

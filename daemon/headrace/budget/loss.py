@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from headrace import observe
 from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said, Wait
 from headrace.budget.memory import MemoryLedger
@@ -64,6 +66,16 @@ class LossPolicy:
         """Return its state now."""
         return LossStats(len(self._alone) + len(self._posted), len(self._waiting_alone))
 
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """Take all costs from what is here of Redis's, while it is there."""
+        if not self._is_up():
+            return None
+        self._come_back()
+        levels = self._shared.take(hold_id, wants)
+        if levels is not None:
+            self._outage.see(wants, levels)
+        return levels
+
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none; from Redis, or as the limits say."""
         is_closed = any(want.on_redis_loss == "closed" for want in wants)
@@ -86,7 +98,7 @@ class LossPolicy:
 
     def _come_back(self) -> None:
         """If Redis is back, post what was spent without it, ahead of whoever asks next."""
-        if not self._is_up():
+        if not (self._alone or self._outage) or not self._is_up():
             return
         self._posted.update(self._alone)
         self._alone.clear()
@@ -154,4 +166,4 @@ def _part(want: Want, hosts: int) -> Want:
     hosts = max(1, hosts)
     capacity = max(1, want.capacity // hosts)
     rate = max(1, want.rate_per_minute // hosts) if want.form is Form.RATE else 0
-    return replace(want, capacity=capacity, rate_per_minute=rate, cost=min(want.cost, capacity))
+    return msgspec.structs.replace(want, capacity=capacity, rate_per_minute=rate, cost=min(want.cost, capacity))

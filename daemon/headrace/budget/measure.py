@@ -61,8 +61,7 @@ _BEGINNINGS = (
     (b"R0lGOD", Kind.IMAGE),  # GIF
     (b"JVBERi0", Kind.PDF),
     (b"SUQz", Kind.AUDIO),  # MP3
-    (b"UklGR", Kind.FILE),  # RIFF: WebP or WAV
-)
+)  # and UklGR is RIFF: WebP or WAV
 _WORDS = (
     (b"image", Kind.IMAGE),
     (b"pdf", Kind.PDF),
@@ -71,13 +70,15 @@ _WORDS = (
     (b'"data"', Kind.FILE),
     (b"file_data", Kind.FILE),
 )
+_WORD = re.compile(b"|".join(word for word, _ in _WORDS))
 
 
 def measure(body: bytes) -> Measure:
     """Return what a body holds. Sources of less than half a kilobyte, and of less than a probe's step, count as text."""
-    runs = tuple(_runs(body)) if len(body) > _SHORTEST_BYTES else ()
+    size = len(body)
+    runs = tuple(_runs(body)) if size > _SHORTEST_BYTES else ()
     if not runs:
-        return Measure(len(body), tuple(_links(body, 0, min(len(body), _SEARCHED_BYTES))))
+        return Measure(size, tuple(_links(body, 0, min(size, _SEARCHED_BYTES))) if _has_links(body) else ())
     sources = [Source(kind, end - begin) for kind, begin, end in runs]
     begins, ends = [0, *[end for _, _, end in runs]], [*[begin for _, begin, _ in runs], len(body)]
     for begin, end in zip(begins, ends, strict=True):
@@ -98,6 +99,11 @@ def _runs(body: bytes) -> Iterator[tuple[Kind, int, int]]:
         at = max(at + step, end)
 
 
+def _has_links(body: bytes) -> bool:
+    return b'"url"' in body or b'"file_id"' in body
+
+
+_LINKS = ((b'"url"', b'"http'), (b'"file_id"', b'"'))
 _LINK_BYTES = 300  # around a link, where the object that it stands in begins, and what that is
 _MOST_LINKS = 1000
 _SEARCHED_BYTES = 8_000_000  # between two runs; more text than that fits no model
@@ -106,7 +112,7 @@ _PARENTS = (b'"source"', b'"image_url"', b'"file"')
 
 
 def _links(body: bytes, begin: int, end: int) -> Iterator[Source]:
-    for name, beginning in ((b'"url"', b'"http'), (b'"file_id"', b'"')):
+    for name, beginning in _LINKS:
         at = begin - 1
         for _ in range(_MOST_LINKS):
             at = body.find(name, at + 1, end)
@@ -142,12 +148,16 @@ def _run(body: bytes, at: int, step: int) -> tuple[int, int]:
 
 
 def _kind(body: bytes, begin: int, end: int) -> Kind | None:
-    letters = body[begin : begin + 32].replace(b"\\/", b"/").replace(b"-", b"+").replace(b"_", b"/")
+    letters = body[begin : begin + 32]
+    if letters.startswith((b"\\", b"_", b"/")):  # a slash, in whatever words
+        letters = letters.replace(b"\\/", b"/").replace(b"_", b"/")
     for beginning, kind in _BEGINNINGS:
-        if letters.startswith(beginning) and kind is not Kind.FILE:
+        if letters.startswith(beginning):
             return kind
-    # The nearest first: what stands further away may speak of a neighbour.
     before, after = body[max(0, begin - _AROUND_BYTES) : begin].lower(), body[end : end + _AROUND_BYTES].lower()
+    if not _WORD.search(before) and not _WORD.search(after):  # as of nearly all runs that are text
+        return None
+    # The nearest first: what stands further away may speak of a neighbour.
     found = [kind for around in (before, after) for word, kind in _WORDS if word in around]
     named = [kind for kind in found if kind is not Kind.FILE]
     return (named or found or [None])[0]
@@ -181,6 +191,11 @@ def surely(body: bytes) -> int:
     words = blanks - count(b"\n") - count(b'": ') - count(b'", ') - count(b"}, ") - count(b"], ")
     tokens = max(0, words // _MOST_WORDS_PER_TOKEN)
     return 0 if tokens and any(mark in body for mark in _FREE) else tokens
+
+
+def longest_floor(body: bytes) -> int:
+    """Return what `surely` returns at most for a body of this length: no two of its words have less than a blank between."""
+    return (len(body) + 1) // (2 * _MOST_WORDS_PER_TOKEN)
 
 
 _UNSEEN = 1 << 53  # tokens: more than any bucket holds

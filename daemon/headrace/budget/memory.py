@@ -72,6 +72,10 @@ class MemoryLedger:
         held = sum(hold.grant is not None for hold in self._holds.values())
         return f"<MemoryLedger [{held} held, {len(self._states)} buckets]>"
 
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """Nothing is here that all do not share."""
+        return None
+
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none."""
         now_us = self._now_us()

@@ -9,7 +9,9 @@ and no outage, however long, leaves more debt than was spent beyond that.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.want import Form, Want

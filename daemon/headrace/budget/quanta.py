@@ -171,7 +171,8 @@ class Quantum:
 
     def is_of(self, want: Want) -> bool:
         """Whether a want is of this bucket as it was when this began, at the same rate and capacity."""
-        return self.want.capacity == want.capacity and self.want.figure == want.figure
+        own = self.want
+        return own.capacity == want.capacity and own.rate_per_minute == want.rate_per_minute and own.ends_us == want.ends_us
 
     def _fold(self, now: float) -> None:
         span = now - self._since

@@ -85,6 +85,10 @@ class RedisLedger:
         """Return its state now."""
         return RedisLedgerStats(len(self._background))
 
+    def take(self, hold_id: str, wants: Sequence[Want]) -> tuple[int, ...] | None:
+        """Nothing is here that all do not share."""
+        return None
+
     async def reserve(self, hold_id: str, wants: Sequence[Want], *, waiter: str, flow: Flow) -> Reserved:
         """Take all costs or none."""
         names = self._names(hold_id, wants)
@@ -175,7 +179,7 @@ def names_of(bucket_id: str, is_permit: bool) -> tuple[str, str, str]:
 
 def _figures(wants: Sequence[Want], tokens: Sequence[int]) -> Iterable[str]:
     # Joined to one argument: the client spends more on each argument than Lua on taking them apart.
-    return (f"{want.form.value} {want.figure} {want.capacity} {number:d}" for want, number in zip(wants, tokens, strict=True))
+    return (f"{want.form} {want.figure} {want.capacity} {number:d}" for want, number in zip(wants, tokens, strict=True))
 
 
 def _heard(wants: Sequence[Want], said: Said) -> Iterable[str]:

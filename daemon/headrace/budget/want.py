@@ -12,9 +12,10 @@ A bucket has one of four forms, and everything that it does follows from it:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
+
+import msgspec
 
 from headrace.budget.bucket import UNITS
 
@@ -34,10 +35,11 @@ class Form(StrEnum):
     GATE = "g"
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(msgspec.Struct, frozen=True, gc=False):
     """
     What a call wants of one bucket. A cost over the capacity is never granted.
+
+    A struct, since several are made a call, and a frozen dataclass takes ten times as long.
 
     Args:
         limit: the name of the limit that the bucket belongs to.
@@ -88,12 +90,8 @@ class Want:
         return self.ends_us if self.form is Form.WINDOW else self.rate_per_minute
 
     def at(self, cost: int) -> Want:
-        """Return the same at another cost; by hand, since `replace` takes five times as long, twice a call."""
-        return Want(
-            self.bucket_id, self.limit, self.kind, self.form, self.rate_per_minute, self.capacity, cost, self.on_redis_loss,
-            self.ends_us, self.is_shadow, self.is_ceiling, self.cache_read_weight, self.is_upstreams,
-            self.is_counted,
-        )  # fmt: skip
+        """Return the same at another cost."""
+        return msgspec.structs.replace(self, cost=cost)
 
     def worded(self, amount: int) -> str:
         """Return an amount of what is counted here, in words."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.budget.costs import USES, Costs
+from headrace.budget.draw import Draw
 from headrace.budget.limits import Limits
 from headrace.budget.quanta import Terms
 from headrace.budget.want import Form, Want
@@ -78,14 +79,12 @@ class Kind:
     def key(self) -> tuple[str, str]:
         return self.flow.caller, self.flow.lane
 
-    def want(self, enforced: tuple[Want, ...], shadows: tuple[Want, ...]) -> None:
+    def want(self, draw: Draw) -> None:
         """Go by these buckets from now on."""
-        self.buckets, self.shadows = enforced, shadows
-        both = (*enforced, *shadows)
-        self.ends_us = min([want.ends_us for want in both if want.form is Form.WINDOW], default=0)
-        self.is_estimated = any(want.kind in USES for want in both)
-        self.has_ceilings = any(want.is_ceiling for want in both)
-        self.is_lent = bool(enforced) and all(want.form is not Form.PERMIT for want in enforced)
+        self.buckets, self.shadows, self.has_ceilings = draw.enforced, draw.shadows, draw.has_ceilings
+        self.ends_us = min([want.ends_us for want in draw.buckets if want.form is Form.WINDOW], default=0)
+        self.is_estimated = any(want.kind in USES for want in draw.buckets)
+        self.is_lent = bool(draw.enforced) and all(want.form is not Form.PERMIT for want in draw.enforced)
 
 
 def kind_of(profile: Profile, plan: Plan) -> Kind:

@@ -29,7 +29,6 @@ from headrace.rehearse.plan import Kind, Plan, kind_of
 from headrace.rehearse.queues import Group, Queue, Waiting
 from headrace.rehearse.tally import Tally
 from headrace.rehearse.traffic import Traffic
-from headrace.schedule.hold import parted
 
 LATE, NEVER, FULL = "late", "never", "full"  # why calls are refused
 _BYTES_PER_TOKEN = 4  # of a body of which nobody says how long it is
@@ -125,7 +124,7 @@ class World:
 
     def _queue(self, kind: Kind) -> Queue:
         if kind.queue is None or 0 < kind.ends_us <= self.now_us:
-            kind.want(*parted(self._plan.limits.buckets(kind.paying, self.now_us / 1e6)))
+            kind.want(self._plan.limits.draw(kind.paying, self.now_us / 1e6))
             kind.lines = self._lines.of(kind.buckets, self.now_us)
             kind.shadow_lines = self._lines.of(kind.shadows, self.now_us)
             group = self._groups.setdefault(tuple(want.bucket_id for want in kind.buckets), Group(kind.lines))

@@ -14,7 +14,7 @@ Schedule: waiting for a turn, in order, within deadlines.
     hands.py     the same of the tickets that a worker takes in hand
     shadows.py   limits that are decided and counted, but not enforced
     halting.py   callers on hold, and those of their calls that wait
-    reserved.py  what is reserved and not settled yet, bucket by bucket
+    reserved.py  what is reserved and not settled yet, bucket by bucket, and how good the estimates were
     moving.py    who takes its place anew when limits or holds change
     holding.py   what calls hold, from the grant to the settlement
     closing.py   how long an answer waits for its settlement

@@ -77,6 +77,16 @@ class Asking:
         if place is not None:
             place.nudge()
 
+    def take(self, hold_id: str, wants: tuple[Want, ...], now: float) -> bool:
+        """Grant what the ledger has here, where nobody is held up: without a place, and without asking anybody."""
+        if self._lines and (line := self._lines.get(_key(wants))) is not None and line.is_held_up:
+            return False
+        levels = self._ledger.take(hold_id, wants)
+        if levels is None:
+            return False
+        self.known.learn(wants, levels, now)
+        return True
+
     async def grant(self, place: Place) -> None:
         """
         Wait until all buckets have granted what a place wants.

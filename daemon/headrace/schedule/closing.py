@@ -11,6 +11,8 @@ _PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on with
 
 def briefly(closing: asyncio.Future[Any]) -> asyncio.Future[None]:
     """Return what is done when *closing* is, or soon."""
+    if closing.done():
+        return closing
     # The ledger sees it through by itself, whether we are cancelled here or not; nobody's answer waits long for it.
     # asyncio.wait would do the same for three times the cost, on the way of every call.
     loop = asyncio.get_running_loop()

@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from headrace import forms, keys, observe
-from headrace.budget.costs import USES
 from headrace.budget.ledger import Granted, Ledger
 from headrace.budget.limits import Limits
 from headrace.budget.question import question
-from headrace.budget.want import Want
 from headrace.clock import Clock
 from headrace.crowd import Waiting
 from headrace.errors import AttemptFailed, HeadraceError, QueueFull
 from headrace.link import Link
 from headrace.model import Answer, Call
 from headrace.rank import NOBODY
-from headrace.schedule.hold import parted
 from headrace.schedule.slots import Slots
 
 PATIENCE_S: Final = 1.0
@@ -149,7 +146,7 @@ class Counting:
         return tokens
 
     async def _paid(self, asked: Call, limits: Limits) -> Answer:
-        wants, _ = parted(limits.buckets(asked, self._clock.now()))
+        wants = limits.draw(asked, self._clock.now()).enforced
         if not wants:
             return await self._ask(asked)
         hold_id = f"count-{os.urandom(8).hex()}"
@@ -172,11 +169,6 @@ class Counting:
         if len(self._rests) >= _MOST_RESTS:  # names may be the callers' free text
             self._rests.clear()
         self._rests[whose] = _Rest(self._clock.now() + max(length_s, retry_after_s or 0.0), length_s)
-
-
-def asks_count(wants: Sequence[Want]) -> bool:
-    """Whether any of these wants is to be estimated by upstream's count. Limits in the shadow hold up nobody."""
-    return any(want.is_counted and want.kind in USES and want.kind != "output_tokens" and not want.is_shadow for want in wants)
 
 
 def _whose(call: Call) -> str:

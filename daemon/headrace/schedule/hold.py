@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from headrace.budget.estimate import Estimate
 from headrace.budget.want import Want
 from headrace.schedule.asking import never
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """
     What a call was granted, under the id by which it is settled; no wants: no limit matches it.
 
@@ -29,12 +28,6 @@ class Hold:
     model_class: str = ""
     granted_at: float = 0.0
     amended: int = 0
-
-
-def parted(wants: tuple[Want, ...]) -> tuple[tuple[Want, ...], tuple[Want, ...]]:
-    """Return what is enforced, and what is only in the shadow."""
-    shadows = tuple(want for want in wants if want.is_shadow)
-    return (tuple(want for want in wants if not want.is_shadow), shadows) if shadows else (wants, ())
 
 
 def granting(wants: tuple[Want, ...]) -> tuple[Want, ...]:

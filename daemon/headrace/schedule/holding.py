@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 
-from headrace.budget.estimated import count_amended, count_closed, count_reserved
+import msgspec
+
 from headrace.budget.ledger import Ledger, Said
 from headrace.budget.want import Want
 from headrace.schedule.closing import briefly, nothing
@@ -40,7 +40,6 @@ class Holding:
     def begin(self, hold: Hold) -> Hold:
         """A call was granted this; return it."""
         self._gates.enter(hold.model_class)
-        count_reserved(hold.wants)
         self.reserved.add(hold.wants)
         self._permits.hold(hold.id, hold.wants, hold.granted_at)
         if hold.shadows:
@@ -59,10 +58,8 @@ class Holding:
         wants = tuple([want.at(actual.get(want.bucket_id, want.cost)) for want in hold.wants])
         if wants == hold.wants or not self._ledger.amend(hold.id, hold.amended + 1, hold.wants, actual):
             return hold
-        self.reserved.close(hold.wants)
-        self.reserved.add(wants)
-        count_amended(hold.wants, actual)
-        return replace(hold, wants=wants, amended=hold.amended + 1)
+        self.reserved.amend(hold.wants, actual)
+        return msgspec.structs.replace(hold, wants=wants, amended=hold.amended + 1)
 
     def release(self, hold: Hold) -> Awaitable[None]:
         """Give everything back. The command leaves at once."""
@@ -83,6 +80,5 @@ class Holding:
     def _close(self, hold: Hold, actual: Mapping[str, int]) -> None:
         self._gates.leave(hold.model_class)
         self._permits.drop(hold.id)
-        self.reserved.close(hold.wants)
-        count_closed(hold.wants, actual)
+        self.reserved.close(hold.wants, actual)
         self._on_close(hold.wants)

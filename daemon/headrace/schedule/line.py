@@ -167,6 +167,11 @@ class Line:
         return len(self._standing)
 
     @property
+    def is_held_up(self) -> bool:
+        """Whether anybody here has been told to wait."""
+        return bool(self._blocked) or len(self._standing) > 0
+
+    @property
     def is_empty(self) -> bool:
         return not self.asking and not self.waiting
 
@@ -183,7 +188,7 @@ class Line:
 
     def join(self, place: Place) -> bool:
         """Take a place; return whether it may ask at once, or is to wait until it is called."""
-        is_held_up = bool(self._blocked) or self.waiting > 0
+        is_held_up = self.is_held_up
         if is_held_up:
             self._standing.rank(place, max([want.span_us for want in place.wants]))
         else:

@@ -56,8 +56,8 @@ class Permits:
 
     def hold(self, hold_id: str, wants: tuple[Want, ...], asked: float = math.inf) -> None:
         """Take in what was granted to a question asked at *asked*, if that matters; only permits among it are of interest."""
-        if permits := tuple(want for want in wants if want.form is Form.PERMIT):
-            self._held[hold_id] = permits
+        if permits := [want for want in wants if want.form is Form.PERMIT]:
+            self._held[hold_id] = tuple(permits)
             self._asked[hold_id] = asked
 
     def has_lapsed(self, hold_id: str) -> bool:

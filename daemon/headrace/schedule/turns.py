@@ -20,8 +20,11 @@ import itertools
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from headrace import observe
 from headrace.background import Background
+from headrace.budget.draw import Draw
 from headrace.budget.estimate import Estimate, Estimator
 from headrace.budget.ledger import Ledger
 from headrace.budget.limits import Limits, Payer
@@ -32,9 +35,9 @@ from headrace.link import Link
 from headrace.model import Call, Errand, Headers, Usage
 from headrace.rank import LANES, Flow
 from headrace.schedule.asking import Asking
-from headrace.schedule.counting import Ask, Counting, asks_count
+from headrace.schedule.counting import Ask, Counting
 from headrace.schedule.halting import Halt, Halting
-from headrace.schedule.hold import Hold, granting, parted
+from headrace.schedule.hold import Hold, granting
 from headrace.schedule.holding import Holding
 from headrace.schedule.line import Line, Outdated, Place
 from headrace.schedule.moving import Moving
@@ -48,6 +51,7 @@ from headrace.tuning.overload import ANSWERED, End
 from headrace.tuning.tuner import Tuner
 
 _MEMO = 4096
+_GRANTED = observe.RESERVATIONS.at("granted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +189,9 @@ class Schedule:
 
     async def take(self, call: Errand, hold_id: str, urgency: Urgency, counted: Waiting) -> Hold:
         """Wait until all buckets have granted a call's wants, and return what was granted; for `Turn`."""
-        entered, estimate, model_class = self._clock.now(), None, self.tuner.class_of(call)
-        waiter, has_asked = f"{self._inbox}|{urgency[2]:012}", False
-        is_counted, tokens, has_ceilings = False, None, False
+        entered, model_class = self._clock.now(), self.tuner.class_of(call)
+        waiter, has_asked = "", False
+        is_counted, tokens, estimate, drawn = False, None, None, None
         if model_class and self.tuner.learner.must_wait(model_class):
             counted.take()
             await self.tuner.learner.first_head(model_class, call.begin_by)
@@ -197,20 +201,23 @@ class Schedule:
             if self.halting.holds(call):
                 await self.halting.passed(call, counted)
             now = self._clock.now()
-            buckets = self._limits.buckets(call, now)
-            if not buckets and not self.tuner.gates.is_troubled(model_class):
+            draw = self._limits.draw(call, now)
+            if not draw.buckets and not self.tuner.gates.is_troubled(model_class):
                 return self._holding.begin(Hold(hold_id, model_class=model_class, granted_at=now))
-            if self._counting and isinstance(call, Call) and not is_counted and asks_count(buckets):
+            if draw.asks_count and not is_counted and self._counting and isinstance(call, Call):
                 is_counted, tokens = True, await self._counting.count(call, self._limits, counted)
                 continue  # meanwhile the limits may be others, or its caller on hold
-            if estimate is None or not has_ceilings:  # limits with ceilings may have come while it waited
-                has_ceilings = any(want.is_ceiling for want in buckets)
-                estimate = self._estimate(call, has_ceilings, tokens)
-            enforced, shadows = parted(self._limits.wants(call, estimate, now))
+            if estimate is None or draw is not drawn:  # limits with ceilings may have come while it waited
+                drawn, estimate = draw, self._estimate(call, draw, tokens)
+            enforced = granting(self._limits.reserved(draw.enforced, call.model, estimate))
+            shadows = self._limits.reserved(draw.shadows, call.model, estimate)
+            wants = enforced + self.tuner.asks_gate(model_class, enforced)
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
-            wants = (*granting(enforced), *self.tuner.asks_gate(model_class, enforced))
             hold = Hold(f"{hold_id}.{number}" if number else hold_id, wants, shadows, estimate, model_class, now)
             if not wants:
+                return self._holding.begin(hold)
+            if not has_asked and now <= call.deadline and self._asking.take(hold.id, wants, now):
+                _GRANTED.count += 1
                 return self._holding.begin(hold)
             place = Place(
                 call=call,
@@ -219,9 +226,9 @@ class Schedule:
                 entered=entered,
                 latest=call.begin_by,
                 hold_id=hold.id,
-                waiter=waiter,
+                waiter=waiter or f"{self._inbox}|{urgency[2]:012}",
                 has_asked=has_asked,
-                buckets=buckets,
+                buckets=draw.buckets,
                 wants=hold.wants,
                 counted=counted,
             )
@@ -236,8 +243,8 @@ class Schedule:
             except BaseException as error:
                 observe.RESERVATIONS.inc(self._outcome(call, error))
                 raise
-            observe.RESERVATIONS.inc("granted")
-            return self._holding.begin(replace(hold, granted_at=place.asked_at))
+            _GRANTED.count += 1
+            return self._holding.begin(msgspec.structs.replace(hold, granted_at=place.asked_at))
         raise AssertionError("there is always another number")
 
     def _leave_others(self, place: Place, buckets: tuple[Want, ...]) -> None:
@@ -247,11 +254,11 @@ class Schedule:
         if left and place.has_asked:
             self._ledger.release(f"{place.hold_id}.left", left, waiter=place.waiter)
 
-    def _estimate(self, call: Errand, has_ceilings: bool, counted: int | None) -> Estimate:
+    def _estimate(self, call: Errand, draw: Draw, counted: int | None) -> Estimate:
         # Of what is only carried nobody has read the body; limits in tokens do not hold for it.
         if not isinstance(call, Call):
             return Estimate(0, 0)
-        return self._estimator.estimate(call, has_ceilings=has_ceilings, counted=counted)
+        return self._estimator.estimate(call, has_ceilings=draw.has_ceilings, counted=counted, room=draw.room)
 
     def _outcome(self, call: Errand, error: BaseException) -> str:
         # At its deadline a call is cancelled, too; then it was the wait that was too long, and not the caller who left.

@@ -15,6 +15,7 @@ does no harm that tokens come rounded: an error that is bounded can lower a leve
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,13 +25,15 @@ from email.utils import parsedate_to_datetime
 from headrace.budget.want import Form, Kind, Want
 from headrace.upstream.failures import retry_after
 
-_PREFIX = b"anthropic-ratelimit-"
 _WAITS = (b"retry-after", b"retry-after-ms", b"date")
 _KINDS: dict[str, Kind] = {
     "requests": "requests",
     "input-tokens": "input_tokens",
     "output-tokens": "output_tokens",
     "tokens": "total_tokens",
+}
+_NAMES = {
+    f"anthropic-ratelimit-{kind}-{what}".encode(): (kind, what) for kind in _KINDS for what in ("limit", "remaining", "reset")
 }
 _MOST = 2**53 // 60_000_000  # tokens that our buckets can hold; more is no limit to us
 _FRESH_S = 1.0
@@ -68,27 +71,26 @@ def heed(status: int, raw_headers: Iterable[tuple[bytes, bytes]], sent_at: float
     """Return what a head says; a word without readings if it says nothing of limits, or nothing that makes sense."""
     figures: dict[str, dict[str, int]] = {}
     resets: dict[str, str] = {}
-    date = ""
     waits: list[tuple[str, str]] = []
     for raw_name, value in raw_headers:
         name = raw_name.lower()
-        if name.startswith(_PREFIX):
-            kind, _, what = name[len(_PREFIX) :].decode("latin-1").rpartition("-")
-            if kind in _KINDS and what in ("limit", "remaining") and value.isdigit() and len(value) < 16:
-                figures.setdefault(kind, {})[what] = int(value)
-            elif kind in _KINDS and what == "reset":
+        if name in _NAMES:
+            kind, what = _NAMES[name]
+            if what == "reset":
                 resets[kind] = value.decode("latin-1")
+            elif value.isdigit() and len(value) < 16:
+                figures.setdefault(kind, {})[what] = int(value)
         elif name in _WAITS:
-            if name == b"date":
-                date = value.decode("latin-1")
-            if status == 429:
-                waits.append((name.decode(), value.decode("latin-1")))
+            waits.append((name.decode(), value.decode("latin-1")))
+    if not figures:
+        return Word(sent_at, short_s=_short_s(status, waits))
+    upstream_now = _moment_of_http(dict(waits).get("date", "")) or now
+    return Word(sent_at, _readings(figures, resets, upstream_now), _short_s(status, waits))
+
+
+def _short_s(status: int, waits: list[tuple[str, str]]) -> float:
     # Waits come in whole seconds, rounded up.
-    return Word(
-        sent_at,
-        _readings(figures, resets, _upstream_now(date, now)),
-        max(0.0, (retry_after(tuple(waits)) or 0.0) - 1.0) if waits else 0.0,
-    )
+    return max(0.0, (retry_after(tuple(waits)) or 0.0) - 1.0) if status == 429 else 0.0
 
 
 def _readings(figures: dict[str, dict[str, int]], resets: dict[str, str], upstream_now: float) -> dict[Kind, Reading]:
@@ -104,19 +106,30 @@ def _readings(figures: dict[str, dict[str, int]], resets: dict[str, str], upstre
 
 def _burst_s(said: dict[str, int], reset: str, upstream_now: float) -> int:
     """Return for how long inflow fits into upstream's bucket, rounded up; both moments come in whole seconds."""
-    try:
-        full_at = datetime.fromisoformat(reset).timestamp()
-    except (ValueError, OverflowError):
+    full_at = _moment(reset)
+    if full_at is None:
         return _MINUTE_S
     held_s = math.ceil(60 * said["remaining"] / said["limit"] + max(0.0, full_at - upstream_now)) + 1
     return min(held_s, _MINUTE_S)
 
 
-def _upstream_now(date: str, now: float) -> float:
+# Moments come in whole seconds, so the same ones come again and again.
+
+
+@functools.lru_cache(256)
+def _moment(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(date).timestamp()
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+@functools.lru_cache(16)
+def _moment_of_http(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
-        return now
+        return None
 
 
 def rounding(kind: Kind) -> int:

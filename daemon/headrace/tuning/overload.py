@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from calendar import monthrange
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -110,7 +109,7 @@ class Gates:
         self._pause_us = round(1e6 * backoff_s[0]), round(1e6 * backoff_s[1])
         self._random = random
         self._troubled: dict[str, float] = {}  # model class -> until when all its calls ask
-        self._in_the_air: Counter[str] = Counter()
+        self._in_the_air: dict[str, int] = {}
         self._wants: dict[str, Want] = {}
         link.on(_TOPIC, self._hear)
 
@@ -139,13 +138,13 @@ class Gates:
 
     def is_open(self, want: Want) -> bool:
         """Whether this is a gate that nobody need ask for, as far as this process has heard."""
-        return want.form is Form.GATE and not self.is_troubled(want.bucket_id.removeprefix(PREFIX))
+        return want.form is Form.GATE and not (self._troubled and self.is_troubled(want.bucket_id.removeprefix(PREFIX)))
 
     def enter(self, model_class: str) -> None:
         """A call of this class goes upstream."""
         if not model_class:
             return
-        self._in_the_air[model_class] += 1
+        self._in_the_air[model_class] = self._in_the_air.get(model_class, 0) + 1
 
     def leave(self, model_class: str) -> None:
         """It has come back."""
@@ -157,12 +156,15 @@ class Gates:
 
     def told(self, model_class: str, end: End, age_s: float) -> Told:
         """Return what a settlement says beside its verdict; *age_s* ago the attempt was granted."""
-        least = least_s(end.failed, self._clock.now()) if end.failed is not None else 0.0
+        age_us = round(1e6 * max(0.0, age_s))
+        if end.failed is None:  # no gate is shut by it
+            return Told(age_us=age_us)
+        least = least_s(end.failed, self._clock.now())
         return Told(
             chance=round(ONE * jitter(self._random)),
-            in_the_air=max(1, self._in_the_air[model_class] * max(1, self._hosts())),
+            in_the_air=max(1, self._in_the_air.get(model_class, 0) * max(1, self._hosts())),
             least_us=round(1e6 * least),
-            age_us=round(1e6 * max(0.0, age_s)),
+            age_us=age_us,
             first_us=self._pause_us[0],
             longest_us=self._pause_us[1],
         )

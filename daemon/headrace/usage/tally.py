@@ -11,6 +11,7 @@ lose their names and their minute, but none is ever lost.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ FIELDS = (
 """The figures of a cell, in the order in which they are written. New ones go to the end: what is kept has the older ones."""
 
 AT = {name: index for index, name in enumerate(FIELDS)}
+_ATTEMPTS, _FAILED, _UNTOLD, _INPUT, _COST = (
+    AT[name] for name in ("attempts", "attempts_failed", "attempts_untold", "input", "cost")
+)
 MINUTE_S = 60
 
 _LONGEST = 100
@@ -107,16 +111,16 @@ class Tally:
     def spend(self, spent: Spent) -> None:
         """Take in what an attempt came to."""
         cell = self._cell(spent.at, _who(spent))
-        cell[AT["attempts"]] += spent.requests
-        cell[AT["attempts_failed"]] += spent.requests * (not spent.is_whole)
-        cell[AT["attempts_untold"]] += spent.requests * spent.is_untold
-        for at, tokens in enumerate(classes(spent.usage), AT["input"]):
+        cell[_ATTEMPTS] += spent.requests
+        cell[_FAILED] += spent.requests * (not spent.is_whole)
+        cell[_UNTOLD] += spent.requests * spent.is_untold
+        for at, tokens in enumerate(classes(spent.usage), _INPUT):
             cell[at] += tokens
         cost = self.prices.cost(spent.model, spent.usage, requests=spent.requests)
         if cost is None:
             cell[AT["unpriced"]] += total(spent.usage)
         else:
-            cell[AT["cost"]] += cost
+            cell[_COST] += cost
 
     def _count_hits(self) -> None:
         hits, self._hits = self._hits, {}
@@ -135,8 +139,13 @@ class Tally:
             cell[AT[f"{how}_cost"]] += (self.prices.cost(outcome.model, usage) or 0) * count
 
     def _cell(self, at: float, who: Who) -> list[int]:
-        cells = self._minutes.setdefault(int(at // MINUTE_S), {})
-        if who not in cells and len(cells) >= self._most_cells:
+        minute = int(at // MINUTE_S)
+        cell = self._minutes[minute].get(who) if minute in self._minutes else None
+        return self._new_cell(minute, who) if cell is None else cell
+
+    def _new_cell(self, minute: int, who: Who) -> list[int]:
+        cells = self._minutes.setdefault(minute, {})
+        if len(cells) >= self._most_cells:
             who = OTHER
         return cells.setdefault(who, [0] * len(FIELDS))
 
@@ -189,7 +198,13 @@ def _end(outcome: Outcome) -> str:
 
 
 def _who(told: Outcome | Spent) -> Who:
-    return Who(told.caller, told.team, _bounded(told.model), str(told.lane), told.labels)
+    return _bounded_who(told.caller, told.team, told.model, told.lane, told.labels)
+
+
+@functools.lru_cache(1024)
+def _bounded_who(caller: str, team: str, model: str, lane: str, labels: str) -> Who:
+    # The same few come with every call.
+    return Who(caller, team, _bounded(model), str(lane), labels)
 
 
 def _bounded(text: str) -> str:
