@@ -24,31 +24,18 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from importlib.metadata import version as installed_version
 from types import TracebackType
-from typing import cast
-
-from multidict import CIMultiDict
 
 from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
-from headrace.heads import is_sendable, readable, value_text
+from headrace.heads import is_sendable, readable
 from headrace.model import Answer, Call, Errand, Form, Headers
-from headrace.upstream.carrying import Body, Outgoing, back, incoming, onward
+from headrace.upstream.carrying import Body, back, incoming, onward
 from headrace.upstream.failures import silent
-from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
-from headrace.upstream.transport import (
-    NETWORK_ERRORS,
-    URL,
-    AsyncByteStream,
-    ByteStream,
-    InvalidURL,
-    Request,
-    Response,
-    Transport,
-    open_transport,
-)
+from headrace.upstream.network import NETWORK_ERRORS, failure_of
+from headrace.upstream.reading import Stream, answer_of, read_failure, read_whole
+from headrace.upstream.transport import InvalidURL, Request, Response, Transport
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "TRACE"})  # which need not say that they have none
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 _SPARE_CONNECTIONS = 64  # beyond the slots: connections that are being closed still count in the pool
@@ -111,15 +98,15 @@ class Upstream:
         gap_s: float = 90.0,
         silence_s: float = 600.0,
         proxy: str = "",
-        transport: Transport | None = None,
         on_head: OnHead = _ignore,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
-        self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
-        self._transport = transport or open_transport(max_in_flight + _SPARE_CONNECTIONS, to=self._base_url, proxy=proxy)
-        self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
+        self._gap_s, self._silence_s = gap_s, silence_s
+        most = max_in_flight + _SPARE_CONNECTIONS
+        self._transport = Transport(self._base_url, most=most, connect_s=connect_s, proxy=proxy)
+        self._target = functools.lru_cache(64)(self._transport.target)
         self._on_head = on_head
         self.in_the_air = 0
 
@@ -175,14 +162,16 @@ class Upstream:
     def _carried(self, call: Errand, headers: Headers, body: Body) -> Request:
         named = dict(headers)
         given = [*onward(headers), ("via", _VIA), self._key(call)]
+        if "accept" not in named:
+            given.append(("accept", "*/*"))
         if "accept-encoding" not in named:
-            given.append(("accept-encoding", "identity"))  # else the transport would ask for what it likes itself
+            given.append(("accept-encoding", "identity"))  # by saying nothing, one would take any
+        if "user-agent" not in named:
+            given.append(("user-agent", _USER_AGENT))
         if "anthropic-version" not in named:
             given.append(("anthropic-version", call.version or self._version))
-        if body.length is not None and (body.length or call.method not in _WITHOUT_BODY):
-            given.append(("content-length", str(body.length)))
-        stream = Outgoing(body) if not isinstance(body.content, bytes) else ByteStream(body.content)
-        return self._sendable(call, given, stream, read_s=None)
+        content = body.content if isinstance(body.content, bytes) else body.chunks()
+        return self._sendable(call, given, content, body.length)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -202,7 +191,7 @@ class Upstream:
         return _Opened(self, self._transport, request, bound_s, what, on_head)
 
     def _heard(self, call: Errand, sent_at: float, response: Response) -> None:
-        self._on_head(call, response.status_code, response.headers.raw, sent_at)
+        self._on_head(call, response.status, response.raw, sent_at)
 
     def _time_left(self, call: Errand) -> float:
         left_s = call.deadline - self._clock.now()
@@ -211,27 +200,26 @@ class Upstream:
         return left_s
 
     def _request(self, call: Call, read_s: float | None) -> Request:
-        # Given as a stream, the body costs no second look at the headers; aiohttp knows its length.
-        return self._sendable(call, self._headers(call), ByteStream(call.body), read_s)
+        return self._sendable(call, self._headers(call), call.body, read_s=read_s)
 
     def _sendable(
-        self, call: Errand, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
+        self,
+        call: Errand,
+        headers: list[tuple[str, str]],
+        body: bytes | AsyncIterator[bytes],
+        length: int | None = None,
+        read_s: float | None = None,
     ) -> Request:
         # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else upstream judges.
         if not is_sendable("".join([value for _, value in headers])):
             raise _unsendable("a header value holds a line end or a NUL, which HTTP cannot carry")
         if not all(map(_is_name, dict(headers))):
             raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
-        # The pool's bound is no bound of waiting for it (see above), but of looking the name up and of TLS.
-        timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
         try:
-            url = self._url(call.path)
+            target = self._target(call.path)
         except InvalidURL as error:
             raise _unsendable(f"path and query are no URL: {error}") from error
-        request = Request(call.method, url, stream=body, extensions={"timeout": timeout})
-        # As they are: httpx's own type decodes all values anew, and knows no bytes that are not text.
-        request.headers = CIMultiDict(headers)  # type: ignore[assignment]
-        return request
+        return Request(call.method, target, headers, body, length, read_s)
 
     def _headers(self, call: Call) -> list[tuple[str, str]]:
         headers = [
@@ -292,8 +280,10 @@ class _Opened:
         self._upstream.in_the_air += 1
         await self._bound.__aenter__()
         try:
-            with Translated():
-                self._response = await self._transport.handle_async_request(self._request)
+            try:
+                self._response = await self._transport.send(self._request)
+            except NETWORK_ERRORS as error:
+                raise failure_of(error) from error
             self._on_head(self._response)
         except BaseException as error:
             await self._leave(error)
@@ -303,14 +293,7 @@ class _Opened:
         return self._response
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            # Not the response's own `aclose`, which does the same in a context of its own.
-            await cast("AsyncByteStream", self._response.stream).aclose()
-        except NETWORK_ERRORS:
-            pass  # whatever was said is here, or has its own error
-        except BaseException as raised:
-            await self._leave(raised)
-            raise
+        self._response.close()
         await self._leave(error)
 
     async def _leave(self, error: BaseException | None) -> None:
@@ -336,8 +319,8 @@ class Carried:
     """
 
     def __init__(self, response: Response, gap_s: float) -> None:
-        self.status: int = response.status_code
-        self.headers = back((name.decode("latin-1"), value_text(value)) for name, value in response.headers.raw)
+        self.status: int = response.status
+        self.headers = back(response.headers)
         self.request_id = readable(dict(self.headers).get("request-id", ""))
         self._response = response
         self._gap_s = gap_s
@@ -352,7 +335,7 @@ class Carried:
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it is on the wire."""
-        return incoming(aiter(cast("AsyncIterator[bytes]", self._response.stream)), self._gap_s, self.request_id)
+        return incoming(self._response, self._gap_s, self.request_id)
 
     async def read(self) -> bytes:
         """Return the whole body, decoded; raises `AttemptFailed`."""
@@ -360,7 +343,7 @@ class Carried:
 
 
 async def _check(response: Response) -> None:
-    if response.status_code != 200:
+    if response.status != 200:
         raise await read_failure(response)
 
 
