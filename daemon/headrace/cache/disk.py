@@ -128,6 +128,11 @@ class Disk:
         except (OSError, diskcache.Timeout) as error:
             self._give_up(error)
 
+    def may_have(self, fingerprint: str) -> bool:
+        """Whether it is worth a look; False is certain."""
+        is_kept = self._cache is not None and fingerprint in self._filter
+        return is_kept or fingerprint in self._backlog or fingerprint in self._writing
+
     async def get(self, fingerprint: str) -> Entry | None:
         """Return the entry, be it stale; None if there is none that is whole."""
         written_soon = self._backlog.get(fingerprint) or self._writing.get(fingerprint)

@@ -19,9 +19,8 @@ import functools
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum
 from importlib.metadata import version as installed_version
 from types import TracebackType
 
@@ -120,13 +119,13 @@ class Upstream:
 
     async def ask(self, call: Call) -> Answer:
         """Ask for a whole answer; raises `AttemptFailed`."""
-        with _Measured(Form.JSON) as measure:
-            async with self._open(call) as response:
-                await _check(response)
-                payload = await read_whole(response)
+        asked = self._ask(call, _Bound.WHOLE)
+        async with asked as response:
+            await _check(response)
+            payload = await read_whole(response)
             answer = answer_of(payload, response, self._clock.now(), forms.dialect(call.endpoint))
-            measure.outcome = "answered"
-            return answer
+            asked.outcome = "answered"
+        return answer
 
     @contextlib.asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[Stream]:
@@ -135,14 +134,18 @@ class Upstream:
 
         Raises `AttemptFailed` on entering, or where an error comes among the events. Leaving early hangs up.
         """
-        with _Measured(Form.EVENTS) as measure:
-            async with self._open(call) as response:
-                await _check(response)
-                events = Stream(response, forms.dialect(call.endpoint))
-                yield events
-                if events.complete:
-                    measure.outcome = "answered"
-                    await events.drain()
+        # A stream that goes on has no end that we may set: others may follow it past its leader's deadline.
+        asked = self._ask(call, _Bound.NONE)
+        async with asked as response:
+            await _check(response)
+            events = Stream(response, forms.dialect(call.endpoint))
+            yield events
+            if events.complete:
+                asked.outcome = "answered"
+                await events.drain()
+
+    def _ask(self, call: Call, what: _Bound) -> _Asked:
+        return _Asked(self, call, what, lambda: self._request(call))
 
     @contextlib.asynccontextmanager
     async def carry(self, call: Errand, headers: Headers, body: Body) -> AsyncIterator[Carried]:
@@ -152,12 +155,12 @@ class Upstream:
         The deadline bounds how long the answer may take to begin; then it may pause for `gap_s`. Raises `AttemptFailed`, whose
         error has all the headers that upstream sent, on entering or among the chunks. Leaving early hangs up.
         """
-        with _Measured("carried") as measure:
-            async with self._opened(call, self._carried(call, headers, body), _Bound.BEGINNING) as response:
-                carried = Carried(response, self._gap_s)
-                await carried.check()
-                yield carried
-                measure.outcome = "answered"
+        asked = _Asked(self, call, _Bound.BEGINNING, lambda: self._carried(call, headers, body))
+        async with asked as response:
+            carried = Carried(response, self._gap_s)
+            await carried.check()
+            yield carried
+            asked.outcome = "answered"
 
     def _carried(self, call: Errand, headers: Headers, body: Body) -> Request:
         named = dict(headers)
@@ -177,30 +180,32 @@ class Upstream:
         """Close all connections."""
         await self._transport.aclose()
 
-    def _open(self, call: Call) -> AbstractAsyncContextManager[Response]:
-        # A stream that goes on has no end that we may set: others may follow it past its leader's deadline. Of a whole answer
-        # the bound of all of it is the bound of its silence, too.
-        read_s, bound = (self._gap_s, _Bound.NONE) if call.stream else (None, _Bound.WHOLE)
-        return self._opened(call, self._request(call, read_s), bound)
-
-    def _opened(self, call: Errand, request: Request, what: _Bound) -> _Opened:
-        left_s = self._time_left(call)
-        if what is _Bound.WHOLE:
-            left_s = min(self._silence_s, left_s)
-        bound_s, on_head = None if what is _Bound.NONE else left_s, functools.partial(self._heard, call, self._clock.now())
-        return _Opened(self, self._transport, request, bound_s, what, on_head)
-
-    def _heard(self, call: Errand, sent_at: float, response: Response) -> None:
-        self._on_head(call, response.status, response.raw, sent_at)
-
-    def _time_left(self, call: Errand) -> float:
+    def time_left(self, call: Errand, what: _Bound) -> float | None:
+        """Return how long there is for so much of an answer (s); None for as long as it takes."""
         left_s = call.deadline - self._clock.now()
         if left_s <= 0:
             raise silent("the deadline passed before upstream was asked", sent=False)
-        return left_s
+        if what is _Bound.NONE:
+            return None
+        return min(self._silence_s, left_s) if what is _Bound.WHOLE else left_s
 
-    def _request(self, call: Call, read_s: float | None) -> Request:
-        return self._sendable(call, self._headers(call), call.body, read_s=read_s)
+    async def send(self, call: Errand, request: Request) -> Response:
+        """Send a request and return its answer once its head is here; raises `AttemptFailed`."""
+        sent_at = self._clock.now()
+        try:
+            response = await self._transport.send(request)
+        except NETWORK_ERRORS as error:
+            raise failure_of(error) from error
+        try:
+            self._on_head(call, response.status, response.raw, sent_at)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _request(self, call: Call) -> Request:
+        # Of a whole answer the bound of all of it is the bound of its silence, too.
+        return self._sendable(call, self._headers(call), call.body, read_s=self._gap_s if call.stream else None)
 
     def _sendable(
         self,
@@ -246,65 +251,80 @@ class Upstream:
 
 
 class _Bound(Enum):
-    """How much of an answer must be here by the call's deadline."""
+    """How much of an answer must be here by the call's deadline; its value is how such calls are counted."""
 
-    NONE = auto()
-    BEGINNING = auto()
-    WHOLE = auto()
+    NONE = Form.EVENTS
+    BEGINNING = "carried"
+    WHOLE = Form.JSON
 
 
-class _Opened:
+class _Asked:
     """
-    One request at upstream, from its first byte until its connection is free again. On the way of every call, so a class.
+    One request at upstream, from before its first byte until its connection is free again; counted and timed however it ends.
+
+    On the way of every call, so a class. `outcome` is what it is counted as, if it does not fail.
 
     Args:
-        left_s: how long it may take; None: as long as it does.
-        on_head: called with the response once its head is here.
+        make: makes the request, or raises `AttemptFailed`.
     """
 
-    __slots__ = ("_bound", "_on_head", "_request", "_response", "_transport", "_upstream", "_what")
+    __slots__ = ("_began", "_bound", "_call", "_make", "_response", "_upstream", "_what", "outcome")
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        transport: Transport,
-        request: Request,
-        left_s: float | None,
-        what: _Bound,
-        on_head: Callable[[Response], None],
-    ) -> None:
-        self._upstream, self._transport, self._request, self._on_head = upstream, transport, request, on_head
-        self._bound, self._what = asyncio.timeout(left_s), what
+    def __init__(self, upstream: Upstream, call: Errand, what: _Bound, make: Callable[[], Request]) -> None:
+        self.outcome = "abandoned"
+        self._upstream, self._call, self._what, self._make = upstream, call, what, make
+        self._began = time.monotonic()
+        self._bound: asyncio.Timeout | None = None
+        self._response: Response | None = None
 
     async def __aenter__(self) -> Response:
-        self._upstream.in_the_air += 1
-        await self._bound.__aenter__()
+        upstream = self._upstream
+        upstream.in_the_air += 1
         try:
-            try:
-                self._response = await self._transport.send(self._request)
-            except NETWORK_ERRORS as error:
-                raise failure_of(error) from error
-            self._on_head(self._response)
+            request, left_s = self._make(), upstream.time_left(self._call, self._what)
+            if left_s is not None:
+                self._bound = asyncio.timeout(left_s)  # by the loop: it is a socket's
+                await self._bound.__aenter__()
+            self._response = await upstream.send(self._call, request)
+            if self._bound is not None and self._what is _Bound.BEGINNING:
+                self._bound.reschedule(None)
         except BaseException as error:
             await self._leave(error)
             raise
-        if self._what is _Bound.BEGINNING:
-            self._bound.reschedule(None)
         return self._response
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._response.close()
         await self._leave(error)
 
     async def _leave(self, error: BaseException | None) -> None:
         self._upstream.in_the_air -= 1
+        if self._response is not None:
+            self._response.close()
         try:
-            await self._bound.__aexit__(type(error) if error is not None else None, error, None)
+            if self._bound is not None:
+                await self._ring(self._bound, error)
+        except AttemptFailed as late:
+            error = late
+            raise
+        finally:
+            self._count(error)
+
+    async def _ring(self, bound: asyncio.Timeout, error: BaseException | None) -> None:
+        try:
+            await bound.__aexit__(type(error) if error is not None else None, error, None)
         except TimeoutError as rung:
             raise _late() from rung
         # Ours only if our bound ran out: the transport's are translated already, the caller's pass.
-        if isinstance(error, TimeoutError) and self._bound.expired():
+        if isinstance(error, TimeoutError) and bound.expired():
             raise _late() from error
+
+    def _count(self, error: BaseException | None) -> None:
+        if isinstance(error, AttemptFailed):
+            self.outcome = str(error.failure)
+        elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
+            self.outcome = str(Failure.BROKEN)
+        observe.ATTEMPTS.inc(self.outcome)
+        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._what.value)
 
 
 def _late() -> AttemptFailed:
@@ -349,25 +369,6 @@ async def _check(response: Response) -> None:
 
 def _less_of_encoding(headers: Headers) -> Headers:
     return tuple((name, value) for name, value in headers if name not in ("content-encoding", "content-length"))
-
-
-class _Measured:
-    """Counts one attempt and times it, however it ends."""
-
-    def __init__(self, form: str) -> None:
-        self.outcome = "abandoned"
-        self._form, self._began = form, time.monotonic()
-
-    def __enter__(self) -> _Measured:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, AttemptFailed):
-            self.outcome = str(error.failure)
-        elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
-            self.outcome = str(Failure.BROKEN)
-        observe.ATTEMPTS.inc(self.outcome)
-        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._form)
 
 
 def _unsendable(message: str) -> AttemptFailed:
