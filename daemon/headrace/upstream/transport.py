@@ -105,7 +105,7 @@ class Response:
         return self
 
     async def __anext__(self) -> bytes:
-        if chunk := await self._payload.readany():
+        if not self._payload.at_eof() and (chunk := await self._payload.readany()):
             return chunk
         raise StopAsyncIteration
 
