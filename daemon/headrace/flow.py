@@ -169,7 +169,9 @@ class Flow:
         while True:
             leader, tries.made = flight.lead(), flight.attempts
             try:
-                return await self._try(leader.call, flight, lease, tries)
+                if tries.has_failed and (landing := await self._wait_again(leader.call, flight, lease, tries)):
+                    return landing
+                return await self._attempts.make(leader.call, flight, lease, number=tries.made + 1)
             except AttemptFailed as failure:
                 tries.failed(failure)
                 flight.rewind(failure.error)
@@ -180,14 +182,13 @@ class Flow:
                     tries.must_wait(no)
                 pass_on(flight, leader, no, self._clock.now())
 
-    async def _try(self, call: Call, flight: Flight, lease: Lease | None, tries: Tries) -> Landing:
-        """Make an attempt. If it is not the first, it is due later: parked in the queue, it is made by some worker."""
-        if tries.has_failed:
-            due = tries.due(call)
-            if ticket := await self._parking.park(call, tries, due):
-                return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due), due)
-            await self._clock.sleep(due - self._clock.now())
-        return await self._attempts.make(call, flight, lease, number=tries.made + 1)
+    async def _wait_again(self, call: Call, flight: Flight, lease: Lease | None, tries: Tries) -> Landing | None:
+        """Wait until the next attempt is due: parked in the queue, it is made by some worker; by None it is ours to make."""
+        due = tries.due(call)
+        if ticket := await self._parking.park(call, tries, due):
+            return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due), due)
+        await self._clock.sleep(due - self._clock.now())
+        return None
 
     async def _adopt(self, flight: Flight, ticket: str) -> Landing | None:
         """Wait for the ticket of a leader that is gone. If it fails, ask anew, unless callers here have had some of it."""
