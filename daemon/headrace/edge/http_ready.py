@@ -48,23 +48,20 @@ def response(request: web.BaseRequest, hit: Hit, budget: Pairs) -> web.StreamRes
     head, body = _kept(hit)
     own = [*varying_headers(hit), *budget]
     if _is_plain(request):
-        return _ready(head + _lines(own), body)
+        return Ready(b"%b%bDate: %b\r\n\r\n%b" % (head, _lines(own), rfc822_formatted_time().encode(), body))
     return web.Response(body=body, headers=[*constant_headers(hit), *own])
 
 
 def whole(request: web.BaseRequest, body: bytes, headers: Sequence[tuple[str, str]]) -> web.StreamResponse:
     """Return the response of an answer that has just come whole."""
     if _is_plain(request):
-        return _ready(b"HTTP/1.1 200 OK\r\n" + _lines([*headers, *_ends(body)]), body)
+        lines = _lines([*headers, *_ends(body), ("Date", rfc822_formatted_time())])
+        return Ready(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (lines, body))
     return web.Response(body=body, headers=headers)
 
 
 def _is_plain(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.keep_alive and not getattr(request.writer, "more", None)
-
-
-def _ready(head: bytes, body: bytes) -> Ready:
-    return Ready(b"%bDate: %b\r\n\r\n%b" % (head, rfc822_formatted_time().encode(), body))
 
 
 def _ends(body: bytes) -> Pairs:
