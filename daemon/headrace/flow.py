@@ -122,15 +122,15 @@ class Flow:
     async def _fly(self, flight: Flight) -> Landing:
         """Recall what another host keeps, follow the process that leads, or lead; the flight's task."""
         if flight.key.startswith("alone:"):
-            return await self._lead(flight, None, "")
+            return await self._lead(flight, None)
         fresh_ms = self._keeping.fresh_ms(flight.lead().call)
         while True:
             try:
-                outcome = await self._leases.fly(flight, fresh_ms, lambda lease, ticket: self._lead(flight, lease, ticket))
+                outcome = await self._leases.fly(flight, fresh_ms, lambda lease: self._lead(flight, lease))
             except NoLease as away:
                 if flight.is_open:
                     raise broken_off() from away
-                return await self._lead(flight, None, "")
+                return await self._lead(flight, None)
             if isinstance(outcome, Recalled):
                 if landing := self._recalled(flight.lead().call, outcome):
                     return landing
@@ -156,22 +156,22 @@ class Flow:
 
     # Schedule, upstream, settle: again and again, while that helps.
 
-    async def _lead(self, flight: Flight, lease: Lease | None, ticket: str) -> Landing:
+    async def _lead(self, flight: Flight, lease: Lease | None) -> Landing:
         """
         Ask upstream for the member that leads, until there is an answer or upstream's final word.
 
         A refusal is that member's own. Then the next one leads, with its own budget and deadline, under the same lease.
-
-        Args:
-            ticket: on which a leader before us, now gone, had parked the call; it goes on, so nobody need call again.
         """
         tries = Tries(self._policy, self._clock)
-        if ticket and (landing := await self._adopt(flight, ticket)):
+        # A leader before us, now gone, had parked the call; that goes on, so nobody need call again.
+        if lease is not None and lease.ticket and (landing := await self._adopt(flight, lease.ticket)):
             return landing
         while True:
             leader, tries.made = flight.lead(), flight.attempts
             try:
-                return await self._try(leader.call, flight, lease, tries)
+                if tries.has_failed and (landing := await self._wait_again(leader.call, flight, lease, tries)):
+                    return landing
+                return await self._attempts.make(leader.call, flight, lease, number=tries.made + 1)
             except AttemptFailed as failure:
                 tries.failed(failure)
                 flight.rewind(failure.error)
@@ -182,14 +182,13 @@ class Flow:
                     tries.must_wait(no)
                 pass_on(flight, leader, no, self._clock.now())
 
-    async def _try(self, call: Call, flight: Flight, lease: Lease | None, tries: Tries) -> Landing:
-        """Make an attempt. If it is not the first, it is due later: parked in the queue, it is made by some worker."""
-        if tries.has_failed:
-            due = tries.due(call)
-            if ticket := await self._parking.park(call, tries, due):
-                return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due), due)
-            await self._clock.sleep(due - self._clock.now())
-        return await self._attempts.make(call, flight, lease, number=tries.made + 1)
+    async def _wait_again(self, call: Call, flight: Flight, lease: Lease | None, tries: Tries) -> Landing | None:
+        """Wait until the next attempt is due: parked in the queue, it is made by some worker; by None it is ours to make."""
+        due = tries.due(call)
+        if ticket := await self._parking.park(call, tries, due):
+            return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due), due)
+        await self._clock.sleep(due - self._clock.now())
+        return None
 
     async def _adopt(self, flight: Flight, ticket: str) -> Landing | None:
         """Wait for the ticket of a leader that is gone. If it fails, ask anew, unless callers here have had some of it."""

@@ -15,7 +15,9 @@ from conftest import until
 from headrace import observe
 from headrace.clock import HandClock
 from headrace.errors import Failure
+from headrace.model import Caller, Errand
 from headrace.upstream import Upstream
+from headrace.upstream.carrying import Body
 from scripted import (
     CALL,
     EVENTS,
@@ -32,6 +34,8 @@ from scripted import (
     say_message,
     serving,
 )
+
+ERRAND = Errand(caller=Caller("a"), lane="standard", arrival=time.time(), deadline=time.time() + 600)
 
 # Upstream that breaks.
 
@@ -113,6 +117,18 @@ async def test_unknown_events() -> None:
     stream = [b": hello\r\n\r\n", *EVENTS[:2], b"event: new\ndata: <odd>\n\n", *EVENTS[2:]]
     async with asking(saying(OPEN_ENDED, *stream, b"event: late\ndata: {}\n\n")) as (upstream, _):
         assert [event.raw for event in await everything(upstream)] == stream
+
+
+async def test_tried_once() -> None:
+    """
+    Nothing below us tries again, not even what HTTP calls idempotent: the attempt is one request, and fails if upstream hangs
+    up on it.
+    """
+    errand = replace(ERRAND, method="GET", path="/v1/things")
+    async with asking(close) as (upstream, server):
+        async with contextlib.AsyncExitStack() as held:
+            await failure_of(held.enter_async_context(upstream.carry(errand, (), Body(b""))))
+        assert server.calls == 1
 
 
 async def test_unreachable() -> None:

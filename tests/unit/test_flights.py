@@ -202,7 +202,7 @@ def members(count, **options):
 
 
 def is_woken(member):
-    return member._woken.is_set()
+    return member._has_news
 
 
 def test_lead_passes_to_one():

@@ -12,6 +12,7 @@ of all that is not the body.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ import msgspec
 from headrace.cache.shapes import ordered, shape_of
 from headrace.endpoints import CHAT, MESSAGES
 from headrace.errors import InvalidCall
+from headrace.model import Headers
 
 FORMAT = 2  # change it whenever the bytes below change: old entries are then simply not found
 
@@ -45,11 +47,15 @@ def fingerprint(
         headers: the other headers that go upstream.
         essence: of the body.
     """
-    named = ((name.lower(), value) for name, value in headers)
-    counted = sorted(list(pair) for pair in named if pair[0] not in HARMLESS_HEADERS)
-    head = [FORMAT, scope, path, version, sorted(set(betas)), counted]
     # Compact JSON holds no line break, so one between the two keeps them apart.
-    return hashlib.sha256(canonical(head) + b"\n" + essence).hexdigest()
+    return hashlib.sha256(_head(scope, path, version, tuple(betas), tuple(headers)) + b"\n" + essence).hexdigest()
+
+
+@functools.lru_cache(512)
+def _head(scope: str, path: str, version: str, betas: tuple[str, ...], headers: Headers) -> bytes:
+    named = [[name.lower(), value] for name, value in headers]
+    counted = sorted([pair for pair in named if pair[0] not in HARMLESS_HEADERS])
+    return canonical([FORMAT, scope, path, version, sorted(set(betas)), counted])
 
 
 def essence(body: Mapping[str, Any], endpoint: str = MESSAGES.name, *, is_finite: bool = False) -> bytes:

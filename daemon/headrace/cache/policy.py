@@ -110,7 +110,7 @@ def no_keep_message(message: Mapping[str, Any]) -> str:
     if message.get("container"):
         return "container"
     usage = message.get("usage")
-    if isinstance(usage, Mapping) and _counts_anything(usage.get("server_tool_use")):
+    if type(usage) is dict and _counts_anything(usage.get("server_tool_use")):
         return "server-tools"
     for block in _maps(message.get("content")):
         if reason := _no_keep_said(str(block.get("type"))):
@@ -178,4 +178,4 @@ def _is_zero(value: Any) -> bool:
 
 
 def _counts_anything(usage: Any) -> bool:
-    return any(usage.values()) if isinstance(usage, Mapping) else bool(usage)
+    return any(usage.values()) if type(usage) is dict else bool(usage)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from typing import TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -11,7 +13,7 @@ from headrace.deadline import Wait
 from headrace.endpoints import MESSAGES, Endpoint
 from headrace.errors import InvalidCall
 from headrace.labels import HEADER, header_of, labels_of
-from headrace.model import CacheControl, Caller, Headers, Reply, Source
+from headrace.model import CacheControl, Caller, Headers, Labels, Reply, Source
 from headrace.v1 import messages_service_pb2, options_pb2
 
 _LANES = {
@@ -50,18 +52,37 @@ def read_ask(
         caller=caller,
         body=body,
         stream=stream,
+        wait=Wait(stated_s=timeout_s),
+        method=method,
+        path=path,
+        endpoint=endpoint,
+        credential=credential,
+        **_said(options.SerializeToString(), caller),
+    )
+
+
+class _Said(TypedDict):
+    version: str
+    betas: tuple[str, ...]
+    headers: Headers
+    lane: str
+    labels: Labels
+    cache: CacheControl
+    idempotency_key: str
+
+
+@functools.lru_cache(256)
+def _said(serialised: bytes, caller: Caller) -> _Said:
+    """Return what these options say of a call; the same few come with nearly every one."""
+    options = options_pb2.CallOptions.FromString(serialised)
+    return _Said(
         version=_value("anthropic_version", options.anthropic_version) if options.anthropic_version else "",
         betas=_betas(options),
         headers=tuple(sorted(_header(name, value) for name, value in options.anthropic_headers.items())),
         lane=_lane(options),
         labels=labels_of(options.labels.items(), caller),
-        wait=Wait(stated_s=timeout_s),
         cache=_cache_control(options.cache_control),
         idempotency_key=options.idempotency_key,
-        method=method,
-        path=path,
-        endpoint=endpoint,
-        credential=credential,
     )
 
 

@@ -1,5 +1,5 @@
 """
-A hit's response over HTTP, as bytes.
+A whole answer's response over HTTP, as bytes.
 
 What aiohttp does for each response (collecting headers, completing them, spelling them) costs as much as all the rest of a hit.
 So the lines that are the same each time the entry answers are spelled once, and kept with it.
@@ -7,7 +7,7 @@ So the lines that are the same each time the entry answers are spelled once, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -47,9 +47,25 @@ def response(request: web.BaseRequest, hit: Hit, budget: Pairs) -> web.StreamRes
     """Return the response to a hit; *budget* are the headers that show its caller's."""
     head, body = _kept(hit)
     own = [*varying_headers(hit), *budget]
-    if request.version == HttpVersion11 and request.keep_alive and not getattr(request.writer, "more", None):
+    if _is_plain(request):
         return Ready(b"%b%bDate: %b\r\n\r\n%b" % (head, _lines(own), rfc822_formatted_time().encode(), body))
     return web.Response(body=body, headers=[*constant_headers(hit), *own])
+
+
+def whole(request: web.BaseRequest, body: bytes, headers: Sequence[tuple[str, str]]) -> web.StreamResponse:
+    """Return the response of an answer that has just come whole."""
+    if _is_plain(request):
+        lines = _lines([*headers, *_ends(body), ("Date", rfc822_formatted_time())])
+        return Ready(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (lines, body))
+    return web.Response(body=body, headers=headers)
+
+
+def _is_plain(request: web.BaseRequest) -> bool:
+    return request.version == HttpVersion11 and request.keep_alive and not getattr(request.writer, "more", None)
+
+
+def _ends(body: bytes) -> Pairs:
+    return ("Content-Length", str(len(body))), ("Server", SERVER_SOFTWARE)
 
 
 def _kept(hit: Hit) -> tuple[bytes, bytes]:
@@ -59,7 +75,7 @@ def _kept(hit: Hit) -> tuple[bytes, bytes]:
     kept: tuple[bytes, bytes] | None = renditions.get(rendition)
     if kept is None:
         body = payload(hit)
-        constant = [*constant_headers(hit), ("Content-Length", str(len(body))), ("Server", SERVER_SOFTWARE)]
+        constant = [*constant_headers(hit), *_ends(body)]
         kept = renditions[rendition] = (b"HTTP/1.1 200 OK\r\n" + _lines(constant), body)
     return kept
 

@@ -229,7 +229,7 @@ class HttpServer:
         try:
             async with self._exchange.open(asked, seen=lambda call: self._hits.remember(key, call) if key else None) as reply:
                 if reply.whole is not None:
-                    return _response(reply.status, reply.whole, reply.headers)
+                    return http_ready.whole(request, reply.whole, reply.headers)
                 stream = web.StreamResponse(status=reply.status, headers=reply.headers)
                 await stream.prepare(request)
                 async for chunk in reply.chunks:

@@ -153,7 +153,8 @@ class _Object:
             return _MISFIT
         shaped, extra, known = {}, {}, self._fields
         for name, item in value.items():
-            held = known[name].codec.shape(item, depth) if name in known else _MISFIT
+            field = known.get(name)
+            held = field.codec.shape(item, depth) if field is not None else _MISFIT
             if held is _MISFIT:
                 extra[name] = item
             else:

@@ -64,7 +64,8 @@ class Member:
     call: Call
     is_live: bool
     refusal: HeadraceError | None = None
-    _woken: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    _has_news: bool = field(default=False, repr=False)
+    _waiting: asyncio.Future[None] | None = field(default=None, repr=False)  # of the one who waits, its caller
 
     @property
     def is_served(self) -> bool:
@@ -78,12 +79,16 @@ class Member:
         return self.flight.leader is self
 
     def wake(self) -> None:
-        self._woken.set()
+        self._has_news = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def changed(self) -> None:
         """Wait until there is news for this caller; news that came since the last wait is not missed."""
-        await self._woken.wait()
-        self._woken.clear()
+        if not self._has_news:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        self._has_news = False
 
     def error(self) -> HeadraceError | None:
         """Return an error of this caller's own, if it was refused or the flight landed with one."""

@@ -187,14 +187,14 @@ def _told_usage(event: Event) -> dict[str, Any]:
 
 
 def _usage(counted: Any, *, complete: bool) -> Usage:
-    if not isinstance(counted, Mapping):
+    if type(counted) is not dict:
         return Usage(known=False)
     known = complete and isinstance(counted.get("output_tokens"), int)
     by_age = counted.get("cache_creation")
     return Usage(
         **{name: _count(counted.get(name)) for name in _COUNTS},
         known=known,
-        cache_creation_1h_input_tokens=_count(by_age.get("ephemeral_1h_input_tokens")) if isinstance(by_age, Mapping) else 0,
+        cache_creation_1h_input_tokens=_count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
         tier="fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
     )
 
