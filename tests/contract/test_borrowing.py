@@ -40,6 +40,23 @@ async def test_without_a_round_trip(valkey_url):
         assert one.ledger.held() == {}
 
 
+async def test_at_once(valkey_url):
+    """What is held is granted at once, all of it or nothing, and never to who stands in a line of Redis's."""
+    async with host(valkey_url, terms=Terms(0.2, 0.0)) as one:
+        assert one.ledger.take("early", (TOKENS, BUDGET)) is None
+        await one.borrow(TOKENS, BUDGET)
+        held, gate = one.ledger.held(), Want("gate:m", "upstream", "overload", Form.GATE, 0, 1, 1, "open")
+        assert one.ledger.take("dear", (TOKENS, BUDGET.at(held[BUDGET.bucket_id] + 1))) is None
+        assert one.ledger.take("gated", (TOKENS, BUDGET, gate)) is None
+        assert one.ledger.held() == held
+        one.stands_open = {gate.bucket_id}
+        assert one.ledger.take("a", (TOKENS, BUDGET, gate)) == (790, 790, 1)
+        assert one.ledger.held() == {bucket_id: tokens - 10 for bucket_id, tokens in held.items()}
+        assert isinstance(await one.ask("late", TOKENS.at(995)), Wait)
+        assert one.ledger.take("late", (TOKENS,)) is None
+        await one.ledger.release("a", (TOKENS, BUDGET, gate))
+
+
 async def test_all_or_nothing(valkey_url):
     """A call that fits into one quantum and not into another is granted by Redis as a whole, and the quantum stays whole."""
     async with host(valkey_url, terms=Terms(0.2, 0.0)) as one:

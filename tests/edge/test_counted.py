@@ -57,7 +57,7 @@ def error(type: str) -> bytes:
 
 
 def outcomes() -> dict[str, int]:
-    return {values[0]: count for values, count in observe.COUNTS._counts.items()}
+    return {values[0]: cell.count for values, cell in observe.COUNTS._counts.items()}
 
 
 @pytest.fixture(autouse=True)

@@ -50,6 +50,22 @@ async def test_in_order():
     assert repr(house.schedule) == "<Schedule [0 waiting, 0 asking, 0 permits]>"
 
 
+async def test_at_once():
+    """What the ledger has at hand is had without asking, unless somebody waits for it here: then the order holds."""
+    house, taken = House(ONE_A_SECOND), []
+    house.ledger.take = lambda hold_id, wants: taken.append(hold_id) or ((0,) if len(taken) < 3 else None)
+    await house.go("a")
+    await house.go("b")
+    assert (house.went, house.ledger.asked) == (["a", "b"], 0)
+    for name in "cde":
+        house.go(name)
+        await house.settle_down()
+    assert house.went == ["a", "b", "c"]
+    assert taken == ["h1", "h2", "h3", "h4"]  # d was held up, so e stands behind it
+    await house.advance(2.1)
+    assert house.went == ["a", "b", "c", "d", "e"]
+
+
 async def test_only_the_front_asks():
     """Those behind the front do not trouble the ledger."""
     house = House(ONE_A_SECOND)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Any
 
 _PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on without
@@ -11,8 +10,8 @@ _PATIENCE_S = 0.5  # an answer waits so long for its settlement; it goes on with
 
 def briefly(closing: asyncio.Future[Any]) -> asyncio.Future[None]:
     """Return what is done when *closing* is, or soon."""
-    if closing.done():
-        return closing
+    if closing.done():  # well or not: nobody here is told of a failure
+        return nothing()
     # The ledger sees it through by itself, whether we are cancelled here or not; nobody's answer waits long for it.
     # asyncio.wait would do the same for three times the cost, on the way of every call.
     loop = asyncio.get_running_loop()
@@ -28,7 +27,7 @@ def briefly(closing: asyncio.Future[Any]) -> asyncio.Future[None]:
     return enough
 
 
-def nothing() -> Awaitable[None]:
+def nothing() -> asyncio.Future[None]:
     """Return what is done."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     done.set_result(None)
