@@ -163,6 +163,7 @@ class Parts:
             clock,
             crowd=self.crowd,
             max_in_flight=settings.upstream.max_in_flight,
+            carried=round(settings.upstream.max_in_flight * settings.upstream.carried_share),
             lanes=lanes(settings),
             tuner=self.tuner,
             ask=lambda call: self.upstream.ask(call),

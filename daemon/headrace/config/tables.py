@@ -70,6 +70,9 @@ class Upstream(Table, frozen=True):
     credentials: Literal["own", "caller"] = "own"
     version: Version = "2023-06-01"
     max_in_flight: Count = 512
+    carried_share: Share = 0.5
+    carried_pace: Size = 1000
+    carried_patience: Duration = 30.0
     overload_gate: Literal["on", "off"] = "on"
     proxy: Proxy = Url("")  # `load` fills it in where the environment names one for `base_url`
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -133,6 +133,11 @@ class Order(Generic[P]):
         """Who is next: of the flow that has the lowest rank, whoever has the earliest deadline."""
         first = self._ranks.first
         return None if first is None else self.best(first.flow)
+
+    def first_of(self, may: Callable[[P], bool]) -> P | None:
+        """Return who is next of the flows that may go: *may* is asked of one place of each."""
+        flows = [flow for flow in self._flows.values() if may(flow.places[0])]
+        return self.best(min(flows, key=lambda flow: flow.ranks[0]).places[0].flow) if flows else None
 
     def best(self, flow: Flow) -> P:
         """Return who is next of a flow that stands here; it has the flow's lowest rank from now on."""

@@ -14,6 +14,7 @@ from headrace.crowd import Waiting
 from headrace.endpoints import named
 from headrace.errors import AttemptFailed
 from headrace.model import UNTOLD, Call, Errand, Usage
+from headrace.rank import Flow
 from headrace.schedule.hold import Hold
 from headrace.schedule.order import Urgency
 from headrace.tuning.overload import ANSWERED, UNKNOWN, End
@@ -32,7 +33,7 @@ class Turn:
     """
 
     __slots__ = (
-        "_call", "_counted", "_has_slot", "_hold", "_is_begun", "_is_closed", "_is_sent", "_is_well", "_schedule", "_silence",
+        "_call", "_counted", "_hold", "_is_begun", "_is_closed", "_is_sent", "_is_well", "_schedule", "_silence", "_slot",
         "_told", "waited_s",
     )  # fmt: skip
 
@@ -42,7 +43,7 @@ class Turn:
         self._call = call
         self._counted = counted
         self._hold = Hold(hold_id)
-        self._has_slot = False
+        self._slot: Flow | None = None  # whose slot it has
         self._is_sent = False
         self._is_begun = False
         self._is_well = False  # and has said so
@@ -74,12 +75,13 @@ class Turn:
     async def _take_slot(self, urgency: Urgency) -> None:
         schedule = self._schedule
         try:
-            if not schedule.slots.take_free():
-                await schedule.slots.take(schedule.flow(self._call), urgency, self._call.begin_by, self._counted)
+            flow, is_carried = schedule.flow(self._call), not isinstance(self._call, Call)
+            if not schedule.slots.take_free(flow, is_carried=is_carried):
+                await schedule.slots.take(flow, urgency, self._call.begin_by, self._counted, is_carried=is_carried)
         except BaseException:
             schedule.give_up(self._hold)  # surely nothing was sent
             raise
-        self._has_slot = True
+        self._slot = flow
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._give_slot_back()
@@ -125,9 +127,9 @@ class Turn:
 
     def _give_slot_back(self) -> None:
         # Once the attempt is over, not once its settlement has arrived.
-        if self._has_slot:
-            self._has_slot = False
-            self._schedule.slots.give_back()
+        if self._slot is not None:
+            flow, self._slot = self._slot, None
+            self._schedule.slots.give_back(flow, is_carried=not isinstance(self._call, Call))
 
     def _settle(self, usage: Usage, end: End = UNKNOWN) -> Awaitable[None]:
         self._close()

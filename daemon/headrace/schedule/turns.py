@@ -51,6 +51,7 @@ from headrace.tuning.overload import ANSWERED, End
 from headrace.tuning.tuner import Tuner
 
 _MEMO = 4096
+_SPARE = 32  # of upstream's slots one in so many is not lent: an answer is there in seconds, and gives its slot back
 _GRANTED = observe.RESERVATIONS.at("granted")
 
 
@@ -71,6 +72,7 @@ class Schedule:
     Args:
         crowd: where whoever waits is counted, and refused if there are too many.
         max_in_flight: requests at upstream at once.
+        carried: how many of them may be calls that are only carried; by default half.
         lanes: the share of each lane, in millionths.
         tuner: what upstream says of itself.
         ask: asks upstream to count the input of calls; None: nobody does.
@@ -86,12 +88,14 @@ class Schedule:
         *,
         crowd: Crowd | None = None,
         max_in_flight: int = 512,
+        carried: int | None = None,
         lanes: Mapping[str, int] = LANES,
         tuner: Tuner | None = None,
         ask: Ask | None = None,
     ) -> None:
         self.crowd = crowd or Crowd()
-        self.slots = Slots(max_in_flight, clock)
+        carried = max_in_flight // 2 if carried is None else carried
+        self.slots = Slots(max_in_flight, clock, spare=max_in_flight // _SPARE, carried=carried)
         self.tuner = tuner or Tuner(link, clock)
         self._limits = limits
         self._ledger = ledger
