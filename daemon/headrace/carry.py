@@ -17,6 +17,7 @@ from headrace.clock import Clock
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
 from headrace.model import Errand, Headers, Usage
+from headrace.pace import Going, Pace, coming
 from headrace.retry.policy import RetryPolicy, Tries
 from headrace.schedule import Schedule
 from headrace.upstream.carrying import Body
@@ -34,9 +35,18 @@ class Load:
 
 
 class Carrier:
-    """Carries calls upstream and their answers back."""
+    """
+    Carries calls upstream and their answers back.
 
-    def __init__(self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy) -> None:
+    Args:
+        least: the least pace of a body in either direction, as far as it is the caller's, in bytes a second; 0 for any.
+        patience_s: how long it may fall behind that.
+    """
+
+    def __init__(
+        self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy, *, least: int, patience_s: float
+    ) -> None:
+        self._least, self._patience_s = least, patience_s
         self._clock = clock
         self._schedule = schedule
         self._upstream = upstream
@@ -50,8 +60,12 @@ class Carrier:
         """
         Yield what came back, and how many attempts it took.
 
-        Raises refusals of ours and upstream's final word; among the chunks `AttemptFailed`, if upstream breaks off.
+        Raises refusals of ours and upstream's final word; among the chunks `AttemptFailed`, if upstream breaks off. `TooSlow`
+        comes of a caller that does not send its body, or does not take in its answer; anywhere in the block, as the latter
+        waits for no chunk of ours.
         """
+        if not isinstance(load.body.content, bytes):
+            load.body.content = coming(load.body.content, self._pace())
         tries = Tries(self._policy, self._clock)
         while True:
             tries.made += 1
@@ -74,12 +88,18 @@ class Carrier:
         async with self._schedule.turn(load.errand, f"{os.urandom(8).hex()}-{number}", size=held_bytes) as turn:
             turn.sent()
             try:
-                async with self._upstream.carry(load.errand, load.headers, load.body) as carried:
+                async with (
+                    self._upstream.carry(load.errand, load.headers, load.body) as carried,
+                    Going(self._pace()) as carried.going,
+                ):
                     yield carried
             except AttemptFailed as failure:
                 await turn.fail(failure)
                 raise
             await turn.settle(Usage())
+
+    def _pace(self) -> Pace:
+        return Pace(self._least, self._patience_s)
 
     def _due(self, load: Load, failure: AttemptFailed, tries: Tries) -> float:
         """Return when the next attempt is due, or raise what the caller is told, since there is none."""

@@ -57,6 +57,12 @@ class TooLarge(Refusal):
     reason = "TOO_LARGE"
 
 
+class TooSlow(Refusal):
+    """The caller sends its body, or takes in the answer, at less than the least pace (`upstream.carried_pace`)."""
+
+    reason = "TOO_SLOW"
+
+
 class UnknownCaller(Refusal):
     """No key, or a key that is not (or no longer) ours."""
 

@@ -1,13 +1,21 @@
 """
-Pace: whether what comes or goes in pieces gets on. Pure.
+Pace: whether what comes or goes in pieces gets on.
 
 There is patience of so many seconds. Waiting uses it up, and each byte brings back the time that it may take at the least pace.
 A byte a second is no progress, then; and a pause after much has come is none of anybody's business.
+
+`coming` and `Going` hold a caller to it: while it sends its body, and while it takes in what it is given. Their clock is the
+loop's, since it is a socket's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+from headrace.errors import TooSlow
 
 
 class Pace:
@@ -36,3 +44,60 @@ class Pace:
         """So many bytes have come or gone after so long."""
         if self._least:
             self._left_s = min(self._patience_s, self.left(size) - waited_s)
+
+
+async def coming(chunks: AsyncIterator[bytes], pace: Pace) -> AsyncIterator[bytes]:
+    """Yield what comes; raises `TooSlow` when its sender falls too far behind."""
+    now = asyncio.get_running_loop().time
+    while True:
+        began = now()
+        bound = asyncio.timeout(_finite(pace.left()))
+        try:
+            async with bound:
+                chunk = await anext(chunks, None)
+        except TimeoutError as error:
+            if bound.expired():
+                raise TooSlow("the body comes at less than the least pace") from error
+            raise
+        if chunk is None:
+            return
+        pace.moved(len(chunk), now() - began)
+        yield chunk
+
+
+class Going:
+    """
+    A block in which somebody takes in what `passing` yields: `TooSlow` breaks it off wherever it is when the taker falls too
+    far behind. Time counts while the taker has a piece, and not while the next one is waited for.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._bound = asyncio.timeout(None)
+
+    def __repr__(self) -> str:
+        return f"<Going {self._pace!r}>"
+
+    async def __aenter__(self) -> Going:
+        await self._bound.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            await self._bound.__aexit__(kind, error, tb)
+        except TimeoutError as late:
+            raise TooSlow("the answer is taken in at less than the least pace") from late
+
+    async def passing(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield the chunks to the taker."""
+        now = asyncio.get_running_loop().time
+        async for chunk in chunks:
+            began, left_s = now(), _finite(self._pace.left(len(chunk)))
+            self._bound.reschedule(None if left_s is None else began + left_s)
+            yield chunk
+            self._bound.reschedule(None)
+            self._pace.moved(len(chunk), now() - began)
+
+
+def _finite(seconds: float) -> float | None:
+    return None if seconds == math.inf else max(0.0, seconds)

@@ -231,7 +231,14 @@ class Parts:
             max_age_s=settings.retry.max_age,
             lanes=lanes(settings),
         )
-        self.carrier = Carrier(clock, self.schedule, self.upstream, policy)
+        self.carrier = Carrier(
+            clock,
+            self.schedule,
+            self.upstream,
+            policy,
+            least=settings.upstream.carried_pace,
+            patience_s=settings.upstream.carried_patience,
+        )
         self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
         self.exchange = Exchange(
             clock,

@@ -94,7 +94,7 @@ async def test_kept_calls_go_on(valkey_url, tmp_path, by, way):
 @pytest.mark.parametrize("by", ["http", "grpc"])
 async def test_unread_ends(valkey_url, tmp_path, by):
     """A download that its caller does not read ends after the patience, at upstream too; the slot is free."""
-    async with house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="1s") as at:
+    async with house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="400ms") as at:
         async with at.begun(by, "GET", "/v1/files/f/content", 0):
             await until(lambda: at.slots.in_use == 1)
             await until(lambda: at.slots.in_use == 0)
@@ -119,7 +119,7 @@ async def test_read_slowly(valkey_url, tmp_path):
 async def test_trickle_http(valkey_url, tmp_path):
     """An upload of a byte now and then is told 408 after the patience, and upstream is hung up on."""
     async with (
-        house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="1s") as at,
+        house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="400ms") as at,
         at.begun("http", "POST", "/v1/files", 50_000_000) as (reader, writer),
     ):
         reading = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
@@ -138,7 +138,7 @@ async def test_trickle_http(valkey_url, tmp_path):
 async def test_trickle_grpc(valkey_url, tmp_path):
     """The same by the other door."""
     async with (
-        house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="1s") as at,
+        house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="400ms") as at,
         at.begun("grpc", "POST", "/v1/files", 50_000_000) as asked,
     ):
         reading = asyncio.ensure_future(asked.read())
@@ -153,7 +153,7 @@ async def test_counted(valkey_url, tmp_path):
     """What was too slow is counted as that."""
     before = observe.ERRORS.at("http", "TOO_SLOW").count
     async with (
-        house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="500ms") as at,
+        house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="400ms") as at,
         at.begun("http", "POST", "/v1/files", 50_000_000) as (reader, _),
     ):
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)

@@ -19,7 +19,7 @@ from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id, whole_body
 from headrace.edge.grpc_calls import Who, guarded, parse
 from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
-from headrace.errors import HeadraceError, InvalidCall
+from headrace.errors import HeadraceError, InvalidCall, TooSlow
 from headrace.heads import readable
 from headrace.model import Call
 from headrace.v1 import api_service_pb2
@@ -60,8 +60,8 @@ class ApiServicer:
         try:
             return await self._answer(raw, head, parts, context, writer)
         except HeadraceError as error:
-            if writer.has_begun and not writer.has_events:
-                raise  # the status is gone: the RPC itself has to fail
+            if writer.has_begun and (isinstance(error, TooSlow) or not writer.has_events):
+                raise  # the status is gone: the RPC itself has to fail, and so where nobody would read a last event
             self._exchange.outcomes.refused("grpc", error)
             await self._exchange.delay_late_word(error)  # every client of gRPC's has a clock
             if writer.has_begun:

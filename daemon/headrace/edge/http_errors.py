@@ -28,6 +28,7 @@ class Row:
 _TABLE: dict[type[HeadraceError], Row] = {
     errors.InvalidCall: Row(400, "invalid_request_error", False),
     errors.TooLarge: Row(413, "request_too_large", False),
+    errors.TooSlow: Row(408, "timeout_error", False),
     errors.UnknownCaller: Row(401, "authentication_error", False),
     errors.NotAllowed: Row(403, "permission_error", False),
     errors.BudgetExhausted: Row(429, "rate_limit_error", True),

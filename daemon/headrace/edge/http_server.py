@@ -34,7 +34,7 @@ from headrace.edge.http_refusals import Refusals, RefusalStats
 from headrace.edge.origins import Origins
 from headrace.edge.waits import has_own_clock
 from headrace.endpoints import MESSAGES
-from headrace.errors import HeadraceError, InvalidCall, StartupError, UnknownCaller
+from headrace.errors import HeadraceError, InvalidCall, StartupError, TooSlow, UnknownCaller
 from headrace.heads import HeadWriter
 from headrace.model import Caller
 
@@ -238,7 +238,7 @@ class HttpServer:
             if stream is None:
                 raise
             # The status is long gone.
-            if not is_events((name.lower(), value) for name, value in stream.headers.items()):
+            if isinstance(error, TooSlow) or not is_events((name.lower(), value) for name, value in stream.headers.items()):
                 return _cut(request, stream)
             # The error is the stream's last event, as upstream itself would have it.
             await stream.write(http_errors.error_event(error, new_id()))

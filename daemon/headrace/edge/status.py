@@ -60,6 +60,7 @@ _AWAY = Row(StatusCode.UNAVAILABLE, helps=True)
 _TABLE: dict[type[HeadraceError], Row] = {
     errors.InvalidCall: _INVALID,
     errors.TooLarge: _INVALID,
+    errors.TooSlow: Row(StatusCode.DEADLINE_EXCEEDED),
     errors.UnknownCaller: Row(StatusCode.UNAUTHENTICATED),
     errors.NotAllowed: Row(StatusCode.PERMISSION_DENIED),
     errors.BudgetExhausted: _EXHAUSTED,  # without a time it never fits: no RetryInfo

@@ -29,6 +29,7 @@ from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
 from headrace.heads import is_sendable, readable
 from headrace.model import Answer, Call, Errand, Form, Headers
+from headrace.pace import Going
 from headrace.upstream.carrying import Body, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
@@ -335,8 +336,10 @@ class Carried:
     """
     An answer that is carried, up to its body. An error is read whole and raised, all else goes by.
 
-    `status` is under 400; `headers` are those of the caller's hop.
+    `status` is under 400; `headers` are those of the caller's hop; `going` is what holds its taker to a pace, if anything does.
     """
+
+    going: Going | None = None
 
     def __init__(self, response: Response, gap_s: float) -> None:
         self.status: int = response.status
@@ -355,7 +358,8 @@ class Carried:
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it is on the wire."""
-        return incoming(self._response, self._gap_s, self.request_id)
+        chunks = incoming(self._response, self._gap_s, self.request_id)
+        return chunks if self.going is None else self.going.passing(chunks)
 
     async def read(self) -> bytes:
         """Return the whole body, decoded; raises `AttemptFailed`."""
