@@ -17,6 +17,8 @@ from types import TracebackType
 
 from headrace.errors import TooSlow
 
+_PIECE_BYTES = 65_536  # of a larger one nobody would know for long whether it gets on
+
 
 class Pace:
     """
@@ -92,11 +94,13 @@ class Going:
         """Yield the chunks to the taker."""
         now = asyncio.get_running_loop().time
         async for chunk in chunks:
-            began, left_s = now(), _finite(self._pace.left(len(chunk)))
-            self._bound.reschedule(None if left_s is None else began + left_s)
-            yield chunk
-            self._bound.reschedule(None)
-            self._pace.moved(len(chunk), now() - began)
+            for begin in range(0, len(chunk), _PIECE_BYTES):
+                piece = chunk[begin : begin + _PIECE_BYTES] if len(chunk) > _PIECE_BYTES else chunk
+                began, left_s = now(), _finite(self._pace.left(len(piece)))
+                self._bound.reschedule(None if left_s is None else began + left_s)
+                yield piece
+                self._bound.reschedule(None)
+                self._pace.moved(len(piece), now() - began)
 
 
 def _finite(seconds: float) -> float | None:

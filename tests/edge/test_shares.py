@@ -94,7 +94,7 @@ async def test_kept_calls_go_on(valkey_url, tmp_path, by, way):
 @pytest.mark.parametrize("by", ["http", "grpc"])
 async def test_unread_ends(valkey_url, tmp_path, by):
     """A download that its caller does not read ends after the patience, at upstream too; the slot is free."""
-    async with house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="400ms") as at:
+    async with house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="400ms", UPSTREAM__CARRIED_PACE="1MB") as at:
         async with at.begun(by, "GET", "/v1/files/f/content", 0):
             await until(lambda: at.slots.in_use == 1)
             await until(lambda: at.slots.in_use == 0)
