@@ -10,9 +10,8 @@ Who counts: a body that is being read, a follower of a flight, a call that waits
 and a call that is parked while its RPC waits. Each holds memory that no other bound holds. A call that is answered from the
 cache, or that upstream is answering, does not count: `upstream.max_in_flight` bounds the latter.
 
-The bounds are `schedule.max_waiting` and `schedule.max_waiting_bytes`. Whoever comes when they are reached is refused; whoever
-waits already is not. But a caller that has less than its share of what may wait (an equal part for each caller that waits)
-finds a tenth more: one that fills the crowd keeps no other out.
+The bounds are `schedule.max_waiting` and `schedule.max_waiting_bytes`, and of each a caller has its share (share.py). Whoever
+comes when there is no room for it is refused; whoever waits already is not.
 """
 
 from __future__ import annotations
@@ -22,24 +21,16 @@ from typing import Literal, get_args
 
 from headrace import observe
 from headrace.errors import QueueFull
+from headrace.share import Share
 
 Kind = Literal["reading", "following", "turn", "slot", "parked"]
 
-_EXTRA = 10  # one part in so many, for those who have less than their share
 _RETRY_AFTER_S = 1.0  # a guess: nobody knows when somebody leaves
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Part:
     """How many wait for one and the same thing, and the bytes of their bodies."""
-
-    calls: int = 0
-    bytes: int = 0
-
-
-@dataclass(slots=True)
-class _Own:
-    """What waits of one caller."""
 
     calls: int = 0
     bytes: int = 0
@@ -47,11 +38,11 @@ class _Own:
 
 @dataclass(frozen=True, slots=True)
 class CrowdStats:
-    """All that wait, and their shares by what they wait for; and of how many callers they are."""
+    """All that wait, and their parts by what they wait for; and of how many callers they are."""
 
     calls: int
     bytes: int
-    by_kind: dict[Kind, Share]
+    by_kind: dict[Kind, Part]
     callers: int = 0
 
 
@@ -64,24 +55,22 @@ class Crowd:
     """
 
     def __init__(self, max_calls: int = 10_000, max_bytes: int = 512_000_000) -> None:
-        self._max_calls, self._max_bytes = max_calls, max_bytes
+        self._all_calls, self._all_bytes = Share(max_calls), Share(max_bytes)
         self._calls = dict.fromkeys(get_args(Kind), 0)
         self._bytes = dict.fromkeys(get_args(Kind), 0)
-        self._all_calls = self._all_bytes = 0
-        self._callers: dict[str, _Own] = {}
 
     def __repr__(self) -> str:
-        return f"<Crowd [{self._all_calls} calls of {self._all_bytes} bytes]>"
+        return f"<Crowd [{self._all_calls.taken} calls of {self._all_bytes.taken} bytes]>"
 
     def stats(self) -> CrowdStats:
         """Return who waits now."""
-        by_kind = {kind: Share(calls, self._bytes[kind]) for kind, calls in self._calls.items()}
-        return CrowdStats(self._all_calls, self._all_bytes, by_kind, len(self._callers))
+        by_kind = {kind: Part(calls, self._bytes[kind]) for kind, calls in self._calls.items()}
+        return CrowdStats(self._all_calls.taken, self._all_bytes.taken, by_kind, self._all_calls.stats().callers)
 
     def measure(self) -> None:
         """Let the gauges of waiting calls and bytes read from here."""
-        observe.WAITING.read = lambda: self._all_calls
-        observe.WAITING_BYTES.read = lambda: self._all_bytes
+        observe.WAITING.read = lambda: self._all_calls.taken
+        observe.WAITING_BYTES.read = lambda: self._all_bytes.taken
 
     def waiting(self, kind: Kind, *, calls: int = 1, size: int = 0, caller: str = "") -> Waiting:
         """
@@ -93,38 +82,21 @@ class Crowd:
 
     def take(self, kind: Kind, calls: int, size: int, caller: str) -> None:
         """Count so much more, or raise `QueueFull`; for `Waiting`."""
-        if not self._has_room(calls, size, caller):
+        if not (self._all_calls.has_room(caller, calls) and self._all_bytes.has_room(caller, size)):
+            waiting, waiting_bytes = self._all_calls.taken, self._all_bytes.taken
             raise QueueFull(
-                f"{self._all_calls} calls of {self._all_bytes} bytes wait already",
+                f"{waiting} calls of {waiting_bytes} bytes wait already",
                 retry_after_s=_RETRY_AFTER_S,
-                metadata={"waiting": str(self._all_calls), "waiting_bytes": str(self._all_bytes)},
+                metadata={"waiting": str(waiting), "waiting_bytes": str(waiting_bytes)},
             )
         self.count(kind, calls, size, caller)
 
-    def _has_room(self, calls: int, size: int, caller: str) -> bool:
-        if self._all_calls + calls <= self._max_calls and self._all_bytes + size <= self._max_bytes:
-            return True
-        own, callers = self._callers.get(caller, _Own()), len(self._callers) + (caller not in self._callers)
-        return (
-            (own.calls + calls) * callers <= self._max_calls
-            and (own.bytes + size) * callers <= self._max_bytes
-            and self._all_calls + calls <= self._max_calls + self._max_calls // _EXTRA
-            and self._all_bytes + size <= self._max_bytes + self._max_bytes // _EXTRA
-        )
-
     def count(self, kind: Kind, calls: int, size: int, caller: str) -> None:
         """Count so much more, or less, whatever the bounds; for `Waiting`."""
-        own = self._callers.get(caller)
-        if own is None:
-            own = self._callers[caller] = _Own()
-        own.calls += calls
-        own.bytes += size
-        if not own.calls and not own.bytes:
-            del self._callers[caller]
         self._calls[kind] += calls
         self._bytes[kind] += size
-        self._all_calls += calls
-        self._all_bytes += size
+        self._all_calls.take(caller, calls)
+        self._all_bytes.take(caller, size)
 
 
 class Waiting:

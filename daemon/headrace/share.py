@@ -65,6 +65,8 @@ class Share:
 
     def has_room(self, caller: str, more: int = 1, weight: int = 1) -> bool:
         """Whether a caller may take so much more."""
+        if not more:
+            return True
         left = self.most - self._taken - more
         if left >= self._spare:
             return True
@@ -79,6 +81,8 @@ class Share:
 
     def take(self, caller: str, more: int = 1, weight: int = 1) -> None:
         """Take so much more, or less, whatever there is room for."""
+        if not more:
+            return
         own = self._owns.get(caller)
         if own is None:
             own = self._owns[caller] = _Own(weight)

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import until
 from doors import BODY, open_door, say
-from headrace.crowd import Crowd, Share
+from headrace.crowd import Crowd, Part
 
 LARGE = json.dumps({**BODY, "messages": [{"role": "user", "content": "x" * 300_000}]}).encode()
 
@@ -31,7 +31,7 @@ async def begun(door, raw: bytes):
         yield reader, writer
 
 
-def reading(one) -> Share:
+def reading(one) -> Part:
     return one.parts.crowd.stats().by_kind["reading"]
 
 
@@ -47,7 +47,7 @@ async def test_counts_what_came(valkey_url, tmp_path):
     """Of a body that comes slowly that counts which has arrived; when all is here, none does."""
     async with open_door(valkey_url, tmp_path) as (door, _, one):
         async with begun(door, head(len(LARGE)) + LARGE[:100_000]) as (reader, writer):
-            await until(lambda: reading(one) == Share(1, 100_000))
+            await until(lambda: reading(one) == Part(1, 100_000))
             writer.write(LARGE[100_000:])
             assert await status_of(reader) == 200
         await until(lambda: nobody(one))
@@ -81,7 +81,7 @@ async def test_too_many_bytes(valkey_url, tmp_path, form):
             assert came.split()[1] == b"429"
             assert b"retry-after: 1" in came.lower()
             assert b"rate_limit_error" in came
-            await until(lambda: reading(one) == Share(1, 290_000))
+            await until(lambda: reading(one) == Part(1, 290_000))
             writer.write(LARGE[290_000:])
             assert await status_of(reader) == 200
         assert server.calls == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace import observe
-from headrace.crowd import Crowd, Share
+from headrace.crowd import Crowd, Part
 from headrace.errors import QueueFull
 
 
@@ -17,9 +19,9 @@ def test_counts():
     with crowd.waiting("turn", size=10), crowd.waiting("following", calls=3, size=5):
         stats = crowd.stats()
         assert (stats.calls, stats.bytes) == (4, 15)
-        assert (stats.by_kind["turn"], stats.by_kind["following"]) == (Share(1, 10), Share(3, 5))
+        assert (stats.by_kind["turn"], stats.by_kind["following"]) == (Part(1, 10), Part(3, 5))
         assert repr(crowd) == "<Crowd [4 calls of 15 bytes]>"
-    assert set(crowd.stats().by_kind.values()) == {Share()}
+    assert set(crowd.stats().by_kind.values()) == {Part()}
 
 
 def test_too_many_calls():
@@ -39,37 +41,49 @@ def test_too_many_bytes():
     """So is one whose bytes would be too many."""
     crowd = Crowd(max_bytes=100)
     with crowd.waiting("turn", size=60):
-        with pytest.raises(QueueFull), crowd.waiting("turn", size=41):
+        with pytest.raises(QueueFull), crowd.waiting("turn", size=31):
             pass
-        with crowd.waiting("turn", size=40):
-            assert crowd.stats().bytes == 100
+        with crowd.waiting("turn", size=30):
+            assert crowd.stats().bytes == 90
 
 
 def test_of_each_caller():
-    """One caller that fills the crowd keeps out itself, and no other with less than its share, up to a tenth more."""
+    """One caller that fills the crowd keeps out itself, and others find the last tenth; all of it never passes the bound."""
     crowd = Crowd(max_calls=100, max_bytes=1000)
-    flood = [crowd.waiting("turn", caller="flood") for _ in range(101)]
-    for place in flood[:100]:
+    flood = [crowd.waiting("turn", caller="flood") for _ in range(91)]
+    for place in flood[:90]:
         place.take()
     with pytest.raises(QueueFull):
-        flood[100].take()
+        flood[90].take()
     others = [crowd.waiting("turn", size=10, caller=f"c{number}") for number in range(11)]
     for place in others[:10]:
         place.take()
     with pytest.raises(QueueFull):
         others[10].take()
-    with pytest.raises(QueueFull):
-        crowd.waiting("turn", size=900, caller="large").take()
-    assert crowd.stats().callers == 11
+    assert (crowd.stats().callers, crowd.stats().calls) == (11, 100)
     for place in [*flood, *others]:
         place.release()
     assert crowd.stats() == Crowd().stats()
 
 
+def test_forty_wait():
+    """One caller's forty calls that wait refuse no other's."""
+    crowd = Crowd(max_calls=40)
+    flood = [crowd.waiting("turn", caller="flood") for _ in range(40)]
+    taken = 0
+    for place in flood:
+        with contextlib.suppress(QueueFull):
+            taken += place.take()
+    assert taken == 36
+    for caller in ("one", "two", "two", "three"):  # the last is for who has nothing
+        crowd.waiting("turn", caller=caller).take()
+    assert crowd.stats().calls == 40
+
+
 def test_bytes_of_each_caller():
     """The same goes for bytes."""
     crowd = Crowd(max_bytes=1000)
-    with crowd.waiting("turn", size=1000, caller="flood"):
+    with crowd.waiting("turn", size=900, caller="flood"):
         for size, caller in ((10, "flood"), (101, "small")):
             with pytest.raises(QueueFull):
                 crowd.waiting("turn", size=size, caller=caller).take()
@@ -82,7 +96,7 @@ def test_body_in_pieces():
     with crowd.waiting("reading") as place:
         place.add(60)
         with pytest.raises(QueueFull):
-            place.add(60)
+            place.add(31)
         assert crowd.stats().bytes == 60
     assert crowd.stats() == Crowd().stats()
 
@@ -102,7 +116,7 @@ def test_becomes():
     crowd = Crowd(max_calls=1)
     with crowd.waiting("turn", size=5) as place:
         place.become("slot")
-        assert (crowd.stats().by_kind["turn"], crowd.stats().by_kind["slot"]) == (Share(), Share(1, 5))
+        assert (crowd.stats().by_kind["turn"], crowd.stats().by_kind["slot"]) == (Part(), Part(1, 5))
     place.become("parked")
     assert crowd.stats() == Crowd().stats()
 

@@ -197,7 +197,7 @@ async def test_gauges():
 
 async def test_ten_thousand_slots():
     """Ten thousand that wait for a slot and leave again leave nothing in the line."""
-    house = await busy(hold_s=10_000)
+    house = await busy(hold_s=10_000, crowd=Crowd(12_000))
     crowd = [house.go("c", within=5000) for _ in range(9_999)]
     await house.settle_down()
     assert house.schedule.stats().slots.waiting == 9_999

@@ -21,13 +21,13 @@ def is_unpacked(request: web.BaseRequest) -> bool:
     return request.headers.get("content-encoding", "").lower() in _UNPACKED
 
 
-async def read(request: web.BaseRequest, crowd: Crowd, *, most_bytes: int) -> bytes:
+async def read(request: web.BaseRequest, crowd: Crowd, caller: str, *, most_bytes: int) -> bytes:
     """Return a request's body; raises `TooLarge`, `InvalidCall` if it breaks off, `QueueFull` if too much waits already."""
     content = request.content
     if content.is_eof() and content.exception() is None:
         return content.read_nowait()  # all of it has come with the head, as most bodies do
     try:
-        return await (_read(request) if _is_small(request) else _read_counted(request, crowd))
+        return await (_read(request) if _is_small(request) else _read_counted(request, crowd, caller))
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge(f"the body is over {most_bytes:,} bytes, the most that upstream takes") from error
     except web.RequestPayloadError as error:
@@ -44,10 +44,10 @@ async def _read(request: web.BaseRequest) -> bytes:
     return await request.content.read()
 
 
-async def _read_counted(request: web.BaseRequest, crowd: Crowd) -> bytes:
+async def _read_counted(request: web.BaseRequest, crowd: Crowd, caller: str) -> bytes:
     # Joined once: the library's own way copies what has come several times over, and holds up the loop by that.
     chunks, size = [], 0
-    with crowd.waiting("reading") as place:
+    with crowd.waiting("reading", caller=caller) as place:
         while chunk := await request.content.readany():
             place.add(len(chunk))
             chunks.append(chunk)

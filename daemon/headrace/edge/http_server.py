@@ -192,9 +192,9 @@ class HttpServer:
             check_size(endpoint, request.content_length)
             _invite(request)
             if not endpoint.is_kept:
-                body, length = await _pass(request, self._crowd)
+                body, length = await _pass(request, self._crowd, caller.name)
                 return await self._answer(request, _asked(request, target, caller, own_key, body, length))
-            body = await _read(request, self._crowd)
+            body = await _read(request, self._crowd, caller.name)
             key = b""
             if "idempotency-key" not in headers:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
@@ -283,17 +283,17 @@ def _asked(
     return Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
 
 
-async def _pass(request: web.BaseRequest, crowd: Crowd) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+async def _pass(request: web.BaseRequest, crowd: Crowd, caller: str) -> tuple[bytes | AsyncIterator[bytes], int | None]:
     if not request.body_exists:
         return b"", 0
     length = request.content_length
     if length is not None and length <= _WHOLE:
-        return await _read(request, crowd), length
+        return await _read(request, crowd, caller), length
     return _chunks(request), None if http_bodies.is_unpacked(request) else length
 
 
-async def _read(request: web.BaseRequest, crowd: Crowd) -> bytes:
-    return await http_bodies.read(request, crowd, most_bytes=MESSAGES.max_body or 0)
+async def _read(request: web.BaseRequest, crowd: Crowd, caller: str) -> bytes:
+    return await http_bodies.read(request, crowd, caller, most_bytes=MESSAGES.max_body or 0)
 
 
 async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
