@@ -39,14 +39,14 @@ class Carrier:
     Carries calls upstream and their answers back.
 
     Args:
-        least: the least pace of a body in either direction, as far as it is the caller's, in bytes a second; 0 for any.
-        patience_s: how long it may fall behind that.
+        pace: the least pace of a body in either direction, as far as it is the caller's, in bytes a second (0 for any), and how
+            long it may fall behind that (s).
     """
 
     def __init__(
-        self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy, *, least: int, patience_s: float
+        self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy, pace: tuple[int, float]
     ) -> None:
-        self._least, self._patience_s = least, patience_s
+        self._pace = pace
         self._clock = clock
         self._schedule = schedule
         self._upstream = upstream
@@ -65,7 +65,7 @@ class Carrier:
         waits for no chunk of ours.
         """
         if not isinstance(load.body.content, bytes):
-            load.body.content = coming(load.body.content, self._pace())
+            load.body.content = coming(load.body.content, Pace(*self._pace))
         tries = Tries(self._policy, self._clock)
         while True:
             tries.made += 1
@@ -90,16 +90,13 @@ class Carrier:
             try:
                 async with (
                     self._upstream.carry(load.errand, load.headers, load.body) as carried,
-                    Going(self._pace()) as carried.going,
+                    Going(Pace(*self._pace)) as carried.going,
                 ):
                     yield carried
             except AttemptFailed as failure:
                 await turn.fail(failure)
                 raise
             await turn.settle(Usage())
-
-    def _pace(self) -> Pace:
-        return Pace(self._least, self._patience_s)
 
     def _due(self, load: Load, failure: AttemptFailed, tries: Tries) -> float:
         """Return when the next attempt is due, or raise what the caller is told, since there is none."""

@@ -222,28 +222,27 @@ class Pursuits:
         Returns when it is in hand: the job that rang has done its work, and its place in the queue's worker is free. From here
         on the order is that of the schedule, and not that of the queue.
         """
-        if not await self._hands.take(lambda: self._tickets.asked(ticket_id)):
+        hand = await self._hands.take(lambda: self._tickets.asked(ticket_id))
+        if hand is None:
             return
         try:
             ticket = await self._tickets.start(ticket_id, attempt)
             if ticket is None or ticket.call is None:
-                self._hands.give_back()
+                self._hands.give_back(hand)
                 return
         except BaseException:
-            self._hands.give_back()
+            self._hands.give_back(hand)
             raise
         is_pursuit = ticket.is_submitted and attempt == 1
         work = self._pursue(ticket.call) if is_pursuit else self._attempt(ticket, ticket.call, attempt)
         task = self._background.start(work, "ticket")
         self._running.add(task)
-        task.add_done_callback(self._running.discard if is_pursuit else self._let_go)
+        task.add_done_callback(self._running.discard)
         if is_pursuit:
             # It waits for its own retries, which need hands: holding one, a crowd of submitted calls would wait for ever.
-            self._hands.give_back()
-
-    def _let_go(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._hands.give_back()
+            self._hands.give_back(hand)
+        else:
+            task.add_done_callback(lambda _: self._hands.give_back(hand))
 
     async def _pursue(self, call: Call) -> None:
         """Go with a submitted call along the whole line."""

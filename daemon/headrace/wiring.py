@@ -231,14 +231,8 @@ class Parts:
             max_age_s=settings.retry.max_age,
             lanes=lanes(settings),
         )
-        self.carrier = Carrier(
-            clock,
-            self.schedule,
-            self.upstream,
-            policy,
-            least=settings.upstream.carried_pace,
-            patience_s=settings.upstream.carried_patience,
-        )
+        pace = settings.upstream.carried_pace, settings.upstream.carried_patience
+        self.carrier = Carrier(clock, self.schedule, self.upstream, policy, pace)
         self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
         self.exchange = Exchange(
             clock,

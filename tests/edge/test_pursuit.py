@@ -11,6 +11,7 @@ import pytest
 
 from conftest import until
 from flow_parts import Daemon, asking, in_turn, overloaded, running, say
+from headrace.pursuit import PursuitStats
 from headrace.retry.ticket import State
 from scripted import Line
 
@@ -79,6 +80,26 @@ async def test_hands_in_fair_order(valkey_url: str, tmp_path: Path) -> None:
         assert {ticket.state for ticket in ended} == {State.SUCCEEDED}
     assert order.index("bob") <= 5
     assert len(order) == 16
+
+
+async def test_hands_by_shares(valkey_url: str, tmp_path: Path) -> None:
+    """Tickets of one caller that are long in hand leave some hands to another's, which are done meanwhile."""
+    go = asyncio.Event()
+
+    async def note(line: Line) -> None:
+        if json.loads(line.body)["who"] == "ann":
+            await go.wait()
+        await say(line)
+
+    async with running(valkey_url, tmp_path, note, RETRY__MAX_RUNNING="20") as (one, _):
+        parked = [await park(one, "ann", n) for n in range(30)]
+        await until(lambda: one.parts.pursuits.stats() == PursuitStats(running=18, waiting=12))
+        mine = [await park(one, "bob", n) for n in range(4)]
+        for ticket in mine:
+            assert (await asyncio.wait_for(one.parts.tickets.wait(ticket), 20)).state is State.SUCCEEDED
+        go.set()
+        ended = [await asyncio.wait_for(one.parts.tickets.wait(ticket), 20) for ticket in parked]
+        assert {ticket.state for ticket in ended} == {State.SUCCEEDED}
 
 
 async def park(one: Daemon, caller: str, n: int) -> str:
