@@ -34,6 +34,7 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
 | headrace:tickets:<caller> | zset | a caller's tickets by creation (us) | with the ticket |
 | headrace:live:<caller> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
+| headrace:live-bytes:<caller> | hash | the bytes of their bodies, one by one and as `sum` | with them |
 | headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
 | headrace:overrides | hash | "limit:<name>" or "caller:<name>" -> its end (us), and JSON | one by one, at their ends |
@@ -124,6 +125,10 @@ def tickets_of(caller: str) -> str:
 
 def live_tickets_of(caller: str) -> str:
     return f"headrace:live:{caller}"
+
+
+def live_bytes_of(caller: str) -> str:
+    return f"headrace:live-bytes:{caller}"
 
 
 def usage(kind: str, bucket: str) -> str:

@@ -185,7 +185,8 @@ class Parts:
             clock, self._ask_account, lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
         self.alarms = Queue(redis_url)
-        self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
+        bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
+        self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)

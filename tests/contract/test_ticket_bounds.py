@@ -43,6 +43,34 @@ async def test_too_many(here):
     assert isinstance(await here.tickets.submit(a_call(caller=Caller("other"))), Claimed)
 
 
+async def test_too_large(here):
+    """The bodies of one caller's tickets are bounded together, until they end; one alone may be larger, and others go on."""
+    here.tickets._making._max_tickets, here.tickets._making._max_bytes = 10, 100
+    first = await here.tickets.submit(a_call(body=b"x" * 60))
+    second = await here.tickets.submit(a_call(body=b"x" * 40))
+    for refused in (here.tickets.submit(a_call(body=b"x")), here.tickets.claim(idempotent("k", body=b"x"))):
+        with pytest.raises(QueueFull) as error:
+            await refused
+        assert error.value.metadata == {"limit": "retry.max_ticket_bytes", "bytes": "100"}
+        assert error.value.retry_after_s == 1.0
+    assert isinstance(await here.tickets.submit(a_call(caller=Caller("other"), body=b"x" * 101)), Claimed)
+    await here.tickets.finish(first.ticket, error=ERROR)
+    await here.tickets.finish(first.ticket, error=ERROR)
+    third = await here.tickets.submit(a_call(body=b"x" * 60))
+    for ticket in (second, third):
+        await here.tickets.finish(ticket.ticket, answer=ANSWER)
+    assert await here.link.do("HGETALL", keys.live_bytes_of("checkout")) == [b"sum", b"0"]
+
+
+async def test_lapsed_bytes(here):
+    """What has surely ended counts no longer, though nobody said so."""
+    here.tickets._making._max_bytes = 100
+    past = (await here.tickets.submit(a_call(body=b"x" * 100))).ticket
+    await here.link.do("ZADD", keys.live_tickets_of("checkout"), 1, past)
+    await here.tickets.submit(a_call(body=b"x" * 90))
+    assert await here.link.do("HGET", keys.live_bytes_of("checkout"), "sum") == b"90"
+
+
 async def test_known_keys_pass(here):
     """A key that stands for a ticket already needs none; nor does a conflict become a refusal for being full."""
     first = await here.tickets.claim(idempotent("k"))

@@ -117,6 +117,7 @@ class Retry(Table, frozen=True):
     max_age: Duration = 570.0
     max_running: Count = 1000
     max_tickets: Count = 10_000
+    max_ticket_bytes: Size = 1_000_000_000
 
 
 class Schedule(Table, frozen=True):

@@ -5,6 +5,7 @@
 -- KEYS[3]  the caller's tickets    zset: ids by creation (us)
 -- KEYS[4]  the idempotency key     hash: fingerprint, ticket   (the ticket's own key when there is none)
 -- KEYS[5]  the caller's live ones   zset: tickets that stand for themselves and have not ended, by when they surely have (us)
+-- KEYS[6]  their bodies' bytes       hash: bytes by ticket, and their sum as 'sum'
 -- ARGV[1]  id
 -- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
 -- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
@@ -14,10 +15,12 @@
 -- ARGV[7]  listed_ms               how long a ticket stays in its caller's list
 -- ARGV[8]  max_live                how many tickets of a caller that stand for themselves may live at once
 -- ARGV[9]  live_until_us           when this one has surely ended (unix, us)
--- ARGV[10..] field, value, ...     of the ticket
+-- ARGV[10] bytes                   of its body
+-- ARGV[11] max_bytes               of the bodies of a caller's live tickets; a single one may have more
+-- ARGV[12..] field, value, ...     of the ticket
 --
 -- Returns {'created', id} | {'same', id of the first ticket} | {'conflict', ''} if the key stands for another call
---       | {'full', how many live}.
+--       | {'full', how many live} | {'heavy', how many bytes they have}.
 -- Sent twice, it changes nothing and says the same.
 
 if ARGV[2] ~= '' then
@@ -39,17 +42,28 @@ local lease_us, want_us = tonumber(ARGV[3]), tonumber(ARGV[5])
 
 -- A ticket that goes with its RPC is bounded by what waits in that RPC's process.
 if want_us == 0 then
-    redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now_us))
+    for _, ended in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now_us))) do
+        redis.call('HINCRBY', KEYS[6], 'sum', -(redis.call('HGET', KEYS[6], ended) or 0))
+        redis.call('HDEL', KEYS[6], ended)
+        redis.call('ZREM', KEYS[5], ended)
+    end
     local live = redis.call('ZCARD', KEYS[5])
     if live >= tonumber(ARGV[8]) then
         return {'full', tostring(live)}
     end
+    local bytes = redis.call('HGET', KEYS[6], 'sum') or '0'
+    if live > 0 and bytes + ARGV[10] > tonumber(ARGV[11]) then
+        return {'heavy', bytes}
+    end
     redis.call('ZADD', KEYS[5], ARGV[9], ARGV[1])
+    redis.call('HSET', KEYS[6], ARGV[1], ARGV[10])
+    redis.call('HINCRBY', KEYS[6], 'sum', ARGV[10])
     redis.call('PEXPIRE', KEYS[5], ARGV[7])
-    redis.call('HSET', KEYS[1], 'live', KEYS[5])
+    redis.call('PEXPIRE', KEYS[6], ARGV[7])
+    redis.call('HSET', KEYS[1], 'live', KEYS[5], 'live_bytes', KEYS[6])
 end
 
-redis.call('HSET', KEYS[1], unpack(ARGV, 10))
+redis.call('HSET', KEYS[1], unpack(ARGV, 12))
 redis.call('HSET', KEYS[1],
     'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
     'lease_us', string.format('%.0f', now_us + lease_us))

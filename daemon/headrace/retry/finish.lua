@@ -28,7 +28,7 @@ local HANDED_OVER_MS = 60000
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
-local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'live')
+local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'live', 'live_bytes')
 local state, wanted_us, live = t[1], tonumber(t[4]), t[6]  -- live: where it counts as a live one of its caller, if it does
 if state ~= 'QUEUED' and state ~= 'RUNNING' then
     return t[2] == ARGV[2] and 1 or 0
@@ -73,8 +73,9 @@ if succeeded and wanted_us > 0 then
     keep_ms = math.min(keep_ms, HANDED_OVER_MS)
 end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
-if live then
-    redis.call('ZREM', live, ARGV[1])
+if live and redis.call('ZREM', live, ARGV[1]) == 1 and t[7] then
+    redis.call('HINCRBY', t[7], 'sum', -(redis.call('HGET', t[7], ARGV[1]) or 0))
+    redis.call('HDEL', t[7], ARGV[1])
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 -- After a failed first, its idempotency key is free again.

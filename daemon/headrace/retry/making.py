@@ -26,14 +26,14 @@ class Making:
     Makes tickets.
 
     Args:
-        max_tickets: submitted and idempotent calls of one caller that may live at once.
+        max_tickets, max_bytes: submitted and idempotent calls of one caller that may live at once, and their bodies.
     """
 
-    def __init__(self, link: Link, clock: Clock, timing: Timing, max_tickets: int) -> None:
+    def __init__(self, link: Link, clock: Clock, timing: Timing, max_tickets: int, max_bytes: int) -> None:
         self._link = link
         self._clock = clock
         self._timing = timing
-        self._max_tickets = max_tickets
+        self._max_tickets, self._max_bytes = max_tickets, max_bytes
 
     async def create(
         self,
@@ -56,7 +56,7 @@ class Making:
             holder: who holds it from the beginning; "" if it is queued.
             is_wanted: it goes with its RPC, and lives as long as somebody waits for it.
 
-        Raises `QueueFull` if too many of its caller's tickets have not ended.
+        Raises `QueueFull` if too many of its caller's tickets have not ended, or if they are too large together.
         """
         idempotency = keys.idempotency(call.caller.name, call.idempotency_key) if call.idempotency_key else ""
         fields = encode_ticket(
@@ -71,7 +71,7 @@ class Making:
             holder=holder,
         )
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
-        names.append(keys.live_tickets_of(call.caller.name))
+        names += [keys.live_tickets_of(call.caller.name), keys.live_bytes_of(call.caller.name)]
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",
@@ -82,10 +82,12 @@ class Making:
             _LISTED_MS,
             self._max_tickets,
             _us(call.deadline + _SURELY_ENDED_S),
+            len(call.body),
+            self._max_bytes,
         ]
         outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
-        if outcome == b"full":
-            raise _too_many(int(other))
+        if outcome in (b"full", b"heavy"):
+            raise _too_many(int(other), is_heavy=outcome == b"heavy")
         if outcome != b"created":
             return Same(other.decode()) if outcome == b"same" else Conflict()
         observe.TICKETS.inc(state)
@@ -101,9 +103,11 @@ def _us(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def _too_many(live: int) -> QueueFull:
+def _too_many(live: int, *, is_heavy: bool) -> QueueFull:
+    limit, what = ("retry.max_ticket_bytes", "bytes") if is_heavy else ("retry.max_tickets", "tickets")
+    many = f"{live} bytes of" if is_heavy else str(live)
     return QueueFull(
-        f"{live} submitted or idempotent calls of this caller have not ended",
+        f"{many} submitted or idempotent calls of this caller have not ended",
         retry_after_s=1.0,
-        metadata={"limit": "retry.max_tickets", "tickets": str(live)},
+        metadata={"limit": limit, what: str(live)},
     )

@@ -41,6 +41,7 @@ _PARK = Script(__package__, "park.lua")
 _RENEW = Script(__package__, "renew.lua")
 _FINISH = Script(__package__, "finish.lua")
 
+_BOUNDS = 10_000, 1_000_000_000
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 
@@ -65,17 +66,17 @@ class Tickets:
     All tickets, as one process sees them. Run `keep` as a task.
 
     Args:
-        max_tickets: submitted and idempotent calls of one caller that may live at once.
+        bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
     """
 
     def __init__(
-        self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None, max_tickets: int = 10_000
+        self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None, bounds: tuple[int, int] = _BOUNDS
     ) -> None:
         self._link = link
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
-        self._making = Making(link, clock, self._timing, max_tickets)
+        self._making = Making(link, clock, self._timing, *bounds)
         self._held = Holds(link.inbox)
         self._looks = Looks(link, clock)
         self._waits = Waits(link, clock, self._timing)
