@@ -43,7 +43,7 @@ local lease_us, want_us = tonumber(ARGV[3]), tonumber(ARGV[5])
 -- A ticket that goes with its RPC is bounded by what waits in that RPC's process.
 if want_us == 0 then
     for _, ended in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now_us))) do
-        redis.call('HINCRBY', KEYS[6], 'sum', -(redis.call('HGET', KEYS[6], ended) or 0))
+        redis.call('HINCRBY', KEYS[6], 'sum', 0 - (redis.call('HGET', KEYS[6], ended) or 0))
         redis.call('HDEL', KEYS[6], ended)
         redis.call('ZREM', KEYS[5], ended)
     end
