@@ -140,6 +140,7 @@ COMMANDS_SAVED = Gauge("headrace_borrowed_commands_saved", "Commands that borrow
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
 SLOTS = Gauge("headrace_upstream_slots", "Requests that may be in flight at upstream at once.")
 SLOTS_IN_USE = Gauge("headrace_upstream_slots_in_use", "Requests in flight at upstream.")
+SLOTS_CARRIED = Gauge("headrace_upstream_slots_carried", "Of the requests in flight at upstream, those that are only carried.")
 SLOTS_WAITING = Gauge("headrace_upstream_slots_waiting", "Calls that have their budget and wait for a slot.")
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
 REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers and does what it is asked.")

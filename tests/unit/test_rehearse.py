@@ -20,6 +20,7 @@ from headrace.budget.quanta import Terms
 from headrace.budget.want import Form
 from headrace.errors import StartupError
 from headrace.model import Caller
+from headrace.rank import NOBODY
 from headrace.rehearse import command, picture, report, traffic
 from headrace.rehearse.findings import Findings, findings
 from headrace.rehearse.plan import Plan
@@ -99,7 +100,7 @@ def test_what_always_holds(plan, rows) -> None:
     assert sum(flow.calls for flow in found.waits) == len(rows)
     longest = max(row.deadline_s for row in rows)
     assert all(flow.wait_most_s <= longest for flow in found.waits)
-    assert all(daemon.crowd.stats().calls == 0 and daemon.take_free() for daemon in world.daemons)
+    assert all(daemon.crowd.stats().calls == 0 and daemon.take_free(NOBODY) for daemon in world.daemons)
     assert findings(plan, calls, World(plan, calls).run()) == found
 
 

@@ -12,7 +12,7 @@ from headrace.clock import HandClock
 from headrace.crowd import Crowd
 from headrace.model import Caller, Errand, Lane, Usage
 from headrace.rank import Flow
-from headrace.schedule.slots import Slots
+from headrace.schedule.slots import SPARE, Slots
 from schedule_parts import House
 
 pytestmark = pytest.mark.usefixtures("tasks")
@@ -101,7 +101,7 @@ def test_any_order(count, steps):
     """In whatever order slots are taken, waited for, left and given back: no bound is passed, and nobody waits for nothing."""
 
     async def go() -> None:
-        slots = Slots(count, HandClock(), spare=count // 32, carried=count // 2)
+        slots = Slots(count, HandClock(), spare=count // SPARE, carried=count // 2)
         held: list[tuple[Flow, bool]] = []
         waiting: list[tuple[asyncio.Task[None], Flow, bool]] = []
         crowd, number = Crowd(), 0

@@ -14,7 +14,9 @@ from headrace.crowd import Crowd
 from headrace.rank import Flow
 from headrace.rehearse.lending import Borrower
 from headrace.schedule.order import Order, Urgency
+from headrace.schedule.slots import SPARE
 from headrace.schedule.standing import Rank
+from headrace.share import Share
 
 _SPAN_US = 1e6  # each slot costs the same, as in schedule/slots.py
 
@@ -41,30 +43,41 @@ class Daemon(Generic[T]):
         self.estimator = Estimator()
         self.crowd = Crowd(max_waiting, max_waiting_bytes)
         self.borrower = borrower
-        self._slots, self._in_use = slots, 0
+        self._slots = Share(slots, slots // SPARE)
         self._standing: Order[Standing[T]] = Order()
 
     def __repr__(self) -> str:
-        return f"<Daemon [{self._in_use} of {self._slots} slots, {len(self._standing)} standing]>"
+        return f"<Daemon [{self._slots.taken} of {self._slots.most} slots, {len(self._standing)} standing]>"
 
-    def take_free(self) -> bool:
-        """Take a slot if one is free."""
-        if self._in_use >= self._slots:
+    def take_free(self, flow: Flow) -> bool:
+        """Take a slot for a call if there is one for it."""
+        if not self._has_room(flow):
             return False
-        self._in_use += 1
+        self._slots.take(flow.caller, 1, _weight(flow))
         return True
+
+    def _has_room(self, flow: Flow) -> bool:
+        return self._slots.has_room(flow.caller, 1, _weight(flow))
 
     def stand(self, place: Standing[T]) -> None:
         """Let a call wait for a slot."""
         self._standing.rank(place, _SPAN_US)
         self._standing.add(place)
 
-    def give_back(self) -> T | None:
-        """Give a slot back; return who has it at once, if somebody waits for one."""
-        place = self._standing.first
+    def give_back(self, flow: Flow) -> None:
+        """Give a call's slot back."""
+        self._slots.give_back(flow.caller)
+
+    def next(self) -> T | None:
+        """Take a slot for whoever is next of those that may have one, and return who that is."""
+        place = self._standing.first_of(lambda place: self._has_room(place.flow))
         if place is None:
-            self._in_use -= 1
             return None
         self._standing.remove(place)
         self._standing.serve(place)
+        self._slots.take(place.flow.caller, 1, _weight(place.flow))
         return place.what
+
+
+def _weight(flow: Flow) -> int:
+    return flow.share * flow.weight

@@ -22,6 +22,7 @@ from headrace.budget.measure import Measure
 from headrace.budget.want import Want
 from headrace.errors import QueueFull
 from headrace.model import Usage
+from headrace.rank import Flow
 from headrace.rehearse.daemons import Daemon, Standing
 from headrace.rehearse.lending import Borrower
 from headrace.rehearse.lines import Line, Lines, Place
@@ -294,7 +295,7 @@ class World:
             self._moved(line, want.cost)
         running = Running(waiting, place, self._shadowed(waiting) if waiting.shadows else ())
         daemon = self.daemons[waiting.daemon]
-        if daemon.take_free():
+        if daemon.take_free(place.flow):
             self._begin(running)
         elif self._counts(waiting):
             latest_us = waiting.rank[0]
@@ -333,7 +334,7 @@ class World:
         self._give_back(running, given_back(waiting.wants, actual))
         self._give_back_shadows(running, actual)
         self.tally.used(kind.key, self._traffic.input_tokens[call], self._traffic.output_tokens[call])
-        self._pass_slot(daemon)
+        self._pass_slot(daemon, running.place.flow)
 
     def _learn(self, waiting: Waiting, kind: Kind, daemon: Daemon[Running]) -> dict[str, int]:
         """Return what a call used, by bucket, and let its daemon's later estimates be better."""
@@ -344,12 +345,14 @@ class World:
             daemon.estimator.take_in(kind.paying.caller.name, model, estimate.held, max_tokens, usage)
         return self._plan.costs.used((*waiting.wants, *waiting.shadows), model, usage, estimate)
 
-    def _pass_slot(self, daemon: Daemon[Running]) -> None:
-        while (following := daemon.give_back()) is not None:
+    def _pass_slot(self, daemon: Daemon[Running], flow: Flow) -> None:
+        daemon.give_back(flow)
+        while (following := daemon.next()) is not None:
             if following.waiting.rank[0] >= self.now_us:
                 self._begin(following)
-                return
-            self._give_all_back(following, LATE)
+            else:
+                daemon.give_back(following.place.flow)
+                self._give_all_back(following, LATE)
 
     def _give_all_back(self, running: Running, why: str) -> None:
         self._refuse(running.waiting, why)

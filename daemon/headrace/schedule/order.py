@@ -136,6 +136,8 @@ class Order(Generic[P]):
 
     def first_of(self, may: Callable[[P], bool]) -> P | None:
         """Return who is next of the flows that may go: *may* is asked of one place of each."""
+        if (first := self.first) is None or may(first):
+            return first
         flows = [flow for flow in self._flows.values() if may(flow.places[0])]
         return self.best(min(flows, key=lambda flow: flow.ranks[0]).places[0].flow) if flows else None
 

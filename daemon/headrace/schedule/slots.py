@@ -24,6 +24,7 @@ from headrace.schedule.order import Order, Urgency
 from headrace.schedule.standing import Rank
 from headrace.share import Share
 
+SPARE = 32  # of upstream's slots one in so many is not lent: an answer is there in seconds, and gives its slot back
 _SPAN_US = 1e6  # for one call; how long a slot is held nobody knows, and it is the same for all
 
 
@@ -81,6 +82,7 @@ class Slots:
         """Let the gauges of upstream's slots read from here."""
         observe.SLOTS.read = lambda: self._taken.most
         observe.SLOTS_IN_USE.read = lambda: self._taken.taken
+        observe.SLOTS_CARRIED.read = lambda: self._carried.taken
         observe.SLOTS_WAITING.read = lambda: len(self._waiting)
 
     def take_free(self, holder: Flow = NOBODY, *, is_carried: bool = False) -> bool:

@@ -45,13 +45,12 @@ from headrace.schedule.order import Urgency
 from headrace.schedule.permits import Permits
 from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices
-from headrace.schedule.slots import Slots, SlotStats
+from headrace.schedule.slots import SPARE, Slots, SlotStats
 from headrace.schedule.turn import Turn
 from headrace.tuning.overload import ANSWERED, End
 from headrace.tuning.tuner import Tuner
 
 _MEMO = 4096
-_SPARE = 32  # of upstream's slots one in so many is not lent: an answer is there in seconds, and gives its slot back
 _GRANTED = observe.RESERVATIONS.at("granted")
 
 
@@ -95,7 +94,7 @@ class Schedule:
     ) -> None:
         self.crowd = crowd or Crowd()
         carried = max_in_flight // 2 if carried is None else carried
-        self.slots = Slots(max_in_flight, clock, spare=max_in_flight // _SPARE, carried=carried)
+        self.slots = Slots(max_in_flight, clock, spare=max_in_flight // SPARE, carried=carried)
         self.tuner = tuner or Tuner(link, clock)
         self._limits = limits
         self._ledger = ledger
