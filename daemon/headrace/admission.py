@@ -8,7 +8,6 @@ What only upstream can judge is left to upstream: a parameter that we have never
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict, Unpack
 
@@ -22,6 +21,7 @@ from headrace.deadline import Moments, Wait, until
 from headrace.endpoints import MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Headers, Labels
+from headrace.owner import Owner
 from headrace.rank import LANES
 
 _MAX_IDEMPOTENCY_KEY = 255
@@ -97,13 +97,18 @@ class Admission:
         self._lanes = lanes
 
     def lane_of(self, asked: str, caller: Caller) -> str:
-        """Return the lane that a call asks for, or its caller's own; raises `InvalidCall` if there is none of that name."""
+        """
+        Return the lane that a call asks for, or its caller's own where that is a bound and the other has a larger share.
+
+        Raises `InvalidCall` if there is none of that name.
+        """
         if not asked:
             return caller.lane
         if (lane := asked.lower()) not in self._lanes:
             problem = f"there is no lane {asked[:32]!r}; there are {', '.join(self._lanes)}"
             raise InvalidCall(problem, metadata={"field": "lane"})
-        return lane
+        bound = self._lanes.get(caller.ceiling)
+        return lane if bound is None or self._lanes[lane] <= bound else caller.ceiling
 
     def scope(self, caller: Caller, credential: str) -> str:
         """
@@ -111,8 +116,7 @@ class Admission:
 
         With callers' own keys upstream, only the same key shares: another may not be allowed the model.
         """
-        scope = "" if self._is_shared else caller.name
-        return f"{scope}#{hashlib.sha256(credential.encode(errors='surrogateescape')).hexdigest()}" if credential else scope
+        return Owner.of("" if self._is_shared else caller.name, credential).text
 
     async def admit(
         self,

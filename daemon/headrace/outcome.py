@@ -34,6 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Args:
         edge: the door: "http", "grpc", or "queue" for a call that went on without its caller.
+        caller: whose call it was, as `Owner.text` has it.
         source: where the answer came from; "" if there was none.
         cost_class: what the answer cost: "paid" (upstream was asked for this call), "shared" (for another one), "kept" (nobody
             was), "none" (there was no answer).
@@ -141,7 +142,7 @@ class Outcomes:
         """Tell what an attempt for this call came to."""
         now = self._clock.now()
         spent = Spent(
-            call.caller.name, call.lane, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
+            call.owner.text, call.lane, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
             labels=labels_text(call.labels),
         )  # fmt: skip
         for listener in self._payers:
@@ -175,7 +176,7 @@ class Outcomes:
         return Outcome(
             edge=edge,
             endpoint=errand.endpoint,
-            caller=errand.caller.name,
+            caller=errand.owner.text,
             lane=str(errand.lane),
             model=errand.model,
             team=errand.caller.team,

@@ -16,6 +16,7 @@ from gate import gated
 from headrace import keys
 from headrace.errors import Abandoned, BudgetExhausted, Canceled, DeadlinePassed, InvalidCall, RedisAway, TicketNotFound
 from headrace.model import CacheControl, Caller, Lane, Source
+from headrace.owner import Owner
 from headrace.retry import making, tickets
 from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, decode_call, encode_call
 from ticket_parts import ANSWER, ERROR, QUICK, Process, a_call
@@ -80,7 +81,7 @@ async def test_submitted(here):
     call = a_call()
     ticket_id = (await here.tickets.submit(call)).ticket
 
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.is_submitted, ticket.call) == (State.QUEUED, 0, True, None)
     assert [alarm[:2] for alarm in here.alarms.set] == [(ticket_id, 1)]
 
@@ -90,7 +91,7 @@ async def test_submitted(here):
     assert repr(here.tickets) == "<Tickets [1 held, 0 waited for]>"
 
     assert await here.tickets.finish(ticket_id, answer=ANSWER, source=Source.CACHE)
-    ended = await here.tickets.get(ticket_id, "checkout")
+    ended = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ended.state, ended.answer, ended.error, ended.source) == (State.SUCCEEDED, ANSWER, None, "cache")
     assert repr(here.tickets) == "<Tickets [0 held, 0 waited for]>"
     assert await here.link.do("ZCARD", keys.TICKETS) == 0
@@ -110,7 +111,7 @@ async def test_parked_again_and_again(here):
     assert await here.tickets.start(ticket_id, 2) is None, "it runs already"
 
     assert await here.tickets.park(ticket.call, attempts=2, broken=1, due=call.arrival + 20) == ticket_id
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.broken, ticket.due) == (State.QUEUED, 2, 1, call.arrival + 20)
     assert here.alarms.set[1:] == [(ticket_id, 3, call.arrival + 20, 0)]
 
@@ -124,7 +125,7 @@ async def test_attempt_taken_back(here):
         assert here.alarms.set[-1] == (ticket_id, 1, 5.0, n)
     await here.tickets.start(ticket_id, 1)
     await here.tickets.finish(ticket_id, answer=ANSWER, attempts=0)
-    assert (await here.tickets.get(ticket_id, "checkout")).attempts == 0
+    assert (await here.tickets.get(ticket_id, Owner("checkout"))).attempts == 0
 
 
 async def test_failed(here):
@@ -133,7 +134,7 @@ async def test_failed(here):
     await here.tickets.start(ticket_id, 1)
     await here.tickets.finish(ticket_id, error=ERROR)
 
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert ticket.state is State.FAILED
     assert vars(ticket.error) == vars(ERROR)
     assert await here.link.do("PTTL", keys.ticket(ticket_id)) > 6 * 86_400_000
@@ -148,7 +149,7 @@ async def test_terminal_state(here, error, state):
     """The error says which end it is."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
     await here.tickets.finish(ticket_id, error=error)
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, type(ticket.error)) == (state, type(error))
 
 
@@ -213,7 +214,7 @@ async def test_idempotency(processes):
 
     await one.tickets.finish(first.ticket, answer=ANSWER)
     assert await two.tickets.claim(call) == Same(first.ticket), "kept for a day"
-    ticket = await one.tickets.get(first.ticket, "checkout")
+    ticket = await one.tickets.get(first.ticket, Owner("checkout"))
     assert (ticket.attempts, ticket.answer) == (1, ANSWER)
 
 
@@ -289,10 +290,10 @@ async def test_wait_times_out(here):
 async def test_anothers_ticket(here):
     """Another caller's ticket is not found: not to see, not to cancel, not in the list."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
-    for attempt in (here.tickets.get(ticket_id, "other"), here.tickets.cancel(ticket_id, "other")):
+    for attempt in (here.tickets.get(ticket_id, Owner("other")), here.tickets.cancel(ticket_id, Owner("other"))):
         with pytest.raises(TicketNotFound):
             await attempt
-    assert await here.tickets.list("other") == ([], "")
+    assert await here.tickets.list(Owner("other")) == ([], "")
     assert await here.state(ticket_id) is State.QUEUED
 
 
@@ -302,15 +303,15 @@ async def test_list(here):
     await here.tickets.finish(ids[1], answer=ANSWER)
     seen, token = [], ""
     for size in (2, 2, 1):
-        page, token = await here.tickets.list("checkout", page_size=2, page_token=token)
+        page, token = await here.tickets.list(Owner("checkout"), page_size=2, page_token=token)
         assert len(page) == size
         seen += [ticket.id for ticket in page]
     assert (seen, token) == (ids[::-1], "")
 
-    page, token = await here.tickets.list("checkout", state=State.SUCCEEDED)
+    page, token = await here.tickets.list(Owner("checkout"), state=State.SUCCEEDED)
     assert ([ticket.id for ticket in page], page[0].answer, token) == ([ids[1]], None, "")
     with pytest.raises(InvalidCall):
-        await here.tickets.list("checkout", page_token="x")
+        await here.tickets.list(Owner("checkout"), page_token="x")
 
 
 # Canceling.
@@ -319,10 +320,10 @@ async def test_list(here):
 async def test_cancel(here):
     """A canceled ticket does not start; canceling again, or what has ended, changes nothing."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
-    assert (await here.tickets.cancel(ticket_id, "checkout")).state is State.CANCELED
+    assert (await here.tickets.cancel(ticket_id, Owner("checkout"))).state is State.CANCELED
     assert await here.tickets.start(ticket_id, 1) is None
     assert not await here.tickets.finish(ticket_id, answer=ANSWER)
-    assert (await here.tickets.cancel(ticket_id, "checkout")).state is State.CANCELED
+    assert (await here.tickets.cancel(ticket_id, Owner("checkout"))).state is State.CANCELED
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
@@ -339,7 +340,7 @@ async def test_cancel_stops_the_attempt(processes, where):
 
     task = asyncio.create_task(attempt())
     await asyncio.sleep(0)
-    await canceler.tickets.cancel(ticket_id, "checkout")
+    await canceler.tickets.cancel(ticket_id, Owner("checkout"))
     with pytest.raises(Canceled):
         await asyncio.wait_for(task, 1)
     assert repr(runner.tickets) == "<Tickets [0 held, 0 waited for]>"
@@ -504,7 +505,7 @@ async def test_cancelled_while_it_starts(here, valkey_url, tmp_path, reply):
         gate.open()
         await until(lambda: other.alarms.set, what="an alarm")
         assert [alarm[1::2] for alarm in other.alarms.set] == [(1, 1)]
-        ticket = await here.tickets.get(ticket_id, "checkout")
+        ticket = await here.tickets.get(ticket_id, Owner("checkout"))
         assert (ticket.state, ticket.attempts, ticket.broken) == (State.QUEUED, 0, 0)
         assert repr(other.tickets) == "<Tickets [0 held, 0 waited for]>"
         assert await here.tickets.start(ticket_id, 1)
@@ -536,7 +537,7 @@ async def test_cancelled_while_it_claims(here, valkey_url, tmp_path, credential)
     async with slow_replies(valkey_url, tmp_path) as (other, gate):
         gate.is_open = False
         claiming = asyncio.create_task(other.tickets.claim(call))
-        await until(lambda: here.link.do("EXISTS", keys.idempotency("checkout", "k")))
+        await until(lambda: here.link.do("EXISTS", keys.idempotency(call.owner.text, "k")))
         same = await here.tickets.claim(call)
         waiting = asyncio.create_task(here.tickets.wait(same.ticket))
         await until(lambda: here.link.do("EXISTS", keys.audience(f"ticket:{same.ticket}")))
@@ -615,7 +616,7 @@ async def test_crashes_are_bounded(quick):
         assert await quick.tickets.start(ticket_id, attempt), attempt
         before = len(quick.alarms.set)
         await quick.swept(lambda before=before: _moved(quick, ticket_id, before))
-    ticket = await quick.tickets.get(ticket_id, "checkout")
+    ticket = await quick.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.error.status) == (State.FAILED, 3, 502)
 
 
@@ -693,8 +694,8 @@ async def test_wanted(processes):
     assert await one.tickets.start(ticket_id, 2)
 
 
-async def _is(process: Process, ticket_id: str, state: State) -> bool:
-    return await process.state(ticket_id) is state
+async def _is(process: Process, ticket_id: str, state: State, credential: str = "") -> bool:
+    return await process.state(ticket_id, credential) is state
 
 
 async def test_expired(quick):
@@ -717,9 +718,27 @@ async def test_callers_own_key(processes):
     assert len(stored) > 15
     assert not any(b"secret" in value for value in stored)
     await dead.die()
-    await other.swept(lambda: _is(other, first.ticket, State.FAILED))
+    await other.swept(lambda: _is(other, first.ticket, State.FAILED, call.credential))
     assert other.alarms.set == []
     assert isinstance(await other.tickets.claim(call), Claimed)
+
+
+async def test_owners(here):
+    """Where callers' own keys go upstream, a name is not enough: another's key finds neither ticket nor idempotency key."""
+    mine, yours = (a_call(idempotency_key="k", credential=f"bearer:{whose}") for whose in ("mine", "yours"))
+    first = await here.tickets.claim(mine)
+    assert await here.tickets.claim(mine) == Same(first.ticket)
+    second = await here.tickets.claim(yours)
+    assert isinstance(second, Claimed)
+    for owner in (yours.owner, Owner("checkout"), Owner("checkout", "mine"), Owner.of("checkout", "x-api-key:mine")):
+        for attempt in (here.tickets.get(first.ticket, owner), here.tickets.cancel(first.ticket, owner)):
+            with pytest.raises(TicketNotFound):
+                await attempt
+    assert [ticket.id for ticket in (await here.tickets.list(mine.owner))[0]] == [first.ticket]
+    assert [ticket.id for ticket in (await here.tickets.list(yours.owner))[0]] == [second.ticket]
+    assert (await here.tickets.cancel(first.ticket, mine.owner)).state is State.CANCELED
+    stored = [*await here.link.do("KEYS", "*"), *await here.link.do("HVALS", keys.ticket(second.ticket))]
+    assert not any(b"yours" in value for value in stored)
 
 
 async def test_leave(here):
@@ -728,10 +747,10 @@ async def test_leave(here):
     await here.tickets.start(submitted, 1)
     bound = await here.tickets.claim(a_call(idempotency_key="k", credential="bearer:secret"))
     await here.tickets.leave()
-    ticket = await here.tickets.get(submitted, "checkout")
+    ticket = await here.tickets.get(submitted, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.broken) == (State.QUEUED, 1, 0)
     assert here.alarms.set[-1][:2] == (submitted, 2)
-    assert await here.state(bound.ticket) is State.FAILED
+    assert await here.state(bound.ticket, "bearer:secret") is State.FAILED
     assert repr(here.tickets) == "<Tickets [0 held, 0 waited for]>"
 
 

@@ -57,6 +57,7 @@ class _Maker(msgspec.Struct):
     workspace: str
     lane: str
     labels: Labels
+    owner: str = ""  # as `Owner.text` has it; records of before have none
 
     def laid_over(self, errand: Errand) -> Errand:
         """Return the errand of who fetches, as though the maker did."""
@@ -111,7 +112,7 @@ class Batches:
             return
         if _ID.match(batch_id):
             caller = errand.caller
-            maker = _Maker(caller.name, caller.team, caller.workspace, errand.lane, errand.labels)
+            maker = _Maker(caller.name, caller.team, caller.workspace, errand.lane, errand.labels, errand.owner.text)
             self._link.do("SET", keys.batch(batch_id), msgspec.json.encode(maker), "EX", _KEPT_S)
 
     async def passing(self, errand: Errand, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -158,11 +159,13 @@ class Batches:
             return
         self._counted += 1
         observe.BATCHES.inc("counted")
-        self._put(_as_maker(errand, maker), used)
+        made = _maker(maker)
+        whose = (made.owner or made.caller) if made else errand.owner.text
+        self._put(made.laid_over(errand) if made else errand, whose, used)
 
-    def _put(self, errand: Errand, used: Results) -> None:
+    def _put(self, errand: Errand, owner: str, used: Results) -> None:
         now, untold = self._clock.now(), used.stats().untold
-        whose = Spent(errand.caller.name, errand.lane, "", at=now, team=errand.caller.team, labels=labels_text(errand.labels))
+        whose = Spent(owner, errand.lane, "", at=now, team=errand.caller.team, labels=labels_text(errand.labels))
         for each in used.sums():
             spent = replace(whose, model=each.model, usage=each.usage, requests=each.requests, is_whole=True)
             self._tally.spend(spent)
@@ -208,8 +211,8 @@ class _Reading:
         return results
 
 
-def _as_maker(errand: Errand, said: bytes | None) -> Errand:
+def _maker(said: bytes | None) -> _Maker | None:
     try:
-        return msgspec.json.decode(said, type=_Maker).laid_over(errand) if said else errand
+        return msgspec.json.decode(said, type=_Maker) if said else None
     except msgspec.MsgspecError:
-        return errand
+        return None

@@ -132,7 +132,7 @@ class UsageTable(Table, frozen=True):
 
 
 class CallerSettings(Table, frozen=True):
-    lane: str = Lane.STANDARD.value
+    lane: str = ""  # standard, and no ceiling
     weight: Count = 1
     role: Role = Role.CALLER
     timeout: OptionalDuration = None
@@ -273,8 +273,8 @@ def prices(settings: Settings) -> Prices:
 
 def _caller(name: str, said: CallerSettings) -> Caller:
     return Caller(
-        name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s, team=said.team,
-        workspace=said.workspace, labels=said.labels,
+        name, said.lane or Lane.STANDARD, said.weight, said.role, ceiling=said.lane, timeout_s=said.timeout,
+        cache_ttl_s=said.cache.ttl_s, team=said.team, workspace=said.workspace, labels=said.labels,
     )  # fmt: skip
 
 

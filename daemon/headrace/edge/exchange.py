@@ -22,7 +22,7 @@ from types import TracebackType
 
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import endpoints, forms
+from headrace import endpoints, forms, roles
 from headrace.admission import Admission, Ask, check_size
 from headrace.aside import Aside, joined
 from headrace.batches import Batches
@@ -33,9 +33,9 @@ from headrace.edge.hits import JSON, SSE, Seen
 from headrace.edge.http_asks import cache_control, labels, read_ask
 from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
-from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
+from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotCached
 from headrace.flow import Flow
-from headrace.model import Call, Caller, Errand, Event, Headers, Reply, Role, Source
+from headrace.model import Call, Caller, Errand, Event, Headers, Reply, Source
 from headrace.outcome import Outcomes, Record
 from headrace.pursuit import Pursuits
 from headrace.upstream.carrying import Body
@@ -148,8 +148,7 @@ class Exchange:
             seen: is told the call, once it is admitted, if its answer may be kept.
         """
         endpoint = endpoint_of(request.method, request.target)
-        if endpoint.is_admins and request.caller.role is not Role.ADMIN:
-            raise NotAllowed("This endpoint is for callers with the role admin.")
+        roles.of_path(request.target.partition("?")[0]).check(request.caller.role)
         check_size(endpoint, request.length)
         return self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
 

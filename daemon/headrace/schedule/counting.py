@@ -180,7 +180,7 @@ def asks_count(wants: Sequence[Want]) -> bool:
 
 
 def _whose(call: Call) -> str:
-    return call.caller.name if call.credential else ""
+    return call.owner.text if call.credential else ""
 
 
 def _tokens(answer: Answer) -> int:
