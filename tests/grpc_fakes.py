@@ -28,6 +28,7 @@ from headrace.edge.hits import Hit
 from headrace.errors import UnknownCaller
 from headrace.model import Answer, Call, Caller, Event, Form, Reply, Role, Source
 from headrace.outcome import Outcomes
+from headrace.resources import Guard
 
 DETAILS = (
     error_details_pb2.ErrorInfo,
@@ -146,6 +147,7 @@ async def serving(
     clock, budget = SystemClock(), lambda call: ()
     exchange = Exchange(
         clock, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
+        Guard(None, is_on=False),  # type: ignore[arg-type]
         budget_headers=budget, upstream_url="http://u", opens_s=10.0,
     )  # fmt: skip
     callers = callers or FakeCallers()

@@ -23,6 +23,7 @@ from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Headers, Labels
 from headrace.owner import Owner
 from headrace.rank import LANES
+from headrace.resources import Guard
 
 _MAX_IDEMPOTENCY_KEY = 255
 
@@ -73,11 +74,12 @@ class Admission:
         is_shared: whether callers share answers (`cache.scope = "shared"`).
         max_age_s: the deadline of a call that came without one.
         lanes: the lanes that there are, with their shares.
+        guard: what calls may name of what lives at upstream.
     """
 
     def __init__(
         self, clock: Clock, keeping: Keeping, reader: Reader, *, version: str, is_shared: bool, max_age_s: float,
-        lanes: Mapping[str, int] = LANES,
+        lanes: Mapping[str, int] = LANES, guard: Guard | None = None,
     ) -> None:  # fmt: skip
         self._clock = clock
         self._keeping = keeping
@@ -86,6 +88,7 @@ class Admission:
         self._is_shared = is_shared
         self._max_age_s = max_age_s
         self._lanes = lanes
+        self._guard = guard
 
     @property
     def aside(self) -> Aside:
@@ -144,8 +147,13 @@ class Admission:
                 reading = await self._reader.read(said["body"], endpoint.name)
         if stream is not None and stream != reading.stream:
             raise InvalidCall(f"the call says stream = {stream}, its body {reading.stream}", metadata={"field": "stream"})
+        owner = Owner.of(caller.name, said["credential"])
+        if reading.ids and self._guard is not None:
+            await self._guard.refers(owner, caller.role, reading.ids)
         version = version or self._version
         scope = self.scope(caller, said["credential"])
+        if reading.no_keep and self._guard is not None and self._guard.is_on:
+            scope = owner.text  # what it leaves behind at upstream is this caller's alone
         moments = self.moments(now, wait, endpoint, caller, is_stream=reading.stream)
         return Call(
             **said,

@@ -38,6 +38,7 @@ upstream where that is what goes there (owner.py).
 | headrace:overrides | hash | "limit:<name>" or "caller:<name>" -> its end (us), and JSON | one by one, at their ends |
 | headrace:batch:{<id>}:made | string | JSON: who made a message batch | 31 days |
 | headrace:batch:{<id>}:counted | string | its results were read, and counted | 31 days |
+| headrace:resource:<id> | string | who made a thing at upstream: `<owner>` | 31 days; until it is deleted |
 | headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |
 | headrace:{usage}:minute:<minute> | hash | cell -> figures of one minute (UTC) | two days after it |
 | headrace:{usage}:day:<day> | hash | the same of one day | 13 months after it |
@@ -137,6 +138,10 @@ def batch(batch_id: str) -> str:
 
 def batch_counted(batch_id: str) -> str:
     return f"headrace:batch:{{{batch_id}}}:counted"
+
+
+def resource(id: str) -> str:
+    return f"headrace:resource:{id}"
 
 
 def idempotency(owner: str, key: str) -> str:

@@ -94,15 +94,16 @@ RPCS: dict[str, Rule] = {
 }  # fmt: skip
 """Every RPC by its full name; one that is not here is nobody's."""
 
-PATHS: tuple[tuple[str, Rule], ...] = (
-    ("/(healthz|readyz|metrics)", PUBLIC),
-    ("/v1/organizations(/.*)?", ADMINS),
-    ("/v1/(messages|messages/count_tokens|chat/completions|models(/[^/]+)?)/?", CALLS),
-    ("/v1/.*", LENT),
+PATHS: tuple[tuple[str, str, Rule], ...] = (
+    ("*", "/(healthz|readyz|metrics)", PUBLIC),
+    ("*", "/v1/organizations(/.*)?", ADMINS),
+    ("POST", "/v1/(messages|messages/count_tokens|chat/completions)/?", CALLS),
+    ("*", "/v1/models(/[^/]+)?/?", CALLS),
+    ("*", "/v1/.*", LENT),
 )
-"""Paths by pattern, whatever the method; the first that fits holds."""
+"""Method, "*" for any, and path by pattern; the first that fits holds."""
 
-_COMPILED = tuple((re.compile(pattern), rule) for pattern, rule in PATHS)
+_COMPILED = tuple((method, re.compile(pattern), rule) for method, pattern, rule in PATHS)
 
 
 def of_rpc(name: str) -> Rule:
@@ -110,9 +111,10 @@ def of_rpc(name: str) -> Rule:
     return RPCS[f"headrace.v1.{name}"]
 
 
-def of_path(path: str) -> Rule:
+def of_path(method: str, path: str) -> Rule:
     """Return the rule of a path, its query left out; there is nothing at one that has none, and whoever asks is told so."""
-    return next((rule for pattern, rule in _COMPILED if pattern.fullmatch(path)), PUBLIC)
+    found = (rule for asked, pattern, rule in _COMPILED if asked in ("*", method) and pattern.fullmatch(path))
+    return next(found, PUBLIC)
 
 
 def _is(role: Role, least: Role) -> bool:

@@ -95,6 +95,18 @@ class Redis(Table, frozen=True):
 class Auth(Table, frozen=True):
     required: bool = False
     default_role: Role = Role.CALLER
+    shared_resources: bool = False
+    unknown_resources: Literal["own", "shared"] = "own"
+
+    @property
+    def keeps_apart(self) -> bool:
+        """Whether what callers have at upstream is each one's own. Where no key is asked for, a name tells nobody apart."""
+        return self.required and not self.shared_resources
+
+    @property
+    def shares_unknown(self) -> bool:
+        """Whether what lives in collections that are not known is everybody's all the same."""
+        return self.unknown_resources == "shared"
 
 
 class Cache(Table, frozen=True):

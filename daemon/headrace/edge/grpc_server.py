@@ -93,7 +93,7 @@ class GrpcServer:
         who = Who(callers, passes_credentials=passes_credentials)
         kept = functools.partial(KeptRpc, exchange, admission, hits, who)
         self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
-        self._tickets = TicketsServicer(tickets, who)
+        self._tickets = TicketsServicer(tickets, who, exchange.guard)
         self._cache = CacheServicer(cache, admission, who)
         self._usage = UsageServicer(usage, clock, who)
         self._budgets = BudgetsServicer(board, clock, who)

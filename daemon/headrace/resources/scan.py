@@ -1,0 +1,60 @@
+"""
+The ids of things in a JSON body that goes by, piece by piece. Pure.
+
+Every string that looks like an id counts, whatever it is called there: bodies of endpoints that nobody has heard of name things
+as they like. A string may be written with escapes (`\\u0066ile_`), and is read with them undone; it may begin in one piece and
+end in the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from headrace.errors import InvalidCall
+from headrace.resources.places import kind_of_id
+
+_SIGN = rb"(?:[A-Za-z0-9_-]|\\u00[0-9a-fA-F]{2})"
+_STRING = re.compile(rb'"(' + _SIGN + rb'{16,128})"')
+_ESCAPE = re.compile(rb"\\u00([0-9a-fA-F]{2})")
+_LONGEST = 128 * 6 + 2  # bytes of one string, all of it escaped
+# As upstream makes them: letters that name the kind, and so many that mean nothing that no name is like it.
+_ID = re.compile(r"([a-z]{2,24})_[A-Za-z0-9]{16,100}")
+_OF_NO_THING = frozenset({"toolu", "srvtoolu", "mcptoolu", "msg", "req"})
+_MOST = 10_000
+
+
+class Scan:
+    """
+    Reads one body.
+
+    Args:
+        is_wide: whether ids of kinds that are not known count, too.
+    """
+
+    def __init__(self, *, is_wide: bool) -> None:
+        self._is_wide = is_wide
+        self._tail = b""
+        self._seen: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Scan [{len(self._seen)} ids]>"
+
+    def feed(self, piece: bytes) -> list[str]:
+        """Return the ids that end in this piece and were not there before; `InvalidCall` for what is no JSON, or too many."""
+        if b"\0" in piece:
+            raise InvalidCall("the body is not valid JSON in UTF-8: it has a byte of zero")
+        text = self._tail + piece
+        self._tail = text[-_LONGEST:]
+        found = [thing for thing in self._ids(text) if thing not in self._seen]
+        self._seen.update(found)
+        if len(self._seen) > _MOST:
+            raise InvalidCall(f"the body names more than {_MOST:,} things")
+        return list(dict.fromkeys(found))
+
+    def _ids(self, text: bytes) -> Iterator[str]:
+        for string in _STRING.finditer(text):
+            thing = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), string[1]).decode("latin-1")
+            named = _ID.fullmatch(thing)
+            if named and (kind_of_id(thing) is not None or (self._is_wide and named[1] not in _OF_NO_THING)):
+                yield thing

@@ -1,0 +1,440 @@
+"""What lives at upstream under our one key: each caller has its own, by any door, and to others it is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from conftest import until
+from doors import call, grpc_server, http_door
+from flow_parts import Daemon, daemon
+from headrace import keys
+from headrace.callers import KeyStore
+from headrace.edge.http_server import HttpServer
+from headrace.owner import Owner
+from headrace.v1 import message_batches_service_pb2 as pb
+from headrace.v1.message_batches_service_pb2_grpc import MessageBatchesServiceStub
+from scripted import Line, Server, serving
+
+ROLES = {"CALLER__BOSS__ROLE": "admin", "CALLER__EYE__ROLE": "observer", "CALLER__OPS__ROLE": "operator"}
+KEYS = {"AUTH__REQUIRED": "true", **ROLES}
+NAMES = ("ann", "bob", "eye", "ops", "boss")
+MESSAGE = {
+    "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [{"type": "text", "text": "hello"}],
+    "stop_reason": "end_turn", "stop_sequence": None, "usage": {"input_tokens": 3, "output_tokens": 2},
+}  # fmt: skip
+CALL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+RAN = {"type": "code_execution_tool_result", "tool_use_id": "srvtoolu_1", "content": {
+    "type": "code_execution_result", "content": [{"type": "code_execution_output", "file_id": "file_written0by0code0"}],
+}}  # fmt: skip
+
+
+def thing(prefix: str, number: int) -> str:
+    return f"{prefix}_{number:024}"
+
+
+@dataclass
+class Upstream:
+    """An upstream with things in collections, and lists of them in both shapes; everybody with our key has them all."""
+
+    things: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    answer: dict[str, Any] = field(default_factory=lambda: MESSAGE)
+    made: int = 0
+
+    async def talk(self, line: Line) -> None:
+        method, target = line.head.split(b" ")[:2]
+        path, _, query = target.decode().partition("?")
+        self.asked.append((method.decode(), target.decode()))
+        status, said = self._say(method.decode(), path, dict(pair.split("=") for pair in query.split("&") if pair), line.body)
+        await line.answer(status, json.dumps(said).encode(), "content-type: application/json")
+
+    def _say(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
+        if path in ("/v1/messages", "/v1/messages/count_tokens"):
+            return 200, self.answer
+        parts = path.removeprefix("/v1/").replace("messages/batches", "batches").split("/")
+        kept = self.things.setdefault(parts[0], [])
+        if len(parts) == 1:
+            return self._collection(method, parts[0], kept, query)
+        found = next((each for each in kept if each["id"] == parts[1]), None)
+        if found is None:
+            return 404, {"type": "error", "error": {"type": "not_found_error", "message": "no"}}
+        if method == "DELETE" and len(parts) == 2:
+            kept.remove(found)
+        return 200, found
+
+    def _collection(self, method: str, name: str, kept: list[Any], query: dict[str, str]) -> tuple[int, Any]:
+        if method == "POST":
+            self.made += 1
+            prefix = {"batches": "msgbatch", "files": "file", "skills": "skill"}.get(name, name.rstrip("s"))
+            kept.insert(0, made := {"id": thing(prefix, self.made), "type": prefix})
+            return 200, made
+        size = int(query.get("limit", 20))
+        if name not in ("batches", "files"):  # by cursor
+            first = int(query.get("page", 0))
+            more = str(first + size) if first + size < len(kept) else None
+            return 200, {"data": kept[first : first + size], "next_page": more}
+        ids = [each["id"] for each in kept]
+        if before := query.get("before_id"):
+            last = ids.index(before)
+            first = max(0, last - size)
+            has_more = first > 0
+        else:
+            first = ids.index(query["after_id"]) + 1 if "after_id" in query else 0
+            last = min(len(kept), first + size)
+            has_more = last < len(kept)
+        page = kept[first:last]
+        ends = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+        return 200, {"data": page, "has_more": has_more, "first_id": ends[0], "last_id": ends[1], "odd": 1.50}
+
+
+@dataclass
+class House:
+    """A daemon, both its doors, and a key for everybody."""
+
+    upstream: Upstream
+    server: Server
+    one: Daemon
+    http: HttpServer
+    port: int
+    keys: dict[str, str]
+    door: str = "http"
+
+    async def ask(self, who: str, method: str, path: str, body: Any = b"", **headers: str) -> tuple[int, Any]:
+        """Ask by the door that is to be tried; return the status, and the JSON that came."""
+        status, came = await self.ask_raw(who, method, path, body, **headers)
+        return status, json.loads(came) if came else None
+
+    async def ask_raw(self, who: str, method: str, path: str, body: Any = b"", **headers: str) -> tuple[int, bytes]:
+        said = {"x-api-key": self.keys[who], "content-type": "application/json"} if who else {}
+        said |= {name.replace("_", "-"): value for name, value in headers.items()}
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        if self.door == "grpc":
+            path, _, query = path.partition("?")
+            status, _, came = await call(self.port, method, path, tuple(said.items()), raw, query=query)
+            return status, came
+        return await self._http(method, path, said, raw)
+
+    async def _http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.http.port)
+        head = [f"{method} {path} HTTP/1.1", "host: localhost", "connection: close", f"content-length: {len(body)}"]
+        with contextlib.closing(writer):
+            writer.write("\r\n".join([*head, *(f"{name}: {value}" for name, value in headers.items())]).encode())
+            writer.write(b"\r\n\r\n" + body)
+            came = await asyncio.wait_for(reader.read(), 20)
+        head_, _, rest = came.partition(b"\r\n\r\n")
+        return int(head_.split()[1]), rest
+
+    async def make(self, who: str, path: str = "/v1/files") -> str:
+        status, said = await self.ask(who, "POST", path, {} if "batches" not in path else {"requests": []})
+        assert status == 200, said
+        return said["id"]
+
+    async def listed(self, who: str, path: str) -> list[str]:
+        status, said = await self.ask(who, "GET", path)
+        assert status == 200, said
+        return [each["id"] for each in said["data"]]
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, path: Path, door: str = "http", **settings: str) -> AsyncIterator[House]:
+    settings, upstream = KEYS | settings, Upstream()
+    async with (
+        serving(upstream.talk) as server,
+        daemon(url, server.url, path, **settings) as one,
+        http_door(one, **settings) as http,
+        grpc_server(one, path, **settings) as rpc,
+    ):
+        named = {name: await KeyStore(one.parts.link).create(name) for name in NAMES}
+        await one.parts.callers.load()
+        yield House(upstream, server, one, http, rpc.ports[0], named, door)
+
+
+DOORS = pytest.mark.parametrize("door", ["http", "grpc"])
+COLLECTIONS = pytest.mark.parametrize(
+    "path", ["/v1/files", "/v1/messages/batches", "/v1/skills", "/v1/sessions", "/v1/containers", "/v1/never_heard_of"]
+)
+
+
+def is_missing(status: int, said: Any) -> bool:
+    return status == 404 and said["type"] == "error" and said["error"]["type"] == "not_found_error"
+
+
+@DOORS
+@COLLECTIONS
+async def test_each_its_own(valkey_url: str, tmp_path: Path, door: str, path: str) -> None:
+    """Another's thing is not there: not to be had, changed, deleted or listed, nor what is below it; admins have all."""
+    async with opened(valkey_url, tmp_path, door) as house:
+        hers, his = await house.make("ann", path), await house.make("bob", path)
+        asked = len(house.upstream.asked)
+        for who in ("bob", "eye", "ops"):
+            for method, below in (
+                ("GET", ""), ("HEAD", ""), ("DELETE", ""), ("POST", ""), ("PATCH", ""), ("PUT", ""), ("GET", "/content"),
+                ("POST", "/cancel"), ("GET", "/results"), ("GET", "/versions/1"), ("GET", "/"), ("GET", "?beta=true"),
+            ):  # fmt: skip
+                status, said = await house.ask(who, method, f"{path}/{hers}{below}", b"" if method == "GET" else {})
+                assert status == 404 if method == "HEAD" else is_missing(status, said), (who, method, below, status, said)
+        assert len(house.upstream.asked) == asked
+        assert await house.listed("ann", path) == [hers]
+        assert await house.listed("bob", path) == [his]
+        assert await house.listed("eye", path) == []
+        assert await house.listed("boss", path) == [his, hers]
+        for who in ("ann", "boss"):
+            assert (await house.ask(who, "GET", f"{path}/{hers}"))[0] == 200
+        assert (await house.ask("ann", "DELETE", f"{path}/{hers}"))[0] == 200
+        assert is_missing(*await house.ask("ann", "GET", f"{path}/{hers}"))
+        nobodys = thing("file", 77)  # neither is what nobody made through us
+        house.upstream.things[path.removeprefix("/v1/").replace("messages/", "")].append({"id": nobodys})
+        assert is_missing(*await house.ask("ann", "GET", f"{path}/{nobodys}"))
+        assert await house.listed("ann", path) == []
+
+
+@DOORS
+async def test_pages(valkey_url: str, tmp_path: Path, door: str) -> None:
+    """A list has so many of one's own as were asked for, forth and back, and its ends and `has_more` speak of those alone."""
+    async with opened(valkey_url, tmp_path, door) as house:
+        mine = [await house.make("ann" if number % 7 == 0 else "bob") for number in range(80)][::7][::-1]
+        assert len(mine) == 12
+        got, cursor = [], ""
+        while True:
+            _, page = await house.ask("ann", "GET", f"/v1/files?limit=5{cursor}")
+            ids = [each["id"] for each in page["data"]]
+            assert (page["first_id"], page["last_id"]) == (ids[0], ids[-1])
+            assert page["odd"] == 1.5
+            got += ids
+            if not page["has_more"]:
+                break
+            assert len(ids) == 5
+            cursor = f"&after_id={ids[-1]}"
+        assert got == mine
+        _, page = await house.ask("ann", "GET", f"/v1/files?limit=5&before_id={mine[7]}")
+        assert [each["id"] for each in page["data"]] == mine[2:7]
+        assert page["has_more"] is True
+        _, page = await house.ask("ann", "GET", f"/v1/files?limit=5&before_id={mine[3]}")
+        assert [each["id"] for each in page["data"]] == mine[:3]
+        assert page["has_more"] is False
+        _, page = await house.ask("eye", "GET", "/v1/files")
+        assert page == {"data": [], "has_more": False, "first_id": None, "last_id": None, "odd": 1.5}
+        assert len(await house.listed("ann", "/v1/files?limit=12")) == 12
+
+
+@DOORS
+async def test_pages_by_cursor(valkey_url: str, tmp_path: Path, door: str) -> None:
+    """A list that goes on by a cursor is filtered page by page, and its cursors lead to all of one's own."""
+    async with opened(valkey_url, tmp_path, door) as house:
+        mine = [await house.make("ann" if number % 5 == 0 else "bob", "/v1/agents") for number in range(23)][::5][::-1]
+        got, page = [], {"next_page": "0"}
+        while page["next_page"] is not None:
+            _, page = await house.ask("ann", "GET", f"/v1/agents?limit=4&page={page['next_page']}")
+            got += [each["id"] for each in page["data"]]
+        assert got == mine
+
+
+async def test_public_skills(valkey_url: str, tmp_path: Path) -> None:
+    """Upstream's own skills are everybody's to see, and nobody's to change."""
+    async with opened(valkey_url, tmp_path) as house:
+        house.upstream.things["skills"] = [{"id": "pptx", "source": "anthropic"}, {"id": thing("skill", 9), "source": "custom"}]
+        assert await house.listed("ann", "/v1/skills") == ["pptx"]
+        assert (await house.ask("ann", "GET", "/v1/skills/pptx/versions"))[0] == 200
+        assert is_missing(*await house.ask("ann", "DELETE", "/v1/skills/pptx"))
+
+
+BODIES = [
+    {"container": "{}"},
+    {"container": {"id": "{}"}},
+    {"container": {"skills": [{"type": "custom", "skill_id": "{}", "version": "latest"}]}},
+    {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "file", "file_id": "{}"}}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "container_upload", "file_id": "{}"}]}]},
+    {"messages": [{"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": {"type": "file", "file_id": "{}"}}]}
+    ]}]},
+    {"messages": [{"role": "user", "content": [{"type": "document", "source": {
+        "type": "content", "content": [{"type": "image", "source": {"type": "file", "file_id": "{}"}}]}}]}]},
+    {"system": [{"type": "text", "text": "x" * 9000}], "container": "{}"},
+]  # fmt: skip
+
+
+def naming(body: dict[str, Any], name: str) -> bytes:
+    return json.dumps(CALL | body).replace("{}", name, 1).encode()
+
+
+@DOORS
+@pytest.mark.parametrize("endpoint", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_named_in_messages(valkey_url: str, tmp_path: Path, door: str, endpoint: str) -> None:
+    """A message that names another's container, skill or file is refused as one that names what is not there."""
+    async with opened(valkey_url, tmp_path, door) as house:
+        hers = await house.make("ann")
+        for body in BODIES:
+            raw = naming(body, hers)
+            assert (await house.ask("ann", "POST", endpoint, raw))[0] == 200, body
+            asked = len(house.upstream.asked)
+            spelled = raw.replace(b"file_0", b"f\\u0069le_\\u0030")
+            for sent in (raw, spelled):
+                assert is_missing(*await house.ask("bob", "POST", endpoint, sent)), body
+            assert len(house.upstream.asked) == asked
+            assert (await house.ask("boss", "POST", endpoint, raw))[0] == 200
+        said = {"messages": [{"role": "user", "content": f"what is {hers}?"}, {"role": "user", "content": hers}]}
+        assert (await house.ask("bob", "POST", endpoint, CALL | said))[0] == 200  # a text is a text
+
+
+@DOORS
+async def test_named_in_batches(valkey_url: str, tmp_path: Path, door: str) -> None:
+    """So it is in the requests of a batch, however large it is and however its ids are written, and with no batch made."""
+    async with opened(valkey_url, tmp_path, door) as house:
+        hers = await house.make("ann")
+        for filler in ("x" * 1_500_000, "x"):
+            for body in BODIES:
+                params = json.loads(naming(body, hers)) | {"metadata": {"user_id": filler}}
+                raw = json.dumps({"requests": [{"custom_id": "file_invoice_2026_001_of_100", "params": params}]}).encode()
+                made = house.upstream.made
+                for sent in (raw, raw.replace(b"file_0", b"f\\u0069le_\\u0030")):
+                    status, said = await house.ask("bob", "POST", "/v1/messages/batches", sent)
+                    assert is_missing(status, said), (body, status, said)
+                assert house.upstream.made == made
+        assert (await house.ask("ann", "POST", "/v1/messages/batches", raw))[0] == 200
+        status, _ = await house.ask("bob", "POST", "/v1/messages/batches", gzip.compress(raw), content_encoding="gzip")
+        assert status in (400, 404)
+
+
+@DOORS
+async def test_named_elsewhere(valkey_url: str, tmp_path: Path, door: str) -> None:
+    """Other bodies may not name what is another's, whatever it is called there."""
+    async with opened(valkey_url, tmp_path, door) as house:
+        agent, file = await house.make("ann", "/v1/agents"), await house.make("ann")
+        for body in ({"agent": agent}, {"agent": {"id": agent}}, {"resources": [{"type": "file", "file_id": file}]}, [file]):
+            assert is_missing(*await house.ask("bob", "POST", "/v1/sessions", body))
+            assert (await house.ask("ann", "POST", "/v1/sessions", body))[0] == 200
+        his = await house.make("bob", "/v1/sessions")
+        assert is_missing(*await house.ask("bob", "POST", f"/v1/sessions/{his}/resources", {"file_id": file}))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@DOORS
+async def test_made_in_answers(valkey_url: str, tmp_path: Path, door: str, stream: bool) -> None:
+    """The container of an answer, and files written there, belong to whoever asked; what the model says claims none."""
+    tools = {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}], "stream": stream}
+    spoken = {
+        "type": "tool_use",
+        "id": "toolu_1",
+        "name": "f",
+        "input": {"file_id": thing("file", 5), "container": {"id": "c"}},
+    }
+    answer = MESSAGE | {
+        "content": [RAN, spoken, {"type": "text", "text": json.dumps({"file_id": thing("file", 6)})}],
+        "container": {"id": thing("container", 1), "expires_at": "2026-12-01T00:00:00Z"},
+    }
+
+    async def talk(line: Line) -> None:
+        if line.head.startswith(b"POST /v1/messages "):
+            if not json.loads(line.body).get("stream"):
+                return await line.answer(200, json.dumps(answer).encode(), "content-type: application/json")
+            events = [{"type": "message_start", "message": MESSAGE | {"content": []}}]
+            for index, block in enumerate(answer["content"]):
+                events.append({"type": "content_block_start", "index": index, "content_block": block})
+                events.append({"type": "content_block_stop", "index": index})
+            delta = {"stop_reason": "end_turn", "container": answer["container"]}
+            events.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 2}})
+            events.append({"type": "message_stop"})
+            body = "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in events).encode()
+            return await line.answer(200, body, "content-type: text/event-stream")
+        return await line.answer(200, b"{}", "content-type: application/json")
+
+    async with opened(valkey_url, tmp_path, door) as house:
+        house.server.talk = talk
+        status, _ = await house.ask_raw("ann", "POST", "/v1/messages", CALL | tools)
+        assert status == 200
+        link = house.one.parts.link
+        found = {key.decode().removeprefix(keys.resource("")) for key in await link.do("KEYS", keys.resource("*"))}
+        assert found == {thing("container", 1), "file_written0by0code0"}
+        assert (await house.ask("ann", "GET", "/v1/files/file_written0by0code0/content"))[0] == 200
+        assert is_missing(*await house.ask("bob", "GET", "/v1/files/file_written0by0code0/content"))
+        again = CALL | tools | {"container": thing("container", 1), "stream": False}
+        assert (await house.ask("ann", "POST", "/v1/messages", again))[0] == 200
+        assert is_missing(*await house.ask("bob", "POST", "/v1/messages", again))
+        assert await link.do("TTL", keys.resource(thing("container", 1))) > 30 * 86_400
+        assert await link.do("TTL", keys.resource("file_written0by0code0")) == -1
+
+
+async def test_shared(valkey_url: str, tmp_path: Path) -> None:
+    """What upstream holds is everybody's where that is configured, and where no key is asked for: a name tells nobody apart."""
+    for settings in ({"AUTH__SHARED_RESOURCES": "true"}, {"AUTH__REQUIRED": "false"}):
+        async with opened(valkey_url, tmp_path, **settings) as house:
+            hers = await house.make("ann")
+            assert (await house.ask("bob", "GET", f"/v1/files/{hers}"))[0] == 200
+            assert hers in await house.listed("bob", "/v1/files")
+            assert await house.one.parts.link.do("EXISTS", keys.resource(hers)) == 0
+
+
+async def test_unknown(valkey_url: str, tmp_path: Path) -> None:
+    """What nobody can tell apart is not given; unknown collections that are configured as shared are everybody's."""
+    async with opened(valkey_url, tmp_path) as house:
+        house.upstream.answer = {"total": 5}
+        for path in ("/v1/messages", "/v1/messages?x=1"):
+            assert (await house.ask("ann", "GET", path))[0] == 403
+            assert (await house.ask("boss", "GET", path))[0] == 200
+        for method in ("PUT", "PATCH", "DELETE"):
+            assert (await house.ask("ann", method, "/v1/never_heard_of", {}))[0] == 403
+    async with opened(valkey_url, tmp_path, AUTH__UNKNOWN_RESOURCES="shared") as house:
+        ours, hers = await house.make("ann", "/v1/never_heard_of"), await house.make("ann", "/v1/agents")
+        assert (await house.ask("bob", "GET", f"/v1/never_heard_of/{ours}"))[0] == 200
+        assert is_missing(*await house.ask("bob", "GET", f"/v1/agents/{hers}"))
+
+
+async def test_typed(valkey_url: str, tmp_path: Path) -> None:
+    """The typed services go the same way: NOT_FOUND, and pages of one's own."""
+    async with opened(valkey_url, tmp_path) as house, grpc.aio.insecure_channel(f"127.0.0.1:{house.port}") as channel:
+        batches = [await house.make("ann" if number % 3 else "bob", "/v1/messages/batches") for number in range(9)]
+        stub, bob, ann = MessageBatchesServiceStub(channel), *(((("x-api-key", house.keys[name])),) for name in ("bob", "ann"))
+        got, token = [], ""
+        while True:
+            page = await stub.ListMessageBatches(pb.ListMessageBatchesRequest(page_size=2, page_token=token), metadata=bob)
+            got += [batch.id for batch in page.message_batches]
+            token = page.next_page_token
+            if not token:
+                break
+        assert got == batches[::3][::-1]
+        for rpc, request in (
+            (stub.GetMessageBatch, pb.GetMessageBatchRequest(id=batches[1])),
+            (stub.CancelMessageBatch, pb.CancelMessageBatchRequest(id=batches[1])),
+            (stub.DeleteMessageBatch, pb.DeleteMessageBatchRequest(id=batches[1])),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await rpc(request, metadata=bob)
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+            await rpc(request, metadata=ann)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async for _ in stub.StreamMessageBatchResults(pb.StreamMessageBatchResultsRequest(id=batches[4]), metadata=bob):
+                pass
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_from_before(valkey_url: str, tmp_path: Path) -> None:
+    """Of a batch from before owners were recorded there is who made it."""
+    async with opened(valkey_url, tmp_path) as house:
+        old = thing("msgbatch", 3)
+        house.upstream.things["batches"] = [{"id": old}]
+        maker = {"caller": "ann", "team": "", "workspace": "", "lane": "standard", "labels": []}
+        await house.one.parts.link.do("SET", keys.batch(old), json.dumps(maker))
+        assert (await house.ask("ann", "GET", f"/v1/messages/batches/{old}"))[0] == 200
+        assert is_missing(*await house.ask("bob", "GET", f"/v1/messages/batches/{old}"))
+
+
+async def test_first_stays(valkey_url: str, tmp_path: Path) -> None:
+    """Nobody takes over what is another's by having it made again."""
+    async with opened(valkey_url, tmp_path) as house:
+        hers = await house.make("ann")
+        house.upstream.made -= 1
+        assert await house.make("bob") == hers
+        assert is_missing(*await house.ask("bob", "GET", f"/v1/files/{hers}"))
+        owners = house.one.parts.guard.owners
+        assert await owners.of([hers]) == {hers: Owner("ann").text}
+        await until(lambda: owners.stats().pending == 0)
