@@ -27,7 +27,7 @@ The line
     tuning/     what upstream says of itself
     callers     who asks, and keys            embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
-    batches/    what message batches used
+    batches/    what message batches used     resources/  whose things at upstream are
 
 The ground
     link        one client for Redis          pipe        its connection

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 
-from conftest import until
+from conftest import start_valkey, until
 from headrace import keys
 from headrace.owner import Owner
 from headrace.v1 import message_batches_service_pb2 as pb
@@ -297,3 +300,67 @@ async def test_first_stays(valkey_url: str, tmp_path: Path) -> None:
         owners = house.one.parts.guard.owners
         assert await owners.of([hers]) == {hers: Owner("ann").text}
         await until(lambda: owners.stats().pending == 0)
+
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@contextlib.contextmanager
+def own_valkey(path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run a Valkey of the test's own; yield its URL, and what ends it."""
+    process, url = start_valkey(path, *DURABLE)
+
+    def stop() -> None:
+        process.kill()
+        process.wait()
+
+    try:
+        yield url, stop
+    finally:
+        stop()
+
+
+@DOORS
+async def test_redis_away(tmp_path: Path, door: str) -> None:
+    """While Redis is away nobody is given what may be another's, and nothing is made; what is known goes on being known."""
+    with own_valkey(tmp_path) as (url, stop):
+        async with opened(url, tmp_path / "1", door) as house:
+            known, other = await house.make("ann"), thing("file", 7)
+            house.upstream.things["files"].append({"id": other})
+            made = house.upstream.made
+            stop()
+            refused = await asyncio.gather(
+                house.ask("ann", "GET", f"/v1/files/{other}"),
+                house.ask("ann", "GET", "/v1/files"),
+                house.ask("ann", "POST", "/v1/files", {}),
+                house.ask("ann", "POST", "/v1/messages", CALL | {"container": other}),
+            )
+            assert [(status, said["error"]["type"]) for status, said in refused] == [(503, "api_error")] * 4
+            assert house.upstream.made == made
+            assert (await house.ask("ann", "GET", f"/v1/files/{known}"))[0] == 200
+            assert is_missing(*await house.ask("bob", "GET", f"/v1/files/{known}"))
+
+
+async def test_redis_goes_meanwhile(tmp_path: Path) -> None:
+    """What was made while Redis went away is its maker's all the same, and Redis hears of it when it is back."""
+    with own_valkey(tmp_path) as (url, stop):
+        async with opened(url, tmp_path / "1") as house:
+            owners, talk = house.one.parts.guard.owners, house.server.talk
+
+            async def stopping(line: Line) -> None:
+                stop()
+                await talk(line)
+
+            house.server.talk = stopping
+            hers = await house.make("ann")
+            house.server.talk = talk
+            assert owners.stats().pending == 1
+            assert (await house.ask("ann", "GET", f"/v1/files/{hers}"))[0] == 200
+            assert is_missing(*await house.ask("bob", "GET", f"/v1/files/{hers}"))
+            process, _ = await asyncio.to_thread(start_valkey, tmp_path, *DURABLE)
+            try:
+                await until(lambda: owners.stats().pending == 0, within=30)
+                assert await house.one.parts.link.do("GET", keys.resource(hers)) == b"ann"
+            finally:
+                process.kill()
+                process.wait()
