@@ -148,8 +148,8 @@ class Admission:
         if stream is not None and stream != reading.stream:
             raise InvalidCall(f"the call says stream = {stream}, its body {reading.stream}", metadata={"field": "stream"})
         owner = Owner.of(caller.name, said["credential"])
-        if reading.ids and self._guard is not None:
-            await self._guard.refers(owner, caller.role, reading.ids)
+        if self._guard is not None and (reading.ids or said["headers"]):
+            await self._guard.refers(owner, caller.role, reading.ids, said["headers"])
         version = version or self._version
         scope = self.scope(caller, said["credential"])
         if reading.no_keep and self._guard is not None and self._guard.is_on:

@@ -16,7 +16,7 @@ import asyncio
 import dataclasses
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -43,6 +43,7 @@ _AGAIN_S = 1.0
 _CLOSE_WITHIN_S = 2.0
 
 Charge = Callable[[Errand, int], None]
+Note = Callable[[list[str]], Awaitable[None]]
 
 
 class _Made(msgspec.Struct):
@@ -115,16 +116,23 @@ class Batches:
             maker = _Maker(caller.name, caller.team, caller.workspace, errand.lane, errand.labels, errand.owner.text)
             self._link.do("SET", keys.batch(batch_id), msgspec.json.encode(maker), "EX", _KEPT_S)
 
-    async def passing(self, errand: Errand, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def passing(
+        self, errand: Errand, headers: Mapping[str, str], chunks: AsyncIterator[bytes], note: Note | None = None
+    ) -> AsyncIterator[bytes]:
         """
         Yield the chunks of a batch's results, and count what they say once all have come; *headers* are the answer's.
 
         Each is read before it goes on, and the last counts before it does: whoever has it may leave.
+
+        Args:
+            note: is told of things at upstream that the batch has made, before who fetches is.
         """
         results, came = _Reading(self._tally.prices, headers.get("content-encoding", "")), 0
         async for chunk in chunks:
             came += len(chunk)
             await results.feed(chunk)
+            if note is not None and (things := results.things()):
+                await note(things)
             if headers.get("content-length") == str(came):
                 self._end(errand, results)
             yield chunk
@@ -197,6 +205,10 @@ class _Reading:
                 self._results.feed(piece)
         except ValueError:
             self._give_up()
+
+    def things(self) -> list[str]:
+        """Return what was told to have been made since the last time."""
+        return self._results.things() if self._results is not None else []
 
     def _give_up(self) -> None:
         self._results = None

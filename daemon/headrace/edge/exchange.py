@@ -168,11 +168,12 @@ class Exchange:
 
     @contextlib.asynccontextmanager
     async def _noted(self, call: Call, told: _Told) -> AsyncIterator[Reply]:
+        has_thread = b'"thread"' in call.body
         async with told as reply:
             if reply.answer is not None:
-                await self.guard.note(call.owner, reply.answer)
+                await self.guard.note(call.owner, reply.answer, has_thread=has_thread)
             if reply.events is not None:
-                reply.events = self.guard.noted(call.owner, reply.events)
+                reply.events = self.guard.noted(call.owner, reply.events, has_thread=has_thread)
             yield reply
 
     @property
@@ -252,7 +253,7 @@ class Exchange:
             async with self._carrier.carry(load) as (carried, attempts):
                 record.reply = reply = self._reply(carried, attempts)
                 body = await self._whole_answer(load, request, carried, visit)
-                yield self._response(load, request, carried, reply, body)
+                yield self._response(load, request, carried, reply, body, visit)
 
     def _reply(self, carried: Carried, attempts: int) -> Reply:
         return Reply(Source.UPSTREAM, attempts, request_id=carried.request_id, came_at=self._clock.now())
@@ -270,14 +271,16 @@ class Exchange:
             self._batches.made(load.errand, body)
         return body
 
-    def _response(self, load: Load, request: Request, carried: Carried, reply: Reply, body: bytes | None) -> Response:
+    def _response(
+        self, load: Load, request: Request, carried: Carried, reply: Reply, body: bytes | None, visit: Visit | None = None
+    ) -> Response:
         own = self._budget_headers(load.errand)
         said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
         said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(reply.attempts)), *own]
         if body is None:
             chunks = _unbroken(carried.chunks())
             if load.endpoint.batch == "results" and carried.status == 200:
-                chunks = self._batches.passing(load.errand, dict(carried.headers), chunks)
+                chunks = self._batches.passing(load.errand, dict(carried.headers), chunks, visit.told if visit else None)
             return Response(carried.status, said, chunks, reply)
         if load.endpoint.has_addresses:
             body = readdressed(body, request.headers, self._upstream_url)

@@ -28,6 +28,7 @@ from headrace.resources.places import KINDS, Place, kind_of_id, place_of
 from headrace.resources.scan import Scan
 
 _PLAIN = ("", "identity")
+_PROFILE = "anthropic-user-profile-id"
 _PIECE = 1 << 17  # of a body, that is looked through at once
 
 
@@ -77,23 +78,25 @@ class Guard:
 
     # Message calls.
 
-    async def refers(self, owner: Owner, role: Role, named: Iterable[str]) -> None:
+    async def refers(self, owner: Owner, role: Role, named: Iterable[str], headers: Headers) -> None:
         """Raise `ResourceNotFound` if a message call names things that are not its caller's own."""
         if self.is_on and role is not Role.ADMIN:
             await self.check(owner.text, named)
+            await self.check_headers(owner.text, headers)
 
-    async def note(self, owner: Owner, answer: Answer) -> None:
-        """Record what an answer tells to have been made for it."""
-        if not self.is_on or not ids.tells(answer.payload):
+    async def note(self, owner: Owner, answer: Answer, *, has_thread: bool = True) -> None:
+        """Record what an answer tells to have been made for it; *has_thread* says that upstream may hold its conversation."""
+        if not self.is_on or not (has_thread or ids.tells(answer.payload)):
             return
         payloads = [answer.payload] if answer.form is Form.JSON else answer.payload.split(b"\n")
-        made = [thing for payload in payloads for thing in ids.made_in(payload.removeprefix(b"data:"))]
+        said = [payload.removeprefix(b"data:") for payload in payloads]
+        made = [thing for payload in said for thing in ids.made_in(payload, has_thread=has_thread)]
         await self.owners.record(made, owner.text)
 
-    async def noted(self, owner: Owner, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    async def noted(self, owner: Owner, events: AsyncIterator[Event], *, has_thread: bool) -> AsyncIterator[Event]:
         """Yield the events, each once what it tells of is recorded: whoever has it may ask for that."""
         async for event in events:
-            if made := ids.made_in(event.data):
+            if made := ids.made_in(event.data, has_thread=has_thread):
                 await self.owners.record(made, owner.text)
             yield event
 
@@ -117,6 +120,12 @@ class Guard:
         for thing in asked:
             if found.get(thing, "" if kind_of_id(thing) else owner) != owner:
                 raise self.missing(Place("", thing))
+
+    async def check_headers(self, owner: str, headers: Headers) -> None:
+        """Raise `ResourceNotFound` if a call is to be billed to somebody by another's profile of them."""
+        for profile in [value.strip() for name, value in headers if name == _PROFILE]:
+            if (await self.owners.of([profile])).get(profile) != owner:
+                raise self.missing(Place("user_profiles", profile))
 
     def missing(self, place: Place) -> ResourceNotFound:
         """Return what upstream says of a thing that is not there."""
@@ -153,6 +162,7 @@ class Visit:
             await self._check_path()
         elif self._method not in ("GET", "HEAD", "POST"):
             raise NotAllowed(f"{self._method} of all that there is: callers have their own only")
+        await self._guard.check_headers(self._owner, headers)
         if self.is_making:
             await self._guard.owners.ready()
             encodings = [value.strip().lower() for name, value in headers if name == "content-encoding"]
@@ -184,6 +194,10 @@ class Visit:
                 await self._guard.check(self._owner, found)
             if start:
                 await asyncio.sleep(0)  # others have their turn
+
+    async def told(self, things: list[str]) -> None:
+        """Record what the results of a batch tell to have been made."""
+        await self._guard.owners.record(things, self._owner)
 
     async def done(self, answer: bytes | None) -> None:
         """Take in that the call went well: what its answer tells to have been made has an owner, what was deleted has none."""

@@ -24,13 +24,21 @@ def is_id(text: object) -> bool:
     return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
+def of_thread(message_id: str) -> str:
+    """Return the id of the conversation that upstream holds under the id of a message."""
+    return f"thread_{message_id}"
+
+
 def asked_in(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the ids of things that a message call names: its container, its skills, and files; each once."""
+    """Return the ids of things that a message call names: its container, its skills, files, and a thread; each once."""
     return tuple(dict.fromkeys(_asked(body)))
 
 
 def _asked(body: Mapping[str, Any]) -> Iterator[str]:
     container = body.get("container")
+    thread = body.get("thread")
+    if isinstance(thread, dict):
+        yield from map(of_thread, _texts(thread.get("previous_message_id")))
     if isinstance(container, str):
         yield container
     elif isinstance(container, dict):
@@ -50,20 +58,27 @@ def _asked(body: Mapping[str, Any]) -> Iterator[str]:
             waiting += (content, source.get("content") if isinstance(source, dict) else None)
 
 
-def tells(payload: bytes) -> bool:
+def tells(payload: bytes | bytearray) -> bool:
     """Whether an answer may tell of a thing; whoever asks has no more to do with most."""
     return any(mark in payload for mark in _MARKS)
 
 
-def made_in(payload: bytes) -> tuple[str, ...]:
-    """Return the ids of things that an answer, or one event of it, tells to have been made for it."""
-    if not tells(payload):
+def made_in(payload: bytes, *, has_thread: bool = False) -> tuple[str, ...]:
+    """
+    Return the ids of things that an answer, or one event of it, tells to have been made for it.
+
+    Args:
+        has_thread: whether upstream holds the conversation, by the id of this very message.
+    """
+    if not has_thread and not tells(payload):
         return ()
     try:
         said = msgspec.json.decode(payload)
     except (msgspec.DecodeError, RecursionError):
         return ()
-    return tuple(dict.fromkeys(_made(said))) if isinstance(said, dict) else ()
+    if not isinstance(said, dict):
+        return ()
+    return tuple(dict.fromkeys((*_made(said), *(_thread(said) if has_thread else ()))))
 
 
 def _made(said: Mapping[str, Any]) -> Iterator[str]:
@@ -78,6 +93,12 @@ def _made(said: Mapping[str, Any]) -> Iterator[str]:
     begun = said.get("content_block")
     if isinstance(begun, dict):
         yield from _of_block(begun)
+
+
+def _thread(said: Mapping[str, Any]) -> Iterator[str]:
+    message = said.get("message") if said.get("type") == "message_start" else said
+    if isinstance(message, dict) and message.get("type") == "message":
+        yield from map(of_thread, _texts(message.get("id")))
 
 
 def _of_block(block: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from headrace.errors import InvalidCall
+from headrace.resources.ids import of_thread
 from headrace.resources.places import kind_of_id
 
 _SIGN = rb"(?:[A-Za-z0-9_-]|\\u00[0-9a-fA-F]{2})"
@@ -56,5 +57,9 @@ class Scan:
         for string in _STRING.finditer(text):
             thing = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), string[1]).decode("latin-1")
             named = _ID.fullmatch(thing)
-            if named and (kind_of_id(thing) is not None or (self._is_wide and named[1] not in _OF_NO_THING)):
+            if named is None:
+                continue
+            if named[1] == "msg" and not self._is_wide:
+                yield of_thread(thing)  # in a message's params nothing else is named by a message's id
+            elif kind_of_id(thing) is not None or (self._is_wide and named[1] not in _OF_NO_THING):
                 yield thing
