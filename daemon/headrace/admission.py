@@ -22,7 +22,7 @@ from headrace.endpoints import MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Headers, Labels
 from headrace.owner import Owner
-from headrace.rank import LANES
+from headrace.rank import LANES, lane_within
 from headrace.resources import Guard
 
 _MAX_IDEMPOTENCY_KEY = 255
@@ -110,8 +110,7 @@ class Admission:
         if (lane := asked.lower()) not in self._lanes:
             problem = f"there is no lane {asked[:32]!r}; there are {', '.join(self._lanes)}"
             raise InvalidCall(problem, metadata={"field": "lane"})
-        bound = self._lanes.get(caller.ceiling)
-        return lane if bound is None or self._lanes[lane] <= bound else caller.ceiling
+        return lane_within(lane, caller.ceiling, self._lanes)
 
     def scope(self, caller: Caller, credential: str) -> str:
         """
@@ -147,13 +146,12 @@ class Admission:
                 reading = await self._reader.read(said["body"], endpoint.name)
         if stream is not None and stream != reading.stream:
             raise InvalidCall(f"the call says stream = {stream}, its body {reading.stream}", metadata={"field": "stream"})
-        owner = Owner.of(caller.name, said["credential"])
-        if self._guard is not None and (reading.ids or said["headers"]):
-            await self._guard.refers(owner, caller.role, reading.ids, said["headers"])
         version = version or self._version
         scope = self.scope(caller, said["credential"])
-        if reading.no_keep and self._guard is not None and self._guard.is_on:
-            scope = owner.text  # what it leaves behind at upstream is this caller's alone
+        if self._guard is not None and self._guard.is_on:
+            owner = Owner.of(caller.name, said["credential"])
+            await self._guard.refers(owner, caller.role, reading.ids, said["headers"])
+            scope = owner.text if reading.no_keep else scope  # what it leaves behind at upstream is this caller's alone
         moments = self.moments(now, wait, endpoint, caller, is_stream=reading.stream)
         return Call(
             **said,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 FULL_SHARE = 1_000_000
@@ -28,6 +28,11 @@ LANES = {"interactive": 800_000, "standard": 150_000, "batch": 50_000}
 """The shares of the lanes that there always are, as far as the configuration does not say otherwise."""
 
 _MOST_US = 10**12  # of one charge: eleven days
+
+
+def lane_within(lane: str, ceiling: str, shares: Mapping[str, int]) -> str:
+    """Return a lane, or *ceiling* where that is a lane and has the smaller share of the two."""
+    return lane if shares.get(ceiling, FULL_SHARE) >= shares.get(lane, 0) else ceiling
 
 
 @dataclass(frozen=True, slots=True)
