@@ -347,10 +347,10 @@ def _sweep(cache: Any, directory: Path) -> None:
 def _held(scope: str, cache: Any) -> tuple[int, int]:
     # By the beginning of the tag, which `_write` makes; in SQLite, since there may be a hundred thousand.
     begins = json.dumps([scope])[:-1] + ","
-    size = "CASE WHEN filename IS NULL THEN LENGTH(value) ELSE size END"
     [(entries, volume)] = cache._sql(
-        f"SELECT COUNT(*), COALESCE(SUM({size}), 0) FROM Cache WHERE substr(tag, 1, ?) = ?",
-        (len(begins), begins),  # noqa: S608
+        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN filename IS NULL THEN LENGTH(value) ELSE size END), 0) "
+        "FROM Cache WHERE SUBSTR(tag, 1, ?) = ?",
+        (len(begins), begins),
     ).fetchall()
     return entries, volume
 
