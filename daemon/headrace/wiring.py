@@ -386,6 +386,7 @@ class Parts:
         self._go_by_limits()
         self.admission.reload(lanes(settings))
         self.hits.forget()  # what they remember of callers
+        self.guard.reload(is_on=settings.auth.keeps_apart, shares_unknown=settings.auth.shares_unknown)
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
     def _go_by_limits(self) -> None:

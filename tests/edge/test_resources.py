@@ -9,9 +9,11 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from msgspec.structs import replace
 
 from conftest import until
 from headrace import keys
+from headrace.config.tables import Auth
 from headrace.owner import Owner
 from headrace.v1 import message_batches_service_pb2 as pb
 from headrace.v1.message_batches_service_pb2_grpc import MessageBatchesServiceStub
@@ -179,6 +181,18 @@ async def test_shared(valkey_url: str, tmp_path: Path) -> None:
             assert (await house.ask("bob", "GET", f"/v1/files/{hers}"))[0] == 200
             assert hers in await house.listed("bob", "/v1/files")
             assert await house.one.parts.link.do("EXISTS", keys.resource(hers)) == 0
+
+
+async def test_reload(valkey_url: str, tmp_path: Path) -> None:
+    """A new configuration holds from then on, for who asks with a key and for who asks without."""
+    async with opened(valkey_url, tmp_path, AUTH__SHARED_RESOURCES="true") as house:
+        before = await house.make("ann")
+        parts = house.one.parts
+        parts.reload(replace(parts.settings, auth=Auth(required=True)))
+        assert is_missing(*await house.ask("bob", "GET", f"/v1/files/{before}"))
+        hers = await house.make("ann")
+        assert is_missing(*await house.ask("bob", "GET", f"/v1/files/{hers}"))
+        assert (await house.ask("ann", "GET", f"/v1/files/{hers}"))[0] == 200
 
 
 async def test_unknown(valkey_url: str, tmp_path: Path) -> None:

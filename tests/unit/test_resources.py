@@ -117,9 +117,9 @@ def test_scan_refuses() -> None:
         Scan(is_wide=False).feed(b",".join(b'"file_%024d"' % number for number in range(10_001)))
 
 
-def pages(own: list[bool], target: str) -> tuple[dict[str, Any], int]:
+def pages(own: list[bool], target: str, page: int = 0) -> tuple[dict[str, Any], int]:
     """Walk a list of things, some of them one's own, as upstream would show it; return the page and how many were asked for."""
-    ids, listing, count = [f"f{number}" for number in range(len(own))], Listing(target), 0
+    ids, listing, count = [f"f{number}" for number in range(len(own))], Listing(target, page), 0
     while listing.target:
         count += 1
         query = dict(pair.split("=") for pair in listing.target.partition("?")[2].split("&") if pair)
@@ -132,20 +132,20 @@ def pages(own: list[bool], target: str) -> tuple[dict[str, Any], int]:
             first = ids.index(query["after_id"]) + 1 if "after_id" in query else 0
             last = min(first + size, len(ids))
             more = last < len(ids)
-        page = [{"id": name, "n": 1.50} for name in ids[first:last]]
-        ends = (page[0]["id"], page[-1]["id"]) if page else (None, None)
-        said = {"data": page, "has_more": more, "first_id": ends[0], "last_id": ends[1]}
+        shown = [{"id": name, "n": 1.50} for name in ids[first:last]]
+        ends = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+        said = {"data": shown, "has_more": more, "first_id": ends[0], "last_id": ends[1]}
         items = listing.take(json.dumps(said).encode())
         listing.keep(items, lambda name, item: own[int(name[1:])])
     return json.loads(listing.body()), count
 
 
-@given(st.lists(st.booleans(), max_size=60), st.integers(1, 9), st.data())
-def test_listing(own: list[bool], limit: int, data: st.DataObject) -> None:
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 9), st.sampled_from([0, 1000]), st.data())
+def test_listing(own: list[bool], limit: int, most: int, data: st.DataObject) -> None:
     """A page is what it would be if there were no others, forth and back."""
     mine = [f"f{number}" for number, is_own in enumerate(own) if is_own]
     cursor = data.draw(st.sampled_from(["", *([f"after_id={name}" for name in mine] + [f"before_id={name}" for name in mine])]))
-    page, _ = pages(own, f"/v1/files?{'&'.join(filter(None, (f'limit={limit}', cursor)))}")
+    page, _ = pages(own, f"/v1/files?{'&'.join(filter(None, (f'limit={limit}', cursor)))}", most)
     way, _, at = cursor.partition("=")
     if way == "before_id":
         before = mine[: mine.index(at)]

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from headrace.carry import Load
 from headrace.resources import Visit
-from headrace.resources.listing import Listing
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
@@ -28,7 +27,7 @@ async def entered(visit: Visit, load: Load) -> Load:
 
 async def walk(visit: Visit, load: Load, carry: Carry, read: Read) -> tuple[Carried, int, bytes]:
     """Return the first answer of a list, how many attempts all of them took, and the page that the caller is given."""
-    listing, first, attempts = Listing(load.errand.path), None, 0
+    listing, first, attempts = visit.listing(load.errand.path), None, 0
     while listing.target:
         async with carry(replace(load, errand=replace(load.errand, path=listing.target))) as (carried, tries):
             body = await read(carried)

@@ -64,8 +64,7 @@ class Guard:
 
     def __init__(self, owners: Owners, *, is_on: bool, shares_unknown: bool = False) -> None:
         self.owners = owners
-        self.is_on = is_on
-        self._shares_unknown = shares_unknown
+        self.reload(is_on=is_on, shares_unknown=shares_unknown)
         self._visits = self._refused = 0
 
     def __repr__(self) -> str:
@@ -75,6 +74,10 @@ class Guard:
     def stats(self) -> GuardStats:
         """Return its state now."""
         return GuardStats(self.is_on, self._visits, self._refused)
+
+    def reload(self, *, is_on: bool, shares_unknown: bool) -> None:
+        """Go by another configuration from now on."""
+        self.is_on, self._shares_unknown = is_on, shares_unknown
 
     # Message calls.
 
@@ -207,6 +210,10 @@ class Visit:
                 await self._guard.owners.record([made.id], self._owner, self._place.kind)
         elif self._method == "DELETE" and not self._place.is_below:
             await self._guard.owners.forget(self._place.id)
+
+    def listing(self, target: str) -> Listing:
+        """Return the list that is asked for, to be walked."""
+        return Listing(target, self._place.kind.page)
 
     async def keep(self, listing: Listing, page: bytes) -> None:
         """Keep of a page of upstream's list what is the caller's own; `NotAllowed` if nobody can tell whose what is."""

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, quote, urlencode
 import msgspec
 
 _USUAL = 20
-_MOST_PER_PAGE = 1000
 _MOST_PAGES = 50
 _Raw = msgspec.Raw
 
@@ -35,9 +34,11 @@ class Listing:
 
     Args:
         target: path and query, as the caller asks.
+        page: how many items upstream gives at once; 0 if nobody knows.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, page: int = 0) -> None:
+        self._most = page
         self._path, _, query = target.partition("?")
         self._query = parse_qsl(query, keep_blank_values=True)
         named = dict(self._query)
@@ -83,8 +84,9 @@ class Listing:
 
     def _next(self) -> str:
         cursor = "before_id" if self._is_backward else "after_id"
-        kept = [(name, value) for name, value in self._query if name not in ("after_id", "before_id", "limit")]
-        asked = [*kept, ("limit", str(_MOST_PER_PAGE)), (cursor, self._edge)]
+        less = ("after_id", "before_id", *(("limit",) if self._most else ()))
+        kept = [(name, value) for name, value in self._query if name not in less]
+        asked = [*kept, *([("limit", str(self._most))] if self._most else []), (cursor, self._edge)]
         return f"{self._path}?{urlencode(asked, quote_via=quote)}"
 
     def body(self) -> bytes:

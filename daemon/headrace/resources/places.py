@@ -25,12 +25,14 @@ class Kind:
         title: what upstream calls one in its errors.
         prefix: what its ids begin with; "" if nobody has said.
         kept_s: how long its owner is remembered: a little longer than upstream keeps the thing; None: until it is deleted.
+        page: how many of them upstream lists at once, if that is known; 0: as many as a caller asks for.
         has_public: whether there are some that are upstream's own, and so for everybody; their ids are plain words.
     """
 
     title: str
     prefix: str = ""
     kept_s: int | None = None
+    page: int = 0
     has_public: bool = False
 
     def is_public(self, id: str) -> bool:
@@ -39,8 +41,8 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    _BATCHES: Kind("Batch", "msgbatch_", 31 * _DAY_S),
-    "files": Kind("File", "file_"),
+    _BATCHES: Kind("Batch", "msgbatch_", 31 * _DAY_S, page=1000),
+    "files": Kind("File", "file_", page=1000),
     "skills": Kind("Skill", "skill_", has_public=True),
     "containers": Kind("Container", "container_", 31 * _DAY_S),
     # Conversations that upstream holds, each by the id of its last message.
