@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from headrace.errors import NotAllowed
 from headrace.model import Role
@@ -111,6 +112,7 @@ def of_rpc(name: str) -> Rule:
     return RPCS[f"headrace.v1.{name}"]
 
 
+@lru_cache(4096)
 def of_path(method: str, path: str) -> Rule:
     """Return the rule of a path, its query left out; there is nothing at one that has none, and whoever asks is told so."""
     found = (rule for asked, pattern, rule in _COMPILED if asked in ("*", method) and pattern.fullmatch(path))

@@ -61,7 +61,7 @@ class BudgetsServicer:
 
     async def _state(self, glob: str, asker: Asker) -> tuple[State, str]:
         of = asker.caller if asker.is_limited else None
-        return await self._board.state(glob, of=of), of.name if of else ""
+        return await self._board.state(glob, of=of), asker.owner.text if of else ""
 
     # Changing.
 

@@ -28,6 +28,7 @@ from headrace.resources.places import KINDS, Place, kind_of_id, place_of
 from headrace.resources.scan import Scan
 
 _PLAIN = ("", "identity")
+_BEGINS = b"message_start"
 _PROFILE = "anthropic-user-profile-id"
 _PIECE = 1 << 17  # of a body, that is looked through at once
 
@@ -92,14 +93,14 @@ class Guard:
         if not self.is_on or not (has_thread or ids.tells(answer.payload)):
             return
         payloads = [answer.payload] if answer.form is Form.JSON else answer.payload.split(b"\n")
-        said = [payload.removeprefix(b"data:") for payload in payloads]
-        made = [thing for payload in said for thing in ids.made_in(payload, has_thread=has_thread)]
+        said = ((payload.removeprefix(b"data:"), payload is payloads[0] or _BEGINS in payload) for payload in payloads)
+        made = [thing for payload, begins in said for thing in ids.made_in(payload, has_thread=has_thread and begins)]
         await self.owners.record(made, owner.text)
 
     async def noted(self, owner: Owner, events: AsyncIterator[Event], *, has_thread: bool) -> AsyncIterator[Event]:
         """Yield the events, each once what it tells of is recorded: whoever has it may ask for that."""
         async for event in events:
-            if made := ids.made_in(event.data, has_thread=has_thread):
+            if made := ids.made_in(event.data, has_thread=has_thread and event.name == _BEGINS.decode()):
                 await self.owners.record(made, owner.text)
             yield event
 
@@ -134,7 +135,8 @@ class Guard:
         """Return what upstream says of a thing that is not there."""
         self._refused += 1
         kind = kind_of_id(place.id) or place.kind
-        return ResourceNotFound(f"{kind.title} not found: {place.id[:100]}", metadata={"resource": place.id[:100]})
+        named = ids.said_of(place.id)[:100]
+        return ResourceNotFound(f"{kind.title} not found: {named}", metadata={"resource": named})
 
 
 class Visit:

@@ -17,6 +17,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _RESULT = re.compile(r"((bash_|text_editor_)?code_execution|server)\w*_result")
 _MARKS = (b"container", b"file_id")  # one of which is in every answer that tells of a thing
 _DEEPEST = 12
+_THREAD = "thread_"
 
 
 def is_id(text: object) -> bool:
@@ -26,7 +27,12 @@ def is_id(text: object) -> bool:
 
 def of_thread(message_id: str) -> str:
     """Return the id of the conversation that upstream holds under the id of a message."""
-    return f"thread_{message_id}"
+    return _THREAD + message_id
+
+
+def said_of(id: str) -> str:
+    """Return the id by which a caller names a thing."""
+    return id.removeprefix(_THREAD)
 
 
 def asked_in(body: Mapping[str, Any]) -> tuple[str, ...]:

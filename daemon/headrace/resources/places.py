@@ -46,7 +46,7 @@ KINDS: dict[str, Kind] = {
     "skills": Kind("Skill", "skill_", has_public=True),
     "containers": Kind("Container", "container_", 31 * _DAY_S),
     # Conversations that upstream holds, each by the id of its last message.
-    "threads": Kind("Thread", "thread_", 400 * _DAY_S),
+    "threads": Kind("Message", "thread_", 400 * _DAY_S),
     "agents": Kind("Agent"),
     "deployments": Kind("Deployment"),
     "deployment_runs": Kind("Deployment run"),
