@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import InvalidCall
-from headrace.resources.ids import asked_in, is_id, made_in
+from headrace.resources.ids import MOST, asked_in, is_id, made_in
 from headrace.resources.listing import Listing
 from headrace.resources.places import KINDS, UNKNOWN, Place, kind_of_id, place_of
 from headrace.resources.scan import Scan
@@ -177,3 +177,9 @@ def test_no_list(body: bytes) -> None:
     """What is no list of things with ids is none that could be filtered."""
     with pytest.raises(ValueError, match="no page"):
         Listing("/v1/x").take(body)
+
+
+def test_too_many() -> None:
+    """A body that names things without end is read no further than that is known."""
+    content = [{"type": "document", "source": {"type": "file", "file_id": f"file_{number}"}} for number in range(20_000)]
+    assert len(asked_in({"messages": [{"role": "user", "content": content}]})) == MOST + 1

@@ -30,7 +30,7 @@ from headrace.resources.scan import Scan
 _PLAIN = ("", "identity")
 _BEGINS = b"message_start"
 _PROFILE = "anthropic-user-profile-id"
-_PIECE = 1 << 17  # of a body, that is looked through at once
+_PIECE = 1 << 16  # of a body, that is looked through at once
 
 
 class _Source(msgspec.Struct):
@@ -120,6 +120,8 @@ class Guard:
     async def check(self, owner: str, named: Iterable[str]) -> None:
         """Raise `ResourceNotFound` for the first that is not this owner's; what tells no kind may be nobody's."""
         asked = list(named)
+        if len(asked) > ids.MOST:
+            raise InvalidCall(f"the body names more than {ids.MOST:,} things")
         found = await self.owners.of(asked)
         for thing in asked:
             if found.get(thing, "" if kind_of_id(thing) else owner) != owner:

@@ -17,6 +17,8 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _RESULT = re.compile(r"((bash_|text_editor_)?code_execution|server)\w*_result")
 _MARKS = (b"container", b"file_id")  # one of which is in every answer that tells of a thing
 _DEEPEST = 12
+MOST = 10_000
+"""How many things a call may name."""
 _THREAD = "thread_"
 
 
@@ -36,8 +38,17 @@ def said_of(id: str) -> str:
 
 
 def asked_in(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the ids of things that a message call names: its container, its skills, files, and a thread; each once."""
-    return tuple(dict.fromkeys(_asked(body)))
+    """
+    Return the ids of things that a message call names: its container, its skills, files, and a thread; each once.
+
+    Of more than `MOST` it returns one too many.
+    """
+    found: dict[str, None] = {}
+    for thing in _asked(body):
+        found[thing] = None
+        if len(found) > MOST:
+            break
+    return tuple(found)
 
 
 def _asked(body: Mapping[str, Any]) -> Iterator[str]:

@@ -64,6 +64,8 @@ UNKNOWN = Kind("Resource", kept_s=400 * _DAY_S)
 """What may be a thing, or an answer that only has an id: its owner must go some day."""
 
 _PREFIXED = {kind.prefix: kind for kind in KINDS.values() if kind.prefix}
+PREFIXES = tuple(_PREFIXED)
+"""What ids begin with that tell their kind."""
 
 
 def kind_of_id(id: str) -> Kind | None:

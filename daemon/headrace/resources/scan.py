@@ -12,17 +12,19 @@ import re
 from collections.abc import Iterator
 
 from headrace.errors import InvalidCall
-from headrace.resources.ids import of_thread
-from headrace.resources.places import kind_of_id
+from headrace.resources.ids import MOST, of_thread
+from headrace.resources.places import PREFIXES
 
-_SIGN = rb"(?:[A-Za-z0-9_-]|\\u00[0-9a-fA-F]{2})"
-_STRING = re.compile(rb'"(' + _SIGN + rb'{16,128})"')
-_ESCAPE = re.compile(rb"\\u00([0-9a-fA-F]{2})")
-_LONGEST = 128 * 6 + 2  # bytes of one string, all of it escaped
 # As upstream makes them: letters that name the kind, and so many that mean nothing that no name is like it.
-_ID = re.compile(r"([a-z]{2,24})_[A-Za-z0-9]{16,100}")
+_MEANS_NOTHING = rb"_[A-Za-z0-9]{16,100}"
+_KNOWN = re.compile(
+    rb'"((?:msg|' + b"|".join(prefix.rstrip("_").encode() for prefix in PREFIXES) + rb")" + _MEANS_NOTHING + rb')"'
+)
+_ANY = re.compile(rb'"([a-z]{2,24}' + _MEANS_NOTHING + rb')"')
+# Of what an id is made of; hardly anybody writes it so who does not mean to hide one.
+_ESCAPE = re.compile(rb"\\u00(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])")
+_LONGEST = 128 * 6 + 2  # bytes of one string, all of it escaped
 _OF_NO_THING = frozenset({"toolu", "srvtoolu", "mcptoolu", "msg", "req"})
-_MOST = 10_000
 
 
 class Scan:
@@ -49,17 +51,17 @@ class Scan:
         self._tail = text[-_LONGEST:]
         found = [thing for thing in self._ids(text) if thing not in self._seen]
         self._seen.update(found)
-        if len(self._seen) > _MOST:
-            raise InvalidCall(f"the body names more than {_MOST:,} things")
+        if len(self._seen) > MOST:
+            raise InvalidCall(f"the body names more than {MOST:,} things")
         return list(dict.fromkeys(found))
 
     def _ids(self, text: bytes) -> Iterator[str]:
-        for string in _STRING.finditer(text):
-            thing = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), string[1]).decode("latin-1")
-            named = _ID.fullmatch(thing)
-            if named is None:
-                continue
-            if named[1] == "msg" and not self._is_wide:
+        if b"\\u00" in text:
+            text = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), text)
+        for string in (_ANY if self._is_wide else _KNOWN).finditer(text):
+            thing = string[1].decode()
+            kind, _, _ = thing.partition("_")
+            if kind == "msg" and not self._is_wide:
                 yield of_thread(thing)  # in a message's params nothing else is named by a message's id
-            elif kind_of_id(thing) is not None or (self._is_wide and named[1] not in _OF_NO_THING):
+            elif kind not in _OF_NO_THING:
                 yield thing
