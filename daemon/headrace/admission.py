@@ -21,7 +21,7 @@ from headrace.deadline import Moments, Wait, until
 from headrace.endpoints import MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Headers, Labels
-from headrace.owner import Owner
+from headrace.owner import Owner, text_of
 from headrace.rank import LANES, lane_within
 from headrace.resources import Guard
 
@@ -118,7 +118,7 @@ class Admission:
 
         With callers' own keys upstream, only the same key shares: another may not be allowed the model.
         """
-        return Owner.of("" if self._is_shared else caller.name, credential).text
+        return text_of("" if self._is_shared else caller.name, credential)
 
     async def admit(
         self,

@@ -22,6 +22,7 @@ from headrace import observe
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
 from headrace.model import Call, Errand, Labels, Reply, Source, Usage
+from headrace.owner import text_of
 
 NOTHING_USED = Usage()
 _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE: "kept", Source.STALE: "kept"}
@@ -142,7 +143,7 @@ class Outcomes:
         """Tell what an attempt for this call came to."""
         now = self._clock.now()
         spent = Spent(
-            call.owner.text, call.lane, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
+            text_of(call.caller.name, call.credential), call.lane, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
             labels=labels_text(call.labels),
         )  # fmt: skip
         for listener in self._payers:
@@ -176,7 +177,7 @@ class Outcomes:
         return Outcome(
             edge=edge,
             endpoint=errand.endpoint,
-            caller=errand.owner.text,
+            caller=text_of(errand.caller.name, errand.credential),
             lane=str(errand.lane),
             model=errand.model,
             team=errand.caller.team,

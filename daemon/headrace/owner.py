@@ -34,6 +34,11 @@ class Owner:
         return f"{self.name}#{self.credential}" if self.credential else self.name
 
 
+def text_of(name: str, credential: str) -> str:
+    """Return `Owner.of(name, credential).text`: for every call, most of which come with no key that goes upstream."""
+    return Owner.of(name, credential).text if credential else name
+
+
 def name_in(text: str) -> str:
     """Return the caller's name in an owner's text."""
     return text.partition("#")[0]

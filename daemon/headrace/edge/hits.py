@@ -24,6 +24,7 @@ from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.model import Call, Caller, Labels
 from headrace.outcome import Outcome, labels_text
+from headrace.owner import text_of
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
@@ -113,7 +114,7 @@ class Hits:
             return
         self._memo[digest] = Seen(
             call.fingerprint,
-            call.owner.text,
+            text_of(call.caller.name, call.credential),
             call.caller,
             call.model,
             call.lane,
