@@ -143,8 +143,8 @@ class Outcomes:
         """Tell what an attempt for this call came to."""
         now = self._clock.now()
         spent = Spent(
-            text_of(call.caller.name, call.credential), call.lane, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
-            labels=labels_text(call.labels),
+            text_of(call.caller.name, call.credential), call.lane, call.model, usage, is_whole, is_untold, at=now,
+            team=call.caller.team, labels=labels_text(call.labels),
         )  # fmt: skip
         for listener in self._payers:
             listener(spent)
