@@ -91,10 +91,12 @@ async def open_grpc_door(
         yield door, server, one
 
 
-async def call(port: int, method: str, path: str, headers: Pairs, body: bytes = b"", metadata: Pairs = ()) -> Response:
+async def call(
+    port: int, method: str, path: str, headers: Pairs, body: bytes = b"", metadata: Pairs = (), query: str = ""
+) -> Response:
     """Ask over ApiService.Call; return status, headers and body."""
     said = [api_service_pb2.Header(name=name, value=value) for name, value in headers]
-    head = api_service_pb2.CallRequestHead(method=method, path=path, headers=said, body=body)
+    head = api_service_pb2.CallRequestHead(method=method, path=path, query=query, headers=said, body=body)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(20):
         asked = ApiServiceStub(channel).Call(iter([api_service_pb2.CallRequest(head=head)]), metadata=metadata)
         first, *rest = [part async for part in asked]

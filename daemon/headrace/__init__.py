@@ -27,7 +27,7 @@ The line
     tuning/     what upstream says of itself
     callers     who asks, and keys            embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
-    batches/    what message batches used
+    batches/    what message batches used     resources/  whose things at upstream are
 
 The ground
     link        one client for Redis          pipe        its connection
@@ -37,12 +37,12 @@ The ground
     forms/      an answer as JSON, as events  codec       what was said, as bytes
     model       the values that travel        observe     every metric and log event
     heads       HTTP headers as bytes         logs        set up, with no error's text
-    prices      what tokens cost
+    prices      what tokens cost              roles       who may do what
     clock       time, from outside            deadline    a moment as a block of code
     rank        the order of all that waits
     units       durations and sizes           lockfile    one daemon to a place
     background  tasks beside the calls        classes     models that share limits
-    labels      what a call is for
+    labels      what a call is for            owner       whose a thing is
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
     insist      what cannot do without Redis  terminal    tables for people

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from headrace.owner import Owner
+
 R = TypeVar("R")
 
 Labels = tuple[tuple[str, str], ...]
@@ -31,12 +33,14 @@ class Lane(StrEnum):
 
 class Role(StrEnum):
     """
-    What a caller may do beside calling: an observer may see what all callers do, of usage and the like; an admin that, too, and
-    may use the Admin API, by which the organisation itself is run.
+    What a caller may do beside calling, each all that those before it may (roles.py): an observer may see what all callers do,
+    of usage and the like; an operator may steer limits and callers; an admin may use the Admin API, by which the organisation
+    itself is run, and whatever callers have at upstream.
     """
 
     CALLER = "caller"
     OBSERVER = "observer"
+    OPERATOR = "operator"
     ADMIN = "admin"
 
 
@@ -73,6 +77,8 @@ class Caller:
     Who asks: its name, and what the configuration says of it.
 
     Args:
+        lane: the one that its calls go in that name none.
+        ceiling: a lane of which none of its calls goes in a better one; "" for no such bound.
         timeout_s: how long its calls may take that do not say so themselves; None leaves that to `retry.max_age`.
         cache_ttl_s: how long a kept answer is good for it; None for `cache.ttl`, 0 for no cache at all.
         team, workspace: whose it is, for limits and usage; "" for nobody's.
@@ -88,6 +94,7 @@ class Caller:
     team: str = ""
     workspace: str = ""
     labels: tuple[str, ...] = ()
+    ceiling: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +129,11 @@ class Errand:
     ends: float | None = None
     credential: str = field(default="", repr=False)
     labels: Labels = ()
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is, and whatever comes of it."""
+        return Owner.of(self.caller.name, self.credential)
 
     @property
     def begin_by(self) -> float:

@@ -52,6 +52,7 @@ from headrace.parking import Parking
 from headrace.pursuit import Pursuits
 from headrace.redis_check import RedisCheck
 from headrace.replying import Replies
+from headrace.resources import Guard, Owners
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
@@ -108,11 +109,8 @@ class Parts:
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(
             callers(settings),
-            required=settings.auth.required,
-            link=self.link,
-            clock=clock,
-            default_role=settings.auth.default_role,
-        )
+            required=settings.auth.required, link=self.link, clock=clock, default_role=settings.auth.default_role,
+        )  # fmt: skip
         self.cache = Cache(
             self.link,
             clock,
@@ -220,6 +218,8 @@ class Parts:
             self.outcomes,
             Hands(settings.retry.max_running, self.schedule, clock),
         )
+        auth = settings.auth
+        self.guard = Guard(Owners(self.link, clock), is_on=auth.keeps_apart, shares_unknown=auth.shares_unknown)
         self.aside = Aside((reader.JOB, grpc_params.JOB))
         self.admission = Admission(
             clock,
@@ -229,6 +229,7 @@ class Parts:
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
             lanes=lanes(settings),
+            guard=self.guard,
         )
         self.carrier = Carrier(clock, self.schedule, self.upstream, policy)
         self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
@@ -240,6 +241,7 @@ class Parts:
             self.admission,
             self.outcomes,
             self.batches,
+            self.guard,
             budget_headers=self.schedule.budget_headers,
             upstream_url=settings.upstream.base_url,
             opens_s=settings.listen.stream_opens,
@@ -249,7 +251,7 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
-            self.crowd, self.link, self.worker, self.usage, self.batches, self.tuner, self.board,
+            self.crowd, self.link, self.worker, self.usage, self.batches, self.guard, self.tuner, self.board,
             self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
@@ -282,6 +284,7 @@ class Parts:
             stack.push_async_callback(self.link.aclose)
             stack.push_async_callback(self.usage.close)
             stack.push_async_callback(self.batches.close)
+            stack.push_async_callback(self.guard.owners.close)
             stack.push_async_callback(self.alarms.aclose)
             stack.push_async_callback(self.upstream.aclose)
             stack.push_async_callback(self.aside.aclose)
@@ -383,6 +386,7 @@ class Parts:
         self._go_by_limits()
         self.admission.reload(lanes(settings))
         self.hits.forget()  # what they remember of callers
+        self.guard.reload(is_on=settings.auth.keeps_apart, shares_unknown=settings.auth.shares_unknown)
         self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
 
     def _go_by_limits(self) -> None:

@@ -11,6 +11,7 @@ from headrace.cache.fingerprint import essence
 from headrace.cache.policy import no_keep_call
 from headrace.endpoints import CHAT, COUNT_TOKENS, MESSAGES
 from headrace.errors import InvalidCall
+from headrace.resources.ids import asked_in
 
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
@@ -26,6 +27,7 @@ class Reading:
         stream: whether events are wanted.
         essence: 32 bytes, equal for bodies that deserve one answer; see `cache/fingerprint.py`.
         no_keep: why an answer may not be kept, or "".
+        ids: what it names of what lives at upstream; whatever names any is not kept.
     """
 
     model: str
@@ -33,6 +35,7 @@ class Reading:
     stream: bool
     essence: bytes
     no_keep: str
+    ids: tuple[str, ...] = ()
 
 
 NOTHING = Reading("", 0, stream=False, essence=essence({}, is_finite=True), no_keep="")  # of a call that has no body
@@ -43,7 +46,9 @@ def read(raw: bytes, endpoint: str) -> Reading:
     body, is_finite = parse(raw)
     model, max_tokens = _CHECKS[endpoint](body)
     stream = _stream(body, endpoint)
-    return Reading(model, max_tokens, stream, essence(body, endpoint, is_finite=is_finite), no_keep_call(body))
+    no_keep = no_keep_call(body)
+    ids = asked_in(body) if no_keep else ()
+    return Reading(model, max_tokens, stream, essence(body, endpoint, is_finite=is_finite), no_keep, ids)
 
 
 # What each endpoint must say, as far as the daemon needs it: the model, and how many tokens the answer may have.

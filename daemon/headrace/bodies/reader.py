@@ -54,7 +54,7 @@ class Reader:
         """Return what a body asks; raises `InvalidCall`, and `TooLarge` for what cannot be read in reasonable time."""
         self._beside += 1
         said = json.loads(await self.aside.run(JOB, endpoint.encode(), body))
-        return Reading(**said | {"essence": bytes.fromhex(said["essence"])})
+        return Reading(**said | {"essence": bytes.fromhex(said["essence"]), "ids": tuple(said["ids"])})
 
 
 def is_light(body: bytes) -> bool:
@@ -75,4 +75,5 @@ def job(endpoint: bytes, body: bytes) -> bytes:
         "stream": found.stream,
         "essence": found.essence.hex(),
         "no_keep": found.no_keep,
+        "ids": found.ids,
     }).encode()  # fmt: skip

@@ -18,7 +18,7 @@ import structlog
 from headrace import keys, observe
 from headrace.cache.entry import Entry, decode, is_foreign
 from headrace.cache.selector import Selector
-from headrace.cache.tally import Tally, TierStats
+from headrace.cache.tally import Tally, TierStats, own_stats
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
@@ -26,6 +26,7 @@ from headrace.link import Link, Script
 _log = structlog.get_logger()
 
 _STORE = Script(__package__, "store.lua")
+_HELD = Script(__package__, "held.lua")
 _PURGE = Script(__package__, "purge.lua")
 _BOOKS = (keys.CACHE_INDEX, keys.CACHE_ABOUT, keys.CACHE_BYTES)
 _PURGE_BATCH = 500
@@ -103,6 +104,16 @@ class Redis:
         held = self._link.do("ZCOUNT", keys.CACHE_INDEX, now_ms, "+inf"), self._link.do("GET", keys.CACHE_BYTES)
         entries, size = [await self._settled(reply, 0) for reply in held]
         return self.tally.stats(on=True, entries=int(entries), bytes=int(size or 0), bound=self.bound)
+
+    async def held(self, scope: str) -> TierStats:
+        """Return what one scope has in Redis, of all hosts."""
+        cursor, entries, size = b"0", 0, 0
+        while True:
+            args = (cursor, _PURGE_BATCH, scope.encode(errors="replace"))
+            cursor, more, bytes_ = await self._settled(self._link.run(_HELD, (keys.CACHE_ABOUT,), args), (b"0", 0, 0))
+            entries, size = entries + more, size + bytes_
+            if cursor == b"0":
+                return own_stats(self.tally.tier, entries, size)
 
     async def close(self) -> None:
         """Nothing to finish: the link is not ours."""

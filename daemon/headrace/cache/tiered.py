@@ -176,8 +176,11 @@ class Cache:
             await self._purges.catch_up()
         return max(here, shared)
 
-    async def stats(self) -> tuple[TierStats, ...]:
+    async def stats(self, scope: str | None = None) -> tuple[TierStats, ...]:
+        """Return what each tier holds and did; of one *scope*, only what it holds of that."""
         far = [tier for tier in (self._disk, self._redis) if tier is not None]
+        if scope is not None:
+            return (self._memory.held(scope), *[await tier.held(scope) for tier in far])
         return (self._memory.stats(), *[await tier.stats() for tier in far])
 
     def no_keep(self, entry: Entry) -> str:

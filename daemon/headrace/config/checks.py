@@ -78,7 +78,7 @@ def _lanes(settings: Settings) -> Iterator[str]:
             yield f"lane.{name}: a lane's name has 1 to 64 small letters, digits, dots, dashes or underscores"
     lanes = lanes_of(settings)
     for name, caller in settings.caller.items():
-        if caller.lane not in lanes:
+        if caller.lane and caller.lane not in lanes:
             yield f'caller.{name}.lane = "{caller.lane}": there is no such lane; there are {", ".join(lanes)}'
 
 

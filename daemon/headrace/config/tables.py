@@ -95,6 +95,18 @@ class Redis(Table, frozen=True):
 class Auth(Table, frozen=True):
     required: bool = False
     default_role: Role = Role.CALLER
+    shared_resources: bool = False
+    unknown_resources: Literal["own", "shared"] = "own"
+
+    @property
+    def keeps_apart(self) -> bool:
+        """Whether what callers have at upstream is each one's own. Where no key is asked for, a name tells nobody apart."""
+        return self.required and not self.shared_resources
+
+    @property
+    def shares_unknown(self) -> bool:
+        """Whether what lives in collections that are not known is everybody's all the same."""
+        return self.unknown_resources == "shared"
 
 
 class Cache(Table, frozen=True):
@@ -132,7 +144,7 @@ class UsageTable(Table, frozen=True):
 
 
 class CallerSettings(Table, frozen=True):
-    lane: str = Lane.STANDARD.value
+    lane: str = ""  # standard, and no ceiling
     weight: Count = 1
     role: Role = Role.CALLER
     timeout: OptionalDuration = None
@@ -273,8 +285,8 @@ def prices(settings: Settings) -> Prices:
 
 def _caller(name: str, said: CallerSettings) -> Caller:
     return Caller(
-        name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s, team=said.team,
-        workspace=said.workspace, labels=said.labels,
+        name, said.lane or Lane.STANDARD, said.weight, said.role, ceiling=said.lane, timeout_s=said.timeout,
+        cache_ttl_s=said.cache.ttl_s, team=said.team, workspace=said.workspace, labels=said.labels,
     )  # fmt: skip
 
 

@@ -16,9 +16,10 @@ from multidict import CIMultiDict
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.edge import http_errors
-from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id, whole_body
+from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded, parse
 from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
+from headrace.edge.taken import whole_body
 from headrace.errors import HeadraceError, InvalidCall
 from headrace.heads import readable
 from headrace.model import Call

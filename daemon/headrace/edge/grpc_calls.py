@@ -10,12 +10,13 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from multidict import CIMultiDict
 
-from headrace import observe
+from headrace import observe, roles
 from headrace.callers import Callers
 from headrace.edge import status
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.errors import HeadraceError, InvalidCall, UnknownCaller
 from headrace.model import Caller
+from headrace.owner import Owner
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[Any, Any], Awaitable[bytes | None]]  # the request, in bytes or as an iterator of them, and the context
@@ -78,6 +79,22 @@ class Keys(NamedTuple):
 _NONE = Keys()
 
 
+class Asker(NamedTuple):
+    """
+    Who asks for an RPC of ours, that may.
+
+    Args:
+        owner: whose things are its own.
+        own: its own key for upstream; "" unless that is what goes there.
+        is_limited: whether it is limited to those.
+    """
+
+    caller: Caller
+    owner: Owner
+    own: str
+    is_limited: bool
+
+
 class Who:
     """
     Finds out who asks. Metadata is looked at only where keys matter: it costs as much as the rest of a hit.
@@ -111,6 +128,21 @@ class Who:
     def identify(self, key: str, named: str) -> Caller:
         """Return the caller."""
         return self._callers.identify(key, named)
+
+    def ask(self, context: Any, rpc: str, named: str = "") -> Asker:
+        """Return who asks for an RPC ("TicketsService.GetTicket"); raises `NotAllowed` if that may not (roles.py)."""
+        key, own_key, _ = self.keys(context)
+        if self._passes_credentials and not named:
+            named = dict(context.invocation_metadata() or ()).get("x-headrace-caller", "")
+        caller, rule = self.identify(key, named), roles.of_rpc(rpc)
+        rule.check(caller.role)
+        is_limited = rule.is_limited(caller.role, told_apart=self.tells_apart)
+        return Asker(caller, Owner.of(caller.name, own_key), own_key, is_limited)
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether callers are told apart by what they present, and not only by what they say."""
+        return self.asks_for_keys
 
     @property
     def asks_for_keys(self) -> bool:

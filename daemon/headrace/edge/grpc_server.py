@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from headrace import roles
 from headrace.admission import Admission
 from headrace.budgets import Board
 from headrace.cache.tiered import Cache
@@ -93,7 +94,7 @@ class GrpcServer:
         who = Who(callers, passes_credentials=passes_credentials)
         kept = functools.partial(KeptRpc, exchange, admission, hits, who)
         self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
-        self._tickets = TicketsServicer(tickets, who)
+        self._tickets = TicketsServicer(tickets, who, exchange.guard)
         self._cache = CacheServicer(cache, admission, who)
         self._usage = UsageServicer(usage, clock, who)
         self._budgets = BudgetsServicer(board, clock, who)
@@ -171,7 +172,10 @@ class GrpcServer:
             "BudgetsService": _unary(self._budgets.unary),
             "ApiService": {"Call": grpc.stream_stream_rpc_method_handler(self._api.call)},
         }
-        return _Handlers({f"/{name}/{method}": run for name in _SERVICES for method, run in self._methods(name, own).items()})
+        methods = {f"/{name}/{method}": run for name in _SERVICES for method, run in self._methods(name, own).items()}
+        if nobodys := [path for path in methods if path[1:].replace("/", ".") not in roles.RPCS]:
+            raise ValueError(f"no role may ask for {nobodys} (roles.py)")
+        return _Handlers(methods)
 
     def _methods(self, service: str, own: dict[str, dict[str, grpc.RpcMethodHandler]]) -> dict[str, grpc.RpcMethodHandler]:
         typed = _unary(self._typed.unary(service)) | _streaming(self._typed.streaming(service))

@@ -24,6 +24,7 @@ from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.model import Call, Caller, Labels
 from headrace.outcome import Outcome, labels_text
+from headrace.owner import text_of
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
@@ -34,9 +35,15 @@ _COUNTS = ("anthropic-", "cache-control", "x-headrace-lane", "x-headrace-labels"
 
 @dataclass(slots=True)
 class Seen:
-    """What the bytes of an earlier call asked; not frozen, since that would triple what it costs to remember a call."""
+    """
+    What the bytes of an earlier call asked; not frozen, since that would triple what it costs to remember a call.
+
+    Args:
+        owner: whose call it was, as `Owner.text` has it.
+    """
 
     fingerprint: str
+    owner: str
     caller: Caller
     model: str
     lane: str
@@ -106,7 +113,15 @@ class Hits:
         if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
             return
         self._memo[digest] = Seen(
-            call.fingerprint, call.caller, call.model, call.lane, call.endpoint, call.stream, asks.max_age_s, call.labels
+            call.fingerprint,
+            text_of(call.caller.name, call.credential),
+            call.caller,
+            call.model,
+            call.lane,
+            call.endpoint,
+            call.stream,
+            asks.max_age_s,
+            call.labels,
         )
         if len(self._memo) > _MEMO:
             self._memo.popitem(last=False)
@@ -144,7 +159,7 @@ def outcome_of(hit: Hit, edge: str) -> Outcome:
     return Outcome(
         edge,
         seen.endpoint,
-        seen.caller.name,
+        seen.owner,
         seen.lane,
         seen.model,
         team=seen.caller.team,

@@ -19,7 +19,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import observe
+from headrace import observe, roles
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.callers import Callers
@@ -108,6 +108,8 @@ class HttpServer:
             "/readyz": {"GET": self._readyz, "HEAD": self._readyz},
             "/metrics": {"GET": self._show_metrics, "HEAD": self._show_metrics},
         }
+        if any(roles.of_path("GET", path) is not roles.PUBLIC for path in self._routes):
+            raise ValueError("what is answered without a key must be public (roles.py)")
         self.port = 0
 
     def __repr__(self) -> str:

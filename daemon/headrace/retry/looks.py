@@ -1,4 +1,4 @@
-"""Looking at tickets: one as it is now, or has ended, and a page of a caller's."""
+"""Looking at tickets: one as it is now, or has ended, and a page of an owner's."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Looks:
                 await self._clock.sleep(_READ_AGAIN_S)
 
     async def page(
-        self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
+        self, owner: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
     ) -> tuple[list[Ticket], str]:
-        """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
-        name = keys.tickets_of(caller)
+        """Return a page of an owner's tickets, newest first and without answers, and the token of the next page."""
+        name = keys.tickets_of(owner)
         start = 0
         if page_token:
             rank = await self._link.do("ZREVRANK", name, page_token)
@@ -53,5 +53,5 @@ class Looks:
         ids = [ticket_id.decode() for ticket_id in found]
         rows = await asyncio.gather(*(self._link.do("HMGET", keys.ticket(ticket_id), *SUMMARY) for ticket_id in ids))
         tickets = [decode_ticket(ticket_id, SUMMARY, row) for ticket_id, row in zip(ids, rows, strict=True)]
-        page = [ticket for ticket in tickets if ticket and ticket.caller == caller and state in (None, ticket.state)]
+        page = [ticket for ticket in tickets if ticket and ticket.owner == owner and state in (None, ticket.state)]
         return page, ids[-1] if len(ids) == page_size else ""

@@ -58,7 +58,8 @@ class Making:
 
         Raises `QueueFull` if too many of its caller's tickets have not ended.
         """
-        idempotency = keys.idempotency(call.caller.name, call.idempotency_key) if call.idempotency_key else ""
+        owner = call.owner.text
+        idempotency = keys.idempotency(owner, call.idempotency_key) if call.idempotency_key else ""
         fields = encode_ticket(
             call,
             state=state,
@@ -70,8 +71,8 @@ class Making:
             idempotency=idempotency,
             holder=holder,
         )
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
-        names.append(keys.live_tickets_of(call.caller.name))
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
+        names.append(keys.live_tickets_of(owner))
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",

@@ -56,6 +56,7 @@ class Ticket:
     The durable record of a call that may outlive its RPC.
 
     Args:
+        owner: whose it is, as `Owner.text` has it.
         attempts: tries at upstream begun so far; `broken` of them failed in a way that counts.
         due: when the next attempt is due, while QUEUED.
         is_submitted: it was handed over with SubmitMessage.
@@ -66,7 +67,7 @@ class Ticket:
     """
 
     id: str
-    caller: str
+    owner: str
     state: State
     model: str
     fingerprint: str
@@ -127,7 +128,7 @@ def encode_ticket(
 ) -> list[Any]:
     """Return a new ticket as its hash's fields and values, in turn."""
     fields: dict[str, Any] = {
-        "caller": call.caller.name,
+        "caller": call.owner.text,
         "state": state,
         "model": call.model.encode(errors="replace"),
         "fingerprint": call.fingerprint,
@@ -156,7 +157,7 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
     text = {name: (value or b"").decode(errors="replace") for name, value in raw.items() if name in SUMMARY}
     return Ticket(
         id=ticket_id,
-        caller=text["caller"],
+        owner=text["caller"],
         state=State(text["state"]),
         model=text["model"],
         fingerprint=text["fingerprint"],

@@ -27,6 +27,7 @@ from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, Headr
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
+from headrace.owner import Owner
 from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
@@ -115,7 +116,7 @@ class Tickets:
         Raises `QueueFull` as `submit` does.
         """
         ticket_id, hold = new_id(), self._held.new()
-        hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
+        hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
         hold.is_bound = bool(call.credential)
         claiming = self._moves.start(self._claim(ticket_id, call, hold))
         try:
@@ -329,12 +330,12 @@ class Tickets:
         elif why == "unwanted":
             await self._abandon(ticket_id, why)
 
-    async def cancel(self, ticket_id: str, caller: str) -> Ticket:
-        """Cancel a caller's ticket, and return it; one that has ended stays as it is."""
-        await self.get(ticket_id, caller)
+    async def cancel(self, ticket_id: str, owner: Owner) -> Ticket:
+        """Cancel an owner's ticket, and return it; one that has ended stays as it is."""
+        await self.get(ticket_id, owner)
         error = Canceled("the ticket was canceled by its caller")
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
-        return await self.get(ticket_id, caller)
+        return await self.get(ticket_id, owner)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
         """
@@ -358,19 +359,19 @@ class Tickets:
 
     # Looking.
 
-    async def get(self, ticket_id: str, caller: str) -> Ticket:
-        """Return a caller's ticket as it is now. Another's is not found."""
+    async def get(self, ticket_id: str, owner: Owner) -> Ticket:
+        """Return an owner's ticket as it is now. Another's is not found."""
         ticket = await insist(self._clock, lambda: self._looks.read(ticket_id, FULL))
-        if ticket.caller != caller:
+        if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
 
     async def list(
-        self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
+        self, owner: Owner, *, page_size: int = 50, page_token: str = "", state: State | None = None
     ) -> tuple[list[Ticket], str]:
-        """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
+        """Return a page of an owner's tickets, newest first and without answers, and the token of the next page."""
         return await insist(
-            self._clock, lambda: self._looks.page(caller, page_size=page_size, page_token=page_token, state=state)
+            self._clock, lambda: self._looks.page(owner.text, page_size=page_size, page_token=page_token, state=state)
         )
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:

@@ -172,7 +172,7 @@ class Counting:
 
 
 def _whose(call: Call) -> str:
-    return call.caller.name if call.credential else ""
+    return call.owner.text if call.credential else ""
 
 
 def _tokens(answer: Answer) -> int:
