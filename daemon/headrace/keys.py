@@ -33,7 +33,9 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:tickets:<caller> | zset | a caller's tickets by creation (us) | with the ticket |
 | headrace:live:<caller> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
-| headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
+| headrace:keys | hash | key id -> JSON: name, digest, how it was hashed, prefix, created, expires, role | revocation |
+| headrace:keys:used | hash | key id -> when it was used last (Unix seconds) | with the key |
+| headrace:keys:version | string | how often keys were changed | never |
 | headrace:overrides | hash | "limit:<name>" or "caller:<name>" -> its end (us), and JSON | one by one, at their ends |
 | headrace:batch:{<id>}:made | string | JSON: who made a message batch | 31 days |
 | headrace:batch:{<id>}:counted | string | its results were read, and counted | 31 days |
@@ -58,6 +60,8 @@ CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
+KEYS_USED = "headrace:keys:used"
+KEYS_VERSION = "headrace:keys:version"
 LEARNED = "headrace:limits:learned"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"
