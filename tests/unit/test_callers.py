@@ -142,6 +142,7 @@ async def test_lost_nudge(link):
         async with asyncio.timeout(10):
             while knows(callers, key):
                 await clock.advance(61)
+                await asyncio.sleep(0.01)
 
 
 async def test_reload(link):
