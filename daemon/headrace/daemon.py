@@ -22,7 +22,7 @@ import structlog
 
 from headrace import logs, observe
 from headrace.background import Background
-from headrace.config import Settings, keys, runtime_dir, warnings
+from headrace.config import Settings, keys, redis_url, runtime_dir, warnings
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ConfigError, StartupError
 from headrace.lockfile import StateLock
@@ -123,7 +123,7 @@ async def _work(settings: Settings, notifier: Notifier) -> None:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, settings.redis.url, lambda: keys(settings, os.environ), keeps_disk=False)
+        parts = Parts(settings, redis_url(settings), lambda: keys(settings, os.environ), keeps_disk=False)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         await parts.settle_in()
@@ -145,7 +145,7 @@ def _settle_in() -> None:
 
 
 def _redis_url(settings: Settings, valkey: EmbeddedValkey | None) -> str:
-    return settings.redis.url or (valkey.url if valkey else "")
+    return redis_url(settings) or (valkey.url if valkey else "")
 
 
 def _on_signals(*signals: signal.Signals) -> asyncio.Event:

@@ -45,6 +45,7 @@ from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
 from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
+from headrace.keystore import Hashing
 from headrace.link import Link
 from headrace.model import Caller, Errand, Lane
 from headrace.outcome import Outcomes
@@ -112,6 +113,8 @@ class Parts:
             link=self.link,
             clock=clock,
             default_role=settings.auth.default_role,
+            certificates=settings.listen.tls_clients,
+            hashing=Hashing(self._keys.peppers),
         )
         self.cache = Cache(
             self.link,
@@ -383,7 +386,13 @@ class Parts:
         self._go_by_limits()
         self.admission.reload(lanes(settings))
         self.hits.forget()  # what they remember of callers
-        self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
+        self.callers.reload(
+            callers(settings),
+            required=settings.auth.required,
+            default_role=settings.auth.default_role,
+            certificates=settings.listen.tls_clients,
+            hashing=Hashing(self._keys.peppers),
+        )
 
     def _go_by_limits(self) -> None:
         """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""

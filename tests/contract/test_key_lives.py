@@ -8,6 +8,7 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+from conftest import until
 from headrace import keys
 from headrace.callers import Callers, KeyStore
 from headrace.clock import HandClock
@@ -189,12 +190,10 @@ async def test_lost_nudges(link, valkey_url):
     loop = asyncio.get_running_loop()
     slowest = 0.0
     for _ in range(3):
-        while not is_known(callers, key):
-            await asyncio.sleep(0.01)
+        await until(lambda: is_known(callers, key))  # noqa: B023  # within this turn
         begun = loop.time()
         await store.revoke(key.split("_")[1])
-        while is_known(callers, key):
-            await asyncio.sleep(0.005)
+        await until(lambda: not is_known(callers, key))  # noqa: B023
         slowest = max(slowest, loop.time() - begun)
         key = await store.create("a")
     print(f"slowest {slowest:.2f} s")

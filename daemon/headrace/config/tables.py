@@ -20,6 +20,7 @@ from headrace.config.kinds import (
     Backoff,
     BaseUrl,
     CacheWish,
+    CertificateName,
     DimensionName,
     Duration,
     EndpointGlob,
@@ -82,6 +83,11 @@ class Listen(Table, frozen=True):
     origins: tuple[Origin, ...] = ()
     socket_mode: Mode = "0660"
     socket_group: str = ""
+    tls_certificate: OptionalFile = ""
+    tls_key: OptionalFile = ""
+    tls_client_ca: OptionalFile = ""
+    tls_clients: dict[CertificateName, Name] = {}
+    insecure: bool = False
 
 
 class State(Table, frozen=True):
@@ -90,11 +96,15 @@ class State(Table, frozen=True):
 
 class Redis(Table, frozen=True):
     url: RedisUrl = Url("")
+    tls_ca: OptionalFile = ""
+    tls_certificate: OptionalFile = ""
+    tls_key: OptionalFile = ""
 
 
 class Auth(Table, frozen=True):
     required: bool = False
     default_role: Role = Role.CALLER
+    pepper_file: OptionalFile = ""
 
 
 class Cache(Table, frozen=True):
