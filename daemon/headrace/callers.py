@@ -3,8 +3,9 @@ Who asks: callers by key (where auth is required), by the name in their client c
 
 How keys are made and kept, keystore.py says. Every daemon holds all digests in memory, so that the hot path asks nobody, and
 goes on with what it knows while Redis is away. It loads them anew on a nudge (keys were made or revoked), when the link comes
-back, and now and then; and since nudges may be lost, it asks Redis every moment how many changes there were: a number, one
-command a host, and a revoked key is refused everywhere within a second. Who a certificate's name stands for, the configuration says.
+back, and now and then; and since nudges may be lost, it asks Redis all the time how many changes there were: a number, one
+command a host, and a revoked key is refused everywhere within a second. Whom a certificate's name stands for, the
+configuration says.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         edges = Edges(parts, runtime_dir(os.environ, settings))
         await stack.enter_async_context(edges.open())
         stack.push_async_callback(_start_heart(parts, edges, notifier, valkey).close)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, notifier)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, edges, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
         _settle_in()
         log.info(observe.DAEMON_STARTED, addresses=edges.addresses, redis=settings.redis.url != "")
@@ -155,8 +155,8 @@ def _on_signals(*signals: signal.Signals) -> asyncio.Event:
     return received
 
 
-def _reload(reload: Reload, parts: Parts, notifier: Notifier) -> None:
-    # Limits, callers and keys; what is bound or built at the start stays until a restart.
+def _reload(reload: Reload, parts: Parts, edges: Edges, notifier: Notifier) -> None:
+    # Limits, callers, keys and certificates; what is bound or built at the start stays until a restart.
     notifier.reloading()
     try:
         parts.reload(reload())
@@ -164,6 +164,7 @@ def _reload(reload: Reload, parts: Parts, notifier: Notifier) -> None:
         log.error(observe.CONFIG_REJECTED, error=str(error))
     else:
         log.info(observe.CONFIG_RELOADED)
+    edges.reload()
     notifier.ready("serving")
 
 

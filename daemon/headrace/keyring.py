@@ -1,8 +1,8 @@
 """
 The commands for the keys that callers present: `headrace keys create`, `list`, `rotate` and `revoke`.
 
-They write to Redis, and need no daemon: who may write there may make keys. A key is printed once, alone on its line, so that it can
-go straight into a file.
+They write to Redis, and need no daemon: who may write there may make keys. A key is printed once, alone on its line, so that
+it can go straight into a file.
 """
 
 from __future__ import annotations

@@ -159,6 +159,8 @@ REGISTRY.register(_Collector())
 DAEMON_STARTED = "daemon.started"
 DAEMON_DRAINING = "daemon.draining"
 DAEMON_STOPPED = "daemon.stopped"
+CERTIFICATE_RENEWED = "certificate.renewed"
+CERTIFICATE_REJECTED = "certificate.rejected"
 CONFIG_DOUBTFUL = "config.doubtful"
 CONFIG_RELOADED = "config.reloaded"
 CONFIG_REJECTED = "config.rejected"

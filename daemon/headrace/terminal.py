@@ -1,5 +1,5 @@
 """
-What commands share: the options that most of them have, the settings, an RPC to the running daemon, a link to its Redis, and tables.
+What commands share: the options that most have, the settings, an RPC to the running daemon, a link to its Redis, tables.
 
 What takes long to import is imported when a command needs it, as in main.py.
 """
@@ -60,7 +60,7 @@ def ask_daemon(option: Path | None, key: str, service: str, method: str, request
             return ask(request, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
-                raise StartupError(f"no daemon answers on {target} (the first of listen.grpc); is it running?") from error
+                raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
             raise StartupError(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
 
 
@@ -70,7 +70,12 @@ def daemon_address(settings: Settings) -> str:
 
     if not settings.listen.grpc:
         raise ConfigError("listen.grpc = []: is empty, and this command talks to the daemon over gRPC; name an address")
-    return resolve(settings.listen.grpc[0], runtime_dir(os.environ, settings))
+    addresses = [each for each in settings.listen.grpc if each.startswith("unix:") or not settings.listen.tls_certificate]
+    if not addresses:
+        raise ConfigError(
+            "listen.grpc: with TLS this command talks to the daemon over its unix socket, and there is none; name one"
+        )
+    return resolve(addresses[0], runtime_dir(os.environ, settings))
 
 
 def with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:

@@ -142,7 +142,7 @@ async def test_last_use(link):
 
 
 async def test_pepper(link):
-    """With a pepper the digest is keyed, and old keys stay good; without the right one a key is refused, and it is said once."""
+    """With a pepper the digest is keyed, and old keys stay good; without the right one a key is refused, and that is said."""
     plain = await KeyStore(link).create("a")
     keyed = await KeyStore(link, hashing=Hashing([PEPPER])).create("a")
     newer = await KeyStore(link, hashing=Hashing([NEWER, PEPPER])).create("a")

@@ -2,8 +2,8 @@
 Who may listen where, and what goes over the network in the clear.
 
 An address that other machines reach needs two things: that whoever asks shows who it is (a key of ours, its own key for
-upstream, or a client certificate), and that nobody on the way can read that (TLS). Without both the daemon does not start, unless
-`listen.insecure = true` says that it is meant; then it says so at each start.
+upstream, or a client certificate), and that nobody on the way can read that (TLS). Without both the daemon does not start,
+unless `listen.insecure = true` says that it is meant; then it is a warning at each start.
 """
 
 from __future__ import annotations

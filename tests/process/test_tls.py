@@ -1,0 +1,247 @@
+"""The doors over TLS: to whom they speak, whom a certificate stands for, and how certificates change while calls go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import ssl
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+
+from daemon_process import environment, headrace
+from fleet import daemon_beside, simulated
+from headrace.v1 import messages_service_pb2, messages_service_pb2_grpc, options_pb2
+from pki import Authority, Pair
+
+BODY = {"model": "claude-sonnet-4-5", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]}
+HEADERS = {"anthropic-version": "2023-06-01"}
+
+
+def settings(server: Pair, **more: str) -> dict[str, str]:
+    return {"LISTEN__TLS_CERTIFICATE": str(server.certificate), "LISTEN__TLS_KEY": str(server.key)} | more
+
+
+def ran(*command: object, said: str = "") -> str:
+    """Run a program of somebody else's, and return all that it says."""
+    done = subprocess.run([*map(str, command)], input=said, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout + done.stderr
+
+
+async def run(*command: object, said: str = "") -> str:
+    return await asyncio.to_thread(ran, *command, said=said)
+
+
+def client(authority: Authority, shows: Pair | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    if shows:
+        context.load_cert_chain(shows.certificate, shows.key)
+    return context
+
+
+def channel(address: str, authority: Authority, shows: Pair | None = None) -> grpc.aio.Channel:
+    more = (shows.key.read_bytes(), shows.certificate.read_bytes()) if shows else (None, None)
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), *more)
+    # Each channel a connection of its own: grpcio shares them between channels that look alike.
+    return grpc.aio.secure_channel(address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+async def create(over: grpc.aio.Channel, text: str = "hi") -> messages_service_pb2.CreateMessageResponse:
+    request = messages_service_pb2.CreateMessageRequest(options=options_pb2.CallOptions(anthropic_version="2023-06-01"))
+    request.params.model, request.params.max_tokens = "claude-sonnet-4-5", 8
+    request.params.messages.add(role="user").content.text = text
+    return await messages_service_pb2_grpc.MessagesServiceStub(over).CreateMessage(request, timeout=20)
+
+
+async def test_tls(tmp_path: Path) -> None:
+    """curl, openssl and gRPC speak TLS to it, from 1.2 on, in HTTP/1.1 and h2; who trusts another authority, or none, does not."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    async with simulated() as upstream, daemon_beside(upstream.url, **settings(authority.server())) as one:
+        place = one.http.removeprefix("https://")
+        assert one.http == f"https://{place}"
+        asked = ("curl", "-sS", "-i", "--http2", "-H", "anthropic-version: 2023-06-01", "--json", json.dumps(BODY))
+        assert (await run(*asked, f"{one.http}/v1/messages", "--cacert", authority.certificate)).startswith("HTTP/1.1 200")
+        assert "unable to get local issuer" in await run(*asked, f"{one.http}/v1/messages", "--cacert", other.certificate)
+        assert "HTTP/0.9" in (said := await run("curl", "-sS", f"http://{place}/healthz")) or "Empty reply" in said
+
+        for address, offered, chosen in ((place, "h2,http/1.1", "http/1.1"), (one.grpc, "h2", "h2")):
+            to = ("openssl", "s_client", "-connect", address, "-alpn", offered, "-CAfile", authority.certificate)
+            for version in ("-tls1_2", "-tls1_3"):
+                said = await run(*to, version, "-verify_return_error")
+                assert f"ALPN protocol: {chosen}" in said
+                assert "Verification: OK" in said
+            assert "Cipher is (NONE)" in await run(*to, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
+
+        async with channel(one.grpc, authority) as over:
+            assert (await create(over)).origin.source == options_pb2.ANSWER_SOURCE_CACHE
+        for over in (channel(one.grpc, other), grpc.aio.insecure_channel(one.grpc)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await create(over)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            await over.close()
+
+
+async def test_client_certificates(tmp_path: Path, valkey_url: str) -> None:
+    """Who shows no certificate, or a stranger's, is not let in; a name in it stands for a caller, and a key does beside it."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    shown = {
+        "uri": authority.sign("uri", "DNS:x", "URI:spiffe://e/shop"), "dns": authority.sign("dns", "DNS:batch.internal"),
+        "common": authority.sign("common", common="ops"), "hidden": authority.sign("hidden", "DNS:y", common="ops"),
+    }  # fmt: skip
+    mapped = '{ "spiffe://e/shop" = "shop", "batch.internal" = "batch", ops = "ops" }'
+    more = {"AUTH__REQUIRED": "true", "LISTEN__TLS_CLIENTS": mapped, "LISTEN__TLS_CLIENT_CA": str(authority.certificate)}
+    more["CALLER"] = '{ ops = { role = "observer" }, shop = { team = "sales" } }'
+    async with (
+        simulated() as upstream,
+        daemon_beside(upstream.url, valkey_url, **settings(authority.server(), **more)) as one,
+    ):
+        who = {name: await seen_as(one, authority, pair) for name, pair in shown.items()}
+        assert who == {"uri": "sales", "dns": "", "common": "", "hidden": None}
+
+        key = headrace("keys", "create", "late", environ=environment(tmp_path, HEADRACE_REDIS__URL=valkey_url)).stdout.strip()
+        async with asyncio.timeout(10):
+            while await status(one, authority, shown["hidden"], {"x-api-key": key}) != 200:
+                pass
+        assert await status(one, authority, shown["uri"], {"x-api-key": key}) == 200
+        assert await status(one, authority, shown["uri"], {"x-api-key": "sk-ant-dummy"}) == 200
+        assert await status(one, authority, shown["uri"], {"x-api-key": f"hr_{'0' * 12}_{'0' * 48}"}) == 401
+
+        for pair in (None, other.sign("stranger", "DNS:batch.internal")):
+            with pytest.raises((aiohttp.ClientError, OSError)):
+                await status(one, authority, pair)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                async with channel(one.grpc, authority, pair) as over:
+                    await create(over)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def status(one, authority, pair, more=None) -> int:
+    connector = aiohttp.TCPConnector(ssl=client(authority, pair), force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        async with session.post(f"{one.http}/v1/messages", json=BODY, headers=HEADERS | (more or {})) as response:
+            await response.read()
+            return response.status
+
+
+async def seen_as(one, authority, pair) -> str | None:
+    """The team of the caller as which both doors know who shows this; None where they know nobody."""
+    over_http = await status(one, authority, pair)
+    async with channel(one.grpc, authority, pair) as over:
+        try:
+            await create(over)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert over_http == 401
+            return None
+    assert over_http == 200
+    return await team_of(one, authority, pair)
+
+
+async def team_of(one, authority, pair) -> str:
+    from headrace.v1 import usage_service_pb2, usage_service_pb2_grpc
+
+    async with channel(one.grpc, authority, pair) as over, asyncio.timeout(15):
+        stub = usage_service_pb2_grpc.UsageServiceStub(over)
+        request = usage_service_pb2.GetUsageRequest(group_by=["team"])
+        while not (rows := (await stub.GetUsage(request)).rows):
+            await asyncio.sleep(0.1)
+        return rows[0].groups["team"] if len(rows) == 1 else ""
+
+
+async def serial(place: str, authority: Authority) -> str:
+    """The number of the certificate that is shown to a new connection."""
+    said = await run(
+        "openssl", "s_client", "-connect", place, "-alpn", "h2,http/1.1", "-CAfile", authority.certificate, "-showcerts"
+    )
+    pem = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", said, re.S)
+    return (await run("openssl", "x509", "-noout", "-serial", said=pem[0])) if pem else said
+
+
+async def test_renewal_under_load(tmp_path: Path) -> None:
+    """The certificate changes while both doors are under load, by new connections and old ones: no call fails."""
+    authority = Authority(tmp_path)
+    server, next_one = authority.server(), [authority.server(f"next{n}") for n in range(3)]
+    async with simulated() as upstream, daemon_beside(upstream.url, **settings(server)) as one:
+        place, calls, over = one.http.removeprefix("https://"), [0, 0], asyncio.Event()
+
+        async def by_http(keeps: bool) -> None:
+            connector = aiohttp.TCPConnector(ssl=client(authority), force_close=not keeps)
+            async with aiohttp.ClientSession(connector=connector) as session:
+                while not over.is_set():
+                    async with session.post(f"{one.http}/v1/messages", json=BODY, headers=HEADERS) as response:
+                        assert response.status == 200
+                        calls[0] += 1
+
+        async def by_grpc(keeps: bool) -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                kept = await stack.enter_async_context(channel(one.grpc, authority))
+                while not over.is_set():
+                    if keeps:
+                        await create(kept)
+                    else:
+                        async with channel(one.grpc, authority) as fresh:
+                            await create(fresh)
+                    calls[1] += 1
+
+        async def renewals() -> None:
+            for number, pair in enumerate(next_one):
+                before = {await serial(place, authority), await serial(one.grpc, authority)}
+                assert len(before) == 1
+                server.becomes(pair)
+                if number:
+                    one.served.process.send_signal(signal.SIGHUP)
+                while {await serial(place, authority), await serial(one.grpc, authority)} & before:
+                    assert not any(task.done() for task in loads)
+            over.set()
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            loads = [group.create_task(work(keeps)) for work in (by_http, by_grpc) for keeps in (True, False)]
+            group.create_task(renewals())
+        print(f"{calls[0]} calls over HTTP, {calls[1]} over gRPC, {one.served.log.count('certificate.renewed')} renewals")
+        assert min(calls) > 50
+        assert one.served.log.count('"certificate.renewed"') == 3
+
+
+async def test_broken_renewal(tmp_path: Path) -> None:
+    """Files that are no good leave the old certificate in use, and that is said once; what is mended is used."""
+    authority = Authority(tmp_path)
+    server, good, other = authority.server(), authority.server("good"), authority.server("stranger")
+    async with simulated() as upstream, daemon_beside(upstream.url, **settings(server)) as one:
+        before = await serial(one.grpc, authority)
+        for broken in (b"", b"rubbish", other.key.read_bytes()):
+            server.key.write_bytes(broken)
+            for _ in range(2):
+                one.served.process.send_signal(signal.SIGHUP)
+                await asyncio.to_thread(one.served.hear, "RELOADING=1")
+                assert await serial(one.grpc, authority) == before == await serial(one.http.removeprefix("https://"), authority)
+            assert '"certificate.rejected"' in one.served.log
+        assert one.served.log.count('"certificate.rejected"') <= 3
+        server.key.unlink()
+        server.becomes(good)
+        one.served.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while await serial(one.grpc, authority) == before:
+                pass
+
+
+def test_no_good_from_the_start(tmp_path: Path) -> None:
+    """With files that do not fit, or are not there, it does not start, and says which and why."""
+    authority = Authority(tmp_path)
+    server, other = authority.server(), authority.server("other")
+    for certificate, key, why in (
+        (server.certificate, other.key, "KEY_VALUES_MISMATCH"),
+        (tmp_path / "none.pem", server.key, "none.pem: No such file"),
+    ):
+        environ = environment(
+            tmp_path, HEADRACE_LISTEN__GRPC="[]", HEADRACE_LISTEN__TLS_CERTIFICATE=str(certificate),
+            HEADRACE_LISTEN__TLS_KEY=str(key),
+        )  # fmt: skip
+        done = headrace("serve", environ=environ)
+        assert done.returncode == 1
+        assert why in done.stderr
