@@ -157,7 +157,7 @@ class Callers:
             named: who the caller says it is, "" for nothing. Ignored if keys are required, or a certificate says it.
         """
         if type(key) is Certified:
-            return self._proven.get(key) or _others(key)
+            return self._proven.get(key) or _others(str(key))
         if self.required:
             return self._owner(key)
         name = named or DEFAULT_NAME
