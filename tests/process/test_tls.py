@@ -233,6 +233,28 @@ async def test_broken_renewal(tmp_path: Path) -> None:
                 pass
 
 
+async def test_strangers_are_no_news(tmp_path: Path) -> None:
+    """Whatever comes that is no TLS, or shows no certificate, is no line in the log: anybody can do that all day."""
+    authority = Authority(tmp_path)
+    more = {"LISTEN__TLS_CLIENT_CA": str(authority.certificate)}
+    async with simulated() as upstream, daemon_beside(upstream.url, **settings(authority.server(), **more)) as one:
+        before = one.served.log.count("\n")
+        for place in (one.http.removeprefix("https://"), one.grpc):
+            for _ in range(50):
+                await knock(place, None, b"GET / HTTP/1.1\r\n\r\n")
+                await knock(place, client(authority), b"")
+        assert one.served.log.count("\n") - before <= 2
+
+
+async def knock(place: str, tls: ssl.SSLContext | None, said: bytes) -> None:
+    host, _, port = place.rpartition(":")
+    with contextlib.suppress(OSError):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
+        writer.write(said)
+        await reader.read(100)
+        writer.close()
+
+
 def test_no_good_from_the_start(tmp_path: Path) -> None:
     """With files that do not fit, or are not there, it does not start, and says which and why."""
     authority = Authority(tmp_path)

@@ -7,6 +7,7 @@ environment is always an argument, so that a test or a command can ask for anoth
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -14,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from headrace.config.kinds import is_usable_key
-from headrace.config.tables import DEFAULT_KEY_FILE, Settings
+from headrace.config.tables import DEFAULT_KEY_FILE, DEFAULT_PEPPER_FILE, Settings
 from headrace.errors import ConfigError
 
 CREDENTIAL = "anthropic_api_key"
@@ -68,19 +69,34 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
 
 
 def peppers(settings: Settings, environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """Return what keys the digests of callers' keys, the newest first, one a line of its file; raises `ConfigError`."""
-    path = settings.auth.pepper_file
-    if not path and (directory := environ.get("CREDENTIALS_DIRECTORY")):
-        path = str(Path(directory, PEPPER_CREDENTIAL)) if Path(directory, PEPPER_CREDENTIAL).exists() else ""
-    if not path:
-        return ()
+    """
+    Return what keys the digests of callers' keys, the newest first, one a line of its file; () for none.
+
+    From the file or else the credential; raises `ConfigError` where there is one that cannot be read. The default need not be there.
+    """
+    path = Path(settings.auth.pepper_file)
     try:
-        lines = tuple(filter(None, map(bytes.strip, Path(path).read_bytes().splitlines())))
+        return _peppers(path, path.read_bytes())
     except OSError as error:
+        if handed := _credential(environ, PEPPER_CREDENTIAL):
+            return _peppers(path, handed)
+        if isinstance(error, FileNotFoundError) and settings.auth.pepper_file == DEFAULT_PEPPER_FILE:
+            return ()
         raise ConfigError(f"auth.pepper_file: {path}: cannot be read: {error.strerror}") from error
+
+
+def _peppers(path: Path, content: bytes) -> tuple[bytes, ...]:
+    lines = tuple(filter(None, map(bytes.strip, content.splitlines())))
     if not lines or any(len(line) < _SHORTEST_PEPPER for line in lines):
         raise ConfigError(f"auth.pepper_file: {path}: must have a secret of {_SHORTEST_PEPPER} characters or more in each line")
     return lines
+
+
+def _credential(environ: Mapping[str, str], name: str) -> bytes:
+    # Blank where systemd had none to hand on.
+    with contextlib.suppress(OSError):
+        return Path(environ["CREDENTIALS_DIRECTORY"], name).read_bytes().strip() if "CREDENTIALS_DIRECTORY" in environ else b""
+    return b""
 
 
 def redis_url(settings: Settings) -> str:

@@ -53,6 +53,7 @@ from headrace.prices import Price, Prices
 from headrace.rank import FULL_SHARE, LANES
 
 DEFAULT_KEY_FILE = "/etc/headrace/api_key"
+DEFAULT_PEPPER_FILE = "/etc/headrace/key_pepper"
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Least = Annotated[int, msgspec.Meta(ge=0)]
@@ -104,7 +105,7 @@ class Redis(Table, frozen=True):
 class Auth(Table, frozen=True):
     required: bool = False
     default_role: Role = Role.CALLER
-    pepper_file: OptionalFile = ""
+    pepper_file: Folder = DEFAULT_PEPPER_FILE
 
 
 class Cache(Table, frozen=True):
