@@ -55,7 +55,7 @@ async def until_all(daemons, key: str, is_known: bool) -> float:
 
 
 async def _until(door, one: Daemon, key: str, is_known: bool) -> None:
-    while await door(one, key) != is_known:
+    while await door(one, key) != is_known:  # noqa: ASYNC110
         await asyncio.sleep(0.01)  # so as not to measure how busy we are ourselves
 
 
@@ -97,14 +97,14 @@ async def test_expired_and_rotated(valkey_url: str) -> None:
         ends = {key.prefix: key.expires for key in await store.list()}[old[:15]]
         assert 0 <= time.time() - ends < 1.5
         assert all([await door(each, new) for door in DOORS for each in (one, two)])
-        while (used := {key.prefix: key.used for key in await store.list()})[old[:15]] is None:
+        while (used := {key.prefix: key.used for key in await store.list()})[old[:15]] is None:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         assert abs(used[old[:15]] - time.time()) < 60
     await link.aclose()
 
 
 def test_commands(tmp_path: Path, valkey_url: str) -> None:
-    """A key is printed once, alone; the list tells role, expiry and last use, and nothing of the secret; with a pepper, which."""
+    """A key is printed once, alone; the list tells role, expiry, last use and how it is hashed, and nothing of the secret."""
     pepper = tmp_path / "pepper"
     pepper.write_text("a pepper of enough characters\n")
     environ = environment(tmp_path, HEADRACE_REDIS__URL=valkey_url)

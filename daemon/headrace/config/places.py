@@ -72,7 +72,8 @@ def peppers(settings: Settings, environ: Mapping[str, str]) -> tuple[bytes, ...]
     """
     Return what keys the digests of callers' keys, the newest first, one a line of its file; () for none.
 
-    From the file or else the credential; raises `ConfigError` where there is one that cannot be read. The default need not be there.
+    From the file or else the credential; raises `ConfigError` where there is one that cannot be read. The default need not
+    be there.
     """
     path = Path(settings.auth.pepper_file)
     try:
