@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -231,6 +232,37 @@ async def test_broken_renewal(tmp_path: Path) -> None:
         async with asyncio.timeout(10):
             while await serial(one.grpc, authority) == before:
                 pass
+
+
+async def test_grpcurl(tmp_path: Path) -> None:
+    """grpcurl finds out what there is, and asks it, with a client certificate."""
+    if not (grpcurl := shutil.which("grpcurl")):
+        pytest.skip("there is no grpcurl")
+    authority = Authority(tmp_path)
+    shows, more = authority.sign("shop", "DNS:shop.internal"), {"LISTEN__TLS_CLIENT_CA": str(authority.certificate)}
+    async with simulated() as upstream, daemon_beside(upstream.url, **settings(authority.server(), **more)) as one:
+        files = ("-cacert", authority.certificate, "-cert", shows.certificate, "-key", shows.key)
+        assert "headrace.v1.MessagesService" in await run(grpcurl, *files, one.grpc, "list")
+        asked = {"options": {"anthropicVersion": "2023-06-01"}, "params": {"model": "claude-sonnet-4-5", "maxTokens": 8}}
+        asked["params"]["messages"] = [{"role": "user", "content": {"text": "hi"}}]
+        said = await run(grpcurl, *files, "-d", json.dumps(asked), one.grpc, "headrace.v1.MessagesService/CreateMessage")
+        assert json.loads(said)["origin"]["source"] == "ANSWER_SOURCE_UPSTREAM", said
+        assert "Failed to dial" in await run(grpcurl, *files[:2], "-connect-timeout", "3", one.grpc, "list")
+
+
+async def test_commands(tmp_path: Path) -> None:
+    """With TLS commands go over the unix socket, and say what to do where there is none."""
+    server, at = Authority(tmp_path).server(), f"unix:{tmp_path}/h.sock"
+    tls = settings(server)
+    async with simulated() as upstream, daemon_beside(upstream.url, **tls, LISTEN__GRPC=f'["127.0.0.1:0", "{at}"]'):
+        environ = environment(tmp_path, **{f"HEADRACE_{name}": value for name, value in tls.items()})
+        asked = environ | {"HEADRACE_LISTEN__GRPC": f'["127.0.0.1:7400", "{at}"]'}
+        done = await asyncio.to_thread(headrace, "cache", "stats", environ=asked)
+        assert (done.returncode, "memory" in done.stdout) == (0, True), done.stderr
+        done = await asyncio.to_thread(
+            headrace, "cache", "stats", environ=environ | {"HEADRACE_LISTEN__GRPC": '["[::1]:7400"]'}
+        )
+        assert (done.returncode, "unix socket" in done.stderr) == (2, True)
 
 
 async def test_strangers_are_no_news(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_protocol import LINGER_S, Listener, as_http11
 from headrace.edge.http_refusals import Refusals, RefusalStats
+from headrace.edge.http_site import Site
 from headrace.edge.origins import Origins
 from headrace.edge.waits import has_own_clock
 from headrace.endpoints import MESSAGES
@@ -142,7 +143,7 @@ class HttpServer:
         self._runner = web.ServerRunner(self._listener, shutdown_timeout=self._grace_s)
         await self._runner.setup()
         context = self._certificates.context if self._certificates else None
-        site = web.TCPSite(self._runner, host.strip("[]"), int(port), reuse_port=False, ssl_context=context)
+        site = Site(self._runner, host.strip("[]"), int(port), context)
         try:
             await site.start()
         except OSError as error:
