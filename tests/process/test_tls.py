@@ -14,7 +14,10 @@ from pathlib import Path
 
 import aiohttp
 import grpc
+import httpx
 import pytest
+from headrace_client import AsyncHeadrace
+from headrace_client.httpx_transport import AsyncHeadraceTransport
 
 from daemon_process import environment, headrace
 from fleet import daemon_beside, simulated
@@ -248,6 +251,21 @@ async def test_grpcurl(tmp_path: Path) -> None:
         said = await run(grpcurl, *files, "-d", json.dumps(asked), one.grpc, "headrace.v1.MessagesService/CreateMessage")
         assert json.loads(said)["origin"]["source"] == "ANSWER_SOURCE_UPSTREAM", said
         assert "Failed to dial" in await run(grpcurl, *files[:2], "-connect-timeout", "3", one.grpc, "list")
+
+
+async def test_python_client(tmp_path: Path) -> None:
+    """Our own client, and its transport for SDKs, speak TLS with a certificate of their own."""
+    authority = Authority(tmp_path)
+    shows, more = authority.sign("shop", "DNS:shop.internal"), {"LISTEN__TLS_CLIENT_CA": str(authority.certificate)}
+    files = (authority.certificate, shows.key, shows.certificate)
+    credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+    async with simulated() as upstream, daemon_beside(upstream.url, **settings(authority.server(), **more)) as one:
+        async with AsyncHeadrace(one.grpc, anthropic_version="2023-06-01", credentials=credentials) as asker:
+            said = await asker.messages.create(**BODY)
+            assert said.origin.source == options_pb2.ANSWER_SOURCE_UPSTREAM
+        async with httpx.AsyncClient(transport=AsyncHeadraceTransport(one.grpc, credentials)) as asker:
+            said = await asker.post("https://api.anthropic.com/v1/messages", json=BODY, headers=HEADERS)
+            assert (said.status_code, said.headers["x-headrace-source"]) == (200, "cache")
 
 
 async def test_commands(tmp_path: Path) -> None:
