@@ -215,6 +215,45 @@ async def test_renewal_under_load(tmp_path: Path) -> None:
         assert one.served.log.count('"certificate.renewed"') == 3
 
 
+async def test_authority_changes(tmp_path: Path) -> None:
+    """Who must have signed clients' certificates changes, too: then the old ones are let in no more, nor by an old session."""
+    old, new = Authority(tmp_path), Authority(tmp_path, "new")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(old.certificate.read_bytes())
+    shows = {old: old.sign("a", "DNS:a"), new: new.sign("b", "DNS:b")}
+    more = {"LISTEN__TLS_CLIENT_CA": str(trusted)}
+    async with simulated() as upstream, daemon_beside(upstream.url, **settings(old.server(), **more)) as one:
+        place, session = one.http.removeprefix("https://"), tmp_path / "session"
+        files = ("-CAfile", old.certificate, "-cert", shows[old].certificate, "-key", shows[old].key, "-tls1_2")
+        asked = ("openssl", "s_client", "-connect", place, *files, "-quiet", "-ign_eof")
+        request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        assert "200 OK" in await run(*asked, "-sess_out", session, said=request)
+        assert [await lets_in(one, old, shows[by]) for by in (old, new)] == [(True, True), (False, False)]
+
+        trusted.write_bytes(new.certificate.read_bytes())
+        one.served.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while await lets_in(one, old, shows[new]) != (True, True):
+                pass
+        assert await lets_in(one, old, shows[old]) == (False, False)
+        assert "200 OK" not in await run(*asked, "-sess_in", session, said=request)
+
+
+async def lets_in(one, authority: Authority, shows: Pair) -> tuple[bool, bool]:
+    """Whether each door lets in who shows this."""
+    over_http = over_grpc = True
+    try:
+        await status(one, authority, shows)
+    except (aiohttp.ClientError, OSError):
+        over_http = False
+    async with channel(one.grpc, authority, shows) as over:
+        try:
+            await create(over)
+        except grpc.aio.AioRpcError:
+            over_grpc = False
+    return over_http, over_grpc
+
+
 async def test_broken_renewal(tmp_path: Path) -> None:
     """Files that are no good leave the old certificate in use, and that is said once; what is mended is used."""
     authority = Authority(tmp_path)
