@@ -48,6 +48,7 @@ class Certified(str):
 
 class _Known(NamedTuple):
     # A key, as the hot path needs it.
+    id: str
     name: str
     digest: bytes
     hashed: str
@@ -137,9 +138,8 @@ class Callers:
         self._others = functools.lru_cache(_MEMO_SIZE)(functools.partial(_by_default, role=everybodys))
         self._certificates = dict(certificates or {})
         self._hashing = hashing or Hashing()
-        # The work a key costs, remembered for keys seen before. It says nothing about whether the key is good: that is
-        # looked up every time, so a revoked key is refused from the moment we hear of it.
-        self._read = functools.lru_cache(_MEMO_SIZE)(self._hashing.read)
+        # What a presented key is, remembered until we hear of other keys: so a revoked one is refused from that moment on.
+        self._find = functools.lru_cache(_MEMO_SIZE)(self._look_up)
         self.required = required
         self._stale.set()
 
@@ -177,8 +177,8 @@ class Callers:
         found = self._find(key)
         return found is not None and self._clock.now() < found.expires
 
-    def _find(self, key: str) -> _Known | None:
-        key_id, digests = self._read(key)
+    def _look_up(self, key: str) -> _Known | None:
+        key_id, digests = self._hashing.read(key)
         known = (self._keys or {}).get(key_id)
         is_right = known is not None and hmac.compare_digest(known.digest, digests.get(known.hashed, b""))
         return known if is_right else None
@@ -193,7 +193,7 @@ class Callers:
             raise UnknownCaller("The key is not known here, or was revoked.")
         if known.expires <= self._clock.now():
             raise UnknownCaller("The key has expired.")
-        self._used.add(self._read(key)[0])
+        self._used.add(known.id)
         caller = self._configured.get(known.name) or self._others(known.name)
         return caller if known.role is None else _with_role(caller, known.role)
 
@@ -203,8 +203,8 @@ class Callers:
         for hashed in {known.hashed for known in loaded.values()} - self._hashing.digests("").keys():
             _note_pepper(hashed)
         if loaded != self._keys:
-            self._read.cache_clear()  # holds keys in the clear: no longer than they are of use
-        self._keys = loaded
+            self._keys = loaded
+            self._find.cache_clear()  # it holds keys in the clear, too: no longer than they are of use
 
     async def keep_fresh(self) -> None:
         """Keep the keys as Redis has them, and tell it which were used, until cancelled."""
@@ -240,7 +240,7 @@ class Callers:
 
 def _known(record: Record) -> _Known:
     expires = math.inf if record.expires is None else record.expires
-    return _Known(record.name, bytes.fromhex(record.digest), record.hashed, expires, _role(record.role))
+    return _Known(record.id, record.name, bytes.fromhex(record.digest), record.hashed, expires, _role(record.role))
 
 
 def _role(name: str) -> Role | None:

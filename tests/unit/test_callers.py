@@ -126,7 +126,7 @@ async def test_revoked_key(link):
         assert await store.revoke(key.split("_")[1]) == 1
         await until(lambda: len(callers._keys) == 1)
 
-        assert callers._read.cache_info().currsize == 0
+        assert callers._find.cache_info().currsize == 0
         assert not knows(callers, key)
         assert knows(callers, other)
 
