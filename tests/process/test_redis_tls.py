@@ -95,3 +95,5 @@ async def test_not_trusted(tmp_path: Path, valkey_url: str, lacks: str) -> None:
         }  # fmt: skip
         async with daemon_beside(upstream.url, url, **tls) as one:
             assert "Redis cannot be reached" in await ready(one)
+            if lacks == "authority":
+                assert "TLS: self-signed certificate in certificate chain" in one.served.log
