@@ -24,7 +24,7 @@ import structlog
 from headrace import keys, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
-from headrace.keystore import TOPIC, Hashing, Key, KeyStore, Record, is_key, is_name, read_all
+from headrace.keystore import KEY_LENGTH, TOPIC, Hashing, Key, KeyStore, Record, is_key, is_name, read_all
 from headrace.link import Link, Script
 from headrace.model import Caller, Role
 
@@ -139,7 +139,7 @@ class Callers:
         self._certificates = dict(certificates or {})
         self._hashing = hashing or Hashing()
         # What a presented key is, remembered until we hear of other keys: so a revoked one is refused from that moment on.
-        self._find = functools.lru_cache(_MEMO_SIZE)(self._look_up)
+        self._remembered = functools.lru_cache(_MEMO_SIZE)(self._look_up)
         self.required = required
         self._stale.set()
 
@@ -177,6 +177,9 @@ class Callers:
         found = self._find(key)
         return found is not None and self._clock.now() < found.expires
 
+    def _find(self, key: str) -> _Known | None:
+        return self._remembered(key) if len(key) == KEY_LENGTH else None  # a stranger's may have 64 KiB
+
     def _look_up(self, key: str) -> _Known | None:
         key_id, digests = self._hashing.read(key)
         known = (self._keys or {}).get(key_id)
@@ -204,7 +207,7 @@ class Callers:
             _note_pepper(hashed)
         if loaded != self._keys:
             self._keys = loaded
-            self._find.cache_clear()  # it holds keys in the clear, too: no longer than they are of use
+            self._remembered.cache_clear()  # it holds keys in the clear, too: no longer than they are of use
 
     async def keep_fresh(self) -> None:
         """Keep the keys as Redis has them, and tell it which were used, until cancelled."""

@@ -30,6 +30,7 @@ from headrace.link import Link, Script
 log = structlog.get_logger()
 
 TOPIC = "keys"
+KEY_LENGTH = 64
 PLAIN = "sha256"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

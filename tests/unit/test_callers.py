@@ -114,6 +114,8 @@ async def test_wrong_keys(link):
             with pytest.raises(UnknownCaller) as refused:
                 callers.identify(wrong, "checkout")
             assert not wrong or wrong not in refused.value.message
+            assert callers.ours([wrong, key]) == key
+        assert callers._remembered.cache_info().currsize <= 6  # nothing of what is too long to be a key
 
 
 async def test_revoked_key(link):
@@ -126,7 +128,7 @@ async def test_revoked_key(link):
         assert await store.revoke(key.split("_")[1]) == 1
         await until(lambda: len(callers._keys) == 1)
 
-        assert callers._find.cache_info().currsize == 0
+        assert callers._remembered.cache_info().currsize == 0
         assert not knows(callers, key)
         assert knows(callers, other)
 
