@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +110,14 @@ class FakeFlow:
 class FakeCallers:
     """Keys by name; without keys everybody is who they say."""
 
+    knows_certificates = False
+
     def __init__(self, keys: dict[str, str] | None = None, **roles: Role) -> None:
         self.required = keys is not None
         self._keys = keys or {}
         self._roles = roles
 
-    def ours(self, presented: list[str]) -> str:
+    def ours(self, presented: list[str], certificate: Iterable[str] = ()) -> str:
         return next((key for key in presented if key in self._keys), presented[0] if presented else "")
 
     def identify(self, key: str, named: str) -> Caller:

@@ -8,7 +8,8 @@ and `make lint` checks them.
 
 Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
-    steering    its limits, hold, release     terminal    what commands share
+    steering    its limits, hold, release     keyring     its keys
+    terminal    what commands share           certificates  shown at the doors
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     TOML and the environment      rehearse/   a configuration, simulated
@@ -25,7 +26,8 @@ The line
     budgets/    seen and steered by people
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     tuning/     what upstream says of itself
-    callers     who asks, and keys            embedded    our own Valkey
+    callers     who asks                      keystore    keys, as Redis holds them
+    embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
     batches/    what message batches used     resources/  whose things at upstream are
 

@@ -9,16 +9,22 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
+from headrace.background import Background
+from headrace.certificates import Certificates
+from headrace.clock import Clock
+from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
 from headrace.wiring import Parts
 
 
 class Edges:
-    """The doors of a daemon: gRPC and HTTP."""
+    """The doors of a daemon: gRPC and HTTP. `StartupError` where the certificates are no good."""
 
     def __init__(self, parts: Parts, runtime_dir: Path) -> None:
+        self._background = Background("edges", parts.clock)
         settings = parts.settings
+        certificates = self.certificates = _certificates(settings.listen, parts.clock)
         passes_credentials = settings.upstream.credentials == "caller"
         self._grpc = GrpcServer(
             parts.exchange,
@@ -36,6 +42,7 @@ class Edges:
             socket_mode=settings.listen.socket_mode,
             socket_group=settings.listen.socket_group,
             passes_credentials=passes_credentials,
+            certificates=certificates,
         )
         self._http = HttpServer(
             parts.exchange,
@@ -51,12 +58,18 @@ class Edges:
             origins=settings.listen.origins,
             hosts=settings.listen.hosts,
             clock=parts.clock,
+            certificates=certificates,
         )
 
     @property
     def addresses(self) -> list[str]:
         """Where they are."""
-        return [*self._grpc.addresses, f"http://{self._http.address}"]
+        return [*self._grpc.addresses, f"http{'s' if self.certificates else ''}://{self._http.address}"]
+
+    def reload(self) -> None:
+        """Show the certificates as they are now."""
+        if self.certificates is not None:
+            self.certificates.renew()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -64,11 +77,14 @@ class Edges:
         await self._http.start()
         try:
             await self._grpc.start()
+            if self.certificates is not None:
+                self._background.lasting(self.certificates.keep, "certificates")
             try:
                 yield
             finally:
                 await self._grpc.stop()
         finally:
+            await self._background.close()
             await self._http.stop()
 
     async def set_serving(self, is_serving: bool) -> None:
@@ -78,3 +94,9 @@ class Edges:
     async def drain(self, grace_s: float) -> None:
         """Give the calls that run *grace_s* seconds to end, then end them."""
         await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
+
+
+def _certificates(listen: Listen, clock: Clock) -> Certificates | None:
+    if not listen.tls_certificate:
+        return None
+    return Certificates(listen.tls_certificate, listen.tls_key, listen.tls_client_ca, clock)

@@ -36,7 +36,9 @@ upstream where that is what goes there (owner.py).
 | headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
 | headrace:live:<owner> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:idempotency:<owner>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
-| headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
+| headrace:keys | hash | key id -> JSON: name, digest, how it was hashed, prefix, created, expires, role | revocation |
+| headrace:keys:used | hash | key id -> when it was used last (Unix seconds) | with the key |
+| headrace:keys:version | string | how often keys were changed | never |
 | headrace:overrides | hash | "limit:<name>" or "caller:<name>" -> its end (us), and JSON | one by one, at their ends |
 | headrace:batch:{<id>}:made | string | JSON: who made a message batch | 31 days |
 | headrace:batch:{<id>}:counted | string | its results were read, and counted | 31 days |
@@ -64,6 +66,8 @@ HEARD = "headrace:{budget}:heard"
 HOLDING = "headrace:{budget}:holding"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
+KEYS_USED = "headrace:keys:used"
+KEYS_VERSION = "headrace:keys:version"
 LEARNED = "headrace:limits:learned"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"

@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from headrace import observe
 from headrace.admission import Admission
@@ -45,6 +46,7 @@ from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
 from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
+from headrace.keystore import Hashing
 from headrace.link import Link
 from headrace.model import Caller, Errand, Lane
 from headrace.outcome import Outcomes
@@ -107,10 +109,7 @@ class Parts:
         self.link = Link(redis_url, clock=clock)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
-        self.callers = Callers(
-            callers(settings),
-            required=settings.auth.required, link=self.link, clock=clock, default_role=settings.auth.default_role,
-        )  # fmt: skip
+        self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
         self.cache = Cache(
             self.link,
             clock,
@@ -387,7 +386,13 @@ class Parts:
         self.admission.reload(lanes(settings))
         self.hits.forget()  # what they remember of callers
         self.guard.reload(is_on=settings.auth.keeps_apart, shares_unknown=settings.auth.shares_unknown)
-        self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
+        self.callers.reload(**self._told_of_callers(settings))
+
+    def _told_of_callers(self, settings: Settings) -> dict[str, Any]:
+        return {
+            "configured": callers(settings), "required": settings.auth.required, "default_role": settings.auth.default_role,
+            "certificates": settings.listen.tls_clients, "hashing": Hashing(self._keys.peppers),
+        }  # fmt: skip
 
     def _go_by_limits(self) -> None:
         """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""

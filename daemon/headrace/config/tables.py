@@ -20,6 +20,7 @@ from headrace.config.kinds import (
     Backoff,
     BaseUrl,
     CacheWish,
+    CertificateName,
     DimensionName,
     Duration,
     EndpointGlob,
@@ -52,6 +53,7 @@ from headrace.prices import Price, Prices
 from headrace.rank import FULL_SHARE, LANES
 
 DEFAULT_KEY_FILE = "/etc/headrace/api_key"
+DEFAULT_PEPPER_FILE = "/etc/headrace/key_pepper"
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Least = Annotated[int, msgspec.Meta(ge=0)]
@@ -82,6 +84,11 @@ class Listen(Table, frozen=True):
     origins: tuple[Origin, ...] = ()
     socket_mode: Mode = "0660"
     socket_group: str = ""
+    tls_certificate: OptionalFile = ""
+    tls_key: OptionalFile = ""
+    tls_client_ca: OptionalFile = ""
+    tls_clients: dict[CertificateName, Name] = {}
+    insecure: bool = False
 
 
 class State(Table, frozen=True):
@@ -90,6 +97,9 @@ class State(Table, frozen=True):
 
 class Redis(Table, frozen=True):
     url: RedisUrl = Url("")
+    tls_ca: OptionalFile = ""
+    tls_certificate: OptionalFile = ""
+    tls_key: OptionalFile = ""
 
 
 class Auth(Table, frozen=True):
@@ -97,6 +107,7 @@ class Auth(Table, frozen=True):
     default_role: Role = Role.CALLER
     shared_resources: bool = False
     unknown_resources: Literal["own", "shared"] = "own"
+    pepper_file: Folder = DEFAULT_PEPPER_FILE
 
     @property
     def keeps_apart(self) -> bool:

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError, Message
 from multidict import CIMultiDict
 
 from headrace import observe, roles
-from headrace.callers import Callers
-from headrace.edge import status
+from headrace.callers import Callers, Certified
+from headrace.edge import peers, status
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.errors import HeadraceError, InvalidCall, UnknownCaller
 from headrace.model import Caller
@@ -66,7 +66,7 @@ class Keys(NamedTuple):
     What was presented with a call.
 
     Args:
-        ours: the key that says who asks; "" where none is needed.
+        ours: the key that says who asks, or what stands for one (`Callers.ours`); "" where none is needed.
         own: the caller's own key for upstream; "" unless that is what goes there.
         scope: tells this caller's bytes from another's same bytes; the name in the bytes themselves apart.
     """
@@ -113,7 +113,7 @@ class Who:
 
         It is looked for in the *headers* of a request inside the RPC and in the metadata: whichever is one of ours counts.
         """
-        if not (self._callers.required or self._passes_credentials):
+        if not self.asks_for_keys:
             return _NONE
         # Several of one name are several: a key of ours may be the second.
         metadata = CIMultiDict(context.invocation_metadata() or ())
@@ -121,8 +121,10 @@ class Who:
         own_key = credential(headers or {}) or credential(metadata) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
-        key = self._callers.ours(presented_keys(metadata)) if self._callers.required else ""
-        name = self._callers.identify(key, "").name if self._callers.required else ""
+        names = peers.of_grpc(context) if self._callers.knows_certificates else ()
+        key = self._callers.ours(presented_keys(metadata), names) if self._callers.required or names else ""
+        is_known = self._callers.required or type(key) is Certified
+        name = self._callers.identify(key, "").name if is_known else ""
         return Keys(key, own_key, f"{name}\n{own_key}".encode("utf-8", "surrogateescape"))
 
     def identify(self, key: str, named: str) -> Caller:
@@ -146,8 +148,8 @@ class Who:
 
     @property
     def asks_for_keys(self) -> bool:
-        """Whether a key decides anything: who asks, or whose key goes upstream."""
-        return self._callers.required or self._passes_credentials
+        """Whether a key or a certificate decides anything: who asks, or whose key goes upstream."""
+        return self._callers.required or self._passes_credentials or self._callers.knows_certificates
 
     @property
     def required(self) -> bool:

@@ -15,6 +15,7 @@ from headrace.admission import Admission
 from headrace.budgets import Board
 from headrace.cache.tiered import Cache
 from headrace.callers import Callers
+from headrace.certificates import Certificates
 from headrace.clock import Clock
 from headrace.edge import reflection
 from headrace.edge.exchange import Budget, Exchange
@@ -70,6 +71,7 @@ class GrpcServer:
         socket_mode: of unix sockets, as in the configuration: "0660".
         socket_group: who owns them; "" leaves it.
         passes_credentials: callers' own keys go upstream (`upstream.credentials = "caller"`).
+        certificates: for TLS at TCP addresses; None for none.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class GrpcServer:
         socket_mode: str = "0660",
         socket_group: str = "",
         passes_credentials: bool = False,
+        certificates: Certificates | None = None,
     ) -> None:
         who = Who(callers, passes_credentials=passes_credentials)
         kept = functools.partial(KeptRpc, exchange, admission, hits, who)
@@ -101,7 +104,10 @@ class GrpcServer:
         self._api = ApiServicer(exchange, hits, who, budget_headers)
         self._typed = TypedServicer(exchange, who, kept)
         mode = int(socket_mode, 8)
-        self._addresses = [Address(text, runtime_dir=runtime_dir, mode=mode, group=socket_group) for text in addresses]
+        self._addresses = [
+            Address(text, runtime_dir=runtime_dir, mode=mode, group=socket_group, certificates=certificates)
+            for text in addresses
+        ]
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 

@@ -23,14 +23,16 @@ from headrace import observe, roles
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.callers import Callers
+from headrace.certificates import Certificates
 from headrace.clock import Clock, SystemClock
 from headrace.crowd import Crowd
-from headrace.edge import http_bodies, http_errors, http_ready
+from headrace.edge import http_bodies, http_errors, http_ready, peers
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_protocol import LINGER_S, Listener, as_http11
 from headrace.edge.http_refusals import Refusals, RefusalStats
+from headrace.edge.http_site import Site
 from headrace.edge.origins import Origins
 from headrace.edge.waits import has_own_clock
 from headrace.endpoints import MESSAGES
@@ -68,6 +70,7 @@ class HttpServer:
         crowd: where bodies count while they are read.
         origins: web pages that may ask, and read the answers (`listen.origins`).
         hosts: names by which this daemon may be called where no key is asked for (`listen.hosts`).
+        certificates: for TLS; None for none.
     """
 
     def __init__(
@@ -86,7 +89,9 @@ class HttpServer:
         origins: Iterable[str] = (),
         hosts: Iterable[str] = (),
         clock: Clock | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
+        self._certificates = certificates
         self._exchange = exchange
         self._outcomes = exchange.outcomes
         self._hits = hits
@@ -139,7 +144,8 @@ class HttpServer:
         )
         self._runner = web.ServerRunner(self._listener, shutdown_timeout=self._grace_s)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host.strip("[]"), int(port), reuse_port=False)
+        context = self._certificates.context if self._certificates else None
+        site = Site(self._runner, host.strip("[]"), int(port), context)
         try:
             await site.start()
         except OSError as error:
@@ -189,7 +195,7 @@ class HttpServer:
     async def _call(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             headers, target = request.headers, request.rel_url.raw_path_qs
-            caller, own_key = self._identify(headers)
+            caller, own_key = self._identify(headers, request.transport)
             endpoint = endpoint_of(request.method, target)
             check_size(endpoint, request.content_length)
             _invite(request)
@@ -218,8 +224,9 @@ class HttpServer:
             self._outcomes.refused("http", error)
             return _refusal(error)
 
-    def _identify(self, headers: Mapping[str, str]) -> tuple[Caller, str]:
-        key = self._callers.ours(presented_keys(headers)) if self._callers.required else ""
+    def _identify(self, headers: Mapping[str, str], transport: asyncio.Transport | None) -> tuple[Caller, str]:
+        names = peers.of_http(transport) if self._callers.knows_certificates else ()
+        key = self._callers.ours(presented_keys(headers), names) if self._callers.required or names else ""
         caller = self._callers.identify(key, headers.get("x-headrace-caller", ""))
         own_key = credential(headers) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
