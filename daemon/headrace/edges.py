@@ -9,8 +9,10 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
+from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
+from headrace.edge.http_times import Times
 from headrace.wiring import Parts
 
 
@@ -50,6 +52,9 @@ class Edges:
             crowd=parts.crowd,
             origins=settings.listen.origins,
             hosts=settings.listen.hosts,
+            times=_times(settings.listen),
+            max_connections=settings.listen.max_connections,
+            max_connections_per_peer=settings.listen.max_connections_per_peer,
             clock=parts.clock,
         )
 
@@ -78,3 +83,9 @@ class Edges:
     async def drain(self, grace_s: float) -> None:
         """Give the calls that run *grace_s* seconds to end, then end them."""
         await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
+
+
+def _times(listen: Listen) -> Times:
+    return Times(
+        head_s=listen.head_timeout, body_s=listen.body_timeout, write_s=listen.write_timeout, idle_s=listen.idle_timeout
+    )

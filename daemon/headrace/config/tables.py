@@ -80,6 +80,12 @@ class Listen(Table, frozen=True):
     stream_opens: Duration = 10.0
     hosts: tuple[HostName, ...] = ()
     origins: tuple[Origin, ...] = ()
+    max_connections: Count = 10_000
+    max_connections_per_peer: Count = 5_000
+    head_timeout: Duration = 10.0
+    body_timeout: Duration = 30.0
+    write_timeout: Duration = 60.0
+    idle_timeout: Duration = 3600.0
     socket_mode: Mode = "0660"
     socket_group: str = ""
 

@@ -4,6 +4,10 @@ One connection to the HTTP port: aiohttp's, with our words where the bytes are n
 aiohttp answers what it cannot read in plain text of HTTP/1.0, quotes it there and in its log, and once more for every piece
 that still comes. Here the caller hears one error in the API's shape, nothing of what was sent is said again, and what still
 comes is passed over for a moment, so that the error arrives before the connection is reset.
+
+A connection costs something before anybody knows whose it is. So there are only so many (`connections.py`), nothing is unpacked
+here, and once a second each is looked at: a head that does not end, a body that does not go on, an answer that nobody takes
+(`http_times.py`) end it.
 """
 
 from __future__ import annotations
@@ -14,16 +18,31 @@ from typing import Any
 
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from headrace import heads, observe
 from headrace.edge import http_errors
+from headrace.edge.connections import Connections
 from headrace.edge.exchange import new_id
 from headrace.edge.hits import JSON
 from headrace.edge.http2_hint import PREFACE, Hint
-from headrace.edge.http_refusals import HTTP2, TOO_LONG, Refusals, Refused, refused
+from headrace.edge.http_bodies import Stalled
+from headrace.edge.http_refusals import (
+    BODY_STALLED,
+    FULL,
+    HEAD_LATE,
+    HTTP2,
+    PADDED,
+    TOO_LONG,
+    UNREAD,
+    Refusals,
+    Refused,
+    refused,
+)
+from headrace.edge.http_times import Pace, Times
 
 log = structlog.get_logger()
 
@@ -31,59 +50,205 @@ MAX_FIELD_BYTES = 65_536  # of the request line, and of one header
 MAX_HEADERS = 1_000
 # What was refused is still read for so long, so that its sender hears why; by the loop, as aiohttp times its connections.
 LINGER_S = 2.0
+_LINGER_BYTES = 4_000_000  # and so much of it at most
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
+_MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
+_MAX_PADDING = 16  # times the body: what chunks of a byte each have around them, twice over
+# Of a body that nobody has read yet. As many chunks as a sixteenth of it are taken in at once, which is a millisecond's work.
+_READ_BYTES = 32_768
+_LOOK_S = 1.0
+_AT_ONCE = 1000  # connections that are looked at in one turn of the loop
 
 
 class Listener(web.Server):
-    """Makes the connections of one address."""
+    """
+    Makes the connections of one address, and looks after them until `rest`.
 
-    def __init__(self, handler: Any, *, refusals: Refusals, **options: Any) -> None:
+    Args:
+        connections: counts them.
+        times: what each may take.
+    """
+
+    def __init__(
+        self, handler: Any, *, refusals: Refusals, connections: Connections, times: Times | None = None, **options: Any
+    ) -> None:
         limits: dict[str, Any] = {
             "max_line_size": MAX_FIELD_BYTES,
             "max_field_size": MAX_FIELD_BYTES,
             "max_headers": MAX_HEADERS,
+            "read_bufsize": _READ_BYTES,
+            "auto_decompress": False,  # it would be done before anybody is known
         }
+        self.times = times or Times()
         heads.write_as_they_are()
-        super().__init__(handler, **limits, **options)
+        super().__init__(handler, **limits, keepalive_timeout=self.times.idle_s, **options)
         self.refusals = refusals
+        self.counted = connections
+        self._look = self._loop.call_later(_LOOK_S, self._look_after)
 
     def __call__(self) -> RequestHandler:
         """Return the protocol of a new connection."""
-        return Connection(self, loop=self._loop, refusals=self.refusals, **self._kwargs)
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def rest(self) -> None:
+        """Look after nothing any longer."""
+        self._look.cancel()
+
+    def _look_after(self, left: tuple[Any, ...] = ()) -> None:
+        ahead, now = left or tuple(self._connections), self._loop.time()
+        for connection in ahead[:_AT_ONCE]:
+            connection.look(now)
+        more = ahead[_AT_ONCE:]
+        self._look = self._loop.call_later(0 if more else _LOOK_S, self._look_after, more)
 
 
 class Connection(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_body", "_head_bytes", "_hint", "_is_refused", "_refusals")
+    __slots__ = (
+        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_refused", "_passed_over", "_refusals",
+        "_times", "_wire_bytes", "_write_pace", "_writer", "_written", "peer",
+    )  # fmt: skip
 
-    def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, refusals: Refusals, **options: Any) -> None:
+    def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
-        self._refusals = refusals
+        self._refusals, self._counted, self._times = manager.refusals, manager.counted, manager.times
         self._is_refused = False
         self._hint: Hint | None = None
         self._head_bytes = 0
+        self._head_since = 0.0  # by the loop; 0: there is no head that has begun
         self._body = EMPTY_PAYLOAD  # of the request that came last
+        self._wire_bytes = 0  # of that body, all that stands around it included
+        self._passed_over: int | None = None  # of a body that nobody wants any more
+        self._body_pace, self._write_pace = Pace(), Pace()
+        self._writer: AbstractStreamWriter | None = None  # of the answer that came last
+        self._written = 0  # by those before it
+        self.peer = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if there is room."""
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
+        self._head_since = self._loop.time()
+        super().connection_made(transport)
+        if not self._counted.enter(self):
+            self._refusals.note(FULL)
+            self._is_refused = True
+            transport.write(_last_word("503 Service Unavailable", "overloaded_error", FULL, b"retry-after: 1\r\n"))  # type: ignore[attr-defined]
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._counted.leave(self)
+        self._end_intake()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what came was refused already."""
-        if self._is_refused:
-            return
+        if self._is_refused or self._passed_over is not None:
+            if not self._passes_over(len(data)) or self._is_refused:
+                return
         if self._hint is not None or (self._request_count == 0 and not self._head_bytes and _is_http2(data)):
             self._hint_at_port(data)
             return
-        is_body = not self._body.is_eof()
+        if is_body := not self._body.is_eof():
+            self._wire_bytes += len(data)
         super().data_received(data)
         if self._messages:
-            self._head_bytes = 0
-            self._body = self._messages[-1][1]
+            self._end_intake()
             if (error := self._error_in(self._messages[-1][0])) is not None:
                 self._is_refused = True  # else each piece that still comes would be one more error
                 self._stop_body(error)
-        elif self._current_request is None and not is_body:  # the handler of a request begins a little after its body does
+            else:
+                self._body, self._wire_bytes = self._messages[-1][1], 0
+        elif is_body:
+            if self._wire_bytes - _MAX_PADDING * self._body.total_bytes > _MAX_PADDING_BYTES:
+                self._refuse_body(PADDED, web.RequestPayloadError("more stands around the body than in it"))
+        elif self._current_request is None and data:  # the handler of a request begins a little after its body does
+            if not self._head_bytes:
+                self._head_since = self._head_since or self._loop.time()
             self._head_bytes += len(data)
+            has_room = self._counted.take_in(len(data))
             if self._head_bytes > _MAX_HEAD_BYTES:
-                self._refuse_head()
+                self._refuse_head(TOO_LONG, "431 Request Header Fields Too Large")
+            elif not has_room:
+                self._refuse_head(FULL, "503 Service Unavailable")
+
+    def _end_intake(self) -> None:
+        if self._head_bytes:
+            self._counted.take_in(-self._head_bytes)
+        self._head_bytes, self._head_since = 0, 0.0
+
+    def answers(self, writer: AbstractStreamWriter) -> None:
+        """Count what is written; each request has a writer of its own."""
+        if self._writer is not None:
+            self._written += self._writer.output_size
+        self._writer = writer
+
+    # Progress.
+
+    def look(self, now: float) -> None:
+        """End what does not move; called every so often."""
+        if self.transport is None:
+            return
+        if self._is_unread(now):
+            self._refusals.note(UNREAD)
+            self.transport.abort()
+        elif self._head_since and now - self._head_since >= self._times.head_s and not self._is_refused:
+            self._end_head()
+        elif self._is_stalled(now):
+            self._refuse_body(BODY_STALLED, Stalled("the body fell silent"))
+
+    def _is_unread(self, now: float) -> bool:
+        assert self.transport is not None  # noqa: S101
+        if not (waiting := self.transport.get_write_buffer_size()):
+            self._write_pace.rest()
+            return False
+        written = self._written + (self._writer.output_size if self._writer is not None else 0)
+        return self._write_pace.is_too_slow(now, written - waiting, self._times.write_s)
+
+    def _is_stalled(self, now: float) -> bool:
+        if self._body.is_eof() or self._current_request is None or self._reading_paused or self._body.exception() is not None:
+            self._body_pace.rest()  # it is not the caller whom we wait for
+            return False
+        return self._body_pace.is_too_slow(now, self._body.total_bytes, self._times.body_s)
+
+    def _end_head(self) -> None:
+        if self._head_bytes:
+            self._refuse_head(HEAD_LATE, "408 Request Timeout")
+        else:  # not a word: nobody listens
+            self._head_since = 0.0
+            self.force_close()
+
+    def idle_since(self) -> float | None:
+        """Return since when no request runs and none has begun to come, on the loop's clock; None if one does."""
+        if self._waiter is None or self._head_bytes or self._messages or self._hint is not None:
+            return None
+        return self._head_since or self._next_keepalive_close_time - self._keepalive_timeout
+
+    def give_way(self) -> None:
+        """Close: another needs the room."""
+        self._is_refused = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    # What nobody wants any more.
+
+    async def finish_response(self, request: web.BaseRequest, resp: Any, start_time: float | None) -> Any:
+        """Send the answer. What still comes of its request's body is passed over, but not much of it."""
+        if not request.content.is_eof():
+            self._passed_over = 0
+        return await super().finish_response(request, resp, start_time)
+
+    def _passes_over(self, size: int) -> bool:
+        """Return whether so many bytes more are passed over; the connection is closed if that is too much."""
+        if not self._is_refused and self._body.is_eof():
+            self._passed_over = None
+            return True
+        self._passed_over = (self._passed_over or 0) + size
+        if self._passed_over > _LINGER_BYTES:
+            self.force_close()
+        return self._passed_over <= _LINGER_BYTES
 
     # No request.
 
@@ -123,18 +288,19 @@ class Connection(RequestHandler):
     def _stop_body(self, error: BaseException) -> None:
         # A request whose body turns out to be none: its handler waits for more of it, and hears that nothing comes.
         if self._current_request is not None and not self._current_request.content.is_eof():
-            self._refusals.note(refused(error))
             self._messages.pop()
-            error = web.RequestPayloadError("the body is not as HTTP has it")
-            # Later: a reader that the end of a chunk has just woken looks for an error only when it is woken again.
-            self._loop.call_soon(self._current_request.content.set_exception, error)
+            self._refuse_body(refused(error), web.RequestPayloadError("the body is not as HTTP has it"))
 
-    def _refuse_head(self) -> None:
+    def _refuse_body(self, what: Refused, error: BaseException) -> None:
         self._is_refused = True
-        self._refusals.note(TOO_LONG)
-        body = http_errors.error_body("invalid_request_error", TOO_LONG.text, new_id())
-        head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-        self._say_last(head.encode() + b"\r\nconnection: close\r\n\r\n" + body)
+        self._refusals.note(what)
+        # Later: a reader that the end of a chunk has just woken looks for an error only when it is woken again.
+        self._loop.call_soon(self._body.set_exception, error)
+
+    def _refuse_head(self, what: Refused, status: str) -> None:
+        self._is_refused = True
+        self._refusals.note(what)
+        self._say_last(_last_word(status, "invalid_request_error", what))
 
     def _hint_at_port(self, data: bytes) -> None:
         if self._hint is None:
@@ -180,6 +346,12 @@ def as_http11(message: Any) -> Any:
 def _is_http2(data: bytes) -> bool:
     # Three bytes at least: less may become a POST, and nobody sends a preface in such small pieces.
     return data[:3] == PREFACE[:3] and (data.startswith(PREFACE[:14]) or PREFACE.startswith(data))
+
+
+def _last_word(status: str, kind: str, what: Refused, more: bytes = b"") -> bytes:
+    body = http_errors.error_body(kind, what.text, new_id())
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    return head.encode() + more + b"\r\n" + body
 
 
 def _response(status: int, kind: str, text: str) -> web.Response:
