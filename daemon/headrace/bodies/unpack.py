@@ -85,4 +85,6 @@ def _library(encoding: str) -> compression_utils.DecompressionBaseHandler:
             return compression_utils.BrotliDecompressor()
         return compression_utils.ZSTDDecompressor() if encoding == "zstd" else compression_utils.ZLibDecompressor(encoding)
     except RuntimeError as error:
-        raise InvalidCall(f"the body is packed in a way that is not known here ({encoding}): send it in another, or plain") from error
+        raise InvalidCall(
+            f"the body is packed in a way that is not known here ({encoding}): send it in another, or plain"
+        ) from error

@@ -31,7 +31,9 @@ class Refused:
 
 TOO_LONG = Refused("too_long", "the request line or a header is longer than 64 KiB, or all of them than 256 KiB", 431)
 HTTP2 = Refused("http2", "wrong port: this one speaks HTTP/1.1; gRPC has ports of its own")
-HEAD_LATE = Refused("head_late", "the head of the request took too long: all of it must be here within listen.head_timeout", 408)
+HEAD_LATE = Refused(
+    "head_late", "the head of the request took too long: all of it must be here within listen.head_timeout", 408
+)
 BODY_STALLED = Refused("body_stalled", "the body fell silent: it must go on within listen.body_timeout")
 UNREAD = Refused("unread", "nobody took the answer within listen.write_timeout")
 PADDED = Refused("padded", "more stands around the body's chunks than in them")
