@@ -19,6 +19,6 @@ def raise_limit() -> None:
 
 
 def room_for(most: int) -> int:
-    """Return how many connections a port may have of the *most* that are wanted: half of what there is, the rest is upstream's."""
+    """Return how many connections a port may have of the *most* that are wanted: as many again may be to upstream."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most if soft == resource.RLIM_INFINITY else max(_LEAST, min(most, (soft - _KEPT_BACK) // 2))
+    return most if soft == resource.RLIM_INFINITY else min(most, max(_LEAST, (soft - _KEPT_BACK) // 2))

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from conftest import until
-from doors import open_door
+from doors import http_door, open_door
 from flow_parts import daemon
-from doors import http_door
 from headrace import observe
 from headrace.bodies import unpack
 from headrace.edge.http_server import HttpServer
@@ -39,9 +38,12 @@ KEYLESS = {
 
 @contextlib.asynccontextmanager
 async def timed(valkey_url: str, path: Path, talk=say_message, **bounds: int) -> AsyncIterator[HttpServer]:
-    async with serving(talk) as server, daemon(valkey_url, server.url, path) as one:
-        async with http_door(one, times=SOON, **bounds) as door:
-            yield door
+    async with (
+        serving(talk) as server,
+        daemon(valkey_url, server.url, path) as one,
+        http_door(one, times=SOON, **bounds) as door,
+    ):
+        yield door
 
 
 @contextlib.asynccontextmanager
@@ -181,10 +183,9 @@ async def test_full(valkey_url: str, tmp_path: Path) -> None:
         async with connected(door, b"GET /healthz HTTP/1.1\r\n" + HOST + b"connection: close\r\n\r\n") as (reader, _):
             assert (await said(reader)).startswith(b"HTTP/1.1 200")
         await until(lambda: door.stats().connections.open < 8)
+        begun = b"POST /v1/messages HTTP/1.1\r\n" + HOST + b"content-length: 9\r\n\r\n"
         for _ in range(8):
-            await stack.enter_async_context(
-                connected(door, b"POST /v1/messages HTTP/1.1\r\n" + HOST + b"content-length: 9\r\n\r\n")
-            )
+            await stack.enter_async_context(connected(door, begun))
             await asyncio.sleep(0.03)  # between two searches for idle ones
         await until(lambda: door._listener.requests_count >= 9)
         async with connected(door) as (reader, _):

@@ -87,5 +87,5 @@ def test_pace() -> None:
     assert not any(pace.is_too_slow(second, second * 1000, 30.0) for second in range(300))
     pace.rest()
     assert not pace.is_too_slow(300.0, 0, 30.0)
-    assert [second for second in range(300, 340) if pace.is_too_slow(second, second, 30.0)][0] == 330
+    assert next(second for second in range(300, 340) if pace.is_too_slow(second, second, 30.0)) == 330
     assert "at rest" in repr(Pace())

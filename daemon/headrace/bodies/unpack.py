@@ -1,10 +1,10 @@
 """
 Bodies that come packed, unpacked: by us and not by the HTTP parser, which would do it before anybody knows who asks.
 
-Three kilobytes may be packed gigabytes. So nothing is unpacked before the caller is known, never more at once than a slice, and
-never in the loop: the libraries let go of the interpreter while they work, so a thread does it, and there is one thread for all,
-so that a hundred packed bodies at once hold up no more than one does. What the slices come to in all is the reader's to bound:
-a slice is made only when the one before it has been taken.
+Three kilobytes may be packed gigabytes. So nothing is unpacked before the caller is known, never more at once than a slice,
+and never in the loop: the libraries let go of the interpreter while they work, so a thread does it, and there is one thread for
+all, so that a hundred packed bodies at once hold up no more than one does. What the slices come to in all is the reader's to
+bound: a slice is made only when the one before it has been taken.
 """
 
 from __future__ import annotations

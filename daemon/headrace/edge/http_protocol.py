@@ -145,9 +145,9 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what came was refused already."""
-        if self._is_refused or self._passed_over is not None:
-            if not self._passes_over(len(data)) or self._is_refused:
-                return
+        is_over = self._is_refused or self._passed_over is not None
+        if is_over and (not self._passes_over(len(data)) or self._is_refused):
+            return
         if self._hint is not None or (self._request_count == 0 and not self._head_bytes and _is_http2(data)):
             self._hint_at_port(data)
             return

@@ -17,7 +17,8 @@ from headrace.clock import Clock
 
 log = structlog.get_logger()
 
-_QUIET_S = 15.0  # all kinds together make less than a hundred lines a minute: whoever sends nonsense without end, without a key, must not fill the log
+# Whoever sends nonsense without end, without a key, must not fill the log: all kinds make less than a hundred lines a minute.
+_QUIET_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
