@@ -42,6 +42,7 @@ from headrace.edge.http_refusals import (
     Refused,
     refused,
 )
+from headrace.edge.http_slices import SLICE_BYTES, Slices
 from headrace.edge.http_times import Pace, Times
 
 log = structlog.get_logger()
@@ -54,8 +55,8 @@ _LINGER_BYTES = 4_000_000  # and so much of it at most
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
 _MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
 _MAX_PADDING = 16  # times the body: what chunks of a byte each have around them, twice over
-# Of a body that nobody has read yet. As many chunks as a sixteenth of it are taken in at once, which is a millisecond's work.
-_READ_BYTES = 32_768
+_READ_BYTES = 32_768  # of a body that nobody has read yet; and a sixteenth of it in chunks
+_LIGHT_BYTES = 512  # of a body in chunks: parsed at once
 _LOOK_S = 1.0
 _AT_ONCE = 1000  # connections that are looked at in one turn of the loop
 
@@ -84,6 +85,7 @@ class Listener(web.Server):
         super().__init__(handler, **limits, keepalive_timeout=self.times.idle_s, **options)
         self.refusals = refusals
         self.counted = connections
+        self.slices = Slices(self._loop)
         self._look = self._loop.call_later(_LOOK_S, self._look_after)
 
     def __call__(self) -> RequestHandler:
@@ -107,12 +109,15 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_refused", "_passed_over", "_refusals",
-        "_times", "_wire_bytes", "_write_pace", "_writer", "_written", "peer",
+        "_is_chunked", "_slices", "_times", "_unparsed", "_wire_bytes", "_write_pace", "_writer", "_written", "peer",
     )  # fmt: skip
 
     def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
         self._refusals, self._counted, self._times = manager.refusals, manager.counted, manager.times
+        self._slices = manager.slices
+        self._unparsed = memoryview(b"")
+        self._is_chunked = False
         self._is_refused = False
         self._hint: Hint | None = None
         self._head_bytes = 0
@@ -151,6 +156,44 @@ class Connection(RequestHandler):
         if self._hint is not None or (self._request_count == 0 and not self._head_bytes and _is_http2(data)):
             self._hint_at_port(data)
             return
+        if self._unparsed or self._is_heavy(data):
+            self._parse_later(data)
+        else:
+            self._parse(data)
+
+    def _is_heavy(self, data: bytes) -> bool:
+        # What may be a body in chunks, as far as it takes no parser to tell.
+        if not self._body.is_eof():
+            return self._is_chunked and len(data) > _LIGHT_BYTES
+        return len(data) > SLICE_BYTES and b"chunked" in data.lower()
+
+    def _parse_later(self, data: bytes) -> None:
+        if data:
+            self._unparsed = memoryview(bytes(self._unparsed) + data)
+            self._pause_transport_reading()
+        else:
+            self._parse(b"")  # the parser may go on with what it has
+        self._slices.add(self)
+
+    def parse_slice(self) -> bool:
+        """Give the parser the next slice, and return whether more is ready for it."""
+        if self.transport is None or self._is_refused or self._force_close:
+            self._unparsed = memoryview(b"")
+            return False
+        if self._reading_paused or self._buffer_paused:
+            return False  # it is resumed by a word from there
+        size = SLICE_BYTES if self._is_chunked or self._body.is_eof() else len(self._unparsed)
+        piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        self._parse(bytes(piece))
+        if not self._unparsed and not self._reading_paused:
+            self._resume_transport_reading()
+        return bool(self._unparsed)
+
+    def _resume_transport_reading(self) -> None:
+        if not self._unparsed:
+            super()._resume_transport_reading()
+
+    def _parse(self, data: bytes) -> None:
         if is_body := not self._body.is_eof():
             self._wire_bytes += len(data)
         super().data_received(data)
@@ -161,6 +204,7 @@ class Connection(RequestHandler):
                 self._stop_body(error)
             else:
                 self._body, self._wire_bytes = self._messages[-1][1], 0
+                self._is_chunked = self._messages[-1][0].chunked
         elif is_body:
             if self._wire_bytes - _MAX_PADDING * self._body.total_bytes > _MAX_PADDING_BYTES:
                 self._refuse_body(PADDED, web.RequestPayloadError("more stands around the body than in it"))
