@@ -16,8 +16,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from headrace.budget.measure import Kind, Measure, Source, at_most, measure, surely
+from headrace.budget.measure import at_most, has_reads, measure, surely
 from headrace.model import Call, Usage
+from headrace.weight import Kind, Measure, Source
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -29,7 +30,6 @@ _SAMPLES = 64
 # Of each piece whose bytes say nothing of them: an image at full size, some pages that are elsewhere.
 _FIRST_TOKENS = {Kind.IMAGE: 1600, Kind.LINKED_IMAGE: 1600, Kind.LINKED_FILE: 8000}
 _LEAST_FILE_TOKENS = 1600
-_READS = b'"cache_control"'  # without it nothing is read from upstream's prompt cache
 _FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
 
 
@@ -91,12 +91,16 @@ class Estimator:
 
         *counted* is its input as upstream counted it, which does not know what its prompt cache has.
         """
-        held, floor = measure(call.body), surely(call.body)
-        most = at_most(call.body) if has_ceilings else 0
+        if (known := call.weight) is not None:
+            held, floor, most = known.held, known.least_tokens, known.most_tokens
+        else:
+            held, floor, most = measure(call.body), surely(call.body), at_most(call.body) if has_ceilings else 0
         likely = self.expect(
             call.caller.name, call.model, held, call.max_tokens, floor=floor, most=most, has_ceilings=has_ceilings
         )
-        return likely if counted is None else _counted(likely, counted, has_reads=_READS in call.body)
+        if counted is None:
+            return likely
+        return _counted(likely, counted, has_reads=known.has_reads if known is not None else has_reads(call.body))
 
     def expect(
         self, caller: str, model: str, held: Measure, max_tokens: int, *, floor: int, most: int, has_ceilings: bool
@@ -108,7 +112,7 @@ class Estimator:
             output_tokens=max(1, min(max_tokens, round(max_tokens * share))),
             input_floor=floor,
             read_tokens=round(held.size_bytes * self._reads_per_byte.get(model, 0.0)),
-            most_input_tokens=most,
+            most_input_tokens=most if has_ceilings else 0,
             most_output_tokens=max_tokens if has_ceilings else 0,
             held=held,
         )

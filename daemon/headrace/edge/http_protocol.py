@@ -108,8 +108,8 @@ class Connection(RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_refused", "_passed_over", "_refusals",
-        "_is_chunked", "_slices", "_times", "_unparsed", "_wire_bytes", "_write_pace", "_writer", "_written", "peer",
+        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused", "_passed_over",
+        "_refusals", "_slices", "_times", "_unparsed", "_wire_bytes", "_write_pace", "_writer", "_written", "peer",
     )  # fmt: skip
 
     def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
