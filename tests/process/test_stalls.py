@@ -50,13 +50,8 @@ FEW = {"keys", "integers", "many texts", "links", "quotes"}  # of these two at o
 
 
 # All that is found out of a body for some limit: how much it holds, at least and at most, and what upstream counts.
-LIMITS = json.dumps(
-    [
-        {"name": "learned", "per": ["model"], "input_tokens_per_minute": 10**11, "output_tokens_per_minute": 10**11},
-        {"name": "ceiling", "estimate": "ceiling", "input_tokens_per_minute": 10**11},
-        {"name": "counted", "estimate": "counted", "input_tokens_per_minute": 10**11},
-    ]
-)
+PLENTY = {"burst": "1s", "input_tokens_per_minute": 9_000_000_000}
+LIMITS = json.dumps([{"name": way, "estimate": way, **PLENTY} for way in ("learned", "ceiling", "counted")])
 
 
 @pytest.fixture
