@@ -56,7 +56,7 @@ class ApiServicer:
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
         if not self._who.asks_for_keys and (hit := self._hits.glance(await self._digest(raw, b""))):
             return await self._give(hit, context)
-        first = beginning(raw)
+        first = await beginning(raw)
         try:
             return await self._answer(raw, first, parts, context, writer)
         except HeadraceError as error:
@@ -191,9 +191,9 @@ async def _body(
 async def _chunks(first: bytes, second: bytes, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     if first:
         yield first
-    yield more(second)
+    yield await more(second)
     async for raw in parts:
-        yield more(raw)
+        yield await more(raw)
 
 
 class _Writer:

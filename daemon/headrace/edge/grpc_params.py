@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from headrace.aside import Aside
+from headrace.aside import Aside, cut
 from headrace.edge import translate
 from headrace.edge.grpc_calls import parse
 from headrace.errors import InvalidCall
@@ -68,7 +68,7 @@ async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: b
     said = await aside.run(JOB, f"{'+' if streams else '-'}{cls.DESCRIPTOR.name}".encode(), raw)
     is_stream, length = _REPLY.unpack_from(said)
     rest = said[_REPLY.size : _REPLY.size + length]
-    return Parted(parse(cls, rest), said[_REPLY.size + length :], is_stream)
+    return Parted(parse(cls, rest), await cut(said, _REPLY.size + length, len(said)), is_stream)
 
 
 def _take_apart(cls: type[Message], raw: bytes, *, streams: bool) -> Parted:

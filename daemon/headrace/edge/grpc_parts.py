@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from headrace.aside import cut
 from headrace.edge.grpc_calls import parse
 from headrace.errors import InvalidCall
 from headrace.v1 import api_service_pb2
@@ -33,40 +34,40 @@ class Beginning(NamedTuple):
     body: bytes
 
 
-def beginning(raw: bytes) -> Beginning:
+async def beginning(raw: bytes) -> Beginning:
     """Return the first part of a request; raises `InvalidCall` if it is none."""
     if len(raw) <= _LIGHT_BYTES:
         part = parse(_Part, raw)
         if part.WhichOneof("part") != "head":
             raise _no_head()
         return Beginning(_bounded(part.head), part.head.body)
-    view, rest, body = memoryview(raw), bytearray(), memoryview(b"")
+    view, rest, body = memoryview(raw), bytearray(), (0, 0)
     for number, _, end, begin in _fields(view, 0, len(view)):
         if number != _HEAD:
             raise _no_head()
         for inner, inner_at, inner_end, inner_begin in _fields(view, begin, end):
             if inner == _BODY:
-                body = view[inner_begin:inner_end]
+                body = inner_begin, inner_end
             else:
                 rest += view[inner_at:inner_end]
             if len(rest) > _MAX_HEAD_BYTES:
                 raise _wrong(_TOO_MANY)
-    return Beginning(_bounded(parse(_Head, bytes(rest))), bytes(body))
+    return Beginning(_bounded(parse(_Head, bytes(rest))), await cut(raw, *body))
 
 
-def more(raw: bytes) -> bytes:
+async def more(raw: bytes) -> bytes:
     """Return what a later part holds; raises `InvalidCall` if it is none."""
     if len(raw) <= _LIGHT_BYTES:
         part = parse(_Part, raw)
         if part.WhichOneof("part") != "chunk":
             raise InvalidCall("head: comes once, and chunks after it", metadata={"field": "head"})
         return part.chunk
-    view, held = memoryview(raw), memoryview(b"")
+    view, held = memoryview(raw), (0, 0)
     for number, _, end, begin in _fields(view, 0, len(view)):
         if number != _CHUNK:
             raise InvalidCall("head: comes once, and chunks after it", metadata={"field": "head"})
-        held = view[begin:end]
-    return bytes(held)
+        held = begin, end
+    return await cut(raw, *held)
 
 
 def _bounded(head: _Head) -> _Head:

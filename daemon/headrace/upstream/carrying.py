@@ -22,6 +22,7 @@ _NOT_ONWARD = ONE_HOP | {
     "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
 }  # fmt: skip
 _NOT_BACK = ONE_HOP | {"set-cookie"}
+SLICE_BYTES = 1 << 18
 # Of ours, and what pages and browsers say to each other: which pages may read our answers is not upstream's to say.
 _OURS = ("x-headrace-", "access-control-", "sec-fetch-")
 
@@ -92,6 +93,17 @@ class Outgoing(AsyncByteStream):
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._body.chunks()
+
+
+class InSlices(AsyncByteStream):
+    """A large body that is here whole, a slice at a time: TLS packs what it is given at once, and holds up the loop by that."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for begin in range(0, len(self._body), SLICE_BYTES):
+            yield self._body[begin : begin + SLICE_BYTES]
 
 
 async def incoming(chunks: AsyncIterator[bytes], gap_s: float, request_id: str) -> AsyncIterator[bytes]:

@@ -33,7 +33,7 @@ from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
 from headrace.heads import is_sendable, readable, value_text
 from headrace.model import Answer, Call, Errand, Form, Headers
-from headrace.upstream.carrying import Body, Outgoing, back, incoming, onward
+from headrace.upstream.carrying import SLICE_BYTES, Body, InSlices, Outgoing, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
 from headrace.upstream.transport import (
@@ -211,11 +211,15 @@ class Upstream:
         return left_s
 
     def _request(self, call: Call, read_s: float | None) -> Request:
+        headers = self._headers(call)
+        if len(call.body) > SLICE_BYTES:
+            headers.append(("content-length", str(len(call.body))))
+            return self._sendable(call, headers, InSlices(call.body), read_s)
         # Given as a stream, the body costs no second look at the headers; aiohttp knows its length.
-        return self._sendable(call, self._headers(call), ByteStream(call.body), read_s)
+        return self._sendable(call, headers, ByteStream(call.body), read_s)
 
     def _sendable(
-        self, call: Errand, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
+        self, call: Errand, headers: list[tuple[str, str]], body: ByteStream | AsyncByteStream, read_s: float | None
     ) -> Request:
         # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else upstream judges.
         if not is_sendable("".join([value for _, value in headers])):
