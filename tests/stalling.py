@@ -42,7 +42,8 @@ class Watched:
             asking.settimeout(30)
             asking.connect(self.probe)
             said = json.loads(b"".join(iter(lambda: asking.recv(65_536), b"")))
-        return said["stall_s"], f"{said['stall_s']:.3f} s ({said['wall_s']:.3f} s by the clock)\n{said['where']}"
+        clock = f"{said['wall_s']:.3f} s by the clock, {said['words']} words"
+        return said["stall_s"], f"{said['stall_s']:.3f} s ({clock})\n{said['where']}"
 
     @contextlib.asynccontextmanager
     async def at_ease(self, what: str, *, most_s: float = MOST_S) -> AsyncIterator[None]:
