@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from headrace import descriptors
+from headrace import room
 from headrace.edge.connections import Connections, ConnectionsStats
 from headrace.edge.http_times import Pace
 
@@ -75,10 +75,10 @@ def test_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"soft": 600, "hard": 4096}
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limits["soft"], limits["hard"]))
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.update(soft=new[0]))
-    assert descriptors.room_for(10_000) == 172
-    assert descriptors.room_for(100) == 100
-    descriptors.raise_limit()
-    assert descriptors.room_for(10_000) == 1920
+    assert room.connections_of(10_000) == 172
+    assert room.connections_of(100) == 100
+    room.raise_descriptors()
+    assert room.connections_of(10_000) == 1920
 
 
 def test_pace() -> None:

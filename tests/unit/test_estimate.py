@@ -322,7 +322,7 @@ def test_at_most_is_unknown(content):
 
 def test_weighed_elsewhere() -> None:
     """What was found out when a body was read is what would be found out now; nobody looks through the body again."""
-    body = b"{\"cache_control\":1," + b"word " * 5_000 + b'"data":"iVBORw0KGgo' + b"A" * 5_000 + b'"}'
+    body = b'{"cache_control":1,' + b"word " * 5_000 + b'"data":"iVBORw0KGgo' + b"A" * 5_000 + b'"}'
     known = weigh(body)
     assert (known.held, known.least_tokens, known.most_tokens) == (measure(body), surely(body), at_most(body))
     assert known.has_reads

@@ -26,7 +26,6 @@ from headrace.aside import aloof
 from headrace.callers import Callers
 from headrace.clock import Clock, SystemClock
 from headrace.crowd import Crowd
-from headrace.descriptors import room_for
 from headrace.edge import http_bodies, http_errors, http_ready
 from headrace.edge.connections import Connections, ConnectionsStats
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
@@ -42,6 +41,7 @@ from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, UnknownCaller
 from headrace.heads import HeadWriter
 from headrace.model import Caller
+from headrace.room import connections_of
 
 log = structlog.get_logger()
 
@@ -109,7 +109,7 @@ class HttpServer:
         named = address.rpartition(":")[0].strip("[]")
         self._origins = Origins(origins, (*hosts, named), is_open=lambda: not (callers.required or passes_credentials))
         self._times = times
-        self._connections = Connections(room_for(max_connections), max_connections_per_peer, now=time.monotonic)
+        self._connections = Connections(connections_of(max_connections), max_connections_per_peer, now=time.monotonic)
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
         self._routes = _pages(readiness, metrics)

@@ -12,13 +12,13 @@ _KEPT_BACK = 256  # for Redis, files, the helper, and whatever a library opens
 _LEAST = 16
 
 
-def raise_limit() -> None:
+def raise_descriptors() -> None:
     """Let this process have as many as its hard limit allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def room_for(most: int) -> int:
+def connections_of(most: int) -> int:
     """Return how many connections a port may have of the *most* that are wanted: as many again may be to upstream."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return most if soft == resource.RLIM_INFINITY else min(most, max(_LEAST, (soft - _KEPT_BACK) // 2))
