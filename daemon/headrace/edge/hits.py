@@ -138,7 +138,7 @@ def http_digest(caller: str, credential: str, method: str, target: str, headers:
     return digest(head.encode("utf-8", "surrogateescape"), body)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(256)  # names may have 64 KiB each
 def _counts(name: str) -> bool:
     return name.lower().startswith(_COUNTS)
 
