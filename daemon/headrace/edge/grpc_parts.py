@@ -14,15 +14,14 @@ from typing import NamedTuple
 from headrace.aside import cut
 from headrace.edge.grpc_calls import parse
 from headrace.errors import InvalidCall
-from headrace.v1 import api_service_pb2
+from headrace.v1.api_service_pb2 import CallRequest, CallRequestHead
 
 _LIGHT_BYTES = 65_536  # of a part: parsed as it is
 _MAX_HEAD_BYTES = 262_144  # of all that is not the body; the same over HTTP
 _MAX_HEADERS = 1_000
 _MAX_FIELDS = _MAX_HEADERS + 100  # in a head: a header each, and some more
-_Part, _Head = api_service_pb2.CallRequest, api_service_pb2.CallRequestHead
-_HEAD, _CHUNK = (_Part.DESCRIPTOR.fields_by_name[name].number for name in ("head", "chunk"))
-_BODY = _Head.DESCRIPTOR.fields_by_name["body"].number
+_HEAD, _CHUNK = (CallRequest.DESCRIPTOR.fields_by_name[name].number for name in ("head", "chunk"))
+_BODY = CallRequestHead.DESCRIPTOR.fields_by_name["body"].number
 _TOO_MANY = "it has too many headers, or too long ones"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -30,14 +29,14 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 class Beginning(NamedTuple):
     """The first part: its head, and apart from it the beginning of the body."""
 
-    head: _Head
+    head: CallRequestHead
     body: bytes
 
 
 async def beginning(raw: bytes) -> Beginning:
     """Return the first part of a request; raises `InvalidCall` if it is none."""
     if len(raw) <= _LIGHT_BYTES:
-        part = parse(_Part, raw)
+        part = parse(CallRequest, raw)
         if part.WhichOneof("part") != "head":
             raise _no_head()
         return Beginning(_bounded(part.head), part.head.body)
@@ -52,13 +51,13 @@ async def beginning(raw: bytes) -> Beginning:
                 rest += view[inner_at:inner_end]
             if len(rest) > _MAX_HEAD_BYTES:
                 raise _wrong(_TOO_MANY)
-    return Beginning(_bounded(parse(_Head, bytes(rest))), await cut(raw, *body))
+    return Beginning(_bounded(parse(CallRequestHead, bytes(rest))), await cut(raw, *body))
 
 
 async def more(raw: bytes) -> bytes:
     """Return what a later part holds; raises `InvalidCall` if it is none."""
     if len(raw) <= _LIGHT_BYTES:
-        part = parse(_Part, raw)
+        part = parse(CallRequest, raw)
         if part.WhichOneof("part") != "chunk":
             raise InvalidCall("head: comes once, and chunks after it", metadata={"field": "head"})
         return part.chunk
@@ -70,7 +69,7 @@ async def more(raw: bytes) -> bytes:
     return await cut(raw, *held)
 
 
-def _bounded(head: _Head) -> _Head:
+def _bounded(head: CallRequestHead) -> CallRequestHead:
     if len(head.headers) > _MAX_HEADERS:
         raise _wrong(_TOO_MANY)
     return head
@@ -117,5 +116,5 @@ def _no_head() -> InvalidCall:
 
 
 def _wrong(what: str) -> InvalidCall:
-    name = _Part.DESCRIPTOR.full_name
+    name = CallRequest.DESCRIPTOR.full_name
     return InvalidCall(f"the request is no {name}: {what}", metadata={"field": name})

@@ -58,6 +58,7 @@ _MAX_PADDING = 16  # times the body: what chunks of a byte each have around them
 _READ_BYTES = 32_768  # of a body that nobody has read yet; and a sixteenth of it in chunks
 _LIGHT_BYTES = 512  # of a body in chunks: parsed at once
 _LOOK_S = 1.0
+_give_parser = RequestHandler.data_received
 _AT_ONCE = 1000  # connections that are looked at in one turn of the loop
 
 
@@ -109,7 +110,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused", "_passed_over",
-        "_refusals", "_slices", "_times", "_unparsed", "_wire_bytes", "_write_pace", "_writer", "_written", "peer",
+        "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "peer", "writer",
     )  # fmt: skip
 
     def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -124,10 +125,10 @@ class Connection(RequestHandler):
         self._head_since = 0.0  # by the loop; 0: there is no head that has begun
         self._body = EMPTY_PAYLOAD  # of the request that came last
         self._wire_bytes = 0  # of that body, all that stands around it included
-        self._passed_over: int | None = None  # of a body that nobody wants any more
+        self._passed_over = 0  # of a body that nobody wants any more
         self._body_pace, self._write_pace = Pace(), Pace()
-        self._writer: AbstractStreamWriter | None = None  # of the answer that came last
-        self._written = 0  # by those before it
+        self.writer: AbstractStreamWriter | None = None  # of the answer that came last, for whoever makes requests to set
+        self._watched: AbstractStreamWriter | None = None
         self.peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,22 +151,21 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what came was refused already."""
-        is_over = self._is_refused or self._passed_over is not None
-        if is_over and (not self._passes_over(len(data)) or self._is_refused):
+        if self._is_refused:
+            self._pass_over(len(data))
             return
         if self._hint is not None or (self._request_count == 0 and not self._head_bytes and _is_http2(data)):
             self._hint_at_port(data)
             return
-        if self._unparsed or self._is_heavy(data):
+        may_be_heavy = len(data) > SLICE_BYTES if self._body.is_eof() else self._is_chunked
+        if self._unparsed or (may_be_heavy and self._is_heavy(data)):
             self._parse_later(data)
         else:
             self._parse(data)
 
     def _is_heavy(self, data: bytes) -> bool:
         # What may be a body in chunks, as far as it takes no parser to tell.
-        if not self._body.is_eof():
-            return self._is_chunked and len(data) > _LIGHT_BYTES
-        return len(data) > SLICE_BYTES and b"chunked" in data.lower()
+        return len(data) > _LIGHT_BYTES if self._is_chunked else b"chunked" in data.lower()
 
     def _parse_later(self, data: bytes) -> None:
         if data:
@@ -194,40 +194,54 @@ class Connection(RequestHandler):
             super()._resume_transport_reading()
 
     def _parse(self, data: bytes) -> None:
-        if is_body := not self._body.is_eof():
-            self._wire_bytes += len(data)
-        super().data_received(data)
+        is_body = not self._body.is_eof()
+        _give_parser(self, data)
         if self._messages:
-            self._end_intake()
-            if (error := self._error_in(self._messages[-1][0])) is not None:
-                self._is_refused = True  # else each piece that still comes would be one more error
-                self._stop_body(error)
-            else:
-                self._body, self._wire_bytes = self._messages[-1][1], 0
-                self._is_chunked = self._messages[-1][0].chunked
+            self._note_message()
         elif is_body:
-            if self._wire_bytes - _MAX_PADDING * self._body.total_bytes > _MAX_PADDING_BYTES:
-                self._refuse_body(PADDED, web.RequestPayloadError("more stands around the body than in it"))
-        elif self._current_request is None and data:  # the handler of a request begins a little after its body does
-            if not self._head_bytes:
-                self._head_since = self._head_since or self._loop.time()
-            self._head_bytes += len(data)
-            has_room = self._counted.take_in(len(data))
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                self._refuse_head(TOO_LONG, "431 Request Header Fields Too Large")
-            elif not has_room:
-                self._refuse_head(FULL, "503 Service Unavailable")
+            self._note_body(len(data))
+        elif data and self._current_request is None:  # the handler of a request begins a little after its body does
+            self._note_head(len(data))
+
+    def _note_message(self) -> None:
+        message: Any
+        message, body = self._messages[-1]
+        self._head_since = 0.0
+        if self._head_bytes:
+            self._end_intake()
+        if (error := self._error_in(message)) is not None:
+            self._is_refused = True  # else each piece that still comes would be one more error
+            self._stop_body(error)
+            return
+        self._body, self._wire_bytes, self._passed_over = body, 0, 0
+        self._is_chunked = message.chunked
+
+    def _note_body(self, size: int) -> None:
+        self._wire_bytes += size
+        if self._wire_bytes - _MAX_PADDING * self._body.total_bytes > _MAX_PADDING_BYTES:
+            self._refuse_body(PADDED, web.RequestPayloadError("more stands around the body than in it"))
+        if not self._request_in_progress:  # its request has had its answer, or is about to begin
+            self._pass_over(size)
+
+    def _note_head(self, size: int) -> None:
+        if not self._head_bytes:
+            self._head_since = self._head_since or self._loop.time()
+        self._head_bytes += size
+        has_room = self._counted.take_in(size)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse_head(TOO_LONG, "431 Request Header Fields Too Large")
+        elif not has_room:
+            self._refuse_head(FULL, "503 Service Unavailable")
+
+    def _pass_over(self, size: int) -> None:
+        # What nobody wants any more is read for a moment, but not much of it.
+        self._passed_over += size
+        if self._passed_over > _LINGER_BYTES:
+            self.force_close()
 
     def _end_intake(self) -> None:
-        if self._head_bytes:
-            self._counted.take_in(-self._head_bytes)
-        self._head_bytes, self._head_since = 0, 0.0
-
-    def answers(self, writer: AbstractStreamWriter) -> None:
-        """Count what is written; each request has a writer of its own."""
-        if self._writer is not None:
-            self._written += self._writer.output_size
-        self._writer = writer
+        self._counted.take_in(-self._head_bytes)
+        self._head_bytes = 0
 
     # Progress.
 
@@ -248,7 +262,10 @@ class Connection(RequestHandler):
         if not (waiting := self.transport.get_write_buffer_size()):
             self._write_pace.rest()
             return False
-        written = self._written + (self._writer.output_size if self._writer is not None else 0)
+        if self.writer is None or self.writer is not self._watched:
+            self._watched = self.writer
+            self._write_pace.rest()
+        written = self.writer.output_size if self.writer is not None else 0
         return self._write_pace.is_too_slow(now, written - waiting, self._times.write_s)
 
     def _is_stalled(self, now: float) -> bool:
@@ -275,24 +292,6 @@ class Connection(RequestHandler):
         self._is_refused = True
         if self.transport is not None:
             self.transport.abort()
-
-    # What nobody wants any more.
-
-    async def finish_response(self, request: web.BaseRequest, resp: Any, start_time: float | None) -> Any:
-        """Send the answer. What still comes of its request's body is passed over, but not much of it."""
-        if not request.content.is_eof():
-            self._passed_over = 0
-        return await super().finish_response(request, resp, start_time)
-
-    def _passes_over(self, size: int) -> bool:
-        """Return whether so many bytes more are passed over; the connection is closed if that is too much."""
-        if not self._is_refused and self._body.is_eof():
-            self._passed_over = None
-            return True
-        self._passed_over = (self._passed_over or 0) + size
-        if self._passed_over > _LINGER_BYTES:
-            self.force_close()
-        return self._passed_over <= _LINGER_BYTES
 
     # No request.
 

@@ -166,7 +166,7 @@ class HttpServer:
         message = as_http11(message)
         if more := self._origins.said(message.headers):
             writer.more = more
-        protocol.answers(writer)
+        protocol.writer = writer
         return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
