@@ -15,8 +15,18 @@ import brotli
 import grpc
 import pytest
 
-from headrace.v1 import api_service_pb2, api_service_pb2_grpc, content_pb2, messages_pb2, messages_service_pb2, options_pb2
+from headrace.v1 import (
+    api_service_pb2,
+    api_service_pb2_grpc,
+    content_pb2,
+    messages_pb2,
+    messages_service_pb2,
+    options_pb2,
+    tickets_pb2,
+    tickets_service_pb2,
+)
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
+from headrace.v1.tickets_service_pb2_grpc import TicketsServiceStub
 from stalling import Watched, house
 
 pytestmark = pytest.mark.slow
@@ -247,3 +257,21 @@ async def test_typed(here: Watched, shape: str) -> None:
         async with here.at_ease(f"four of {shape}"):
             said = (MessagesServiceStub(made).CreateMessage(one, timeout=300) for one in others)
             await asyncio.gather(*said, return_exceptions=True)
+
+
+async def test_submitted(here: Watched) -> None:
+    """A large call that goes on without its caller: it is written down, and read again."""
+    params = TYPED["one text"]().params
+    async with channel(here) as made, here.at_ease("submitted"):
+        asked = messages_service_pb2.SubmitMessageRequest(params=params)
+        ticket = (await MessagesServiceStub(made).SubmitMessage(asked, timeout=120)).ticket
+        waiting = tickets_service_pb2.WaitTicketRequest(id=ticket.id)
+        said = await TicketsServiceStub(made).WaitTicket(waiting, timeout=120)
+        assert said.ticket.state == tickets_pb2.TICKET_STATE_SUCCEEDED
+
+
+async def test_idempotent(here: Watched) -> None:
+    """The same of one with an idempotency key."""
+    raw = SHAPES["plain text"](0)
+    async with here.at_ease("with a key of its own"):
+        assert await post(here.http, raw, **{"idempotency-key": "k"}) == 200

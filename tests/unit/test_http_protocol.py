@@ -11,7 +11,7 @@ from aiohttp import web
 
 from conftest import until
 from headrace.edge.connections import Connections
-from headrace.edge.http_protocol import Listener
+from headrace.edge.http_listener import Listener
 
 PIECE = b"x" * 65_536
 PIECES = 9

@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from headrace import heads, observe
+from headrace import observe
 from headrace.edge import http_errors
 from headrace.edge.connections import Connections
 from headrace.edge.exchange import new_id
@@ -47,62 +47,23 @@ from headrace.edge.http_times import Pace, Times
 
 log = structlog.get_logger()
 
-MAX_FIELD_BYTES = 65_536  # of the request line, and of one header
-MAX_HEADERS = 1_000
 # What was refused is still read for so long, so that its sender hears why; by the loop, as aiohttp times its connections.
 LINGER_S = 2.0
 _LINGER_BYTES = 4_000_000  # and so much of it at most
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
 _MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
 _MAX_PADDING = 16  # times the body: what chunks of a byte each have around them, twice over
-_READ_BYTES = 32_768  # of a body that nobody has read yet; and a sixteenth of it in chunks
 _LIGHT_BYTES = 512  # of a body in chunks: parsed at once
-_LOOK_S = 1.0
 _give_parser = RequestHandler.data_received
-_AT_ONCE = 1000  # connections that are looked at in one turn of the loop
 
 
-class Listener(web.Server):
-    """
-    Makes the connections of one address, and looks after them until `rest`.
+class Manager(web.Server):
+    """Who makes connections, and what they have in common: see `http_listener.py`."""
 
-    Args:
-        connections: counts them.
-        times: what each may take.
-    """
-
-    def __init__(
-        self, handler: Any, *, refusals: Refusals, connections: Connections, times: Times | None = None, **options: Any
-    ) -> None:
-        limits: dict[str, Any] = {
-            "max_line_size": MAX_FIELD_BYTES,
-            "max_field_size": MAX_FIELD_BYTES,
-            "max_headers": MAX_HEADERS,
-            "read_bufsize": _READ_BYTES,
-            "auto_decompress": False,  # it would be done before anybody is known
-        }
-        self.times = times or Times()
-        heads.write_as_they_are()
-        super().__init__(handler, **limits, keepalive_timeout=self.times.idle_s, **options)
-        self.refusals = refusals
-        self.counted = connections
-        self.slices = Slices(self._loop)
-        self._look = self._loop.call_later(_LOOK_S, self._look_after)
-
-    def __call__(self) -> RequestHandler:
-        """Return the protocol of a new connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
-
-    def rest(self) -> None:
-        """Look after nothing any longer."""
-        self._look.cancel()
-
-    def _look_after(self, left: tuple[Any, ...] = ()) -> None:
-        ahead, now = left or tuple(self._connections), self._loop.time()
-        for connection in ahead[:_AT_ONCE]:
-            connection.look(now)
-        more = ahead[_AT_ONCE:]
-        self._look = self._loop.call_later(0 if more else _LOOK_S, self._look_after, more)
+    refusals: Refusals
+    counted: Connections
+    times: Times
+    slices: Slices
 
 
 class Connection(RequestHandler):
@@ -113,7 +74,7 @@ class Connection(RequestHandler):
         "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "peer", "writer",
     )  # fmt: skip
 
-    def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+    def __init__(self, manager: Manager, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
         self._refusals, self._counted, self._times = manager.refusals, manager.counted, manager.times
         self._slices = manager.slices

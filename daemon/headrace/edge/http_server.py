@@ -31,8 +31,9 @@ from headrace.edge.connections import Connections, ConnectionsStats
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
+from headrace.edge.http_listener import Listener
 from headrace.edge.http_pages import Page
-from headrace.edge.http_protocol import LINGER_S, Listener, as_http11
+from headrace.edge.http_protocol import LINGER_S, as_http11
 from headrace.edge.http_refusals import Refusals, RefusalStats
 from headrace.edge.http_times import Times
 from headrace.edge.origins import Origins
