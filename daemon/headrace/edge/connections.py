@@ -16,7 +16,7 @@ from typing import Protocol
 
 _ONE_PART_IN = 16  # of a port's connections give way at once, so that looking for them is rare
 _REST_S = 0.02  # between two searches: each looks at all connections
-_INTAKE_BYTES = 32_000_000
+_INTAKE_BYTES = 16_000_000  # the library holds each three times over
 
 
 class Idle(Protocol):
