@@ -51,9 +51,11 @@ class Weight:
         held: what it holds.
         least_tokens, most_tokens: what its input surely comes to, and surely does not pass.
         has_reads: whether some of it may be read from upstream's prompt cache.
+        is_plain: whether it holds few enough things to be taken apart once more, in the loop.
     """
 
     held: Measure
     least_tokens: int
     most_tokens: int
     has_reads: bool
+    is_plain: bool = True

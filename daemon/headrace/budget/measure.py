@@ -42,12 +42,20 @@ _WORDS = (
 )
 
 
+_MOST_NAMES, _MOST_VALUES, _MOST_OBJECTS = 10_000, 200_000, 50_000
 _READS = b'"cache_control"'  # without it nothing is read from upstream's prompt cache
 
 
 def weigh(body: bytes) -> Weight:
     """Return all that is to be known of a body's input; of a large one that takes up to a second."""
-    return Weight(measure(body), surely(body), at_most(body), has_reads(body))
+    return Weight(measure(body), surely(body), at_most(body), has_reads(body), is_plain(body))
+
+
+def is_plain(body: bytes) -> bool:
+    """Whether a body holds few things, however large they are: names, values and objects take the time, and bytes do not."""
+    if body.count(b'":') > _MOST_NAMES or body.count(b",") > _MOST_VALUES:
+        return False
+    return body.count(b"{") + body.count(b"[") <= _MOST_OBJECTS
 
 
 def has_reads(body: bytes) -> bool:
