@@ -136,7 +136,7 @@ async def test_tiny_chunks(here: Watched, target: bytes) -> None:
     """A million chunks of a byte each, from many at once."""
     sent = chunked(target, TINY)
     async with here.at_ease("tiny chunks"):
-        said = await asyncio.gather(*(asyncio.to_thread(told, here.http, sent) for _ in range(8)))
+        said = await asyncio.gather(*(asyncio.to_thread(told, here.http, sent) for _ in range(4)))
     assert all(came.startswith(b"HTTP/1.1") for came in said)
 
 
@@ -147,7 +147,7 @@ async def test_heads(here: Watched) -> None:
         await asyncio.gather(*(asyncio.to_thread(told, here.http, head * 4) for _ in range(AT_ONCE)))
     async with here.at_ease("many requests"):
         sent = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n" * 20_000
-        await asyncio.gather(*(asyncio.to_thread(told, here.http, sent) for _ in range(8)))
+        await asyncio.gather(*(asyncio.to_thread(told, here.http, sent) for _ in range(4)))
 
 
 def bombs() -> Iterator[tuple[str, bytes]]:
