@@ -49,6 +49,7 @@ The ground
     crowd       all that waits, counted       nudges      events by name
     insist      what cannot do without Redis  terminal    tables for people
     aside       a process for heavy work      v1/         generated from protos/
+    room        how many connections fit      weight      what a body holds
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

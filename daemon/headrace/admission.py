@@ -159,6 +159,7 @@ class Admission:
             max_tokens=reading.max_tokens,
             stream=reading.stream,
             no_keep=reading.no_keep,
+            weight=reading.weight,
             version=version,
             lane=self.lane_of(lane, caller),
             fingerprint=_fingerprint(said, scope, version, reading),

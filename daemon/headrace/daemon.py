@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from headrace import logs, observe
+from headrace import logs, observe, room
 from headrace.background import Background
 from headrace.config import Settings, keys, redis_url, runtime_dir, warnings
 from headrace.embedded import EmbeddedValkey
@@ -44,6 +44,7 @@ def serve(settings: Settings, reload: Reload) -> None:
     logs.set_up_logs()
     for warning in warnings(settings, os.environ):
         log.warning(observe.CONFIG_DOUBTFUL, warning=warning)
+    room.raise_descriptors()
     notifier = Notifier()
     with _valkey(settings, notifier) as valkey:
         _run(_serve(settings, reload, notifier, valkey))
@@ -54,6 +55,7 @@ def work(settings: Settings) -> None:
     if not settings.redis.url:
         raise ConfigError("redis.url: is empty, and a worker of its own needs the Redis that its daemons use")
     logs.set_up_logs()
+    room.raise_descriptors()
     _run(_work(settings, Notifier()))
 
 

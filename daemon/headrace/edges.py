@@ -15,6 +15,7 @@ from headrace.clock import Clock
 from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
+from headrace.edge.http_times import Times
 from headrace.wiring import Parts
 
 
@@ -57,6 +58,9 @@ class Edges:
             crowd=parts.crowd,
             origins=settings.listen.origins,
             hosts=settings.listen.hosts,
+            times=_times(settings.listen),
+            max_connections=settings.listen.max_connections,
+            max_connections_per_peer=settings.listen.max_connections_per_peer,
             clock=parts.clock,
             certificates=certificates,
         )
@@ -100,3 +104,9 @@ def _certificates(listen: Listen, clock: Clock) -> Certificates | None:
     if not listen.tls_certificate:
         return None
     return Certificates(listen.tls_certificate, listen.tls_key, listen.tls_client_ca, clock)
+
+
+def _times(listen: Listen) -> Times:
+    return Times(
+        head_s=listen.head_timeout, body_s=listen.body_timeout, write_s=listen.write_timeout, idle_s=listen.idle_timeout
+    )

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from headrace.owner import Owner
+from headrace.weight import Weight
 
 R = TypeVar("R")
 
@@ -161,6 +162,7 @@ class Call(Errand):
         scope: the cache scope inside the fingerprint: the caller's name, or "" when shared.
         no_keep: why an answer to this call may not be kept ("" if it may), as `Cache-Status` puts it.
         ticket: the ticket that stands for this call already, if it was submitted or has an idempotency key.
+        weight: what its body holds, where that was found out when it was read: of large ones.
     """
 
     body: bytes = field(repr=False)
@@ -174,6 +176,7 @@ class Call(Errand):
     idempotency_key: str = ""
     no_keep: str = ""
     ticket: str = ""
+    weight: Weight | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

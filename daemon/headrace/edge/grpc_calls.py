@@ -14,7 +14,7 @@ from headrace import observe, roles
 from headrace.callers import Callers, Certified
 from headrace.edge import peers, status
 from headrace.edge.http_asks import credential, presented_keys
-from headrace.errors import HeadraceError, InvalidCall, UnknownCaller
+from headrace.errors import HeadraceError, InvalidCall, TooLarge, UnknownCaller
 from headrace.model import Caller
 from headrace.owner import Owner
 
@@ -23,6 +23,8 @@ Handler = Callable[[Any, Any], Awaitable[bytes | None]]  # the request, in bytes
 Method = Callable[[Any, Any, Any], Awaitable[bytes | None] | bytes]
 
 log = structlog.get_logger()
+
+_MAX_BYTES = 262_144  # of a message that is parsed in the loop: what is in it may be many small things
 
 
 def guarded(method: Method) -> Callable[[Any, Any, Any], Awaitable[bytes | None]]:
@@ -52,8 +54,10 @@ def guarded(method: Method) -> Callable[[Any, Any, Any], Awaitable[bytes | None]
     return run
 
 
-def parse(cls: type[M], raw: bytes) -> M:
-    """Return the message; `InvalidCall` if the bytes are none."""
+def parse(cls: type[M], raw: bytes, *, most_bytes: int | None = _MAX_BYTES) -> M:
+    """Return the message; `InvalidCall` if the bytes are none, and `TooLarge` for more than may be parsed in the loop."""
+    if most_bytes is not None and len(raw) > most_bytes:
+        raise TooLarge(f"{cls.DESCRIPTOR.full_name}: has {len(raw):,} bytes; without a prompt it may have {most_bytes:,}")
     try:
         return cls.FromString(raw)
     except DecodeError as error:

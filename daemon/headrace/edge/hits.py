@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 
 from headrace import forms
+from headrace.aside import LIGHT_BYTES
 from headrace.cache import status
 from headrace.cache.entry import Entry
 from headrace.cache.tiered import Cache
@@ -133,7 +134,11 @@ class Hits:
 
 def digest(head: bytes, body: bytes) -> bytes:
     """Return the hash of all that decides an answer. The length keeps the parts apart: no two different calls run together."""
-    return hashlib.sha256(b"%d:%b%b" % (len(head), head, body)).digest()
+    if len(body) <= LIGHT_BYTES:
+        return hashlib.sha256(b"%d:%b%b" % (len(head), head, body)).digest()
+    whole = hashlib.sha256(b"%d:%b" % (len(head), head))
+    whole.update(body)  # as it is: a copy of a large one would hold up all other threads
+    return whole.digest()
 
 
 def http_digest(caller: str, credential: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -148,7 +153,7 @@ def http_digest(caller: str, credential: str, method: str, target: str, headers:
     return digest(head.encode("utf-8", "surrogateescape"), body)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(256)  # names may have 64 KiB each
 def _counts(name: str) -> bool:
     return name.lower().startswith(_COUNTS)
 

@@ -38,6 +38,7 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # which need not say
 _MAX_FIELD_BYTES = 65_536
 _MAX_HEADERS = 1_000
 _BUFFER_BYTES = 65_536
+_SLICE_BYTES = 1 << 18  # TLS packs what it is given at once, and holds up the loop by that
 
 
 class InvalidURL(Exception):
@@ -240,13 +241,19 @@ def _write(answers: ResponseHandler, request: Request, head: bytes) -> asyncio.T
     transport, body = answers.transport, request.body
     if transport is None:
         raise aiohttp.ClientConnectionResetError("Connection lost")
-    if not isinstance(body, bytes):
+    if not isinstance(body, bytes) or len(body) > _SLICE_BYTES:
         transport.write(head)
-        return asyncio.create_task(_pour(answers, transport, body, is_chunked=request.length is None))
+        chunks, is_chunked = (_slices(body), False) if isinstance(body, bytes) else (body, request.length is None)
+        return asyncio.create_task(_pour(answers, transport, chunks, is_chunked=is_chunked))
     transport.writelines((head, body) if body else (head,))
     if not answers.writing_paused:  # else its silence is measured from when it has heard us: see `Answers`
         answers.start_timeout()
     return None
+
+
+async def _slices(body: bytes) -> AsyncIterator[bytes]:
+    for begin in range(0, len(body), _SLICE_BYTES):
+        yield body[begin : begin + _SLICE_BYTES]
 
 
 async def _pour(answers: ResponseHandler, transport: Any, body: AsyncIterator[bytes], *, is_chunked: bool) -> None:
