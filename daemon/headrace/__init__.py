@@ -47,6 +47,7 @@ The ground
     crowd       all that waits, counted       nudges      events by name
     insist      what cannot do without Redis  terminal    tables for people
     aside       a process for heavy work      v1/         generated from protos/
+    memory      given back after a flood
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

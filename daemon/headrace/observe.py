@@ -84,6 +84,7 @@ class Gauge:
 
 CALLS = Counter("headrace_calls_total", "Calls answered, by edge and by where the answer came from.", "edge", "source")
 ERRORS = Counter("headrace_errors_total", "Calls that ended in an error, by edge and reason.", "edge", "reason")
+REFUSED = Counter("headrace_refused_total", "What was refused before it was a call, by door and reason.", "door", "reason")
 CACHE_EVENTS = Counter("headrace_cache_events_total", "What the cache tiers did.", "tier", "event")
 FLIGHTS = Counter("headrace_flights_total", "Flights by this process's part in them.", "part")
 ATTEMPTS = Counter("headrace_attempts_total", "Upstream attempts by outcome.", "outcome")
@@ -139,7 +140,7 @@ UPSTREAM_TIME = Histogram(
 )
 
 _ALL = (
-    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
+    CALLS, ERRORS, REFUSED, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
     RESERVATIONS, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES,
     LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
