@@ -50,6 +50,7 @@ The ground
     insist      what cannot do without Redis  terminal    tables for people
     aside       a process for heavy work      v1/         generated from protos/
     room        how many connections fit      weight      what a body holds
+    memory      given back after a flood
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

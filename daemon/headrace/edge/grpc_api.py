@@ -68,16 +68,18 @@ class ApiServicer:
             if writer.has_begun:
                 # The error is the stream's last event, as upstream itself would have it.
                 return await writer.body(http_errors.error_event(error, new_id()))
-            said = http_errors.say(error, new_id())
-            await writer.begin(said.status, said.headers)
-            return await writer.body(said.body)
+            return await writer.say(error)
+
+    async def refuse(self, context: Any, error: HeadraceError) -> None:
+        """Say that a request is refused, of which nothing was read: as HTTP says it."""
+        await _Writer(context).say(error)
 
     async def _digest(self, raw: bytes, scope: bytes) -> bytes:
         return await aloof(raw, digest, b"ApiService.Call\n" + scope, raw)
 
     async def _answer(self, raw: bytes, first: Beginning, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
         head, headers = first.head, _headers(first.head)
-        key, own_key, scope = self._who.keys(context, headers)  # as HTTP has it, in the head, or as gRPC has it
+        key, own_key, scope = self._who.keys(context, headers)
         digests = [await self._digest(raw, scope)]
         if self._who.asks_for_keys and (hit := self._hits.glance(digests[0])):
             return await self._give(hit, context)
@@ -208,6 +210,11 @@ class _Writer:
         await self.begin(response.status, response.headers)
         async for chunk in response.chunks:
             await self.body(chunk)
+
+    async def say(self, error: HeadraceError) -> None:
+        said = http_errors.say(error, new_id())
+        await self.begin(said.status, said.headers)
+        await self.body(said.body)
 
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True

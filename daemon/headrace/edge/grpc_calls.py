@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -99,6 +100,17 @@ class Asker(NamedTuple):
     is_limited: bool
 
 
+class _Presented(NamedTuple):
+    # What the metadata of this RPC present; the key is one of ours, or "" where none is needed.
+    metadata: CIMultiDict[str]
+    key: str = ""
+    name: str = ""
+
+
+# Each RPC is a task of its own, so that this is its own too: what was found out before it was read need not be found out again.
+_presented: ContextVar[_Presented] = ContextVar("presented")
+
+
 class Who:
     """
     Finds out who asks. Metadata is looked at only where keys matter: it costs as much as the rest of a hit.
@@ -111,25 +123,50 @@ class Who:
         self._callers = callers
         self._passes_credentials = passes_credentials
 
+    def admit(self, metadata: Iterable[tuple[str, str]]) -> None:
+        """
+        Find out from the metadata who asks, before anything of the RPC is read; `keys` knows it from then on.
+
+        Raises `UnknownCaller` for a stranger: whoever presents no key of ours there costs nothing more. Where a certificate may
+        say it, nobody is a stranger yet: the RPC has to `recognize` its caller.
+        """
+        if self.asks_for_keys and not self._callers.knows_certificates:
+            _presented.set(self._read(metadata))
+
+    def recognize(self, context: Any) -> None:
+        """Do the same from within the RPC, which knows the certificate, too, before it reads anything."""
+        _presented.set(self._of(context))
+
     def keys(self, context: Any, headers: Mapping[str, str] | None = None) -> Keys:
         """
         Return what is presented; raises `UnknownCaller` where that does not do.
 
-        It is looked for in the *headers* of a request inside the RPC and in the metadata: whichever is one of ours counts.
+        A caller's own key for upstream may be in the *headers* of a request inside the RPC, too.
         """
         if not self.asks_for_keys:
             return _NONE
-        # Several of one name are several: a key of ours may be the second.
-        metadata = CIMultiDict(context.invocation_metadata() or ())
-        metadata.extend(headers or {})
-        own_key = credential(headers or {}) or credential(metadata) if self._passes_credentials else ""
-        if self._passes_credentials and not own_key:
-            raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
+        presented = _presented.get(None) or self._of(context)
+        own_key = self._own_key(presented.metadata, headers or {}) if self._passes_credentials else ""
+        return Keys(presented.key, own_key, f"{presented.name}\n{own_key}".encode("utf-8", "surrogateescape"))
+
+    def _of(self, context: Any) -> _Presented:
         names = peers.of_grpc(context) if self._callers.knows_certificates else ()
-        key = self._callers.ours(presented_keys(metadata), names) if self._callers.required or names else ""
+        return self._read(context.invocation_metadata() or (), names)
+
+    def _read(self, metadata: Iterable[tuple[str, str]], names: Sequence[str] = ()) -> _Presented:
+        # Several of one name are several: a key of ours may be the second.
+        said = CIMultiDict(metadata)
+        if not self._callers.required and not names:
+            return _Presented(said)
+        key = self._callers.ours(presented_keys(said), names)
         is_known = self._callers.required or type(key) is Certified
-        name = self._callers.identify(key, "").name if is_known else ""
-        return Keys(key, own_key, f"{name}\n{own_key}".encode("utf-8", "surrogateescape"))
+        return _Presented(said, key, self._callers.identify(key, "").name if is_known else "")
+
+    @staticmethod
+    def _own_key(metadata: Mapping[str, str], headers: Mapping[str, str]) -> str:
+        if own_key := credential(headers) or credential(metadata):
+            return own_key
+        raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
 
     def identify(self, key: str, named: str) -> Caller:
         """Return the caller."""
@@ -154,6 +191,11 @@ class Who:
     def asks_for_keys(self) -> bool:
         """Whether a key or a certificate decides anything: who asks, or whose key goes upstream."""
         return self._callers.required or self._passes_credentials or self._callers.knows_certificates
+
+    @property
+    def knows_certificates(self) -> bool:
+        """Whether a client certificate may say who asks."""
+        return self._callers.knows_certificates
 
     @property
     def required(self) -> bool:
