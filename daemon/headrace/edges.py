@@ -14,8 +14,10 @@ from headrace.certificates import Certificates
 from headrace.clock import Clock
 from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.grpc_watch import Bounds
 from headrace.edge.http_server import HttpServer
 from headrace.edge.http_times import Times
+from headrace.room import connections_of
 from headrace.wiring import Parts
 
 
@@ -43,6 +45,7 @@ class Edges:
             socket_mode=settings.listen.socket_mode,
             socket_group=settings.listen.socket_group,
             passes_credentials=passes_credentials,
+            bounds=_bounds(settings.listen),
             certificates=certificates,
         )
         self._http = HttpServer(
@@ -104,6 +107,11 @@ def _certificates(listen: Listen, clock: Clock) -> Certificates | None:
     if not listen.tls_certificate:
         return None
     return Certificates(listen.tls_certificate, listen.tls_key, listen.tls_client_ca, clock)
+
+
+def _bounds(listen: Listen) -> Bounds:
+    most = connections_of(listen.max_connections)
+    return Bounds(most, listen.max_connections_per_peer, body_s=listen.body_timeout, write_s=listen.write_timeout)
 
 
 def _times(listen: Listen) -> Times:
