@@ -46,10 +46,10 @@ class Host:
         return Landing(STREAMED)
 
     async def fly(self, flight, fresh_ms=0):
-        async def lead(lease, ticket):
+        async def lead(lease):
             self.led += 1
             try:
-                return await self.lead(flight, lease, ticket)
+                return await self.lead(flight, lease, lease.ticket)
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise

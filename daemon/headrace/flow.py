@@ -122,15 +122,15 @@ class Flow:
     async def _fly(self, flight: Flight) -> Landing:
         """Recall what another host keeps, follow the process that leads, or lead; the flight's task."""
         if flight.key.startswith("alone:"):
-            return await self._lead(flight, None, "")
+            return await self._lead(flight, None)
         fresh_ms = self._keeping.fresh_ms(flight.lead().call)
         while True:
             try:
-                outcome = await self._leases.fly(flight, fresh_ms, lambda lease, ticket: self._lead(flight, lease, ticket))
+                outcome = await self._leases.fly(flight, fresh_ms, lambda lease: self._lead(flight, lease))
             except NoLease as away:
                 if flight.is_open:
                     raise broken_off() from away
-                return await self._lead(flight, None, "")
+                return await self._lead(flight, None)
             if isinstance(outcome, Recalled):
                 if landing := self._recalled(flight.lead().call, outcome):
                     return landing
@@ -156,17 +156,15 @@ class Flow:
 
     # Schedule, upstream, settle: again and again, while that helps.
 
-    async def _lead(self, flight: Flight, lease: Lease | None, ticket: str) -> Landing:
+    async def _lead(self, flight: Flight, lease: Lease | None) -> Landing:
         """
         Ask upstream for the member that leads, until there is an answer or upstream's final word.
 
         A refusal is that member's own. Then the next one leads, with its own budget and deadline, under the same lease.
-
-        Args:
-            ticket: on which a leader before us, now gone, had parked the call; it goes on, so nobody need call again.
         """
         tries = Tries(self._policy, self._clock)
-        if ticket and (landing := await self._adopt(flight, ticket)):
+        # A leader before us, now gone, had parked the call; that goes on, so nobody need call again.
+        if lease is not None and lease.ticket and (landing := await self._adopt(flight, lease.ticket)):
             return landing
         while True:
             leader, tries.made = flight.lead(), flight.attempts

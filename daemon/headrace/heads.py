@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from aiohttp import client_reqrep, http_writer, web_protocol
+from aiohttp import http_writer, web_protocol
 from multidict import CIMultiDict
 
 _BREAKING = frozenset("\r\n\0")
@@ -64,10 +64,9 @@ class HeadWriter(http_writer.StreamWriter):
 
 def write_as_they_are() -> None:
     """
-    Let aiohttp write its heads with `HeadWriter`: in this whole process, for clients and servers, from the next message on.
+    Let aiohttp's servers write their heads with `HeadWriter`: in this whole process, from the next message on.
 
-    aiohttp has no seam for its writer; both sides look the class up by this name, for every message. So whoever opens an
-    HTTP server or a transport to upstream says this first. Once or many times is the same.
+    aiohttp has no seam for its writer, and looks the class up by this name for every message. So whoever opens an HTTP server
+    says this first. Once or many times is the same.
     """
-    client_reqrep.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it
     web_protocol.StreamWriter = HeadWriter  # type: ignore[attr-defined]  # no seam for it

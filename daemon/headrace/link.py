@@ -166,8 +166,9 @@ class Link:
             self._refused(command, value)
             return
         self.is_up = True
-        if not command.reply.done():  # else its caller was cancelled
-            command.reply.set_result(value)
+        reply = command.reply
+        if not reply.done():  # else its caller was cancelled
+            reply.set_result(value)
 
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":

@@ -157,16 +157,13 @@ class Pipe(asyncio.Protocol):
         reader.feed(data)
         try:
             while self._is_open and (reply := reader.gets()) is not _NOTHING:
-                self._take(reply)
+                if type(reply) is hiredis.PushNotification:
+                    continue
+                if not self._owed:  # nobody asked it
+                    self.close()
+                    return
+                self._answered(self._owed.popleft(), reply)
         except hiredis.ProtocolError:  # what speaks there is no Redis
-            self.close()
-
-    def _take(self, reply: Any) -> None:
-        if type(reply) is hiredis.PushNotification:
-            return
-        if self._owed:
-            self._answered(self._owed.popleft(), reply)
-        else:  # nobody asked it
             self.close()
 
     def eof_received(self) -> None:

@@ -4,13 +4,11 @@ What a caller is given: a kept answer, a place's share of a flight, or an answer
 
 from __future__ import annotations
 
-import contextlib
-
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping, age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
-from headrace.crowd import Crowd
+from headrace.crowd import Crowd, Waiting
 from headrace.errors import BrokenStream, HeadraceError, OutOfTime, Refusal, UpstreamError
 from headrace.flight.flights import Flight, Member
 from headrace.model import Call, Reply, Source
@@ -52,20 +50,22 @@ class Replies:
         None says: leave this flight and join the next. What the flight ended by is another caller's own, or is nothing for
         this call. Raises what is this caller's own refusal, or upstream's word.
         """
-        with self._counted(member):
-            if stale := await self._served(member):
-                return stale
+        if member.leads:  # it is counted where its call waits: for a turn, or parked
+            stale = await self._served(member)
+        else:
+            with self._counted(member):
+                stale = await self._served(member)
+        if stale is not None:
+            return stale
         error = member.error()
         if error is None:
             return self._of_flight(member)
         return await self._after(error, member)
 
-    def _counted(self, member: Member) -> contextlib.AbstractContextManager[object]:
-        """Count a follower among all that waits; the leader is counted where its call waits: for a turn, or parked."""
+    def _counted(self, member: Member) -> Waiting:
+        """Count a follower among all that waits."""
         leader = member.flight.leader
-        if leader is None or leader is member:
-            return contextlib.nullcontext()
-        is_shared = member.call.body is leader.call.body
+        is_shared = leader is not None and member.call.body is leader.call.body
         return self._crowd.waiting("following", size=0 if is_shared else len(member.call.body), caller=member.call.caller.name)
 
     async def _served(self, member: Member) -> Reply | None:

@@ -29,7 +29,9 @@ class Filter:
 
     def __contains__(self, fingerprint: str) -> bool:
         """Whether it may have been added; False is certain."""
-        return all(self._bits[place >> 3] & 1 << (place & 7) for place in _places(fingerprint))
+        bits = self._bits
+        one, two, three = _places(fingerprint)
+        return bool(bits[one >> 3] >> (one & 7) & bits[two >> 3] >> (two & 7) & bits[three >> 3] >> (three & 7) & 1)
 
     def add(self, fingerprint: str) -> None:
         self._added += 1

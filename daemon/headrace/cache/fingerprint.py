@@ -45,8 +45,8 @@ def fingerprint(
         headers: the other headers that go upstream.
         essence: of the body.
     """
-    named = ((name.lower(), value) for name, value in headers)
-    counted = sorted(list(pair) for pair in named if pair[0] not in HARMLESS_HEADERS)
+    named = [[name.lower(), value] for name, value in headers]
+    counted = sorted([pair for pair in named if pair[0] not in HARMLESS_HEADERS])
     head = [FORMAT, scope, path, version, sorted(set(betas)), counted]
     # Compact JSON holds no line break, so one between the two keeps them apart.
     return hashlib.sha256(canonical(head) + b"\n" + essence).hexdigest()

@@ -51,15 +51,17 @@ class Memory:
     def put(self, entry: Entry, now: float) -> None:
         """Keep the entry, and drop the least recently used to make room for it."""
         self.drop(entry.fingerprint)
-        if entry.weight > self.bound:
+        weight = entry.weight
+        if weight > self.bound:
             self.tally.dropped(self.bound > 0)
             return
         self._entries[entry.fingerprint] = entry
-        self._bytes += entry.weight
+        self._bytes += weight
         entry.renditions.tell = self._grew
         self.tally.stored()
         self._forget_lapsed(now)
-        self._make_room()
+        if self._bytes > self.bound:
+            self._make_room()
 
     def drop(self, fingerprint: str) -> bool:
         """Let an entry go; say whether there was one."""

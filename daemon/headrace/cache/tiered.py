@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
@@ -83,29 +82,29 @@ class Cache:
         if self._disk:
             await self._disk.close()
 
-    async def near(self, fingerprint: str, max_age_s: float | None = None) -> Entry | None:
+    def near(self, fingerprint: str, max_age_s: float | None = None) -> Coroutine[Any, Any, Entry | None]:
         """
         Return the entry this host has, be it stale, or None.
 
         Args:
             max_age_s: how old it may be to be of use; only the counts heed it.
         """
-        return await self._near(fingerprint, _Looking(self._clock.now(), max_age_s))
+        return self._near(fingerprint, _Looking(self._clock.now(), max_age_s))
 
-    async def far(self, fingerprint: str, max_age_s: float | None = None) -> Entry | None:
+    def far(self, fingerprint: str, max_age_s: float | None = None) -> Coroutine[Any, Any, Entry | None]:
         """Return the freshest entry that any tier has, be it stale, or None."""
-        return await self._far(fingerprint, _Looking(self._clock.now(), max_age_s))
+        return self._far(fingerprint, _Looking(self._clock.now(), max_age_s))
 
-    async def lapsed(self, fingerprint: str) -> Entry | None:
+    def lapsed(self, fingerprint: str) -> Coroutine[Any, Any, Entry | None]:
         """Return what `far` does, for stale-if-error: the call has been counted when it first looked."""
-        return await self._far(fingerprint, None)
+        return self._far(fingerprint, None)
 
     async def _near(self, fingerprint: str, looking: _Looking | None) -> Entry | None:
         entry = _counted(self._memory.tally, self._memory.get(fingerprint), looking)
         # Until we know of every purge that passed while we were away, what lies on disk is not to be trusted.
         if entry is None and self._disk and self._purges.caught_up:
             losses = self._purges.losses
-            found = await self._disk.get(fingerprint)
+            found = await self._disk.get(fingerprint) if self._disk.may_have(fingerprint) else None
             entry = self._admit(_counted(self._disk.tally, found if losses == self._purges.losses else None, looking))
         if entry is not None and entry.keep_until <= self._clock.now():
             self._memory.drop(fingerprint)
@@ -201,8 +200,7 @@ class Cache:
         return max(in_memory, on_disk)
 
 
-@dataclass(frozen=True, slots=True)
-class _Looking:
+class _Looking(NamedTuple):
     """A look-up that counts: when, and how old an entry may be to be of use."""
 
     now: float

@@ -77,8 +77,9 @@ def written(params: Any, *, streams: bool) -> tuple[bytes, bool]:
     if streams and not params.HasField("stream"):
         params.stream = True
     body = translate.write(params)
-    # It may stand in extra_json, too.
-    return body, bytes(exact.fields(body).get("stream", b"false")) == b"true"
+    # It may stand in extra_json, too; in most bodies the word does not occur, however it may be spelled.
+    names_it = b"stream" in body or b"\\u" in body
+    return body, names_it and bytes(exact.fields(body).get("stream", b"false")) == b"true"
 
 
 def job(head: bytes, raw: bytes) -> bytes:

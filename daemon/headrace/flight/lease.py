@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,8 @@ class Lease:
     """
     The right to lead one flight. `token` fences it: whoever leads later has another.
 
-    `publication` is what followers outside have been handed so far; `ticket` is where the call is parked, if it is. `ending` is
+    `publication` is what followers outside have been handed so far; `ticket` is where the call is parked, if it is: by us, or
+    by a leader before us that is gone. `ending` is
     the reply to its end, once that has been sent; `is_told` says that the landing itself went with it.
     """
 
@@ -55,8 +56,7 @@ class Lease:
     publication: Publication = field(init=False)
 
     def __post_init__(self) -> None:
-        name = f"flight:{self.fingerprint}"
-        self.publication = Publication(name, _log(self.fingerprint, self.token))
+        self.publication = Publication(_name(self.fingerprint), _log(self.fingerprint, self.token))
 
     @property
     def name(self) -> str:
@@ -76,14 +76,6 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True)
-class Leading:
-    """We lead. *ticket* is where a leader before us, now gone, had parked the call."""
-
-    lease: Lease
-    ticket: str
-
-
-@dataclass(frozen=True, slots=True)
 class Following:
     """Another process leads, with this token."""
 
@@ -94,7 +86,7 @@ class NoLease(Exception):
     """Redis is away: nobody can say who leads, so whoever asks flies alone."""
 
 
-Lead = Callable[[Lease, str], Awaitable[Landing]]
+Lead = Callable[[Lease], Awaitable[Landing]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,46 +124,54 @@ class Leases:
 
         Args:
             fresh_ms: what a kept entry must have left to live; -1 asks for no recall.
-            lead: flies it, if we lead; it is given the lease and the ticket of a dead leader, if it left one.
+            lead: flies it, if we lead.
 
         Raises `NoLease` when Redis is away, `BrokenStream` when callers here have had some of a stream whose leader is gone,
         and whatever *lead* raises.
         """
         token, followed = os.urandom(8).hex(), ""
-        with self._following(flight) as nudged:
+        self._asked += 1
+        try:
             while True:
                 # Callers who have had some of a stream get the rest of that one, so a kept answer is none for them.
-                role = await self.ask(flight.key, token, -1 if flight.is_open else fresh_ms)
-                if isinstance(role, Recalled):
-                    return role
-                if isinstance(role, Leading):
-                    if landing := await self._late_landing(flight, followed, role.lease):
+                role = await self._ask(flight, token, -1 if flight.is_open else fresh_ms)
+                if isinstance(role, Lease):
+                    if followed and (landing := await self._late_landing(flight, followed, role)):
                         return landing
                     return await self._lead(flight, role, lead)
+                if isinstance(role, Recalled):
+                    return role
                 if flight.is_open and role.token != followed:
                     raise broken_off()
                 followed = role.token
-                landing = await self._listen(flight, followed, nudged)
+                landing = await self._listen(flight, followed)
                 if landing is not None and not isinstance(landing.error, Refusal):
                     return landing  # a refusal is its leader's own: ask again who leads
+        finally:
+            self._asked -= 1
 
-    async def _listen(self, flight: Flight, token: str, nudged: asyncio.Event) -> Landing | None:
+    async def _listen(self, flight: Flight, token: str) -> Landing | None:
         """Follow until the landing; None when it is time to ask again, so that we do not lapse as one who follows."""
         flight.source = Source.SHARED
-        # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
-        with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(self._lease_ms / 3000):
-                while True:
-                    nudged.clear()
-                    if landing := await self._read(flight, token):
-                        return landing
-                    await nudged.wait()
+        name = _name(flight.key)
+        try:
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
+            with self._handover.nudged(name) as nudged, contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(self._lease_ms / 3000):
+                    while True:
+                        nudged.clear()
+                        if landing := await self._read(flight, token):
+                            return landing
+                        await nudged.wait()
+        except asyncio.CancelledError:
+            self._leave(flight)
+            raise
         return None
 
     async def _late_landing(self, flight: Flight, followed: str, lease: Lease) -> Landing | None:
         """Return the landing of the flight that we followed, if it had one: we lead because it is over."""
         try:
-            landing = await self._read(flight, followed) if followed else None
+            landing = await self._read(flight, followed)
         except BaseException:
             self._send_give_up(lease)
             raise
@@ -186,28 +186,21 @@ class Leases:
         except RedisAway as error:
             raise NoLease from error
 
-    @contextlib.contextmanager
-    def _following(self, flight: Flight) -> Iterator[asyncio.Event]:
-        """Be nudged; who is cancelled meanwhile leaves the audience."""
-        name = f"flight:{flight.key}"
-        self._asked += 1
-        try:
-            with self._handover.nudged(name) as nudged:
-                yield nudged
-        except asyncio.CancelledError:
-            # Not awaited: who is cancelled leaves at once, and the place in the audience would lapse anyway. Another flight of
-            # the same name may have begun here while this one was being given up.
-            if not self._handover.is_followed(name):
-                self._link.run(_LEAVE, [keys.audience(name), keys.flight(flight.key)], [self._link.inbox, name])
-            raise
-        finally:
-            self._asked -= 1
+    def _leave(self, flight: Flight) -> None:
+        """
+        Leave the audience, unless another flight of the same name has begun here meanwhile.
 
-    async def ask(self, fingerprint: str, token: str, fresh_ms: int) -> Recalled | Leading | Following:
+        Not awaited: who is cancelled leaves at once, and the place in the audience would lapse anyway.
+        """
+        if self._flights.get(flight.key) in (None, flight):
+            name = _name(flight.key)
+            self._link.run(_LEAVE, (keys.audience(name), keys.flight(flight.key)), (self._link.inbox, name))
+
+    async def _ask(self, flight: Flight, token: str, fresh_ms: int) -> Lease | Recalled | Following:
         """Recall, lead or follow, in one step; asked again with the same token, nothing changes."""
-        name = f"flight:{fingerprint}"
-        names = [keys.cache_entry(fingerprint), keys.flight(fingerprint), keys.audience(name)]
-        reply = self._link.run(_LEAD, names, [token, self._link.inbox, self._lease_ms, fresh_ms, name])
+        key, name = flight.key, _name(flight.key)
+        names = (keys.cache_entry(key), keys.flight(key), keys.audience(name))
+        reply = self._link.run(_LEAD, names, (token, self._link.inbox, self._lease_ms, fresh_ms, name))
         try:
             what, value = await asyncio.shield(reply)
         except RedisAway as error:
@@ -215,22 +208,24 @@ class Leases:
         except asyncio.CancelledError:
             # The script may have made us the leader of what nobody here flies. Not undone before it is known: a question that
             # is sent again, after its connection was lost, would come second.
-            reply.add_done_callback(lambda reply: self._undo(fingerprint, token, reply))
+            reply.add_done_callback(lambda reply: self._undo(flight, token, reply))
             raise
-        if what == b"recalled":
-            return Recalled(value)
         if what == b"leading":
-            return Leading(Lease(fingerprint, token, ticket=value.decode()), value.decode())
-        return Following(value.decode())
+            return Lease(key, token, ticket=value.decode())
+        return Recalled(value) if what == b"recalled" else Following(value.decode())
 
-    def _undo(self, fingerprint: str, token: str, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled() and reply.exception() is None and reply.result()[0] == b"leading":
-            self._send_give_up(Lease(fingerprint, token, ticket=reply.result()[1].decode()))
+    def _undo(self, flight: Flight, token: str, reply: asyncio.Future[Any]) -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            return
+        what, value = reply.result()
+        if what == b"leading":
+            self._send_give_up(Lease(flight.key, token, ticket=value.decode()))
+        elif what == b"following":
+            self._leave(flight)
 
     # The leader's side.
 
-    async def _lead(self, flight: Flight, role: Leading, lead: Lead) -> Landing:
-        lease = role.lease
+    async def _lead(self, flight: Flight, lease: Lease, lead: Lead) -> Landing:
         if flight.is_open:
             # The leader died in the middle of a stream that callers here have had some of; others may wait for its ticket.
             await self.give_up(lease)
@@ -239,7 +234,7 @@ class Leases:
         self._led[lease.name], lease.flight = lease, flight
         flight.outside = lambda: self._is_followed(lease)
         try:
-            landing = await lead(lease, role.ticket)
+            landing = await lead(lease)
             await self.land(flight, lease, landing)
             return landing
         except HeadraceError as error:
@@ -334,6 +329,10 @@ class Leases:
         self._handover.publish(flight, lease.publication)
         if not flight.waiting:  # somebody may just have left who was the last
             self._flights.look_after(flight)
+
+
+def _name(fingerprint: str) -> str:
+    return f"flight:{fingerprint}"
 
 
 def _log(fingerprint: str, token: str) -> str:

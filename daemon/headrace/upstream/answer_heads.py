@@ -45,6 +45,10 @@ class _Answers(ResponseHandler):
         self._pending = b""
         super().set_response_params(**options)
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.start_timeout()  # while it took in what we say it was not silent
+
     def data_received(self, data: bytes) -> None:
         if self._pending is None or not data:
             super().data_received(data)

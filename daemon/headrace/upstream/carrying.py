@@ -13,9 +13,8 @@ from collections.abc import AsyncIterator, Iterable
 from headrace.errors import InvalidCall
 from headrace.model import Headers
 from headrace.upstream.failures import silent
-from headrace.upstream.reading import Translated
+from headrace.upstream.network import NETWORK_ERRORS, failure_of
 from headrace.upstream.remarks import ONE_HOP
-from headrace.upstream.transport import AsyncByteStream
 
 _NOT_ONWARD = ONE_HOP | {
     "authorization", "content-length", "cookie", "expect", "forwarded", "host", "origin", "referer", "via", "x-api-key",
@@ -84,27 +83,16 @@ class Body:
             )
 
 
-class Outgoing(AsyncByteStream):
-    """A body's stream, as the transport wants it."""
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._body.chunks()
-
-
 async def incoming(chunks: AsyncIterator[bytes], gap_s: float, request_id: str) -> AsyncIterator[bytes]:
     """Yield the chunks of an answer; an upstream that says nothing for *gap_s* is given up."""
-    try:
-        with Translated(request_id):
-            while True:
-                async with asyncio.timeout(gap_s) as gap:  # a socket's silence: by the loop
-                    chunk = await anext(chunks, None)
-                if chunk is None:
-                    return
-                yield chunk
-    except TimeoutError as error:
-        if not gap.expired():
-            raise
-        raise silent("upstream fell silent", request_id=request_id) from error
+    while True:
+        try:
+            async with asyncio.timeout(gap_s) as gap:  # a socket's silence: by the loop
+                chunk = await anext(chunks, None)
+        except NETWORK_ERRORS as error:  # a TimeoutError is one, too
+            if gap.expired():
+                raise silent("upstream fell silent", request_id=request_id) from error
+            raise failure_of(error, request_id) from error
+        if chunk is None:
+            return
+        yield chunk

@@ -19,36 +19,22 @@ import functools
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum
 from importlib.metadata import version as installed_version
 from types import TracebackType
-from typing import cast
-
-from multidict import CIMultiDict
 
 from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
-from headrace.heads import is_sendable, readable, value_text
+from headrace.heads import is_sendable, readable
 from headrace.model import Answer, Call, Errand, Form, Headers
-from headrace.upstream.carrying import Body, Outgoing, back, incoming, onward
+from headrace.upstream.carrying import Body, back, incoming, onward
 from headrace.upstream.failures import silent
-from headrace.upstream.reading import Stream, Translated, answer_of, read_failure, read_whole
-from headrace.upstream.transport import (
-    NETWORK_ERRORS,
-    URL,
-    AsyncByteStream,
-    ByteStream,
-    InvalidURL,
-    Request,
-    Response,
-    Transport,
-    open_transport,
-)
+from headrace.upstream.network import NETWORK_ERRORS, failure_of
+from headrace.upstream.reading import Stream, answer_of, read_failure, read_whole
+from headrace.upstream.transport import InvalidURL, Request, Response, Transport
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "TRACE"})  # which need not say that they have none
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 _SPARE_CONNECTIONS = 64  # beyond the slots: connections that are being closed still count in the pool
@@ -111,15 +97,15 @@ class Upstream:
         gap_s: float = 90.0,
         silence_s: float = 600.0,
         proxy: str = "",
-        transport: Transport | None = None,
         on_head: OnHead = _ignore,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
-        self._connect_s, self._gap_s, self._silence_s = connect_s, gap_s, silence_s
-        self._transport = transport or open_transport(max_in_flight + _SPARE_CONNECTIONS, to=self._base_url, proxy=proxy)
-        self._url = functools.lru_cache(64)(lambda path: URL(self._base_url + path))
+        self._gap_s, self._silence_s = gap_s, silence_s
+        most = max_in_flight + _SPARE_CONNECTIONS
+        self._transport = Transport(self._base_url, most=most, connect_s=connect_s, proxy=proxy)
+        self._target = functools.lru_cache(64)(self._transport.target)
         self._on_head = on_head
         self.in_the_air = 0
 
@@ -133,13 +119,13 @@ class Upstream:
 
     async def ask(self, call: Call) -> Answer:
         """Ask for a whole answer; raises `AttemptFailed`."""
-        with _Measured(Form.JSON) as measure:
-            async with self._open(call) as response:
-                await _check(response)
-                payload = await read_whole(response)
+        asked = self._ask(call, _Bound.WHOLE)
+        async with asked as response:
+            await _check(response)
+            payload = await read_whole(response)
             answer = answer_of(payload, response, self._clock.now(), forms.dialect(call.endpoint))
-            measure.outcome = "answered"
-            return answer
+            asked.outcome = "answered"
+        return answer
 
     @contextlib.asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[Stream]:
@@ -148,14 +134,18 @@ class Upstream:
 
         Raises `AttemptFailed` on entering, or where an error comes among the events. Leaving early hangs up.
         """
-        with _Measured(Form.EVENTS) as measure:
-            async with self._open(call) as response:
-                await _check(response)
-                events = Stream(response, forms.dialect(call.endpoint))
-                yield events
-                if events.complete:
-                    measure.outcome = "answered"
-                    await events.drain()
+        # A stream that goes on has no end that we may set: others may follow it past its leader's deadline.
+        asked = self._ask(call, _Bound.NONE)
+        async with asked as response:
+            await _check(response)
+            events = Stream(response, forms.dialect(call.endpoint))
+            yield events
+            if events.complete:
+                asked.outcome = "answered"
+                await events.drain()
+
+    def _ask(self, call: Call, what: _Bound) -> _Asked:
+        return _Asked(self, call, what, lambda: self._request(call))
 
     @contextlib.asynccontextmanager
     async def carry(self, call: Errand, headers: Headers, body: Body) -> AsyncIterator[Carried]:
@@ -165,73 +155,76 @@ class Upstream:
         The deadline bounds how long the answer may take to begin; then it may pause for `gap_s`. Raises `AttemptFailed`, whose
         error has all the headers that upstream sent, on entering or among the chunks. Leaving early hangs up.
         """
-        with _Measured("carried") as measure:
-            async with self._opened(call, self._carried(call, headers, body), _Bound.BEGINNING) as response:
-                carried = Carried(response, self._gap_s)
-                await carried.check()
-                yield carried
-                measure.outcome = "answered"
+        asked = _Asked(self, call, _Bound.BEGINNING, lambda: self._carried(call, headers, body))
+        async with asked as response:
+            carried = Carried(response, self._gap_s)
+            await carried.check()
+            yield carried
+            asked.outcome = "answered"
 
     def _carried(self, call: Errand, headers: Headers, body: Body) -> Request:
         named = dict(headers)
         given = [*onward(headers), ("via", _VIA), self._key(call)]
+        if "accept" not in named:
+            given.append(("accept", "*/*"))
         if "accept-encoding" not in named:
-            given.append(("accept-encoding", "identity"))  # else the transport would ask for what it likes itself
+            given.append(("accept-encoding", "identity"))  # by saying nothing, one would take any
+        if "user-agent" not in named:
+            given.append(("user-agent", _USER_AGENT))
         if "anthropic-version" not in named:
             given.append(("anthropic-version", call.version or self._version))
-        if body.length is not None and (body.length or call.method not in _WITHOUT_BODY):
-            given.append(("content-length", str(body.length)))
-        stream = Outgoing(body) if not isinstance(body.content, bytes) else ByteStream(body.content)
-        return self._sendable(call, given, stream, read_s=None)
+        content = body.content if isinstance(body.content, bytes) else body.chunks()
+        return self._sendable(call, given, content, body.length)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._transport.aclose()
 
-    def _open(self, call: Call) -> AbstractAsyncContextManager[Response]:
-        # A stream that goes on has no end that we may set: others may follow it past its leader's deadline. Of a whole answer
-        # the bound of all of it is the bound of its silence, too.
-        read_s, bound = (self._gap_s, _Bound.NONE) if call.stream else (None, _Bound.WHOLE)
-        return self._opened(call, self._request(call, read_s), bound)
-
-    def _opened(self, call: Errand, request: Request, what: _Bound) -> _Opened:
-        left_s = self._time_left(call)
-        if what is _Bound.WHOLE:
-            left_s = min(self._silence_s, left_s)
-        bound_s, on_head = None if what is _Bound.NONE else left_s, functools.partial(self._heard, call, self._clock.now())
-        return _Opened(self, self._transport, request, bound_s, what, on_head)
-
-    def _heard(self, call: Errand, sent_at: float, response: Response) -> None:
-        self._on_head(call, response.status_code, response.headers.raw, sent_at)
-
-    def _time_left(self, call: Errand) -> float:
+    def time_left(self, call: Errand, what: _Bound) -> float | None:
+        """Return how long there is for so much of an answer (s); None for as long as it takes."""
         left_s = call.deadline - self._clock.now()
         if left_s <= 0:
             raise silent("the deadline passed before upstream was asked", sent=False)
-        return left_s
+        if what is _Bound.NONE:
+            return None
+        return min(self._silence_s, left_s) if what is _Bound.WHOLE else left_s
 
-    def _request(self, call: Call, read_s: float | None) -> Request:
-        # Given as a stream, the body costs no second look at the headers; aiohttp knows its length.
-        return self._sendable(call, self._headers(call), ByteStream(call.body), read_s)
+    async def send(self, call: Errand, request: Request) -> Response:
+        """Send a request and return its answer once its head is here; raises `AttemptFailed`."""
+        sent_at = self._clock.now()
+        try:
+            response = await self._transport.send(request)
+        except NETWORK_ERRORS as error:
+            raise failure_of(error) from error
+        try:
+            self._on_head(call, response.status, response.raw, sent_at)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _request(self, call: Call) -> Request:
+        # Of a whole answer the bound of all of it is the bound of its silence, too.
+        return self._sendable(call, self._headers(call), call.body, read_s=self._gap_s if call.stream else None)
 
     def _sendable(
-        self, call: Errand, headers: list[tuple[str, str]], body: ByteStream | Outgoing, read_s: float | None
+        self,
+        call: Errand,
+        headers: list[tuple[str, str]],
+        body: bytes | AsyncIterator[bytes],
+        length: int | None = None,
+        read_s: float | None = None,
     ) -> Request:
         # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else upstream judges.
         if not is_sendable("".join([value for _, value in headers])):
             raise _unsendable("a header value holds a line end or a NUL, which HTTP cannot carry")
         if not all(map(_is_name, dict(headers))):
             raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
-        # The pool's bound is no bound of waiting for it (see above), but of looking the name up and of TLS.
-        timeout = {"connect": self._connect_s, "pool": 2 * self._connect_s, "read": read_s, "write": read_s}
         try:
-            url = self._url(call.path)
+            target = self._target(call.path)
         except InvalidURL as error:
             raise _unsendable(f"path and query are no URL: {error}") from error
-        request = Request(call.method, url, stream=body, extensions={"timeout": timeout})
-        # As they are: httpx's own type decodes all values anew, and knows no bytes that are not text.
-        request.headers = CIMultiDict(headers)  # type: ignore[assignment]
-        return request
+        return Request(call.method, target, headers, body, length, read_s)
 
     def _headers(self, call: Call) -> list[tuple[str, str]]:
         headers = [
@@ -258,70 +251,80 @@ class Upstream:
 
 
 class _Bound(Enum):
-    """How much of an answer must be here by the call's deadline."""
+    """How much of an answer must be here by the call's deadline; its value is how such calls are counted."""
 
-    NONE = auto()
-    BEGINNING = auto()
-    WHOLE = auto()
+    NONE = Form.EVENTS
+    BEGINNING = "carried"
+    WHOLE = Form.JSON
 
 
-class _Opened:
+class _Asked:
     """
-    One request at upstream, from its first byte until its connection is free again. On the way of every call, so a class.
+    One request at upstream, from before its first byte until its connection is free again; counted and timed however it ends.
+
+    On the way of every call, so a class. `outcome` is what it is counted as, if it does not fail.
 
     Args:
-        left_s: how long it may take; None: as long as it does.
-        on_head: called with the response once its head is here.
+        make: makes the request, or raises `AttemptFailed`.
     """
 
-    __slots__ = ("_bound", "_on_head", "_request", "_response", "_transport", "_upstream", "_what")
+    __slots__ = ("_began", "_bound", "_call", "_make", "_response", "_upstream", "_what", "outcome")
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        transport: Transport,
-        request: Request,
-        left_s: float | None,
-        what: _Bound,
-        on_head: Callable[[Response], None],
-    ) -> None:
-        self._upstream, self._transport, self._request, self._on_head = upstream, transport, request, on_head
-        self._bound, self._what = asyncio.timeout(left_s), what
+    def __init__(self, upstream: Upstream, call: Errand, what: _Bound, make: Callable[[], Request]) -> None:
+        self.outcome = "abandoned"
+        self._upstream, self._call, self._what, self._make = upstream, call, what, make
+        self._began = time.monotonic()
+        self._bound: asyncio.Timeout | None = None
+        self._response: Response | None = None
 
     async def __aenter__(self) -> Response:
-        self._upstream.in_the_air += 1
-        await self._bound.__aenter__()
+        upstream = self._upstream
+        upstream.in_the_air += 1
         try:
-            with Translated():
-                self._response = await self._transport.handle_async_request(self._request)
-            self._on_head(self._response)
+            request, left_s = self._make(), upstream.time_left(self._call, self._what)
+            if left_s is not None:
+                self._bound = asyncio.timeout(left_s)  # by the loop: it is a socket's
+                await self._bound.__aenter__()
+            self._response = await upstream.send(self._call, request)
+            if self._bound is not None and self._what is _Bound.BEGINNING:
+                self._bound.reschedule(None)
         except BaseException as error:
             await self._leave(error)
             raise
-        if self._what is _Bound.BEGINNING:
-            self._bound.reschedule(None)
         return self._response
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            # Not the response's own `aclose`, which does the same in a context of its own.
-            await cast("AsyncByteStream", self._response.stream).aclose()
-        except NETWORK_ERRORS:
-            pass  # whatever was said is here, or has its own error
-        except BaseException as raised:
-            await self._leave(raised)
-            raise
         await self._leave(error)
 
     async def _leave(self, error: BaseException | None) -> None:
         self._upstream.in_the_air -= 1
+        if self._response is not None:
+            self._response.close()
         try:
-            await self._bound.__aexit__(type(error) if error is not None else None, error, None)
+            if self._bound is not None:
+                await self._ring(self._bound, error)
+        except AttemptFailed as late:
+            error = late
+            raise
+        finally:
+            self._count(error)
+
+    async def _ring(self, bound: asyncio.Timeout, error: BaseException | None) -> None:
+        try:
+            await bound.__aexit__(type(error) if error is not None else None, error, None)
         except TimeoutError as rung:
             raise _late() from rung
         # Ours only if our bound ran out: the transport's are translated already, the caller's pass.
-        if isinstance(error, TimeoutError) and self._bound.expired():
+        if isinstance(error, TimeoutError) and bound.expired():
             raise _late() from error
+
+    def _count(self, error: BaseException | None) -> None:
+        if isinstance(error, AttemptFailed):
+            self.outcome = str(error.failure)
+        elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
+            self.outcome = str(Failure.BROKEN)
+        observe.ATTEMPTS.inc(self.outcome)
+        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._what.value)
 
 
 def _late() -> AttemptFailed:
@@ -336,8 +339,8 @@ class Carried:
     """
 
     def __init__(self, response: Response, gap_s: float) -> None:
-        self.status: int = response.status_code
-        self.headers = back((name.decode("latin-1"), value_text(value)) for name, value in response.headers.raw)
+        self.status: int = response.status
+        self.headers = back(response.headers)
         self.request_id = readable(dict(self.headers).get("request-id", ""))
         self._response = response
         self._gap_s = gap_s
@@ -352,7 +355,7 @@ class Carried:
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it is on the wire."""
-        return incoming(aiter(cast("AsyncIterator[bytes]", self._response.stream)), self._gap_s, self.request_id)
+        return incoming(self._response, self._gap_s, self.request_id)
 
     async def read(self) -> bytes:
         """Return the whole body, decoded; raises `AttemptFailed`."""
@@ -360,31 +363,12 @@ class Carried:
 
 
 async def _check(response: Response) -> None:
-    if response.status_code != 200:
+    if response.status != 200:
         raise await read_failure(response)
 
 
 def _less_of_encoding(headers: Headers) -> Headers:
     return tuple((name, value) for name, value in headers if name not in ("content-encoding", "content-length"))
-
-
-class _Measured:
-    """Counts one attempt and times it, however it ends."""
-
-    def __init__(self, form: str) -> None:
-        self.outcome = "abandoned"
-        self._form, self._began = form, time.monotonic()
-
-    def __enter__(self) -> _Measured:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, AttemptFailed):
-            self.outcome = str(error.failure)
-        elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
-            self.outcome = str(Failure.BROKEN)
-        observe.ATTEMPTS.inc(self.outcome)
-        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._form)
 
 
 def _unsendable(message: str) -> AttemptFailed:

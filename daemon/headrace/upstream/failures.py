@@ -16,7 +16,7 @@ from typing import Any
 
 from headrace import forms
 from headrace.errors import AttemptFailed, Failure, UpstreamError
-from headrace.heads import readable, value_text
+from headrace.heads import readable
 from headrace.model import Headers
 
 # status -> why the attempt failed, and Anthropic's name for it where the body gives none
@@ -82,7 +82,7 @@ def _is_spend_limit(status: int, kind: str, code: str) -> bool:
     return status == 429 and (code.endswith(_SPEND_LIMIT) or kind == "billing_error")
 
 
-def classify_event(event_data: bytes, headers: Mapping[str, str]) -> AttemptFailed:
+def classify_event(event_data: bytes, headers: Mapping[str, str] | Headers) -> AttemptFailed:
     """Return what an error with status 200 means, whether a whole body or an event: the same as if it had come as a status."""
     status = _status(_read(event_data))
     said = (*(pair for pair in _pairs(headers) if pair[0] != "content-type"), ("content-type", "application/json"))
@@ -178,8 +178,6 @@ def _one_wait(pairs: Headers, wait_s: float | None) -> Headers:
 
 def _pairs(headers: Mapping[str, str] | Headers) -> Headers:
     """Return all headers, each as often as it came, with lower-case names."""
-    if (raw := getattr(headers, "raw", None)) is not None:
-        return tuple((name.decode("latin-1").lower(), value_text(value)) for name, value in raw)
     items = headers.items() if isinstance(headers, Mapping) else headers
     return tuple((name.lower(), value) for name, value in items)
 

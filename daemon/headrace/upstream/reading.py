@@ -15,62 +15,20 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from headrace import forms
 from headrace.errors import AttemptFailed
+from headrace.heads import readable
 from headrace.model import Answer, Event, Form, Headers
-from headrace.upstream.failures import barred, broken, classify, classify_event, silent, unreadable
+from headrace.upstream.failures import broken, classify, classify_event, silent, unreadable
+from headrace.upstream.network import NETWORK_ERRORS, failure_of
 from headrace.upstream.remarks import remarks
-from headrace.upstream.transport import (
-    NETWORK_ERRORS,
-    DecodingError,
-    Response,
-    decoded,
-    describe,
-    is_proxys_no,
-    is_silence,
-    is_unreadable,
-    was_sent,
-)
+from headrace.upstream.transport import Response
 
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
 _BOM = b"\xef\xbb\xbf"  # RFC 8259, 8.1: whoever reads JSON may ignore it
 _JSON_BEGINS = (b"{", b"[")
-
-
-class Translated:
-    """
-    Turns the network's errors into ours; on the way of every call, so a class, for speed.
-
-    Args:
-        answer: by its request id, or the response that has one; "" while there is none.
-    """
-
-    __slots__ = ("_answer",)
-
-    def __init__(self, answer: str | Response = "") -> None:
-        self._answer = answer
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or not isinstance(error, NETWORK_ERRORS):
-            return
-        request_id = self._answer if isinstance(self._answer, str) else _request_id(self._answer)
-        if isinstance(error, DecodingError):
-            raise unreadable("upstream's answer cannot be unpacked", request_id=request_id) from error
-        if is_unreadable(error):
-            raise unreadable("upstream's answer is not HTTP as it can be read here", request_id=request_id) from error
-        if is_proxys_no(error):
-            raise barred(f"upstream cannot be reached: {describe(error)}") from error
-        if is_silence(error):
-            raise silent("upstream fell silent", request_id=request_id) from error
-        sent = was_sent(error)
-        what = "the connection to upstream broke" if sent else "upstream cannot be reached"
-        raise broken(f"{what}: {describe(error)}", sent=sent, request_id=request_id) from error
 
 
 class Stream:
@@ -78,12 +36,14 @@ class Stream:
 
     def __init__(self, response: Response, dialect: forms.Dialect) -> None:
         self.request_id: str = _request_id(response)
-        self.headers = remarks(response.headers.raw)
+        self.headers = remarks(response.headers)
         self.complete = False
         self._dialect = dialect
         self._error_headers = response.headers
-        with Translated(self.request_id):
-            self._chunks = _chunks(response)
+        try:
+            self._chunks = response.unpacked()
+        except NETWORK_ERRORS as error:
+            raise failure_of(error, self.request_id) from error
         self._splitter = forms.Splitter()
         self._ready: deque[Event] = deque()
         self._started = False
@@ -106,8 +66,10 @@ class Stream:
         return event
 
     async def _receive(self) -> None:
-        with Translated(self.request_id):
+        try:
             chunk = await anext(self._chunks, None)
+        except NETWORK_ERRORS as error:
+            raise failure_of(error, self.request_id) from error
         if chunk is None:
             self._ready.extend(self._last())
         elif self._is_events:
@@ -161,18 +123,7 @@ class Stream:
 
 
 def _request_id(response: Response) -> str:
-    # Not by `headers.get`, which decodes every header first.
-    for name, value in response.headers.raw:
-        if name.lower() == b"request-id":
-            return value.decode("latin-1")
-    return ""
-
-
-def _chunks(response: Response) -> AsyncIterator[bytes]:
-    if "content-encoding" in response.headers:
-        return decoded(response).aiter_bytes()
-    # The same bytes for less: nothing to decode, and no second round of buffering.
-    return aiter(cast("AsyncIterator[bytes]", response.stream))
+    return next((readable(value) for name, value in response.headers if name == "request-id"), "")
 
 
 async def read_whole(response: Response, *, within_s: float | None = None) -> bytes:
@@ -190,12 +141,14 @@ async def read_whole(response: Response, *, within_s: float | None = None) -> by
 
 async def _read_whole(response: Response) -> bytes:
     received, size = [], 0
-    with Translated(response):
-        async for chunk in _chunks(response):
+    try:
+        async for chunk in response.unpacked():
             received.append(chunk)
             size += len(chunk)
             if size > MAX_ANSWER_BYTES:
                 raise broken("upstream's answer is larger than an answer may be", request_id=_request_id(response))
+    except NETWORK_ERRORS as error:
+        raise failure_of(error, _request_id(response)) from error
     return received[0] if len(received) == 1 else b"".join(received)
 
 
@@ -208,10 +161,10 @@ def answer_of(payload: bytes, response: Response, now: float, dialect: forms.Dia
         usage = dialect.usage_of_json(payload)
     except ValueError as error:
         raise _no_answer(payload, response.headers, request_id) from error
-    return Answer(Form.JSON, payload, now, usage, request_id, headers=remarks(response.headers.raw))
+    return Answer(Form.JSON, payload, now, usage, request_id, headers=remarks(response.headers))
 
 
-def _no_answer(payload: bytes, headers: Mapping[str, str], request_id: str) -> AttemptFailed:
+def _no_answer(payload: bytes, headers: Headers, request_id: str) -> AttemptFailed:
     if forms.is_an_error(payload):
         return classify_event(payload, headers)
     if _is_whole(payload):
@@ -237,4 +190,4 @@ async def read_failure(response: Response, *, passed_on: Headers | None = None, 
     except AttemptFailed:
         # The status says enough; half an error page is nothing to pass on.
         body = b""
-    return classify(response.status_code, response.headers, body, passed_on=passed_on)
+    return classify(response.status, response.headers, body, passed_on=passed_on)

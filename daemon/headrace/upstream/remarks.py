@@ -8,9 +8,6 @@ browser or a pool does about an origin (CORS, alternative services, ...) is for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from headrace.heads import value_text
 from headrace.model import Headers
 
 ONE_HOP = frozenset({
@@ -32,9 +29,8 @@ _LEFT_OUT = _NOT_OF_A_COPY | _NOT_UPSTREAMS_TO_SAY | {"request-id"}  # which has
 _FAMILIES_LEFT_OUT = ("access-control-", "anthropic-ratelimit-", "x-headrace-", "x-ratelimit-")
 
 
-def remarks(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers to keep with an answer, in upstream's order, lower-case names."""
-    named = [(name.decode("latin-1").lower(), value_text(value)) for name, value in raw]
+def remarks(named: Headers) -> Headers:
+    """Return the headers to keep with an answer, in upstream's order; the names are lower-case."""
     listed = {part.strip().lower() for name, value in named if name == "connection" for part in value.split(",")}
     return tuple(
         (name, value)

@@ -1,149 +1,266 @@
 """
-The network under the client: httpx's interface over aiohttp's sockets.
+The network under the client: requests written, and answers read, on the connections of aiohttp's pool.
 
-httpx's own transport costs six times as much a call, and more with every open connection; the aiohttp transport speaks the
-same interface. This is the only module that names the library, so that its successor can be put in its place here.
-
-The client talks to the transport itself: cookies, redirects, authentication and environment proxies, which `AsyncClient` adds
-on top, are what a gateway must not do, and they add half as much again to the cost of a call.
+The pool, TLS, proxies and the parser are aiohttp's. Its session and httpx's client are not on the way: what they add (cookies,
+redirects, authentication, tries of their own) is what a gateway must not do, and takes four fifths of the time of a call.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import functools
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import httpx
-from aiohttp import AddrInfoType, http_exceptions
+from aiohttp import AddrInfoType, StreamReader
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.http_parser import RawResponseMessage
 from httpx._decoders import SUPPORTED_DECODERS  # those for which a library is installed; nothing public says so
-from httpx_aiohttp import AiohttpTransport
-from httpx_aiohttp.transport import map_aiohttp_exceptions
+from yarl import URL
 
-from headrace import heads
+from headrace.heads import value_bytes, value_text
+from headrace.model import Headers
 from headrace.upstream.answer_heads import tolerant
-
-# Everything that can come out of a transport, but for cancellation.
-NETWORK_ERRORS = (httpx.RequestError, aiohttp.ClientError, http_exceptions.HttpProcessingError, OSError)
-
-AsyncByteStream = httpx.AsyncByteStream
-ByteStream = httpx.ByteStream
-DecodingError = httpx.DecodingError
-InvalidURL = httpx.InvalidURL
-Request = httpx.Request
-Response = httpx.Response
-Transport = httpx.AsyncBaseTransport
-URL = httpx.URL
+from headrace.upstream.network import DecodingError
 
 _KEEPALIVE = ((socket.SOL_SOCKET, "SO_KEEPALIVE", 1), (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60),
               (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 15), (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4))  # fmt: skip
 
-
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # which need not say that they have no body
 # Of a status line, and of one header. What is longer is not read.
 _MAX_FIELD_BYTES = 65_536
 _MAX_HEADERS = 1_000
-_CHUNK_BYTES = 16_384
+_BUFFER_BYTES = 65_536
 
 
-def open_transport(max_connections: int, *, to: str, proxy: str = "") -> Transport:
-    """Return a transport to the URL *to* whose connections open with the first call, through the *proxy* if there is one."""
-    heads.write_as_they_are()
-    way = _proxy(proxy)
-    # A proxy that is asked in the clear finds its password in each request, one that connects us only in its own.
-    own = dict(way.headers) if way is not None and to.startswith("http://") else {}
-
-    def session() -> aiohttp.ClientSession:
-        connector = tolerant(aiohttp.TCPConnector(limit=max_connections, ssl=transport.ssl_context, socket_factory=_socket))
-        # No cookies: what upstream sets for one caller must not travel with another's call.
-        # A body has the type that the caller named; without one aiohttp would call even an empty body a stream of octets.
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=own,
-            skip_auto_headers=(aiohttp.hdrs.CONTENT_TYPE,),
-            max_line_size=_MAX_FIELD_BYTES,
-            max_field_size=_MAX_FIELD_BYTES,
-            max_headers=_MAX_HEADERS,
-        )
-
-    transport = _Transport(client=session, proxy=way)
-    return transport
+class InvalidURL(Exception):
+    """A path and query of which no URL can be made; what is wrong with it."""
 
 
-class _Transport(AiohttpTransport):
-    """The library's transport with less of what it makes anew for every call: proxy, time-outs, contexts, URLs as text."""
+@dataclass(slots=True)
+class Request:
+    """
+    What is sent.
 
-    def __init__(self, client: Callable[[], aiohttp.ClientSession], proxy: httpx.Proxy | None) -> None:
-        super().__init__(client=client, proxy=proxy)
-        self._by_way: dict[str, Any] = {"proxy": str(proxy.url), "proxy_headers": proxy.headers} if proxy is not None else {}
+    Args:
+        target: as `Transport.target` spells it.
+        headers: their names are tokens, and no value holds a line end.
+        body: whole, or as it comes; then *length* is what it will have, in bytes, or None if nobody knows.
+        read_s: how long upstream may say nothing; None for as long as it likes.
+    """
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if not isinstance(self.client, aiohttp.ClientSession):
-            self.client = self.get_client()
-        said = request.extensions["timeout"]
-        try:
-            answer = await self.client.request(
-                request.method,
-                str(request.url),
-                headers=request.headers,
-                data=_data(request),
-                allow_redirects=False,
-                auto_decompress=False,
-                compress=False,
-                timeout=_time_outs(said["connect"], said["read"], said["pool"]),
-                **self._by_way,
-            )
-        except Exception:
-            with map_aiohttp_exceptions():
-                raise
-        reason = {"reason_phrase": answer.reason.encode()} if answer.reason else {}
-        extensions = {"http_version": b"HTTP/1.1", **reason}
-        return httpx.Response(
-            answer.status, headers=answer.raw_headers, stream=_Body(answer), request=request, extensions=extensions
-        )
+    method: str
+    target: str
+    headers: Sequence[tuple[str, str]]
+    body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
+    length: int | None = None
+    read_s: float | None = None
+
+    def head(self, always: str) -> bytes:
+        """Return its head; *always* are header lines that all requests have."""
+        length = len(self.body) if isinstance(self.body, bytes) else self.length
+        ends = "transfer-encoding: chunked\r\n\r\n" if length is None else "\r\n"
+        if length or (length is not None and self.method not in _BODILESS):
+            ends = f"content-length: {length}\r\n\r\n"
+        lines = [f"{self.method} {self.target} HTTP/1.1\r\n", always, *[f"{name}: {value}\r\n" for name, value in self.headers]]
+        text = "".join([*lines, ends])
+        return text.encode() if text.isascii() else b"".join(map(value_bytes, [*lines, ends]))
 
 
-@functools.lru_cache(64)
-def _time_outs(connect_s: float | None, read_s: float | None, pool_s: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=read_s, connect=pool_s)
+class Response:
+    """
+    An answer, up to its body, whose chunks it yields as they come: `async for chunk in response`. `close` must follow.
 
+    `raw` are its headers as they came.
+    """
 
-def _data(request: httpx.Request) -> bytes | httpx.AsyncByteStream | None:
-    if isinstance(request.stream, httpx.ByteStream):
-        return b"".join(request.stream) or None  # the very bytes, since there is one piece
-    request.headers.pop("transfer-encoding", None)  # which aiohttp says by itself
-    return cast("httpx.AsyncByteStream", request.stream)
+    __slots__ = ("_connection", "_headers", "_payload", "_writing", "raw", "status")
 
+    def __init__(
+        self, head: RawResponseMessage, payload: StreamReader, connection: Connection, writing: asyncio.Task[None] | None
+    ) -> None:
+        self.status: int = head.code
+        self.raw: Sequence[tuple[bytes, bytes]] = head.raw_headers
+        self._headers: Headers | None = None
+        self._payload, self._connection, self._writing = payload, connection, writing
 
-class _Body(httpx.AsyncByteStream):
-    """The body of an answer, as it comes."""
+    def __repr__(self) -> str:
+        return f"<Response [{self.status}]>"
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
+    @property
+    def headers(self) -> Headers:
+        """Its headers, lower-case names."""
+        if self._headers is None:
+            self._headers = tuple([(name.decode("latin-1").lower(), value_text(value)) for name, value in self.raw])
+        return self._headers
 
-    def __aiter__(self) -> _Body:
+    def __aiter__(self) -> Response:
         return self
 
     async def __anext__(self) -> bytes:
+        if chunk := await self._payload.readany():
+            return chunk
+        raise StopAsyncIteration
+
+    def unpacked(self) -> AsyncIterator[bytes]:
+        """
+        Return the chunks of the body less its encodings; "x-gzip" is "gzip" (RFC 9110, 8.4.1.3).
+
+        Raises `DecodingError` for an encoding that is not known: else the packed bytes would be taken for the answer.
+        """
+        named = ",".join([value for name, value in self.headers if name == "content-encoding"]).lower()
+        if not named:
+            return self
+        named = named.replace("x-gzip", "gzip")
+        if {part.strip().removeprefix("x-") for part in named.split(",")} - {"", *SUPPORTED_DECODERS}:
+            raise DecodingError("the answer is packed in a way that is not known here")
+        return httpx.Response(200, headers={"content-encoding": named}, stream=_Packed(self)).aiter_bytes()
+
+    def close(self) -> None:
+        """Give the connection back; what is not at its end by now is closed."""
+        if self._writing is not None and not self._writing.done():
+            self._writing.cancel()
+            self._connection.close()
+        elif (transport := self._connection.transport) is not None and transport.get_write_buffer_size():
+            self._connection.close()  # upstream did not want to hear all of it
+        else:
+            self._connection.release()
+
+
+class _Packed(httpx.AsyncByteStream):
+    """A body as httpx's decoders want it."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+
+class Transport:
+    """
+    The way to one upstream; its connections open with the first call.
+
+    Args:
+        to: its URL; a path in it comes before those of all requests.
+        most: the most connections there may be.
+        connect_s: how long making one may take; looking its name up, and TLS, may take as long again.
+        proxy: the URL of the proxy on the way; "" for none.
+    """
+
+    def __init__(self, to: str, *, most: int, connect_s: float, proxy: str = "") -> None:
+        self._to, self._most = to, most
+        self._timeout = aiohttp.ClientTimeout(sock_connect=connect_s, connect=2 * connect_s)
+        self._tls = httpx.create_ssl_context()
+        self._proxy, self._proxy_headers = _proxy(proxy)
+        # A proxy that is asked in the clear finds its password in each request, one that connects us only in its own.
+        self._is_asked = self._proxy is not None and to.startswith("http://")
+        self._pool: aiohttp.TCPConnector | None = None
+        self._address: _Address
+        self._always = ""
+
+    def __repr__(self) -> str:
+        return f"<Transport to {URL(self._to).host}>"
+
+    def target(self, path: str) -> str:
+        """Return path and query as a request names them; raises `InvalidURL`."""
         try:
-            chunk = await self._answer.content.read(_CHUNK_BYTES)
-        except Exception:
-            with map_aiohttp_exceptions():
-                raise
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
+            url = URL(str(httpx.URL(self._to + path))).with_fragment(None).with_user(None)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InvalidURL(str(error)) from error
+        return str(url) if self._is_asked else url.raw_path_qs
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and return its answer, once its head is here; raises `NETWORK_ERRORS`."""
+        pool = self._pool or self._open()
+        try:
+            connection = await pool.connect(self._address, [], self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError("no connection in time") from error
+        writing = None
+        try:
+            answers = cast("ResponseHandler", connection.protocol)
+            answers.set_response_params(
+                skip_payload=request.method == "HEAD",
+                read_until_eof=True,
+                auto_decompress=False,
+                read_timeout=request.read_s,
+                read_bufsize=_BUFFER_BYTES,
+                max_line_size=_MAX_FIELD_BYTES,
+                max_field_size=_MAX_FIELD_BYTES,
+                max_headers=_MAX_HEADERS,
+            )
+            writing = _write(answers, request, request.head(self._always))
+            head, payload = await answers.read()
+            while head.code < 200 and head.code != 101:
+                head, payload = await answers.read()
+        except BaseException:
+            if writing is not None:
+                writing.cancel()
+            connection.close()
+            raise
+        return Response(head, payload, connection, writing)
+
+    def _open(self) -> aiohttp.TCPConnector:
+        self._pool = tolerant(aiohttp.TCPConnector(limit=self._most, ssl=self._tls, socket_factory=_socket))
+        self._address = address = _Address(URL(self._to), self._proxy, self._proxy_headers)
+        always = {name: address.headers[name] for name in ("host", "authorization") if name in address.headers}
+        if self._is_asked:
+            always |= self._proxy_headers
+        self._always = "".join([f"{name}: {value}\r\n" for name, value in always.items()])
+        return self._pool
 
     async def aclose(self) -> None:
-        try:
-            await self._answer.__aexit__(None, None, None)
-        except Exception:
-            with map_aiohttp_exceptions():
-                raise
+        """Close all connections."""
+        if self._pool is not None:
+            await self._pool.close()
+
+
+class _Address(aiohttp.ClientRequest):
+    """What the pool has to know of a request: where it goes, and by which way. It is the same for all, so one is made."""
+
+    def __init__(self, url: URL, proxy: URL | None, proxy_headers: dict[str, str]) -> None:
+        super().__init__("GET", url, proxy=proxy, proxy_headers=proxy_headers or None)
+        self._key = super().connection_key
+
+    @property
+    def connection_key(self) -> ConnectionKey:
+        return self._key
+
+
+def _write(answers: ResponseHandler, request: Request, head: bytes) -> asyncio.Task[None] | None:
+    """Write a request; return the task that goes on with it, if its body is still to come."""
+    transport, body = answers.transport, request.body
+    if transport is None:
+        raise aiohttp.ClientConnectionResetError("Connection lost")
+    if not isinstance(body, bytes):
+        transport.write(head)
+        return asyncio.create_task(_pour(answers, transport, body, is_chunked=request.length is None))
+    transport.writelines((head, body) if body else (head,))
+    if not answers.writing_paused:  # else its silence is measured from when it has heard us: see `Answers`
+        answers.start_timeout()
+    return None
+
+
+async def _pour(answers: ResponseHandler, transport: Any, body: AsyncIterator[bytes], *, is_chunked: bool) -> None:
+    try:
+        async for chunk in body:
+            if chunk:
+                transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n") if is_chunked else (chunk,))
+                await answers._drain_helper()
+        if is_chunked:
+            transport.write(b"0\r\n\r\n")
+        answers.start_timeout()
+    except Exception as error:
+        answers.set_exception(aiohttp.ClientConnectionError("the body broke off"), error)
+        answers.force_close()
 
 
 def _socket(address: AddrInfoType) -> socket.socket:
@@ -157,99 +274,13 @@ def _socket(address: AddrInfoType) -> socket.socket:
     return made
 
 
-def _proxy(url: str) -> httpx.Proxy | None:
+def _proxy(url: str) -> tuple[URL | None, dict[str, str]]:
+    """Return the URL of a proxy, and the headers by which we say who we are there."""
     if not url:
-        return None
+        return None, {}
     parts = urlsplit(url)
     if parts.username is None:
-        return httpx.Proxy(url)
+        return URL(url), {}
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return httpx.Proxy(bare, headers={"proxy-authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
-
-
-def decoded(response: Response) -> Response:
-    """
-    Return the response with its encodings by the names that the library knows: "x-gzip" is "gzip" (RFC 9110, 8.4.1.3).
-
-    Raises `DecodingError` for an encoding that it does not know: the library would take the packed bytes for the answer.
-    """
-    named = response.headers.get("content-encoding", "").lower()
-    if "x-gzip" in named:
-        response.headers["content-encoding"] = named.replace("x-gzip", "gzip")
-    unknown = {part.strip().removeprefix("x-") for part in named.split(",")} - {"", *SUPPORTED_DECODERS}
-    if unknown:
-        raise DecodingError("the answer is packed in a way that is not known here")
-    return response
-
-
-def was_sent(error: BaseException) -> bool:
-    """
-    Whether a call that failed with *error* may have reached upstream.
-
-    The aiohttp transport turns every loss of a connection into a `ConnectTimeout`, so its cause is what counts.
-    """
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientError):
-        return not isinstance(
-            cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError
-        )
-    return not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol)
-
-
-def is_silence(error: BaseException) -> bool:
-    """Whether *error* means that a connected upstream said nothing for too long."""
-    return isinstance(error, httpx.TimeoutException) and was_sent(error) and not isinstance(error, httpx.ConnectTimeout)
-
-
-def is_unreadable(error: BaseException) -> bool:
-    """
-    Whether upstream answered in HTTP, but in a way that is not read here: a header without end, two lengths that differ.
-
-    The same would come again. What is no HTTP at all, or breaks off, is none of these.
-    """
-    causes = list(_causes(error))
-    is_parsers = any(isinstance(cause, http_exceptions.HttpProcessingError) for cause in causes)
-    return is_parsers and not any(isinstance(cause, _NO_ANSWER) for cause in causes)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def is_proxys_no(error: BaseException) -> bool:
-    """Whether the proxy on the way refuses to connect us, and would again."""
-    cause = error.__cause__
-    return isinstance(cause, aiohttp.ClientHttpProxyError) and 400 <= cause.status < 500
-
-
-_NO_ANSWER = (
-    http_exceptions.BadStatusLine,
-    http_exceptions.PayloadEncodingError,
-)
-
-# What the network's errors mean, in words for people: never their own text, which may hold addresses and headers.
-_WORDS: tuple[tuple[type[BaseException], str], ...] = (
-    (aiohttp.ClientHttpProxyError, "the proxy on the way refuses"),
-    (aiohttp.ClientProxyConnectionError, "the proxy on the way does not answer"),
-    (aiohttp.ClientConnectorDNSError, "its name is not known"),
-    (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
-    (aiohttp.ClientConnectorSSLError, "TLS cannot be agreed on"),
-    (aiohttp.ConnectionTimeoutError, "no connection came about in time"),
-    (aiohttp.ServerTimeoutError, "nothing came in time"),
-    (aiohttp.ClientConnectorError, "no connection came about"),
-    (aiohttp.ServerDisconnectedError, "it hung up before it answered"),
-    (aiohttp.ClientPayloadError, "it broke off in the middle of its answer"),
-    (aiohttp.ClientResponseError, "what it said is not HTTP"),
-    (ConnectionError, "it hung up"),
-    (httpx.TimeoutException, "nothing came in time"),
-    (httpx.DecodingError, "its answer cannot be unpacked"),
-)
-
-
-def describe(error: BaseException) -> str:
-    """Say what went wrong in the network, in words for people."""
-    cause = error.__cause__ or error
-    return next((words for kind, words in _WORDS if isinstance(cause, kind) or isinstance(error, kind)), "the network failed")
+    return URL(bare), {"proxy-authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
