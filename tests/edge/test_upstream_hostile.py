@@ -1,4 +1,4 @@
-"""An upstream that means harm: whatever it says, callers hear one clear error, nothing of it is kept, and no fault is logged."""
+"""An upstream that means harm: whatever it says, callers hear one clear error, nothing is kept, no fault logged."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ ERRORS = {
         error(429, "retry-after: Fri, 31 Dec 9999 23:59:59 GMT", type="rate_limit_error", message="m"), 429,
     ),
     "no time, finally": (
-        error(429, "retry-after: nan", "retry-after-ms: -inf", "x-should-retry: false", type="rate_limit_error", message="m"), 429,
+        error(429, "retry-after: nan", "retry-after-ms: -inf", "x-should-retry: false", type="rate_limit_error"), 429,
     ),
     "limits without end": (
         error(
@@ -172,13 +172,6 @@ USAGES = [
     5, [], {"input_tokens": -1}, {"input_tokens": 10**400, "output_tokens": 10**30}, {"output_tokens": "1"},
     {"output_tokens": 1e300},
 ]  # fmt: skip
-    5,
-    {"input_tokens": -1},
-    {"input_tokens": 10**400, "output_tokens": 10**30},
-    {"output_tokens": "1"},
-    {"output_tokens": 1e300},
-    [],
-]
 
 
 @pytest.mark.parametrize("usage", USAGES, ids=range(len(USAGES)))

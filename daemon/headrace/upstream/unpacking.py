@@ -1,7 +1,7 @@
 """
 Answers that come packed, unpacked in bounded pieces: three kilobytes may be packed gigabytes.
 
-What was asked for is what is unpacked, in one layer. Whoever packs in another way, or twice, was not asked to, and the answer is
+What was asked for is what is unpacked, in one layer. Whoever packs in another way, or twice, was not asked to, and is
 refused. A piece is made only when the one before it has been taken, so a reader that has had enough stops the rest, and others
 have their turn between two pieces. Those that may take long for one (Brotli fills its window first) do it in a thread, and let
 go of the interpreter.
