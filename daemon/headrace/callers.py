@@ -4,9 +4,9 @@ Who asks: callers by key (where auth is required) or by the name they give (wher
 A key is "hr_<id>_<secret>". Redis holds its SHA-256, found by the id; the secret itself exists once, in the reply of
 `KeyStore.create`. The digest needs no salt and no slow hash: the secret has 192 random bits, nothing to guess.
 
-Every daemon holds all digests in memory, so that the hot path asks nobody, and goes on with what it knows while Redis is
-away. It loads them anew on a nudge (keys were made or revoked), when the link comes back, and every few seconds, since
-nudges may be lost.
+Every daemon holds all digests in memory, so that the hot path asks nobody, and goes on with what it knows while Redis is away,
+for ten seconds: then a key may have been revoked for as long, and none is taken until all are loaded anew. It loads them anew
+on a nudge (keys were made or revoked), when the link comes back, and every few seconds, since nudges may be lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
 from headrace.link import Link
@@ -39,6 +39,8 @@ TOPIC = "keys"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"hr_([0-9a-f]{12})_[0-9a-f]{48}")
 _MEMO_SIZE = 4096
+STALE_S = 10.0  # keys that could not be loaded for so long are good no more
+_AGAIN_S = 1.0
 
 _Kind = TypeVar("_Kind", bound="Key")
 
@@ -100,6 +102,8 @@ class Callers:
         self._clock = clock or SystemClock()
         self._refresh_s = refresh_s
         self._keys: dict[str, tuple[str, bytes]] | None = None
+        self._loaded_at = 0.0
+        self._is_stale = False
         self._stale = asyncio.Event()
         # The work a key costs, remembered for keys seen before. It says nothing about whether the key is good: that is
         # looked up every time, so a revoked key is refused from the moment we hear of it.
@@ -138,6 +142,17 @@ class Callers:
         """
         return self._caller(self._owner(key) if self.required else named or DEFAULT_NAME)
 
+    @property
+    def trouble(self) -> str:
+        """Why no key is taken, in a line; "" if they are."""
+        if not self.required or (self._keys is not None and not self._is_old()):
+            return ""
+        return "callers' keys cannot be loaded" if self._keys is not None else "callers' keys have not been loaded yet"
+
+    def _is_old(self) -> bool:
+        # Nobody knows whether a key was revoked meanwhile.
+        return self._clock.now() - self._loaded_at > STALE_S
+
     def ours(self, presented: Sequence[str]) -> str:
         """Return the one of several presented keys that is known here; else one that looks as if it were; else any, or ""."""
         return next(filter(self._is_known, presented), "") or next(filter(is_key, presented), "") or next(iter(presented), "")
@@ -156,18 +171,29 @@ class Callers:
         key_id, digest = self._read(key)
         if self._keys is None and key_id:
             raise RedisAway("The keys of callers have not been loaded yet.", retry_after_s=1.0)
+        if self._is_old() and key_id:
+            self._note_stale()
+            raise RedisAway("The keys of callers could not be loaded of late.", retry_after_s=1.0)
         name, expected = (self._keys or {}).get(key_id, ("", b""))
         if not hmac.compare_digest(expected, digest) or not name:
             raise UnknownCaller("The key is not known here, or was revoked.")
         return name
 
+    def _note_stale(self) -> None:
+        if not self._is_stale:
+            self._is_stale = True
+            _log.error(observe.KEYS_STALE)
+
     async def load(self) -> None:
         """Load all keys; raises `RedisAway`."""
-        records = await _read_all(self._link, _Record)
-        loaded = {record.id: (record.name, bytes.fromhex(record.digest)) for record in records}
+        found = await _read_all(self._link, _Record)
+        loaded = {record.id: (record.name, bytes.fromhex(record.digest)) for record in found}
         if loaded != self._keys:
             self._read.cache_clear()  # holds keys in the clear: no longer than they are of use
-        self._keys = loaded
+        self._keys, self._loaded_at = loaded, self._clock.now()
+        if self._is_stale:
+            self._is_stale = False
+            _log.info(observe.KEYS_BACK)
 
     async def keep_fresh(self) -> None:
         """Load the keys on every nudge and every few seconds, until cancelled."""
@@ -176,8 +202,11 @@ class Callers:
             if self.required:
                 with contextlib.suppress(RedisAway):
                     await self.load()
+                if self._keys is not None and self._is_old():
+                    self._note_stale()
             with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(self._refresh_s):  # wait_for may swallow a cancellation
+                # wait_for may swallow a cancellation
+                async with self._clock.timeout(_AGAIN_S if self._is_stale else self._refresh_s):
                     await self._stale.wait()
 
     async def _note_connect(self) -> None:
@@ -196,26 +225,24 @@ def _id_and_digest(key: str) -> tuple[str, bytes]:
 
 
 async def _read_all(link: Link, kind: type[_Kind]) -> list[_Kind]:
-    records = (_read(value, kind) for value in await link.do("HVALS", keys.KEYS))
-    return [record for record in records if record is not None]
+    found: dict[bytes, bytes] = await link.do("HGETALL", keys.KEYS)
+    read = (_read(key_id, value, kind) for key_id, value in found.items())
+    return [record for record in read if record is not None]
 
 
-def _read(value: bytes, kind: type[_Kind]) -> _Kind | None:
+def _read(key_id: bytes, value: bytes, kind: type[_Kind]) -> _Kind | None:
     # One record that cannot be read, as a newer version may write it, locks out its own key and not everybody's.
     try:
         record = msgspec.json.decode(value, type=kind)
-        if isinstance(record, _Record):
-            bytes.fromhex(record.digest)
+        # A record under another's id would outlive the revocation of that id.
+        if record.id.encode() != key_id or not is_name(record.name):
+            raise ValueError("not this key's")
+        if isinstance(record, _Record) and len(bytes.fromhex(record.digest)) != hashlib.sha256().digest_size:
+            raise ValueError("no digest")
     except (msgspec.MsgspecError, ValueError):
-        _note_unreadable(hashlib.sha256(value).hexdigest())
+        records.unreadable("key", value, observe.KEY_UNREADABLE)
         return None
     return record
-
-
-@functools.lru_cache(_MEMO_SIZE)
-def _note_unreadable(digest: str) -> None:
-    # Remembered, since all are read every few seconds: one line a record.
-    _log.warning(observe.KEY_UNREADABLE, record=digest[:12])
 
 
 class KeyStore:
@@ -243,9 +270,10 @@ class KeyStore:
 
     async def revoke(self, target: str) -> int:
         """Revoke the key with the id *target*, or else all keys of the caller of that name; return how many."""
-        kept = await self.list()
-        doomed = [key.id for key in kept if key.id == target] or [key.id for key in kept if key.name == target]
-        if doomed:
-            await self._link.do("HDEL", keys.KEYS, *doomed)
+        # By its id one goes that cannot be read, too.
+        gone: int = await self._link.do("HDEL", keys.KEYS, target)
+        if not gone and (doomed := [key.id for key in await self.list() if key.name == target]):
+            gone = await self._link.do("HDEL", keys.KEYS, *doomed)
+        if gone:
             await self._link.tell_all(TOPIC)
-        return len(doomed)
+        return gone

@@ -366,6 +366,7 @@ class Parts:
         checks = (
             (self.is_draining, "draining"),
             (bool(trouble := self.link.trouble), trouble),
+            (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
             (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
             (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
             (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),

@@ -209,7 +209,7 @@ PACKINGS = {
 @pytest.mark.parametrize("name", PACKINGS)
 @pytest.mark.parametrize("call", [CALL, STREAM], ids=["whole", "stream"])
 async def test_packings(name: str, call) -> None:
-    """A whole answer is unpacked by every name of the packing that was asked for; packed otherwise, as any stream, it is not."""
+    """A whole answer is unpacked by every name of the packing that was asked for; else it is not, and no stream is."""
     payload, is_known = PACKINGS[name]
     async with asking(body(payload, f"content-encoding: {name}")) as (upstream, _):
         asked = everything(upstream, call) if call.stream else upstream.ask(call)

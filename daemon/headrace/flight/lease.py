@@ -211,15 +211,15 @@ class Leases:
             reply.add_done_callback(lambda reply: self._undo(flight, token, reply))
             raise
         if what == b"leading":
-            return Lease(key, token, ticket=value.decode())
-        return Recalled(value) if what == b"recalled" else Following(value.decode())
+            return Lease(key, token, ticket=value.decode(errors="replace"))
+        return Recalled(value) if what == b"recalled" else Following(value.decode(errors="replace"))
 
     def _undo(self, flight: Flight, token: str, reply: asyncio.Future[Any]) -> None:
         if reply.cancelled() or reply.exception() is not None:
             return
         what, value = reply.result()
         if what == b"leading":
-            self._send_give_up(Lease(flight.key, token, ticket=value.decode()))
+            self._send_give_up(Lease(flight.key, token, ticket=value.decode(errors="replace")))
         elif what == b"following":
             self._leave(flight)
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
-from headrace import codec
+from headrace import codec, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError
 from headrace.model import Answer, Call
+
+_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
 
 
 class State(StrEnum):
@@ -154,15 +156,16 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
     if raw["state"] is None:
         return None
     text = {name: (value or b"").decode(errors="replace") for name, value in raw.items() if name in SUMMARY}
+    created, due, deadline = (_moment(text[name]) for name in ("created", "due", "deadline"))
     return Ticket(
         id=ticket_id,
         caller=text["caller"],
         state=State(text["state"]),
         model=text["model"],
         fingerprint=text["fingerprint"],
-        created=float(text["created"]),
-        due=float(text["due"]),
-        deadline=float(text["deadline"]),
+        created=created,
+        due=due,
+        deadline=deadline,
         attempts=int(text["attempts"]),
         broken=int(text["broken"]),
         is_stream=text["stream"] == "1",
@@ -173,6 +176,24 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
         error=codec.decode_error(error) if (error := raw["error"]) else None,
         call=decode_call(call, raw.get("body") or b"", ticket_id) if (call := raw.get("call")) else None,
     )
+
+
+def _moment(text: str) -> float:
+    moment = float(text)
+    if not 0 <= moment < _END_OF_TIME:
+        raise ValueError("no moment")
+    return moment
+
+
+def readable_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | None] | None) -> Ticket | None:
+    """Return the ticket as `decode_ticket` does; None, and told, if it cannot be read."""
+    if values is None:
+        return None
+    try:
+        return decode_ticket(ticket_id, fields, values)
+    except (ValueError, OverflowError, TypeError):
+        records.unreadable("ticket", ticket_id)
+        return None
 
 
 def encode_call(call: Call) -> bytes:
