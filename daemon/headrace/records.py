@@ -43,6 +43,12 @@ def unreadable(kind: str, record: bytes | str, event: str = observe.RECORD_UNREA
     _tell(kind, hashlib.sha256(record.encode(errors="replace") if isinstance(record, str) else record).hexdigest()[:12], event)
 
 
+def forget() -> None:
+    """Tell all anew."""
+    _tell.cache_clear()
+    _told.clear()
+
+
 def is_misfit(error: RedisAway) -> bool:
     """Whether Redis refuses a key since it holds another type of value than ours, or one that a script cannot read."""
     return isinstance(error, RedisRefused) and error.metadata.get("code") in ("WRONGTYPE", "ERR")

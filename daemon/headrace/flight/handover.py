@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace import keys, observe, records
@@ -21,6 +21,7 @@ from headrace.flight import items
 from headrace.flight.flights import Flight, Landing, broken_off
 from headrace.link import Link, Script
 from headrace.nudges import Nudged, Nudges
+from headrace.seal import UNSEALED, Seal
 
 LOG_MS = 60_000
 
@@ -65,7 +66,8 @@ class HandoverStats:
 class Handover:
     """This process's part in the logs of all processes."""
 
-    def __init__(self, link: Link, clock: Clock, *, follow_ms: int) -> None:
+    def __init__(self, link: Link, clock: Clock, *, follow_ms: int, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
         self.follow_ms = follow_ms
@@ -98,7 +100,7 @@ class Handover:
         news = await self._link.do("XRANGE", log, f"(1-{len(flight.events)}", "+")
         try:
             for _, fields in news:
-                item = items.item_of(fields)
+                item = self._seal.open(log, items.item_of(fields))
                 if items.is_landing(item):
                     landing = items.decode_landing(item, flight)
                     observe.FLIGHTS.inc("followed")
@@ -147,7 +149,7 @@ class Handover:
         position = ""
         newest = news[-1][0].partition(b"-")[0] if news else b""
         for where, fields in news:
-            item = items.item_of(fields)
+            item = self._seal.open(_log(ticket), items.item_of(fields))
             position, attempt = where.decode(), where.partition(b"-")[0]
             if attempt != newest and not flight.is_open:
                 continue  # an attempt that ended before anybody here had any of it
@@ -188,9 +190,14 @@ class Handover:
         names = [keys.audience(publication.name), publication.log, publication.ticket or publication.log]
         first = publication.published + 1
         args = [LOG_MS, publication.name, publication.attempt, first, publication.holder]
-        await self._link.run(_APPEND, names, [*args, *(items.encode_event(event, flight) for event in fresh)])
+        said = self.sealed(publication.log, [items.encode_event(event, flight) for event in fresh])
+        await self._link.run(_APPEND, names, [*args, *said])
         publication.published += len(fresh)
         observe.HANDED_OVER.inc(by=len(fresh))
+
+    def sealed(self, log: str, said: Iterable[bytes]) -> list[bytes]:
+        """Return items as they are to lie in a log."""
+        return [self._seal.seal(log, item) for item in said]
 
     def _on_log(self, name: bytes) -> None:
         self._nudges.nudge(name.decode(errors="replace"))

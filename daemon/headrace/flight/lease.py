@@ -284,6 +284,7 @@ class Leases:
         published, end = lease.publication.published, len(flight.events)
         said = flight.events[published:] if landing.answer or published else []
         rest = [*(items.encode_event(event, flight) for event in said), items.encode_landing(landing)]
+        rest = self._handover.sealed(lease.publication.log, rest)
         first = end + 1 - len(said)
         # Who has had nothing of a stream that broke off goes on waiting for the ticket's next attempt, as the next leader.
         ticket = lease.ticket if isinstance(landing.error, BrokenStream) else ""

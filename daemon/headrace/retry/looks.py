@@ -10,6 +10,7 @@ from headrace.errors import InvalidCall, RedisAway, RedisRefused
 from headrace.link import Link
 from headrace.retry.ticket import FULL, SUMMARY, State, Ticket, readable_ticket
 from headrace.retry.waits import not_found
+from headrace.seal import UNSEALED, Seal
 
 _READ_AGAIN_S = 0.5
 
@@ -17,14 +18,15 @@ _READ_AGAIN_S = 0.5
 class Looks:
     """Reads tickets."""
 
-    def __init__(self, link: Link, clock: Clock) -> None:
+    def __init__(self, link: Link, clock: Clock, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
 
     async def read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
         """Return these fields of a ticket as it is now; raises `TicketNotFound`."""
         values = await records.or_nothing("ticket", ticket_id, self._link.do("HMGET", keys.ticket(ticket_id), *fields))
-        ticket = readable_ticket(ticket_id, fields, values)
+        ticket = readable_ticket(ticket_id, fields, values, self._seal)
         if ticket is None:
             raise not_found(ticket_id)
         return ticket
@@ -54,6 +56,6 @@ class Looks:
         ids = [ticket_id.decode(errors="replace") for ticket_id in found]
         asked = (self._link.do("HMGET", keys.ticket(ticket_id), *SUMMARY) for ticket_id in ids)
         rows = await asyncio.gather(*(records.or_nothing("ticket", each, row) for each, row in zip(ids, asked, strict=True)))
-        tickets = [readable_ticket(ticket_id, SUMMARY, row) for ticket_id, row in zip(ids, rows, strict=True)]
+        tickets = [readable_ticket(ticket_id, SUMMARY, row, self._seal) for ticket_id, row in zip(ids, rows, strict=True)]
         page = [ticket for ticket in tickets if ticket and ticket.caller == caller and state in (None, ticket.state)]
         return page, ids[-1] if len(ids) == page_size else ""

@@ -81,11 +81,11 @@ class Sweeper:
         """Look after the tickets whose time has come; return how many were looked at."""
         # By Redis' clock in the script; by ours here, with a little more, only to find candidates.
         now_us = round((self._clock.now() + 1) * 1e6)
-        found = await self._link.do("ZRANGEBYSCORE", keys.TICKETS, "-inf", now_us, "LIMIT", 0, _BATCH)
-        ids = [ticket_id.decode() for ticket_id in found if ticket_id.isascii()]
-        for ticket_id in found:
-            if not ticket_id.isascii():
-                await self._drop(ticket_id)
+        found: list[bytes] = await self._link.do("ZRANGEBYSCORE", keys.TICKETS, "-inf", now_us, "LIMIT", 0, _BATCH)
+        ids = [name.decode() for name in found if name.isascii()]
+        for name in found:
+            if not name.isascii():
+                await self._drop(name)
         moves = await asyncio.gather(*(self._rescued(ticket_id) for ticket_id in ids))
         overdue = []
         for ticket_id, (what, *alarm) in zip(ids, moves, strict=True):
@@ -97,7 +97,7 @@ class Sweeper:
                 await self._end(ticket_id, what.decode())
         if overdue:
             await self._look_for_alarms(overdue)
-        return sum(what != b"none" for what, *_ in moves) + len(found) - len(ids)
+        return len(found) - sum(what == b"none" for what, *_ in moves)
 
     async def _rescued(self, ticket_id: str) -> list[Any]:
         """Return what is to be done for a ticket; one that is none is looked after no more, lest it hold up the others."""

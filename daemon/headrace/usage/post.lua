@@ -13,8 +13,7 @@
 --
 -- Figures are whole numbers below 2^53.
 
-local posted = redis.call('TYPE', KEYS[1]).ok == 'string' and tonumber(redis.call('GET', KEYS[1])) or 0
-if posted >= tonumber(ARGV[1]) then
+if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then
   return 0
 end
 
@@ -29,20 +28,14 @@ local function sum(old, new)
   return table.concat(figures, ' ')
 end
 
--- What should be ours and is of another type is left alone, and only that: else one foreign value would hold up all posts.
-
-local function is(kind, key)
-  local found = redis.call('TYPE', key).ok
-  return found == kind or found == 'none'
-end
+-- Everything is read first: what is no hash, or no list, ends the script before it has changed anything.
 
 local last = 12 + 2 * tonumber(ARGV[12])
 local sums = {{}, {}, {}}
 for kind = 1, 3 do
   local key, new, most = KEYS[1 + kind], sums[kind], tonumber(ARGV[2 + kind])
-  local is_ours = is('hash', key)
-  local cells = is_ours and redis.call('HLEN', key)
-  for at = 13, is_ours and last or 0, 2 do
+  local cells = redis.call('HLEN', key)
+  for at = 13, last, 2 do
     local name = ARGV[at]
     local old = redis.call('HGET', key, name)
     if not old and cells >= most then
@@ -54,13 +47,13 @@ for kind = 1, 3 do
     new[name] = old and sum(old, ARGV[at + 1]) or ARGV[at + 1]
   end
 end
-local lines = #ARGV > last and is('list', KEYS[5])
+local lines = #ARGV > last and redis.call('LLEN', KEYS[5])
 
 for kind = 1, 3 do
   for name, figures in pairs(sums[kind]) do
     redis.call('HSET', KEYS[1 + kind], name, figures)
   end
-  if last > 12 and is('hash', KEYS[1 + kind]) then
+  if last > 12 then
     redis.call('EXPIREAT', KEYS[1 + kind], ARGV[5 + kind])
   end
 end
