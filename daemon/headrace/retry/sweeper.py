@@ -97,7 +97,7 @@ class Sweeper:
                 await self._end(ticket_id, what.decode())
         if overdue:
             await self._look_for_alarms(overdue)
-        return len(found) - sum(what == b"none" for what, *_ in moves)
+        return len(found) - [what for what, *_ in moves].count(b"none")
 
     async def _rescued(self, ticket_id: str) -> list[Any]:
         """Return what is to be done for a ticket; one that is none is looked after no more, lest it hold up the others."""
