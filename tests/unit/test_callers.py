@@ -169,8 +169,12 @@ async def test_stale(link):
         assert [each["event"] for each in logs if each["log_level"] == "error"] == ["keys.stale"]
         await link.do("DEL", keys.KEYS)
         await link.do("HSET", keys.KEYS, *(part for pair in kept.items() for part in pair))
-        await clock.advance(1)
-        await until(lambda: callers.trouble == "")
+
+        async def is_back() -> bool:
+            await clock.advance(1)
+            return callers.trouble == ""
+
+        await until(is_back)
         assert knows(callers, key)
 
 
