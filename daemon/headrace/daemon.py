@@ -101,7 +101,8 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ), seal=seal(settings, os.environ))
+        sealed = seal(settings, os.environ)
+        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ), seal=sealed)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         await parts.settle_in()

@@ -156,13 +156,18 @@ def encode_ticket(
         "body": seal.seal(place(ticket_id, "body"), call.body),
     }
     if seal is not UNSEALED:
-        fields["facts"] = seal.seal(place(ticket_id, "facts"), _facts({name: str(fields[name]) for name in _FACTS}))
+        fields["facts"] = seal.seal(place(ticket_id, "facts"), _facts({name: _as_kept(fields[name]) for name in _FACTS}))
     return [part for pair in fields.items() for part in pair]
 
 
 def place(ticket_id: str, field: str) -> str:
     """Return where a field of a ticket belongs, as seals have it."""
     return f"ticket:{ticket_id}:{field}"
+
+
+def _as_kept(value: Any) -> str:
+    # As it will be read again.
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value).encode(errors="replace").decode()
 
 
 def _facts(text: Mapping[str, str]) -> bytes:
