@@ -48,6 +48,7 @@ The ground
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
     insist      what cannot do without Redis  terminal    tables for people
+    records     those that cannot be read     seal        who wrote what is in Redis
     aside       a process for heavy work      v1/         generated from protos/
     room        how many connections fit      weight      what a body holds
     memory      given back after a flood

@@ -2,10 +2,10 @@
 Who asks: callers by key (where auth is required), by the name in their client certificate, or by the name they give.
 
 How keys are made and kept, keystore.py says. Every daemon holds all digests in memory, so that the hot path asks nobody, and
-goes on with what it knows while Redis is away. It loads them anew on a nudge (keys were made or revoked), when the link comes
-back, and now and then; and since nudges may be lost, it asks Redis all the time how many changes there were: a number, one
-command a host, and a revoked key is refused everywhere within a second. Whom a certificate's name stands for, the
-configuration says.
+goes on with what it knows while Redis is away, for ten seconds: then a key may have been revoked for as long, and none is
+taken until Redis is heard again. It loads them anew on a nudge (keys were made or revoked), when the link comes back, and now
+and then; and since nudges may be lost, it asks Redis all the time how many changes there were: a number, one command a host,
+and a revoked key is refused everywhere within a second. Whom a certificate's name stands for, the configuration says.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _log = structlog.get_logger()
 DEFAULT_NAME = "default"
 
 _MEMO_SIZE = 4096
+STALE_S = 10.0  # keys of which nothing was heard for so long are good no more
 _POLL_S = 0.7
 _TELL_S = 60.0
 _NOTE_USES = Script("headrace", "note_uses.lua")
@@ -102,7 +103,8 @@ class Callers:
         self._poll_s = poll_s
         self._keys: dict[str, _Known] | None = None
         self._version: bytes | None = None
-        self._load_at = self._tell_at = -math.inf
+        self._load_at = self._tell_at = self._as_of = -math.inf
+        self._is_shut = False
         self._used: set[str] = set()
         self._stale = asyncio.Event()
         link.on(TOPIC, lambda _: self._stale.set())
@@ -163,6 +165,17 @@ class Callers:
         name = named or DEFAULT_NAME
         return self._configured.get(name) or self._others(name)
 
+    @property
+    def trouble(self) -> str:
+        """Why no key is taken, in a line; "" if they are."""
+        if not self.required or (self._keys is not None and not self._is_old()):
+            return ""
+        return "callers' keys cannot be loaded" if self._keys is not None else "callers' keys have not been loaded yet"
+
+    def _is_old(self) -> bool:
+        # Nobody knows whether a key was revoked meanwhile.
+        return self._clock.now() - self._as_of > STALE_S
+
     def ours(self, presented: Sequence[str], certificate: Iterable[str] = ()) -> str:
         """
         Return what says who asks: of several presented keys the one that is known here; else one that looks as if it were,
@@ -191,6 +204,9 @@ class Callers:
             raise UnknownCaller("A key is required: send one in x-api-key or as Authorization: Bearer.")
         if self._keys is None and is_key(key):
             raise RedisAway("The keys of callers have not been loaded yet.", retry_after_s=1.0)
+        if self._is_old() and is_key(key):
+            self._shut()
+            raise RedisAway("The keys of callers could not be loaded of late.", retry_after_s=1.0)
         known = self._find(key)
         if known is None:
             raise UnknownCaller("The key is not known here, or was revoked.")
@@ -202,12 +218,25 @@ class Callers:
 
     async def load(self) -> None:
         """Load all keys; raises `RedisAway`."""
+        now = self._clock.now()
         loaded = {record.id: _known(record) for record in await read_all(self._link, Record)}
         for hashed in {known.hashed for known in loaded.values()} - self._hashing.digests("").keys():
             _note_pepper(hashed)
         if loaded != self._keys:
             self._keys = loaded
             self._remembered.cache_clear()  # it holds keys in the clear, too: no longer than they are of use
+        self._note_fresh(now)
+
+    def _note_fresh(self, as_of: float) -> None:
+        self._as_of = as_of
+        if self._is_shut and not self._is_old():
+            self._is_shut = False
+            _log.info(observe.KEYS_BACK)
+
+    def _shut(self) -> None:
+        if not self._is_shut:
+            self._is_shut = True
+            _log.error(observe.KEYS_STALE)
 
     async def keep_fresh(self) -> None:
         """Keep the keys as Redis has them, and tell it which were used, until cancelled."""
@@ -219,16 +248,19 @@ class Callers:
                 with contextlib.suppress(RedisAway):
                     await self._refresh()
                     await self._tell_uses()
+                if self._keys is not None and self._is_old():
+                    self._shut()
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(self._poll_s if self.required else self._refresh_s):
                     await self._stale.wait()  # wait_for may swallow a cancellation
 
     async def _refresh(self) -> None:
         # The count before the keys: a change between the two is seen the next time.
-        version, now = await self._link.do("GET", keys.KEYS_VERSION), self._clock.now()
+        now, version = self._clock.now(), await self._link.do("GET", keys.KEYS_VERSION)
         if version != self._version or now >= self._load_at:
             await self.load()
             self._version, self._load_at = version, now + self._refresh_s
+        self._note_fresh(now)
 
     async def _tell_uses(self) -> None:
         now = self._clock.now()

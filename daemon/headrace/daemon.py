@@ -22,7 +22,7 @@ import structlog
 
 from headrace import logs, observe, room
 from headrace.background import Background
-from headrace.config import Settings, keys, redis_url, runtime_dir, warnings
+from headrace.config import Settings, keys, redis_url, runtime_dir, seal, warnings
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ConfigError, StartupError
 from headrace.lockfile import StateLock
@@ -105,7 +105,8 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ))
+        sealed = seal(settings, os.environ)
+        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ), seal=sealed)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         await parts.settle_in()
@@ -127,7 +128,8 @@ async def _work(settings: Settings, notifier: Notifier) -> None:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, redis_url(settings), lambda: keys(settings, os.environ), keeps_disk=False)
+        sealed = seal(settings, os.environ)
+        parts = Parts(settings, redis_url(settings), lambda: keys(settings, os.environ), keeps_disk=False, seal=sealed)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         await parts.settle_in()

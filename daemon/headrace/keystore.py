@@ -11,7 +11,6 @@ Every change is one script, which counts changes: a daemon that missed the nudge
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
 import re
@@ -20,14 +19,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall
 from headrace.link import Link, Script
-
-log = structlog.get_logger()
 
 TOPIC = "keys"
 KEY_LENGTH = 64
@@ -35,7 +31,6 @@ PLAIN = "sha256"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"hr_([0-9a-f]{12})_[0-9a-f]{48}")
-_MEMO_SIZE = 4096
 _CHANGE = Script("headrace", "change_keys.lua")
 _TRIES = 3
 
@@ -140,7 +135,7 @@ class KeyStore:
         """
         for _ in range(_TRIES):  # somebody else may change it just now
             was = await self._link.do("HGET", keys.KEYS, key_id)
-            old = read(was, Record) if was else None
+            old = read(key_id.encode(), was, Record) if was else None
             now = self._clock.now()
             if old is None or (old.expires is not None and old.expires <= now):
                 return None
@@ -162,8 +157,9 @@ class KeyStore:
 
     async def revoke(self, target: str) -> int:
         """Revoke the key with the id *target*, or else all keys of the caller of that name; return how many."""
-        kept = await self.list()
-        doomed = [key.id for key in kept if key.id == target] or [key.id for key in kept if key.name == target]
+        # By its id one goes that cannot be read, too.
+        is_id = await self._link.do("HEXISTS", keys.KEYS, target)
+        doomed = [target] if is_id else [key.id for key in await self.list() if key.name == target]
         if doomed:
             await self._change(*((key_id, b"", b"") for key_id in doomed))
         return len(doomed)
@@ -198,27 +194,25 @@ def _moment(text: Any) -> float | None:
 
 async def read_all(link: Link, kind: type[_Kind]) -> list[_Kind]:
     """Return all records that can be read; raises `RedisAway`."""
-    records = (read(value, kind) for value in await link.do("HVALS", keys.KEYS))
-    return [record for record in records if record is not None]
+    found: dict[bytes, bytes] = await link.do("HGETALL", keys.KEYS)
+    kept = (read(key_id, value, kind) for key_id, value in found.items())
+    return [record for record in kept if record is not None]
 
 
-def read(value: bytes, kind: type[_Kind]) -> _Kind | None:
+def read(key_id: bytes, value: bytes, kind: type[_Kind]) -> _Kind | None:
     """
-    Return one record; None if it cannot be read, as a newer version may write it.
+    Return one key's record; None if it cannot be read, as a newer version may write it.
 
     That one locks out its own key and not everybody's.
     """
     try:
         record = msgspec.json.decode(value, type=kind)
+        # A record under another's id would outlive the revocation of that id.
+        if record.id.encode() != key_id or not is_name(record.name):
+            raise ValueError("is not this key's")
         if isinstance(record, Record) and len(bytes.fromhex(record.digest)) != hashlib.sha256().digest_size:
             raise ValueError("is no digest")
     except (msgspec.MsgspecError, ValueError):
-        note_unreadable(hashlib.sha256(value).hexdigest())
+        records.unreadable("key", value, observe.KEY_UNREADABLE)
         return None
     return record
-
-
-@functools.lru_cache(_MEMO_SIZE)
-def note_unreadable(digest: str) -> None:
-    """Say that there is a record that cannot be read: one line a record, since all are read now and then."""
-    log.warning(observe.KEY_UNREADABLE, record=digest[:12])

@@ -123,6 +123,7 @@ ESTIMATED = Counter(
 )  # fmt: skip
 COUNTS = Counter("headrace_input_counts_total", "Calls whose input upstream was to count, by what came of it.", "outcome")
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
+BAD_RECORDS = Counter("headrace_bad_records_total", "Records in Redis that were skipped as they cannot be read.", "kind")
 BACKGROUND_FAILURES = Counter("headrace_background_failures_total", "Tasks beside the calls that died of a fault.", "part")
 BORROWED_GRANTS = Counter("headrace_borrowed_grants_total", "Calls granted from borrowed budget, without asking Redis.")
 EXCHANGES = Counter("headrace_borrowed_exchanges_total", "Exchanges of borrowed budget with Redis by outcome.", "outcome")
@@ -158,7 +159,7 @@ UPSTREAM_TIME = Histogram(
 
 _ALL = (
     CALLS, ERRORS, REFUSED, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
-    RESERVATIONS, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES,
+    RESERVATIONS, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, BAD_RECORDS, WORDS, GATES,
     LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
     UPSTREAM_TIME,
@@ -214,6 +215,10 @@ TICKET_LOST = "ticket.lost"
 ALARM_FAILED = "alarm.failed"
 TIER_FAILED = "cache.tier_failed"
 PURGE_UNREADABLE = "cache.purge_unreadable"
+RECORD_UNREADABLE = "record.unreadable"
+RECORD_UNSEALED = "record.unsealed"
+KEYS_STALE = "keys.stale"
+KEYS_BACK = "keys.back"
 KEY_UNREADABLE = "key.unreadable"
 KEY_PEPPER_UNKNOWN = "key.pepper_unknown"
 REDIS_LACKS = "redis.lacks"

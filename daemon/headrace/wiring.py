@@ -62,6 +62,7 @@ from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
+from headrace.seal import UNSEALED, Seal
 from headrace.tuning.account import Account
 from headrace.tuning.tuner import Tuner
 from headrace.upstream.carrying import Body
@@ -83,6 +84,7 @@ class Parts:
     Args:
         redis_url: the configured Redis, or our own Valkey's socket.
         read_keys: returns upstream's keys; read at the start and at each reload.
+        seal: of what lies in Redis for others to read.
         keeps_disk: whether the disk tier of the cache is ours. A worker beside a daemon leaves it alone: it has one owner.
     """
 
@@ -94,6 +96,7 @@ class Parts:
         clock: Clock | None = None,
         *,
         keeps_disk: bool = True,
+        seal: Seal = UNSEALED,
     ) -> None:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale, settings.cache.enabled)
@@ -119,9 +122,10 @@ class Parts:
             redis=settings.cache.redis,
             max_entry=settings.cache.max_entry,
             enabled=settings.cache.enabled,
+            seal=seal,
         )
         self.flights = Flights()
-        self.handover = Handover(self.link, clock, follow_ms=LEASE_MS)
+        self.handover = Handover(self.link, clock, follow_ms=LEASE_MS, seal=seal)
         self.leases = Leases(self.link, clock, self.flights, self.handover)
         # For tests of the promise: a stream in Redis that gets every grant. Not a setting, since nobody would trim it.
         audit = os.environ.get("HEADRACE_AUDIT", "")
@@ -181,7 +185,7 @@ class Parts:
             clock, self._ask_account, lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
         self.alarms = Queue(redis_url)
-        self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
+        self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets, seal=seal)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
@@ -368,6 +372,7 @@ class Parts:
         checks = (
             (self.is_draining, "draining"),
             (bool(trouble := self.link.trouble), trouble),
+            (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
             (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
             (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
             (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),

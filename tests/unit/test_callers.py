@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from conftest import start_valkey, until
 from headrace import keys
@@ -142,9 +143,59 @@ async def test_lost_nudge(link):
         await link.do("DEL", keys.KEYS)
 
         async with asyncio.timeout(10):
-            while knows(callers, key):
+            while callers.stats().keys:
                 await clock.advance(61)
                 await asyncio.sleep(0.01)
+        assert not knows(callers, key)
+
+
+async def test_stale(link):
+    """Keys that could not be loaded for ten seconds are good no more, which is told once and seen; loaded anew, they are."""
+    clock = HandClock()
+    key = await KeyStore(link).create("checkout")
+    async with Running(link, clock=clock) as callers:
+        await until(lambda: knows(callers, key))
+        assert callers.trouble == ""
+        kept = await link.do("HGETALL", keys.KEYS)
+        await link.do("DEL", keys.KEYS)
+        await link.do("SET", keys.KEYS, "of another type")
+        await link.do("INCR", keys.KEYS_VERSION)
+        await clock.advance(9)
+        assert knows(callers, key)
+        with capture_logs() as logs:
+            await clock.advance(2)
+            for _ in range(3):
+                with pytest.raises(RedisAway) as raised:
+                    callers.identify(key, "")
+                assert raised.value.retry_after_s == 1.0
+            assert callers.trouble == "callers' keys cannot be loaded"
+            await clock.advance(3)
+        assert [each["event"] for each in logs if each["log_level"] == "error"] == ["keys.stale"]
+        await link.do("DEL", keys.KEYS)
+        await link.do("HSET", keys.KEYS, *(part for pair in kept.items() for part in pair))
+
+        async def is_back() -> bool:
+            await clock.advance(1)
+            return callers.trouble == ""
+
+        await until(is_back)
+        assert knows(callers, key)
+
+
+async def test_named_otherwise(link):
+    """A record under another's id, or of no name, is none; and by its id one goes that cannot be read."""
+    store, callers = KeyStore(link), Callers({}, required=True, link=link)
+    key = await store.create("checkout")
+    (field, record), *_ = (await link.do("HGETALL", keys.KEYS)).items()
+    await link.do("HSET", keys.KEYS, "0" * 12, record)
+    await link.do("HSET", keys.KEYS, "1" * 12, record.replace(field, b"1" * 12).replace(b"checkout", b"../x y"))
+    await link.do("HSET", keys.KEYS, "2" * 12, record.replace(field, b"2" * 12)[:-5])
+    assert [each.id for each in await store.list()] == [field.decode()]
+    assert await store.revoke(field.decode()) == 1
+    assert await store.revoke("2" * 12) == 1
+    await callers.load()
+    with pytest.raises(UnknownCaller):
+        callers.identify(key, "")
 
 
 async def test_reload(link):

@@ -23,11 +23,11 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.background import Background
 from headrace.batches.results import Results, Unpacked
 from headrace.clock import Clock
-from headrace.errors import RedisAway
+from headrace.errors import RedisAway, RedisRefused
 from headrace.link import Link
 from headrace.model import UNTOLD, Caller, Errand, Labels
 from headrace.outcome import Spent, labels_text
@@ -158,6 +158,9 @@ class Batches:
                 # A repeat of ours, whose reply was lost with a connection, finds our own mark.
                 mark = await self._link.do("SET", keys.batch_counted(batch_id), token, "NX", "GET", "EX", _KEPT_S)
                 maker = await self._link.do("GET", keys.batch(batch_id))
+            except RedisRefused:  # waiting mends nothing
+                observe.BATCHES.inc("lost")
+                return
             except RedisAway:
                 await self._clock.sleep(_AGAIN_S)
             else:
@@ -226,5 +229,6 @@ class _Reading:
 def _maker(said: bytes | None) -> _Maker | None:
     try:
         return msgspec.json.decode(said, type=_Maker) if said else None
-    except msgspec.MsgspecError:
+    except ValueError:
+        records.unreadable("batch", said or b"")
         return None

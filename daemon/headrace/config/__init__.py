@@ -16,6 +16,7 @@ Only `main`, `daemon` and `wiring` look in here; a stage is told what it needs a
 from headrace.config.checks import warnings
 from headrace.config.places import Keys, api_key, keys, peppers, redis_url, resolve, runtime_dir
 from headrace.config.reading import find_file, load
+from headrace.config.sealing import seal
 from headrace.config.tables import Settings, callers, classes, lanes, prices
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "redis_url",
     "resolve",
     "runtime_dir",
+    "seal",
     "warnings",
 ]

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from headrace import endpoints
 from headrace.config import places, transport
 from headrace.config.environment import ignored_variables
+from headrace.config.sealing import key_file
 from headrace.config.tables import Settings
 from headrace.config.tables import lanes as lanes_of
 from headrace.config.transport import is_loopback, is_open_to_all
@@ -115,6 +116,7 @@ def warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Return what a person should look at, one sentence each."""
     return [
         *_about_key(settings, environ),
+        *_about_seals(settings, environ),
         *_about_doors(settings),
         *transport.warnings(settings),
         *_about_proxy(settings, environ),
@@ -139,6 +141,13 @@ def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
             yield f"upstream.{name}: every user of this machine may read {path}; chmod it to 0600"
     if (path := settings.upstream.admin_api_key_file) and not places.admin_api_key(settings, environ):
         yield f"upstream.admin_api_key_file: {path} holds no key; the Admin API answers with authentication errors"
+
+
+def _about_seals(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    if settings.redis.url and key_file(settings, environ) is None:
+        yield "redis.url: who may write to that Redis may put words into answers; give all its daemons one state.mac_key_file"
+    if (path := settings.state.mac_key_file) and is_open_to_all(Path(path)):
+        yield f"state.mac_key_file: every user of this machine may read {path}; chmod it to 0600"
 
 
 def _about_doors(settings: Settings) -> Iterator[str]:

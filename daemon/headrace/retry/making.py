@@ -13,6 +13,7 @@ from headrace.errors import QueueFull
 from headrace.link import Link, Script
 from headrace.model import Call
 from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, encode_ticket
+from headrace.seal import UNSEALED, Seal
 
 _CREATE = Script(__package__, "create.lua")
 
@@ -29,7 +30,8 @@ class Making:
         max_tickets: submitted and idempotent calls of one caller that may live at once.
     """
 
-    def __init__(self, link: Link, clock: Clock, timing: Timing, max_tickets: int) -> None:
+    def __init__(self, link: Link, clock: Clock, timing: Timing, max_tickets: int, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
         self._timing = timing
@@ -62,6 +64,8 @@ class Making:
         idempotency = keys.idempotency(owner, call.idempotency_key) if call.idempotency_key else ""
         fields = encode_ticket(
             call,
+            ticket_id=ticket_id,
+            seal=self._seal,
             state=state,
             created=self._clock.now(),
             due=due,

@@ -23,7 +23,16 @@ import structlog
 from headrace import codec, keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
+from headrace.errors import (
+    Abandoned,
+    Canceled,
+    DeadlinePassed,
+    Draining,
+    HeadraceError,
+    RedisAway,
+    TicketNotFound,
+    UpstreamError,
+)
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
@@ -32,8 +41,9 @@ from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import ASKED, FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, terminal_state
+from headrace.retry.ticket import ASKED, FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, place, terminal_state
 from headrace.retry.waits import Waits, not_found
+from headrace.seal import UNSEALED, Seal
 
 log = structlog.get_logger()
 
@@ -67,18 +77,27 @@ class Tickets:
 
     Args:
         max_tickets: submitted and idempotent calls of one caller that may live at once.
+        seal: of what tickets hold; one without it is not there.
     """
 
     def __init__(
-        self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None, max_tickets: int = 10_000
+        self,
+        link: Link,
+        clock: Clock,
+        alarms: Alarms,
+        *,
+        timing: Timing | None = None,
+        max_tickets: int = 10_000,
+        seal: Seal = UNSEALED,
     ) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
-        self._making = Making(link, clock, self._timing, max_tickets)
+        self._making = Making(link, clock, self._timing, max_tickets, seal)
         self._held = Holds(link.inbox)
-        self._looks = Looks(link, clock)
+        self._looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self._timing)
         self._background = Background("tickets", clock)
         self._moves = Moves()
@@ -204,7 +223,11 @@ class Tickets:
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
-        ticket = await self._looks.read(ticket_id, RUN)
+        try:
+            ticket = await self._looks.read(ticket_id, RUN)
+        except TicketNotFound:  # it was there, and cannot be read: nobody will ever make it
+            await self.finish(ticket_id, error=UpstreamError("the call cannot be read any more", status=502))
+            return None
         hold.idempotency = ticket.idempotency
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
@@ -287,9 +310,9 @@ class Tickets:
         """
         said: Sequence[Any]
         if answer is not None:
-            said = State.SUCCEEDED, codec.encode_answer(answer), source
+            said = State.SUCCEEDED, self._seal.seal(place(ticket_id, "answer"), codec.encode_answer(answer)), source
         elif error is not None:
-            said = terminal_state(error), codec.encode_error(error), ""
+            said = terminal_state(error), self._seal.seal(place(ticket_id, "error"), codec.encode_error(error)), ""
         else:
             raise ValueError("a ticket ends by an answer or by an error")
         keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
@@ -386,7 +409,7 @@ class Tickets:
         return await (self._looks.ended(ticket_id) if timeout is None else self._looks.read(ticket_id, FULL))
 
     def _on_ticket(self, payload: bytes) -> None:
-        ticket_id = payload.decode()
+        ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
             self._held.lose(ticket_id, hold)
