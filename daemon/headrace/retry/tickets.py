@@ -16,23 +16,25 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from headrace import codec, keys, observe
+from headrace import keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
 from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
+from headrace.owner import Owner
 from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import ASKED, FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, terminal_state
+from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Same, State, Ticket, Timing, encode_end, lost
 from headrace.retry.waits import Waits, not_found
+from headrace.seal import UNSEALED, Seal
 
 log = structlog.get_logger()
 
@@ -44,13 +46,6 @@ _FINISH = Script(__package__, "finish.lua")
 _BOUNDS = 10_000, 1_000_000_000
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
-
-
-class Alarms(Protocol):
-    """What rings when an attempt is due: `rq.Queue`."""
-
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
-        """Have this attempt made, not before *due*; durable when it returns. Raises `RedisAway`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +62,27 @@ class Tickets:
 
     Args:
         bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        seal: of what tickets hold; one without it is not there.
     """
 
     def __init__(
-        self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None, bounds: tuple[int, int] = _BOUNDS
+        self,
+        link: Link,
+        clock: Clock,
+        alarms: Alarms,
+        *,
+        timing: Timing | None = None,
+        bounds: tuple[int, int] = _BOUNDS,
+        seal: Seal = UNSEALED,
     ) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
-        self._making = Making(link, clock, self._timing, *bounds)
+        self._making = Making(link, clock, self._timing, *bounds, seal)
         self._held = Holds(link.inbox)
-        self._looks = Looks(link, clock)
+        self._looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self._timing)
         self._background = Background("tickets", clock)
         self._moves = Moves()
@@ -116,7 +120,7 @@ class Tickets:
         Raises `QueueFull` as `submit` does.
         """
         ticket_id, hold = new_id(), self._held.new()
-        hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
+        hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
         hold.is_bound = bool(call.credential)
         claiming = self._moves.start(self._claim(ticket_id, call, hold))
         try:
@@ -204,7 +208,11 @@ class Tickets:
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
-        ticket = await self._looks.read(ticket_id, RUN)
+        try:
+            ticket = await self._looks.read(ticket_id, RUN)
+        except TicketNotFound:
+            await self.finish(ticket_id, error=lost())
+            return None
         hold.idempotency = ticket.idempotency
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
@@ -285,13 +293,7 @@ class Tickets:
             by: the hold of the attempt that says so. Its error counts only while it is the one that holds the ticket: who
                 stood still and was succeeded must not end what its successor works on. An answer counts all the same.
         """
-        said: Sequence[Any]
-        if answer is not None:
-            said = State.SUCCEEDED, codec.encode_answer(answer), source
-        elif error is not None:
-            said = terminal_state(error), codec.encode_error(error), ""
-        else:
-            raise ValueError("a ticket ends by an answer or by an error")
+        said = encode_end(ticket_id, self._seal, answer, error, source)
         keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
         now = repr(self._clock.now())
         holder = by.holder if by is not None and error is not None else ""
@@ -330,12 +332,12 @@ class Tickets:
         elif why == "unwanted":
             await self._abandon(ticket_id, why)
 
-    async def cancel(self, ticket_id: str, caller: str) -> Ticket:
-        """Cancel a caller's ticket, and return it; one that has ended stays as it is."""
-        await self.get(ticket_id, caller)
+    async def cancel(self, ticket_id: str, owner: Owner) -> Ticket:
+        """Cancel an owner's ticket, and return it; one that has ended stays as it is."""
+        await self.get(ticket_id, owner)
         error = Canceled("the ticket was canceled by its caller")
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
-        return await self.get(ticket_id, caller)
+        return await self.get(ticket_id, owner)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
         """
@@ -359,19 +361,19 @@ class Tickets:
 
     # Looking.
 
-    async def get(self, ticket_id: str, caller: str) -> Ticket:
-        """Return a caller's ticket as it is now. Another's is not found."""
+    async def get(self, ticket_id: str, owner: Owner) -> Ticket:
+        """Return an owner's ticket as it is now. Another's is not found."""
         ticket = await insist(self._clock, lambda: self._looks.read(ticket_id, FULL))
-        if ticket.caller != caller:
+        if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
 
     async def list(
-        self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
+        self, owner: Owner, *, page_size: int = 50, page_token: str = "", state: State | None = None
     ) -> tuple[list[Ticket], str]:
-        """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
+        """Return a page of an owner's tickets, newest first and without answers, and the token of the next page."""
         return await insist(
-            self._clock, lambda: self._looks.page(caller, page_size=page_size, page_token=page_token, state=state)
+            self._clock, lambda: self._looks.page(owner.text, page_size=page_size, page_token=page_token, state=state)
         )
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
@@ -386,7 +388,7 @@ class Tickets:
         return await (self._looks.ended(ticket_id) if timeout is None else self._looks.read(ticket_id, FULL))
 
     def _on_ticket(self, payload: bytes) -> None:
-        ticket_id = payload.decode()
+        ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
             self._held.lose(ticket_id, hold)
