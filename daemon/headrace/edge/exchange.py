@@ -244,7 +244,7 @@ class Exchange:
             body = self._readdressed(await _read(carried), request.headers)
             said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
             said.append(("content-length", str(len(body))))
-            chunks = _once(body)
+            chunks = carried.passing(_once(body))
             if load.endpoint.batch == "made":
                 self._batches.made(load.errand, body)
         if load.endpoint.batch == "results" and carried.status == 200:
