@@ -70,21 +70,24 @@ async def coming(chunks: AsyncIterator[bytes], pace: Pace) -> AsyncIterator[byte
 class Going:
     """
     A block in which somebody takes in what `passing` yields: `TooSlow` breaks it off wherever it is when the taker falls too
-    far behind. Time counts while the taker has a piece, and not while the next one is waited for.
+    far behind. Time counts while the taker has a piece, and not while the next one is waited for; nor after the block.
     """
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._bound = asyncio.timeout(None)
+        self._is_on = False
 
     def __repr__(self) -> str:
         return f"<Going {self._pace!r}>"
 
     async def __aenter__(self) -> Going:
         await self._bound.__aenter__()
+        self._is_on = True
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._is_on = False
         try:
             await self._bound.__aexit__(kind, error, tb)
         except TimeoutError as late:
@@ -96,11 +99,15 @@ class Going:
         async for chunk in chunks:
             for begin in range(0, len(chunk), _PIECE_BYTES):
                 piece = chunk[begin : begin + _PIECE_BYTES] if len(chunk) > _PIECE_BYTES else chunk
-                began, left_s = now(), _finite(self._pace.left(len(piece)))
-                self._bound.reschedule(None if left_s is None else began + left_s)
+                began = now()
+                self._ring(began, self._pace.left(len(piece)))
                 yield piece
-                self._bound.reschedule(None)
+                self._ring(began, math.inf)
                 self._pace.moved(len(piece), now() - began)
+
+    def _ring(self, began: float, in_s: float) -> None:
+        if self._is_on:
+            self._bound.reschedule(None if (left_s := _finite(in_s)) is None else began + left_s)
 
 
 def _finite(seconds: float) -> float | None:

@@ -23,7 +23,7 @@ SLOTS = 8
 
 
 async def talk(line: Line) -> None:
-    if b"/v1/messages" in line.head:
+    if line.head.startswith(b"POST /v1/messages "):
         await say_message(line)
     else:
         await line.answer(200, LARGE, "content-type: application/octet-stream")
@@ -52,7 +52,7 @@ class House:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc}") as channel:
                 said = {"x-headrace-caller": "flood"} | ({"content-length": str(length)} if length else {})
                 pairs = [api_service_pb2.Header(name=name, value=value) for name, value in said.items()]
-                asked = ApiServiceStub(channel).Call()
+                asked = ApiServiceStub(channel).Call(metadata=(("x-headrace-caller", "flood"),))
                 head = api_service_pb2.CallRequestHead(method=method, path=target, headers=pairs)
                 await asked.write(api_service_pb2.CallRequest(head=head))
                 yield asked
@@ -91,14 +91,16 @@ async def test_kept_calls_go_on(valkey_url, tmp_path, by, way):
         assert [await kept(at, number) for number in range(3)] == [200] * 3
 
 
+@pytest.mark.parametrize("target", ["/v1/files/f/content", "/v1/messages/batches"])
 @pytest.mark.parametrize("by", ["http", "grpc"])
-async def test_unread_ends(valkey_url, tmp_path, by):
-    """A download that its caller does not read ends after the patience, at upstream too; the slot is free."""
+async def test_unread_ends(valkey_url, tmp_path, by, target):
+    """An answer that its caller does not read ends after the patience, passed along or read whole first; the slot is free."""
     async with house(valkey_url, tmp_path, UPSTREAM__CARRIED_PATIENCE="400ms", UPSTREAM__CARRIED_PACE="1MB") as at:
-        async with at.begun(by, "GET", "/v1/files/f/content", 0):
+        async with at.begun(by, "GET", target, 0):
             await until(lambda: at.slots.in_use == 1)
             await until(lambda: at.slots.in_use == 0)
-            await asyncio.wait_for(at.server.hung_up.wait(), 5)
+            if target.endswith("content"):
+                await asyncio.wait_for(at.server.hung_up.wait(), 5)
         assert at.one.parts.upstream.in_the_air == 0
 
 

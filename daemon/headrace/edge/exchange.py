@@ -285,7 +285,7 @@ class Exchange:
         if load.endpoint.has_addresses:
             body = readdressed(body, request.headers, self._upstream_url)
         said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
-        return Response(carried.status, [*said, ("content-length", str(len(body)))], _once(body), reply)
+        return Response(carried.status, [*said, ("content-length", str(len(body)))], carried.passing(_once(body)), reply)
 
     def _load(self, request: Request, endpoint: Endpoint) -> Load:
         headers = request.headers

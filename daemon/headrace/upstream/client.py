@@ -358,7 +358,10 @@ class Carried:
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it is on the wire."""
-        chunks = incoming(self._response, self._gap_s, self.request_id)
+        return self.passing(incoming(self._response, self._gap_s, self.request_id))
+
+    def passing(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield chunks that are given in place of the body; their taker is held to the same pace."""
         return chunks if self.going is None else self.going.passing(chunks)
 
     async def read(self) -> bytes:
