@@ -350,7 +350,7 @@ async def test_reload():
 
 async def test_ten_thousand():
     """Ten thousand that wait cost little memory, ask nothing, and leave in no time."""
-    house = House(ONE_AT_A_TIME)
+    house = House(ONE_AT_A_TIME, crowd=Crowd(12_000))
     house.go("first", hold_s=10_000)
     house.go("second")
     await house.settle_down()

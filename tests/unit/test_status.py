@@ -44,6 +44,7 @@ def details_of(said: Any) -> dict[str, Any]:
 OURS = [
     (errors.InvalidCall("m", metadata={"field": "model"}), StatusCode.INVALID_ARGUMENT, {"BadRequest"}),
     (errors.TooLarge("m"), StatusCode.INVALID_ARGUMENT, {"BadRequest"}),
+    (errors.TooSlow("m"), StatusCode.DEADLINE_EXCEEDED, set()),
     (errors.UnknownCaller("m"), StatusCode.UNAUTHENTICATED, set()),
     (errors.NotAllowed("m"), StatusCode.PERMISSION_DENIED, set()),
     (errors.BudgetExhausted("m", retry_after_s=2.5), StatusCode.RESOURCE_EXHAUSTED, {"QuotaFailure", "RetryInfo"}),
