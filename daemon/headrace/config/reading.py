@@ -3,7 +3,7 @@ File and environment into `Settings`.
 
 The environment is laid over the file first (`HEADRACE_CACHE__TTL` is `cache.ttl`), then one reader walks the tables and the
 values side by side. It does not stop at the first mistake: every problem is named with its full key, the value (unless it may
-be a secret) and what would be right.
+be a secret) and what would be right. Under a name that there is not, a value may be anything, and is never said.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_ke
 from headrace.config.kinds import Url, is_proxy
 from headrace.config.places import environments_proxy, state_dir
 from headrace.config.tables import LimitTable, Settings, attribute, fields_of, spelling_of
-from headrace.config.wording import is_secret, is_text, right, shown
+from headrace.config.wording import is_text, looks_secret, may_hold_secret, right, shown
 from headrace.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/headrace/config.toml")
@@ -95,7 +95,7 @@ class _Reader:
     def value(self, kind: Any, value: Any, path: str) -> Any:
         if isinstance(value, FromEnvironment):
             self._variables[path] = value.variable
-            value = str(value) if is_text(kind) else self._parse(str(value), path)
+            value = str(value) if is_text(kind) else self._parse(kind, str(value), path)
         if value is _MISSING:
             return _MISSING
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -108,7 +108,7 @@ class _Reader:
 
     def table(self, table: type[msgspec.Struct], values: Any, path: str) -> Any:
         if not isinstance(values, dict):
-            return self._note(path, values, f"must be a table: [{path}], with its keys below")
+            return self._note_hidden(path, f"must be a table: [{path}], with its keys below")
         kinds = fields_of(table)
         for key, value in values.items():
             if key not in kinds:
@@ -121,11 +121,13 @@ class _Reader:
         try:
             return spelling.read(value) if spelling else msgspec.convert(value, kind)
         except ValueError:  # msgspec's are ValueErrors, too
-            return self._note(path, value, f"must be {right(kind)}", hidden=is_secret(kind))
+            wanted = f"must be {right(kind)}"
+            return self._note_hidden(path, wanted) if may_hold_secret(kind, value) else self._note(path, value, wanted)
 
     def _list(self, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, list):
-            return self._note(path, values, f"must be a list, each item {right(kind)}")
+            wanted = f"must be a list, each item {right(kind)}"
+            return self._note_hidden(path, wanted) if may_hold_secret(kind, values) else self._note(path, values, wanted)
         if kind is Limit:
             items = [self._limit(row, f"{path}[{_name_of(row) or n}]") for n, row in enumerate(values)]
         else:
@@ -134,10 +136,11 @@ class _Reader:
 
     def _named(self, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, dict):
-            return self._note(path, values, f"must be a table: [{path}], its keys being names")
+            return self._note_hidden(path, f"must be a table: [{path}], its keys being names")
         for name in values:
             if not is_name(name):
-                self.problems.append(f"{path}.{name!r}: must be 1 to 64 letters, digits, dots, underscores or hyphens")
+                said = "(not shown)" if looks_secret(name) else repr(name)
+                self.problems.append(f"{path}.{said}: must be 1 to 64 letters, digits, dots, underscores or hyphens")
         read = {name: self.value(kind, inner, _join(path, name)) for name, inner in values.items()}
         return {name: caller for name, caller in read.items() if caller is not _MISSING}
 
@@ -153,15 +156,19 @@ class _Reader:
             return _MISSING
         return table.limit
 
-    def _parse(self, text: str, path: str) -> Any:
+    def _parse(self, kind: Any, text: str, path: str) -> Any:
         for parse in (_parse_toml, json.loads):
             with contextlib.suppress(ValueError):
                 return parse(text)
-        return self._note(path, text, 'must be a value as TOML has it, such as 5, true, ["a", "b"] or { key = "value" }')
+        wanted = 'must be a value as TOML has it, such as 5, true, ["a", "b"] or { key = "value" }'
+        return self._note_hidden(path, wanted) if may_hold_secret(kind, text) else self._note(path, text, wanted)
 
-    def _note(self, path: str, value: Any, wanted: str, *, hidden: bool = False) -> Any:
-        source = f" (from {self._variables[path]})" if path in self._variables else ""
-        self.problems.append(f"{path} = {'(not shown)' if hidden else shown(value)}{source}: {wanted}")
+    def _note(self, path: str, value: Any, wanted: str) -> Any:
+        self.problems.append(f"{path} = {shown(value)}{self._source(path)}: {wanted}")
+        return _MISSING
+
+    def _note_hidden(self, path: str, wanted: str) -> Any:
+        self.problems.append(f"{path} = (not shown){self._source(path)}: {wanted}")
         return _MISSING
 
     def _note_unknown(self, path: str, key: str, value: Any, kinds: Mapping[str, Any]) -> None:
@@ -170,12 +177,11 @@ class _Reader:
         meant = _join(path, near[0]) if near else elsewhere[0] if elsewhere else ""
         if isinstance(value, FromEnvironment):
             self._variables[_join(path, key)] = value.variable
-        self._note(
-            _join(path, key),
-            value,
-            f"no such key; did you mean {meant}?" if meant else f"no such key; there are {', '.join(kinds)}",
-            hidden=bool(near) and is_secret(kinds[near[0]]),
-        )
+        wanted = f"did you mean {meant}?" if meant else f"there are {', '.join(kinds)}"
+        self.problems.append(f"{_join(path, key)}{self._source(_join(path, key))}: no such key; {wanted}")
+
+    def _source(self, path: str) -> str:
+        return f" (from {self._variables[path]})" if path in self._variables else ""
 
 
 def _parse_toml(text: str) -> Any:
@@ -186,6 +192,7 @@ def _parse_toml(text: str) -> Any:
 
 
 def _join(path: str, key: str) -> str:
+    key = key if not looks_secret(key) else "(not shown)"  # a key of the other kind, put where a name belongs
     return f"{path}.{key}" if path else key
 
 
