@@ -46,7 +46,8 @@ The ground
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
     insist      what cannot do without Redis  terminal    tables for people
-    aside       a process for heavy work      v1/         generated from protos/
+    aside       a process for heavy work      guard       no cores, no open files, no texts
+    v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from headrace import logs, observe
+from headrace import guard, logs, observe
 from headrace.background import Background
 from headrace.config import Settings, keys, runtime_dir, warnings
 from headrace.embedded import EmbeddedValkey
@@ -42,6 +42,7 @@ Reload = Callable[[], Settings]
 def serve(settings: Settings, reload: Reload) -> None:
     """Run the daemon until SIGTERM or SIGINT. Call it from the main thread."""
     logs.set_up_logs()
+    guard.close_up()
     for warning in warnings(settings, os.environ):
         log.warning(observe.CONFIG_DOUBTFUL, warning=warning)
     notifier = Notifier()
@@ -54,6 +55,7 @@ def work(settings: Settings) -> None:
     if not settings.redis.url:
         raise ConfigError("redis.url: is empty, and a worker of its own needs the Redis that its daemons use")
     logs.set_up_logs()
+    guard.close_up()
     _run(_work(settings, Notifier()))
 
 
@@ -69,6 +71,7 @@ def _run(main: Coroutine[object, object, None]) -> None:
 @contextlib.contextmanager
 def _valkey(settings: Settings, notifier: Notifier) -> Iterator[EmbeddedValkey | None]:
     _prepare(Path(settings.state.dir))
+    guard.mend_modes(Path(settings.state.dir))
     # All of it has one owner: the disk tier, too, which lies there with a Redis elsewhere.
     with StateLock(Path(settings.state.dir)):
         if settings.redis.url:
