@@ -36,7 +36,7 @@ _TELLTALES = ("GRPC_TRACE", "GRPC_VERBOSITY")
 
 
 def close_up() -> None:
-    """Make files for their owner only from here on, write no core dumps, and tell no error's text when it ends. Call it first."""
+    """Make files for their owner only from here on, write no core dumps, tell no error's text at the end. Call it first."""
     os.umask(0o077)
     for name in _TELLTALES:
         os.environ.pop(name, None)
@@ -56,7 +56,7 @@ def forbid_dumps() -> None:
 
 
 def mend_modes(directory: Path) -> None:
-    """Take from group and others what they may do to what is ours in the state directory, and that they write to it; tell it."""
+    """Take from group and others what they may do to what is ours in the state directory, and to write into it; tell it."""
     mended = _mend(directory, stat.S_IWGRP | stat.S_IWOTH)  # what clients' sockets lie in is theirs to enter
     mended += sum(_mend(path, _FOR_OTHERS) for path in _ours(directory))
     if mended:
