@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+KEPT = ("PATH", "CI", "LANG")  # of this process's own environment
 HEADRACE = str(Path(sys.executable).with_name("headrace"))
 
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
     """Return an environment in which *directory* is all that there is: no configuration, no key, no runtime directory."""
-    kept = {name: os.environ[name] for name in ("PATH", "CI", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return kept | {"HOME": str(directory), "HEADRACE_STATE__DIR": str(directory), "HEADRACE_LISTEN__HTTP": "127.0.0.1:0"} | more
 
 
