@@ -57,7 +57,7 @@ def forbid_dumps() -> None:
 
 def mend_modes(directory: Path) -> None:
     """Take from group and others what they may do to what is ours in the state directory, and to write into it; tell it."""
-    mended = _mend(directory, stat.S_IWGRP | stat.S_IWOTH)  # what clients' sockets lie in is theirs to enter
+    mended = int(_mend(directory, stat.S_IWGRP | stat.S_IWOTH))  # what clients' sockets lie in is theirs to enter
     mended += sum(_mend(path, _FOR_OTHERS) for path in _ours(directory))
     if mended:
         _log.warning(observe.MODES_MENDED, directory=str(directory), count=mended)
