@@ -18,6 +18,7 @@ from flow_parts import Daemon, daemon
 from headrace import keys
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.http_server import HttpServer
+from headrace.edge.http_times import Times
 from headrace.v1 import api_service_pb2
 from headrace.v1.api_service_pb2_grpc import ApiServiceStub
 from scripted import Server, say_message, serving
@@ -36,7 +37,9 @@ async def open_door(
 
 
 @contextlib.asynccontextmanager
-async def http_door(one: Daemon, **settings: str) -> AsyncIterator[HttpServer]:
+async def http_door(
+    one: Daemon, *, times: Times | None = None, most: int = 1000, most_per_peer: int = 1000, **settings: str
+) -> AsyncIterator[HttpServer]:
     """Open a daemon's HTTP port."""
     parts = one.parts
     door = HttpServer(
@@ -44,6 +47,7 @@ async def http_door(one: Daemon, **settings: str) -> AsyncIterator[HttpServer]:
         address="127.0.0.1:0", passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
         budget_headers=parts.schedule.budget_headers, readiness=list, metrics=lambda: b"", grace_s=1.0, crowd=parts.crowd,
         origins=parts.settings.listen.origins, hosts=(*parts.settings.listen.hosts, "edge.example"),
+        times=times, max_connections=most, max_connections_per_peer=most_per_peer,
     )  # fmt: skip
     await door.start()
     try:
@@ -91,10 +95,12 @@ async def open_grpc_door(
         yield door, server, one
 
 
-async def call(port: int, method: str, path: str, headers: Pairs, body: bytes = b"", metadata: Pairs = ()) -> Response:
+async def call(
+    port: int, method: str, path: str, headers: Pairs, body: bytes = b"", metadata: Pairs = (), query: str = ""
+) -> Response:
     """Ask over ApiService.Call; return status, headers and body."""
     said = [api_service_pb2.Header(name=name, value=value) for name, value in headers]
-    head = api_service_pb2.CallRequestHead(method=method, path=path, headers=said, body=body)
+    head = api_service_pb2.CallRequestHead(method=method, path=path, query=query, headers=said, body=body)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(20):
         asked = ApiServiceStub(channel).Call(iter([api_service_pb2.CallRequest(head=head)]), metadata=metadata)
         first, *rest = [part async for part in asked]

@@ -47,7 +47,7 @@ def daemon(upstream: str, redis_url: str = "", **settings: str):
             more["HEADRACE_AUDIT"] = AUDIT
             more["HEADRACE_REDIS__URL"] = redis_url
         with serving(environment(Path(directory), **more)) as served:
-            *_, grpc, http = _addresses(served)
+            *_, grpc, http = addresses(served)
             yield Daemon(http, grpc, served)
 
 
@@ -62,7 +62,8 @@ async def daemon_beside(*asked: str, **settings: str) -> AsyncIterator[Daemon]:
         await asyncio.to_thread(entered.__exit__, None, None, None)
 
 
-def _addresses(served: Served) -> list[str]:
+def addresses(served: Served) -> list[str]:
+    """Return where a daemon listens, as its log says."""
     for line in served.log.splitlines():
         with contextlib.suppress(ValueError):
             said = json.loads(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.hits import Hit
 from headrace.errors import UnknownCaller
-from headrace.model import Answer, Call, Caller, Event, Form, Reply, Source
+from headrace.model import Answer, Call, Caller, Event, Form, Reply, Role, Source
 from headrace.outcome import Outcomes
+from headrace.resources import Guard
 
 DETAILS = (
     error_details_pb2.ErrorInfo,
@@ -109,11 +110,14 @@ class FakeFlow:
 class FakeCallers:
     """Keys by name; without keys everybody is who they say."""
 
-    def __init__(self, keys: dict[str, str] | None = None) -> None:
+    knows_certificates = False
+
+    def __init__(self, keys: dict[str, str] | None = None, **roles: Role) -> None:
         self.required = keys is not None
         self._keys = keys or {}
+        self._roles = roles
 
-    def ours(self, presented: list[str]) -> str:
+    def ours(self, presented: list[str], certificate: Iterable[str] = ()) -> str:
         return next((key for key in presented if key in self._keys), presented[0] if presented else "")
 
     def identify(self, key: str, named: str) -> Caller:
@@ -121,22 +125,31 @@ class FakeCallers:
             return Caller(named or "default")
         if key not in self._keys:
             raise UnknownCaller("who?")
-        return Caller(self._keys[key])
+        name = self._keys[key]
+        return Caller(name, role=self._roles.get(name, Role.CALLER))
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    directory: Path, flow: Any = None, *, callers: Any = None, tickets: Any = None, cache: Any = None, **options: Any
+    directory: Path,
+    flow: Any = None,
+    *,
+    callers: Any = None,
+    tickets: Any = None,
+    cache: Any = None,
+    is_shared: bool = False,
+    **options: Any,
 ) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
     """Run a server on a free port, and a channel to it."""
     options.setdefault("addresses", ("127.0.0.1:0",))
     aside = Aside((JOB, grpc_params.JOB))
     keeping = Keeping(3600, 86_400)
-    admission = Admission(SystemClock(), keeping, Reader(aside), version="2023-06-01", is_shared=False, max_age_s=570)
+    admission = Admission(SystemClock(), keeping, Reader(aside), version="2023-06-01", is_shared=is_shared, max_age_s=570)
     flow = flow or FakeFlow()
     clock, budget = SystemClock(), lambda call: ()
     exchange = Exchange(
         clock, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
+        Guard(None, is_on=False),  # type: ignore[arg-type]
         budget_headers=budget, upstream_url="http://u", opens_s=10.0,
     )  # fmt: skip
     callers = callers or FakeCallers()

@@ -11,6 +11,7 @@ from headrace.clock import SystemClock
 from headrace.errors import RedisAway, UpstreamError
 from headrace.link import Link
 from headrace.model import Answer, Call, Caller, Form, Lane, Usage
+from headrace.owner import Owner
 from headrace.retry.sweeper import Sweeper
 from headrace.retry.ticket import State, Timing
 from headrace.retry.tickets import Tickets
@@ -94,9 +95,9 @@ class Process:
 
         await until(look)
 
-    async def state(self, ticket_id: str) -> State:
-        return (await self.tickets.get(ticket_id, "checkout")).state
+    async def state(self, ticket_id: str, credential: str = "") -> State:
+        return (await self.tickets.get(ticket_id, Owner.of("checkout", credential))).state
 
 
-async def is_now(process: Process, ticket_id: str, state: State) -> bool:
-    return await process.state(ticket_id) is state
+async def is_now(process: Process, ticket_id: str, state: State, credential: str = "") -> bool:
+    return await process.state(ticket_id, credential) is state

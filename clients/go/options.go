@@ -26,8 +26,8 @@ type Option func(*settings)
 // WithAPIKey presents a key, where the daemon asks for one: made by `headrace keys create`.
 func WithAPIKey(key string) Option { return func(s *settings) { s.apiKey = key } }
 
-// WithTransportCredentials speaks TLS to a daemon behind a proxy that does. Without it the connection is in the clear, as fits
-// a unix socket or loopback.
+// WithTransportCredentials speaks TLS, with a client certificate where the daemon asks for one. Without it the connection is in
+// the clear, as fits a unix socket or loopback.
 func WithTransportCredentials(secrets credentials.TransportCredentials) Option {
 	return func(s *settings) { s.secrets = secrets }
 }

@@ -8,7 +8,8 @@ and `make lint` checks them.
 
 Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
-    steering    its limits, hold, release     terminal    what commands share
+    steering    its limits, hold, release     keyring     its keys
+    terminal    what commands share           certificates  shown at the doors
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     TOML and the environment      rehearse/   a configuration, simulated
@@ -25,9 +26,10 @@ The line
     budgets/    seen and steered by people
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     tuning/     what upstream says of itself
-    callers     who asks, and keys            embedded    our own Valkey
+    callers     who asks                      keystore    keys, as Redis holds them
+    embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
-    batches/    what message batches used
+    batches/    what message batches used     resources/  whose things at upstream are
 
 The ground
     link        one client for Redis          pipe        its connection
@@ -37,17 +39,19 @@ The ground
     forms/      an answer as JSON, as events  codec       what was said, as bytes
     model       the values that travel        observe     every metric and log event
     heads       HTTP headers as bytes         logs        set up, with no error's text
-    prices      what tokens cost
+    prices      what tokens cost              roles       who may do what
     clock       time, from outside            deadline    a moment as a block of code
     rank        the order of all that waits
     units       durations and sizes           lockfile    one daemon to a place
     background  tasks beside the calls        classes     models that share limits
-    labels      what a call is for
+    labels      what a call is for            owner       whose a thing is
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
     insist      what cannot do without Redis  terminal    tables for people
+    records     those that cannot be read     seal        who wrote what is in Redis
     aside       a process for heavy work      guard       no cores, no open files, no texts
-    v1/         generated from protos/
+    room        how many connections fit      weight      what a body holds
+    memory      given back after a flood      v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

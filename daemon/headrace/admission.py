@@ -8,7 +8,6 @@ What only upstream can judge is left to upstream: a parameter that we have never
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict, Unpack
 
@@ -22,7 +21,9 @@ from headrace.deadline import Moments, Wait, until
 from headrace.endpoints import MODELS, Endpoint
 from headrace.errors import InvalidCall, TooLarge
 from headrace.model import CacheControl, Call, Caller, Headers, Labels
-from headrace.rank import LANES
+from headrace.owner import Owner, text_of
+from headrace.rank import LANES, lane_within
+from headrace.resources import Guard
 
 _MAX_IDEMPOTENCY_KEY = 255
 
@@ -73,11 +74,12 @@ class Admission:
         is_shared: whether callers share answers (`cache.scope = "shared"`).
         max_age_s: the deadline of a call that came without one.
         lanes: the lanes that there are, with their shares.
+        guard: what calls may name of what lives at upstream.
     """
 
     def __init__(
         self, clock: Clock, keeping: Keeping, reader: Reader, *, version: str, is_shared: bool, max_age_s: float,
-        lanes: Mapping[str, int] = LANES,
+        lanes: Mapping[str, int] = LANES, guard: Guard | None = None,
     ) -> None:  # fmt: skip
         self._clock = clock
         self._keeping = keeping
@@ -86,6 +88,7 @@ class Admission:
         self._is_shared = is_shared
         self._max_age_s = max_age_s
         self._lanes = lanes
+        self._guard = guard
 
     @property
     def aside(self) -> Aside:
@@ -97,13 +100,17 @@ class Admission:
         self._lanes = lanes
 
     def lane_of(self, asked: str, caller: Caller) -> str:
-        """Return the lane that a call asks for, or its caller's own; raises `InvalidCall` if there is none of that name."""
+        """
+        Return the lane that a call asks for, or its caller's own where that is a bound and the other has a larger share.
+
+        Raises `InvalidCall` if there is none of that name.
+        """
         if not asked:
             return caller.lane
         if (lane := asked.lower()) not in self._lanes:
             problem = f"there is no lane {asked[:32]!r}; there are {', '.join(self._lanes)}"
             raise InvalidCall(problem, metadata={"field": "lane"})
-        return lane
+        return lane_within(lane, caller.ceiling, self._lanes)
 
     def scope(self, caller: Caller, credential: str) -> str:
         """
@@ -111,8 +118,7 @@ class Admission:
 
         With callers' own keys upstream, only the same key shares: another may not be allowed the model.
         """
-        scope = "" if self._is_shared else caller.name
-        return f"{scope}#{hashlib.sha256(credential.encode(errors='surrogateescape')).hexdigest()}" if credential else scope
+        return text_of("" if self._is_shared else caller.name, credential)
 
     async def admit(
         self,
@@ -142,6 +148,10 @@ class Admission:
             raise InvalidCall(f"the call says stream = {stream}, its body {reading.stream}", metadata={"field": "stream"})
         version = version or self._version
         scope = self.scope(caller, said["credential"])
+        if self._guard is not None and self._guard.is_on:
+            owner = Owner.of(caller.name, said["credential"])
+            await self._guard.refers(owner, caller.role, reading.ids, said["headers"])
+            scope = owner.text if reading.no_keep else scope  # what it leaves behind at upstream is this caller's alone
         moments = self.moments(now, wait, endpoint, caller, is_stream=reading.stream)
         return Call(
             **said,
@@ -149,6 +159,7 @@ class Admission:
             max_tokens=reading.max_tokens,
             stream=reading.stream,
             no_keep=reading.no_keep,
+            weight=reading.weight,
             version=version,
             lane=self.lane_of(lane, caller),
             fingerprint=_fingerprint(said, scope, version, reading),

@@ -209,6 +209,18 @@ async def joined(chunks: Sequence[bytes]) -> bytes:
     return b"".join(chunks) if is_light else await _in_thread(b"".join, chunks)
 
 
+async def cut(raw: bytes, begin: int, end: int) -> bytes:
+    """Return a part of *raw*: copied in a thread, if it is large, and there so that no other thread waits for all of it."""
+    if end - begin <= LIGHT_BYTES:
+        return raw[begin:end]
+    return await _in_thread(_cut, raw, begin, end)
+
+
+def _cut(raw: bytes, begin: int, end: int) -> bytes:
+    # A slice is copied while the interpreter is held, many are joined while it is not.
+    return b"".join([raw[at : min(at + _CHUNK_BYTES, end)] for at in range(begin, end, _CHUNK_BYTES)])
+
+
 async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(_THREAD, work, *arguments)
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from headrace import guard, logs, observe
+from headrace import guard, logs, observe, room
 from headrace.background import Background
-from headrace.config import Settings, keys, runtime_dir, warnings
+from headrace.config import Settings, keys, redis_url, runtime_dir, seal, warnings
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ConfigError, StartupError
 from headrace.lockfile import StateLock
@@ -45,6 +45,7 @@ def serve(settings: Settings, reload: Reload) -> None:
     guard.close_up()
     for warning in warnings(settings, os.environ):
         log.warning(observe.CONFIG_DOUBTFUL, warning=warning)
+    room.raise_descriptors()
     notifier = Notifier()
     with _valkey(settings, notifier) as valkey:
         _run(_serve(settings, reload, notifier, valkey))
@@ -56,6 +57,7 @@ def work(settings: Settings) -> None:
         raise ConfigError("redis.url: is empty, and a worker of its own needs the Redis that its daemons use")
     logs.set_up_logs()
     guard.close_up()
+    room.raise_descriptors()
     _run(_work(settings, Notifier()))
 
 
@@ -98,20 +100,23 @@ def _prepare(directory: Path) -> None:
 
 
 async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
-    # Imported here, since it brings gRPC along, which wants Valkey to be started first.
+    # Imported here, since it brings gRPC along, which wants Valkey to be started first. It would write a line for each
+    # connection that is no TLS, and anybody can make those.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from headrace.edges import Edges
     from headrace.wiring import Parts
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ))
+        sealed = seal(settings, os.environ)
+        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ), seal=sealed)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         await parts.settle_in()
         edges = Edges(parts, runtime_dir(os.environ, settings))
         await stack.enter_async_context(edges.open())
         stack.push_async_callback(_start_heart(parts, edges, notifier, valkey).close)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, notifier)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, edges, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
         _settle_in()
         log.info(observe.DAEMON_STARTED, addresses=edges.addresses, redis=settings.redis.url != "")
@@ -126,7 +131,8 @@ async def _work(settings: Settings, notifier: Notifier) -> None:
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
-        parts = Parts(settings, settings.redis.url, lambda: keys(settings, os.environ), keeps_disk=False)
+        sealed = seal(settings, os.environ)
+        parts = Parts(settings, redis_url(settings), lambda: keys(settings, os.environ), keeps_disk=False, seal=sealed)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         await parts.settle_in()
@@ -148,7 +154,7 @@ def _settle_in() -> None:
 
 
 def _redis_url(settings: Settings, valkey: EmbeddedValkey | None) -> str:
-    return settings.redis.url or (valkey.url if valkey else "")
+    return redis_url(settings) or (valkey.url if valkey else "")
 
 
 def _on_signals(*signals: signal.Signals) -> asyncio.Event:
@@ -158,8 +164,8 @@ def _on_signals(*signals: signal.Signals) -> asyncio.Event:
     return received
 
 
-def _reload(reload: Reload, parts: Parts, notifier: Notifier) -> None:
-    # Limits, callers and keys; what is bound or built at the start stays until a restart.
+def _reload(reload: Reload, parts: Parts, edges: Edges, notifier: Notifier) -> None:
+    # Limits, callers, keys and certificates; what is bound or built at the start stays until a restart.
     notifier.reloading()
     try:
         parts.reload(reload())
@@ -167,6 +173,7 @@ def _reload(reload: Reload, parts: Parts, notifier: Notifier) -> None:
         log.error(observe.CONFIG_REJECTED, error=str(error))
     else:
         log.info(observe.CONFIG_RELOADED)
+    edges.reload()
     notifier.ready("serving")
 
 

@@ -9,16 +9,25 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
+from headrace.background import Background
+from headrace.certificates import Certificates
+from headrace.clock import Clock
+from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.grpc_watch import Bounds
 from headrace.edge.http_server import HttpServer
+from headrace.edge.http_times import Times
+from headrace.room import connections_of
 from headrace.wiring import Parts
 
 
 class Edges:
-    """The doors of a daemon: gRPC and HTTP."""
+    """The doors of a daemon: gRPC and HTTP. `StartupError` where the certificates are no good."""
 
     def __init__(self, parts: Parts, runtime_dir: Path) -> None:
+        self._background = Background("edges", parts.clock)
         settings = parts.settings
+        certificates = self.certificates = _certificates(settings.listen, parts.clock)
         passes_credentials = settings.upstream.credentials == "caller"
         self._grpc = GrpcServer(
             parts.exchange,
@@ -36,6 +45,8 @@ class Edges:
             socket_mode=settings.listen.socket_mode,
             socket_group=settings.listen.socket_group,
             passes_credentials=passes_credentials,
+            bounds=_bounds(settings.listen),
+            certificates=certificates,
         )
         self._http = HttpServer(
             parts.exchange,
@@ -50,13 +61,22 @@ class Edges:
             crowd=parts.crowd,
             origins=settings.listen.origins,
             hosts=settings.listen.hosts,
+            times=_times(settings.listen),
+            max_connections=settings.listen.max_connections,
+            max_connections_per_peer=settings.listen.max_connections_per_peer,
             clock=parts.clock,
+            certificates=certificates,
         )
 
     @property
     def addresses(self) -> list[str]:
         """Where they are."""
-        return [*self._grpc.addresses, f"http://{self._http.address}"]
+        return [*self._grpc.addresses, f"http{'s' if self.certificates else ''}://{self._http.address}"]
+
+    def reload(self) -> None:
+        """Show the certificates as they are now."""
+        if self.certificates is not None:
+            self.certificates.renew()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -64,11 +84,14 @@ class Edges:
         await self._http.start()
         try:
             await self._grpc.start()
+            if self.certificates is not None:
+                self._background.lasting(self.certificates.keep, "certificates")
             try:
                 yield
             finally:
                 await self._grpc.stop()
         finally:
+            await self._background.close()
             await self._http.stop()
 
     async def set_serving(self, is_serving: bool) -> None:
@@ -78,3 +101,20 @@ class Edges:
     async def drain(self, grace_s: float) -> None:
         """Give the calls that run *grace_s* seconds to end, then end them."""
         await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
+
+
+def _certificates(listen: Listen, clock: Clock) -> Certificates | None:
+    if not listen.tls_certificate:
+        return None
+    return Certificates(listen.tls_certificate, listen.tls_key, listen.tls_client_ca, clock)
+
+
+def _bounds(listen: Listen) -> Bounds:
+    most = connections_of(listen.max_connections)
+    return Bounds(most, listen.max_connections_per_peer, body_s=listen.body_timeout, write_s=listen.write_timeout)
+
+
+def _times(listen: Listen) -> Times:
+    return Times(
+        head_s=listen.head_timeout, body_s=listen.body_timeout, write_s=listen.write_timeout, idle_s=listen.idle_timeout
+    )

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Literal
 
 _MB = 1_000_000
+_USUAL = 512  # characters of a path
 _SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})  # idempotent: RFC 9110, section 9.2.2
 
 _PATH = re.compile(r"/v1(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+/?")
@@ -91,13 +92,18 @@ NAMES = tuple(dict.fromkeys(endpoint.name for _, _, endpoint in _ROWS))
 _BY_NAME = {endpoint.name: endpoint for _, _, endpoint in reversed(_ROWS)}
 
 
-@lru_cache(4096)
 def find(method: str, path: str) -> Endpoint:
     """
     Return how a request is treated; *path* is as in the URL, without the query.
 
     ValueError if it is no path of the API, or may be another one for another reader.
     """
+    # A path may have 64 KiB: those that are longer than any of the API's would fill the memory.
+    return _find(method, path) if len(path) <= _USUAL else _find.__wrapped__(method, path)
+
+
+@lru_cache(4096)
+def _find(method: str, path: str) -> Endpoint:
     if not _PATH.fullmatch(path) or _MISLEADING.search(path):
         raise ValueError("it begins with /v1/, and nothing in it leads elsewhere")
     plain = path.rstrip("/")

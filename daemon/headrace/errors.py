@@ -148,6 +148,12 @@ class TicketNotFound(Refusal):
     reason = "TICKET_NOT_FOUND"
 
 
+class ResourceNotFound(Refusal):
+    """What the call names at upstream is not there for this caller: another made it, or nobody did through us."""
+
+    reason = "RESOURCE_NOT_FOUND"
+
+
 class LimitNotFound(Refusal):
     """No limit of this name is configured; the message names those that are."""
 

@@ -139,11 +139,11 @@ class Flow:
                 await self._outlast(flight, outcome.error)
             else:
                 if fresh_ms >= 0:
-                    self._cache.take_in(None)  # nothing was kept there
+                    self._cache.take_in(flight.key, None)  # nothing was kept there
                 return outcome
 
     def _recalled(self, call: Call, recalled: Recalled) -> Landing | None:
-        entry = self._cache.take_in(recalled.raw)
+        entry = self._cache.take_in(call.fingerprint, recalled.raw)
         if entry is None or not self._keeping.is_fresh(entry, call.cache, self._clock.now()):
             return None
         return Landing(answer=entry.answer, source=Source.CACHE, attempts=0)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from aiohttp import http_writer, web_protocol
 from multidict import CIMultiDict
 
+_LONGEST_ID = 200
 _BREAKING = frozenset("\r\n\0")
 
 
@@ -35,6 +36,13 @@ def readable(text: str) -> str:
     if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
         return text
     return value_bytes(text).decode("latin-1")
+
+
+def identifier(text: str) -> str:
+    """Return what an id says in a header, as logs and texts may have it: bounded, and without blanks and control characters."""
+    if text.replace("_", "").isalnum() and text.isascii():
+        return text[:_LONGEST_ID]
+    return "".join([each for each in readable(text[:_LONGEST_ID]) if each.isprintable() and each != " "])
 
 
 def is_sendable(value: str) -> bool:

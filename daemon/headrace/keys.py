@@ -2,7 +2,8 @@
 Every Redis key and channel we write: what is in it, and when it goes.
 
 All budget keys carry the hash tag `{budget}`, because one script takes from many of them at once. RQ's own keys start with
-`rq:`. Nothing here ever holds an API key in the clear.
+`rq:`. Nothing here ever holds an API key in the clear; `<owner>` is a caller's name, with "#" and the digest of its own key for
+upstream where that is what goes there (owner.py).
 
 | key | type | what is in it | goes |
 |---|---|---|---|
@@ -32,13 +33,16 @@ All budget keys carry the hash tag `{budget}`, because one script takes from man
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | a day after its end; dead letters a week |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
-| headrace:tickets:<caller> | zset | a caller's tickets by creation (us) | with the ticket |
-| headrace:live:<caller> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
-| headrace:idempotency:<caller>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
-| headrace:keys | hash | key id -> JSON: name, digest, prefix, created | revocation |
+| headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
+| headrace:live:<owner> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
+| headrace:idempotency:<owner>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
+| headrace:keys | hash | key id -> JSON: name, digest, how it was hashed, prefix, created, expires, role | revocation |
+| headrace:keys:used | hash | key id -> when it was used last (Unix seconds) | with the key |
+| headrace:keys:version | string | how often keys were changed | never |
 | headrace:overrides | hash | "limit:<name>" or "caller:<name>" -> its end (us), and JSON | one by one, at their ends |
 | headrace:batch:{<id>}:made | string | JSON: who made a message batch | 31 days |
 | headrace:batch:{<id>}:counted | string | its results were read, and counted | 31 days |
+| headrace:resource:<id> | string | who made a thing at upstream: `<owner>` | 31 days; until it is deleted |
 | headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |
 | headrace:{usage}:minute:<minute> | hash | cell -> figures of one minute (UTC) | two days after it |
 | headrace:{usage}:day:<day> | hash | the same of one day | 13 months after it |
@@ -62,6 +66,8 @@ HEARD = "headrace:{budget}:heard"
 HOLDING = "headrace:{budget}:holding"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
+KEYS_USED = "headrace:keys:used"
+KEYS_VERSION = "headrace:keys:version"
 LEARNED = "headrace:limits:learned"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"
@@ -118,12 +124,12 @@ def ticket(ticket_id: str) -> str:
     return f"headrace:ticket:{ticket_id}"
 
 
-def tickets_of(caller: str) -> str:
-    return f"headrace:tickets:{caller}"
+def tickets_of(owner: str) -> str:
+    return f"headrace:tickets:{owner}"
 
 
-def live_tickets_of(caller: str) -> str:
-    return f"headrace:live:{caller}"
+def live_tickets_of(owner: str) -> str:
+    return f"headrace:live:{owner}"
 
 
 def usage(kind: str, bucket: str) -> str:
@@ -142,6 +148,10 @@ def batch_counted(batch_id: str) -> str:
     return f"headrace:batch:{{{batch_id}}}:counted"
 
 
-def idempotency(caller: str, key: str) -> str:
+def resource(id: str) -> str:
+    return f"headrace:resource:{id}"
+
+
+def idempotency(owner: str, key: str) -> str:
     # The caller's key is free text of any length; its hash is not.
-    return f"headrace:idempotency:{caller}:{hashlib.sha256(key.encode()).hexdigest()[:40]}"
+    return f"headrace:idempotency:{owner}:{hashlib.sha256(key.encode()).hexdigest()[:40]}"

@@ -8,6 +8,7 @@ that is logged of it, and of what libraries log themselves only the words that s
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import traceback
@@ -46,6 +47,10 @@ def set_up_logs(*, console: bool | None = None, level: int = logging.INFO) -> No
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+    # gRPC has a line for every peer that does something wrong, in its core (which reads this when it is loaded) and in Python.
+    # It knows nothing that we do not say ourselves.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 
 def _without_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -8,28 +8,23 @@ for everything else.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace import steering
+from headrace import keyring, steering
 from headrace.errors import ConfigError, HeadraceError, StartupError
-from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table
+from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
 
 if TYPE_CHECKING:
     from headrace.cache.selector import Selector
-    from headrace.callers import KeyStore
     from headrace.config import Settings
     from headrace.link import Link
     from headrace.v1.usage_service_pb2 import GetUsageRequest
-
-T = TypeVar("T")
 
 app = typer.Typer(
     help="A daemon between your services and the Anthropic API: it caches, shares, meters and retries.",
@@ -38,12 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-keys_app = typer.Typer(help="Make, list and revoke the keys that callers present.", no_args_is_help=True)
 cache_app = typer.Typer(help="Look into the cache of the running daemon, or empty it.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-app.add_typer(keys_app, name="keys")
 app.add_typer(cache_app, name="cache")
 steering.add_to(app)
+keyring.add_to(app)
 
 
 def run() -> None:
@@ -153,82 +147,6 @@ def show_config(config: ConfigOption = None) -> None:
     typer.echo(toml.dumps(settings.redacted()), nl=False)
 
 
-# Keys.
-
-
-@keys_app.command("create")
-def create_key(name: Annotated[str, typer.Argument(help="The caller's name.")], config: ConfigOption = None) -> None:
-    """Make a key for a caller and print it: the only time that it is shown."""
-    typer.echo(_with_keys(config, lambda store: store.create(name)))
-
-
-@keys_app.command("list")
-def list_keys(config: ConfigOption = None) -> None:
-    """List the keys; the secrets in them are not kept anywhere."""
-    from datetime import UTC, datetime
-
-    keys = _with_keys(config, lambda store: store.list())
-    rows = [(key.id, key.name, f"{datetime.fromtimestamp(key.created, UTC):%Y-%m-%d %H:%M} UTC") for key in keys]
-    print_table(("id", "caller", "created"), rows)
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    target: Annotated[str, typer.Argument(metavar="ID_OR_NAME", help="A key's id, or a caller's name for all its keys.")],
-    config: ConfigOption = None,
-) -> None:
-    """Revoke a key, or all keys of a caller; every daemon refuses them at once."""
-    count = _with_keys(config, lambda store: store.revoke(target))
-    if not count:
-        raise StartupError(f"there is no key with the id {target}, and none of a caller {target}")
-    typer.echo(f"revoked {count} key{'s' if count > 1 else ''}")
-
-
-def _with_keys(option: Path | None, work: Callable[[KeyStore], Awaitable[T]]) -> T:
-    from headrace.callers import KeyStore
-
-    settings, _ = load(option)
-    return _with_link(settings, lambda link: work(KeyStore(link)))
-
-
-def _with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
-    from headrace.link import Link
-
-    async def go(url: str) -> T:
-        link = Link(url)
-        try:
-            return await work(link)
-        finally:
-            await link.aclose()
-
-    with _redis_url(settings) as url:
-        return asyncio.run(go(url))
-
-
-@contextmanager
-def _redis_url(settings: Settings) -> Iterator[str]:
-    from headrace import logs
-    from headrace.embedded import EmbeddedValkey, running_url
-
-    directory = Path(settings.state.dir, "valkey")
-    if url := settings.redis.url or running_url(directory):
-        yield url
-        return
-    _refuse_foreign(Path(settings.state.dir))
-    logs.set_up_logs(level=40)  # the server's comings and goings are no news here
-    with EmbeddedValkey(directory) as valkey:
-        yield valkey.url
-
-
-def _refuse_foreign(directory: Path) -> None:
-    # Files that root leaves in the daemon's directory would keep the daemon from starting.
-    owner = directory.stat().st_uid if directory.exists() else os.geteuid()
-    if owner != os.geteuid():
-        raise StartupError(
-            f"{directory} belongs to another user; start the daemon, or run this as that user: sudo -u '#{owner}' headrace ..."
-        )
-
-
 # The cache.
 
 
@@ -269,7 +187,7 @@ def purge_cache(
     if len(chosen) != 1:
         raise typer.BadParameter("give one of --key, --caller, --model and --all")
     settings, _ = load(config)
-    count = _with_link(settings, lambda link: _purge(settings, link, Selector(**chosen)))
+    count = with_link(settings, lambda link: _purge(settings, link, Selector(**chosen)))
     typer.echo(f"purged {count} entries from Redis; every daemon drops its own")
 
 
@@ -347,7 +265,7 @@ def _export_traffic(option: Path | None, path: Path) -> None:
     from headrace.usage import Store, Tally
 
     settings, _ = load(option)
-    lines = _with_link(settings, lambda link: Store(link, SystemClock(), Tally(Prices())).lines())
+    lines = with_link(settings, lambda link: Store(link, SystemClock(), Tally(Prices())).lines())
     if not lines:
         raise StartupError('there are no lines of traffic; they are kept where the daemon runs with usage.traffic = "on"')
     path.write_bytes(b"".join(line + b"\n" for line in lines))

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from headrace.owner import Owner
+from headrace.weight import Weight
+
 R = TypeVar("R")
 
 Labels = tuple[tuple[str, str], ...]
@@ -31,12 +34,14 @@ class Lane(StrEnum):
 
 class Role(StrEnum):
     """
-    What a caller may do beside calling: an observer may see what all callers do, of usage and the like; an admin that, too, and
-    may use the Admin API, by which the organisation itself is run.
+    What a caller may do beside calling, each all that those before it may (roles.py): an observer may see what all callers do,
+    of usage and the like; an operator may steer limits and callers; an admin may use the Admin API, by which the organisation
+    itself is run, and whatever callers have at upstream.
     """
 
     CALLER = "caller"
     OBSERVER = "observer"
+    OPERATOR = "operator"
     ADMIN = "admin"
 
 
@@ -73,6 +78,8 @@ class Caller:
     Who asks: its name, and what the configuration says of it.
 
     Args:
+        lane: the one that its calls go in that name none.
+        ceiling: a lane of which none of its calls goes in a better one; "" for no such bound.
         timeout_s: how long its calls may take that do not say so themselves; None leaves that to `retry.max_age`.
         cache_ttl_s: how long a kept answer is good for it; None for `cache.ttl`, 0 for no cache at all.
         team, workspace: whose it is, for limits and usage; "" for nobody's.
@@ -88,6 +95,7 @@ class Caller:
     team: str = ""
     workspace: str = ""
     labels: tuple[str, ...] = ()
+    ceiling: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,11 @@ class Errand:
     labels: Labels = ()
 
     @property
+    def owner(self) -> Owner:
+        """Whose it is, and whatever comes of it."""
+        return Owner.of(self.caller.name, self.credential)
+
+    @property
     def begin_by(self) -> float:
         """
         The moment past which no attempt is begun, and no wait is planned.
@@ -149,6 +162,7 @@ class Call(Errand):
         scope: the cache scope inside the fingerprint: the caller's name, or "" when shared.
         no_keep: why an answer to this call may not be kept ("" if it may), as `Cache-Status` puts it.
         ticket: the ticket that stands for this call already, if it was submitted or has an idempotency key.
+        weight: what its body holds, where that was found out when it was read: of large ones.
     """
 
     body: bytes = field(repr=False)
@@ -162,6 +176,7 @@ class Call(Errand):
     idempotency_key: str = ""
     no_keep: str = ""
     ticket: str = ""
+    weight: Weight | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

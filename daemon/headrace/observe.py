@@ -101,6 +101,7 @@ class Gauge:
 
 CALLS = Counter("headrace_calls_total", "Calls answered, by edge and by where the answer came from.", "edge", "source")
 ERRORS = Counter("headrace_errors_total", "Calls that ended in an error, by edge and reason.", "edge", "reason")
+REFUSED = Counter("headrace_refused_total", "What was refused before it was a call, by door and reason.", "door", "reason")
 CACHE_EVENTS = Counter("headrace_cache_events_total", "What the cache tiers did.", "tier", "event")
 FLIGHTS = Counter("headrace_flights_total", "Flights by this process's part in them.", "part")
 ATTEMPTS = Counter("headrace_attempts_total", "Upstream attempts by outcome.", "outcome")
@@ -122,6 +123,7 @@ ESTIMATED = Counter(
 )  # fmt: skip
 COUNTS = Counter("headrace_input_counts_total", "Calls whose input upstream was to count, by what came of it.", "outcome")
 REDIS_LOSS = Counter("headrace_redis_loss_total", "Decisions made without Redis, by the policy that made them.", "policy")
+BAD_RECORDS = Counter("headrace_bad_records_total", "Records in Redis that were skipped as they cannot be read.", "kind")
 BACKGROUND_FAILURES = Counter("headrace_background_failures_total", "Tasks beside the calls that died of a fault.", "part")
 BORROWED_GRANTS = Counter("headrace_borrowed_grants_total", "Calls granted from borrowed budget, without asking Redis.")
 EXCHANGES = Counter("headrace_borrowed_exchanges_total", "Exchanges of borrowed budget with Redis by outcome.", "outcome")
@@ -156,8 +158,8 @@ UPSTREAM_TIME = Histogram(
 )
 
 _ALL = (
-    CALLS, ERRORS, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
-    RESERVATIONS, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, WORDS, GATES,
+    CALLS, ERRORS, REFUSED, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
+    RESERVATIONS, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, BAD_RECORDS, WORDS, GATES,
     LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
     UPSTREAM_TIME,
@@ -176,6 +178,8 @@ REGISTRY.register(_Collector())
 DAEMON_STARTED = "daemon.started"
 DAEMON_DRAINING = "daemon.draining"
 DAEMON_STOPPED = "daemon.stopped"
+CERTIFICATE_RENEWED = "certificate.renewed"
+CERTIFICATE_REJECTED = "certificate.rejected"
 CONFIG_DOUBTFUL = "config.doubtful"
 CONFIG_RELOADED = "config.reloaded"
 CONFIG_REJECTED = "config.rejected"
@@ -213,7 +217,12 @@ TICKET_LOST = "ticket.lost"
 ALARM_FAILED = "alarm.failed"
 TIER_FAILED = "cache.tier_failed"
 PURGE_UNREADABLE = "cache.purge_unreadable"
+RECORD_UNREADABLE = "record.unreadable"
+RECORD_UNSEALED = "record.unsealed"
+KEYS_STALE = "keys.stale"
+KEYS_BACK = "keys.back"
 KEY_UNREADABLE = "key.unreadable"
+KEY_PEPPER_UNKNOWN = "key.pepper_unknown"
 REDIS_LACKS = "redis.lacks"
 CACHE_PURGED = "cache.purged"
 HELPER_STARTED = "helper.started"
@@ -224,6 +233,7 @@ WORKER_CRASHED = "worker.crashed"
 LIMIT_LEARNED = "limit.learned"
 LIMIT_LOWERED = "limit.lowered"
 BATCH_LOST = "batch.lost"
+OWNER_LOST = "owner.lost"
 ACCOUNT_UNREADABLE = "account.unreadable"
 GATE_SHUT = "gate.shut"
 GATE_OPENED = "gate.opened"

@@ -22,6 +22,7 @@ from headrace import observe
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
 from headrace.model import Call, Errand, Labels, Reply, Source, Usage
+from headrace.owner import text_of
 
 NOTHING_USED = Usage()
 _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE: "kept", Source.STALE: "kept"}
@@ -34,6 +35,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     Args:
         edge: the door: "http", "grpc", or "queue" for a call that went on without its caller.
+        caller: whose call it was, as `Owner.text` has it.
         source: where the answer came from; "" if there was none.
         cost_class: what the answer cost: "paid" (upstream was asked for this call), "shared" (for another one), "kept" (nobody
             was), "none" (there was no answer).
@@ -141,8 +143,8 @@ class Outcomes:
         """Tell what an attempt for this call came to."""
         now = self._clock.now()
         spent = Spent(
-            call.caller.name, call.lane, call.model, usage, is_whole, is_untold, at=now, team=call.caller.team,
-            labels=labels_text(call.labels),
+            text_of(call.caller.name, call.credential), call.lane, call.model, usage, is_whole, is_untold, at=now,
+            team=call.caller.team, labels=labels_text(call.labels),
         )  # fmt: skip
         for listener in self._payers:
             listener(spent)
@@ -175,7 +177,7 @@ class Outcomes:
         return Outcome(
             edge=edge,
             endpoint=errand.endpoint,
-            caller=errand.caller.name,
+            caller=text_of(errand.caller.name, errand.credential),
             lane=str(errand.lane),
             model=errand.model,
             team=errand.caller.team,

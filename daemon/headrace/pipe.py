@@ -20,6 +20,8 @@ from headrace.clock import Timer, Timers
 
 _NOTHING = object()
 _AGE = 4  # times the patience: nothing waits longer, however busily Redis answers others
+_LARGE_BYTES = 1 << 20
+_FRAME_BYTES = len(b"*1\r\n")
 _POLL_S = 0.001  # by then the loop has read what lay in the socket
 
 
@@ -32,11 +34,12 @@ class Command:
         script: the text of the script, if it is a script that is named by its hash.
     """
 
-    __slots__ = ("packed", "reply", "script", "sent", "tries", "words")
+    __slots__ = ("packed", "pieces", "reply", "script", "sent", "tries", "words")
 
     def __init__(self, words: tuple[Any, ...], reply: asyncio.Future[Any], script: str = "") -> None:
         self.words = words
-        self.packed: bytes = hiredis.pack_command(words)
+        self.pieces = _pieces(words) if [1 for word in words if type(word) is bytes and len(word) > _LARGE_BYTES] else ()
+        self.packed: bytes = b"" if self.pieces else hiredis.pack_command(words)
         self.reply = reply
         self.script = script
         self.sent = 0.0
@@ -55,6 +58,17 @@ class Command:
         command = Command(("EVAL", self.script, *self.words[2:]), self.reply)
         command.tries = self.tries
         return command
+
+
+def _pieces(words: tuple[Any, ...]) -> tuple[bytes, ...]:
+    # Large words as they are, in a frame: to pack thirty megabytes is to copy them, which holds up the loop.
+    pieces = [b"*%d\r\n" % len(words)]
+    for word in words:
+        if type(word) is bytes and len(word) > _LARGE_BYTES:
+            pieces += (b"$%d\r\n" % len(word), word, b"\r\n")
+        else:
+            pieces.append(hiredis.pack_command((word,))[_FRAME_BYTES:])
+    return tuple(pieces)
 
 
 class Pipe(asyncio.Protocol):
@@ -102,7 +116,7 @@ class Pipe(asyncio.Protocol):
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands; what becomes of each is told to `answered` or to `lost`."""
-        data, now = b"".join([command.packed for command in commands]), self._timers.time()
+        now = self._timers.time()
         if not self._owed:
             self._heard = now
         for command in commands:
@@ -111,7 +125,10 @@ class Pipe(asyncio.Protocol):
         if self._watch is None:
             self._watch = self._timers.call_later(self._patience_s, self._look)
         try:
-            self._transport.write(data)
+            if [1 for command in commands if command.pieces]:
+                self._transport.writelines([piece for command in commands for piece in command.pieces or (command.packed,)])
+            else:
+                self._transport.write(b"".join([command.packed for command in commands]))
         except (OSError, RuntimeError, MemoryError):  # half of it may be gone, and replies could no longer be counted
             self.close()
         else:

@@ -118,7 +118,7 @@ class Pursuits:
         claim = await self._tickets.submit(call)
         if isinstance(claim, Conflict):
             raise _conflict()
-        return await self._tickets.get(claim.ticket, call.caller.name)
+        return await self._tickets.get(claim.ticket, call.owner)
 
     # With an idempotency key.
 
@@ -132,7 +132,7 @@ class Pursuits:
     @contextlib.asynccontextmanager
     async def _join_once(self, call: Call) -> AsyncIterator[Reply]:
         """Join those in this process who came with the same key and call; the one that leads claims the key."""
-        key = f"once:{call.caller.name}:{call.fingerprint}:{call.idempotency_key}"
+        key = f"once:{call.owner.text}:{call.fingerprint}:{call.idempotency_key}"
         while True:
             with self._flights.join(key, call, self._fly_once, is_live=call.stream) as member:
                 if reply := await self._flow.replies.of_member(member):

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 FULL_SHARE = 1_000_000
@@ -37,6 +37,11 @@ LANES = {"interactive": 800_000, "standard": 150_000, "batch": 50_000}
 PRESENT_US = 10_000_000  # so long after its last call a lane finds its share of the burst
 _MOST_US = 10**12  # of one charge: eleven days
 _MOST_ROOM = 0.8  # of what a bucket holds: a full one loses what flows in until somebody asks
+
+
+def lane_within(lane: str, ceiling: str, shares: Mapping[str, int]) -> str:
+    """Return a lane, or *ceiling* where that is a lane and has the smaller share of the two."""
+    return lane if shares.get(ceiling, FULL_SHARE) >= shares.get(lane, 0) else ceiling
 
 
 @dataclass(frozen=True, slots=True)

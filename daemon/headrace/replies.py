@@ -12,6 +12,7 @@ A reply's own text is never passed on: Redis quotes arguments in some of them.
 from __future__ import annotations
 
 import re
+import ssl
 from enum import Enum, auto
 
 from redis import exceptions
@@ -107,7 +108,15 @@ def concerns_all(said: str) -> bool:
 
 def reason(error: BaseException) -> str:
     """Return the reply's code, or the kind of error if there was no reply: what a log line may say."""
-    return code(error) or type(error).__name__
+    return code(error) or _distrust(error) or type(error).__name__
+
+
+def _distrust(error: BaseException) -> str:
+    # Why TLS did not come about, in OpenSSL's words: a person has to mend it, and "ConnectionError" says nothing.
+    inner = error.__cause__ or error.__context__
+    if not isinstance(inner, ssl.SSLError):
+        return ""
+    return f"TLS: {getattr(inner, 'verify_message', '') or inner.reason or 'no handshake'}"
 
 
 def ours(error: BaseException, command: str = "") -> HeadraceError | None:

@@ -1,16 +1,18 @@
 """
-What commands share: the options that most of them have, the settings, an RPC to the running daemon, and tables.
+What commands share: the options that most have, the settings, an RPC to the running daemon, a link to its Redis, tables.
 
 What takes long to import is imported when a command needs it, as in main.py.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from headrace.config import Settings
+    from headrace.link import Link
+
+T = TypeVar("T")
 
 _RPC_TIMEOUT_S = 30.0
 
@@ -55,7 +60,7 @@ def ask_daemon(option: Path | None, key: str, service: str, method: str, request
             return ask(request, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
-                raise StartupError(f"no daemon answers on {target} (the first of listen.grpc); is it running?") from error
+                raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
             raise StartupError(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
 
 
@@ -65,7 +70,52 @@ def daemon_address(settings: Settings) -> str:
 
     if not settings.listen.grpc:
         raise ConfigError("listen.grpc = []: is empty, and this command talks to the daemon over gRPC; name an address")
-    return resolve(settings.listen.grpc[0], runtime_dir(os.environ, settings))
+    addresses = [each for each in settings.listen.grpc if each.startswith("unix:") or not settings.listen.tls_certificate]
+    if not addresses:
+        raise ConfigError(
+            "listen.grpc: with TLS this command talks to the daemon over its unix socket, and there is none; name one"
+        )
+    return resolve(addresses[0], runtime_dir(os.environ, settings))
+
+
+def with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
+    """Return what *work* does with a link to the Redis of these settings, the daemon's or one that is started for it."""
+    from headrace.link import Link
+
+    async def go(url: str) -> T:
+        link = Link(url)
+        try:
+            return await work(link)
+        finally:
+            await link.aclose()
+
+    with _redis_url(settings) as url:
+        return asyncio.run(go(url))
+
+
+@contextmanager
+def _redis_url(settings: Settings) -> Iterator[str]:
+    from headrace import logs
+    from headrace.config import redis_url
+    from headrace.embedded import EmbeddedValkey, running_url
+
+    directory = Path(settings.state.dir, "valkey")
+    if url := redis_url(settings) or running_url(directory):
+        yield url
+        return
+    _refuse_foreign(Path(settings.state.dir))
+    logs.set_up_logs(level=40)  # the server's comings and goings are no news here
+    with EmbeddedValkey(directory) as valkey:
+        yield valkey.url
+
+
+def _refuse_foreign(directory: Path) -> None:
+    # Files that root leaves in the daemon's directory would keep the daemon from starting.
+    owner = directory.stat().st_uid if directory.exists() else os.geteuid()
+    if owner != os.geteuid():
+        raise StartupError(
+            f"{directory} belongs to another user; start the daemon, or run this as that user: sudo -u '#{owner}' headrace ..."
+        )
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

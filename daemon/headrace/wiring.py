@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from headrace import observe
 from headrace.admission import Admission
@@ -45,6 +46,7 @@ from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
 from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
+from headrace.keystore import Hashing
 from headrace.link import Link
 from headrace.model import Caller, Errand, Lane
 from headrace.outcome import Outcomes
@@ -52,6 +54,7 @@ from headrace.parking import Parking
 from headrace.pursuit import Pursuits
 from headrace.redis_check import RedisCheck
 from headrace.replying import Replies
+from headrace.resources import Guard, Owners
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
@@ -59,6 +62,7 @@ from headrace.retry.sweeper import Sweeper
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
+from headrace.seal import UNSEALED, Seal
 from headrace.tuning.account import Account
 from headrace.tuning.tuner import Tuner
 from headrace.upstream.carrying import Body
@@ -80,6 +84,7 @@ class Parts:
     Args:
         redis_url: the configured Redis, or our own Valkey's socket.
         read_keys: returns upstream's keys; read at the start and at each reload.
+        seal: of what lies in Redis for others to read.
         keeps_disk: whether the disk tier of the cache is ours. A worker beside a daemon leaves it alone: it has one owner.
     """
 
@@ -91,6 +96,7 @@ class Parts:
         clock: Clock | None = None,
         *,
         keeps_disk: bool = True,
+        seal: Seal = UNSEALED,
     ) -> None:
         clock = clock or SystemClock()
         keeping = Keeping(settings.cache.ttl, settings.cache.stale, settings.cache.enabled)
@@ -106,13 +112,7 @@ class Parts:
         self.link = Link(redis_url, clock=clock)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
-        self.callers = Callers(
-            callers(settings),
-            required=settings.auth.required,
-            link=self.link,
-            clock=clock,
-            default_role=settings.auth.default_role,
-        )
+        self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
         self.cache = Cache(
             self.link,
             clock,
@@ -122,9 +122,10 @@ class Parts:
             redis=settings.cache.redis,
             max_entry=settings.cache.max_entry,
             enabled=settings.cache.enabled,
+            seal=seal,
         )
         self.flights = Flights()
-        self.handover = Handover(self.link, clock, follow_ms=LEASE_MS)
+        self.handover = Handover(self.link, clock, follow_ms=LEASE_MS, seal=seal)
         self.leases = Leases(self.link, clock, self.flights, self.handover)
         # For tests of the promise: a stream in Redis that gets every grant. Not a setting, since nobody would trim it.
         audit = os.environ.get("HEADRACE_AUDIT", "")
@@ -184,7 +185,7 @@ class Parts:
             clock, self._ask_account, lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
         self.alarms = Queue(redis_url)
-        self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets)
+        self.tickets = Tickets(self.link, clock, self.alarms, max_tickets=settings.retry.max_tickets, seal=seal)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
@@ -220,6 +221,8 @@ class Parts:
             self.outcomes,
             Hands(settings.retry.max_running, self.schedule, clock),
         )
+        auth = settings.auth
+        self.guard = Guard(Owners(self.link, clock), is_on=auth.keeps_apart, shares_unknown=auth.shares_unknown)
         self.aside = Aside((reader.JOB, grpc_params.JOB))
         self.admission = Admission(
             clock,
@@ -229,6 +232,7 @@ class Parts:
             is_shared=settings.cache.scope == "shared",
             max_age_s=settings.retry.max_age,
             lanes=lanes(settings),
+            guard=self.guard,
         )
         self.carrier = Carrier(clock, self.schedule, self.upstream, policy)
         self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
@@ -240,6 +244,7 @@ class Parts:
             self.admission,
             self.outcomes,
             self.batches,
+            self.guard,
             budget_headers=self.schedule.budget_headers,
             upstream_url=settings.upstream.base_url,
             opens_s=settings.listen.stream_opens,
@@ -249,7 +254,7 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
-            self.crowd, self.link, self.worker, self.usage, self.batches, self.tuner, self.board,
+            self.crowd, self.link, self.worker, self.usage, self.batches, self.guard, self.tuner, self.board,
             self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
@@ -282,6 +287,7 @@ class Parts:
             stack.push_async_callback(self.link.aclose)
             stack.push_async_callback(self.usage.close)
             stack.push_async_callback(self.batches.close)
+            stack.push_async_callback(self.guard.owners.close)
             stack.push_async_callback(self.alarms.aclose)
             stack.push_async_callback(self.upstream.aclose)
             stack.push_async_callback(self.aside.aclose)
@@ -366,6 +372,7 @@ class Parts:
         checks = (
             (self.is_draining, "draining"),
             (bool(trouble := self.link.trouble), trouble),
+            (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
             (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
             (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
             (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
@@ -383,7 +390,14 @@ class Parts:
         self._go_by_limits()
         self.admission.reload(lanes(settings))
         self.hits.forget()  # what they remember of callers
-        self.callers.reload(callers(settings), required=settings.auth.required, default_role=settings.auth.default_role)
+        self.guard.reload(is_on=settings.auth.keeps_apart, shares_unknown=settings.auth.shares_unknown)
+        self.callers.reload(**self._told_of_callers(settings))
+
+    def _told_of_callers(self, settings: Settings) -> dict[str, Any]:
+        return {
+            "configured": callers(settings), "required": settings.auth.required, "default_role": settings.auth.default_role,
+            "certificates": settings.listen.tls_clients, "hashing": Hashing(self._keys.peppers),
+        }  # fmt: skip
 
     def _go_by_limits(self) -> None:
         """Go by the limits of the configuration, what is laid over them, and the callers on hold, as they are now."""

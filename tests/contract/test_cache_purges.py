@@ -27,7 +27,7 @@ async def test_purge_reaches_all(host):
     one, other = await host("a"), await host("b")
     for kept in (entry(1, model="a"), entry(2, model="b")):
         await one.cache.put(kept)
-        other.cache.take_in(kept.encode())
+        other.cache.take_in(kept.fingerprint, kept.encode())
     assert await has(other.cache, 1) == "mdr"
 
     assert await one.cache.purge(Selector(model="a")) == 1
@@ -45,7 +45,7 @@ async def test_purge_heard_later(host):
     """A host that was away hears of a purge when its link comes up."""
     one, away = await host("a"), await host("b", listens=False)
     await one.cache.put(entry(1))
-    away.cache.take_in(entry(1).encode())
+    away.cache.take_in(entry(1).fingerprint, entry(1).encode())
 
     await one.cache.purge(Selector(fingerprint=key(1)))
     assert await has(away.cache, 1) == "md"
@@ -61,8 +61,8 @@ async def test_purge_heard_later(host):
 async def test_purge_while_down(host, tmp_path):
     """A host that was down hears of a purge when it starts, before its disk is asked."""
     one, down = await host("a"), await host("b")
-    down.cache.take_in(entry(1).encode())
-    down.cache.take_in(entry(2).encode())
+    down.cache.take_in(entry(1).fingerprint, entry(1).encode())
+    down.cache.take_in(entry(2).fingerprint, entry(2).encode())
     await down.close()
     await one.cache.purge(Selector(fingerprint=key(1)))
 
@@ -75,7 +75,7 @@ async def test_purge_while_down(host, tmp_path):
 async def test_purges_forgotten(host, monkeypatch):
     """One that was down for more purges than are remembered drops all it has."""
     one, down = await host("a"), await host("b")
-    down.cache.take_in(entry(1).encode())
+    down.cache.take_in(entry(1).fingerprint, entry(1).encode())
     await down.close()
     for name in range(3):
         await one.cache.purge(Selector(fingerprint=key(name + 5)))
@@ -89,7 +89,7 @@ async def test_purges_forgotten(host, monkeypatch):
 async def test_nothing_forgotten(host):
     """A young stream is not mistaken for one that has forgotten."""
     first = await host("a")
-    first.cache.take_in(entry(1).encode())
+    first.cache.take_in(entry(1).fingerprint, entry(1).encode())
     await first.close()
     await (await host("b")).cache.purge(Selector(fingerprint=key(9)))
 
@@ -100,7 +100,7 @@ async def test_started_without_redis(valkey_url, tmp_path):
     """Without Redis at the start the disk is not trusted, since purges may have passed; it is once we have caught up."""
     before = Host(valkey_url, tmp_path / "a")
     await before.cache.start()
-    before.cache.take_in(entry(1).encode())
+    before.cache.take_in(entry(1).fingerprint, entry(1).encode())
     await before.close()
 
     (tmp_path / "v").mkdir()
@@ -135,7 +135,7 @@ async def test_purge_without_redis(tmp_path):
         await host.cache.purge(Selector(all=True))
 
     assert glance(host.cache, 1) is None
-    assert host.cache.take_in(before.encode()) is None
+    assert host.cache.take_in(before.fingerprint, before.encode()) is None
     await host.close()
 
 
@@ -147,13 +147,13 @@ async def test_on_its_way(host):
     await one.cache.purge(Selector(scope="me"))
 
     async def heard():
-        return other.cache.take_in(under_way.encode()) is None
+        return other.cache.take_in(under_way.fingerprint, under_way.encode()) is None
 
     await until(heard)
-    assert one.cache.take_in(under_way.encode()) is None
+    assert one.cache.take_in(under_way.fingerprint, under_way.encode()) is None
     assert await one.cache.put(under_way) == "purged"
     assert await one.cache.put(entry(1)) == ""
-    assert other.cache.take_in(entry(2, scope="you").encode())
+    assert other.cache.take_in(entry(2, scope="you").fingerprint, entry(2, scope="you").encode())
 
 
 async def test_not_heard_yet(host):
@@ -197,7 +197,7 @@ async def test_asked_before(host):
     await one.cache.purge(Selector(all=True))
 
     assert await one.cache.put(entry(1, asked=before)) == "purged"
-    assert one.cache.take_in(entry(1, asked=before).encode()) is None
+    assert one.cache.take_in(entry(1, asked=before).fingerprint, entry(1, asked=before).encode()) is None
     assert await has(one.cache, 1) == ""
     assert await one.cache.put(entry(1)) == ""
     assert await has(one.cache, 1) == "mdr"
@@ -233,7 +233,7 @@ async def test_own_purge_once(host):
 async def test_read_while_lost(host, monkeypatch):
     """What is read from disk while everything is dropped, since purges were missed, is not let in any more."""
     one, other = await host("a"), await host("b", listens=False)
-    other.cache.take_in(entry(1).encode())
+    other.cache.take_in(entry(1).fingerprint, entry(1).encode())
     await other.cache._disk.flush()
     other.cache._memory.drop(key(1))
     read, found, go = other.cache._disk.get, asyncio.Event(), asyncio.Event()
@@ -261,7 +261,7 @@ async def test_lost_nudge(host):
     """A nudge that is lost costs time, not the purge: hosts also look by themselves."""
     clock = HandClock(time.time())
     one, other = await host("a"), await host("b", listens=False, clock=clock)
-    other.cache.take_in(entry(1).encode())
+    other.cache.take_in(entry(1).fingerprint, entry(1).encode())
     await one.cache.purge(Selector(all=True))
     assert glance(other.cache, 1)
 
@@ -304,13 +304,13 @@ async def test_remembers_bounded(link):
 async def test_unreadable_purge(host, link, fields):
     """A purge that cannot be read, as a newer version may write it, means everything; the next one is heard of as ever."""
     one, other = await host("a"), await host("b")
-    other.cache.take_in(entry(1).encode())
+    other.cache.take_in(entry(1).fingerprint, entry(1).encode())
     await link.do("XADD", keys.CACHE_PURGES, "*", *fields)
     await link.tell_all("purge")
     await until(lambda: glance(other.cache, 1) is None)
 
     await until(lambda: "0 recent" not in repr(other.cache._purges))
-    other.cache.take_in(entry(2).encode())
+    other.cache.take_in(entry(2).fingerprint, entry(2).encode())
     await one.cache.purge(Selector(scope="me"))
     await until(lambda: glance(other.cache, 2) is None)
 
@@ -321,7 +321,7 @@ async def test_another_stream(host, link):
     one, other = await host("a"), await host("b")
     await until(lambda: "seen 9999999999999-0" in repr(other.cache._purges))
     await link.do("DEL", keys.CACHE_PURGES)
-    other.cache.take_in(entry(1).encode())
+    other.cache.take_in(entry(1).fingerprint, entry(1).encode())
 
     await one.cache.purge(Selector(all=True))
 

@@ -33,6 +33,9 @@ class MemoryStore:
     async def stats(self):
         return self.memory.stats()
 
+    async def held(self, scope):
+        return self.memory.held(scope)
+
 
 @pytest.fixture(params=["memory", "disk", "redis"])
 async def store(request, tmp_path, link):
@@ -132,6 +135,18 @@ async def test_stats(store):
 
     assert (stats.on, stats.entries, stats.bound, stats.stores, stats.errors) == (True, 2, BOUND, 2, 0)
     assert stats.bytes > 0
+
+
+async def test_held(store):
+    """Of one scope a tier says what it holds of that, and nothing of what it did for others."""
+    scopes = ("ann", "ann", "ann#k", "an", "", "ann.x")
+    await keep(store, *[entry(number, b"x" * 1000, scope=scope) for number, scope in enumerate(scopes)])
+    await written(store)
+
+    for scope, count in (("ann", 2), ("ann#k", 1), ("an", 1), ("", 1), ("nobody", 0), ("a", 0)):
+        held = await store.held(scope)
+        assert (held.entries, held.bound, held.hits, held.misses, held.stores) == (count, 0, 0, 0, 0), scope
+        assert (held.bytes > 1000 * count) == bool(count)
 
 
 async def test_lapsed(store):

@@ -44,21 +44,21 @@ async def test_take_in(host):
     one = await host("a")
     raw = entry(1).encode()
 
-    assert one.cache.take_in(raw[:-1]) is None
-    assert one.cache.take_in(raw).fingerprint == key(1)
+    assert one.cache.take_in(key(1), raw[:-1]) is None
+    assert one.cache.take_in(key(1), raw).fingerprint == key(1)
     assert await has(one.cache, 1) == "md"
 
 
 async def test_far(host):
     """For stale-if-error the freshest answer of any tier is found, be it stale."""
     one, other = await host("a"), await host("b")
-    await one.cache.put(entry(1, b"old", ttl_s=-50, stale_s=100))
-    assert (await other.cache.far(key(1))).answer.payload == b"old"
+    await one.cache.put(entry(1, b'{"a":"old"}', ttl_s=-50, stale_s=100))
+    assert (await other.cache.far(key(1))).answer.payload == b'{"a":"old"}'
 
-    await other.cache.put(entry(1, b"new", ttl_s=-10, stale_s=100))
-    assert (await one.cache.near(key(1))).answer.payload == b"old"
-    assert (await one.cache.far(key(1))).answer.payload == b"new"
-    assert (await one.cache.near(key(1))).answer.payload == b"new"
+    await other.cache.put(entry(1, b'{"a":"new"}', ttl_s=-10, stale_s=100))
+    assert (await one.cache.near(key(1))).answer.payload == b'{"a":"old"}'
+    assert (await one.cache.far(key(1))).answer.payload == b'{"a":"new"}'
+    assert (await one.cache.near(key(1))).answer.payload == b'{"a":"new"}'
     assert await one.cache.far(key(2)) is None
 
 
@@ -167,8 +167,8 @@ async def test_second_look(host):
 async def test_told_by_scripts(host):
     """What a script found in Redis, or did not, counts there."""
     one = await host("a")
-    one.cache.take_in(entry(1).encode())
-    assert one.cache.take_in(None) is None
+    one.cache.take_in(key(1), entry(1).encode())
+    assert one.cache.take_in(key(1), None) is None
     assert (await counts(one.cache))["redis"] == (1, 1)
 
 
@@ -182,7 +182,7 @@ async def test_other_version(host, version):
     await one.link.do("SET", keys.cache_entry(key(1)), foreign)
 
     assert await one.cache.far(key(1)) is None
-    assert one.cache.take_in(foreign) is None
+    assert one.cache.take_in(key(1), foreign) is None
     assert [stats.errors for stats in await one.cache.stats()] == [0, 0, 0]
     await one.cache.put(entry(1))
     assert await has(one.cache, 1) == "mdr"

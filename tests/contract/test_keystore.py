@@ -4,8 +4,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from conftest import until
-from headrace import keys
-from headrace.callers import Callers, KeyStore, _note_unreadable
+from headrace import keys, records
+from headrace.callers import Callers, KeyStore
 from headrace.clock import HandClock
 from headrace.errors import InvalidCall, RedisAway
 from headrace.link import Link
@@ -84,7 +84,7 @@ async def test_away(tmp_path):
 )
 async def test_unreadable_record(link, record):
     """A record that cannot be read, as a newer version may write it, locks out its own key alone; it is told once."""
-    _note_unreadable.cache_clear()
+    records.forget()
     store = KeyStore(link)
     good = await store.create("a")
     await link.do("HSET", keys.KEYS, "000000000000", record)

@@ -9,6 +9,7 @@ import pytest
 from headrace import keys
 from headrace.errors import Canceled, DeadlinePassed, QueueFull
 from headrace.model import Caller
+from headrace.owner import Owner
 from headrace.retry.ticket import Claimed, Conflict, Same
 from ticket_parts import ANSWER, ERROR, Process, a_call
 
@@ -60,7 +61,7 @@ async def test_refused_leaves_nothing(here):
     with pytest.raises(QueueFull):
         await here.tickets.submit(idempotent("k"))
     assert await here.link.do("DBSIZE") == before
-    await here.tickets.cancel(second, "checkout")
+    await here.tickets.cancel(second, Owner("checkout"))
     assert isinstance(await here.tickets.claim(idempotent("k", fingerprint="e" * 64)), Claimed)
 
 
@@ -115,7 +116,7 @@ async def test_handed_over(here):
     await here.tickets.start(ticket, 2)
     await here.tickets.finish(ticket, answer=ANSWER)
     assert 50_000 < await keep_ms(here, ticket) <= 60_000
-    assert (await here.tickets.get(ticket, "checkout")).answer == ANSWER
+    assert (await here.tickets.get(ticket, Owner("checkout"))).answer == ANSWER
 
 
 async def test_stands_for_itself(here):

@@ -10,6 +10,7 @@ import pytest
 from conftest import until
 from headrace import keys
 from headrace.errors import Canceled
+from headrace.owner import Owner
 from headrace.retry.ticket import State
 from ticket_parts import ANSWER, a_call
 
@@ -17,10 +18,10 @@ from ticket_parts import ANSWER, a_call
 async def test_cancel(here):
     """A canceled ticket does not start; canceling again, or what has ended, changes nothing."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
-    assert (await here.tickets.cancel(ticket_id, "checkout")).state is State.CANCELED
+    assert (await here.tickets.cancel(ticket_id, Owner("checkout"))).state is State.CANCELED
     assert await here.tickets.start(ticket_id, 1) is None
     assert not await here.tickets.finish(ticket_id, answer=ANSWER)
-    assert (await here.tickets.cancel(ticket_id, "checkout")).state is State.CANCELED
+    assert (await here.tickets.cancel(ticket_id, Owner("checkout"))).state is State.CANCELED
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
@@ -37,7 +38,7 @@ async def test_cancel_stops_the_attempt(processes, where):
 
     task = asyncio.create_task(attempt())
     await asyncio.sleep(0)
-    await canceler.tickets.cancel(ticket_id, "checkout")
+    await canceler.tickets.cancel(ticket_id, Owner("checkout"))
     with pytest.raises(Canceled):
         await asyncio.wait_for(task, 1)
     assert repr(runner.tickets) == "<Tickets [0 held, 0 waited for]>"

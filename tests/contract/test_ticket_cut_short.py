@@ -11,6 +11,7 @@ from conftest import until
 from gate import gated
 from headrace import keys
 from headrace.errors import Abandoned
+from headrace.owner import Owner
 from headrace.retry import making, tickets
 from headrace.retry.ticket import Claimed, Same, State
 from ticket_parts import ANSWER, Process, a_call, is_now
@@ -68,7 +69,7 @@ async def test_cancelled_while_it_starts(here, valkey_url, tmp_path, reply):
         gate.open()
         await until(lambda: other.alarms.set, what="an alarm")
         assert [alarm[1::2] for alarm in other.alarms.set] == [(1, 1)]
-        ticket = await here.tickets.get(ticket_id, "checkout")
+        ticket = await here.tickets.get(ticket_id, Owner("checkout"))
         assert (ticket.state, ticket.attempts, ticket.broken) == (State.QUEUED, 0, 0)
         assert repr(other.tickets) == "<Tickets [0 held, 0 waited for]>"
         assert await here.tickets.start(ticket_id, 1)
@@ -100,7 +101,7 @@ async def test_cancelled_while_it_claims(here, valkey_url, tmp_path, credential)
     async with slow_replies(valkey_url, tmp_path) as (other, gate):
         gate.is_open = False
         claiming = asyncio.create_task(other.tickets.claim(call))
-        await until(lambda: here.link.do("EXISTS", keys.idempotency("checkout", "k")))
+        await until(lambda: here.link.do("EXISTS", keys.idempotency(call.owner.text, "k")))
         same = await here.tickets.claim(call)
         waiting = asyncio.create_task(here.tickets.wait(same.ticket))
         await until(lambda: here.link.do("EXISTS", keys.audience(f"ticket:{same.ticket}")))

@@ -10,6 +10,7 @@ import pytest
 from headrace import keys
 from headrace.errors import Canceled, DeadlinePassed
 from headrace.model import Caller
+from headrace.owner import Owner
 from headrace.retry.ticket import Claimed, Conflict, Same
 from ticket_parts import ANSWER, ERROR, a_call
 
@@ -27,7 +28,7 @@ async def test_idempotency(processes):
 
     await one.tickets.finish(first.ticket, answer=ANSWER)
     assert await two.tickets.claim(call) == Same(first.ticket), "kept for a day"
-    ticket = await one.tickets.get(first.ticket, "checkout")
+    ticket = await one.tickets.get(first.ticket, Owner("checkout"))
     assert (ticket.attempts, ticket.answer) == (1, ANSWER)
 
 

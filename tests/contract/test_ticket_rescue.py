@@ -10,6 +10,7 @@ import pytest
 from conftest import until
 from headrace import keys
 from headrace.errors import Canceled, RedisAway
+from headrace.owner import Owner
 from headrace.retry.ticket import Claimed, State, Timing
 from ticket_parts import ANSWER, ERROR, QUICK, Process, a_call, is_now
 
@@ -134,7 +135,7 @@ async def test_crashes_are_bounded(quick):
         assert await quick.tickets.start(ticket_id, attempt), attempt
         before = len(quick.alarms.set)
         await quick.swept(lambda before=before: _moved(quick, ticket_id, before))
-    ticket = await quick.tickets.get(ticket_id, "checkout")
+    ticket = await quick.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.error.status) == (State.FAILED, 3, 502)
 
 
@@ -232,7 +233,7 @@ async def test_callers_own_key(processes):
     assert len(stored) > 15
     assert not any(b"secret" in value for value in stored)
     await dead.die()
-    await other.swept(lambda: is_now(other, first.ticket, State.FAILED))
+    await other.swept(lambda: is_now(other, first.ticket, State.FAILED, call.credential))
     assert other.alarms.set == []
     assert isinstance(await other.tickets.claim(call), Claimed)
 
@@ -243,10 +244,10 @@ async def test_leave(here):
     await here.tickets.start(submitted, 1)
     bound = await here.tickets.claim(a_call(idempotency_key="k", credential="bearer:secret"))
     await here.tickets.leave()
-    ticket = await here.tickets.get(submitted, "checkout")
+    ticket = await here.tickets.get(submitted, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.broken) == (State.QUEUED, 1, 0)
     assert here.alarms.set[-1][:2] == (submitted, 2)
-    assert await here.state(bound.ticket) is State.FAILED
+    assert await here.state(bound.ticket, "bearer:secret") is State.FAILED
     assert repr(here.tickets) == "<Tickets [0 held, 0 waited for]>"
 
 

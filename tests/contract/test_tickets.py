@@ -14,6 +14,7 @@ from conftest import until
 from headrace import keys
 from headrace.errors import BudgetExhausted, Canceled, DeadlinePassed, InvalidCall, TicketNotFound
 from headrace.model import CacheControl, Lane, Source
+from headrace.owner import Owner
 from headrace.retry.ticket import Claimed, State, Timing, decode_call, encode_call
 from ticket_parts import ANSWER, ERROR, a_call
 
@@ -53,7 +54,7 @@ async def test_submitted(here):
     call = a_call()
     ticket_id = (await here.tickets.submit(call)).ticket
 
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.is_submitted, ticket.call) == (State.QUEUED, 0, True, None)
     assert [alarm[:2] for alarm in here.alarms.set] == [(ticket_id, 1)]
 
@@ -63,7 +64,7 @@ async def test_submitted(here):
     assert repr(here.tickets) == "<Tickets [1 held, 0 waited for]>"
 
     assert await here.tickets.finish(ticket_id, answer=ANSWER, source=Source.CACHE)
-    ended = await here.tickets.get(ticket_id, "checkout")
+    ended = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ended.state, ended.answer, ended.error, ended.source) == (State.SUCCEEDED, ANSWER, None, "cache")
     assert repr(here.tickets) == "<Tickets [0 held, 0 waited for]>"
     assert await here.link.do("ZCARD", keys.TICKETS) == 0
@@ -83,7 +84,7 @@ async def test_parked_again_and_again(here):
     assert await here.tickets.start(ticket_id, 2) is None, "it runs already"
 
     assert await here.tickets.park(ticket.call, attempts=2, broken=1, due=call.arrival + 20) == ticket_id
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.broken, ticket.due) == (State.QUEUED, 2, 1, call.arrival + 20)
     assert here.alarms.set[1:] == [(ticket_id, 3, call.arrival + 20, 0)]
 
@@ -97,7 +98,7 @@ async def test_attempt_taken_back(here):
         assert here.alarms.set[-1] == (ticket_id, 1, 5.0, n)
     await here.tickets.start(ticket_id, 1)
     await here.tickets.finish(ticket_id, answer=ANSWER, attempts=0)
-    assert (await here.tickets.get(ticket_id, "checkout")).attempts == 0
+    assert (await here.tickets.get(ticket_id, Owner("checkout"))).attempts == 0
 
 
 async def test_failed(here):
@@ -106,7 +107,7 @@ async def test_failed(here):
     await here.tickets.start(ticket_id, 1)
     await here.tickets.finish(ticket_id, error=ERROR)
 
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert ticket.state is State.FAILED
     assert vars(ticket.error) == vars(ERROR)
     assert await here.link.do("PTTL", keys.ticket(ticket_id)) > 6 * 86_400_000
@@ -121,7 +122,7 @@ async def test_terminal_state(here, error, state):
     """The error says which end it is."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
     await here.tickets.finish(ticket_id, error=error)
-    ticket = await here.tickets.get(ticket_id, "checkout")
+    ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, type(ticket.error)) == (state, type(error))
 
 
@@ -214,10 +215,10 @@ async def test_wait_times_out(here):
 async def test_anothers_ticket(here):
     """Another caller's ticket is not found: not to see, not to cancel, not in the list."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
-    for attempt in (here.tickets.get(ticket_id, "other"), here.tickets.cancel(ticket_id, "other")):
+    for attempt in (here.tickets.get(ticket_id, Owner("other")), here.tickets.cancel(ticket_id, Owner("other"))):
         with pytest.raises(TicketNotFound):
             await attempt
-    assert await here.tickets.list("other") == ([], "")
+    assert await here.tickets.list(Owner("other")) == ([], "")
     assert await here.state(ticket_id) is State.QUEUED
 
 
@@ -227,12 +228,12 @@ async def test_list(here):
     await here.tickets.finish(ids[1], answer=ANSWER)
     seen, token = [], ""
     for size in (2, 2, 1):
-        page, token = await here.tickets.list("checkout", page_size=2, page_token=token)
+        page, token = await here.tickets.list(Owner("checkout"), page_size=2, page_token=token)
         assert len(page) == size
         seen += [ticket.id for ticket in page]
     assert (seen, token) == (ids[::-1], "")
 
-    page, token = await here.tickets.list("checkout", state=State.SUCCEEDED)
+    page, token = await here.tickets.list(Owner("checkout"), state=State.SUCCEEDED)
     assert ([ticket.id for ticket in page], page[0].answer, token) == ([ids[1]], None, "")
     with pytest.raises(InvalidCall):
-        await here.tickets.list("checkout", page_token="x")
+        await here.tickets.list(Owner("checkout"), page_token="x")

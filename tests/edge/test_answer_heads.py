@@ -15,7 +15,7 @@ from doors import BODY, call, open_door, open_grpc_door, say
 from headrace.errors import Failure
 from headrace.upstream import Upstream
 from headrace.upstream.answer_heads import without_copies
-from scripted import CALL, EVENTS, MESSAGE, STREAM, Line, asking, everything, failed_stream, failure_of
+from scripted import CALL, MESSAGE, Line, asking, failed_stream, failure_of
 
 SIZE = b"content-length: %d" % len(MESSAGE)
 PACKED = gzip.compress(MESSAGE)
@@ -83,16 +83,6 @@ async def test_unreadable(talk) -> None:
         assert (failed.failure, failed.error.status, failed.sent, server.calls) == (Failure.UNREADABLE, 502, True, 1)
         _, failed = await failed_stream(upstream)
         assert failed.failure is Failure.UNREADABLE
-
-
-async def test_packed_stream() -> None:
-    """Events in x-gzip are events."""
-    packed = gzip.compress(b"".join(EVENTS))
-    talk = saying(
-        b"content-length: %d" % len(packed), b"content-type: text/event-stream", b"content-encoding: x-gzip", body=packed
-    )
-    async with asking(talk) as (upstream, _):
-        assert [event.raw for event in await everything(upstream, STREAM)] == EVENTS
 
 
 @pytest.mark.parametrize("target", ["/v1/messages", "/v1/models", "/v1/files", "/v1/messages/batches"])

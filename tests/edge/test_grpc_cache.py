@@ -10,6 +10,8 @@ import pytest
 from grpc_fakes import FakeCallers, details, serving
 from headrace.cache.selector import Selector
 from headrace.cache.tally import TierStats
+from headrace.model import Role
+from headrace.owner import Owner
 from headrace.v1 import cache_service_pb2, cache_service_pb2_grpc
 
 Purge = cache_service_pb2.PurgeCacheRequest
@@ -23,7 +25,7 @@ class FakeCache:
     def __init__(self) -> None:
         self.purged: list[Selector] = []
 
-    async def stats(self) -> tuple[TierStats, ...]:
+    async def stats(self, scope: str | None = None) -> tuple[TierStats, ...]:
         return TierStats("memory", True, 1, 20, 100, 3, 4, 5, 6, 7), TierStats("disk", False, 0, 0, 0, 0, 0, 0, 0, 0)
 
     async def purge(self, selector: Selector) -> int:
@@ -84,6 +86,35 @@ async def test_own_only(tmp_path: Path, request_: Purge, selector: Selector) -> 
     async with serving(tmp_path, cache=cache, callers=FakeCallers({"k": "me"})) as (_, channel):
         await Stub(channel).PurgeCache(request_, metadata=ME)
     assert cache.purged == [selector]
+
+
+@pytest.mark.parametrize("request_", [Purge(key="f"), Purge(caller="default"), Purge(model="m"), Purge(all=True)])
+async def test_own_key(tmp_path: Path, request_: Purge) -> None:
+    """Where each caller's own key goes upstream, a purge means what that key asked for; other names are others."""
+    cache, whose = FakeCache(), Owner.of("default", "x-api-key:k")
+    async with serving(tmp_path, cache=cache, passes_credentials=True) as (_, channel):
+        await Stub(channel).PurgeCache(request_, metadata=ME)
+        if request_.WhichOneof("selector") == "caller":
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await Stub(channel).PurgeCache(request_, metadata=(*ME, ("x-headrace-caller", "you")))
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await Stub(channel).PurgeCache(request_)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert [selector.scope for selector in cache.purged] == [whose.text]
+
+
+async def test_shared(tmp_path: Path) -> None:
+    """What callers share is nobody's own: an admin alone purges it."""
+    cache, callers = FakeCache(), FakeCallers({"k": "me", "boss": "boss"}, boss=Role.ADMIN)
+    async with serving(tmp_path, cache=cache, callers=callers, is_shared=True) as (_, channel):
+        for request_ in (Purge(key="f"), Purge(caller="me"), Purge(caller=""), Purge(model="m"), Purge(all=True)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await Stub(channel).PurgeCache(request_, metadata=ME)
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert cache.purged == []
+        await Stub(channel).PurgeCache(Purge(all=True), metadata=(("x-api-key", "boss"),))
+    assert cache.purged == [Selector(all=True)]
 
 
 async def test_not_allowed(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Submitting(FakeFlow):
     async def submit(self, call: Call) -> Ticket:
         claim = await self._tickets.submit(call)
         assert isinstance(claim, Claimed)
-        return await self._tickets.get(claim.ticket, call.caller.name)
+        return await self._tickets.get(claim.ticket, call.owner)
 
 
 class Desk:

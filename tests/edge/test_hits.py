@@ -66,8 +66,7 @@ async def test_more_than_stated(valkey_url: str, tmp_path: Path) -> None:
             await call("POST", "/v1/messages", ASK, b"x", length=False)(doors)
 
 
-@pytest.mark.parametrize("where", ["head", "metadata"])
-@pytest.mark.parametrize("setting", ["required", "caller"])
+@pytest.mark.parametrize(("setting", "where"), [("required", "metadata"), ("caller", "metadata"), ("caller", "head")])
 async def test_whose(valkey_url: str, tmp_path: Path, where: str, setting: str) -> None:
     """One caller's bytes are not another's, by whichever way the key comes; a wrong key gets nothing."""
     settings = {"AUTH__REQUIRED": "true"} if setting == "required" else {"UPSTREAM__CREDENTIALS": "caller"}

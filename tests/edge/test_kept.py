@@ -9,6 +9,7 @@ import pytest
 
 from doors import open_door, say
 from headrace.edge.grpc_tickets import ticket_message
+from headrace.owner import Owner
 from scripted import Line
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -161,7 +162,7 @@ async def test_ticket(valkey_url: str, tmp_path: Path) -> None:
         for _ in range(2):
             await say(door, "idempotency-key: k", body=ASK | {"stream": True}, target="/v1/chat/completions")
         assert server.calls == 1
-        (ticket,), _ = await one.parts.tickets.list("default")
-        said = ticket_message(await one.parts.tickets.get(ticket.id, "default"))
+        (ticket,), _ = await one.parts.tickets.list(Owner("default"))
+        said = ticket_message(await one.parts.tickets.get(ticket.id, Owner("default")))
         assert said.other_answer == b"".join(CHUNKS)
         assert not said.HasField("message")

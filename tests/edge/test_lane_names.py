@@ -67,9 +67,9 @@ WAYS = [Asked.create, Asked.stream, Asked.submit, Asked.count, Asked.batch]
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str, path: Path) -> AsyncIterator[Asked]:
+async def opened(url: str, path: Path, **settings: str) -> AsyncIterator[Asked]:
     async with (
-        open_grpc_door(url, path, **SETTINGS) as (door, server, _),
+        open_grpc_door(url, path, **(settings or SETTINGS)) as (door, server, _),
         grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel,
     ):
         yield Asked(channel, door.ports[0], server)
@@ -123,3 +123,35 @@ async def test_hits(valkey_url: str, tmp_path: Path) -> None:
             assert status == 200, came
         assert asked.server.calls == 1
         assert await asked.calls() == {"standard": (1, 1), "nightly": (0, 5)}
+
+
+BOUND = options_pb2.CallOptions(caller="night", lane=options_pb2.LANE_INTERACTIVE)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_ceiling(valkey_url: str, tmp_path: Path, way: Way) -> None:
+    """A configured lane is a bound: a call that asks for a better one stays in it, by any way, and at hits, too."""
+    settings = SETTINGS | {"CALLER__NIGHT__LANE": "batch"}
+    async with opened(valkey_url, tmp_path, **settings) as asked:
+        await way(asked, BOUND)
+
+        async def is_told() -> bool:
+            return await asked.calls() == {"batch": (1, 0)}
+
+        await until(is_told)
+
+
+async def test_ceiling_of_http(valkey_url: str, tmp_path: Path) -> None:
+    """So it is with what is said as HTTP. A worse lane may be asked for, and without a lane of one's own there is no bound."""
+    settings = SETTINGS | {"CALLER__NIGHT__LANE": "nightly", "CALLER__DAY__WEIGHT": "2"}
+    async with opened(valkey_url, tmp_path, **settings) as asked:
+        for number, (caller, lane) in enumerate(
+            [("night", "interactive"), ("night", "Standard"), ("night", "batch"), ("day", "interactive")]
+        ):
+            headers = (("x-headrace-caller", caller), ("x-headrace-lane", lane), ("content-type", "application/json"))
+            for _ in range(2):
+                status, _, came = await call(
+                    asked.port, "POST", "/v1/messages", headers, json.dumps(BODY | {"max_tokens": 10 + number}).encode()
+                )
+                assert status == 200, came
+        assert await asked.calls() == {"nightly": (2, 2), "batch": (1, 1), "interactive": (1, 1)}

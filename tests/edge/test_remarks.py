@@ -13,6 +13,7 @@ from doors import BODY, open_door
 from doors import say as say_http
 from flow_parts import asking, in_turn, joined, later, overloaded, running
 from headrace.model import Reply, Source
+from headrace.owner import Owner
 from headrace.retry.ticket import State
 from scripted import EVENTS, MESSAGE, Line
 
@@ -149,10 +150,10 @@ async def test_submitted(valkey_url: str, tmp_path: Path) -> None:
         ticket = await one.parts.pursuits.submit(one.call())
 
         async def done() -> bool:
-            return (await one.parts.tickets.get(ticket.id, "ann")).state is State.SUCCEEDED
+            return (await one.parts.tickets.get(ticket.id, Owner("ann"))).state is State.SUCCEEDED
 
         await until(done)
-        answer = (await one.parts.tickets.get(ticket.id, "ann")).answer
+        answer = (await one.parts.tickets.get(ticket.id, Owner("ann"))).answer
         assert answer is not None
         assert list(answer.headers) == KEPT
         assert answer.is_kept

@@ -199,8 +199,8 @@ PACKINGS = {
     "x-gzip": (PACKED, True),
     "GZip": (PACKED, True),
     "identity": (MESSAGE, True),
-    "gzip, x-gzip": (gzip.compress(PACKED), True),
-    "deflate": (zlib.compress(MESSAGE), True),
+    "gzip, x-gzip": (gzip.compress(PACKED), False),
+    "deflate": (zlib.compress(MESSAGE), False),
     "compress": (PACKED, False),
     "gzip, of-tomorrow": (PACKED, False),
 }
@@ -209,11 +209,11 @@ PACKINGS = {
 @pytest.mark.parametrize("name", PACKINGS)
 @pytest.mark.parametrize("call", [CALL, STREAM], ids=["whole", "stream"])
 async def test_packings(name: str, call) -> None:
-    """An answer is unpacked by every name that its packing has; packed in a way unknown here it is final."""
+    """A whole answer is unpacked by every name of the packing that was asked for; else it is not, and no stream is."""
     payload, is_known = PACKINGS[name]
     async with asking(body(payload, f"content-encoding: {name}")) as (upstream, _):
         asked = everything(upstream, call) if call.stream else upstream.ask(call)
-        if is_known:
+        if is_known and (name == "identity" or not call.stream):
             said = await asked
             assert (forms.message_of_events(said) if call.stream else json.loads(said.payload)) == json.loads(MESSAGE)
         else:

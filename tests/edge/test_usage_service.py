@@ -67,6 +67,30 @@ async def test_own(valkey_url, tmp_path):
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_own_key(valkey_url, tmp_path):
+    """Where each caller's own key goes upstream, one sees what that key used, by whatever name it called itself."""
+    own = {"UPSTREAM__CREDENTIALS": "caller"}
+    async with (
+        serving(say_message) as server,
+        daemon(valkey_url, server.url, tmp_path, **own) as one,
+        grpc_door(one, tmp_path, **own) as channel,
+    ):
+        for caller, key in (("ann", "hers"), ("bob", "hers"), ("ann", "his")):
+            await one.ask(one.call(caller=caller, credential=f"x-api-key:{key}"))
+
+        async def ask(key: str = "", **request):
+            metadata = (("x-api-key", key),) if key else ()
+            return await UsageServiceStub(channel).GetUsage(pb.GetUsageRequest(**request), metadata=metadata, timeout=10)
+
+        assert calls(await ask("hers", group_by=["caller"])) == {"ann": (1, 0), "bob": (1, 0)}
+        assert calls(await ask("his", group_by=["caller"])) == {"ann": (1, 0)}
+        assert calls(await ask("his", caller="b*", group_by=["caller"])) == {}
+        assert calls(await ask("nobodys", caller="*", group_by=["caller"])) == {}
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ask()
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_spans(valkey_url, tmp_path):
     """Today is what is meant by no span; a span of the past has nothing in it, and its whole buckets are told."""
     async with asked(valkey_url, tmp_path) as ask:

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from daemon_process import environment, headrace, serving
-from headrace import config, main
+from headrace import config, keyring
 from headrace.errors import StartupError
 
 
@@ -101,7 +101,7 @@ def test_keys_of_another_user(environ, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(os, "environ", environ | {"HEADRACE_STATE__DIR": str(tmp_path)})
     with pytest.raises(StartupError, match=f"{tmp_path} belongs to another user.*sudo -u '#{tmp_path.stat().st_uid}'"):
-        main.list_keys()
+        keyring.list_keys()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from conftest import start_valkey, until
 from headrace import keys
@@ -114,6 +115,8 @@ async def test_wrong_keys(link):
             with pytest.raises(UnknownCaller) as refused:
                 callers.identify(wrong, "checkout")
             assert not wrong or wrong not in refused.value.message
+            assert callers.ours([wrong, key]) == key
+        assert callers._remembered.cache_info().currsize <= 6  # nothing of what is too long to be a key
 
 
 async def test_revoked_key(link):
@@ -126,22 +129,73 @@ async def test_revoked_key(link):
         assert await store.revoke(key.split("_")[1]) == 1
         await until(lambda: len(callers._keys) == 1)
 
-        assert callers._read.cache_info().currsize == 0
+        assert callers._remembered.cache_info().currsize == 0
         assert not knows(callers, key)
         assert knows(callers, other)
 
 
 async def test_lost_nudge(link):
-    """A nudge that never came is made up for by looking now and then."""
+    """Keys that are gone without a word, counted or not, are found gone by looking now and then."""
     clock = HandClock()
     async with Running(link, clock=clock) as callers:
         key = await KeyStore(link).create("checkout")
         await until(lambda: knows(callers, key))
         await link.do("DEL", keys.KEYS)
 
-        await clock.advance(60)
+        async with asyncio.timeout(10):
+            while callers.stats().keys:
+                await clock.advance(61)
+                await asyncio.sleep(0.01)
+        assert not knows(callers, key)
 
-        await until(lambda: not knows(callers, key))
+
+async def test_stale(link):
+    """Keys that could not be loaded for ten seconds are good no more, which is told once and seen; loaded anew, they are."""
+    clock = HandClock()
+    key = await KeyStore(link).create("checkout")
+    async with Running(link, clock=clock) as callers:
+        await until(lambda: knows(callers, key))
+        assert callers.trouble == ""
+        kept = await link.do("HGETALL", keys.KEYS)
+        await link.do("DEL", keys.KEYS)
+        await link.do("SET", keys.KEYS, "of another type")
+        await link.do("INCR", keys.KEYS_VERSION)
+        await clock.advance(9)
+        assert knows(callers, key)
+        with capture_logs() as logs:
+            await clock.advance(2)
+            for _ in range(3):
+                with pytest.raises(RedisAway) as raised:
+                    callers.identify(key, "")
+                assert raised.value.retry_after_s == 1.0
+            assert callers.trouble == "callers' keys cannot be loaded"
+            await clock.advance(3)
+        assert [each["event"] for each in logs if each["log_level"] == "error"] == ["keys.stale"]
+        await link.do("DEL", keys.KEYS)
+        await link.do("HSET", keys.KEYS, *(part for pair in kept.items() for part in pair))
+
+        async def is_back() -> bool:
+            await clock.advance(1)
+            return callers.trouble == ""
+
+        await until(is_back)
+        assert knows(callers, key)
+
+
+async def test_named_otherwise(link):
+    """A record under another's id, or of no name, is none; and by its id one goes that cannot be read."""
+    store, callers = KeyStore(link), Callers({}, required=True, link=link)
+    key = await store.create("checkout")
+    (field, record), *_ = (await link.do("HGETALL", keys.KEYS)).items()
+    await link.do("HSET", keys.KEYS, "0" * 12, record)
+    await link.do("HSET", keys.KEYS, "1" * 12, record.replace(field, b"1" * 12).replace(b"checkout", b"../x y"))
+    await link.do("HSET", keys.KEYS, "2" * 12, record.replace(field, b"2" * 12)[:-5])
+    assert [each.id for each in await store.list()] == [field.decode()]
+    assert await store.revoke(field.decode()) == 1
+    assert await store.revoke("2" * 12) == 1
+    await callers.load()
+    with pytest.raises(UnknownCaller):
+        callers.identify(key, "")
 
 
 async def test_reload(link):

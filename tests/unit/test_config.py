@@ -55,7 +55,9 @@ def test_example_is_the_defaults(tmp_path):
         spend_per_day=100.0,
         spend_per_month=2000.0,
     )
-    checkout = Caller("checkout", Lane.INTERACTIVE, 2, timeout_s=50.0, team="shop", labels=("feature", "env"))
+    checkout = Caller(
+        "checkout", Lane.INTERACTIVE, 2, timeout_s=50.0, team="shop", labels=("feature", "env"), ceiling="interactive"
+    )
     assert config.callers(settings) == {"checkout": checkout}
     assert config.classes(settings).of("claude-opus-5-1") == "opus-5"
     assert config.prices(settings).of("claude-sonnet-5") == dataclasses.replace(

@@ -41,7 +41,7 @@ def test_environment(write):
     assert settings.state.dir == "/srv/headrace"
     assert settings.limit == (Limit("org", Match(model="claude-*"), concurrency=6),)
     assert config.callers(settings) == {
-        "checkout": Caller("checkout", Lane.BATCH),
+        "checkout": Caller("checkout", Lane.BATCH, ceiling="batch"),
         "batch-jobs": Caller("batch-jobs", Lane.STANDARD, 4),
     }
 

@@ -78,15 +78,14 @@ def test_doubtful(tmp_path):
         "HEADRACE_UPSTREAM__API_KEY_FILE": str(tmp_path / "key"),
         "HEADRACE_UPSTREAM__BASE_URL": "http://example.com",
         "HEADRACE_LISTEN__HTTP": "0.0.0.0:7480",
+        "HEADRACE_LISTEN__INSECURE": "true",
         "HEADRACE_LISTEN__GRPC": '["localhost:7400"]',
         "HEADRACE_LISTEN__SOCKET_GROUP": "nobody-has-this-group",
     }
     said = config.warnings(config.load(None, environ), environ)
     assert [warning.split(":")[0].split(" =")[0] for warning in said] == [
         "upstream.api_key_file",
-        "listen",
         "listen.socket_group",
         "upstream.base_url",
+        "listen.insecure",
     ]
-    environ |= {"HEADRACE_AUTH__REQUIRED": "true"}
-    assert not any(warning.startswith("listen:") for warning in config.warnings(config.load(None, environ), environ))

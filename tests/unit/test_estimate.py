@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.budget.estimate import Estimate, Estimator, EstimatorStats
-from headrace.budget.measure import Kind, Measure, at_most, longest_floor, measure, surely
+from headrace.budget.measure import at_most, longest_floor, measure, surely, weigh
 from headrace.model import Call, Caller, Lane, Usage
+from headrace.weight import Kind, Measure
 
 
 def call(text: str = "hello", *, max_tokens: int = 1000, caller: str = "ann", model: str = "m", **more: object) -> Call:
@@ -316,6 +318,27 @@ def test_at_most_with_images():
 def test_at_most_is_unknown(content):
     """Of what is fetched from elsewhere, or has pages, nobody can say what it comes to at most."""
     assert at_most(json.dumps({"messages": [{"role": "user", "content": [content]}]}).encode()) == 2**53
+
+
+def test_weighed_elsewhere() -> None:
+    """What was found out when a body was read is what would be found out now; nobody looks through the body again."""
+    body = b'{"cache_control":1,' + b"word " * 5_000 + b'"data":"iVBORw0KGgo' + b"A" * 5_000 + b'"}'
+    known = weigh(body)
+    assert (known.held, known.least_tokens, known.most_tokens) == (measure(body), surely(body), at_most(body))
+    assert known.has_reads
+    plain = replace(call(), body=body)
+    weighed = replace(plain, weight=known)
+    for has_ceilings in (False, True):
+        said = Estimator().estimate(plain, has_ceilings=has_ceilings, counted=7)
+        assert Estimator().estimate(weighed, has_ceilings=has_ceilings, counted=7) == said
+        assert Estimator().estimate(replace(weighed, body=b"x"), has_ceilings=has_ceilings, counted=7) == said
+
+
+def test_long_words_are_quick() -> None:
+    """However few blanks and quotes there are, a body is looked through once."""
+    began = time.process_time()
+    measure((b"y" * 2_000 + b" ") * 15_000)
+    assert time.process_time() - began < 1.0
 
 
 @given(st.text(alphabet=' ab\n"{},:', max_size=300), st.integers(0, 60))

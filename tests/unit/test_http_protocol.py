@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from conftest import until
-from headrace.edge.http_protocol import Listener
+from headrace.edge.connections import Connections
+from headrace.edge.http_listener import Listener
 
 PIECE = b"x" * 65_536
 PIECES = 9
@@ -40,10 +42,18 @@ class Wire(asyncio.Transport):
     def can_write_eof(self) -> bool:
         return False
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 class Refusals:
     def note(self, what: object) -> None:
         raise AssertionError(what)
+
+
+def listener(handle: Any) -> Listener:
+    connections = Connections(10, 10, now=time.monotonic)
+    return Listener(handle, refusals=Refusals(), connections=connections)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -53,7 +63,7 @@ async def test_body_before_its_handler(turns: int) -> None:
     async def handle(request: web.BaseRequest) -> web.Response:
         return web.Response(text=f"{len(await request.read())} bytes")
 
-    connection, wire = Listener(handle, refusals=Refusals())(), Wire()  # type: ignore[arg-type]
+    connection, wire = listener(handle)(), Wire()
     connection.connection_made(wire)
     connection.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (PIECES * len(PIECE)))
     for _ in range(turns):

@@ -6,6 +6,7 @@ import shutil
 import ssl
 from types import SimpleNamespace
 
+import hiredis
 import pytest
 import uvloop
 
@@ -315,3 +316,11 @@ async def test_closed(valkey_url):
     with pytest.raises(RedisAway):
         await link.do("PING")
     assert repr(link) == "<Link [up, 0 to send, 0 in the air]>"
+
+
+async def test_large_words() -> None:
+    """A large word goes as it is, between its length and its end; Redis sees no difference."""
+    words = ("SET", "a", b"x" * 2_000_000, 7, "EX", b"y" * 1_500_000)
+    command = Command(words, asyncio.get_running_loop().create_future())
+    assert b"".join(command.pieces) == hiredis.pack_command(words)
+    assert any(piece is words[2] for piece in command.pieces)

@@ -10,6 +10,7 @@ import pytest
 from anthropic.types import MessageCountTokensParams
 from anthropic.types.beta import MessageCountTokensParams as BetaMessageCountTokensParams
 
+from headrace.budget.measure import weigh
 from headrace.budget.question import COUNTED, question
 from headrace.endpoints import CHAT, COUNT_TOKENS
 from headrace.model import Call
@@ -97,3 +98,16 @@ def test_image_in_a_chat():
 def test_no_question(call: Call, body: object):
     """What is too large, or not plainly to be retold, is not asked."""
     assert asked(call, body) is None
+
+
+THINGS = {"names": {f"k{n}": 1 for n in range(100_000)}, "numbers": [1] * 300_000, "objects": [{}] * 60_000}
+
+
+@pytest.mark.parametrize("things", THINGS.values(), ids=THINGS)
+def test_many_things(things: object) -> None:
+    """A body of very many things is not taken apart in the loop, where it was weighed; one of much text is."""
+    said = {"model": "m", "messages": []}
+    many = json.dumps({**said, "tools": things}).encode()
+    much = json.dumps({**said, "tools": "text, and more of it " * 20_000}).encode()
+    assert question(replace(CALL, body=many, weight=weigh(many))) is None
+    assert question(replace(CALL, body=much, weight=weigh(much))) is not None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rank import PRESENT_US, Fair, Flow, correction, together
+from headrace.rank import LANES, PRESENT_US, Fair, Flow, correction, lane_within, together
 
 NOW = 1_800_000_000_000_000
 
@@ -203,3 +203,12 @@ def test_many_flows():
     fair.sweep()
     assert (fair.finishes, fair._weights, fair._heap) == ({}, {}, [])
     assert repr(fair) == f"<Fair [{NOW + 10**12} us, 0 flows]>"
+
+
+def test_lane_within():
+    """A ceiling bounds lanes by their shares; what is no lane bounds nothing."""
+    shares = LANES | {"night": 50_000, "day": 400_000}
+    assert [lane_within(lane, "batch", shares) for lane in shares] == ["batch", "batch", "batch", "night", "batch"]
+    assert [lane_within(lane, "day", shares) for lane in shares] == ["day", "standard", "batch", "night", "day"]
+    assert [lane_within(lane, "", shares) for lane in shares] == list(shares)
+    assert [lane_within(lane, "gone", shares) for lane in shares] == list(shares)

@@ -8,7 +8,7 @@ Messages may have 64 MB, as the daemon allows, where gRPC's own limit is 4.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -22,9 +22,19 @@ OPTIONS = (
 )
 
 
-def open_channel(address: str) -> Any:
+Credentials: TypeAlias = grpc.ChannelCredentials
+"""How TLS is spoken, as `grpc.ssl_channel_credentials` makes it."""
+
+
+def open_channel(address: str, credentials: Credentials | None = None) -> Any:
     """Return a channel to `unix:PATH` or `HOST:PORT`; nothing is connected before the first call."""
-    return grpc.insecure_channel(address, OPTIONS)
+    return _open(grpc, address, credentials)
+
+
+def _open(library: Any, address: str, credentials: Credentials | None) -> Any:
+    if credentials is None:
+        return library.insecure_channel(address, OPTIONS)
+    return library.secure_channel(address, credentials, OPTIONS)
 
 
 class LoopChannel:
@@ -34,8 +44,9 @@ class LoopChannel:
     A call on another loop opens another channel, so that a client outlives `asyncio.run`; the old channel went with its loop.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
         self._address = address
+        self._credentials = credentials
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: Any = None
 
@@ -43,7 +54,7 @@ class LoopChannel:
         """Return the running loop's channel."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._loop, self._channel = loop, grpc.aio.insecure_channel(self._address, OPTIONS)
+            self._loop, self._channel = loop, _open(grpc.aio, self._address, self._credentials)
         return self._channel
 
     async def close(self) -> None:

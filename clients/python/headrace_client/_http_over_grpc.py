@@ -24,7 +24,7 @@ import grpc.aio
 
 from headrace_client._aio import Dropped, Silent, step
 from headrace_client._alarms import WATCH, Alarm
-from headrace_client._channel import LoopChannel, open_channel
+from headrace_client._channel import Credentials, LoopChannel, open_channel
 from headrace_client.v1.api_service_pb2 import CallRequest, CallRequestHead, CallResponse, Header
 from headrace_client.v1.api_service_pb2_grpc import ApiServiceStub
 
@@ -125,8 +125,8 @@ class Failures:
 class Calls:
     """Sends requests to one daemon. Threads may share it."""
 
-    def __init__(self, address: str, library: ModuleType) -> None:
-        self._channel = open_channel(address)
+    def __init__(self, address: str, library: ModuleType, credentials: Credentials | None = None) -> None:
+        self._channel = open_channel(address, credentials)
         self._stub = ApiServiceStub(self._channel)
         self._failures = Failures(library)
 
@@ -242,8 +242,8 @@ class Body:
 class AsyncCalls:
     """The same for asyncio."""
 
-    def __init__(self, address: str, library: ModuleType) -> None:
-        self._channel = LoopChannel(address)
+    def __init__(self, address: str, library: ModuleType, credentials: Credentials | None = None) -> None:
+        self._channel = LoopChannel(address, credentials)
         self._failures = Failures(library)
 
     async def send(self, request: Any, body: bytes | AsyncIterable[bytes]) -> tuple[Head, AsyncBody]:

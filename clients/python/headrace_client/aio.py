@@ -13,7 +13,7 @@ from typing import Any
 
 from headrace_client import _raw
 from headrace_client._aio_wire import AsyncWire, parts
-from headrace_client._channel import LoopChannel
+from headrace_client._channel import Credentials, LoopChannel
 from headrace_client._requests import UNSET, Call, Defaults, Labels, Timeout, get_usage, list_tickets, purge_cache, read_call
 from headrace_client.answers import Answer, Teller, Ticket
 from headrace_client.v1 import (
@@ -41,6 +41,8 @@ class AsyncHeadrace:
         labels: go with every call, and a call's own beside them.
         timeout: seconds that an RPC may take, a stream as a whole included; None for as long as the daemon takes.
         anthropic_version, betas: go upstream with every call.
+        credentials: for a daemon that speaks TLS, made by `grpc.ssl_channel_credentials`, with a client certificate if it asks
+            for one; None for a unix socket, or loopback in the clear.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class AsyncHeadrace:
         anthropic_version: str = "",
         betas: Sequence[str] = (),
         labels: Labels | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         defaults = Defaults(caller, api_key, lane, timeout, anthropic_version, tuple(betas), labels or {})
-        self._connect(LoopChannel(address), defaults)
+        self._connect(LoopChannel(address, credentials), defaults)
 
     def _connect(self, channel: LoopChannel, defaults: Defaults) -> None:
         self._wire = wire = AsyncWire(channel, defaults)

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from headrace_client import _raw, errors
-from headrace_client._channel import open_channel
+from headrace_client._channel import Credentials, open_channel
 from headrace_client._requests import UNSET, Call, Defaults, Labels, Timeout, get_usage, list_tickets, purge_cache, read_call
 from headrace_client._wire import Wire
 from headrace_client.answers import Answer, Teller, Ticket
@@ -44,6 +44,8 @@ class Headrace:
         labels: go with every call, and a call's own beside them.
         timeout: seconds that an RPC may take, a stream as a whole included; None for as long as the daemon takes.
         anthropic_version, betas: go upstream with every call.
+        credentials: for a daemon that speaks TLS, made by `grpc.ssl_channel_credentials`, with a client certificate if it asks
+            for one; None for a unix socket, or loopback in the clear.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Headrace:
         anthropic_version: str = "",
         betas: Sequence[str] = (),
         labels: Labels | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         defaults = Defaults(caller, api_key, lane, timeout, anthropic_version, tuple(betas), labels or {})
-        self._connect(open_channel(address), defaults)
+        self._connect(open_channel(address, credentials), defaults)
 
     def _connect(self, channel: Any, defaults: Defaults) -> None:
         self._wire = wire = Wire(channel, defaults)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 
+from headrace_client._channel import Credentials
 from headrace_client._http_over_grpc import AsyncBody, AsyncCalls, Body, Calls
 
 
@@ -23,10 +24,11 @@ class HeadraceTransport(httpx.BaseTransport):
 
     Args:
         address: the daemon's, `unix:PATH` or `HOST:PORT`.
+        credentials: for a daemon that speaks TLS, made by `grpc.ssl_channel_credentials`.
     """
 
-    def __init__(self, address: str) -> None:
-        self._calls = Calls(address, httpx)
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
+        self._calls = Calls(address, httpx, credentials)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Return the response as soon as its head is there."""
@@ -48,10 +50,11 @@ class AsyncHeadraceTransport(httpx.AsyncBaseTransport):
 
     Args:
         address: the daemon's, `unix:PATH` or `HOST:PORT`.
+        credentials: for a daemon that speaks TLS, made by `grpc.ssl_channel_credentials`.
     """
 
-    def __init__(self, address: str) -> None:
-        self._calls = AsyncCalls(address, httpx)
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
+        self._calls = AsyncCalls(address, httpx, credentials)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Return the response as soon as its head is there."""

@@ -16,18 +16,18 @@ import asyncio
 import dataclasses
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.background import Background
 from headrace.batches.results import Results, Unpacked
 from headrace.clock import Clock
-from headrace.errors import RedisAway
+from headrace.errors import RedisAway, RedisRefused
 from headrace.link import Link
 from headrace.model import UNTOLD, Caller, Errand, Labels
 from headrace.outcome import Spent, labels_text
@@ -43,6 +43,7 @@ _AGAIN_S = 1.0
 _CLOSE_WITHIN_S = 2.0
 
 Charge = Callable[[Errand, int], None]
+Note = Callable[[list[str]], Awaitable[None]]
 
 
 class _Made(msgspec.Struct):
@@ -57,6 +58,7 @@ class _Maker(msgspec.Struct):
     workspace: str
     lane: str
     labels: Labels
+    owner: str = ""  # as `Owner.text` has it; records of before have none
 
     def laid_over(self, errand: Errand) -> Errand:
         """Return the errand of who fetches, as though the maker did."""
@@ -111,19 +113,26 @@ class Batches:
             return
         if _ID.match(batch_id):
             caller = errand.caller
-            maker = _Maker(caller.name, caller.team, caller.workspace, errand.lane, errand.labels)
+            maker = _Maker(caller.name, caller.team, caller.workspace, errand.lane, errand.labels, errand.owner.text)
             self._link.do("SET", keys.batch(batch_id), msgspec.json.encode(maker), "EX", _KEPT_S)
 
-    async def passing(self, errand: Errand, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def passing(
+        self, errand: Errand, headers: Mapping[str, str], chunks: AsyncIterator[bytes], note: Note | None = None
+    ) -> AsyncIterator[bytes]:
         """
         Yield the chunks of a batch's results, and count what they say once all have come; *headers* are the answer's.
 
         Each is read before it goes on, and the last counts before it does: whoever has it may leave.
+
+        Args:
+            note: is told of things at upstream that the batch has made, before who fetches is.
         """
         results, came = _Reading(self._tally.prices, headers.get("content-encoding", "")), 0
         async for chunk in chunks:
             came += len(chunk)
             await results.feed(chunk)
+            if note is not None and (things := results.things()):
+                await note(things)
             if headers.get("content-length") == str(came):
                 self._end(errand, results)
             yield chunk
@@ -149,6 +158,9 @@ class Batches:
                 # A repeat of ours, whose reply was lost with a connection, finds our own mark.
                 mark = await self._link.do("SET", keys.batch_counted(batch_id), token, "NX", "GET", "EX", _KEPT_S)
                 maker = await self._link.do("GET", keys.batch(batch_id))
+            except RedisRefused:  # waiting mends nothing
+                observe.BATCHES.inc("lost")
+                return
             except RedisAway:
                 await self._clock.sleep(_AGAIN_S)
             else:
@@ -158,11 +170,13 @@ class Batches:
             return
         self._counted += 1
         observe.BATCHES.inc("counted")
-        self._put(_as_maker(errand, maker), used)
+        made = _maker(maker)
+        whose = (made.owner or made.caller) if made else errand.owner.text
+        self._put(made.laid_over(errand) if made else errand, whose, used)
 
-    def _put(self, errand: Errand, used: Results) -> None:
+    def _put(self, errand: Errand, owner: str, used: Results) -> None:
         now, untold = self._clock.now(), used.stats().untold
-        whose = Spent(errand.caller.name, errand.lane, "", at=now, team=errand.caller.team, labels=labels_text(errand.labels))
+        whose = Spent(owner, errand.lane, "", at=now, team=errand.caller.team, labels=labels_text(errand.labels))
         for each in used.sums():
             spent = replace(whose, model=each.model, usage=each.usage, requests=each.requests, is_whole=True)
             self._tally.spend(spent)
@@ -195,6 +209,10 @@ class _Reading:
         except ValueError:
             self._give_up()
 
+    def things(self) -> list[str]:
+        """Return what was told to have been made since the last time."""
+        return self._results.things() if self._results is not None else []
+
     def _give_up(self) -> None:
         self._results = None
         observe.BATCHES.inc("unreadable")
@@ -208,8 +226,9 @@ class _Reading:
         return results
 
 
-def _as_maker(errand: Errand, said: bytes | None) -> Errand:
+def _maker(said: bytes | None) -> _Maker | None:
     try:
-        return msgspec.json.decode(said, type=_Maker).laid_over(errand) if said else errand
-    except msgspec.MsgspecError:
-        return errand
+        return msgspec.json.decode(said, type=_Maker) if said else None
+    except ValueError:
+        records.unreadable("batch", said or b"")
+        return None

@@ -17,6 +17,7 @@ from typing import Annotated
 import msgspec
 
 from headrace.model import Headers, Usage
+from headrace.resources.ids import made_in, tells
 from headrace.usage.tally import OTHER
 
 _LONGEST_LINE = 16 << 20
@@ -49,6 +50,10 @@ class _Result(msgspec.Struct):
 
 class _Line(msgspec.Struct):
     result: _Result
+
+
+class _Told(msgspec.Struct):
+    result: msgspec.Raw
 
 
 _read = msgspec.json.Decoder(_Line).decode
@@ -113,6 +118,7 @@ class Results:
         self._line = bytearray()  # that is not whole yet
         self._is_too_long = False
         self._untold = 0
+        self._things: list[str] = []
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -159,8 +165,15 @@ class Results:
         except msgspec.MsgspecError:
             self._untold += bool(line.strip())
             return
+        if tells(line):
+            self._things += made_in(bytes(msgspec.json.decode(line, type=_Told).result))
         if message is not None:
             self._count(message.model, message.usage)
+
+    def things(self) -> list[str]:
+        """Return the ids of things at upstream of which the lines since the last time told that they were made."""
+        told, self._things = self._things, []
+        return told
 
     def _count(self, model: str, said: _Used) -> None:
         sum_ = self._short.get(model) or self._begin(model)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.bodies.parse import kind, parse
+from headrace.budget.measure import weigh
 from headrace.cache.fingerprint import essence
 from headrace.cache.policy import no_keep_call
 from headrace.endpoints import CHAT, COUNT_TOKENS, MESSAGES
 from headrace.errors import InvalidCall
+from headrace.resources.ids import asked_in
+from headrace.weight import Weight
 
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
@@ -26,6 +29,8 @@ class Reading:
         stream: whether events are wanted.
         essence: 32 bytes, equal for bodies that deserve one answer; see `cache/fingerprint.py`.
         no_keep: why an answer may not be kept, or "".
+        ids: what it names of what lives at upstream; whatever names any is not kept.
+        weight: what it holds, of large ones.
     """
 
     model: str
@@ -33,17 +38,25 @@ class Reading:
     stream: bool
     essence: bytes
     no_keep: str
+    ids: tuple[str, ...] = ()
+    weight: Weight | None = None
 
 
 NOTHING = Reading("", 0, stream=False, essence=essence({}, is_finite=True), no_keep="")  # of a call that has no body
 
 
-def read(raw: bytes, endpoint: str) -> Reading:
-    """Return what a body asks of an endpoint, by its name; `InvalidCall` says what is wrong and what would be right."""
+def read(raw: bytes, endpoint: str, *, weighs: bool = False) -> Reading:
+    """
+    Return what a body asks of an endpoint, by its name; `InvalidCall` says what is wrong and what would be right.
+
+    *weighs*: what it holds is found out, too.
+    """
     body, is_finite = parse(raw)
     model, max_tokens = _CHECKS[endpoint](body)
     stream = _stream(body, endpoint)
-    return Reading(model, max_tokens, stream, essence(body, endpoint, is_finite=is_finite), no_keep_call(body))
+    known, no_keep = essence(body, endpoint, is_finite=is_finite), no_keep_call(body)
+    ids = asked_in(body) if no_keep else ()
+    return Reading(model, max_tokens, stream, known, no_keep, ids, weigh(raw) if weighs else None)
 
 
 # What each endpoint must say, as far as the daemon needs it: the model, and how many tokens the answer may have.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import msgspec
+
 from headrace.aside import Aside
 from headrace.bodies.read import Reading, read
 
@@ -53,8 +55,7 @@ class Reader:
     async def read(self, body: bytes, endpoint: str) -> Reading:
         """Return what a body asks; raises `InvalidCall`, and `TooLarge` for what cannot be read in reasonable time."""
         self._beside += 1
-        said = json.loads(await self.aside.run(JOB, endpoint.encode(), body))
-        return Reading(**said | {"essence": bytes.fromhex(said["essence"])})
+        return msgspec.convert(json.loads(await self.aside.run(JOB, endpoint.encode(), body)), Reading)
 
 
 def is_light(body: bytes) -> bool:
@@ -67,12 +68,5 @@ def is_light(body: bytes) -> bool:
 
 
 def job(endpoint: bytes, body: bytes) -> bytes:
-    """Read a body, in the helper; its own JSON, in which half a character can travel, too."""
-    found = read(body, endpoint.decode())
-    return json.dumps({
-        "model": found.model,
-        "max_tokens": found.max_tokens,
-        "stream": found.stream,
-        "essence": found.essence.hex(),
-        "no_keep": found.no_keep,
-    }).encode()  # fmt: skip
+    """Read and weigh a body, in the helper; its own JSON, in which half a character can travel, too."""
+    return json.dumps(msgspec.to_builtins(read(body, endpoint.decode(), weighs=True))).encode()

@@ -16,8 +16,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from headrace.budget.measure import Kind, Measure, Source, at_most, longest_floor, measure, surely
+from headrace.budget.measure import at_most, has_reads, longest_floor, measure, surely
 from headrace.model import Call, Usage
+from headrace.weight import Kind, Measure, Source
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -30,7 +31,6 @@ _SAMPLES = 64
 # Of each piece whose bytes say nothing of them: an image at full size, some pages that are elsewhere.
 _FIRST_TOKENS = {Kind.IMAGE: 1600, Kind.LINKED_IMAGE: 1600, Kind.LINKED_FILE: 8000}
 _LEAST_FILE_TOKENS = 1600
-_READS = b'"cache_control"'  # without it nothing is read from upstream's prompt cache
 _FIRST_TOKENS_PER_FILE_BYTE = 0.2  # a page of nothing but text, packed
 
 
@@ -94,14 +94,17 @@ class Estimator:
         *counted* is its input as upstream counted it, which does not know what its prompt cache has. *room* is how much the
         smallest bucket of input holds: whether the input surely comes to less than that is not looked at where it plainly does.
         """
-        body, caller, model = call.body, call.caller.name, call.model
-        held, most = measure(body), at_most(body) if has_ceilings else 0
+        body, caller, model, weight = call.body, call.caller.name, call.model, call.weight
+        held = measure(body) if weight is None else weight.held
+        most = 0 if not has_ceilings else at_most(body) if weight is None else weight.most_tokens
         likely = self.expect(caller, model, held, call.max_tokens, floor=0, most=most, has_ceilings=has_ceilings)
         if counted is None and longest_floor(body) <= min(room, likely.input_tokens):
             return likely
-        likely.input_floor = surely(body)
+        likely.input_floor = surely(body) if weight is None else weight.least_tokens
         likely.input_tokens = max(likely.input_floor, likely.input_tokens)
-        return likely if counted is None else _counted(likely, counted, has_reads=_READS in body)
+        if counted is None:
+            return likely
+        return _counted(likely, counted, has_reads=has_reads(body) if weight is None else weight.has_reads)
 
     def expect(
         self, caller: str, model: str, held: Measure, max_tokens: int, *, floor: int, most: int, has_ceilings: bool

@@ -10,49 +10,18 @@ body has its URL or the id of its file; only the object that it stands in tells 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Kind(StrEnum):
-    """Kinds of sources, as far as their tokens differ."""
-
-    IMAGE = "image"
-    PDF = "pdf"
-    AUDIO = "audio"
-    FILE = "file"  # any other
-    LINKED_IMAGE = "linked_image"  # elsewhere: a URL, or the id of a file
-    LINKED_FILE = "linked_file"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One source: its kind, and how many bytes it has in base64; 0 if it is elsewhere."""
-
-    kind: Kind
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """How many bytes of a body are text (JSON's own signs among them), and its sources."""
-
-    text_bytes: int
-    sources: tuple[Source, ...] = ()
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the whole body."""
-        return self.text_bytes + sum([source.size_bytes for source in self.sources]) if self.sources else self.text_bytes
-
+from headrace.weight import Kind, Measure, Source, Weight
 
 # Both alphabets, and what JSON may write in their place: \/ and \u002b.
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\\"
 _SHORTEST_BYTES = 512  # of a source; what is less is text
 _PROBE_BYTES = 64
 _MOST_PROBES = 16_384
+_MOST_RUNS = 2_000  # no model is shown more sources than a few hundred
 _AROUND_BYTES = 64  # before and after a run, where its kind may stand
 
 _BEGINNINGS = (
@@ -73,16 +42,39 @@ _WORDS = (
 _WORD = re.compile(b"|".join(word for word, _ in _WORDS))
 
 
+_MOST_NAMES, _MOST_VALUES, _MOST_OBJECTS = 10_000, 200_000, 50_000
+_READS = b'"cache_control"'  # without it nothing is read from upstream's prompt cache
+
+
+def weigh(body: bytes) -> Weight:
+    """Return all that is to be known of a body's input; of a large one that takes up to a second."""
+    return Weight(measure(body), surely(body), at_most(body), has_reads(body), is_plain(body))
+
+
+def is_plain(body: bytes) -> bool:
+    """Whether a body holds few things, however large they are: names, values and objects take the time, and bytes do not."""
+    if body.count(b'":') > _MOST_NAMES or body.count(b",") > _MOST_VALUES:
+        return False
+    return body.count(b"{") + body.count(b"[") <= _MOST_OBJECTS
+
+
+def has_reads(body: bytes) -> bool:
+    """Whether some of a body may be read from upstream's prompt cache."""
+    return _READS in body
+
+
 def measure(body: bytes) -> Measure:
     """Return what a body holds. Sources of less than half a kilobyte, and of less than a probe's step, count as text."""
     size = len(body)
-    runs = tuple(_runs(body)) if size > _SHORTEST_BYTES else ()
+    runs = tuple(itertools.islice(_runs(body), _MOST_RUNS)) if size > _SHORTEST_BYTES else ()
     if not runs:
-        return Measure(size, tuple(_links(body, 0, min(size, _SEARCHED_BYTES))) if _has_links(body) else ())
+        links = _links(body, 0, min(size, _SEARCHED_BYTES)) if _has_links(body) else ()
+        return Measure(size, tuple(itertools.islice(links, _MOST_LINKS)))
     sources = [Source(kind, end - begin) for kind, begin, end in runs]
     begins, ends = [0, *[end for _, _, end in runs]], [*[begin for _, begin, _ in runs], len(body)]
-    for begin, end in zip(begins, ends, strict=True):
-        sources += _links(body, begin, min(end, begin + _SEARCHED_BYTES))
+    between = zip(begins, ends, strict=True)
+    links = (link for begin, end in between for link in _links(body, begin, min(end, begin + _SEARCHED_BYTES)))
+    sources += itertools.islice(links, _MOST_LINKS)
     return Measure(len(body) - sum(source.size_bytes for source in sources), tuple(sources))
 
 
@@ -141,10 +133,18 @@ def _run(body: bytes, at: int, step: int) -> tuple[int, int]:
     first = max(0, at - step - _PROBE_BYTES)
     rfind = body.rfind
     begin = max(rfind(b'"', first, at), rfind(b" ", first, at), rfind(b",", first, at), rfind(b":", first, at)) + 1
-    quote = body.find(b'"', at)
-    end = len(body) if quote < 0 else quote
-    blank = body.find(b" ", at, end)
-    return max(begin, first), end if blank < 0 else blank
+    return max(begin, first), _end_of_run(body, at)
+
+
+def _end_of_run(body: bytes, at: int) -> int:
+    # In steps that grow: to look for the one sign through all the rest, where the other is near, would take minutes in all.
+    step = _SHORTEST_BYTES
+    while at < len(body):
+        found = [end for sign in b'" ' if (end := body.find(sign, at, at + step)) >= 0]
+        if found:
+            return min(found)
+        at, step = at + step, step * 2
+    return len(body)
 
 
 def _kind(body: bytes, begin: int, end: int) -> Kind | None:

@@ -28,13 +28,15 @@ COUNTED = frozenset({
 """The parameters of a message that the count takes, too."""
 
 _LARGEST_BYTES = 8_000_000  # of a body that is taken apart here, which holds the loop for some milliseconds
-_LARGEST_CHAT_BYTES = 500_000  # a chat is decoded
+_LARGEST_CHAT_BYTES = 200_000  # a chat is decoded
 _FIELDS = msgspec.json.Decoder(exact.Fields)
 _SYSTEM = ("system", "developer")
 
 
 def question(call: Call) -> Call | None:
     """Return the call that asks how many tokens of input another one has, or None where there is none to ask."""
+    if call.weight is not None and not call.weight.is_plain:
+        return None
     if len(call.body) > (_LARGEST_CHAT_BYTES if call.endpoint == CHAT.name else _LARGEST_BYTES):
         return None
     try:

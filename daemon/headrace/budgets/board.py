@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from headrace import keys
+from headrace import keys, records
 from headrace.budget.bucket import UNITS, Bucket, Window
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.matching import shared_by
@@ -155,15 +155,25 @@ class Board:
         return budgets
 
     async def _levels(self, seen: Sequence[Seen]) -> list[Level]:
-        time, *found = await asyncio.gather(self._link.do("TIME"), *(self._link.do(*_look(each)) for each in seen))
+        looks = (records.or_nothing("bucket", each.id, self._link.do(*_look(each))) for each in seen)
+        time, *found = await asyncio.gather(self._link.do("TIME"), *looks)
         now_us = int(time[0]) * 1_000_000 + int(time[1])
-        return [level(each, reply, now_us) for each, reply in zip(seen, found, strict=True)]
+        return [_level_or_none(each, reply, now_us) for each, reply in zip(seen, found, strict=True)]
 
 
 def _look(seen: Seen) -> tuple[str, ...]:
     if seen.form is Form.PERMIT:
         return ("ZCARD", keys.permits(seen.id))
     return ("HGETALL", keys.bucket(seen.id))
+
+
+def _level_or_none(seen: Seen, reply: Any, now_us: int) -> Level:
+    # Of a bucket that cannot be read nothing is known; nothing can be drawn from it either.
+    try:
+        return Level(0) if reply is None else level(seen, reply, now_us)
+    except (ValueError, ArithmeticError):
+        records.unreadable("bucket", seen.id)
+        return Level(0)
 
 
 def level(seen: Seen, reply: Any, now_us: int) -> Level:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.budget.limits import Limit
 from headrace.budgets.override import Figures, Held, Override, check, check_hold, decode, encode, ends, in_force, laid
 from headrace.clock import Clock
@@ -137,7 +135,7 @@ class Overrides:
                 elif kind == "caller":
                     holds[name] = decode(Held, value)
             except ValueError:
-                _note_unreadable(hashlib.sha256(value).hexdigest())
+                records.unreadable("override", value, observe.OVERRIDE_UNREADABLE)
         self._read, self._is_loaded = (overrides, holds), True
         self._look()
 
@@ -225,9 +223,3 @@ def _not_there(said: str, those: Mapping[str, Any], kind: str, name: str) -> Ove
 
 def _audited(record: Override | Held) -> dict[str, Any]:
     return {"by": record.by, "until": record.until, "reason": record.reason}
-
-
-@functools.lru_cache(256)
-def _note_unreadable(digest: str) -> None:
-    # Remembered, since all are read every few seconds: one line a record.
-    log.warning(observe.OVERRIDE_UNREADABLE, record=digest[:12])

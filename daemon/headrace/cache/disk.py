@@ -32,7 +32,7 @@ from headrace import observe
 from headrace.cache.entry import Entry, decode, is_foreign
 from headrace.cache.filter import Filter
 from headrace.cache.selector import Selector
-from headrace.cache.tally import Tally, TierStats
+from headrace.cache.tally import Tally, TierStats, own_stats
 from headrace.clock import Clock
 
 T = TypeVar("T")
@@ -188,6 +188,11 @@ class Disk:
     async def stats(self) -> TierStats:
         entries, volume = await self._try(self._reader, lambda cache: (len(cache), cache.volume()), (0, 0))
         return self.tally.stats(on=self._cache is not None, entries=entries, bytes=volume, bound=self.bound)
+
+    async def held(self, scope: str) -> TierStats:
+        """Return what one scope has on disk; what is about to be written is not counted."""
+        entries, volume = await self._try(self._reader, partial(_held, scope), (0, 0))
+        return own_stats(self.tally.tier, entries, volume)
 
     async def flush(self) -> None:
         """Wait until everything that was put is written."""
@@ -367,6 +372,17 @@ def _sweep(cache: Any, directory: Path) -> None:
     for path in directory.glob("*/*/*.val"):
         if str(path.relative_to(directory)) not in known:
             path.unlink(missing_ok=True)
+
+
+def _held(scope: str, cache: Any) -> tuple[int, int]:
+    # By the beginning of the tag, which `_write` makes; in SQLite, since there may be a hundred thousand.
+    begins = json.dumps([scope])[:-1] + ","
+    [(entries, volume)] = cache._sql(
+        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN filename IS NULL THEN LENGTH(value) ELSE size END), 0) "
+        "FROM Cache WHERE SUBSTR(tag, 1, ?) = ?",
+        (len(begins), begins),
+    ).fetchall()
+    return entries, volume
 
 
 def _index(cache: Any) -> Filter:

@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 
-from headrace import codec
+from headrace import codec, forms
 from headrace.model import Answer, Event
 
 _FAMILY = b"HRe"
 _MAGIC = _FAMILY + b"2"  # change it whenever the bytes behind it change
 _DIGEST_BYTES = 16
 _HEAD_AT = len(_MAGIC) + _DIGEST_BYTES
+_END_OF_TIME = 1e11
 _OVERHEAD_BYTES = 1200  # the objects around an answer's bytes: entry, answer, usage, two strings of 64, dict slots (measured)
 
 
@@ -74,6 +75,11 @@ class Entry:
     def fresh(self, now: float, max_age_s: float | None = None) -> bool:
         """Whether it answers without further question, where nothing older than *max_age_s* will do."""
         return now < self.fresh_until and (max_age_s is None or now - self.answer.created <= max_age_s)
+
+    def is_sound(self) -> bool:
+        """Whether it says an answer, at moments that are some: what anybody can give a checksum may say neither."""
+        moments = (self.asked, self.answer.created, self.fresh_until, self.keep_until)
+        return all(0 <= moment < _END_OF_TIME for moment in moments) and forms.is_whole(self.answer)
 
     @property
     def weight(self) -> int:

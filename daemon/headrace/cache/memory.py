@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from headrace.cache.entry import Entry
 from headrace.cache.selector import Selector
-from headrace.cache.tally import Tally, TierStats
+from headrace.cache.tally import Tally, TierStats, own_stats
 
 
 class Memory:
@@ -82,6 +82,11 @@ class Memory:
 
     def stats(self) -> TierStats:
         return self.tally.stats(on=self.bound > 0, entries=len(self._entries), bytes=self._bytes, bound=self.bound)
+
+    def held(self, scope: str) -> TierStats:
+        """Return what one scope has here."""
+        weights = [entry.weight for entry in self._entries.values() if entry.scope == scope]
+        return own_stats(self.tally.tier, len(weights), sum(weights))
 
     def _grew(self, by: int) -> None:
         self._bytes += by

@@ -136,9 +136,11 @@ def _no_keep_block(block: Mapping[str, Any]) -> str:
         return "container"
     source = block.get("source")
     kind = source.get("type") if isinstance(source, dict) else None
-    image = block.get("image_url")  # a chat's; one in the call itself is a data: URL
+    file, image = block.get("file"), block.get("image_url")  # a chat's
+    if isinstance(file, dict) and file.get("file_id"):
+        return "file-source"
     url = image.get("url") if isinstance(image, dict) else image
-    if url is not None and not str(url).startswith("data:"):
+    if url is not None and not str(url).startswith("data:"):  # one in the call itself
         return "url-source"
     return _OUTSIDE_SOURCES.get(kind, "") if isinstance(kind, str) else ""
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.background import Background
 from headrace.cache.entry import Entry
 from headrace.cache.selector import Selector
@@ -36,6 +36,7 @@ _log = structlog.get_logger()
 
 TOPIC = "purge"
 _KEPT = 10_000
+_AHEAD_S = 60.0  # by so much another host's clock may be
 _PAGE = 1000
 _LOOK_EVERY_S = 30.0
 _REMEMBER_S = 600.0
@@ -170,11 +171,14 @@ class Purges:
 
     def _read(self, fields: Sequence[bytes]) -> Notice:
         # What cannot be read was written by a newer version, or by nobody of ours: it may mean any entry, so it means all.
+        now = self._clock.now()
         try:
-            return msgspec.json.decode(dict(zip(fields[::2], fields[1::2], strict=True))[b"purge"], type=Notice)
-        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError):
-            _log.warning(observe.PURGE_UNREADABLE)
-            return Notice(Selector(all=True), self._clock.now())
+            notice = msgspec.json.decode(dict(zip(fields[::2], fields[1::2], strict=True))[b"purge"], type=Notice)
+        except (ValueError, KeyError):
+            records.unreadable("purge", b" ".join(fields), observe.PURGE_UNREADABLE)
+            return Notice(Selector(all=True), now)
+        # One from a far future would forbid all that is said until then.
+        return notice if notice.at <= now + _AHEAD_S else Notice(notice.selector, now)
 
     async def _missed_some(self) -> bool:
         """Whether purges that we have not seen are no longer in the stream, or our place in it means nothing."""

@@ -15,17 +15,19 @@ from typing import Any
 
 import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.cache.entry import Entry, decode, is_foreign
 from headrace.cache.selector import Selector
-from headrace.cache.tally import Tally, TierStats
+from headrace.cache.tally import Tally, TierStats, own_stats
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
+from headrace.seal import UNSEALED, Broken, Seal
 
 _log = structlog.get_logger()
 
 _STORE = Script(__package__, "store.lua")
+_HELD = Script(__package__, "held.lua")
 _PURGE = Script(__package__, "purge.lua")
 _BOOKS = (keys.CACHE_INDEX, keys.CACHE_ABOUT, keys.CACHE_BYTES)
 _PURGE_BATCH = 500
@@ -33,9 +35,16 @@ _BEHIND = b"behind"  # store.lua's word
 
 
 class Redis:
-    """The Redis tier. Args: bound: bytes that all hosts' entries together may take."""
+    """
+    The Redis tier.
 
-    def __init__(self, link: Link, clock: Clock, bound: int) -> None:
+    Args:
+        bound: bytes that all hosts' entries together may take.
+        seal: what is there without it, or under another's fingerprint, is not there.
+    """
+
+    def __init__(self, link: Link, clock: Clock, bound: int, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self.bound = bound
         self._link = link
         self._clock = clock
@@ -48,15 +57,22 @@ class Redis:
     async def get(self, fingerprint: str) -> Entry | None:
         """Return the entry, be it stale; None if there is none that is whole."""
         raw = await self._settled(self._link.do("GET", keys.cache_entry(fingerprint)), None)
-        entry = self.read(raw) if raw is not None else None
-        return entry if entry and entry.fingerprint == fingerprint else None
+        return self.read(raw, fingerprint)[0] if raw is not None else None
 
-    def read(self, raw: bytes) -> Entry | None:
-        """Decode what Redis held; None, and counted, if it is not what was put there."""
+    def read(self, sealed: bytes, fingerprint: str) -> tuple[Entry | None, bytes]:
+        """Decode what Redis held, and return it with its bytes; None, and counted, if it is not what was put there."""
+        try:
+            raw = self._seal.open(_place(fingerprint), sealed)
+        except Broken:
+            records.unreadable("cache entry", fingerprint, observe.RECORD_UNSEALED)
+            return None, b""
         entry = decode(raw)
-        if entry is None and not is_foreign(raw):
+        if entry is not None and entry.fingerprint == fingerprint:
+            return entry, raw
+        if not is_foreign(raw):
             self.tally.failed()
-        return entry
+            records.unreadable("cache entry", fingerprint)
+        return None, raw
 
     def put(self, entry: Entry, raw: bytes, purges_seen: str) -> Coroutine[Any, Any, bool]:
         """
@@ -67,7 +83,8 @@ class Redis:
         ttl_ms = math.ceil((entry.keep_until - self._clock.now()) * 1000)
         books = (keys.cache_entry(entry.fingerprint), *_BOOKS, keys.CACHE_PURGES)
         about = (entry.scope.encode(errors="replace"), entry.model.encode(errors="replace"))
-        args = (entry.fingerprint, raw, ttl_ms, self.bound, keys.cache_entry(""), *about, purges_seen)
+        sealed = self._seal.seal(_place(entry.fingerprint), raw)
+        args = (entry.fingerprint, sealed, ttl_ms, self.bound, keys.cache_entry(""), *about, purges_seen)
         return self._stored(self._link.run(_STORE, books, args) if ttl_ms > 0 else None)
 
     async def _stored(self, reply: asyncio.Future[Any] | None) -> bool:
@@ -104,6 +121,16 @@ class Redis:
         entries, size = [await self._settled(reply, 0) for reply in held]
         return self.tally.stats(on=True, entries=int(entries), bytes=int(size or 0), bound=self.bound)
 
+    async def held(self, scope: str) -> TierStats:
+        """Return what one scope has in Redis, of all hosts."""
+        cursor, entries, size = b"0", 0, 0
+        while True:
+            args = (cursor, _PURGE_BATCH, scope.encode(errors="replace"))
+            cursor, more, bytes_ = await self._settled(self._link.run(_HELD, (keys.CACHE_ABOUT,), args), (b"0", 0, 0))
+            entries, size = entries + more, size + bytes_
+            if cursor == b"0":
+                return own_stats(self.tally.tier, entries, size)
+
     async def close(self) -> None:
         """Nothing to finish: the link is not ours."""
 
@@ -119,6 +146,10 @@ class Redis:
             return otherwise
         self._failing = False
         return value
+
+
+def _place(fingerprint: str) -> str:
+    return f"cache:{fingerprint}"
 
 
 def _argument(part: str | None) -> bytes:

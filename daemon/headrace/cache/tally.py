@@ -36,6 +36,11 @@ class TierStats:
     errors: int
 
 
+def own_stats(tier: str, entries: int, bytes: int) -> TierStats:
+    """Return what one scope has in a tier; what the tier did, it did for all, and its bound is all's."""
+    return TierStats(tier, True, entries, bytes, 0, 0, 0, 0, 0, 0)
+
+
 class Tally:
     """
     A tier's counts: as plain figures for its stats, and as metrics.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
+from headrace import records
 from headrace.cache.disk import Disk
 from headrace.cache.entry import Entry
 from headrace.cache.memory import Memory
@@ -24,6 +25,7 @@ from headrace.cache.tally import Tally, TierStats
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link
+from headrace.seal import UNSEALED, Seal
 
 
 class Cache:
@@ -35,6 +37,7 @@ class Cache:
         memory, disk, redis: bounds in bytes; 0 leaves the tier out.
         max_entry: payloads of more bytes are not kept.
         enabled: False leaves every tier out.
+        seal: of what lies in Redis; on disk it lies without.
     """
 
     def __init__(
@@ -48,13 +51,14 @@ class Cache:
         redis: int,
         max_entry: int,
         enabled: bool = True,
+        seal: Seal = UNSEALED,
     ) -> None:
         self._clock = clock
         self._max_entry = max_entry
         self.is_enabled = enabled
         self._memory = Memory(memory if enabled else 0)
         self._disk = Disk(directory, disk, clock) if disk and enabled else None
-        self._shared = Redis(link, clock, redis)  # a purge reaches it even where this process keeps nothing there
+        self._shared = Redis(link, clock, redis, seal)  # a purge reaches it even where this process keeps nothing there
         self._redis = self._shared if redis and enabled else None
         self._purges = Purges(
             link,
@@ -114,20 +118,21 @@ class Cache:
     async def _far(self, fingerprint: str, looking: _Looking | None) -> Entry | None:
         entry = await self._near(fingerprint, looking)
         if self._redis and not (entry and entry.fresh(self._clock.now())):
-            kept = _counted(self._redis.tally, await self._redis.get(fingerprint), looking)
+            kept = _counted(self._redis.tally, _sound(await self._redis.get(fingerprint)), looking)
             if kept and (entry is None or kept.fresh_until > entry.fresh_until):
                 entry = self._admit(kept) or entry
         return entry
 
-    def take_in(self, raw: bytes | None) -> Entry | None:
+    def take_in(self, fingerprint: str, sealed: bytes | None) -> Entry | None:
         """
         Keep nearby what Redis was asked for by somebody else, in a script of its own; None if it had nothing.
 
         So is what is not whole, or was purged on its way.
         """
         looking = _Looking(self._clock.now(), None)
-        entry = self._admit(_counted(self._shared.tally, self._shared.read(raw) if raw is not None else None, looking))
-        if entry and raw and self._disk:
+        found, raw = self._shared.read(sealed, fingerprint) if sealed is not None else (None, b"")
+        entry = self._admit(_counted(self._shared.tally, _sound(found), looking))
+        if entry and self._disk:
             self._disk.write_soon(entry, raw)
         return entry
 
@@ -176,8 +181,11 @@ class Cache:
             await self._purges.catch_up()
         return max(here, shared)
 
-    async def stats(self) -> tuple[TierStats, ...]:
+    async def stats(self, scope: str | None = None) -> tuple[TierStats, ...]:
+        """Return what each tier holds and did; of one *scope*, only what it holds of that."""
         far = [tier for tier in (self._disk, self._redis) if tier is not None]
+        if scope is not None:
+            return (self._memory.held(scope), *[await tier.held(scope) for tier in far])
         return (self._memory.stats(), *[await tier.stats() for tier in far])
 
     def no_keep(self, entry: Entry) -> str:
@@ -211,6 +219,14 @@ def _counted(tally: Tally, entry: Entry | None, looking: _Looking | None) -> Ent
     if looking is not None:
         tally.looked(entry is not None and entry.fresh(looking.now, looking.max_age_s))
     return entry
+
+
+def _sound(entry: Entry | None) -> Entry | None:
+    # Anybody who may write to Redis can make a checksum of anything.
+    if entry is None or entry.is_sound():
+        return entry
+    records.unreadable("cache entry", entry.fingerprint)
+    return None
 
 
 async def _said(reason: str) -> str:

@@ -6,6 +6,7 @@ The configuration: one TOML file, each key of it overridable by the environment,
     environment.py  the environment, laid over the file
     reading.py      both into `Settings`, with every problem named at once (in the words of wording.py)
     checks.py       what each value allows but all of them together do not; and what is allowed but doubtful
+    transport.py    who may listen where, and what goes over the network in the clear
     places.py       where things lie: the state and runtime directories, sockets, upstream's key
     toml.py         settings as TOML again
 
@@ -13,8 +14,9 @@ Only `main`, `daemon` and `wiring` look in here; a stage is told what it needs a
 """
 
 from headrace.config.checks import warnings
-from headrace.config.places import Keys, api_key, keys, resolve, runtime_dir
+from headrace.config.places import Keys, api_key, keys, peppers, redis_url, resolve, runtime_dir
 from headrace.config.reading import find_file, load
+from headrace.config.sealing import seal
 from headrace.config.tables import Settings, callers, classes, lanes, prices
 
 __all__ = [
@@ -27,8 +29,11 @@ __all__ = [
     "keys",
     "lanes",
     "load",
+    "peppers",
     "prices",
+    "redis_url",
     "resolve",
     "runtime_dir",
+    "seal",
     "warnings",
 ]

@@ -11,16 +11,16 @@ import grp
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from headrace import endpoints
-from headrace.config import places
+from headrace.config import places, transport
 from headrace.config.environment import ignored_variables
-from headrace.config.kinds import split_address
+from headrace.config.sealing import key_file
 from headrace.config.tables import Settings
 from headrace.config.tables import lanes as lanes_of
+from headrace.config.transport import is_loopback, is_open_to_all
 from headrace.model import Role
 
 _LANE = re.compile(r"[a-z0-9._-]{1,64}")
@@ -30,6 +30,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     """Yield what cannot be."""
     yield from _credentials(settings)
     yield from _addresses(settings)
+    yield from transport.contradictions(settings)
     yield from _amounts(settings)
     yield from _limits(settings)
     yield from _lanes(settings)
@@ -78,7 +79,7 @@ def _lanes(settings: Settings) -> Iterator[str]:
             yield f"lane.{name}: a lane's name has 1 to 64 small letters, digits, dots, dashes or underscores"
     lanes = lanes_of(settings)
     for name, caller in settings.caller.items():
-        if caller.lane not in lanes:
+        if caller.lane and caller.lane not in lanes:
             yield f'caller.{name}.lane = "{caller.lane}": there is no such lane; there are {", ".join(lanes)}'
 
 
@@ -115,7 +116,9 @@ def warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Return what a person should look at, one sentence each."""
     return [
         *_about_key(settings, environ),
+        *_about_seals(settings, environ),
         *_about_doors(settings),
+        *transport.warnings(settings),
         *_about_proxy(settings, environ),
         *_about_variables(environ),
     ]
@@ -134,26 +137,29 @@ def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         ("api_key_file", settings.upstream.api_key_file),
         ("admin_api_key_file", settings.upstream.admin_api_key_file),
     ):
-        if path and _is_open_to_all(Path(path)):
+        if path and is_open_to_all(Path(path)):
             yield f"upstream.{name}: every user of this machine may read {path}; chmod it to 0600"
     if (path := settings.upstream.admin_api_key_file) and not places.admin_api_key(settings, environ):
         yield f"upstream.admin_api_key_file: {path} holds no key; the Admin API answers with authentication errors"
 
 
+def _about_seals(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    if settings.redis.url and key_file(settings, environ) is None:
+        yield "redis.url: who may write to that Redis may put words into answers; give all its daemons one state.mac_key_file"
+    if (path := settings.state.mac_key_file) and is_open_to_all(Path(path)):
+        yield f"state.mac_key_file: every user of this machine may read {path}; chmod it to 0600"
+
+
 def _about_doors(settings: Settings) -> Iterator[str]:
-    is_open = not settings.auth.required and settings.upstream.credentials == "own"
     if settings.auth.default_role is Role.ADMIN and not settings.auth.required:
         yield 'auth.default_role = "admin": whoever reaches this daemon can use the Admin API; better require keys'
-    for address in (*settings.listen.grpc, settings.listen.http):
-        if is_open and not address.startswith("unix:") and not _is_loopback(split_address(address)[0]):
-            yield f"listen: whoever reaches {address} can spend your key; set auth.required = true, or listen on loopback"
     if group := settings.listen.socket_group:
         try:
             grp.getgrnam(group)
         except KeyError:
             yield f'listen.socket_group = "{group}": there is no such group on this machine'
     parts = urlsplit(settings.upstream.base_url)
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         yield f"upstream.base_url: keys and prompts go to {parts.hostname} unencrypted; use https"
 
 
@@ -166,19 +172,3 @@ def _about_proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[str
 def _about_variables(environ: Mapping[str, str]) -> Iterator[str]:
     for variable in ignored_variables(environ):
         yield f"{variable} in the environment is no setting, and does nothing"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_open_to_all(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & 0o004)
-    except OSError:
-        return False

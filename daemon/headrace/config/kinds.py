@@ -305,6 +305,13 @@ OptionalFile = Annotated[
     str,
     Spelling('empty, or an absolute path such as "/etc/headrace/admin_key"', _text(lambda text: _folder(text) if text else "")),
 ]
+CertificateName = Annotated[
+    str,
+    Spelling(
+        'a name in a certificate, such as "checkout.internal" or "spiffe://example.org/checkout"',
+        _text(_matching(re.compile(r"[!-~]{1,255}"))),
+    ),
+]
 Mode = Annotated[str, Spelling('permissions in octal, such as "0660"', _text(_matching(_MODE)))]
 Version = Annotated[str, Spelling('an API version such as "2023-06-01"', _text(_matching(_VERSION)))]
 Glob = Annotated[str, Spelling('a pattern such as "claude-*", or "*" for any', _text(_matching(re.compile(r".+", re.DOTALL))))]

@@ -1,5 +1,5 @@
 """
-Where things lie: state, sockets, and upstream's key.
+Where things lie: state, sockets, Redis, and keys.
 
 systemd says so by environment (`StateDirectory=`, `RuntimeDirectory=`, `LoadCredential=`), a desktop by the XDG variables. The
 environment is always an argument, so that a test or a command can ask for another's.
@@ -7,17 +7,22 @@ environment is always an argument, so that a test or a command can ask for anoth
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from headrace.config.kinds import is_usable_key
-from headrace.config.tables import DEFAULT_KEY_FILE, Settings
+from headrace.config.tables import DEFAULT_KEY_FILE, DEFAULT_PEPPER_FILE, Settings
+from headrace.errors import ConfigError
 
 CREDENTIAL = "anthropic_api_key"
 ADMIN_CREDENTIAL = "anthropic_admin_api_key"
+PEPPER_CREDENTIAL = "key_pepper"
+
+_SHORTEST_PEPPER = 16
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:
@@ -51,15 +56,56 @@ def api_key(settings: Settings, environ: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Upstream's keys, "" where there is none: for calls, and for the Admin API."""
+    """Upstream's keys, "" where there is none: for calls, and for the Admin API; peppers for the keys of callers."""
 
     api: str = field(default="", repr=False)
     admin: str = field(default="", repr=False)
+    peppers: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
-    """Return upstream's keys, read anew."""
-    return Keys(api_key(settings, environ), admin_api_key(settings, environ))
+    """Return all keys, read anew; raises `ConfigError` where there is to be a pepper and is none."""
+    return Keys(api_key(settings, environ), admin_api_key(settings, environ), peppers(settings, environ))
+
+
+def peppers(settings: Settings, environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    """
+    Return what keys the digests of callers' keys, the newest first, one a line of its file; () for none.
+
+    From the file or else the credential; raises `ConfigError` where there is one that cannot be read. The default need not
+    be there.
+    """
+    path = Path(settings.auth.pepper_file)
+    try:
+        return _peppers(path, path.read_bytes())
+    except OSError as error:
+        if handed := _credential(environ, PEPPER_CREDENTIAL):
+            return _peppers(path, handed)
+        if isinstance(error, FileNotFoundError) and settings.auth.pepper_file == DEFAULT_PEPPER_FILE:
+            return ()
+        raise ConfigError(f"auth.pepper_file: {path}: cannot be read: {error.strerror}") from error
+
+
+def _peppers(path: Path, content: bytes) -> tuple[bytes, ...]:
+    lines = tuple(filter(None, map(bytes.strip, content.splitlines())))
+    if not lines or any(len(line) < _SHORTEST_PEPPER for line in lines):
+        raise ConfigError(f"auth.pepper_file: {path}: must have a secret of {_SHORTEST_PEPPER} characters or more in each line")
+    return lines
+
+
+def _credential(environ: Mapping[str, str], name: str) -> bytes:
+    # Blank where systemd had none to hand on.
+    with contextlib.suppress(OSError):
+        return Path(environ["CREDENTIALS_DIRECTORY"], name).read_bytes().strip() if "CREDENTIALS_DIRECTORY" in environ else b""
+    return b""
+
+
+def redis_url(settings: Settings) -> str:
+    """Return the configured Redis with how TLS is spoken to it, as every connection takes it; "" for our own Valkey."""
+    redis = settings.redis
+    files = {"ssl_ca_certs": redis.tls_ca, "ssl_certfile": redis.tls_certificate, "ssl_keyfile": redis.tls_key}
+    options = urlencode({name: path for name, path in files.items() if path})
+    return f"{redis.url}{'&' if '?' in redis.url else '?'}{options}" if options else str(redis.url)
 
 
 def admin_api_key(settings: Settings, environ: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from headrace.budget.limits import Limit, validate
 from headrace.callers import is_name
 from headrace.config import checks
 from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_keys, lay_over
-from headrace.config.kinds import Url, is_proxy
+from headrace.config.kinds import Name, Url, is_proxy
 from headrace.config.places import environments_proxy, state_dir
 from headrace.config.tables import LimitTable, Settings, attribute, fields_of, spelling_of
 from headrace.config.wording import is_text, looks_secret, may_hold_secret, right, shown
@@ -101,7 +101,8 @@ class _Reader:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.table(kind, value, path)
         if get_origin(kind) is dict:
-            return self._named(get_args(kind)[1], value, path)
+            name_kind, inner = get_args(kind)
+            return self._named(name_kind, inner, value, path)
         if get_origin(kind) is tuple:
             return self._list(get_args(kind)[0], value, path)
         return self._scalar(kind, value, path)
@@ -134,13 +135,14 @@ class _Reader:
             items = [self.value(kind, item, f"{path}[{n}]") for n, item in enumerate(values)]
         return tuple(item for item in items if item is not _MISSING)
 
-    def _named(self, kind: Any, values: Any, path: str) -> Any:
+    def _named(self, name_kind: Any, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, dict):
             return self._note_hidden(path, f"must be a table: [{path}], its keys being names")
         for name in values:
-            if not is_name(name):
+            if not _is_named(name_kind, name):
+                wanted = right(name_kind) if spelling_of(name_kind) else right(Name)
                 said = "(not shown)" if looks_secret(name) else repr(name)
-                self.problems.append(f"{path}.{said}: must be 1 to 64 letters, digits, dots, underscores or hyphens")
+                self.problems.append(f"{path}.{said}: must be {wanted}")
         read = {name: self.value(kind, inner, _join(path, name)) for name, inner in values.items()}
         return {name: caller for name, caller in read.items() if caller is not _MISSING}
 
@@ -182,6 +184,15 @@ class _Reader:
 
     def _source(self, path: str) -> str:
         return f" (from {self._variables[path]})" if path in self._variables else ""
+
+
+def _is_named(kind: Any, name: str) -> bool:
+    spelling = spelling_of(kind)
+    if spelling is None:
+        return is_name(name)
+    with contextlib.suppress(ValueError):
+        return bool(spelling.read(name))
+    return False
 
 
 def _parse_toml(text: str) -> Any:

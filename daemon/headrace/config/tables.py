@@ -20,6 +20,7 @@ from headrace.config.kinds import (
     Backoff,
     BaseUrl,
     CacheWish,
+    CertificateName,
     DimensionName,
     Duration,
     EndpointGlob,
@@ -52,6 +53,7 @@ from headrace.prices import Price, Prices
 from headrace.rank import FULL_SHARE, LANES
 
 DEFAULT_KEY_FILE = "/etc/headrace/api_key"
+DEFAULT_PEPPER_FILE = "/etc/headrace/key_pepper"
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Least = Annotated[int, msgspec.Meta(ge=0)]
@@ -80,21 +82,49 @@ class Listen(Table, frozen=True):
     stream_opens: Duration = 10.0
     hosts: tuple[HostName, ...] = ()
     origins: tuple[Origin, ...] = ()
+    max_connections: Count = 10_000
+    max_connections_per_peer: Count = 5_000
+    head_timeout: Duration = 10.0
+    body_timeout: Duration = 30.0
+    write_timeout: Duration = 60.0
+    idle_timeout: Duration = 3600.0
     socket_mode: Mode = "0660"
     socket_group: str = ""
+    tls_certificate: OptionalFile = ""
+    tls_key: OptionalFile = ""
+    tls_client_ca: OptionalFile = ""
+    tls_clients: dict[CertificateName, Name] = {}
+    insecure: bool = False
 
 
 class State(Table, frozen=True):
     dir: Folder = ""  # `load` always fills it in: the default depends on the environment
+    mac_key_file: OptionalFile = ""
 
 
 class Redis(Table, frozen=True):
     url: RedisUrl = Url("")
+    tls_ca: OptionalFile = ""
+    tls_certificate: OptionalFile = ""
+    tls_key: OptionalFile = ""
 
 
 class Auth(Table, frozen=True):
     required: bool = False
     default_role: Role = Role.CALLER
+    shared_resources: bool = False
+    unknown_resources: Literal["own", "shared"] = "own"
+    pepper_file: Folder = DEFAULT_PEPPER_FILE
+
+    @property
+    def keeps_apart(self) -> bool:
+        """Whether what callers have at upstream is each one's own. Where no key is asked for, a name tells nobody apart."""
+        return self.required and not self.shared_resources
+
+    @property
+    def shares_unknown(self) -> bool:
+        """Whether what lives in collections that are not known is everybody's all the same."""
+        return self.unknown_resources == "shared"
 
 
 class Cache(Table, frozen=True):
@@ -132,7 +162,7 @@ class UsageTable(Table, frozen=True):
 
 
 class CallerSettings(Table, frozen=True):
-    lane: str = Lane.STANDARD.value
+    lane: str = ""  # standard, and no ceiling
     weight: Count = 1
     role: Role = Role.CALLER
     timeout: OptionalDuration = None
@@ -273,8 +303,8 @@ def prices(settings: Settings) -> Prices:
 
 def _caller(name: str, said: CallerSettings) -> Caller:
     return Caller(
-        name, said.lane, said.weight, said.role, timeout_s=said.timeout, cache_ttl_s=said.cache.ttl_s, team=said.team,
-        workspace=said.workspace, labels=said.labels,
+        name, said.lane or Lane.STANDARD, said.weight, said.role, ceiling=said.lane, timeout_s=said.timeout,
+        cache_ttl_s=said.cache.ttl_s, team=said.team, workspace=said.workspace, labels=said.labels,
     )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -22,22 +21,26 @@ from types import TracebackType
 
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import endpoints, forms
+from headrace import endpoints, forms, roles
 from headrace.admission import Admission, Ask, check_size
-from headrace.aside import Aside, joined
+from headrace.aside import Aside
 from headrace.batches import Batches
 from headrace.batches.results import readable
 from headrace.carry import Carrier, Load
 from headrace.clock import Clock
+from headrace.edge.addresses import readdressed
 from headrace.edge.hits import JSON, SSE, Seen
 from headrace.edge.http_asks import cache_control, labels, read_ask
+from headrace.edge.taken import bounded, whole_body
+from headrace.edge.visits import entered, walk
 from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
-from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotAllowed, NotCached
+from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotCached
 from headrace.flow import Flow
-from headrace.model import Call, Caller, Errand, Event, Headers, Reply, Role, Source
+from headrace.model import Call, Caller, Errand, Event, Headers, Reply, Source
 from headrace.outcome import Outcomes, Record
 from headrace.pursuit import Pursuits
+from headrace.resources import Guard, Visit
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
@@ -47,7 +50,6 @@ Budget = Callable[[Errand | Seen], Headers]
 # Not OPTIONS: it asks which pages may call, and of that upstream knows nothing.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _MOMENT_S = 0.5  # by so much a caller's clock and ours may differ, and either may be late
-_HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 
 @dataclass(slots=True)
@@ -117,6 +119,7 @@ class Exchange:
         admission: Admission,
         outcomes: Outcomes,
         batches: Batches,
+        guard: Guard,
         *,
         budget_headers: Budget,
         upstream_url: str,
@@ -128,6 +131,7 @@ class Exchange:
         self._flow = flow
         self._carrier = carrier
         self._admission = admission
+        self.guard = guard
         self._batches = batches
         self._budget_headers = budget_headers
         self._upstream_url = upstream_url.encode()
@@ -148,8 +152,7 @@ class Exchange:
             seen: is told the call, once it is admitted, if its answer may be kept.
         """
         endpoint = endpoint_of(request.method, request.target)
-        if endpoint.is_admins and request.caller.role is not Role.ADMIN:
-            raise NotAllowed("This endpoint is for callers with the role admin.")
+        roles.of_path(request.method, request.target.partition("?")[0]).check(request.caller.role)
         check_size(endpoint, request.length)
         return self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
 
@@ -160,7 +163,18 @@ class Exchange:
     def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
         way = self.pursuits.answer_once if call.idempotency_key else self._flow.answer
-        return _Told(self.outcomes.of(edge, call), lambda: way(call, opens_s=opens_s))
+        told = _Told(self.outcomes.of(edge, call), lambda: way(call, opens_s=opens_s))
+        return self._noted(call, told) if call.no_keep and self.guard.is_on else told
+
+    @contextlib.asynccontextmanager
+    async def _noted(self, call: Call, told: _Told) -> AsyncIterator[Reply]:
+        has_thread = b'"thread"' in call.body
+        async with told as reply:
+            if reply.answer is not None:
+                await self.guard.note(call.owner, reply.answer, has_thread=has_thread)
+            if reply.events is not None:
+                reply.events = self.guard.noted(call.owner, reply.events, has_thread=has_thread)
+            yield reply
 
     @property
     def aside(self) -> Aside:
@@ -229,27 +243,49 @@ class Exchange:
         self._flow.refuse_if_draining()
         load = self._load(request, endpoint)
         with self.outcomes.of(request.edge, load.errand) as record:
+            if visit := self.guard.visit(load.errand):
+                load = await entered(visit, load)
+            if visit and visit.is_list:
+                carried, attempts, page = await walk(visit, load, self._carrier.carry, _read)
+                record.reply = reply = self._reply(carried, attempts)
+                yield self._response(load, request, carried, reply, page)
+                return
             async with self._carrier.carry(load) as (carried, attempts):
-                record.reply = reply = Reply(
-                    Source.UPSTREAM, attempts, request_id=carried.request_id, came_at=self._clock.now()
-                )
-                yield await self._response(load, request, carried, reply)
+                record.reply = reply = self._reply(carried, attempts)
+                body = await self._whole_answer(load, request, carried, visit)
+                yield self._response(load, request, carried, reply, body, visit)
 
-    async def _response(self, load: Load, request: Request, carried: Carried, reply: Reply) -> Response:
+    def _reply(self, carried: Carried, attempts: int) -> Reply:
+        return Reply(Source.UPSTREAM, attempts, request_id=carried.request_id, came_at=self._clock.now())
+
+    async def _whole_answer(self, load: Load, request: Request, carried: Carried, visit: Visit | None) -> bytes | None:
+        """Return the answer where something must be read in it, or be done before it is given; None where it may go by."""
+        body = None
+        if request.method != "HEAD" and (
+            (load.endpoint.has_addresses and carried.status == 200) or (visit and visit.is_making and _is_json(carried))
+        ):
+            body = await _read(carried)
+        if visit:
+            await visit.done(body)
+        if body is not None and load.endpoint.batch == "made":
+            self._batches.made(load.errand, body)
+        return body
+
+    def _response(
+        self, load: Load, request: Request, carried: Carried, reply: Reply, body: bytes | None, visit: Visit | None = None
+    ) -> Response:
         own = self._budget_headers(load.errand)
         said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
         said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(reply.attempts)), *own]
-        chunks = _unbroken(carried.chunks())
-        if load.endpoint.has_addresses and carried.status == 200 and request.method != "HEAD":
-            body = self._readdressed(await _read(carried), request.headers)
-            said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
-            said.append(("content-length", str(len(body))))
-            chunks = _once(body)
-            if load.endpoint.batch == "made":
-                self._batches.made(load.errand, body)
-        if load.endpoint.batch == "results" and carried.status == 200:
-            chunks = self._batches.passing(load.errand, dict(carried.headers), chunks)
-        return Response(carried.status, said, chunks, reply)
+        if body is None:
+            chunks = _unbroken(carried.chunks())
+            if load.endpoint.batch == "results" and carried.status == 200:
+                chunks = self._batches.passing(load.errand, dict(carried.headers), chunks, visit.told if visit else None)
+            return Response(carried.status, said, chunks, reply)
+        if load.endpoint.has_addresses:
+            body = readdressed(body, request.headers, self._upstream_url)
+        said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
+        return Response(carried.status, [*said, ("content-length", str(len(body)))], _once(body), reply)
 
     def _load(self, request: Request, endpoint: Endpoint) -> Load:
         headers = request.headers
@@ -275,15 +311,6 @@ class Exchange:
         body = Body(bounded(request.body, endpoint), request.length)
         onward = tuple((name.lower(), value) for name, value in headers.items())
         return Load(errand, endpoint, readable(onward) if endpoint.batch == "results" else onward, body)
-
-    def _readdressed(self, body: bytes, headers: HeaderMap) -> bytes:
-        # As the caller sees us: what it follows must lead back here, and not to an address for which it has no key.
-        host = headers.get("host", "")
-        if not _HOST.fullmatch(host):
-            return body
-        scheme = "https" if headers.get("x-forwarded-proto", "") == "https" else "http"
-        pattern = rb'("results_url"\s*:\s*")' + re.escape(self._upstream_url) + rb"(?=/)"
-        return re.sub(pattern, lambda found: found[1] + f"{scheme}://{host}".encode(), body)
 
 
 class _Told:
@@ -322,33 +349,17 @@ def endpoint_of(method: str, target: str) -> Endpoint:
         raise InvalidCall(f"{path[:200]!r} is no path of the API: {error}") from None
 
 
-# Bodies.
-
-
-async def whole_body(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
-    """Return all of a body; `TooLarge` as soon as it is more than upstream takes."""
-    if isinstance(body, bytes):
-        return body
-    return await joined([chunk async for chunk in _counted(body, endpoint)])
-
-
-def bounded(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes | AsyncIterator[bytes]:
-    """Return the body, refused as soon as it is more than upstream takes."""
-    return body if isinstance(body, bytes) else _counted(body, endpoint)
-
-
-async def _counted(body: AsyncIterator[bytes], endpoint: Endpoint) -> AsyncIterator[bytes]:
-    size = 0
-    async for chunk in body:
-        size += len(chunk)
-        check_size(endpoint, size)
-        yield chunk
+# Answers.
 
 
 def _whole(call: Call, reply: Reply) -> bytes:
     """Return an answer as HTTP says it."""
     name, make = ("http.events", forms.sse_payload) if call.stream else ("http.json", forms.json_payload)
     return reply.rendition(name, make)
+
+
+def _is_json(carried: Carried) -> bool:
+    return dict(carried.headers).get("content-type", "").startswith("application/json")
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

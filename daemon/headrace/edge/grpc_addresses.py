@@ -14,9 +14,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import grpc.aio
 
 from headrace import sockets
+from headrace.certificates import Certificates, Shown
 from headrace.errors import StartupError
 from headrace.lockfile import AddressLock
 
@@ -31,14 +33,18 @@ class Address:
     Args:
         runtime_dir: where relative socket paths, and the locks of TCP addresses, lie.
         mode, group: of a unix socket; an empty group leaves it as it is.
+        certificates: what is shown at a TCP address; None: it is spoken to in the clear, as a unix socket always is.
     """
 
-    def __init__(self, text: str, *, runtime_dir: Path, mode: int, group: str) -> None:
+    def __init__(
+        self, text: str, *, runtime_dir: Path, mode: int, group: str, certificates: Certificates | None = None
+    ) -> None:
         self.path = runtime_dir / text.removeprefix(_UNIX).removeprefix("//") if text.startswith(_UNIX) else None
         self.text = f"{_UNIX}{self.path}" if self.path else text
         self.port = 0
         self._mode = mode
         self._group = group
+        self._certificates = certificates
         self._lock = None if text.endswith(":0") else AddressLock(self.text, runtime_dir)  # port 0 is nobody else's
 
     def __repr__(self) -> str:
@@ -55,7 +61,7 @@ class Address:
             self._lock.acquire()
         try:
             if self.path is None:
-                self.port = _add_port(server, self.text)
+                self.port = _add_port(server, self.text, self._certificates)
             else:
                 self._bind_socket(server, self.path)
         except BaseException:
@@ -84,14 +90,38 @@ class Address:
         path.chmod(self._mode)
 
 
-def _add_port(server: grpc.aio.Server, address: str) -> int:
+def _add_port(server: grpc.aio.Server, address: str, certificates: Certificates | None = None) -> int:
     try:
-        port: int = server.add_insecure_port(address)
+        port: int = (
+            server.add_insecure_port(address)
+            if certificates is None
+            else server.add_secure_port(address, _credentials(certificates))
+        )
     except RuntimeError as error:
         raise StartupError(
             f"listen.grpc: cannot listen on {address}: it is in use or not ours; stop what listens there, or listen elsewhere"
         ) from error
     return port
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    # Asked at each handshake, in a thread of gRPC's. Each address has credentials of its own: what it has fetched is its own.
+    fetched = certificates.shown
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal fetched
+        if fetched is certificates.shown:
+            return None
+        fetched = certificates.shown
+        return _configuration(fetched)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(fetched), fetch, require_client_authentication=fetched.client_ca is not None
+    )
+
+
+def _configuration(shown: Shown) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(shown.key, shown.chain)], root_certificates=shown.client_ca)
 
 
 def _group_id(name: str) -> int | None:

@@ -16,10 +16,12 @@ from multidict import CIMultiDict
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.edge import http_errors
-from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id, whole_body
-from headrace.edge.grpc_calls import Who, guarded, parse
+from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
+from headrace.edge.grpc_calls import Who, guarded
+from headrace.edge.grpc_parts import Beginning, beginning, more
 from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
-from headrace.errors import HeadraceError, InvalidCall
+from headrace.edge.taken import whole_body
+from headrace.errors import HeadraceError
 from headrace.heads import readable
 from headrace.model import Call
 from headrace.v1 import api_service_pb2
@@ -27,7 +29,6 @@ from headrace.v1 import api_service_pb2
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
 _HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].number << 3 | 2
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
-_Head = api_service_pb2.CallRequestHead
 _Pairs = Iterable[tuple[str, str]]
 
 
@@ -56,9 +57,9 @@ class ApiServicer:
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
         if not self._who.asks_for_keys and (hit := self._hits.glance(await self._digest(raw, b""))):
             return await self._give(hit, context)
-        head = _head(raw)
+        first = await beginning(raw)
         try:
-            return await self._answer(raw, head, parts, context, writer)
+            return await self._answer(raw, first, parts, context, writer)
         except HeadraceError as error:
             if writer.has_begun and not writer.has_events:
                 raise  # the status is gone: the RPC itself has to fail
@@ -67,16 +68,18 @@ class ApiServicer:
             if writer.has_begun:
                 # The error is the stream's last event, as upstream itself would have it.
                 return await writer.body(http_errors.error_event(error, new_id()))
-            said = http_errors.say(error, new_id())
-            await writer.begin(said.status, said.headers)
-            return await writer.body(said.body)
+            return await writer.say(error)
+
+    async def refuse(self, context: Any, error: HeadraceError) -> None:
+        """Say that a request is refused, of which nothing was read: as HTTP says it."""
+        await _Writer(context).say(error)
 
     async def _digest(self, raw: bytes, scope: bytes) -> bytes:
         return await aloof(raw, digest, b"ApiService.Call\n" + scope, raw)
 
-    async def _answer(self, raw: bytes, head: _Head, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
-        headers = _headers(head)
-        key, own_key, scope = self._who.keys(context, headers)  # as HTTP has it, in the head, or as gRPC has it
+    async def _answer(self, raw: bytes, first: Beginning, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
+        head, headers = first.head, _headers(first.head)
+        key, own_key, scope = self._who.keys(context, headers)
         digests = [await self._digest(raw, scope)]
         if self._who.asks_for_keys and (hit := self._hits.glance(digests[0])):
             return await self._give(hit, context)
@@ -88,18 +91,18 @@ class ApiServicer:
             timeout_s=context.time_remaining(),
             credential=own_key,
         )
-        if not _is_whole(head, headers):
+        if not _is_whole(first, headers):
             digests.clear()  # the same first part may have another body after it
-        if hit := await self._read(request, head, parts, digests):
+        if hit := await self._read(request, first, parts, digests):
             return await self._give(hit, context)
         async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
             await writer.pass_on(response)
         return None
 
-    async def _read(self, request: Request, head: _Head, parts: AsyncIterator[bytes], digests: list[bytes]) -> Hit | None:
+    async def _read(self, request: Request, first: Beginning, parts: AsyncIterator[bytes], digests: list[bytes]) -> Hit | None:
         """Take in the body; where the answer may be kept, all of it, and look for a hit by what HTTP would say."""
         endpoint = endpoint_of(request.method, request.target)
-        request.body, request.length = await _body(head, request.headers, parts)
+        request.body, request.length = await _body(first, request.headers, parts)
         if not endpoint.is_kept:
             return None
         check_size(endpoint, request.length)
@@ -162,14 +165,7 @@ def _chunks_of(body: bytes) -> Iterator[bytes]:
 # Requests.
 
 
-def _head(raw: bytes) -> _Head:
-    part = parse(api_service_pb2.CallRequest, raw)
-    if part.WhichOneof("part") != "head":
-        raise InvalidCall("head: must be the first part, and is missing", metadata={"field": "head"})
-    return part.head
-
-
-def _headers(head: _Head) -> CIMultiDict[str]:
+def _headers(head: api_service_pb2.CallRequestHead) -> CIMultiDict[str]:
     return CIMultiDict((header.name.lower(), header.value) for header in head.headers)
 
 
@@ -179,38 +175,28 @@ def _stated(headers: HeaderMap) -> int | None:
     return int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else None
 
 
-def _is_whole(head: _Head, headers: HeaderMap) -> bool:
+def _is_whole(first: Beginning, headers: HeaderMap) -> bool:
     # Whether the head tells by itself that nothing comes after it; its caller need not have said so then.
     length = _stated(headers)
     if length is None:
-        return not head.body and head.method in _WITHOUT_BODY
-    return length == len(head.body)
+        return not first.body and first.head.method in _WITHOUT_BODY
+    return length == len(first.body)
 
 
 async def _body(
-    head: _Head, headers: HeaderMap, parts: AsyncIterator[bytes]
+    first: Beginning, headers: HeaderMap, parts: AsyncIterator[bytes]
 ) -> tuple[bytes | AsyncIterator[bytes], int | None]:
-    if _is_whole(head, headers):
-        return head.body, len(head.body)
-    second = await anext(parts, None)
-    if second is None:
-        return head.body, len(head.body)
-    return _chunks(head.body, second, parts), _stated(headers)
+    if _is_whole(first, headers) or (second := await anext(parts, None)) is None:
+        return first.body, len(first.body)
+    return _chunks(first.body, second, parts), _stated(headers)
 
 
 async def _chunks(first: bytes, second: bytes, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     if first:
         yield first
-    yield _chunk(second)
+    yield await more(second)
     async for raw in parts:
-        yield _chunk(raw)
-
-
-def _chunk(raw: bytes) -> bytes:
-    part = parse(api_service_pb2.CallRequest, raw)
-    if part.WhichOneof("part") != "chunk":
-        raise InvalidCall("head: comes once, and chunks after it", metadata={"field": "head"})
-    return part.chunk
+        yield await more(raw)
 
 
 class _Writer:
@@ -224,6 +210,11 @@ class _Writer:
         await self.begin(response.status, response.headers)
         async for chunk in response.chunks:
             await self.body(chunk)
+
+    async def say(self, error: HeadraceError) -> None:
+        said = http_errors.say(error, new_id())
+        await self.begin(said.status, said.headers)
+        await self.body(said.body)
 
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun = True

@@ -8,12 +8,9 @@ from headrace.budgets import Board
 from headrace.budgets.board import State
 from headrace.clock import Clock
 from headrace.edge import budget_messages as messages
-from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.edge.grpc_calls import Asker, Handler, Who, guarded, parse
 from headrace.errors import InvalidCall, NotAllowed
-from headrace.model import Caller, Role
 from headrace.v1 import budgets_service_pb2 as pb
-
-_SEE_ALL = (Role.ADMIN, Role.OBSERVER)
 
 
 class BudgetsServicer:
@@ -38,9 +35,9 @@ class BudgetsServicer:
     @guarded
     async def list(self, raw: bytes, context: Any) -> bytes:
         """Return the limits with their buckets, as far as whoever asks may see them."""
-        caller = self._caller(context)
+        asker = self._who.ask(context, "BudgetsService.ListBudgets")
         request = parse(pb.ListBudgetsRequest, raw)
-        state, of = await self._state(request.limit or "*", caller)
+        state, of = await self._state(request.limit or "*", asker)
         reply = pb.ListBudgetsResponse(daemons=state.daemons, daemons_heard=state.heard)
         for shown in state.shown:
             reply.limits.append(messages.limit(shown, of))
@@ -51,27 +48,27 @@ class BudgetsServicer:
     @guarded
     async def get(self, raw: bytes, context: Any) -> bytes:
         """Return one limit likewise."""
-        caller = self._caller(context)
+        asker = self._who.ask(context, "BudgetsService.GetBudget")
         request = parse(pb.GetBudgetRequest, raw)
         limit = self._board.find(request.limit)
-        state, of = await self._state(limit.name, caller)
+        state, of = await self._state(limit.name, asker)
         if not state.shown:
-            raise NotAllowed(f"Limit {limit.name} holds for no call of yours; the roles admin and observer see all of them.")
+            raise NotAllowed(f"Limit {limit.name} holds for no call of yours; the role observer sees all of them.")
         reply = pb.GetBudgetResponse(
             limit=messages.limit(state.shown[0], of), daemons=state.daemons, daemons_heard=state.heard
         )  # fmt: skip
         return reply.SerializeToString()
 
-    async def _state(self, glob: str, caller: Caller) -> tuple[State, str]:
-        of = None if not self._who.required or caller.role in _SEE_ALL else caller
-        return await self._board.state(glob, of=of), of.name if of else ""
+    async def _state(self, glob: str, asker: Asker) -> tuple[State, str]:
+        of = asker.caller if asker.is_limited else None
+        return await self._board.state(glob, of=of), asker.owner.text if of else ""
 
     # Changing.
 
     @guarded
     async def set_limit(self, raw: bytes, context: Any) -> bytes:
         """Lay figures over a limit."""
-        by = self._admin(context)
+        by = self._by("SetLimit", context)
         request = parse(pb.SetLimitRequest, raw)
         limit = self._board.find(request.limit)
         await self._board.overrides.set_limit(
@@ -82,7 +79,7 @@ class BudgetsServicer:
     @guarded
     async def delete_limit(self, raw: bytes, context: Any) -> bytes:
         """Let a limit be as it is configured."""
-        by = self._admin(context)
+        by = self._by("DeleteLimit", context)
         request = parse(pb.DeleteLimitRequest, raw)
         if request.limit not in self._board.overrides.overrides:  # of one that went from the configuration it may go, too
             self._board.find(request.limit)
@@ -92,7 +89,7 @@ class BudgetsServicer:
     @guarded
     async def hold(self, raw: bytes, context: Any) -> bytes:
         """Put a caller on hold."""
-        by = self._admin(context)
+        by = self._by("HoldCaller", context)
         request = parse(pb.HoldCallerRequest, raw)
         held = await self._board.overrides.hold(
             request.caller, refuse=request.refuse, by=by, reason=request.reason, **messages.read_expiry(request)
@@ -102,7 +99,7 @@ class BudgetsServicer:
     @guarded
     async def release(self, raw: bytes, context: Any) -> bytes:
         """Let a caller go on."""
-        by = self._admin(context)
+        by = self._by("ReleaseCaller", context)
         request = parse(pb.ReleaseCallerRequest, raw)
         if not request.caller:
             raise InvalidCall("caller: is empty; name the caller that is to go on", metadata={"field": "caller"})
@@ -113,14 +110,5 @@ class BudgetsServicer:
         shown = self._board.shown(name)
         return None if shown is None else messages.limit(shown, "")
 
-    # Who asks.
-
-    def _caller(self, context: Any) -> Caller:
-        return self._who.identify(self._who.keys(context).ours, "")
-
-    def _admin(self, context: Any) -> str:
-        caller = self._caller(context)
-        if caller.role is not Role.ADMIN:
-            how = "caller.NAME.role" if self._who.required else "auth.required with caller.NAME.role, or auth.default_role"
-            raise NotAllowed(f'Limits and callers are steered by callers with the role admin ({how} = "admin").')
-        return caller.name
+    def _by(self, method: str, context: Any) -> str:
+        return self._who.ask(context, f"BudgetsService.{method}").caller.name

@@ -31,10 +31,11 @@ class CacheServicer:
 
     @guarded
     async def stats(self, raw: bytes, context: Any) -> bytes:
-        """Return what each tier holds and did."""
-        self._who.identify(self._who.keys(context).ours, "")
+        """Return what each tier holds and did, or what it holds of the caller's own."""
+        asker = self._who.ask(context, "CacheService.GetCacheStats")
         parse(cache_service_pb2.GetCacheStatsRequest, raw)
-        tiers = [_tier(stats) for stats in await self._cache.stats() if stats.on]
+        scope = self._admission.scope(asker.caller, asker.own) if asker.is_limited else None
+        tiers = [_tier(stats) for stats in await self._cache.stats(scope) if stats.on]
         return cache_service_pb2.GetCacheStatsResponse(tiers=tiers).SerializeToString()
 
     @guarded
@@ -45,15 +46,17 @@ class CacheServicer:
         return cache_service_pb2.PurgeCacheResponse(purged_entry_count=count).SerializeToString()
 
     def _selector(self, request: cache_service_pb2.PurgeCacheRequest, context: Any) -> Selector:
-        key, own_key, _ = self._who.keys(context)
-        caller = self._who.identify(key, "")
         asked = request.WhichOneof("selector")
-        if not self._who.required:
+        asker = self._who.ask(context, "CacheService.PurgeCache")
+        if not asker.is_limited:
             return _selector(request, asked, None)
-        if asked == "caller" and request.caller != caller.name:
-            raise NotAllowed("callers may purge their own answers only")
-        # Whatever is asked for, only what this caller itself could be given.
-        return _selector(request, asked, self._admission.scope(caller, own_key))
+        # Whatever is asked for, only what is this caller's own: what all share is nobody's.
+        if asked == "caller" and request.caller != asker.caller.name:
+            raise NotAllowed("callers purge their own answers only; the role admin purges all")
+        scope = self._admission.scope(asker.caller, asker.own)
+        if scope != asker.owner.text:
+            raise NotAllowed('callers share their answers (cache.scope = "shared"), so that only the role admin purges them')
+        return _selector(request, asked, scope)
 
 
 def _selector(request: cache_service_pb2.PurgeCacheRequest, asked: str | None, scope: str | None) -> Selector:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError, Message
 from multidict import CIMultiDict
 
-from headrace import observe
-from headrace.callers import Callers
-from headrace.edge import status
+from headrace import observe, roles
+from headrace.callers import Callers, Certified
+from headrace.edge import peers, status
 from headrace.edge.http_asks import credential, presented_keys
-from headrace.errors import HeadraceError, InvalidCall, UnknownCaller
+from headrace.errors import HeadraceError, InvalidCall, TooLarge, UnknownCaller
 from headrace.model import Caller
+from headrace.owner import Owner
 
 M = TypeVar("M", bound=Message)
 Handler = Callable[[Any, Any], Awaitable[bytes | None]]  # the request, in bytes or as an iterator of them, and the context
 Method = Callable[[Any, Any, Any], Awaitable[bytes | None] | bytes]
 
 log = structlog.get_logger()
+
+_MAX_BYTES = 262_144  # of a message that is parsed in the loop: what is in it may be many small things
 
 
 def guarded(method: Method) -> Callable[[Any, Any, Any], Awaitable[bytes | None]]:
@@ -51,8 +55,10 @@ def guarded(method: Method) -> Callable[[Any, Any, Any], Awaitable[bytes | None]
     return run
 
 
-def parse(cls: type[M], raw: bytes) -> M:
-    """Return the message; `InvalidCall` if the bytes are none."""
+def parse(cls: type[M], raw: bytes, *, most_bytes: int | None = _MAX_BYTES) -> M:
+    """Return the message; `InvalidCall` if the bytes are none, and `TooLarge` for more than may be parsed in the loop."""
+    if most_bytes is not None and len(raw) > most_bytes:
+        raise TooLarge(f"{cls.DESCRIPTOR.full_name}: has {len(raw):,} bytes; without a prompt it may have {most_bytes:,}")
     try:
         return cls.FromString(raw)
     except DecodeError as error:
@@ -65,7 +71,7 @@ class Keys(NamedTuple):
     What was presented with a call.
 
     Args:
-        ours: the key that says who asks; "" where none is needed.
+        ours: the key that says who asks, or what stands for one (`Callers.ours`); "" where none is needed.
         own: the caller's own key for upstream; "" unless that is what goes there.
         scope: tells this caller's bytes from another's same bytes; the name in the bytes themselves apart.
     """
@@ -76,6 +82,33 @@ class Keys(NamedTuple):
 
 
 _NONE = Keys()
+
+
+class Asker(NamedTuple):
+    """
+    Who asks for an RPC of ours, that may.
+
+    Args:
+        owner: whose things are its own.
+        own: its own key for upstream; "" unless that is what goes there.
+        is_limited: whether it is limited to those.
+    """
+
+    caller: Caller
+    owner: Owner
+    own: str
+    is_limited: bool
+
+
+class _Presented(NamedTuple):
+    # What the metadata of this RPC present; the key is one of ours, or "" where none is needed.
+    metadata: CIMultiDict[str]
+    key: str = ""
+    name: str = ""
+
+
+# Each RPC is a task of its own, so that this is its own too: what was found out before it was read need not be found out again.
+_presented: ContextVar[_Presented] = ContextVar("presented")
 
 
 class Who:
@@ -90,32 +123,79 @@ class Who:
         self._callers = callers
         self._passes_credentials = passes_credentials
 
+    def admit(self, metadata: Iterable[tuple[str, str]]) -> None:
+        """
+        Find out from the metadata who asks, before anything of the RPC is read; `keys` knows it from then on.
+
+        Raises `UnknownCaller` for a stranger: whoever presents no key of ours there costs nothing more. Where a certificate may
+        say it, nobody is a stranger yet: the RPC has to `recognize` its caller.
+        """
+        if self.asks_for_keys and not self._callers.knows_certificates:
+            _presented.set(self._read(metadata))
+
+    def recognize(self, context: Any) -> None:
+        """Do the same from within the RPC, which knows the certificate, too, before it reads anything."""
+        _presented.set(self._of(context))
+
     def keys(self, context: Any, headers: Mapping[str, str] | None = None) -> Keys:
         """
         Return what is presented; raises `UnknownCaller` where that does not do.
 
-        It is looked for in the *headers* of a request inside the RPC and in the metadata: whichever is one of ours counts.
+        A caller's own key for upstream may be in the *headers* of a request inside the RPC, too.
         """
-        if not (self._callers.required or self._passes_credentials):
+        if not self.asks_for_keys:
             return _NONE
+        presented = _presented.get(None) or self._of(context)
+        own_key = self._own_key(presented.metadata, headers or {}) if self._passes_credentials else ""
+        return Keys(presented.key, own_key, f"{presented.name}\n{own_key}".encode("utf-8", "surrogateescape"))
+
+    def _of(self, context: Any) -> _Presented:
+        names = peers.of_grpc(context) if self._callers.knows_certificates else ()
+        return self._read(context.invocation_metadata() or (), names)
+
+    def _read(self, metadata: Iterable[tuple[str, str]], names: Sequence[str] = ()) -> _Presented:
         # Several of one name are several: a key of ours may be the second.
-        metadata = CIMultiDict(context.invocation_metadata() or ())
-        metadata.extend(headers or {})
-        own_key = credential(headers or {}) or credential(metadata) if self._passes_credentials else ""
-        if self._passes_credentials and not own_key:
-            raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
-        key = self._callers.ours(presented_keys(metadata)) if self._callers.required else ""
-        name = self._callers.identify(key, "").name if self._callers.required else ""
-        return Keys(key, own_key, f"{name}\n{own_key}".encode("utf-8", "surrogateescape"))
+        said = CIMultiDict(metadata)
+        if not self._callers.required and not names:
+            return _Presented(said)
+        key = self._callers.ours(presented_keys(said), names)
+        is_known = self._callers.required or type(key) is Certified
+        return _Presented(said, key, self._callers.identify(key, "").name if is_known else "")
+
+    @staticmethod
+    def _own_key(metadata: Mapping[str, str], headers: Mapping[str, str]) -> str:
+        if own_key := credential(headers) or credential(metadata):
+            return own_key
+        raise UnknownCaller("Send your own key for upstream in the metadata x-api-key or authorization (Bearer).")
 
     def identify(self, key: str, named: str) -> Caller:
         """Return the caller."""
         return self._callers.identify(key, named)
 
+    def ask(self, context: Any, rpc: str, named: str = "") -> Asker:
+        """Return who asks for an RPC ("TicketsService.GetTicket"); raises `NotAllowed` if that may not (roles.py)."""
+        key, own_key, _ = self.keys(context)
+        if self._passes_credentials and not named:
+            named = dict(context.invocation_metadata() or ()).get("x-headrace-caller", "")
+        caller, rule = self.identify(key, named), roles.of_rpc(rpc)
+        rule.check(caller.role)
+        is_limited = rule.is_limited(caller.role, told_apart=self.tells_apart)
+        return Asker(caller, Owner.of(caller.name, own_key), own_key, is_limited)
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether callers are told apart by what they present, and not only by what they say."""
+        return self.asks_for_keys
+
     @property
     def asks_for_keys(self) -> bool:
-        """Whether a key decides anything: who asks, or whose key goes upstream."""
-        return self._callers.required or self._passes_credentials
+        """Whether a key or a certificate decides anything: who asks, or whose key goes upstream."""
+        return self._callers.required or self._passes_credentials or self._callers.knows_certificates
+
+    @property
+    def knows_certificates(self) -> bool:
+        """Whether a client certificate may say who asks."""
+        return self._callers.knows_certificates
 
     @property
     def required(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
+from headrace import roles
 from headrace.admission import Admission, Ask
 from headrace.aside import LIGHT_BYTES, aloof
 from headrace.cache import status
@@ -73,6 +74,8 @@ class KeptRpc:
     """One method's handlers; of `unary` and `stream` the one that the proto names is used."""
 
     def __init__(self, exchange: Exchange, admission: Admission, hits: Hits, who: Who, method: Method) -> None:
+        if roles.of_rpc(method.name) is not roles.CALLS:
+            raise ValueError(f"{method.name} is not for whoever is known, and a hit asks for no more")
         self.method = method
         self._exchange = exchange
         self._admission = admission

@@ -13,15 +13,20 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from headrace.aside import Aside
+from headrace.aside import Aside, cut
 from headrace.edge import translate
 from headrace.edge.grpc_calls import parse
+from headrace.errors import InvalidCall
 from headrace.forms import exact
 from headrace.v1 import chat_service_pb2, message_batches_service_pb2, messages_service_pb2, organization_service_pb2
 
 JOB = "headrace.edge.grpc_params:job"
 
-_SMALL_BYTES = 32_768
+_TINY_BYTES = 4_096  # whatever is in them
+_SMALL_BYTES = 32_768  # if not many small things are in them
+_MOST_LENGTHS = 600  # of things of less than 32 bytes, more or less
+_MAX_REST_BYTES = 65_536  # of a request without its params
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\r"))
 _FILES = (messages_service_pb2, chat_service_pb2, message_batches_service_pb2, organization_service_pb2)
 _REPLY = struct.Struct("!?I")
 
@@ -44,7 +49,10 @@ class Parted:
 
 def is_light(raw: bytes) -> bool:
     """Whether taking this request apart takes but a moment."""
-    return len(raw) <= _SMALL_BYTES
+    if len(raw) <= _TINY_BYTES:
+        return True
+    # The length of a small thing is a byte that no text has.
+    return len(raw) <= _SMALL_BYTES and len(raw) - len(raw.translate(None, _CONTROL)) <= _MOST_LENGTHS
 
 
 async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: bool) -> Parted:
@@ -60,11 +68,12 @@ async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: b
     said = await aside.run(JOB, f"{'+' if streams else '-'}{cls.DESCRIPTOR.name}".encode(), raw)
     is_stream, length = _REPLY.unpack_from(said)
     rest = said[_REPLY.size : _REPLY.size + length]
-    return Parted(parse(cls, rest), said[_REPLY.size + length :], is_stream)
+    return Parted(parse(cls, rest), await cut(said, _REPLY.size + length, len(said)), is_stream)
 
 
 def _take_apart(cls: type[Message], raw: bytes, *, streams: bool) -> Parted:
-    request: Any = parse(cls, raw)
+    has_params = "params" in cls.DESCRIPTOR.fields_by_name
+    request: Any = parse(cls, raw, **({"most_bytes": None} if has_params else {}))
     if "params" not in cls.DESCRIPTOR.fields_by_name:
         return Parted(request, b"", streams)
     return Parted(request, *written(request.params, streams=streams))
@@ -89,4 +98,6 @@ def job(head: bytes, raw: bytes) -> bytes:
     parted = _take_apart(cls, raw, streams=head[:1] == b"+")
     parted.request.ClearField("params")
     rest = parted.request.SerializeToString()
+    if len(rest) > _MAX_REST_BYTES:
+        raise InvalidCall(f"options: have {len(rest):,} bytes, and may have {_MAX_REST_BYTES:,}", metadata={"field": "options"})
     return b"".join((_REPLY.pack(parted.is_stream, len(rest)), rest, parted.body))

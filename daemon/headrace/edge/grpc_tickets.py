@@ -12,6 +12,8 @@ from headrace.edge.grpc_asks import SOURCES
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.errors import HeadraceError, InvalidCall, UpstreamError
 from headrace.model import Answer, Source
+from headrace.owner import Owner
+from headrace.resources import Guard
 from headrace.retry.ticket import State, Ticket
 from headrace.retry.tickets import Tickets
 from headrace.v1 import messages_pb2, options_pb2, tickets_pb2, tickets_service_pb2
@@ -30,8 +32,9 @@ class Asking(Protocol):
 class TicketsServicer:
     """One short method per RPC."""
 
-    def __init__(self, tickets: Tickets, who: Who) -> None:
+    def __init__(self, tickets: Tickets, who: Who, guard: Guard) -> None:
         self._tickets = tickets
+        self._guard = guard
         self._who = who
 
     def __repr__(self) -> str:
@@ -46,23 +49,26 @@ class TicketsServicer:
     async def get(self, raw: bytes, context: Any) -> bytes:
         """Return a ticket as it is now."""
         request = parse(tickets_service_pb2.GetTicketRequest, raw)
-        ticket = await self._tickets.get(_id(request.id), self._caller(request, context))
+        owner = self._owner("GetTicket", request, context)
+        ticket = await self._noted(await self._tickets.get(_id(request.id), owner), owner)
         return tickets_service_pb2.GetTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
 
     @guarded
     async def wait(self, raw: bytes, context: Any) -> bytes:
         """Return a ticket once it has ended."""
         request = parse(tickets_service_pb2.WaitTicketRequest, raw)
-        ticket = await self._tickets.get(_id(request.id), self._caller(request, context))  # not another's
+        owner = self._owner("WaitTicket", request, context)
+        ticket = await self._tickets.get(_id(request.id), owner)  # not another's
         if not ticket.state.is_terminal:
             ticket = await self._tickets.wait(ticket.id)
+        await self._noted(ticket, owner)
         return tickets_service_pb2.WaitTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
 
     @guarded
     async def cancel(self, raw: bytes, context: Any) -> bytes:
         """Cancel a ticket, and return it."""
         request = parse(tickets_service_pb2.CancelTicketRequest, raw)
-        ticket = await self._tickets.cancel(_id(request.id), self._caller(request, context))
+        ticket = await self._tickets.cancel(_id(request.id), self._owner("CancelTicket", request, context))
         return tickets_service_pb2.CancelTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
 
     @guarded
@@ -70,7 +76,7 @@ class TicketsServicer:
         """Return a page of the caller's tickets."""
         request = parse(tickets_service_pb2.ListTicketsRequest, raw)
         tickets, token = await self._tickets.list(
-            self._caller(request, context),
+            self._owner("ListTickets", request, context),
             page_size=_page_size(request.page_size),
             page_token=request.page_token,
             state=_state(request.state),
@@ -79,9 +85,13 @@ class TicketsServicer:
             tickets=[ticket_message(ticket, is_whole=False) for ticket in tickets], next_page_token=token
         ).SerializeToString()
 
-    def _caller(self, request: Asking, context: Any) -> str:
-        key = self._who.keys(context).ours
-        return self._who.identify(key, request.options.caller).name
+    async def _noted(self, ticket: Ticket, owner: Owner) -> Ticket:
+        if ticket.answer is not None:
+            await self._guard.note(owner, ticket.answer)
+        return ticket
+
+    def _owner(self, method: str, request: Asking, context: Any) -> Owner:
+        return self._who.ask(context, f"TicketsService.{method}", request.options.caller).owner
 
 
 def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Ticket:

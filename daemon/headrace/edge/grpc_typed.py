@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import Message
 from multidict import CIMultiDict
 
-from headrace import forms
+from headrace import forms, roles
 from headrace.admission import Ask
 from headrace.edge import translate
 from headrace.edge.exchange import Exchange, Request, Response
@@ -124,11 +124,13 @@ class _CarriedRpc:
     async def _open(self, raw: bytes, context: Any) -> AsyncIterator[Response]:
         key, own_key, _ = self._who.keys(context)
         parted = await take_apart(self._exchange.aside, self._route.request, raw, streams=self._route.shape is Shape.EVENTS)
+        caller = self._who.identify(key, parted.request.options.caller)
+        roles.of_rpc(self._route.rpc).check(caller.role)
         asked = ask(self._route, parted)
         call = Request(
             method=self._route.method,
             target=asked.target,
-            caller=self._who.identify(key, parted.request.options.caller),
+            caller=caller,
             headers=CIMultiDict(headers_of(self._route, parted.request)),
             body=asked.body,
             length=len(asked.body),

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headrace.clock import Clock
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.errors import InvalidCall, NotAllowed
-from headrace.model import Role
+from headrace.owner import Owner
 from headrace.usage import Granularity, Question, Row, Store
 from headrace.usage.tally import FIELDS
 from headrace.v1 import usage_service_pb2 as pb
@@ -22,7 +22,6 @@ _GRANULARITIES = {
     pb.USAGE_GRANULARITY_MONTH: Granularity.MONTH,
 }
 _ROWS_AT_ONCE = 200  # that are made before the loop may go on with something else
-_SEE_ALL = (Role.ADMIN, Role.OBSERVER)
 
 
 class UsageServicer:
@@ -44,18 +43,26 @@ class UsageServicer:
     @guarded
     async def usage(self, raw: bytes, context: Any) -> bytes:
         """Return the usage of all daemons, as far as whoever asks may see it."""
-        caller = self._who.identify(self._who.keys(context).ours, "")
+        asker = self._who.ask(context, "UsageService.GetUsage")
         request = parse(pb.GetUsageRequest, raw)
-        if self._who.required and caller.role not in _SEE_ALL:
-            if request.caller not in ("", caller.name):
-                raise NotAllowed("Callers see their own usage only; the roles admin and observer see all of it.")
-            request.caller = caller.name
+        own = f"#{asker.owner.credential}" if asker.is_limited and asker.owner.credential else ""
+        if asker.is_limited:
+            request.caller = _own(asker.owner, request.caller)
         rows, since, until = await self._store.ask(_question(request, self._clock.now()))
         reply = pb.GetUsageResponse(since_time=_stamp(since), until_time=_stamp(until))
         for first in range(0, len(rows), _ROWS_AT_ONCE):
-            reply.rows.extend(map(_row, rows[first : first + _ROWS_AT_ONCE]))
+            reply.rows.extend(_row(row, own) for row in rows[first : first + _ROWS_AT_ONCE])
             await self._clock.sleep(0)
         return reply.SerializeToString()
+
+
+def _own(owner: Owner, asked: str) -> str:
+    """Return the glob of what is the owner's own; under one key of its own all names are, whichever are asked for."""
+    if owner.credential:
+        return f"{asked or '*'}#{owner.credential}"
+    if asked not in ("", owner.name):
+        raise NotAllowed("Callers see their own usage only; the role observer sees all of it.")
+    return owner.name
 
 
 def _question(request: pb.GetUsageRequest, now_s: float) -> Question:
@@ -83,11 +90,11 @@ def _moment(stamp: Timestamp, field: str) -> datetime:
         raise InvalidCall(f"{field}: is no moment", metadata={"field": field}) from None
 
 
-def _row(row: Row) -> pb.UsageRow:
+def _row(row: Row, own: str) -> pb.UsageRow:
     said = dict(zip(FIELDS, row.figures, strict=True))
     return pb.UsageRow(
         begin_time=_stamp(row.begins),
-        group=row.group,
+        group=[text.removesuffix(own) for text in row.group],
         calls=pb.UsageCalls(**_of(said, "calls_")),
         tokens=pb.UsageTokens(**{name: said[name] for name in pb.UsageTokens.DESCRIPTOR.fields_by_name}),
         cost_nano_usd=said["cost"],

@@ -18,12 +18,14 @@ from typing import Protocol
 import msgspec
 
 from headrace import forms
+from headrace.aside import LIGHT_BYTES
 from headrace.cache import status
 from headrace.cache.entry import Entry
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.model import Call, Caller, Labels
 from headrace.outcome import Outcome, labels_text
+from headrace.owner import text_of
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
@@ -34,9 +36,15 @@ _COUNTS = ("anthropic-", "cache-control", "x-headrace-lane", "x-headrace-labels"
 
 @dataclass(slots=True)
 class Seen:
-    """What the bytes of an earlier call asked; not frozen, since that would triple what it costs to remember a call."""
+    """
+    What the bytes of an earlier call asked; not frozen, since that would triple what it costs to remember a call.
+
+    Args:
+        owner: whose call it was, as `Owner.text` has it.
+    """
 
     fingerprint: str
+    owner: str
     caller: Caller
     model: str
     lane: str
@@ -106,7 +114,15 @@ class Hits:
         if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
             return
         self._memo[digest] = Seen(
-            call.fingerprint, call.caller, call.model, call.lane, call.endpoint, call.stream, asks.max_age_s, call.labels
+            call.fingerprint,
+            text_of(call.caller.name, call.credential),
+            call.caller,
+            call.model,
+            call.lane,
+            call.endpoint,
+            call.stream,
+            asks.max_age_s,
+            call.labels,
         )
         if len(self._memo) > _MEMO:
             self._memo.popitem(last=False)
@@ -118,7 +134,11 @@ class Hits:
 
 def digest(head: bytes, body: bytes) -> bytes:
     """Return the hash of all that decides an answer. The length keeps the parts apart: no two different calls run together."""
-    return hashlib.sha256(b"%d:%b%b" % (len(head), head, body)).digest()
+    if len(body) <= LIGHT_BYTES:
+        return hashlib.sha256(b"%d:%b%b" % (len(head), head, body)).digest()
+    whole = hashlib.sha256(b"%d:%b" % (len(head), head))
+    whole.update(body)  # as it is: a copy of a large one would hold up all other threads
+    return whole.digest()
 
 
 def http_digest(caller: str, credential: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -133,7 +153,7 @@ def http_digest(caller: str, credential: str, method: str, target: str, headers:
     return digest(head.encode("utf-8", "surrogateescape"), body)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(256)  # names may have 64 KiB each
 def _counts(name: str) -> bool:
     return name.lower().startswith(_COUNTS)
 
@@ -144,7 +164,7 @@ def outcome_of(hit: Hit, edge: str) -> Outcome:
     return Outcome(
         edge,
         seen.endpoint,
-        seen.caller.name,
+        seen.owner,
         seen.lane,
         seen.model,
         team=seen.caller.team,

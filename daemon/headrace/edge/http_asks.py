@@ -9,12 +9,13 @@ from headrace.cache.control import parse_cache_control
 from headrace.callers import is_key
 from headrace.deadline import Wait
 from headrace.endpoints import Endpoint
+from headrace.errors import InvalidCall
 from headrace.labels import HEADER, labels_of_header
 from headrace.model import CacheControl, Caller, Labels
 
 # Known to say nothing about the call itself.
 _NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"})
-_MAX_DIGITS = 12
+_MAX_LIST = 8_192  # characters of a header that is taken apart here, all its values together
 
 
 def presented_keys(headers: Mapping[str, str]) -> list[str]:
@@ -74,19 +75,26 @@ def read_ask(
 
 def labels(headers: Mapping[str, str], caller: Caller) -> Labels:
     """Return the labels of a request; raises `InvalidCall` for those that its caller may not send."""
-    return labels_of_header(", ".join(_all(headers, HEADER)), caller) if HEADER in headers else ()
+    return labels_of_header(_listed(headers, HEADER), caller) if HEADER in headers else ()
 
 
 def cache_control(headers: Mapping[str, str]) -> CacheControl:
     """Return what the request says to caches."""
     if "cache-control" not in headers:
         return CacheControl()
-    return parse_cache_control(", ".join(_all(headers, "cache-control")))
+    return parse_cache_control(_listed(headers, "cache-control"))
 
 
 def _betas(headers: Mapping[str, str]) -> tuple[str, ...]:
-    parts = (part.strip() for value in _all(headers, "anthropic-beta") for part in value.split(","))
+    parts = (part.strip() for part in _listed(headers, "anthropic-beta").split(","))
     return tuple(beta for beta in parts if beta)
+
+
+def _listed(headers: Mapping[str, str], name: str) -> str:
+    values = _all(headers, name)
+    if sum(map(len, values)) > _MAX_LIST:
+        raise InvalidCall(f"{name}: has more than {_MAX_LIST:,} characters", metadata={"field": name})
+    return ", ".join(values)
 
 
 def _all(headers: Mapping[str, str], name: str) -> list[str]:

@@ -1,57 +1,78 @@
 """
-Reading the body of a request whole: what has arrived of it counts among all that waits, until it is all here.
+Reading the body of a request: what has arrived of it counts among all that waits, until it is all here.
 
 A body of up to 64 KiB is not counted: so much the server holds for every connection anyway, and most bodies are that small.
+One that comes packed counts as it is unpacked (`bodies/unpack.py`), which begins when somebody reads it: so only for callers
+who are known by then.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from aiohttp import web
 
 from headrace.aside import joined
+from headrace.bodies.unpack import ENCODINGS, unpacked
 from headrace.crowd import Crowd
 from headrace.errors import InvalidCall, TooLarge
 
 _BUFFERED_BYTES = 65_536
-_UNPACKED = frozenset({"gzip", "deflate", "br", "zstd"})
 
 
-def is_unpacked(request: web.BaseRequest) -> bool:
-    """Whether the server undoes an encoding on the way in; then neither the header nor the length holds any longer."""
-    return request.headers.get("content-encoding", "").lower() in _UNPACKED
+class Stalled(web.RequestPayloadError):
+    """A body of which nothing more came in time."""
+
+
+def packing(request: web.BaseRequest) -> str:
+    """Return how a body is packed that is unpacked here, or "". Neither the header nor the length holds any longer then."""
+    if (named := request.headers.get("content-encoding")) is None:
+        return ""
+    return encoding if (encoding := named.lower()) in ENCODINGS else ""
 
 
 async def read(request: web.BaseRequest, crowd: Crowd, *, most_bytes: int) -> bytes:
     """Return a request's body; raises `TooLarge`, `InvalidCall` if it breaks off, `QueueFull` if too much waits already."""
     content = request.content
+    if packing(request):
+        return await _read_counted(request, crowd, most_bytes)
     if content.is_eof() and content.exception() is None:
         return content.read_nowait()  # all of it has come with the head, as most bodies do
-    try:
-        return await (_read(request) if _is_small(request) else _read_counted(request, crowd))
-    except web.HTTPRequestEntityTooLarge as error:
-        raise TooLarge(f"the body is over {most_bytes:,} bytes, the most that upstream takes") from error
-    except web.RequestPayloadError as error:
-        raise InvalidCall("the body ended before it was whole") from error
+    if _is_small(request):
+        return b"".join([chunk async for chunk in _raw(request)])
+    return await _read_counted(request, crowd, most_bytes)
+
+
+def chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """Return a request's body as it comes, in the clear; raises `InvalidCall` if it breaks off."""
+    encoding = packing(request)
+    return unpacked(_raw(request), encoding) if encoding else _raw(request)
 
 
 def _is_small(request: web.BaseRequest) -> bool:
     length = request.content_length
-    return length is not None and length <= _BUFFERED_BYTES and not is_unpacked(request)
+    return length is not None and length <= _BUFFERED_BYTES
 
 
-async def _read(request: web.BaseRequest) -> bytes:
+async def _raw(request: web.BaseRequest) -> AsyncIterator[bytes]:
     # Not by `request.read`, which would hold on to the body as long as the request lasts.
-    return await request.content.read()
-
-
-async def _read_counted(request: web.BaseRequest, crowd: Crowd) -> bytes:
-    # Joined once: the library's own way copies what has come several times over, and holds up the loop by that.
-    chunks, size = [], 0
-    with crowd.waiting("reading") as place:
+    try:
         while chunk := await request.content.readany():
-            place.add(len(chunk))
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > request.client_max_size:
-                raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=size)
-        return await joined(chunks)
+            yield chunk
+    except Stalled as error:
+        raise InvalidCall("the body fell silent before it was whole") from error
+    except web.RequestPayloadError as error:
+        raise InvalidCall("the body ended before it was whole") from error
+
+
+async def _read_counted(request: web.BaseRequest, crowd: Crowd, most_bytes: int) -> bytes:
+    # Joined once: the library's own way copies what has come several times over, and holds up the loop by that.
+    pieces, size = [], 0
+    with crowd.waiting("reading") as place:
+        async for piece in chunks(request):
+            place.add(len(piece))
+            pieces.append(piece)
+            size += len(piece)
+            if size > most_bytes:
+                raise TooLarge(f"the body is over {most_bytes:,} bytes, the most that upstream takes")
+        return await joined(pieces)

@@ -41,6 +41,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.NotCached: Row(504, "timeout_error", False),
     errors.IdempotencyConflict: Row(409, "conflict_error", False),
     errors.TicketNotFound: Row(404, "not_found_error", False),
+    errors.ResourceNotFound: Row(404, "not_found_error", False),
     errors.LimitNotFound: Row(404, "not_found_error", False),
     errors.OverrideNotFound: Row(404, "not_found_error", False),
     errors.Canceled: Row(409, "conflict_error", False),

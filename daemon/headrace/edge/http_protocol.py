@@ -4,6 +4,10 @@ One connection to the HTTP port: aiohttp's, with our words where the bytes are n
 aiohttp answers what it cannot read in plain text of HTTP/1.0, quotes it there and in its log, and once more for every piece
 that still comes. Here the caller hears one error in the API's shape, nothing of what was sent is said again, and what still
 comes is passed over for a moment, so that the error arrives before the connection is reset.
+
+A connection costs something before anybody knows whose it is. So there are only so many (`connections.py`), nothing is unpacked
+here, and once a second each is looked at: a head that does not end, a body that does not go on, an answer that nobody takes
+(`http_times.py`) end it.
 """
 
 from __future__ import annotations
@@ -14,76 +18,241 @@ from typing import Any
 
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from headrace import heads, observe
+from headrace import observe
 from headrace.edge import http_errors
+from headrace.edge.connections import Connections
 from headrace.edge.exchange import new_id
 from headrace.edge.hits import JSON
 from headrace.edge.http2_hint import PREFACE, Hint
-from headrace.edge.http_refusals import HTTP2, TOO_LONG, Refusals, Refused, refused
+from headrace.edge.http_bodies import Stalled
+from headrace.edge.http_refusals import (
+    BODY_STALLED,
+    FULL,
+    HEAD_LATE,
+    HTTP2,
+    PADDED,
+    TOO_LONG,
+    UNREAD,
+    Refusals,
+    Refused,
+    refused,
+)
+from headrace.edge.http_slices import SLICE_BYTES, Slices
+from headrace.edge.http_times import Pace, Times
 
 log = structlog.get_logger()
 
-MAX_FIELD_BYTES = 65_536  # of the request line, and of one header
-MAX_HEADERS = 1_000
 # What was refused is still read for so long, so that its sender hears why; by the loop, as aiohttp times its connections.
 LINGER_S = 2.0
+_LINGER_BYTES = 4_000_000  # and so much of it at most
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
+_MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
+_MAX_PADDING = 16  # times the body: what chunks of a byte each have around them, twice over
+_LIGHT_BYTES = 512  # of a body in chunks: parsed at once
+_give_parser = RequestHandler.data_received
 
 
-class Listener(web.Server):
-    """Makes the connections of one address."""
+class Manager(web.Server):
+    """Who makes connections, and what they have in common: see `http_listener.py`."""
 
-    def __init__(self, handler: Any, *, refusals: Refusals, **options: Any) -> None:
-        limits: dict[str, Any] = {
-            "max_line_size": MAX_FIELD_BYTES,
-            "max_field_size": MAX_FIELD_BYTES,
-            "max_headers": MAX_HEADERS,
-        }
-        heads.write_as_they_are()
-        super().__init__(handler, **limits, **options)
-        self.refusals = refusals
-
-    def __call__(self) -> RequestHandler:
-        """Return the protocol of a new connection."""
-        return Connection(self, loop=self._loop, refusals=self.refusals, **self._kwargs)
+    refusals: Refusals
+    counted: Connections
+    times: Times
+    slices: Slices
 
 
 class Connection(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_body", "_head_bytes", "_hint", "_is_refused", "_refusals")
+    __slots__ = (
+        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused", "_passed_over",
+        "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "peer", "writer",
+    )  # fmt: skip
 
-    def __init__(self, manager: Listener, *, loop: asyncio.AbstractEventLoop, refusals: Refusals, **options: Any) -> None:
+    def __init__(self, manager: Manager, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
-        self._refusals = refusals
+        self._refusals, self._counted, self._times = manager.refusals, manager.counted, manager.times
+        self._slices = manager.slices
+        self._unparsed = memoryview(b"")
+        self._is_chunked = False
         self._is_refused = False
         self._hint: Hint | None = None
         self._head_bytes = 0
+        self._head_since = 0.0  # by the loop; 0: there is no head that has begun
         self._body = EMPTY_PAYLOAD  # of the request that came last
+        self._wire_bytes = 0  # of that body, all that stands around it included
+        self._passed_over = 0  # of a body that nobody wants any more
+        self._body_pace, self._write_pace = Pace(), Pace()
+        self.writer: AbstractStreamWriter | None = None  # of the answer that came last, for whoever makes requests to set
+        self._watched: AbstractStreamWriter | None = None
+        self.peer = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if there is room."""
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
+        self._head_since = self._loop.time()
+        super().connection_made(transport)
+        if not self._counted.enter(self):
+            self._refusals.note(FULL)
+            self._is_refused = True
+            transport.write(_last_word("503 Service Unavailable", "overloaded_error", FULL, b"retry-after: 1\r\n"))  # type: ignore[attr-defined]
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._counted.leave(self)
+        self._end_intake()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what came was refused already."""
         if self._is_refused:
+            self._pass_over(len(data))
             return
         if self._hint is not None or (self._request_count == 0 and not self._head_bytes and _is_http2(data)):
             self._hint_at_port(data)
             return
+        may_be_heavy = len(data) > SLICE_BYTES if self._body.is_eof() else self._is_chunked
+        if self._unparsed or (may_be_heavy and self._is_heavy(data)):
+            self._parse_later(data)
+        else:
+            self._parse(data)
+
+    def _is_heavy(self, data: bytes) -> bool:
+        # What may be a body in chunks, as far as it takes no parser to tell.
+        return len(data) > _LIGHT_BYTES if self._is_chunked else b"chunked" in data.lower()
+
+    def _parse_later(self, data: bytes) -> None:
+        if data:
+            self._unparsed = memoryview(bytes(self._unparsed) + data)
+            self._pause_transport_reading()
+        else:
+            self._parse(b"")  # the parser may go on with what it has
+        self._slices.add(self)
+
+    def parse_slice(self) -> bool:
+        """Give the parser the next slice, and return whether more is ready for it."""
+        if self.transport is None or self._is_refused or self._force_close:
+            self._unparsed = memoryview(b"")
+            return False
+        if self._reading_paused or self._buffer_paused:
+            return False  # it is resumed by a word from there
+        size = SLICE_BYTES if self._is_chunked or self._body.is_eof() else len(self._unparsed)
+        piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        self._parse(bytes(piece))
+        if not self._unparsed and not self._reading_paused:
+            self._resume_transport_reading()
+        return bool(self._unparsed)
+
+    def _resume_transport_reading(self) -> None:
+        if not self._unparsed:
+            super()._resume_transport_reading()
+
+    def _parse(self, data: bytes) -> None:
         is_body = not self._body.is_eof()
-        super().data_received(data)
+        _give_parser(self, data)
         if self._messages:
-            self._head_bytes = 0
-            self._body = self._messages[-1][1]
-            if (error := self._error_in(self._messages[-1][0])) is not None:
-                self._is_refused = True  # else each piece that still comes would be one more error
-                self._stop_body(error)
-        elif self._current_request is None and not is_body:  # the handler of a request begins a little after its body does
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                self._refuse_head()
+            self._note_message()
+        elif is_body:
+            self._note_body(len(data))
+        elif data and self._current_request is None:  # the handler of a request begins a little after its body does
+            self._note_head(len(data))
+
+    def _note_message(self) -> None:
+        message: Any
+        message, body = self._messages[-1]
+        self._head_since = 0.0
+        if self._head_bytes:
+            self._end_intake()
+        if (error := self._error_in(message)) is not None:
+            self._is_refused = True  # else each piece that still comes would be one more error
+            self._stop_body(error)
+            return
+        self._body, self._wire_bytes, self._passed_over = body, 0, 0
+        self._is_chunked = message.chunked
+
+    def _note_body(self, size: int) -> None:
+        self._wire_bytes += size
+        if self._wire_bytes - _MAX_PADDING * self._body.total_bytes > _MAX_PADDING_BYTES:
+            self._refuse_body(PADDED, web.RequestPayloadError("more stands around the body than in it"))
+        if not self._request_in_progress:  # its request has had its answer, or is about to begin
+            self._pass_over(size)
+
+    def _note_head(self, size: int) -> None:
+        if not self._head_bytes:
+            self._head_since = self._head_since or self._loop.time()
+        self._head_bytes += size
+        has_room = self._counted.take_in(size)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse_head(TOO_LONG, "431 Request Header Fields Too Large")
+        elif not has_room:
+            self._refuse_head(FULL, "503 Service Unavailable")
+
+    def _pass_over(self, size: int) -> None:
+        # What nobody wants any more is read for a moment, but not much of it.
+        self._passed_over += size
+        if self._passed_over > _LINGER_BYTES:
+            self.force_close()
+
+    def _end_intake(self) -> None:
+        self._counted.take_in(-self._head_bytes)
+        self._head_bytes = 0
+
+    # Progress.
+
+    def look(self, now: float) -> None:
+        """End what does not move; called every so often."""
+        if self.transport is None:
+            return
+        if self._is_unread(now):
+            self._refusals.note(UNREAD)
+            self.transport.abort()
+        elif self._head_since and now - self._head_since >= self._times.head_s and not self._is_refused:
+            self._end_head()
+        elif self._is_stalled(now):
+            self._refuse_body(BODY_STALLED, Stalled("the body fell silent"))
+
+    def _is_unread(self, now: float) -> bool:
+        assert self.transport is not None  # noqa: S101
+        if not (waiting := self.transport.get_write_buffer_size()):
+            self._write_pace.rest()
+            return False
+        if self.writer is None or self.writer is not self._watched:
+            self._watched = self.writer
+            self._write_pace.rest()
+        written = self.writer.output_size if self.writer is not None else 0
+        return self._write_pace.is_too_slow(now, written - waiting, self._times.write_s)
+
+    def _is_stalled(self, now: float) -> bool:
+        if self._body.is_eof() or self._current_request is None or self._reading_paused or self._body.exception() is not None:
+            self._body_pace.rest()  # it is not the caller whom we wait for
+            return False
+        return self._body_pace.is_too_slow(now, self._body.total_bytes, self._times.body_s)
+
+    def _end_head(self) -> None:
+        if self._head_bytes:
+            self._refuse_head(HEAD_LATE, "408 Request Timeout")
+        else:  # not a word: nobody listens
+            self._head_since = 0.0
+            self.force_close()
+
+    def idle_since(self) -> float | None:
+        """Return since when no request runs and none has begun to come, on the loop's clock; None if one does."""
+        if self._waiter is None or self._head_bytes or self._messages or self._hint is not None:
+            return None
+        return self._head_since or self._next_keepalive_close_time - self._keepalive_timeout
+
+    def give_way(self) -> None:
+        """Close: another needs the room."""
+        self._is_refused = True
+        if self.transport is not None:
+            self.transport.abort()
 
     # No request.
 
@@ -123,18 +292,19 @@ class Connection(RequestHandler):
     def _stop_body(self, error: BaseException) -> None:
         # A request whose body turns out to be none: its handler waits for more of it, and hears that nothing comes.
         if self._current_request is not None and not self._current_request.content.is_eof():
-            self._refusals.note(refused(error))
             self._messages.pop()
-            error = web.RequestPayloadError("the body is not as HTTP has it")
-            # Later: a reader that the end of a chunk has just woken looks for an error only when it is woken again.
-            self._loop.call_soon(self._current_request.content.set_exception, error)
+            self._refuse_body(refused(error), web.RequestPayloadError("the body is not as HTTP has it"))
 
-    def _refuse_head(self) -> None:
+    def _refuse_body(self, what: Refused, error: BaseException) -> None:
         self._is_refused = True
-        self._refusals.note(TOO_LONG)
-        body = http_errors.error_body("invalid_request_error", TOO_LONG.text, new_id())
-        head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-        self._say_last(head.encode() + b"\r\nconnection: close\r\n\r\n" + body)
+        self._refusals.note(what)
+        # Later: a reader that the end of a chunk has just woken looks for an error only when it is woken again.
+        self._loop.call_soon(self._body.set_exception, error)
+
+    def _refuse_head(self, what: Refused, status: str) -> None:
+        self._is_refused = True
+        self._refusals.note(what)
+        self._say_last(_last_word(status, "invalid_request_error", what))
 
     def _hint_at_port(self, data: bytes) -> None:
         if self._hint is None:
@@ -180,6 +350,12 @@ def as_http11(message: Any) -> Any:
 def _is_http2(data: bytes) -> bool:
     # Three bytes at least: less may become a POST, and nobody sends a preface in such small pieces.
     return data[:3] == PREFACE[:3] and (data.startswith(PREFACE[:14]) or PREFACE.startswith(data))
+
+
+def _last_word(status: str, kind: str, what: Refused, more: bytes = b"") -> bytes:
+    body = http_errors.error_body(kind, what.text, new_id())
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    return head.encode() + more + b"\r\n" + body
 
 
 def _response(status: int, kind: str, text: str) -> web.Response:

@@ -1,8 +1,8 @@
 """
-What is refused before it is a request: everything that the HTTP parser cannot read.
+What is refused before it is a request: everything that the HTTP parser cannot read, and what does not come to an end.
 
 Its own words quote what was sent, which may be a key or a prompt, so none of them is passed on. Only the kind is: to the caller
-as an error of the API's shape, to the log as one line, at most one a second for each kind, and to the metrics.
+as an error of the API's shape, to the log as one line, at most one in fifteen seconds for each kind, and to the metrics.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from headrace.clock import Clock
 
 log = structlog.get_logger()
 
-_QUIET_S = 1.0  # whoever sends nonsense without end, without a key, must not fill the log
+# Whoever sends nonsense without end, without a key, must not fill the log: all kinds make less than a hundred lines a minute.
+_QUIET_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class Refused:
 
 TOO_LONG = Refused("too_long", "the request line or a header is longer than 64 KiB, or all of them than 256 KiB", 431)
 HTTP2 = Refused("http2", "wrong port: this one speaks HTTP/1.1; gRPC has ports of its own")
+HEAD_LATE = Refused(
+    "head_late", "the head of the request took too long: all of it must be here within listen.head_timeout", 408
+)
+BODY_STALLED = Refused("body_stalled", "the body fell silent: it must go on within listen.body_timeout")
+UNREAD = Refused("unread", "nobody took the answer within listen.write_timeout")
+PADDED = Refused("padded", "more stands around the body's chunks than in them")
+FULL = Refused("connections", "too many connections: this port has no room for another at present", 503)
 _TOO_MANY = Refused("too_many_headers", "the request has too many headers", 431)
 _TLS = Refused("tls", "this port speaks HTTP without TLS: ask http://, not https://")
 _NO_HOST = Refused("no_host", "the request has no Host header, which HTTP/1.1 asks for")
@@ -100,6 +108,7 @@ class Refusals:
     def note(self, what: Refused) -> None:
         """Take note of one that was refused."""
         observe.ERRORS.inc("http", "UNREADABLE")
+        observe.REFUSED.inc("http", what.kind)
         count = self._counts[what.kind] = self._counts.get(what.kind, 0) + 1
         now = self._clock.now()
         told_at, told_count = self._told.get(what.kind, (-_QUIET_S, 0))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,39 +20,45 @@ import structlog
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import observe
+from headrace import observe, roles
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.callers import Callers
+from headrace.certificates import Certificates
 from headrace.clock import Clock, SystemClock
 from headrace.crowd import Crowd
-from headrace.edge import http_bodies, http_errors, http_ready
+from headrace.edge import http_bodies, http_errors, http_ready, peers
+from headrace.edge.connections import Connections, ConnectionsStats
 from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
-from headrace.edge.http_protocol import LINGER_S, Listener, as_http11
+from headrace.edge.http_listener import Listener
+from headrace.edge.http_pages import Page
+from headrace.edge.http_protocol import LINGER_S, as_http11
 from headrace.edge.http_refusals import Refusals, RefusalStats
+from headrace.edge.http_site import Site
+from headrace.edge.http_times import Times
 from headrace.edge.origins import Origins
 from headrace.edge.waits import has_own_clock
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, UnknownCaller
 from headrace.heads import HeadWriter
 from headrace.model import Caller
+from headrace.room import connections_of
 
 log = structlog.get_logger()
 
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
-_BODY_SLACK = 1_000_000  # read this much past the limit, so that the answer can be a 413 and not a reset
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
 class HttpStats:
-    """Where the port is, how many connections it has, and what was refused before it was a request."""
+    """Where the port is, its connections, and what was refused before it was a request."""
 
     address: str
-    connections: int
+    connections: ConnectionsStats
     refused: RefusalStats
 
 
@@ -68,6 +75,9 @@ class HttpServer:
         crowd: where bodies count while they are read.
         origins: web pages that may ask, and read the answers (`listen.origins`).
         hosts: names by which this daemon may be called where no key is asked for (`listen.hosts`).
+        times: what a connection may take.
+        max_connections, max_connections_per_peer: how many there may be, in all (descriptors permitting) and from one address.
+        certificates: for TLS; None for none.
     """
 
     def __init__(
@@ -85,8 +95,13 @@ class HttpServer:
         crowd: Crowd | None = None,
         origins: Iterable[str] = (),
         hosts: Iterable[str] = (),
+        times: Times | None = None,
+        max_connections: int = 10_000,
+        max_connections_per_peer: int = 5_000,
         clock: Clock | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
+        self._certificates = certificates
         self._exchange = exchange
         self._outcomes = exchange.outcomes
         self._hits = hits
@@ -94,20 +109,16 @@ class HttpServer:
         self._address = address
         self._passes_credentials = passes_credentials
         self._budget_headers = budget_headers
-        self._readiness = readiness
-        self._metrics = metrics
         self._grace_s = grace_s
         self._crowd = crowd or Crowd()
         self._refusals = Refusals(clock or SystemClock())
         named = address.rpartition(":")[0].strip("[]")
         self._origins = Origins(origins, (*hosts, named), is_open=lambda: not (callers.required or passes_credentials))
+        self._times = times or Times()
+        self._connections = Connections(connections_of(max_connections), max_connections_per_peer, now=time.monotonic)
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
-        self._routes: dict[str, dict[str, Handler]] = {
-            "/healthz": {"GET": self._healthz, "HEAD": self._healthz},
-            "/readyz": {"GET": self._readyz, "HEAD": self._readyz},
-            "/metrics": {"GET": self._show_metrics, "HEAD": self._show_metrics},
-        }
+        self._routes = _pages(readiness, metrics)
         self.port = 0
 
     def __repr__(self) -> str:
@@ -115,8 +126,7 @@ class HttpServer:
 
     def stats(self) -> HttpStats:
         """Return what the port does at present."""
-        connections = len(self._listener.connections) if self._listener else 0
-        return HttpStats(self.address, connections, self._refusals.stats())
+        return HttpStats(self.address, self._connections.stats(), self._refusals.stats())
 
     @property
     def address(self) -> str:
@@ -129,6 +139,8 @@ class HttpServer:
         self._listener = Listener(
             self._serve,
             refusals=self._refusals,
+            connections=self._connections,
+            times=self._times,
             request_factory=self._make_request,
             handler_cancellation=True,
             access_log=None,
@@ -137,7 +149,8 @@ class HttpServer:
         )
         self._runner = web.ServerRunner(self._listener, shutdown_timeout=self._grace_s)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host.strip("[]"), int(port), reuse_port=False)
+        context = self._certificates.context if self._certificates else None
+        site = Site(self._runner, host.strip("[]"), int(port), context, self._times.head_s)
         try:
             await site.start()
         except OSError as error:
@@ -153,13 +166,15 @@ class HttpServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self._listener is not None:
+            self._listener.rest()
 
     def _make_request(self, message: Any, payload: Any, protocol: Any, writer: HeadWriter, task: Any) -> web.BaseRequest:
-        message, limit = as_http11(message), (MESSAGES.max_body or 0) + _BODY_SLACK
+        message = as_http11(message)
         if more := self._origins.said(message.headers):
             writer.more = more
-        loop = asyncio.get_running_loop()
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
+        protocol.writer = writer
+        return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -187,7 +202,7 @@ class HttpServer:
     async def _call(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             headers, target = request.headers, request.rel_url.raw_path_qs
-            caller, own_key = self._identify(headers)
+            caller, own_key = self._identify(headers, request.transport)
             endpoint = endpoint_of(request.method, target)
             check_size(endpoint, request.content_length)
             _invite(request)
@@ -216,8 +231,9 @@ class HttpServer:
             self._outcomes.refused("http", error)
             return _refusal(error)
 
-    def _identify(self, headers: Mapping[str, str]) -> tuple[Caller, str]:
-        key = self._callers.ours(presented_keys(headers)) if self._callers.required else ""
+    def _identify(self, headers: Mapping[str, str], transport: asyncio.Transport | None) -> tuple[Caller, str]:
+        names = peers.of_http(transport) if self._callers.knows_certificates else ()
+        key = self._callers.ours(presented_keys(headers), names) if self._callers.required or names else ""
         caller = self._callers.identify(key, headers.get("x-headrace-caller", ""))
         own_key = credential(headers) if self._passes_credentials else ""
         if self._passes_credentials and not own_key:
@@ -245,18 +261,20 @@ class HttpServer:
         await stream.write_eof()
         return stream
 
-    # The rest.
 
-    async def _healthz(self, request: web.BaseRequest) -> web.StreamResponse:
-        return _response(200, b"ok\n", [("content-type", "text/plain")])
+def _pages(readiness: Callable[[], list[str]], metrics: Callable[[], bytes]) -> dict[str, dict[str, Handler]]:
+    def ready() -> tuple[int, bytes]:
+        wrong = readiness()
+        return 503 if wrong else 200, "\n".join([*wrong, ""] if wrong else ["ready", ""]).encode()
 
-    async def _readyz(self, request: web.BaseRequest) -> web.StreamResponse:
-        wrong = self._readiness()
-        text = "\n".join(wrong) if wrong else "ready"
-        return _response(503 if wrong else 200, f"{text}\n".encode(), [("content-type", "text/plain; charset=utf-8")])
-
-    async def _show_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
-        return _response(200, self._metrics(), [("content-type", "text/plain; version=0.0.4; charset=utf-8")])
+    made = {
+        "/healthz": Page(lambda: (200, b"ok\n"), "text/plain", now=time.monotonic),
+        "/readyz": Page(ready, "text/plain; charset=utf-8", now=time.monotonic),
+        "/metrics": Page(lambda: (200, metrics()), "text/plain; version=0.0.4; charset=utf-8", now=time.monotonic),
+    }
+    if any(roles.of_path("GET", path) is not roles.PUBLIC for path in made):
+        raise ValueError("what is answered without a key must be public (roles.py)")
+    return {path: {"GET": page.show, "HEAD": page.show} for path, page in made.items()}
 
 
 def _nothing_at(path: str) -> str:
@@ -278,7 +296,7 @@ def _asked(
     request: web.BaseRequest, target: str, caller: Caller, own_key: str, body: bytes | AsyncIterator[bytes], length: int | None
 ) -> Request:
     headers: MultiMapping[str] = request.headers
-    if http_bodies.is_unpacked(request):
+    if http_bodies.packing(request):
         headers = CIMultiDict(pair for pair in headers.items() if pair[0].lower() != "content-encoding")
     return Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
 
@@ -288,20 +306,13 @@ async def _pass(request: web.BaseRequest, crowd: Crowd) -> tuple[bytes | AsyncIt
         return b"", 0
     length = request.content_length
     if length is not None and length <= _WHOLE:
-        return await _read(request, crowd), length
-    return _chunks(request), None if http_bodies.is_unpacked(request) else length
+        body = await _read(request, crowd)
+        return body, len(body)
+    return http_bodies.chunks(request), None if http_bodies.packing(request) else length
 
 
 async def _read(request: web.BaseRequest, crowd: Crowd) -> bytes:
     return await http_bodies.read(request, crowd, most_bytes=MESSAGES.max_body or 0)
-
-
-async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in request.content.iter_any():
-            yield chunk
-    except web.RequestPayloadError as error:
-        raise InvalidCall("the body ended before it was whole") from error
 
 
 def _cut(request: web.BaseRequest, stream: web.StreamResponse) -> web.StreamResponse:

@@ -7,26 +7,39 @@ pool finds no method and no oneof by its name, though the protocol asks for meth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from headrace.edge import status
+from headrace.edge.grpc_calls import parse
+from headrace.edge.grpc_intake import Intake
+from headrace.errors import HeadraceError
+
 _ALPHA = reflection.SERVICE_NAME
 V1 = _ALPHA.replace("v1alpha", "v1")
 
 
-def handlers(services: Iterable[str]) -> list[grpc.GenericRpcHandler]:
-    """Return the handlers of both versions; *services* are those that are listed beside them."""
+def handlers(services: Iterable[str], intake: Intake) -> dict[str, grpc.RpcMethodHandler]:
+    """Return the handlers of both versions, by path; *services* are those that are listed beside them."""
     servicer = reflection.aio.ReflectionServicer((*services, _ALPHA, V1), pool=_Pool())
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in (_ALPHA, V1)]
+
+    async def explain(parts: AsyncIterator[bytes], context: Any) -> None:
+        try:
+            async for said in servicer.ServerReflectionInfo(_requests(parts), context):
+                await context.write(said.SerializeToString())
+        except HeadraceError as error:
+            await status.abort(context, error)
+
+    return {f"/{name}/ServerReflectionInfo": intake.both_ways(explain) for name in (_ALPHA, V1)}
+
+
+async def _requests(parts: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async for raw in parts:
+        yield parse(reflection_pb2.ServerReflectionRequest, raw)
 
 
 class _Pool:

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.clock import Clock
-from headrace.errors import RedisAway
+from headrace.errors import RedisAway, Refusal
 from headrace.flight import items
-from headrace.flight.flights import Flight, Landing
+from headrace.flight.flights import Flight, Landing, broken_off
 from headrace.link import Link, Script
 from headrace.nudges import Nudged, Nudges
+from headrace.seal import UNSEALED, Seal
 
 LOG_MS = 60_000
 
@@ -65,7 +66,8 @@ class HandoverStats:
 class Handover:
     """This process's part in the logs of all processes."""
 
-    def __init__(self, link: Link, clock: Clock, *, follow_ms: int) -> None:
+    def __init__(self, link: Link, clock: Clock, *, follow_ms: int, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
         self.follow_ms = follow_ms
@@ -96,13 +98,22 @@ class Handover:
         Raises `RedisAway`, and `BrokenStream` when callers here have had some of another source.
         """
         news = await self._link.do("XRANGE", log, f"(1-{len(flight.events)}", "+")
-        for _, (_, item) in news:
-            if items.is_landing(item):
-                observe.FLIGHTS.inc("followed")
-                return items.decode_landing(item, flight)
-            flight.begin(source)
-            # What is handed over starts with the first content, so all of it counts as such.
-            flight.append(items.decode_event(item, flight), is_content=True)
+        try:
+            for _, fields in news:
+                item = self._seal.open(log, items.item_of(fields))
+                if items.is_landing(item):
+                    landing = items.decode_landing(item, flight)
+                    observe.FLIGHTS.inc("followed")
+                    return landing
+                event = items.decode_event(item, flight)
+                flight.begin(source)
+                # What is handed over starts with the first content, so all of it counts as such.
+                flight.append(event, is_content=True)
+        except ValueError:
+            records.unreadable("flight", log)
+            if flight.is_open:
+                raise broken_off() from None
+            return Landing(error=Refusal("what was handed over cannot be read"))  # so we ask anew who leads
         return None
 
     async def follow(self, flight: Flight, ticket: str) -> None:
@@ -119,7 +130,13 @@ class Handover:
                     with contextlib.suppress(RedisAway):
                         self._link.run(_JOIN, [keys.audience(name)], [self._link.inbox, self.follow_ms])
                         news = await self._link.do("XRANGE", _log(ticket), f"({read}", "+")
-                        read = self._take_in(flight, ticket, news) or read
+                        try:
+                            read = self._take_in(flight, ticket, news) or read
+                        except ValueError:
+                            records.unreadable("flight", _log(ticket))
+                            if flight.is_open:
+                                raise broken_off() from None
+                            read = news[-1][0].decode()
                     with contextlib.suppress(TimeoutError):
                         async with self._clock.timeout(self.follow_ms / 3000):
                             await nudged.wait()
@@ -131,12 +148,14 @@ class Handover:
         """Append the news of a ticket, and return the position of the last."""
         position = ""
         newest = news[-1][0].partition(b"-")[0] if news else b""
-        for where, (_, item) in news:
+        for where, fields in news:
+            item = self._seal.open(_log(ticket), items.item_of(fields))
             position, attempt = where.decode(), where.partition(b"-")[0]
             if attempt != newest and not flight.is_open:
                 continue  # an attempt that ended before anybody here had any of it
+            event = items.decode_event(item, flight)
             flight.begin(f"{ticket}-{attempt.decode()}")
-            flight.append(items.decode_event(item, flight), is_content=True)
+            flight.append(event, is_content=True)
         return position
 
     # Publishing.
@@ -171,12 +190,17 @@ class Handover:
         names = [keys.audience(publication.name), publication.log, publication.ticket or publication.log]
         first = publication.published + 1
         args = [LOG_MS, publication.name, publication.attempt, first, publication.holder]
-        await self._link.run(_APPEND, names, [*args, *(items.encode_event(event, flight) for event in fresh)])
+        said = self.sealed(publication.log, [items.encode_event(event, flight) for event in fresh])
+        await self._link.run(_APPEND, names, [*args, *said])
         publication.published += len(fresh)
         observe.HANDED_OVER.inc(by=len(fresh))
 
+    def sealed(self, log: str, said: Iterable[bytes]) -> list[bytes]:
+        """Return items as they are to lie in a log."""
+        return [self._seal.seal(log, item) for item in said]
+
     def _on_log(self, name: bytes) -> None:
-        self._nudges.nudge(name.decode())
+        self._nudges.nudge(name.decode(errors="replace"))
 
 
 def _name(ticket: str) -> str:

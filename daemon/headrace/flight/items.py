@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from headrace import codec
@@ -18,11 +19,20 @@ def encode_event(event: Event, flight: Flight) -> bytes:
 
 def decode_event(item: bytes, flight: Flight) -> Event:
     """Return the event of an item that `is_landing` says is none; *flight* learns what is known of it."""
+    if item[:1] != b"e":
+        raise ValueError("not an item of ours")
     event, head = codec.decode_event(item[1:])
     flight.attempts, flight.request_id = head.attempts, head.request_id
     if head.headers:
         flight.headers = head.headers
     return event
+
+
+def item_of(fields: Sequence[bytes]) -> bytes:
+    """Return the item of a log's entry; ValueError if it has none."""
+    if len(fields) != 2:
+        raise ValueError("not an entry of ours")
+    return fields[1]
 
 
 def is_landing(item: bytes) -> bool:

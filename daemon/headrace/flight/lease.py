@@ -215,15 +215,15 @@ class Leases:
             reply.add_done_callback(lambda reply: self._undo(flight, token, reply))
             raise
         if what == b"leading":
-            return Lease(key, token, ticket=value.decode())
-        return Recalled(value) if what == b"recalled" else Following(value.decode())
+            return Lease(key, token, ticket=value.decode(errors="replace"))
+        return Recalled(value) if what == b"recalled" else Following(value.decode(errors="replace"))
 
     def _undo(self, flight: Flight, token: str, reply: asyncio.Future[Any]) -> None:
         if reply.cancelled() or reply.exception() is not None:
             return
         what, value = reply.result()
         if what == b"leading":
-            self._send_give_up(Lease(flight.key, token, ticket=value.decode()))
+            self._send_give_up(Lease(flight.key, token, ticket=value.decode(errors="replace")))
         elif what == b"following":
             self._leave(flight)
 
@@ -288,6 +288,7 @@ class Leases:
         published, end = lease.publication.published, len(flight.events)
         said = flight.events[published:] if landing.answer or published else []
         rest = [*(items.encode_event(event, flight) for event in said), items.encode_landing(landing)]
+        rest = self._handover.sealed(lease.publication.log, rest)
         first = end + 1 - len(said)
         # Who has had nothing of a stream that broke off goes on waiting for the ticket's next attempt, as the next leader.
         ticket = lease.ticket if isinstance(landing.error, BrokenStream) else ""

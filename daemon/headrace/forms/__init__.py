@@ -33,6 +33,7 @@ __all__ = [
     "is_message",
     "is_sound",
     "is_terminal",
+    "is_whole",
     "join",
     "json_payload",
     "make_event",
@@ -55,6 +56,14 @@ def is_message(payload: bytes) -> bool:
     """Whether *payload* is a message of the Messages API."""
     try:
         return bytes(exact.fields(payload).get("type", b"")) == b'"message"'
+    except ValueError:
+        return False
+
+
+def is_whole(answer: Answer) -> bool:
+    """Whether an answer can be read: it is an object, or events that do not break off."""
+    try:
+        return bool(exact.fields(answer.payload) if answer.form is Form.JSON else split(answer.payload))
     except ValueError:
         return False
 

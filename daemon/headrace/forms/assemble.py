@@ -11,11 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from msgspec import Raw
+from msgspec import MsgspecError, Raw, Struct
+from msgspec.json import Decoder
 
 from headrace.forms import exact
 from headrace.forms.exact import Fields
 from headrace.model import Event, Usage
+
+
+class _Shape(Struct):
+    type: str = ""
+
+
+_BLOCKS = Decoder(list[_Shape])
 
 
 def message_of_events(events: Iterable[Event]) -> dict[str, Any]:
@@ -144,6 +152,8 @@ def _tool_input(spoken: str) -> Raw:
     return exact.raw(said)
 
 
+_MOST_TOKENS = 2**40  # of one kind in one answer
+
 _COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
@@ -171,10 +181,20 @@ def usage_of_json(payload: bytes) -> Usage:
         message = exact.fields(payload)
     except ValueError as error:
         raise ValueError("not a message: no whole JSON object") from error
-    if bytes(message.get("type", b"")) != b'"message"' or not exact.opens_with(message.get("content"), b"["):
+    if bytes(message.get("type", b"")) != b'"message"' or not _are_blocks(message.get("content")):
         raise ValueError("not a message")
     usage = message.get("usage", exact.NULL)
     return _usage(exact.parse(usage), complete=True)
+
+
+def _are_blocks(content: Raw | None) -> bool:
+    if not exact.opens_with(content, b"["):
+        return False
+    try:
+        _BLOCKS.decode(content or b"")
+    except (MsgspecError, UnicodeDecodeError, RecursionError):  # it may be JSON that only the patient read
+        return all(exact.opens_with(item, b"{") and exact.may_say(item, "type") for item in exact.items(content or b""))
+    return True
 
 
 def _told_usage(event: Event) -> dict[str, Any]:
@@ -189,18 +209,23 @@ def _told_usage(event: Event) -> dict[str, Any]:
 def _usage(counted: Any, *, complete: bool) -> Usage:
     if type(counted) is not dict:
         return Usage(known=False)
-    known = complete and isinstance(counted.get("output_tokens"), int)
+    known = complete and _is_count(counted.get("output_tokens"))
     by_age = counted.get("cache_creation")
     return Usage(
-        **{name: _count(counted.get(name)) for name in _COUNTS},
+        **{name: count(counted.get(name)) for name in _COUNTS},
         known=known,
-        cache_creation_1h_input_tokens=_count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
+        cache_creation_1h_input_tokens=count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
         tier="fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
     )
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+def _is_count(value: Any) -> bool:
+    return value == 0 or count(value) > 0
+
+
+def count(value: Any) -> int:
+    """Return so many tokens as a count says; one that makes no sense is 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_TOKENS else 0
 
 
 def _tier(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from headrace.endpoints import CHAT, MESSAGES
 from headrace.forms import exact, sse
-from headrace.forms.assemble import usage_of, usage_of_json
+from headrace.forms.assemble import count, usage_of, usage_of_json
 from headrace.forms.tell import events_of_json
 from headrace.model import Event, Usage
 
@@ -112,7 +112,8 @@ class _Chat:
 
     def usage_of_json(self, payload: bytes) -> Usage:
         said = _object(payload)
-        if not isinstance(said.get("choices"), list) or said.get("error"):
+        choices = said.get("choices")
+        if not isinstance(choices, list) or not all(isinstance(each, dict) for each in choices) or said.get("error"):
             raise ValueError("not a chat completion")
         return _chat_usage(said.get("usage"))
 
@@ -194,8 +195,7 @@ def _says_something(choice: Any) -> bool:
 def _chat_usage(usage: Any) -> Usage:
     if not isinstance(usage, dict) or not isinstance(usage.get("completion_tokens"), int):
         return Usage(known=False)
-    prompt = usage.get("prompt_tokens")
-    return Usage(input_tokens=prompt if isinstance(prompt, int) else 0, output_tokens=usage["completion_tokens"])
+    return Usage(input_tokens=count(usage.get("prompt_tokens")), output_tokens=count(usage["completion_tokens"]))
 
 
 _DIALECTS: dict[str, Dialect] = {MESSAGES.name: _Messages(), CHAT.name: _Chat()}

@@ -138,6 +138,12 @@ def opens_with(value: msgspec.Raw | None, opening: bytes) -> bool:
     return value is not None and bytes(value)[:1] == opening
 
 
+def may_say(value: msgspec.Raw, member: str) -> bool:
+    """Whether this member of an object is a text, if it has it."""
+    said = fields(value).get(member)
+    return said is None or opens_with(said, b'"')
+
+
 def on_one_line(data: bytes) -> bytes:
     """Return the same JSON without line ends, as an event's data must be."""
     return data.translate(_LINE_ENDS)

@@ -23,6 +23,7 @@ _BLANK_LINE = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\r")
 _BOM = b"\xef\xbb\xbf"
 
 CONTENT = "content_block_delta"
+_BLOCK_START = "content_block_start"
 TERMINAL = "message_stop"
 ERROR = "error"
 
@@ -31,7 +32,7 @@ _NUMBER, _OBJECT, _OBJECT_IF_ANY = b"0123456789", b"{", b"{n "
 _MISSING = b" "  # with which no value begins
 _MEMBERS = {
     "message_start": {"message": _OBJECT},
-    "content_block_start": {"index": _NUMBER, "content_block": _OBJECT},
+    _BLOCK_START: {"index": _NUMBER, "content_block": _OBJECT},
     CONTENT: {"index": _NUMBER, "delta": _OBJECT},
     "content_block_stop": {"index": _NUMBER},
     "message_delta": {"delta": _OBJECT, "usage": _OBJECT_IF_ANY},
@@ -152,7 +153,9 @@ def is_sound(event: Event) -> bool:
         said = exact.fields(event.data)
     except ValueError:
         return False
-    return all(bytes(said.get(member, _MISSING))[:1] in openings for member, openings in members.items())
+    if not all(bytes(said.get(member, _MISSING))[:1] in openings for member, openings in members.items()):
+        return False
+    return event.name != _BLOCK_START or exact.may_say(said["content_block"], "type")
 
 
 def error_of(event: Event) -> tuple[str, str] | None:

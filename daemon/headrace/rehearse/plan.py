@@ -11,7 +11,7 @@ from headrace.budget.limits import Limits
 from headrace.budget.quanta import Terms
 from headrace.budget.want import Form, Want
 from headrace.model import Caller, Labels
-from headrace.rank import LANES, Flow
+from headrace.rank import LANES, Flow, lane_within
 from headrace.rehearse.lines import Line
 from headrace.rehearse.queues import Queue
 from headrace.rehearse.traffic import Profile
@@ -90,6 +90,6 @@ class Kind:
 def kind_of(profile: Profile, plan: Plan) -> Kind:
     """Return the kind of a profile's calls."""
     caller = plan.callers.get(profile.caller) or Caller(profile.caller)
-    lane = profile.lane or caller.lane
+    lane = lane_within(profile.lane or caller.lane, caller.ceiling, plan.lanes)
     flow = Flow(caller.name, lane, plan.lanes.get(lane, min(plan.lanes.values())), caller.weight)
     return Kind(Paying(caller, profile.model, lane, profile.endpoint, profile.labels), flow)

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from headrace.budget.estimate import Estimate
 from headrace.budget.ledger import given_back
-from headrace.budget.measure import Measure
 from headrace.budget.want import Want
 from headrace.errors import QueueFull
 from headrace.model import Usage
@@ -29,6 +28,7 @@ from headrace.rehearse.plan import Kind, Plan, kind_of
 from headrace.rehearse.queues import Group, Queue, Waiting
 from headrace.rehearse.tally import Tally
 from headrace.rehearse.traffic import Traffic
+from headrace.weight import Measure
 
 LATE, NEVER, FULL = "late", "never", "full"  # why calls are refused
 _BYTES_PER_TOKEN = 4  # of a body of which nobody says how long it is

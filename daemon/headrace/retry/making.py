@@ -13,6 +13,7 @@ from headrace.errors import QueueFull
 from headrace.link import Link, Script
 from headrace.model import Call
 from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, encode_ticket
+from headrace.seal import UNSEALED, Seal
 
 _CREATE = Script(__package__, "create.lua")
 
@@ -29,7 +30,8 @@ class Making:
         max_tickets: submitted and idempotent calls of one caller that may live at once.
     """
 
-    def __init__(self, link: Link, clock: Clock, timing: Timing, max_tickets: int) -> None:
+    def __init__(self, link: Link, clock: Clock, timing: Timing, max_tickets: int, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
         self._timing = timing
@@ -58,9 +60,12 @@ class Making:
 
         Raises `QueueFull` if too many of its caller's tickets have not ended.
         """
-        idempotency = keys.idempotency(call.caller.name, call.idempotency_key) if call.idempotency_key else ""
+        owner = call.owner.text
+        idempotency = keys.idempotency(owner, call.idempotency_key) if call.idempotency_key else ""
         fields = encode_ticket(
             call,
+            ticket_id=ticket_id,
+            seal=self._seal,
             state=state,
             created=self._clock.now(),
             due=due,
@@ -70,8 +75,8 @@ class Making:
             idempotency=idempotency,
             holder=holder,
         )
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(call.caller.name), idempotency or keys.ticket(ticket_id)]
-        names.append(keys.live_tickets_of(call.caller.name))
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
+        names.append(keys.live_tickets_of(owner))
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",

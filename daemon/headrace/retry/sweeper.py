@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.clock import Clock
-from headrace.errors import HeadraceError, RedisAway, UpstreamError
+from headrace.errors import HeadraceError, RedisAway, RedisRefused, UpstreamError
 from headrace.link import Link, Script
 from headrace.retry.tickets import Alarms, Tickets
 
@@ -81,9 +81,12 @@ class Sweeper:
         """Look after the tickets whose time has come; return how many were looked at."""
         # By Redis' clock in the script; by ours here, with a little more, only to find candidates.
         now_us = round((self._clock.now() + 1) * 1e6)
-        found = await self._link.do("ZRANGEBYSCORE", keys.TICKETS, "-inf", now_us, "LIMIT", 0, _BATCH)
-        ids = [ticket_id.decode() for ticket_id in found]
-        moves = await asyncio.gather(*(self._rescue(ticket_id) for ticket_id in ids))
+        found: list[bytes] = await self._link.do("ZRANGEBYSCORE", keys.TICKETS, "-inf", now_us, "LIMIT", 0, _BATCH)
+        ids = [name.decode() for name in found if name.isascii()]
+        for name in found:
+            if not name.isascii():
+                await self._drop(name)
+        moves = await asyncio.gather(*(self._rescued(ticket_id) for ticket_id in ids))
         overdue = []
         for ticket_id, (what, *alarm) in zip(ids, moves, strict=True):
             if what == b"overdue":
@@ -94,7 +97,22 @@ class Sweeper:
                 await self._end(ticket_id, what.decode())
         if overdue:
             await self._look_for_alarms(overdue)
-        return sum(what != b"none" for what, *_ in moves)
+        return len(found) - [what for what, *_ in moves].count(b"none")
+
+    async def _rescued(self, ticket_id: str) -> list[Any]:
+        """Return what is to be done for a ticket; one that is none is looked after no more, lest it hold up the others."""
+        try:
+            what, *alarm = await self._rescue(ticket_id)
+            return [what, int(alarm[0]), float(alarm[1]), int(alarm[2])] if alarm else [what]
+        except (RedisRefused, ValueError) as error:
+            if isinstance(error, RedisRefused) and not records.is_misfit(error):
+                raise
+            await self._drop(ticket_id)
+            return [b"none"]
+
+    async def _drop(self, ticket_id: str | bytes) -> None:
+        records.unreadable("ticket", ticket_id)
+        await self._link.do("ZREM", keys.TICKETS, ticket_id)
 
     def _rescue(self, ticket_id: str) -> asyncio.Future[list[Any]]:
         return self._link.run(_RESCUE, [keys.ticket(ticket_id), keys.TICKETS], [ticket_id, *self._args])

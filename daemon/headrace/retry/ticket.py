@@ -8,15 +8,19 @@ the exact bytes, the caller's own key goes nowhere.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from headrace import codec
+from headrace import codec, observe, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError
 from headrace.model import Answer, Call
+from headrace.seal import UNSEALED, Broken, Seal
+
+_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
 
 
 class State(StrEnum):
@@ -56,6 +60,7 @@ class Ticket:
     The durable record of a call that may outlive its RPC.
 
     Args:
+        owner: whose it is, as `Owner.text` has it.
         attempts: tries at upstream begun so far; `broken` of them failed in a way that counts.
         due: when the next attempt is due, while QUEUED.
         is_submitted: it was handed over with SubmitMessage.
@@ -66,7 +71,7 @@ class Ticket:
     """
 
     id: str
-    caller: str
+    owner: str
     state: State
     model: str
     fingerprint: str
@@ -106,16 +111,22 @@ class Conflict:
 # What is read of a ticket: always, when it is looked at closely, and when it is run.
 SUMMARY = (
     "caller", "state", "model", "fingerprint", "created", "due", "deadline", "attempts", "broken", "stream", "submitted",
-    "idempotency", "source", "error",
+    "idempotency", "source", "error", "facts",
 )  # fmt: skip
 FULL = (*SUMMARY, "answer")
 ASKED = (*SUMMARY, "call")
 RUN = (*ASKED, "body")
 
 
+# What never changes of a ticket, and is sealed beside it: whose it is, what it is of, until when.
+_FACTS = ("caller", "model", "fingerprint", "created", "deadline", "stream", "submitted", "idempotency")
+
+
 def encode_ticket(
     call: Call,
     *,
+    ticket_id: str,
+    seal: Seal,
     state: State,
     created: float,
     due: float,
@@ -127,7 +138,7 @@ def encode_ticket(
 ) -> list[Any]:
     """Return a new ticket as its hash's fields and values, in turn."""
     fields: dict[str, Any] = {
-        "caller": call.caller.name,
+        "caller": call.owner.text,
         "state": state,
         "model": call.model.encode(errors="replace"),
         "fingerprint": call.fingerprint,
@@ -142,37 +153,83 @@ def encode_ticket(
         "bound": int(bool(call.credential)),
         "idempotency": idempotency,
         "holder": holder,
-        "call": encode_call(call),
-        "body": call.body,
+        "call": seal.seal(place(ticket_id, "call"), encode_call(call)),
+        "body": seal.seal(place(ticket_id, "body"), call.body),
     }
+    if seal is not UNSEALED:
+        fields["facts"] = seal.seal(place(ticket_id, "facts"), _facts({name: _as_kept(fields[name]) for name in _FACTS}))
     return [part for pair in fields.items() for part in pair]
 
 
-def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | None]) -> Ticket | None:
-    """Return the ticket whose hash has these values for *fields*; None if there is no such hash."""
+def place(ticket_id: str, field: str) -> str:
+    """Return where a field of a ticket belongs, as seals have it."""
+    return f"ticket:{ticket_id}:{field}"
+
+
+def _as_kept(value: Any) -> str:
+    # As it will be read again.
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value).encode(errors="replace").decode()
+
+
+def _facts(text: Mapping[str, str]) -> bytes:
+    return msgspec.json.encode([text[name] for name in _FACTS])
+
+
+def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | None], seal: Seal) -> Ticket | None:
+    """Return the ticket whose hash has these values for *fields*; None if there is no such hash, ValueError if it is none."""
     raw = dict(zip(fields, values, strict=True))
     if raw["state"] is None:
         return None
     text = {name: (value or b"").decode(errors="replace") for name, value in raw.items() if name in SUMMARY}
+    if seal is not UNSEALED and seal.open(place(ticket_id, "facts"), raw["facts"] or b"") != _facts(text):
+        raise Broken("not the facts that were sealed")
+
+    def opened(field: str) -> bytes | None:
+        return seal.open(place(ticket_id, field), value) if (value := raw.get(field)) else None
+
+    created, due, deadline = (_moment(text[name]) for name in ("created", "due", "deadline"))
     return Ticket(
         id=ticket_id,
-        caller=text["caller"],
+        owner=text["caller"],
         state=State(text["state"]),
         model=text["model"],
         fingerprint=text["fingerprint"],
-        created=float(text["created"]),
-        due=float(text["due"]),
-        deadline=float(text["deadline"]),
+        created=created,
+        due=due,
+        deadline=deadline,
         attempts=int(text["attempts"]),
         broken=int(text["broken"]),
         is_stream=text["stream"] == "1",
         is_submitted=text["submitted"] == "1",
         idempotency=text["idempotency"],
         source=text["source"],
-        answer=codec.decode_answer(answer) if (answer := raw.get("answer")) else None,
-        error=codec.decode_error(error) if (error := raw["error"]) else None,
-        call=decode_call(call, raw.get("body") or b"", ticket_id) if (call := raw.get("call")) else None,
+        answer=codec.decode_answer(answer) if (answer := opened("answer")) else None,
+        error=codec.decode_error(error) if (error := opened("error")) else None,
+        call=decode_call(call, opened("body") or b"", ticket_id) if (call := opened("call")) else None,
     )
+
+
+def _moment(text: str) -> float:
+    moment = float(text)
+    if not 0 <= moment < _END_OF_TIME:
+        raise ValueError("no moment")
+    return moment
+
+
+def readable_ticket(
+    ticket_id: str, fields: tuple[str, ...], values: list[bytes | None] | None, seal: Seal = UNSEALED
+) -> Ticket | None:
+    """Return the ticket as `decode_ticket` does; None, and told, if it cannot be read."""
+    if values is None:
+        return None
+    try:
+        return decode_ticket(ticket_id, fields, values, seal)
+    except Broken:
+        records.unreadable("ticket", ticket_id, observe.RECORD_UNSEALED)
+        return None
+    except (ValueError, OverflowError, TypeError):
+        records.unreadable("ticket", ticket_id)
+        return None
 
 
 def encode_call(call: Call) -> bytes:

@@ -23,16 +23,27 @@ import structlog
 from headrace import codec, keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
+from headrace.errors import (
+    Abandoned,
+    Canceled,
+    DeadlinePassed,
+    Draining,
+    HeadraceError,
+    RedisAway,
+    TicketNotFound,
+    UpstreamError,
+)
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
+from headrace.owner import Owner
 from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import ASKED, FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, terminal_state
+from headrace.retry.ticket import ASKED, FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, place, terminal_state
 from headrace.retry.waits import Waits, not_found
+from headrace.seal import UNSEALED, Seal
 
 log = structlog.get_logger()
 
@@ -66,18 +77,27 @@ class Tickets:
 
     Args:
         max_tickets: submitted and idempotent calls of one caller that may live at once.
+        seal: of what tickets hold; one without it is not there.
     """
 
     def __init__(
-        self, link: Link, clock: Clock, alarms: Alarms, *, timing: Timing | None = None, max_tickets: int = 10_000
+        self,
+        link: Link,
+        clock: Clock,
+        alarms: Alarms,
+        *,
+        timing: Timing | None = None,
+        max_tickets: int = 10_000,
+        seal: Seal = UNSEALED,
     ) -> None:
+        self._seal = seal
         self._link = link
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
-        self._making = Making(link, clock, self._timing, max_tickets)
+        self._making = Making(link, clock, self._timing, max_tickets, seal)
         self._held = Holds(link.inbox)
-        self._looks = Looks(link, clock)
+        self._looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self._timing)
         self._background = Background("tickets", clock)
         self._moves = Moves()
@@ -115,7 +135,7 @@ class Tickets:
         Raises `QueueFull` as `submit` does.
         """
         ticket_id, hold = new_id(), self._held.new()
-        hold.idempotency = keys.idempotency(call.caller.name, call.idempotency_key)
+        hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
         hold.is_bound = bool(call.credential)
         claiming = self._moves.start(self._claim(ticket_id, call, hold))
         try:
@@ -203,7 +223,11 @@ class Tickets:
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
-        ticket = await self._looks.read(ticket_id, RUN)
+        try:
+            ticket = await self._looks.read(ticket_id, RUN)
+        except TicketNotFound:  # it was there, and cannot be read: nobody will ever make it
+            await self.finish(ticket_id, error=UpstreamError("the call cannot be read any more", status=502))
+            return None
         hold.idempotency = ticket.idempotency
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
@@ -286,9 +310,9 @@ class Tickets:
         """
         said: Sequence[Any]
         if answer is not None:
-            said = State.SUCCEEDED, codec.encode_answer(answer), source
+            said = State.SUCCEEDED, self._seal.seal(place(ticket_id, "answer"), codec.encode_answer(answer)), source
         elif error is not None:
-            said = terminal_state(error), codec.encode_error(error), ""
+            said = terminal_state(error), self._seal.seal(place(ticket_id, "error"), codec.encode_error(error)), ""
         else:
             raise ValueError("a ticket ends by an answer or by an error")
         keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
@@ -329,12 +353,12 @@ class Tickets:
         elif why == "unwanted":
             await self._abandon(ticket_id, why)
 
-    async def cancel(self, ticket_id: str, caller: str) -> Ticket:
-        """Cancel a caller's ticket, and return it; one that has ended stays as it is."""
-        await self.get(ticket_id, caller)
+    async def cancel(self, ticket_id: str, owner: Owner) -> Ticket:
+        """Cancel an owner's ticket, and return it; one that has ended stays as it is."""
+        await self.get(ticket_id, owner)
         error = Canceled("the ticket was canceled by its caller")
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
-        return await self.get(ticket_id, caller)
+        return await self.get(ticket_id, owner)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
         """
@@ -358,19 +382,19 @@ class Tickets:
 
     # Looking.
 
-    async def get(self, ticket_id: str, caller: str) -> Ticket:
-        """Return a caller's ticket as it is now. Another's is not found."""
+    async def get(self, ticket_id: str, owner: Owner) -> Ticket:
+        """Return an owner's ticket as it is now. Another's is not found."""
         ticket = await insist(self._clock, lambda: self._looks.read(ticket_id, FULL))
-        if ticket.caller != caller:
+        if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
 
     async def list(
-        self, caller: str, *, page_size: int = 50, page_token: str = "", state: State | None = None
+        self, owner: Owner, *, page_size: int = 50, page_token: str = "", state: State | None = None
     ) -> tuple[list[Ticket], str]:
-        """Return a page of a caller's tickets, newest first and without answers, and the token of the next page."""
+        """Return a page of an owner's tickets, newest first and without answers, and the token of the next page."""
         return await insist(
-            self._clock, lambda: self._looks.page(caller, page_size=page_size, page_token=page_token, state=state)
+            self._clock, lambda: self._looks.page(owner.text, page_size=page_size, page_token=page_token, state=state)
         )
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
@@ -385,7 +409,7 @@ class Tickets:
         return await (self._looks.ended(ticket_id) if timeout is None else self._looks.read(ticket_id, FULL))
 
     def _on_ticket(self, payload: bytes) -> None:
-        ticket_id = payload.decode()
+        ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
             self._held.lose(ticket_id, hold)

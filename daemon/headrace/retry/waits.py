@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from headrace import keys
+from headrace import keys, records
 from headrace.clock import Clock
 from headrace.errors import RedisAway, TicketNotFound
 from headrace.link import Link, Script
@@ -63,8 +63,11 @@ class Waits:
     async def _look(self, ticket_id: str) -> bool:
         want_us = round(self._timing.want_s * 1e6)
         names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
-        state = (await self._link.run(_LOOK, names, [self._link.inbox, want_us, want_us])).decode()
+        state = (await self._link.run(_LOOK, names, [self._link.inbox, want_us, want_us])).decode(errors="replace")
         if not state:
+            raise not_found(ticket_id)
+        if state not in set(State):
+            records.unreadable("ticket", ticket_id)
             raise not_found(ticket_id)
         return State(state).is_terminal
 

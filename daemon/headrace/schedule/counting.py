@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from headrace import forms, keys, observe
+from headrace import forms, keys, observe, records
 from headrace.budget.ledger import Granted, Ledger
 from headrace.budget.limits import Limits
 from headrace.budget.question import question
@@ -139,7 +139,11 @@ class Counting:
         if known is not None:
             if not known:
                 raise _Uncounted("asked")
-            return int(known)
+            try:
+                return int(known)
+            except ValueError:
+                records.unreadable("count", known)
+                raise _Uncounted("away") from None
         tokens = _tokens(await self._paid(asked, limits))
         self._link.do("SET", key, tokens, "EX", kept_s)
         self._rests.pop(_whose(asked), None)
@@ -172,7 +176,7 @@ class Counting:
 
 
 def _whose(call: Call) -> str:
-    return call.caller.name if call.credential else ""
+    return call.owner.text if call.credential else ""
 
 
 def _tokens(answer: Answer) -> int:

@@ -25,8 +25,8 @@ from typing import Literal
 import msgspec
 import structlog
 
-from headrace import keys, observe
-from headrace.budget.limits import Limit, Match
+from headrace import keys, observe, records
+from headrace.budget.limits import Limit, Match, validate
 from headrace.budget.organisation import Own
 from headrace.budget.want import Kind
 from headrace.clock import Clock
@@ -222,19 +222,23 @@ class Learner:
         found = {
             name.decode(): learned
             for name, value in stored.items()
-            if (learned := _read(value)) and self._clock.now() - learned.since < _KEPT_S
+            if (learned := _read(name, value)) and self._clock.now() - learned.since < _KEPT_S
         }
         before, self._known = self._known, self._known | found
         if any(name not in before or before[name].limit("") != learned.limit("") for name, learned in found.items()):
             self._on_change()
 
 
-def _read(value: bytes) -> Learned | None:
+def _read(name: bytes, value: bytes) -> Learned | None:
     try:
-        learned = msgspec.json.decode(value, type=Learned)
-    except msgspec.MsgspecError:
+        learned, model_class = msgspec.json.decode(value, type=Learned), name.decode()
+        validate(learned.limit(model_class))
+        if not learned.rates or min(learned.rates.values()) < 1:
+            raise ValueError("no rates")
+    except (ValueError, ArithmeticError):
+        records.unreadable("learned limit", value)
         return None
-    return learned if learned.rates else None
+    return learned
 
 
 def _hash(model_class: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.budget.limits import Limit
 from headrace.budget.organisation import Lowered, Organisation, Own
 from headrace.clock import Clock
@@ -91,8 +91,19 @@ class OwnLimits:
     async def _load(self) -> None:
         try:
             stored = await self._link.do("GET", keys.ORGANISATION)
-            found = msgspec.json.decode(stored, type=_Stored) if stored else None
-        except (RedisAway, msgspec.MsgspecError):
+        except RedisAway:
             return
+        found = _read(stored) if stored else None
         if found is not None and found.since > self.known.since:
             self._go_by(Organisation(found.own, found.since))
+
+
+def _read(stored: bytes) -> _Stored | None:
+    try:
+        found = msgspec.json.decode(stored, type=_Stored)
+        if any(rate < 1 for own in found.own.values() for rate in own.rates.values()):
+            raise ValueError("no rates")
+    except ValueError:
+        records.unreadable("organisation's limits", stored)
+        return None
+    return found

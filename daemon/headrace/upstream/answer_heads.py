@@ -2,6 +2,8 @@
 Heads of answers that HTTP lets a reader accept, and the parser does not: the same length said twice (RFC 9110, 8.6).
 
 The copy is taken out before the parser sees it. Two lengths that differ stay, and are refused: nobody can say which one holds.
+
+The parser bounds each header, and nobody their sum; so a head that is not whole by so many bytes is refused here.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 _END = re.compile(rb"\r?\n\r?\n")
-_MAX_HEAD_BYTES = 1 << 20  # past it the parser says what is wrong
+_MAX_HEAD_BYTES = 1 << 17  # of which all that travels with an answer is kept
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9, \t]+)\r?(?=\n)", re.IGNORECASE)
 
 
@@ -39,10 +42,10 @@ def without_copies(head: bytes) -> bytes:
 class _Answers(ResponseHandler):
     """A connection to upstream."""
 
-    _pending: bytes | None = None  # the head that has begun; None while a body comes
+    _pending: bytearray | None = None  # the head that has begun; None while a body comes
 
     def set_response_params(self, **options: Any) -> None:
-        self._pending = b""
+        self._pending = bytearray()
         super().set_response_params(**options)
 
     def resume_writing(self) -> None:
@@ -50,22 +53,31 @@ class _Answers(ResponseHandler):
         self.start_timeout()  # while it took in what we say it was not silent
 
     def data_received(self, data: bytes) -> None:
-        if self._pending is None or not data:
+        held = self._pending
+        if held is None or not data:
             super().data_received(data)
             return
-        held = self._pending + data
-        end = _END.search(held)
+        seen = max(0, len(held) - 3)
+        held += data
+        end = _END.search(held, seen)
         if end is None and len(held) < _MAX_HEAD_BYTES and held[:5] == b"HTTP/"[: len(held)]:
-            self._pending = held  # a head that is not whole yet
-            return
+            return  # a head that is not whole yet
         self._pending = None
-        if end is not None and held[9:10] == b"1":  # an interim answer; another head follows
-            self._pending = b""
-            super().data_received(held[: end.end()])
-            self.data_received(held[end.end() :])
+        cut = 0 if end is None else end.end()
+        if max(cut, 0 if end else len(held)) > _MAX_HEAD_BYTES:
+            self._refuse()
+        elif end is not None and held[9:10] == b"1":  # an interim answer; another head follows
+            self._pending = bytearray()
+            super().data_received(bytes(held[:cut]))
+            self.data_received(bytes(held[cut:]))
         else:
-            cut = 0 if end is None else end.end()
-            super().data_received(without_copies(held[:cut]) + held[cut:])
+            super().data_received(without_copies(bytes(held[:cut])) + bytes(held[cut:]))
+
+    def _refuse(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+        error = LineTooLong(b"the head of an answer", _MAX_HEAD_BYTES)
+        self.set_exception(HttpProcessingError(code=error.code, message=error.message), error)
 
     def eof_received(self) -> None:
         self._let_go()
@@ -79,4 +91,4 @@ class _Answers(ResponseHandler):
         # Half a head is the parser's to judge, too.
         held, self._pending = self._pending, None
         if held:
-            super().data_received(held)
+            super().data_received(bytes(held))

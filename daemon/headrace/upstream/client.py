@@ -27,7 +27,7 @@ from types import TracebackType
 from headrace import endpoints, forms, observe
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
-from headrace.heads import is_sendable, readable
+from headrace.heads import identifier, is_sendable
 from headrace.model import Answer, Call, Errand, Form, Headers
 from headrace.upstream.carrying import Body, back, incoming, onward
 from headrace.upstream.failures import silent
@@ -341,7 +341,7 @@ class Carried:
     def __init__(self, response: Response, gap_s: float) -> None:
         self.status: int = response.status
         self.headers = back(response.headers)
-        self.request_id = readable(dict(self.headers).get("request-id", ""))
+        self.request_id = identifier(dict(self.headers).get("request-id", ""))
         self._response = response
         self._gap_s = gap_s
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import email.utils
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from headrace import forms
 from headrace.errors import AttemptFailed, Failure, UpstreamError
-from headrace.heads import readable
+from headrace.heads import identifier
 from headrace.model import Headers
 
 # status -> why the attempt failed, and Anthropic's name for it where the body gives none
@@ -44,6 +45,8 @@ _SPEND_LIMIT = "spend_limit_reached"
 _PASSED_ON = frozenset({"request-id", "retry-after", "retry-after-ms", "content-type", "x-should-retry"})
 _WAITS = {"retry-after-ms": 0.001, "retry-after": 1.0}  # the unit of each, in seconds
 _LONGEST_MESSAGE = 1000  # characters; it travels in gRPC trailers, which have 8 KB
+_LONGEST_WAIT_S = 366 * 86_400.0  # more is no time that anybody waits
+_is_name = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch  # the types and codes of errors; what is none is not said again
 
 
 def classify(
@@ -55,10 +58,10 @@ def classify(
     wait_s = retry_after(pairs)
     said = _read(body)
     # In Anthropic's shape the code is one of the details; chats have it beside the type, as OpenAI does.
-    kind, code = _text(said.get("type")), _text(_object(said.get("details")).get("error_code")) or _text(said.get("code"))
+    kind, code = _name(said.get("type")), _name(_object(said.get("details")).get("error_code")) or _name(said.get("code"))
     failure, usual_kind = _row(status)
     error = UpstreamError(
-        _text(said.get("message"))[:_LONGEST_MESSAGE] or f"upstream answered {status}",
+        _text(said.get("message"))[:_LONGEST_MESSAGE].strip() or f"upstream answered {status}",
         # A status that is no error (a redirect, say) would mislead the caller.
         status=status if status >= 400 else 502,
         type=kind or usual_kind,
@@ -66,7 +69,7 @@ def classify(
         headers=_one_wait(_worth_passing(pairs) if passed_on is None else passed_on, wait_s),
         retry_after_s=wait_s,
         metadata=_known(
-            status=str(status), type=kind or usual_kind, error_code=code, request_id=readable(named.get("request-id", ""))
+            status=str(status), type=kind or usual_kind, error_code=code, request_id=identifier(named.get("request-id", ""))
         ),
     )
     return AttemptFailed(_overruled(failure, status, kind, code, named), error)
@@ -91,7 +94,7 @@ def classify_event(event_data: bytes, headers: Mapping[str, str] | Headers) -> A
 
 def _status(said: Mapping[str, Any]) -> int:
     # By its type; else by a status that the error itself names, as other dialects have it; else nobody knows better than 500.
-    if status := _STATUS.get(_text(said.get("type"))):
+    if status := _STATUS.get(_name(said.get("type"))):
         return status
     code = said.get("code")
     if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
@@ -160,19 +163,19 @@ def _wait(name: str, value: str, upstream_now: str | None) -> float:
     seconds = max((_number(part) * unit_s for part in value.split(",")), default=0.0)
     if not 0 < seconds < math.inf:
         seconds = _until(value, upstream_now) if name == "retry-after" else 0.0
-    return max(0.0, seconds)
+    return min(max(0.0, seconds), _LONGEST_WAIT_S)
 
 
 def _one_wait(pairs: Headers, wait_s: float | None) -> Headers:
-    # SDKs obey one of several, and it need not be the longest.
+    # SDKs obey one of several, and it need not be the longest. What is no time is not said.
     now = dict(pairs).get("date")
     kept, has_said = [], False
     for name, value in pairs:
         asked_s = _wait(name, value, now)
-        if asked_s and (has_said or asked_s != wait_s):
+        if name in _WAITS and (not asked_s or has_said or asked_s != wait_s):
             continue
         has_said |= bool(asked_s)
-        kept.append((name, value))
+        kept.append((name, value if asked_s < _LONGEST_WAIT_S else str(int(asked_s / _WAITS[name]))))
     return tuple(kept)
 
 
@@ -184,7 +187,7 @@ def _pairs(headers: Mapping[str, str] | Headers) -> Headers:
 
 def _number(value: str) -> float:
     try:
-        return float(value or 0)
+        return min(float(value or 0), _LONGEST_WAIT_S * 1000) if value.strip().isdecimal() else float(value or 0)
     except ValueError:
         return 0.0
 
@@ -215,6 +218,10 @@ def _read(body: bytes) -> Mapping[str, Any]:
 
 def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _name(value: Any) -> str:
+    return value if isinstance(value, str) and _is_name(value) else ""
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,9 @@ readable. Anything else, and every error of the network on the way, is an `Attem
 An error may come with status 200, as the whole body or among events: it is what its type says. And an answer may be whole and
 yet not to be read here (NaN, which JSON does not have; a body of another kind): it would come so again, and be paid for again,
 so it is said once. What is no JSON, or ends too early, is another matter: a repeat may well be whole.
+
+What upstream says is bounded in sum, a stream's events by their number too, for each is kept until the last; and what comes
+at once is read a piece at a time, with others' turns between.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 
 from headrace import forms
 from headrace.errors import AttemptFailed
-from headrace.heads import readable
+from headrace.heads import identifier
 from headrace.model import Answer, Event, Form, Headers
 from headrace.upstream.failures import broken, classify, classify_event, silent, unreadable
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
@@ -27,8 +30,11 @@ from headrace.upstream.remarks import remarks
 from headrace.upstream.transport import Response
 
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
+_MAX_EVENTS = 500_000  # of a stream
+_MAX_ERROR_BYTES = 1 << 20
+_AT_ONCE_BYTES = 1 << 14  # of a stream, of which the smallest event is two bytes
 _BOM = b"\xef\xbb\xbf"  # RFC 8259, 8.1: whoever reads JSON may ignore it
-_JSON_BEGINS = (b"{", b"[")
+_JSON_BEGINS = b'{["0123456789'  # and no stream of events
 
 
 class Stream:
@@ -40,15 +46,14 @@ class Stream:
         self.complete = False
         self._dialect = dialect
         self._error_headers = response.headers
-        try:
-            self._chunks = response.unpacked()
-        except NETWORK_ERRORS as error:
-            raise failure_of(error, self.request_id) from error
+        self._chunks = response.unpacked()
         self._splitter = forms.Splitter()
         self._ready: deque[Event] = deque()
         self._started = False
         self._is_events = False  # plain from the first byte; what is no stream of events is heard to its end
         self._heard = bytearray()
+        self._came = b""  # and is still to be read
+        self._bytes = self._events = 0
 
     def __repr__(self) -> str:
         return f"<Stream {self.request_id} [{len(self._ready)} ready{', complete' if self.complete else ''}]>"
@@ -66,18 +71,28 @@ class Stream:
         return event
 
     async def _receive(self) -> None:
-        try:
-            chunk = await anext(self._chunks, None)
-        except NETWORK_ERRORS as error:
-            raise failure_of(error, self.request_id) from error
+        chunk = await self._next()
         if chunk is None:
             self._ready.extend(self._last())
         elif self._is_events:
             self._ready.extend(self._splitter.feed(chunk))
         else:
             self._begin(chunk)
-        if self._splitter.pending_bytes + len(self._heard) > MAX_ANSWER_BYTES:
-            raise broken("upstream's event is larger than an answer may be", request_id=self.request_id)
+        self._bytes += len(chunk or b"")
+        self._events += len(self._ready)
+        if self._bytes > MAX_ANSWER_BYTES or self._events > _MAX_EVENTS:
+            raise _too_large(self.request_id)
+
+    async def _next(self) -> bytes | None:
+        if self._came:
+            await asyncio.sleep(0)
+        else:
+            try:
+                self._came = await anext(self._chunks, b"")
+            except NETWORK_ERRORS as error:
+                raise failure_of(error, self.request_id) from error
+        chunk, self._came = self._came[:_AT_ONCE_BYTES], self._came[_AT_ONCE_BYTES:]
+        return chunk or None
 
     def _begin(self, chunk: bytes) -> None:
         self._heard += chunk
@@ -123,33 +138,37 @@ class Stream:
 
 
 def _request_id(response: Response) -> str:
-    return next((readable(value) for name, value in response.headers if name == "request-id"), "")
+    return next((identifier(value) for name, value in response.headers if name == "request-id"), "")
 
 
-async def read_whole(response: Response, *, within_s: float | None = None) -> bytes:
-    """Return the whole body; it may take *within_s*, where no other bound is set."""
+async def read_whole(response: Response, *, within_s: float | None = None, most: int = MAX_ANSWER_BYTES) -> bytes:
+    """Return the whole body, of so many bytes at most; it may take *within_s*, where no other bound is set."""
     if within_s is None:
-        return await _read_whole(response)
+        return await _read_whole(response, most)
     try:
         async with asyncio.timeout(within_s) as bound:  # by the loop: it is a socket's
-            return await _read_whole(response)
+            return await _read_whole(response, most)
     except TimeoutError as error:
         if not bound.expired():
             raise
         raise silent("upstream fell silent", request_id=_request_id(response)) from error
 
 
-async def _read_whole(response: Response) -> bytes:
+async def _read_whole(response: Response, most: int) -> bytes:
     received, size = [], 0
     try:
         async for chunk in response.unpacked():
             received.append(chunk)
             size += len(chunk)
-            if size > MAX_ANSWER_BYTES:
-                raise broken("upstream's answer is larger than an answer may be", request_id=_request_id(response))
+            if size > most:
+                raise _too_large(_request_id(response))
     except NETWORK_ERRORS as error:
         raise failure_of(error, _request_id(response)) from error
     return received[0] if len(received) == 1 else b"".join(received)
+
+
+def _too_large(request_id: str) -> AttemptFailed:
+    return unreadable("upstream's answer is larger than an answer may be", request_id=request_id)
 
 
 def answer_of(payload: bytes, response: Response, now: float, dialect: forms.Dialect) -> Answer:
@@ -186,8 +205,8 @@ def _is_whole(payload: bytes) -> bool:
 async def read_failure(response: Response, *, passed_on: Headers | None = None, within_s: float | None = None) -> AttemptFailed:
     """Return what a response other than 200 means; with the headers *passed_on*, if they are not the usual ones."""
     try:
-        body = await read_whole(response, within_s=within_s)
+        body = await read_whole(response, within_s=within_s, most=_MAX_ERROR_BYTES)
     except AttemptFailed:
-        # The status says enough; half an error page is nothing to pass on.
+        # The status says enough; half an error page, or a flood, is nothing to pass on.
         body = b""
     return classify(response.status, response.headers, body, passed_on=passed_on)

@@ -22,13 +22,12 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_parser import RawResponseMessage
-from httpx._decoders import SUPPORTED_DECODERS  # those for which a library is installed; nothing public says so
 from yarl import URL
 
 from headrace.heads import value_bytes, value_text
 from headrace.model import Headers
 from headrace.upstream.answer_heads import tolerant
-from headrace.upstream.network import DecodingError
+from headrace.upstream.unpacking import unpacked
 
 _KEEPALIVE = ((socket.SOL_SOCKET, "SO_KEEPALIVE", 1), (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60),
               (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 15), (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4))  # fmt: skip
@@ -37,7 +36,9 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # which need not say
 # Of a status line, and of one header. What is longer is not read.
 _MAX_FIELD_BYTES = 65_536
 _MAX_HEADERS = 1_000
+_MAX_INTERIM = 16  # answers before the answer
 _BUFFER_BYTES = 65_536
+_SLICE_BYTES = 1 << 18  # TLS packs what it is given at once, and holds up the loop by that
 
 
 class InvalidURL(Exception):
@@ -81,14 +82,20 @@ class Response:
     `raw` are its headers as they came.
     """
 
-    __slots__ = ("_connection", "_headers", "_payload", "_writing", "raw", "status")
+    __slots__ = ("_connection", "_headers", "_payload", "_request", "_writing", "raw", "status")
 
     def __init__(
-        self, head: RawResponseMessage, payload: StreamReader, connection: Connection, writing: asyncio.Task[None] | None
+        self,
+        head: RawResponseMessage,
+        payload: StreamReader,
+        connection: Connection,
+        writing: asyncio.Task[None] | None,
+        request: Request,
     ) -> None:
         self.status: int = head.code
         self.raw: Sequence[tuple[bytes, bytes]] = head.raw_headers
         self._headers: Headers | None = None
+        self._request = request
         self._payload, self._connection, self._writing = payload, connection, writing
 
     def __repr__(self) -> str:
@@ -110,18 +117,11 @@ class Response:
         raise StopAsyncIteration
 
     def unpacked(self) -> AsyncIterator[bytes]:
-        """
-        Return the chunks of the body less its encodings; "x-gzip" is "gzip" (RFC 9110, 8.4.1.3).
-
-        Raises `DecodingError` for an encoding that is not known: else the packed bytes would be taken for the answer.
-        """
-        named = ",".join([value for name, value in self.headers if name == "content-encoding"]).lower()
-        if not named:
+        """Return the chunks of the body less its encoding; they raise `DecodingError` for one that was not asked for."""
+        named = ",".join([value for name, value in self.headers if name == "content-encoding"]).strip().lower()
+        if named in ("", "identity"):
             return self
-        named = named.replace("x-gzip", "gzip")
-        if {part.strip().removeprefix("x-") for part in named.split(",")} - {"", *SUPPORTED_DECODERS}:
-            raise DecodingError("the answer is packed in a way that is not known here")
-        return httpx.Response(200, headers={"content-encoding": named}, stream=_Packed(self)).aiter_bytes()
+        return unpacked(self, named, ",".join([value for name, value in self._request.headers if name == "accept-encoding"]))
 
     def close(self) -> None:
         """Give the connection back; what is not at its end by now is closed."""
@@ -132,16 +132,6 @@ class Response:
             self._connection.close()  # upstream did not want to hear all of it
         else:
             self._connection.release()
-
-
-class _Packed(httpx.AsyncByteStream):
-    """A body as httpx's decoders want it."""
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        self._chunks = chunks
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
 
 
 class Transport:
@@ -199,14 +189,16 @@ class Transport:
             )
             writing = _write(answers, request, request.head(self._always))
             head, payload = await answers.read()
-            while head.code < 200 and head.code != 101:
+            for _ in range(_MAX_INTERIM):
+                if head.code >= 200 or head.code == 101:
+                    break
                 head, payload = await answers.read()
         except BaseException:
             if writing is not None:
                 writing.cancel()
             connection.close()
             raise
-        return Response(head, payload, connection, writing)
+        return Response(head, payload, connection, writing, request)
 
     def _open(self) -> aiohttp.TCPConnector:
         self._pool = tolerant(aiohttp.TCPConnector(limit=self._most, ssl=self._tls, socket_factory=_socket))
@@ -240,13 +232,19 @@ def _write(answers: ResponseHandler, request: Request, head: bytes) -> asyncio.T
     transport, body = answers.transport, request.body
     if transport is None:
         raise aiohttp.ClientConnectionResetError("Connection lost")
-    if not isinstance(body, bytes):
+    if not isinstance(body, bytes) or len(body) > _SLICE_BYTES:
         transport.write(head)
-        return asyncio.create_task(_pour(answers, transport, body, is_chunked=request.length is None))
+        chunks, is_chunked = (_slices(body), False) if isinstance(body, bytes) else (body, request.length is None)
+        return asyncio.create_task(_pour(answers, transport, chunks, is_chunked=is_chunked))
     transport.writelines((head, body) if body else (head,))
     if not answers.writing_paused:  # else its silence is measured from when it has heard us: see `Answers`
         answers.start_timeout()
     return None
+
+
+async def _slices(body: bytes) -> AsyncIterator[bytes]:
+    for begin in range(0, len(body), _SLICE_BYTES):
+        yield body[begin : begin + _SLICE_BYTES]
 
 
 async def _pour(answers: ResponseHandler, transport: Any, body: AsyncIterator[bytes], *, is_chunked: bool) -> None:

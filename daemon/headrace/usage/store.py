@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
@@ -172,10 +172,16 @@ class Store:
         return sums.rows(), spans[0], min(end(kind, spans[-1]), max(question.until, spans[0]))
 
     async def _read(self, kind: Granularity, spans: Sequence[datetime], sums: Sums) -> None:
-        hashes = await asyncio.gather(*(self._link.do("HGETALL", _key(kind, begins)) for begins in spans))
+        names = [_key(kind, begins) for begins in spans]
+        hashes = await asyncio.gather(*(records.or_nothing("usage", name, self._link.do("HGETALL", name)) for name in names))
         for begins, cells in zip(spans, hashes, strict=True):
-            for name, figures in cells.items():
-                sums.add(begins, read(name), map(int, figures.split()[: len(FIELDS)]))
+            for name, figures in (cells or {}).items():
+                try:
+                    who, counts = read(name), [int(figure) for figure in figures.split()[: len(FIELDS)]]
+                except ValueError:
+                    records.unreadable("usage", name + figures)
+                else:
+                    sums.add(begins, who, counts)
 
     async def lines(self, most: int = MOST_LINES) -> list[bytes]:
         """Return the last lines of traffic that are kept, oldest first; raises `RedisAway`."""

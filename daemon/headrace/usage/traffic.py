@@ -12,6 +12,7 @@ from collections import deque
 import msgspec
 
 from headrace.outcome import LEFT, Outcome
+from headrace.owner import name_in
 
 _WAITING = 20_000
 
@@ -72,7 +73,7 @@ def _line(outcome: Outcome) -> Line:
     usage = outcome.usage
     return Line(
         at=round(outcome.began, 3),
-        caller=outcome.caller,
+        caller=name_in(outcome.caller),
         lane=str(outcome.lane),
         model=outcome.model[:100].encode("utf-8", "backslashreplace").decode(),
         endpoint=outcome.endpoint,

@@ -34,12 +34,15 @@ class CacheServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CacheServiceAsyncStub: ...
     GetCacheStats: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.GetCacheStatsRequest, _cache_service_pb2.GetCacheStatsResponse]
-    """Returns what each tier holds and did, as this daemon sees it. Costs nothing."""
+    """Returns what each tier holds and did, as this daemon sees it. Where the daemon tells callers apart, those without the role
+    observer, operator or admin see how much there is of their own only.
+    """
     PurgeCache: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.PurgeCacheRequest, _cache_service_pb2.PurgeCacheResponse]
     """Removes kept answers from every tier on every host.
 
-    Idempotent. Where the daemon asks for keys, only the caller's own answers are meant, and another caller's name is
-    PERMISSION_DENIED. UNAVAILABLE means that Redis is away and other hosts could not be told: try again.
+    Idempotent. Where the daemon tells callers apart, only an admin may remove what is not its own: another caller's name, or
+    answers that callers share, are PERMISSION_DENIED, and all else means the caller's own. UNAVAILABLE means that Redis is
+    away and other hosts could not be told: try again.
     """
 
 @_typing.type_check_only
@@ -48,12 +51,15 @@ class CacheServiceAsyncStub(CacheServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCacheStats: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.GetCacheStatsRequest, _cache_service_pb2.GetCacheStatsResponse]  # type: ignore[assignment]
-    """Returns what each tier holds and did, as this daemon sees it. Costs nothing."""
+    """Returns what each tier holds and did, as this daemon sees it. Where the daemon tells callers apart, those without the role
+    observer, operator or admin see how much there is of their own only.
+    """
     PurgeCache: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.PurgeCacheRequest, _cache_service_pb2.PurgeCacheResponse]  # type: ignore[assignment]
     """Removes kept answers from every tier on every host.
 
-    Idempotent. Where the daemon asks for keys, only the caller's own answers are meant, and another caller's name is
-    PERMISSION_DENIED. UNAVAILABLE means that Redis is away and other hosts could not be told: try again.
+    Idempotent. Where the daemon tells callers apart, only an admin may remove what is not its own: another caller's name, or
+    answers that callers share, are PERMISSION_DENIED, and all else means the caller's own. UNAVAILABLE means that Redis is
+    away and other hosts could not be told: try again.
     """
 
 class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,7 +71,9 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_service_pb2.GetCacheStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_service_pb2.GetCacheStatsResponse, _abc.Awaitable[_cache_service_pb2.GetCacheStatsResponse]]:
-        """Returns what each tier holds and did, as this daemon sees it. Costs nothing."""
+        """Returns what each tier holds and did, as this daemon sees it. Where the daemon tells callers apart, those without the role
+        observer, operator or admin see how much there is of their own only.
+        """
 
     @_abc_1.abstractmethod
     def PurgeCache(
@@ -75,8 +83,9 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cache_service_pb2.PurgeCacheResponse, _abc.Awaitable[_cache_service_pb2.PurgeCacheResponse]]:
         """Removes kept answers from every tier on every host.
 
-        Idempotent. Where the daemon asks for keys, only the caller's own answers are meant, and another caller's name is
-        PERMISSION_DENIED. UNAVAILABLE means that Redis is away and other hosts could not be told: try again.
+        Idempotent. Where the daemon tells callers apart, only an admin may remove what is not its own: another caller's name, or
+        answers that callers share, are PERMISSION_DENIED, and all else means the caller's own. UNAVAILABLE means that Redis is
+        away and other hosts could not be told: try again.
         """
 
 def add_CacheServiceServicer_to_server(servicer: CacheServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,46 @@
+"""
+What grpcio is told when it starts, and why. Most of it bounds what one connection can do to the others.
+
+- Streams that were reset stay in grpcio until the loop has taken them, and all connections of a server share one queue for it.
+  When that is full, grpcio fails calls by chance, anybody's. So a connection may have so many streams, those that it has reset
+  among them (`overload_protection`, grpcio's default). More are refused, and every client of gRPC's asks for them again; and
+  the queue is so long that it is never full.
+- A message is received into memory before anybody can look at it, and so is what it decompresses to: compressed ones are
+  refused.
+- Windows do not grow by what a connection has measured (`bdp_probe`): what nobody reads stays with its sender, but for 64 KB.
+"""
+
+from __future__ import annotations
+
+MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
+_MOST = 2**31 - 1
+_METADATA_BYTES = 16 * 1024
+_READ_BYTES = 64 * 1024
+_IDENTITY = 1  # the bit of messages that are not compressed
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.compression_enabled_algorithms_bitset", _IDENTITY),
+    ("grpc.max_metadata_size", _METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+    ("grpc.server.max_pending_requests", _MOST),
+    ("grpc.server.max_pending_requests_hard_limit", _MOST),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.http2.settings_timeout", 10_000),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.experimental.tcp_read_chunk_size", _READ_BYTES),
+    ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
+    ("grpc.experimental.tcp_max_read_buffer_size", 2 * _READ_BYTES),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 100),  # pings that come too soon: a client may be a nervous one, but no flood
+)
+
+
+def options(max_streams: int = _MOST) -> tuple[tuple[str, int], ...]:
+    """Return what a server is told, with so many calls at once over each of its connections."""
+    return (*_OPTIONS, ("grpc.max_concurrent_streams", max_streams))

@@ -1,0 +1,238 @@
+"""
+The connections of gRPC, watched from outside: grpcio has no word for "this one is a flood", and no handle to close it by.
+
+A hit pays nothing for it. What the handlers know (who was refused, which messages are under way) and what the kernel knows of
+each connection (bytes that came, bytes that were taken; tcp_lines.py) are put together some times a second. Whoever floods
+loses its own connection, and nobody else anything:
+
+- calls that are refused, or left before they were heard, are held: they go on counting as streams of their connection, and
+  grpcio refuses more of them by itself; in the end the connection is cut;
+- bytes without end that no call asked for (frames of control, headers that never end) cost the connection;
+- so does an answer that nobody takes;
+- of connections beyond those that there may be, those go first over which nothing was ever asked.
+
+The alternative, a front before grpcio that counts frames, costs every call two more hops through the loop, a third of a hit.
+
+A unix socket has no such counts. Who gets in there was let in by its mode and group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from headrace import memory, observe
+from headrace.edge.grpc_intake import Intake, peer_of
+from headrace.edge.strikes import Strikes
+from headrace.edge.tcp_lines import Line, Lines, Peer
+
+_PERIOD_S = 0.05  # between two looks
+_SHARE = 0.01  # of the loop's time, at most, for looks at all connections
+_AT_ONCE = 50  # connections that are looked at before the loop may go on
+_REST = 20  # times as long as looking for a connection took, none is looked for
+_REMEMBERED_S = 30.0
+_STRIKES, _MOST_STRIKES, _FORGIVEN = 20, 300, 20.0  # calls in vain: until they are held, and cut; and a second
+_HOLD_S, _MOST_HELD = 2.0, 5000
+_TRIM_S = 2.0  # between two times that memory is given back, which a flood has left
+_FLOOD_BYTES = 1_000_000  # a second; what sends as much is looked at more closely
+_PROOF, _HELD_PROOF, _DOUBT = (
+    2,
+    100,
+    0.25,
+)  # looks that have to find the same; of one whose calls are held, and which does no harm by them
+_ASKED_BYTES = 500  # who has sent fewer has asked nothing: a preface, settings, answers to pings
+_ROOM = 16  # one part in so many is kept free
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """
+    What connections may do.
+
+    Args:
+        most, most_per_peer: how many there may be, in all and from one address.
+        max_streams: how many calls at once may go over one.
+        body_s: how long a message may be silent.
+        write_s: how long an answer may wait to be taken.
+    """
+
+    most: int = 10_000
+    most_per_peer: int = 5_000
+    max_streams: int = 128
+    body_s: float = 30.0
+    write_s: float = 60.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    # What the last look saw of a connection; since when nothing that waits was taken; how often it looked like a flood.
+    at: float
+    received: int
+    taken: int
+    stuck: float | None = None
+    proof: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStats:
+    """How many connections there are, how many messages are awaited, and how many connections were cut so far."""
+
+    connections: int
+    awaited: int
+    cut: int
+
+
+class Watch:
+    """
+    Run `keep` as a task.
+
+    Args:
+        now: the loop's clock.
+    """
+
+    def __init__(self, bounds: Bounds, *, now: Callable[[], float]) -> None:
+        self.intake = Intake(self.note_vain, body_s=bounds.body_s, write_s=bounds.write_s, now=now)
+        self._bounds = bounds
+        self._now = now
+        self._lines = Lines(set())
+        self._seen: dict[Line, _Seen] = {}
+        self._suspects: set[Line] = set()
+        self._strikes = Strikes(_FORGIVEN, now=now)
+        self._gone: dict[Peer, float] = {}  # who was cut, and when: what it asked before may still be waiting to be heard
+        self._find_at = 0.0
+        self._held = self._cut = 0
+        self._trim_at, self._ended_at = 0.0, -_REMEMBERED_S
+
+    def __repr__(self) -> str:
+        said = self.stats()
+        return f"<Watch [{said.connections} connections, {said.awaited} messages awaited, {said.cut} cut]>"
+
+    def stats(self) -> WatchStats:
+        """Return how it stands."""
+        return WatchStats(len(self._lines), len(self.intake), self._cut)
+
+    async def note_vain(self, said: str) -> None:
+        """
+        Take note of a call that was refused, or left unheard, at its very end.
+
+        Where there are too many, it goes on being one of the streams that its connection may have: grpcio itself refuses
+        more then, at no cost to the loop. A connection that does not stop is cut.
+        """
+        peer = peer_of(said)
+        if peer is None or peer in self._gone:
+            return
+        count = self._strikes.add(peer)
+        if count > _MOST_STRIKES or self._held > _MOST_HELD:
+            if line := self._of(peer):
+                self._end(line, "vain_calls")
+        elif count > _STRIKES:
+            await self._hold()
+
+    async def _hold(self) -> None:
+        until = self._now() + _HOLD_S
+        self._held += 1
+        try:
+            while (left := until - self._now()) > 0:
+                with contextlib.suppress(asyncio.CancelledError):  # who has left is held all the same
+                    await asyncio.sleep(left)
+        finally:
+            self._held -= 1
+
+    async def keep(self, ports: Iterable[int]) -> None:
+        """Look after all connections at some ports, until cancelled."""
+        self._lines = Lines(set(ports))
+        due = 0.0
+        while True:
+            await asyncio.sleep(_PERIOD_S)
+            if (began := self._now()) >= due:
+                due = began + max(_PERIOD_S, await self._look_at_all() / _SHARE)
+            elif self._suspects:
+                self._look(self._suspects, self.intake.take_counts())
+            self.intake.counts = bool(self._suspects)
+            for peer in self.intake.settle(self._seen_anew):
+                if line := self._lines.of(peer):
+                    self._end(line, "unread")
+            if self._trim_at < began < self._ended_at + _REMEMBERED_S:
+                self._trim_at = began + _TRIM_S
+                await asyncio.to_thread(memory.give_back)
+
+    async def _look_at_all(self) -> float:
+        # Returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
+        began = time.thread_time()
+        self._lines.find()
+        lines = list(self._lines)
+        self._seen = {line: seen for line, seen in self._seen.items() if line in self._lines}
+        self._suspects.intersection_update(lines)
+        self._gone = {peer: at for peer, at in self._gone.items() if self._now() - at < _REMEMBERED_S}
+        spent, asked = time.thread_time() - began, self.intake.take_counts()
+        for first in range(0, len(lines), _AT_ONCE):
+            await asyncio.sleep(0)
+            began = time.thread_time()
+            self._look(lines[first : first + _AT_ONCE], asked)
+            spent += time.thread_time() - began
+        self._make_room(lines)
+        return spent
+
+    def _look(self, lines: Iterable[Line], asked: Mapping[Peer, int]) -> None:
+        for line in list(lines):
+            if line.look():
+                self._seen[line] = self._judge(line, self._seen.get(line), asked.get(line.peer, 0))
+
+    def _judge(self, line: Line, before: _Seen | None, asked: int) -> _Seen:
+        now = _Seen(self._now(), line.received, line.taken)
+        before = before or _Seen(now.at - _PERIOD_S, 0, 0)
+        if line.waits and line.taken == before.taken:
+            now.stuck = before.at if before.stuck is None else before.stuck
+            if now.at - now.stuck > self._bounds.write_s:
+                self._end(line, "not_taken")
+        came = line.received - before.received
+        if came <= _FLOOD_BYTES * (now.at - before.at):
+            now.proof = max(0.0, before.proof - _DOUBT)  # a flood comes in waves, if the loop is busy
+            if not now.proof:
+                self._suspects.discard(line)
+        elif line not in self._suspects:
+            self._suspects.add(line)
+            now.proof = 2 * _DOUBT  # of nothing yet, but it is looked at a few times more
+        elif came > 2 * asked and not self.intake.awaits(line.peer):
+            now.proof = before.proof + 1
+            if now.proof >= (_HELD_PROOF if self._strikes.count(line.peer) > _STRIKES else _PROOF):
+                self._end(line, "flood")
+        return now
+
+    def _make_room(self, lines: list[Line]) -> None:
+        # Over which nothing was asked: to end those fails no call. Their clients, if they are any, connect again.
+        crowded = {address for address, count in _by_address(lines).items() if self._is_full(count, self._bounds.most_per_peer)}
+        is_full = self._is_full(len(lines), self._bounds.most)
+        idle = [line for line in lines if line.received < _ASKED_BYTES and (is_full or line.peer[0] in crowded)]
+        for line in idle if idle else lines[self._bounds.most :]:
+            self._end(line, "connections")
+
+    @staticmethod
+    def _is_full(count: int, most: int) -> bool:
+        return count > most - most // _ROOM
+
+    def _seen_anew(self, peer: Peer) -> Line | None:
+        line = self._lines.of(peer)
+        return line if line is not None and line.look() else None
+
+    def _of(self, peer: Peer) -> Line | None:
+        if (line := self._lines.of(peer)) is None and self._now() >= self._find_at:
+            began = self._now()
+            self._lines.find()
+            line, self._find_at = self._lines.of(peer), self._now() + (self._now() - began) * _REST
+        return line
+
+    def _end(self, line: Line, reason: str) -> None:
+        line.cut()
+        self._cut += 1
+        self._gone[line.peer] = self._ended_at = self._now()
+        self._suspects.discard(line)
+        observe.REFUSED.inc("grpc", reason)
+
+
+def _by_address(lines: Iterable[Line]) -> Counter[str]:
+    return Counter(line.peer[0] for line in lines)

@@ -1,0 +1,134 @@
+"""
+TCP connections that a library of this process has accepted and keeps to itself, seen through the kernel.
+
+A descriptor of our own process says whose it is, and the kernel counts what goes over it. That costs the connection nothing,
+and its owner does not notice. A descriptor may be closed, and its number be another's, at any moment: so whatever is done is
+done to a copy, once the copy has been found to be the very same socket. Where there is no `/proc`, nothing is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Peer = tuple[str, int]  # the address at the other end, and its port
+
+_OURS = "/proc/self/fd"
+_MAPPED = "::ffff:"  # begins an address of IPv4 where a socket takes both
+_INFO_BYTES = 152
+_ESTABLISHED = 1
+# Of Linux's struct tcp_info: its state, and behind other things bytes_acked, bytes_received and notsent.
+_INFO = struct.Struct("=B23xI92xQQ8xI4x")
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """
+    One connection.
+
+    Args:
+        peer: who is at the other end.
+        received: bytes that came over it so far.
+        taken: bytes that the other end has acknowledged.
+        waits: whether there is something that it has not.
+    """
+
+    descriptor: int
+    inode: int
+    peer: Peer
+    received: int = 0
+    taken: int = 0
+    waits: bool = False
+
+    def look(self) -> bool:
+        """Count anew; False once the connection is over."""
+        with contextlib.suppress(OSError, struct.error), _copy(self.descriptor, self.inode) as copy:
+            said = _INFO.unpack(copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES))
+            state, unacknowledged, self.taken, self.received, unsent = said
+            self.waits = bool(unacknowledged or unsent)
+            return bool(state == _ESTABLISHED)
+        return False
+
+    def cut(self) -> None:
+        """End the connection, for both ends."""
+        with contextlib.suppress(OSError), _copy(self.descriptor, self.inode) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+class Lines:
+    """
+    All connections that came in at some ports.
+
+    Args:
+        ports: where they were accepted.
+    """
+
+    def __init__(self, ports: set[int]) -> None:
+        self._ports = ports
+        self._others: set[int] = set()  # inodes of sockets that are none of them
+        self._known: dict[int, Line] = {}  # by inode
+        self._by_peer: dict[Peer, Line] = {}
+
+    def __repr__(self) -> str:
+        return f"<Lines [{len(self._known)} at {sorted(self._ports)}]>"
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(list(self._known.values()))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, line: object) -> bool:
+        return isinstance(line, Line) and self._known.get(line.inode) is line
+
+    def of(self, peer: Peer) -> Line | None:
+        """Return the connection with a peer."""
+        return self._by_peer.get(peer)
+
+    def find(self) -> None:
+        """See which there are now."""
+        there = dict(_sockets()) if self._ports else {}
+        self._others &= there.keys()
+        for inode in self._known.keys() - there.keys():
+            self._forget(self._known[inode])
+        for inode in there.keys() - self._known.keys() - self._others:
+            if line := self._identify(there[inode], inode):
+                self._known[inode] = self._by_peer[line.peer] = line
+            else:
+                self._others.add(inode)
+
+    def _forget(self, line: Line) -> None:
+        del self._known[line.inode]
+        if self._by_peer.get(line.peer) is line:
+            del self._by_peer[line.peer]
+
+    def _identify(self, descriptor: int, inode: int) -> Line | None:
+        with contextlib.suppress(OSError), _copy(descriptor, inode) as copy:
+            if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] in self._ports:
+                address, port = copy.getpeername()[:2]
+                return Line(descriptor, inode, (address.removeprefix(_MAPPED), port))
+        return None
+
+
+def _sockets() -> Iterator[tuple[int, int]]:
+    # Inode and descriptor of every socket of this process.
+    with contextlib.suppress(OSError):
+        for name in os.listdir(_OURS):
+            with contextlib.suppress(OSError):
+                said = os.fstat(int(name))
+                if stat.S_ISSOCK(said.st_mode):
+                    yield said.st_ino, int(name)
+
+
+@contextlib.contextmanager
+def _copy(descriptor: int, inode: int) -> Iterator[socket.socket]:
+    # OSError where it is no longer the same socket.
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
+        if os.fstat(copy.fileno()).st_ino != inode:
+            raise OSError("another socket has this descriptor now")
+        yield copy

@@ -1,0 +1,246 @@
+"""
+What a call may name of what lives at upstream, and what it has made there.
+
+A call that is carried is a `Visit` to a place: what its path and its body name must be its caller's own; what it makes is its
+caller's from then on; a list shows nothing else. Message calls name things in their bodies (`refers`), and their answers tell
+of things (`note`): containers, and files that were written in them. By "thing" its id is meant.
+
+Another's thing is answered as one that is not there, and so is one whose maker nobody knows: nothing tells them apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace import roles
+from headrace.errors import InvalidCall, NotAllowed, ResourceNotFound
+from headrace.model import Answer, Errand, Event, Form, Headers, Role
+from headrace.owner import Owner
+from headrace.resources import ids
+from headrace.resources.listing import Listing
+from headrace.resources.owners import Owners
+from headrace.resources.places import KINDS, Place, kind_of_id, place_of
+from headrace.resources.scan import Scan
+
+_PLAIN = ("", "identity")
+_BEGINS = b"message_start"
+_PROFILE = "anthropic-user-profile-id"
+_PIECE = 1 << 16  # of a body, that is looked through at once
+
+
+class _Source(msgspec.Struct):
+    type: str = ""
+
+
+class _Item(msgspec.Struct):
+    source: _Source | str | None = None
+
+
+class _Made(msgspec.Struct):
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuardStats:
+    """Whether callers have each their own; how many visits there were, and how many calls named what was not theirs."""
+
+    is_on: bool
+    visits: int
+    refused: int
+
+
+class Guard:
+    """
+    Keeps what callers have at upstream apart.
+
+    Args:
+        is_on: False: everybody has everything, as upstream sees it.
+        shares_unknown: collections that are not known (`places.KINDS`) are everybody's.
+    """
+
+    def __init__(self, owners: Owners, *, is_on: bool, shares_unknown: bool = False) -> None:
+        self.owners = owners
+        self.reload(is_on=is_on, shares_unknown=shares_unknown)
+        self._visits = self._refused = 0
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return f"<Guard [{'on' if stats.is_on else 'off'}, {stats.visits} visits, {stats.refused} refused] {self.owners!r}>"
+
+    def stats(self) -> GuardStats:
+        """Return its state now."""
+        return GuardStats(self.is_on, self._visits, self._refused)
+
+    def reload(self, *, is_on: bool, shares_unknown: bool) -> None:
+        """Go by another configuration from now on."""
+        self.is_on, self._shares_unknown = is_on, shares_unknown
+
+    # Message calls.
+
+    async def refers(self, owner: Owner, role: Role, named: Iterable[str], headers: Headers) -> None:
+        """Raise `ResourceNotFound` if a message call names things that are not its caller's own."""
+        if self.is_on and role is not Role.ADMIN:
+            await self.check(owner.text, named)
+            await self.check_headers(owner.text, headers)
+
+    async def note(self, owner: Owner, answer: Answer, *, has_thread: bool = True) -> None:
+        """Record what an answer tells to have been made for it; *has_thread* says that upstream may hold its conversation."""
+        if not self.is_on or not (has_thread or ids.tells(answer.payload)):
+            return
+        payloads = [answer.payload] if answer.form is Form.JSON else answer.payload.split(b"\n")
+        said = ((payload.removeprefix(b"data:"), payload is payloads[0] or _BEGINS in payload) for payload in payloads)
+        made = [thing for payload, begins in said for thing in ids.made_in(payload, has_thread=has_thread and begins)]
+        await self.owners.record(made, owner.text)
+
+    async def noted(self, owner: Owner, events: AsyncIterator[Event], *, has_thread: bool) -> AsyncIterator[Event]:
+        """Yield the events, each once what it tells of is recorded: whoever has it may ask for that."""
+        async for event in events:
+            if made := ids.made_in(event.data, has_thread=has_thread and event.name == _BEGINS.decode()):
+                await self.owners.record(made, owner.text)
+            yield event
+
+    # Carried calls.
+
+    def visit(self, errand: Errand) -> Visit | None:
+        """Return a call's visit to upstream's things; None if it may have them all."""
+        path = errand.path.partition("?")[0]
+        if not self.is_on or not roles.of_path(errand.method, path).is_limited(errand.caller.role, told_apart=True):
+            return None
+        place = place_of(path)
+        if self._shares_unknown and place.collection not in KINDS:
+            return None
+        self._visits += 1
+        return Visit(self, errand.owner, errand.method, place)
+
+    async def check(self, owner: str, named: Iterable[str]) -> None:
+        """Raise `ResourceNotFound` for the first that is not this owner's; what tells no kind may be nobody's."""
+        asked = list(named)
+        if len(asked) > ids.MOST:
+            raise InvalidCall(f"the body names more than {ids.MOST:,} things")
+        found = await self.owners.of(asked)
+        for thing in asked:
+            if found.get(thing, "" if kind_of_id(thing) else owner) != owner:
+                raise self.missing(Place("", thing))
+
+    async def check_headers(self, owner: str, headers: Headers) -> None:
+        """Raise `ResourceNotFound` if a call is to be billed to somebody by another's profile of them."""
+        for profile in [value.strip() for name, value in headers if name == _PROFILE]:
+            if (await self.owners.of([profile])).get(profile) != owner:
+                raise self.missing(Place("user_profiles", profile))
+
+    def missing(self, place: Place) -> ResourceNotFound:
+        """Return what upstream says of a thing that is not there."""
+        self._refused += 1
+        kind = kind_of_id(place.id) or place.kind
+        named = ids.said_of(place.id)[:100]
+        return ResourceNotFound(f"{kind.title} not found: {named}", metadata={"resource": named})
+
+
+class Visit:
+    """One carried call of a caller that has only its own."""
+
+    def __init__(self, guard: Guard, owner: Owner, method: str, place: Place) -> None:
+        self._guard = guard
+        self._owner = owner.text
+        self._method = method
+        self._place = place
+
+    def __repr__(self) -> str:
+        return f"<Visit {self._method} {self._place}>"
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it asks for a list."""
+        return self._method == "GET" and not self._place.id
+
+    @property
+    def is_making(self) -> bool:
+        """Whether its answer may tell of something that was made."""
+        return self._method == "POST"
+
+    async def enter(self, headers: Headers) -> None:
+        """Raise what speaks against the call, its body apart: `ResourceNotFound`, `NotAllowed`, `RedisAway`."""
+        if self._place.id:
+            await self._check_path()
+        elif self._method not in ("GET", "HEAD", "POST"):
+            raise NotAllowed(f"{self._method} of all that there is: callers have their own only")
+        await self._guard.check_headers(self._owner, headers)
+        if self.is_making:
+            await self._guard.owners.ready()
+            encodings = [value.strip().lower() for name, value in headers if name == "content-encoding"]
+            if any(encoding not in _PLAIN for encoding in encodings):
+                raise InvalidCall("content-encoding: the body must be sent as it is, so that what it names can be read")
+
+    async def _check_path(self) -> None:
+        if self._place.kind.is_public(self._place.id) and self._method in ("GET", "HEAD"):
+            return
+        if (await self._guard.owners.of([self._place.id])).get(self._place.id) != self._owner:
+            raise self._guard.missing(self._place)
+
+    async def body(self, content: bytes, headers: Headers) -> None:
+        """Raise `ResourceNotFound` if a body names what is not the caller's own."""
+        async for _ in self.passing(_once(content), headers):
+            pass
+
+    async def passing(self, chunks: AsyncIterator[bytes], headers: Headers) -> AsyncIterator[bytes]:
+        """Yield a body's pieces, each once what it names is known to be the caller's own; raises as `body` does."""
+        scan = Scan(is_wide=self._place.collection != "messages/batches")
+        async for chunk in chunks:
+            if not _is_form(headers):
+                await self._look(scan, chunk)
+            yield chunk
+
+    async def _look(self, scan: Scan, chunk: bytes) -> None:
+        for start in range(0, len(chunk), _PIECE):
+            if found := scan.feed(chunk[start : start + _PIECE]):
+                await self._guard.check(self._owner, found)
+            if start:
+                await asyncio.sleep(0)  # others have their turn
+
+    async def told(self, things: list[str]) -> None:
+        """Record what the results of a batch tell to have been made."""
+        await self._guard.owners.record(things, self._owner)
+
+    async def done(self, answer: bytes | None) -> None:
+        """Take in that the call went well: what its answer tells to have been made has an owner, what was deleted has none."""
+        if self.is_making and answer is not None:
+            with contextlib.suppress(msgspec.MsgspecError):
+                made = msgspec.json.decode(answer, type=_Made)
+                await self._guard.owners.record([made.id], self._owner, self._place.kind)
+        elif self._method == "DELETE" and not self._place.is_below:
+            await self._guard.owners.forget(self._place.id)
+
+    def listing(self, target: str) -> Listing:
+        """Return the list that is asked for, to be walked."""
+        return Listing(target, self._place.kind.page)
+
+    async def keep(self, listing: Listing, page: bytes) -> None:
+        """Keep of a page of upstream's list what is the caller's own; `NotAllowed` if nobody can tell whose what is."""
+        try:
+            items = listing.take(page)
+        except ValueError:
+            raise NotAllowed("whose this is cannot be told; it is for callers with the role admin") from None
+        owners = await self._guard.owners.of([thing for thing, _ in items])
+        kind = self._place.kind
+        listing.keep(items, lambda thing, item: owners.get(thing) == self._owner or (kind.has_public and _is_public(item)))
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def _is_form(headers: Headers) -> bool:
+    return any(name == "content-type" and value.lower().startswith("multipart/") for name, value in headers)
+
+
+def _is_public(item: msgspec.Raw) -> bool:
+    try:
+        source = msgspec.json.decode(item, type=_Item).source
+    except msgspec.MsgspecError:
+        return False
+    return (source.type if isinstance(source, _Source) else source) in ("anthropic", "anthropic_example")

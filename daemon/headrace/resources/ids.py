@@ -1,0 +1,141 @@
+"""
+The ids of things at upstream in the bodies of message calls, and in their answers. Pure.
+
+In a body only what upstream itself takes for an id is one: the same text in a prompt is text. In an answer only what upstream
+says of itself is: a model writes what it is asked to, and must not be able to claim a thing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_RESULT = re.compile(r"((bash_|text_editor_)?code_execution|server)\w*_result")
+_MARKS = (b"container", b"file_id")  # one of which is in every answer that tells of a thing
+_DEEPEST = 12
+MOST = 10_000
+"""How many things a call may name."""
+_THREAD = "thread_"
+
+
+def is_id(text: object) -> bool:
+    """Whether it can be an id of upstream's, and so a part of a key in Redis."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def of_thread(message_id: str) -> str:
+    """Return the id of the conversation that upstream holds under the id of a message."""
+    return _THREAD + message_id
+
+
+def said_of(id: str) -> str:
+    """Return the id by which a caller names a thing."""
+    return id.removeprefix(_THREAD)
+
+
+def asked_in(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """
+    Return the ids of things that a message call names: its container, its skills, files, and a thread; each once.
+
+    Of more than `MOST` it returns one too many.
+    """
+    found: dict[str, None] = {}
+    for thing in _asked(body):
+        found[thing] = None
+        if len(found) > MOST:
+            break
+    return tuple(found)
+
+
+def _asked(body: Mapping[str, Any]) -> Iterator[str]:
+    container = body.get("container")
+    thread = body.get("thread")
+    if isinstance(thread, dict):
+        yield from map(of_thread, _texts(thread.get("previous_message_id")))
+    if isinstance(container, str):
+        yield container
+    elif isinstance(container, dict):
+        yield from _texts(container.get("id"))
+        for skill in _maps(container.get("skills")):
+            if skill.get("type") != "anthropic":
+                yield from _texts(skill.get("skill_id"))
+    waiting: list[Any] = [body.get("system"), *(message.get("content") for message in _maps(body.get("messages")))]
+    while waiting:
+        for block in _maps(waiting.pop()):
+            source, file, content = block.get("source"), block.get("file"), block.get("content")
+            for holder in (block, source, file):
+                if isinstance(holder, dict):
+                    yield from _texts(holder.get("file_id"))
+            if isinstance(content, dict):  # a tool's result
+                waiting.append([content])
+            waiting += (content, source.get("content") if isinstance(source, dict) else None)
+
+
+def tells(payload: bytes | bytearray) -> bool:
+    """Whether an answer may tell of a thing; whoever asks has no more to do with most."""
+    return any(mark in payload for mark in _MARKS)
+
+
+def made_in(payload: bytes, *, has_thread: bool = False) -> tuple[str, ...]:
+    """
+    Return the ids of things that an answer, or one event of it, tells to have been made for it.
+
+    Args:
+        has_thread: whether upstream holds the conversation, by the id of this very message.
+    """
+    if not has_thread and not tells(payload):
+        return ()
+    try:
+        said = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return ()
+    if not isinstance(said, dict):
+        return ()
+    return tuple(dict.fromkeys((*_made(said), *(_thread(said) if has_thread else ()))))
+
+
+def _made(said: Mapping[str, Any]) -> Iterator[str]:
+    for holder in (said, said.get("delta"), said.get("message")):
+        if not isinstance(holder, dict):
+            continue
+        container = holder.get("container")
+        if isinstance(container, dict):
+            yield from _texts(container.get("id"))
+        for block in _maps(holder.get("content")):
+            yield from _of_block(block)
+    begun = said.get("content_block")
+    if isinstance(begun, dict):
+        yield from _of_block(begun)
+
+
+def _thread(said: Mapping[str, Any]) -> Iterator[str]:
+    message = said.get("message") if said.get("type") == "message_start" else said
+    if isinstance(message, dict) and message.get("type") == "message":
+        yield from map(of_thread, _texts(message.get("id")))
+
+
+def _of_block(block: Mapping[str, Any]) -> Iterator[str]:
+    if _RESULT.fullmatch(str(block.get("type"))):
+        yield from _file_ids(block.get("content"), _DEEPEST)
+
+
+def _file_ids(value: Any, depth: int) -> Iterator[str]:
+    if depth and isinstance(value, dict):
+        yield from _texts(value.get("file_id"))
+        value = list(value.values())
+    if depth and isinstance(value, list):
+        for item in value:
+            yield from _file_ids(item, depth - 1)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value:
+        yield value
+
+
+def _maps(value: Any) -> Sequence[Mapping[str, Any]]:
+    return [item for item in value if type(item) is dict] if type(value) is list else ()
