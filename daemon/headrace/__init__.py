@@ -51,7 +51,8 @@ The ground
     records     those that cannot be read     seal        who wrote what is in Redis
     aside       a process for heavy work      guard       no cores, no open files, no texts
     room        how many connections fit      weight      what a body holds
-    memory      given back after a flood      v1/         generated from protos/
+    memory      given back after a flood      cipher      a seal that hides
+    v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

@@ -100,6 +100,7 @@ class Listen(Table, frozen=True):
 class State(Table, frozen=True):
     dir: Folder = ""  # `load` always fills it in: the default depends on the environment
     mac_key_file: OptionalFile = ""
+    encryption_key_file: OptionalFile = ""
 
 
 class Redis(Table, frozen=True):
