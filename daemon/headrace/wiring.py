@@ -199,28 +199,13 @@ class Parts:
         self.attempts = Attempts(clock, self.cache, keeping, self.leases, self.schedule, self.upstream, self.outcomes)
         self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
         self.flow = Flow(
-            clock,
-            self.cache,
-            keeping,
-            self.flights,
-            self.leases,
-            self.attempts,
-            self.parking,
-            policy,
+            clock, self.cache, keeping, self.flights, self.leases, self.attempts, self.parking, policy,
             Replies(clock, self.cache, keeping, self.crowd),
-        )
+        )  # fmt: skip
         self.pursuits = Pursuits(
-            clock,
-            self.flow,
-            self.flights,
-            self.attempts,
-            self.parking,
-            self.handover,
-            policy,
-            self.tickets,
-            self.outcomes,
+            clock, self.flow, self.flights, self.attempts, self.parking, self.handover, policy, self.tickets, self.outcomes,
             Hands(settings.retry.max_running, self.schedule, clock),
-        )
+        )  # fmt: skip
         auth = settings.auth
         self.guard = Guard(Owners(self.link, clock), is_on=auth.keeps_apart, shares_unknown=auth.shares_unknown)
         self.aside = Aside((reader.JOB, grpc_params.JOB))
@@ -262,9 +247,8 @@ class Parts:
     def _limits(self) -> Limits:
         """Return the limits that hold now: those of the configuration, or else those learnt, with what is laid over them."""
         limits = self._configured or self.tuner.learner.limits()
-        is_ours = (
-            self._configured and self.settings.upstream.credentials != "caller"
-        )  # else they hold for others' organisations
+        # Of callers' own keys they hold for others' organisations.
+        is_ours = self._configured and self.settings.upstream.credentials != "caller"
         own = self.tuner.own_limits.known if is_ours else None
         costs = Costs(self.tally.prices.cost)
         return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=costs, organisation=own)

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ import diskcache
 import structlog
 
 from headrace import observe
+from headrace.cache import rows
 from headrace.cache.entry import FOREIGN, Entry, decode, is_foreign
 from headrace.cache.filter import Filter
 from headrace.cache.selector import Selector
@@ -45,11 +44,6 @@ _BATCH = 256
 _GROW_S = 0.1  # a batch that had time to grow costs a third per entry, and disturbs the loop less often
 _DATABASE = "cache.db"
 _SEEN = "purges-seen"
-# As the library would say it; its version is pinned.
-_INSERT = (
-    "INSERT INTO Cache(key, raw, store_time, expire_time, access_time, access_count, tag, mode, value)"
-    " VALUES (?, 1, ?, ?, ?, 0, ?, ?, ?)"
-)
 
 # Troubles that pass, or that an empty database would have as well: no cause to throw the entries away.
 _PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_NOMEM", "SQLITE_INTERRUPT")
@@ -168,8 +162,9 @@ class Disk:
         except Broken:  # of before there was a key, or with one that is gone
             return FOREIGN
 
-    def _sealed(self, batch: Mapping[str, tuple[Entry, bytes]]) -> dict[str, tuple[Entry, bytes]]:
-        return {key: (entry, self._seal.seal(key, raw)) for key, (entry, raw) in batch.items()}
+    def _write(self, batch: Mapping[str, tuple[Entry, bytes]], now: float, cache: Any) -> int:
+        sealed = {key: (entry, self._seal.seal(key, raw)) for key, (entry, raw) in batch.items()}
+        return rows.write(sealed, now, cache)
 
     def write_soon(self, entry: Entry, raw: bytes) -> None:
         """Have the entry written behind the call's back."""
@@ -187,7 +182,9 @@ class Disk:
 
     async def purge(self, selectors: Sequence[Selector]) -> int:
         unwritten = [
-            key for key, (entry, _) in self._backlog.items() if _means(selectors, key, entry.scope, entry.model, entry.asked)
+            key
+            for key, (entry, _) in self._backlog.items()
+            if rows.means(selectors, key, entry.scope, entry.model, entry.asked)
         ]
         for fingerprint in unwritten:
             self._forget_backlog(fingerprint)
@@ -195,7 +192,7 @@ class Disk:
         if cache is None:
             return len(unwritten)
         # The writer's thread takes one thing at a time, so a batch that is being written lands before it is searched.
-        purged = await self._try(self._writer, partial(_purge, selectors), None)
+        purged = await self._try(self._writer, partial(rows.purge, selectors), None)
         if purged is None and self._cache is cache:
             await self._start_again(cache, OSError("a purge failed"))  # what cannot be searched must not be served
         await self._on(self._writer, partial(shutil.rmtree, self._aside, ignore_errors=True))
@@ -207,7 +204,7 @@ class Disk:
 
     async def held(self, scope: str) -> TierStats:
         """Return what one scope has on disk; what is about to be written is not counted."""
-        entries, volume = await self._try(self._reader, partial(_held, scope), (0, 0))
+        entries, volume = await self._try(self._reader, partial(rows.held, scope), (0, 0))
         return own_stats(self.tally.tier, entries, volume)
 
     async def flush(self) -> None:
@@ -257,8 +254,7 @@ class Disk:
             for fingerprint in batch:
                 self._forget_backlog(fingerprint)
             self._writing = batch
-            now = self._clock.now()
-            culled = await self._try(self._writer, lambda cache: _write(self._sealed(batch), now, cache), None)  # noqa: B023
+            culled = await self._try(self._writer, partial(self._write, batch, self._clock.now()), None)
             self._writing = {}
             if culled is None:
                 self.tally.dropped(len(batch))
@@ -269,7 +265,7 @@ class Disk:
 
     async def _renew_filter(self) -> None:
         if self._filter.is_worn:
-            renewed = await self._try(self._writer, _index, None)
+            renewed = await self._try(self._writer, rows.index, None)
             if renewed is not None:
                 for fingerprint in self._backlog:  # what came meanwhile is still here: the writer was busy with us
                     renewed.add(fingerprint)
@@ -300,7 +296,7 @@ class Disk:
 
     async def _start(self) -> None:
         cache = await self._on(self._writer, self._open)
-        self._filter = await self._on(self._writer, _index, cache)
+        self._filter = await self._on(self._writer, rows.index, cache)
         self._cache = cache
 
     async def _start_again(self, broken: Any, error: Exception) -> None:
@@ -330,10 +326,10 @@ class Disk:
             size_limit=self.bound,
             # By age of storing: by age of use would turn every read into a write.
             eviction_policy="least-recently-stored",
-            cull_limit=0,  # once a batch, by `_write`
+            cull_limit=0,  # once a batch, by `rows.write`
             statistics=0,
         )
-        _sweep(cache, self._directory)
+        rows.sweep(cache, self._directory)
         return cache
 
     def _move_aside(self) -> None:
@@ -346,78 +342,3 @@ class Disk:
         if cache is not None:
             with contextlib.suppress(sqlite3.Error):
                 await asyncio.gather(self._on(self._reader, cache.close), self._on(self._writer, cache.close))
-
-
-def _write(batch: Mapping[str, tuple[Entry, bytes]], now: float, cache: Any) -> int:
-    """Write a batch in one transaction; return how many others had to go."""
-    cache.disk.fresh_files.clear()
-    try:
-        with cache.transact():
-            kept = _those_kept(cache, batch)
-            plain = {key: put for key, put in batch.items() if key not in kept and len(put[1]) < cache.disk.min_file_size}
-            # In one statement: one by one, and through the library, they would take five times as long, and hold up the loop.
-            cache._con.executemany(_INSERT, [_row(key, *put, now) for key, put in plain.items()])
-            for key in batch.keys() - plain.keys():
-                entry, raw = batch[key]
-                cache.set(key, raw, expire=entry.keep_until - now, tag=_tag(entry))
-    except BaseException:
-        # The rows are rolled back; their files are ours to remove.
-        for filename in cache.disk.fresh_files:
-            cache.disk.remove(filename)
-        raise
-    return int(cache.cull())
-
-
-def _those_kept(cache: Any, batch: Iterable[str]) -> set[str]:
-    keys = list(batch)
-    rows = cache._sql(f"SELECT key FROM Cache WHERE raw = 1 AND key IN ({','.join('?' * len(keys))})", keys)  # noqa: S608
-    return {key for (key,) in rows}
-
-
-def _row(key: str, entry: Entry, raw: bytes, now: float) -> tuple[Any, ...]:
-    stored = time.time()  # by which the library measures
-    return key, stored, stored + entry.keep_until - now, stored, _tag(entry), diskcache.core.MODE_RAW, raw
-
-
-def _tag(entry: Entry) -> str:
-    return json.dumps([entry.scope, entry.model, entry.asked])
-
-
-def _sweep(cache: Any, directory: Path) -> None:
-    """Remove the files that a kill left behind before their rows were committed: the bound would not count them."""
-    known = {filename for (filename,) in cache._sql("SELECT filename FROM Cache WHERE filename IS NOT NULL")}
-    for path in directory.glob("*/*/*.val"):
-        if str(path.relative_to(directory)) not in known:
-            path.unlink(missing_ok=True)
-
-
-def _held(scope: str, cache: Any) -> tuple[int, int]:
-    # By the beginning of the tag, which `_write` makes; in SQLite, since there may be a hundred thousand.
-    begins = json.dumps([scope])[:-1] + ","
-    [(entries, volume)] = cache._sql(
-        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN filename IS NULL THEN LENGTH(value) ELSE size END), 0) "
-        "FROM Cache WHERE SUBSTR(tag, 1, ?) = ?",
-        (len(begins), begins),
-    ).fetchall()
-    return entries, volume
-
-
-def _index(cache: Any) -> Filter:
-    return Filter(key for (key,) in cache._sql("SELECT key FROM Cache"))
-
-
-def _purge(selectors: Sequence[Selector], cache: Any) -> int:
-    if any(selector.is_everything for selector in selectors):
-        return int(cache.clear())
-    # diskcache shows tags only together with values; its table (the version is pinned) has them apart.
-    rows = cache._sql("SELECT key, tag FROM Cache").fetchall()
-    selected = [key for key, tag in rows if _means(selectors, key, *json.loads(tag))]
-    for start in range(0, len(selected), 500):
-        with cache.transact():
-            for key in selected[start : start + 500]:
-                cache.delete(key)
-    return len(selected)
-
-
-def _means(selectors: Sequence[Selector], fingerprint: str, scope: str, model: str, asked: float = 0.0) -> bool:
-    return any(selector.matches(fingerprint, scope, model, asked) for selector in selectors)

@@ -4,7 +4,7 @@ The seal of what lies in Redis: whose key it is, and where that comes from.
 Daemons that share a Redis share a key, from `state.mac_key_file` or a systemd credential; without one there is no seal, and who
 may write to that Redis may put words into answers. Our own Valkey is nobody else's, and its key is made and kept beside it.
 
-Where a key to encrypt with is given, from `state.encryption_key_file` or a credential, the seal hides, too, and on disk as well.
+Where a key to encrypt with is given, by `state.encryption_key_file` or a credential, the seal hides, too, on disk as well.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from headrace import keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, RedisAway, RedisRefused, UpstreamError
 from headrace.link import Link, Script
-from headrace.retry.tickets import Alarms, Tickets
+from headrace.retry.ticket import Alarms
+from headrace.retry.tickets import Tickets
 
 log = structlog.get_logger()
 

@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from headrace import codec, observe, records
-from headrace.errors import Canceled, DeadlinePassed, HeadraceError
+from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
 from headrace.model import Answer, Call
 from headrace.seal import UNSEALED, Broken, Seal
 
@@ -106,6 +106,13 @@ class Same:
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """The idempotency key stands for another call."""
+
+
+class Alarms(Protocol):
+    """What rings when an attempt is due: `rq.Queue`."""
+
+    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+        """Have this attempt made, not before *due*; durable when it returns. Raises `RedisAway`."""
 
 
 # What is read of a ticket: always, when it is looked at closely, and when it is run.
@@ -251,6 +258,22 @@ def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:
         decoded: Any = json.loads(raw)
         call = msgspec.convert(decoded, Call)
     return replace(call, body=body, ticket=ticket_id)
+
+
+def encode_end(
+    ticket_id: str, seal: Seal, answer: Answer | None, error: HeadraceError | None, source: str
+) -> tuple[State, bytes, str]:
+    """Return the state in which a ticket ends by an answer or an error, what is kept of that, and where it is from."""
+    if answer is not None:
+        return State.SUCCEEDED, seal.seal(place(ticket_id, "answer"), codec.encode_answer(answer)), source
+    if error is not None:
+        return terminal_state(error), seal.seal(place(ticket_id, "error"), codec.encode_error(error)), ""
+    raise ValueError("a ticket ends by an answer or by an error")
+
+
+def lost() -> HeadraceError:
+    """Return the error of a ticket that is there, and cannot be read: nobody will ever make its call."""
+    return UpstreamError("the call cannot be read any more", status=502)
 
 
 def terminal_state(error: HeadraceError) -> State:

@@ -16,23 +16,14 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from headrace import codec, keys, observe
+from headrace import keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import (
-    Abandoned,
-    Canceled,
-    DeadlinePassed,
-    Draining,
-    HeadraceError,
-    RedisAway,
-    TicketNotFound,
-    UpstreamError,
-)
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
@@ -41,7 +32,7 @@ from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import ASKED, FULL, RUN, Claimed, Conflict, Same, State, Ticket, Timing, place, terminal_state
+from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Same, State, Ticket, Timing, encode_end, lost
 from headrace.retry.waits import Waits, not_found
 from headrace.seal import UNSEALED, Seal
 
@@ -54,13 +45,6 @@ _FINISH = Script(__package__, "finish.lua")
 
 _DAY_MS = 86_400_000
 _KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
-
-
-class Alarms(Protocol):
-    """What rings when an attempt is due: `rq.Queue`."""
-
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
-        """Have this attempt made, not before *due*; durable when it returns. Raises `RedisAway`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +209,8 @@ class Tickets:
             return None
         try:
             ticket = await self._looks.read(ticket_id, RUN)
-        except TicketNotFound:  # it was there, and cannot be read: nobody will ever make it
-            await self.finish(ticket_id, error=UpstreamError("the call cannot be read any more", status=502))
+        except TicketNotFound:
+            await self.finish(ticket_id, error=lost())
             return None
         hold.idempotency = ticket.idempotency
         self._held.put(ticket_id, hold)
@@ -308,13 +292,7 @@ class Tickets:
             by: the hold of the attempt that says so. Its error counts only while it is the one that holds the ticket: who
                 stood still and was succeeded must not end what its successor works on. An answer counts all the same.
         """
-        said: Sequence[Any]
-        if answer is not None:
-            said = State.SUCCEEDED, self._seal.seal(place(ticket_id, "answer"), codec.encode_answer(answer)), source
-        elif error is not None:
-            said = terminal_state(error), self._seal.seal(place(ticket_id, "error"), codec.encode_error(error)), ""
-        else:
-            raise ValueError("a ticket ends by an answer or by an error")
+        said = encode_end(ticket_id, self._seal, answer, error, source)
         keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
         now = repr(self._clock.now())
         holder = by.holder if by is not None and error is not None else ""
