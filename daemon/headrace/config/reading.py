@@ -23,7 +23,7 @@ from headrace.callers import is_name
 from headrace.config import checks
 from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_keys, lay_over
 from headrace.config.kinds import Name, Url, is_proxy
-from headrace.config.places import environments_proxy, state_dir
+from headrace.config.places import environments_proxy, redis_password, state_dir, with_password
 from headrace.config.tables import LimitTable, Settings, attribute, fields_of, spelling_of
 from headrace.config.wording import is_text, looks_secret, may_hold_secret, right, shown
 from headrace.errors import ConfigError
@@ -55,6 +55,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if isinstance(state, dict):
         state.setdefault("dir", str(state_dir(environ)))
     settings: Settings = _with_proxy(reader.table(Settings, values, ""), environ)
+    settings = _with_password(settings, environ, reader.problems)
     problems = [*reader.problems, *checks.contradictions(settings)]
     if problems:
         where = f"{path}" if path else "the environment"
@@ -69,6 +70,22 @@ def _with_proxy(settings: Settings, environ: Mapping[str, str]) -> Settings:
     if upstream.proxy or not is_proxy(named):
         return settings
     return msgspec.structs.replace(settings, upstream=msgspec.structs.replace(upstream, proxy=Url(named)))
+
+
+def _with_password(settings: Settings, environ: Mapping[str, str], problems: list[str]) -> Settings:
+    if not settings.redis.url:
+        return settings
+    try:
+        password = redis_password(settings, environ)
+        url = Url(with_password(settings.redis.url, password)) if password else settings.redis.url
+    except ConfigError as error:
+        problems.append(str(error))
+        return settings
+    except ValueError:
+        if settings.redis.password_file:
+            problems.append("redis.password_file: redis.url has a password, too; take one of them away")
+        return settings
+    return msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=url))
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from headrace.seal import MIN_KEY_BYTES, UNSEALED, Mac, Seal
 CREDENTIAL = "headrace_mac_key"
 ENCRYPTION_CREDENTIAL = "headrace_encryption_key"
 _OWN_KEY = "mac_key"
+_BLANK_BYTES = 1  # what systemd hands on where there is no such file: an end of line
 
 
 def seal(settings: Settings, environ: Mapping[str, str]) -> Seal:
@@ -46,7 +47,7 @@ def _named(path: str, environ: Mapping[str, str], credential: str) -> Path | Non
     if path:
         return Path(path)
     handed = Path(environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent", credential)
-    return handed if handed.exists() else None
+    return handed if handed.exists() and handed.stat().st_size > _BLANK_BYTES else None
 
 
 def _signed(settings: Settings, environ: Mapping[str, str]) -> Seal:

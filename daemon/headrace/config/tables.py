@@ -104,7 +104,8 @@ class State(Table, frozen=True):
 
 
 class Redis(Table, frozen=True):
-    url: RedisUrl = Url("")
+    url: RedisUrl = Url("")  # `load` puts the password in, where it is in a file of its own
+    password_file: OptionalFile = ""
     tls_ca: OptionalFile = ""
     tls_certificate: OptionalFile = ""
     tls_key: OptionalFile = ""
