@@ -102,7 +102,7 @@ def _credential(environ: Mapping[str, str], name: str) -> bytes:
 
 
 def redis_password(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Return what is in `redis.password_file` or else the credential; "" for none. Raises `ConfigError` if it cannot be read."""
+    """Return what `redis.password_file` or else the credential says; "" for none. Raises `ConfigError` if it cannot be read."""
     if not (named := settings.redis.password_file):
         return _credential(environ, REDIS_CREDENTIAL).decode(errors="replace")
     try:
