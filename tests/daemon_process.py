@@ -39,7 +39,7 @@ def serving(
         ear.settimeout(0.1)
         with open(f"{directory}/log", "w+") as log:
             process = subprocess.Popen(command, env={**environ, "NOTIFY_SOCKET": address}, stdout=log, stderr=log)
-            served = Served(process, ear, Path(log.name))
+            served = Served(process, ear, Path(log.name), dict(environ))
             try:
                 served.hear("READY=1", within=within)
                 yield served
@@ -53,8 +53,9 @@ def serving(
 class Served:
     """A daemon that serves."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ear: socket.socket, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ear: socket.socket, log: Path, environ: dict[str, str]) -> None:
         self.process, self._ear, self._log = process, ear, log
+        self.environ = environ  # what it was started with
         self._kept = ""
 
     @property

@@ -37,9 +37,9 @@ def marks(directory: Path) -> set[str]:
 async def ask(served: Served, kind: str) -> str:
     """Make a call and return what the cache had to do with it."""
     started = next(json.loads(line) for line in served.log.splitlines() if "daemon.started" in line)
-    http = next(address for address in reversed(started["addresses"]) if address.startswith("127"))
+    http = started["addresses"][-1]
     body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": f"{PROMPT} {kind}"}]}
-    async with aiohttp.ClientSession() as session, session.post(f"http://{http}/v1/messages", json=body) as response:
+    async with aiohttp.ClientSession() as session, session.post(f"{http}/v1/messages", json=body) as response:
         assert SAID in await response.text()
         return response.headers["cache-status"]
 

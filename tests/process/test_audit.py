@@ -307,7 +307,9 @@ async def test_audit(valkey_url: str, tmp_path: Path, gate: str) -> None:
             "UPSTREAM__OVERLOAD_GATE": gate,
         }
         with debugging(), daemon(upstream.url, own_url, **settings) as one:
-            environ = await asyncio.to_thread(_environ, one)
+            # The same settings, for commands beside it.
+            kept = {name: value for name, value in one.served.environ.items() if name not in DEBUG}
+            environ = kept | {"HEADRACE_LISTEN__GRPC": json.dumps([one.grpc])}
             made = await asyncio.to_thread(
                 subprocess.run, [HEADRACE, "keys", "create", "svc"], env=environ, capture_output=True, text=True, check=True
             )
@@ -350,14 +352,6 @@ def debugging() -> Iterator[None]:
             patch.setenv(name, value)
         patch.setattr(daemon_process, "KEPT", (*daemon_process.KEPT, *DEBUG))
         yield
-
-
-def _environ(one: Daemon) -> dict[str, str]:
-    """What the daemon was started with, so that commands have the same settings."""
-    said = Path(f"/proc/{one.served.process.pid}/environ").read_bytes().decode().split("\0")
-    environ = dict(line.split("=", 1) for line in said if "=" in line)
-    port = one.grpc
-    return {name: value for name, value in environ.items() if name not in DEBUG} | {"HEADRACE_LISTEN__GRPC": json.dumps([port])}
 
 
 def _dump(client: redis.Redis, name: bytes) -> str:
