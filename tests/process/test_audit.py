@@ -4,7 +4,8 @@ The audit: nothing that a caller or upstream said comes out of the installed pro
 Markers stand in prompts, answers, upstream's errors, keys and headers. Calls go every way there is, at both doors, and end in
 every way there is, and what is no call, too; all that libraries have to say for debugging is switched on. Then everything that
 came out of the program is searched: its log with the state of all parts in it and its last words, its metrics, its processes'
-titles and arguments, what its commands print; and for keys and passwords all that it answers, its files, and Redis.
+titles and arguments, what its commands print, its files and Redis, with a key to encrypt them; and for keys and passwords all
+that it answers.
 
 Redis is asked as a user who may do what docs/installation.md says, and nothing else: it logs whatever it forbids.
 """
@@ -40,7 +41,8 @@ from scripted import EVENTS, MESSAGE, Line, serving
 PROMPT, SAID, ECHO, HEADER = "PROMPTMARK", "ANSWERMARK", "ERRORMARK", "HEADERMARK"
 OWN_KEY, OTHER_KEY, WORD = "sk-ant-OWNKEYMARK", "sk-ant-OTHERKEYMARK", "NONSENSEMARK"
 ADMIN_KEY, PASSWORD = "sk-ant-ADMINKEYMARK", "PASSWORDMARK"
-SECRETS = (OWN_KEY, ADMIN_KEY, PASSWORD)
+CIPHER_KEY, PEPPER = "CIPHERKEYMARK" * 2, "PEPPERMARK" * 2
+SECRETS = (OWN_KEY, ADMIN_KEY, PASSWORD, CIPHER_KEY, PEPPER)
 MARKS = (PROMPT, SAID, ECHO, HEADER, OTHER_KEY, WORD, *SECRETS)
 INSTALLATION = Path(__file__).parents[2] / "docs" / "installation.md"
 # What its libraries would tell of all that they see.
@@ -235,10 +237,10 @@ def _look_for(marks: Iterable[str], what: str, text: str) -> None:
         assert at < 0, f"{mark} in {what}: ...{text[max(0, at - 600) : at + 200]}"
 
 
-def _search_files(directory: Path, *more: str) -> None:
+def _search_files(directory: Path, key: str) -> None:
     for path in directory.rglob("*"):
         if path.is_file():
-            _search_secrets("a file", path.read_bytes().decode("latin-1"), *more)
+            _search("a file", path.read_bytes().decode("latin-1"), key)
 
 
 @contextlib.contextmanager
@@ -295,13 +297,18 @@ async def test_audit(valkey_url: str, tmp_path: Path, gate: str) -> None:
     with redis.Redis.from_url(valkey_url) as client:
         client.execute_command("ACL", "SETUSER", *_acl())
         client.execute_command("ACL", "LOG", "RESET")
-    own_url = valkey_url.replace("unix://", f"unix://headrace:{PASSWORD}@")
-    (tmp_path / "admin").write_text(ADMIN_KEY)
+    in_url, in_file = (f":{PASSWORD}", "") if gate == "on" else ("", f"{tmp_path}/password")
+    own_url = valkey_url.replace("unix://", f"unix://headrace{in_url}@")
+    for name, secret in (("admin", ADMIN_KEY), ("cipher", CIPHER_KEY), ("pepper", PEPPER), ("password", PASSWORD)):
+        (tmp_path / name).write_text(secret)
     async with serving(talk) as upstream:
         settings = {
             "AUTH__REQUIRED": "true",
             "UPSTREAM__API_KEY": OWN_KEY,
             "UPSTREAM__ADMIN_API_KEY_FILE": f"{tmp_path}/admin",
+            "STATE__ENCRYPTION_KEY_FILE": f"{tmp_path}/cipher",
+            "AUTH__PEPPER_FILE": f"{tmp_path}/pepper",
+            "REDIS__PASSWORD_FILE": in_file,
             "RETRY__BACKOFF": "0.05s..0.2s",
             "RETRY__MAX_ATTEMPTS": "3",
             "UPSTREAM__OVERLOAD_GATE": gate,
@@ -314,7 +321,6 @@ async def test_audit(valkey_url: str, tmp_path: Path, gate: str) -> None:
                 subprocess.run, [HEADRACE, "keys", "create", "svc"], env=environ, capture_output=True, text=True, check=True
             )
             key = next(word for word in made.stdout.split() if word.startswith("hr_"))
-            secret = key.rpartition("_")[2]
             await asyncio.sleep(0.2)
             await asyncio.gather(over_http(one, key), over_grpc(one, key), not_http(one))
             await asyncio.to_thread(_commands, environ | {"HEADRACE_KEY": key}, key)
@@ -327,10 +333,10 @@ async def test_audit(valkey_url: str, tmp_path: Path, gate: str) -> None:
                 assert any(_dump(client, name) for name in names)
                 for name in names:
                     _search("a name in Redis", name.decode(errors="replace"), key)
-                    _search_secrets("a value in Redis", _dump(client, name), OTHER_KEY, secret)
+                    _search("a value in Redis", _dump(client, name), key)
                 denied = client.execute_command("ACL", "LOG")
                 client.execute_command("ACL", "DELUSER", "headrace")
-            _search_files(Path(environ["HEADRACE_STATE__DIR"]), OTHER_KEY, secret)
+            _search_files(Path(environ["HEADRACE_STATE__DIR"]), key)
             one.served.process.send_signal(signal.SIGABRT)  # with the stacks of all threads as its last words
             await asyncio.to_thread(one.served.process.wait, 20)
         assert "Fatal Python error" in one.served.log
