@@ -9,6 +9,7 @@ print its text.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -31,8 +32,8 @@ _PR_SET_DUMPABLE = 4
 _FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 # What is ours in a state directory, which may be somebody's home as well.
 _OURS = ("cache", "cache.broken", "valkey", "*.lock", "*_key")
-# They make gRPC write metadata to stderr, the keys in it included.
-_TELLTALES = ("GRPC_TRACE", "GRPC_VERBOSITY")
+# They make gRPC write metadata to stderr, the keys in it included, and OpenSSL the secrets of its connections to a file.
+_TELLTALES = ("GRPC_TRACE", "GRPC_VERBOSITY", "SSLKEYLOGFILE")
 
 
 def close_up() -> None:
@@ -46,7 +47,8 @@ def close_up() -> None:
 
 def forbid_dumps() -> None:
     """Write no core dump, and let no debugger in but root's. Children inherit the former, and have to ask for the latter."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):  # a sandbox that lets nobody change limits has one itself
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         import ctypes
 
