@@ -1,4 +1,4 @@
-"""All that daemons, a worker and the commands do goes with the Redis user that docs/installation.md has: nothing is forbidden."""
+"""All that daemons, a worker and the commands do, the Redis user of docs/installation.md may: nothing is forbidden."""
 
 from __future__ import annotations
 
@@ -34,11 +34,22 @@ LIMITS = [
     {"name": "tried", "total_tokens_per_minute": 10, "shadow": True},
 ]
 SETTINGS = {"AUTH__DEFAULT_ROLE": "admin", "USAGE__TRAFFIC": "on", "LIMIT": json.dumps(LIMITS), "CACHE__STALE": "1m"}
-COMMANDS = (
-    "keys create ann", "keys create bob --expires 1d --role observer", "keys list", "keys revoke ann", "limits", "limits show org",
-    "limits set org --requests-per-minute 90000 --for 1h", "limits unset org", "hold bob --for 1h", "release bob", "usage --by caller,model",
-    "cache stats", "cache purge --model nothing", "cache purge --all",
-)  # fmt: skip
+COMMANDS = """
+keys create ann
+keys create bob --expires 1d --role observer
+keys list
+keys revoke ann
+limits
+limits show org
+limits set org --requests-per-minute 90000 --for 1h
+limits unset org
+hold bob --for 1h
+release bob
+usage --by caller,model
+cache stats
+cache purge --model nothing
+cache purge --all
+"""
 
 
 @pytest.fixture
@@ -95,7 +106,7 @@ async def test_all_that_is_done(url, tmp_path):
         await asyncio.gather(calls(session, one), calls(session, two))
         await tickets(one)
         environ = one.served.environ | {"HEADRACE_LISTEN__GRPC": json.dumps([one.grpc])}
-        for command in (*COMMANDS, f"usage --export-traffic {tmp_path}/traffic"):
+        for command in (*COMMANDS.strip().splitlines(), f"usage --export-traffic {tmp_path}/traffic"):
             done = await asyncio.to_thread(headrace, *command.split(), environ=environ)
             assert done.returncode == 0, done.stderr
         await asyncio.to_thread(working.__exit__, None, None, None)
