@@ -150,7 +150,7 @@ class KeyStore:
 
     async def list(self) -> list[Key]:
         """Return what is kept of all keys, by name and age."""
-        used = await self._link.do("HGETALL", keys.KEYS_USED)
+        used = await records.or_nothing("key use", keys.KEYS_USED, self._link.do("HGETALL", keys.KEYS_USED)) or {}
         moments = {key_id.decode(errors="replace"): _moment(at) for key_id, at in used.items()}
         kept = [msgspec.structs.replace(key, used=moments.get(key.id)) for key in await read_all(self._link, Key)]
         return sorted(kept, key=lambda key: (key.name, key.created, key.id))
