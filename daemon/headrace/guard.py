@@ -32,7 +32,7 @@ _PR_SET_DUMPABLE = 4
 _FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 # What is ours in a state directory, which may be somebody's home as well.
 _OURS = ("cache", "cache.broken", "valkey", "*.lock", "*_key")
-# They make gRPC write metadata to stderr, the keys in it included, and OpenSSL the secrets of its connections to a file.
+# They make gRPC write metadata to stderr, the keys in it included, and Python the secrets of TLS to a file.
 _TELLTALES = ("GRPC_TRACE", "GRPC_VERBOSITY", "SSLKEYLOGFILE")
 
 
