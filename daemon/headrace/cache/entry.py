@@ -21,6 +21,7 @@ from headrace import codec, forms
 from headrace.model import Answer, Event
 
 _FAMILY = b"HRe"
+FOREIGN = _FAMILY + b"?"  # stands for what only another could read
 _MAGIC = _FAMILY + b"2"  # change it whenever the bytes behind it change
 _DIGEST_BYTES = 16
 _HEAD_AT = len(_MAGIC) + _DIGEST_BYTES
