@@ -1,0 +1,187 @@
+"""Targets: what lies on disk and in Redis, where others may write, too."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import msgspec
+
+from headrace import callers, codec
+from headrace.budgets import override
+from headrace.cache import entry, purges
+from headrace.edge import http_errors, status
+from headrace.flight import items
+from headrace.flight.flights import Flight
+from headrace.rehearse.traffic import _rows, traffic_of
+from headrace.errors import HeadraceError, StartupError, UpstreamError
+from headrace.rank import LANES
+from headrace.retry import alarm, ticket
+from headrace.tuning import learned, organisation
+from headrace.usage import question, tally
+from tests.fuzz.inputs import NOW, text
+from tests.fuzz.target import Target
+
+
+def answer(data: bytes) -> None:
+    found = codec.decode_answer(data)
+    assert codec.decode_answer(codec.encode_answer(found)) == found
+
+
+def event(data: bytes) -> None:
+    found, head = codec.decode_event(data)
+    again, _ = codec.decode_event(
+        codec.encode_event(found, attempts=head.attempts, request_id=head.request_id, headers=head.headers)
+    )
+    assert again == found
+
+
+def error(data: bytes) -> None:
+    """An error, on to both kinds of callers."""
+    found = codec.decode_error(data)
+    again = codec.decode_error(codec.encode_error(found))
+    assert type(again) is type(found)
+    assert again.__dict__ == found.__dict__
+    say(found)
+
+
+def say(found: HeadraceError) -> None:
+    found.again()
+    assert status.say(found).ByteSize() < 8192
+    said = http_errors.say(found, "req_1")
+    assert 400 <= said.status < 600 or isinstance(found, UpstreamError)
+    http_errors.error_event(found, "req_1")
+
+
+def kept(data: bytes) -> None:
+    """An entry as it is, and with a checksum that is right, as whoever writes to our Redis can make it."""
+    entry.decode(data)
+    entry.is_foreign(data)
+    body = data[20:]
+    found = entry.decode(b"HRe2" + hashlib.sha256(body).digest()[:16] + body)
+    if found is not None:
+        assert entry.decode(found.encode()) == found
+        found.fresh(NOW, 60.0)
+        assert found.weight > 0
+
+
+def landing(data: bytes) -> None:
+    flight = Flight("f" * 64)
+    if items.is_landing(data):
+        items.decode_landing(data, flight)
+    else:
+        items.decode_event(data, flight)
+
+
+def ticket_hash(data: bytes) -> None:
+    """A ticket's hash: a field a line."""
+    said = dict(line.partition(b"=")[::2] for line in data.split(b"\n"))
+    values = [said.get(name.encode()) for name in ticket.RUN]
+    ticket.decode_ticket("t1", ticket.RUN, values)
+
+
+def call(data: bytes) -> None:
+    found = ticket.decode_call(data, b"{}", "t1")
+    again = ticket.decode_call(ticket.encode_call(found), b"{}", "t1")
+    assert again == dataclasses.replace(found, credential="", idempotency_key="")
+
+
+class _Job(alarm.Alarm):
+    """A job without a Redis."""
+
+    def __init__(self) -> None:
+        super().__init__(id="t1-1", connection=_NOWHERE, serializer=alarm.SERIALIZER)
+
+
+class _Nowhere:
+    """What a job asks its connection for before it asks for anything of Redis."""
+
+    connection_pool = type("Pool", (), {"connection_kwargs": {}})()
+
+
+_NOWHERE = _Nowhere()
+
+
+def job(data: bytes) -> None:
+    """A job of the queue: a field a line."""
+    said = dict(line.partition(b"=")[::2] for line in data.split(b"\n"))
+    found = _Job()
+    found.restore(said | {b"data": said.get(b"data", b"")})
+    attempt = found.attempt()
+    assert attempt is None or 1 <= attempt.number
+
+
+def key_record(data: bytes) -> None:
+    callers._read(data, callers._Record)
+    callers._read(data, callers.Key)
+    callers._id_and_digest(text(data))
+
+
+class _Purges(purges.Purges):
+    """Purges without a Redis."""
+
+    def __init__(self) -> None:
+        self._clock = type("Clock", (), {"now": lambda self: NOW})()
+
+
+_PURGES = _Purges()
+
+
+def purge(data: bytes) -> None:
+    notice = _PURGES._read([b"purge", data])
+    notice.selector.until(notice.at).matches("f", "s", "m", NOW)
+    if found := purges._stream_id(text(data)):
+        purges._place(found)
+
+
+def known_limits(data: bytes) -> None:
+    found = learned._read(data)
+    if found is not None:
+        found.limit("claude-x")
+
+
+def own_limits(data: bytes) -> None:
+    msgspec.json.decode(data, type=organisation._Stored)
+
+
+def cell(data: bytes) -> None:
+    """A cell of usage: its name, and its figures on the next line."""
+    name, _, figures = data.partition(b"\n")
+    who = tally.read(name)
+    assert tally.read(tally.spelled(who)) == who
+    list(question.labels(who.labels))
+    list(map(int, figures.split()[: len(tally.FIELDS)]))
+
+
+def laid_over(data: bytes) -> None:
+    for kind in (override.Override, override.Held):
+        found = override.decode(kind, data)
+        assert override.decode(kind, override.encode(found)) == found
+
+
+def traffic(data: bytes) -> None:
+    """A file of calls to rehearse."""
+    traffic_of(_rows(text(data).splitlines(keepends=True), _FILE, LANES))
+
+
+_FILE = __import__("pathlib").Path("/nowhere/calls.jsonl")
+_CLASSES = tuple(json.dumps(name).encode() for name in codec._ERRORS)
+
+TARGETS = (
+    Target("codec.answer", answer, (ValueError,)),
+    Target("codec.event", event, (ValueError,)),
+    Target("codec.error", error, (ValueError,), words=_CLASSES, weight=2),
+    Target("cache.entry", kept, words=(b'"scope":', b"\0\0\0\x01")),
+    Target("flight.items", landing, (ValueError,)),
+    Target("tickets.hash", ticket_hash, (ValueError,)),
+    Target("tickets.call", call, (ValueError,)),
+    Target("rq.job", job),
+    Target("keys.record", key_record),
+    Target("purges.notice", purge),
+    Target("limits.learned", known_limits),
+    Target("limits.organisation", own_limits, (ValueError,)),
+    Target("usage.cell", cell, (ValueError,)),
+    Target("overrides", laid_over, (ValueError,)),
+    Target("rehearse.traffic", traffic, (StartupError,), weight=2),
+)
