@@ -141,6 +141,14 @@ def decode_error(raw: bytes) -> HeadraceError:
     return cls(head.message, **common)
 
 
+def decode(raw: bytes | memoryview, kind: type[H]) -> H:
+    """Return the value that this JSON of ours spells; ValueError for whatever else lies where it was written."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, too
+        raise ValueError("not something that we encoded") from error
+
+
 # The format.
 
 
@@ -150,10 +158,7 @@ def _pack(head: msgspec.Struct, payload: bytes) -> bytes:
 
 def _unpack(raw: bytes, head_type: type[H]) -> tuple[H, bytes]:
     head, _, payload = raw.partition(b"\n")
-    try:
-        return msgspec.json.decode(head, type=head_type), payload
-    except msgspec.MsgspecError as error:
-        raise ValueError("not something that we encoded") from error
+    return decode(head, head_type), payload
 
 
 # A header's value is any bytes, some of which no JSON takes (PEP 383 hides them in halves of characters). Written down, each of

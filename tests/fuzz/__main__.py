@@ -21,7 +21,7 @@ _SHOWN = 300
 def main() -> int:
     """Fuzz; return 1 if anything was found."""
     options = _options()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(100))  # what cannot be read is told, line by line
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # what cannot be read is told, line by line
     total = troubles = 0
     for target in TARGETS:
         if not options.targets or target.name in options.targets:

@@ -162,7 +162,7 @@ def laid_over(data: bytes) -> None:
 
 def traffic(data: bytes) -> None:
     """A file of calls to rehearse."""
-    traffic_of(_rows(text(data).splitlines(keepends=True), _FILE, LANES))
+    traffic_of(_rows(data.decode().splitlines(keepends=True), _FILE, LANES))
 
 
 _FILE = __import__("pathlib").Path("/nowhere/calls.jsonl")
@@ -183,5 +183,5 @@ TARGETS = (
     Target("limits.organisation", own_limits, (ValueError,)),
     Target("usage.cell", cell, (ValueError,)),
     Target("overrides", laid_over, (ValueError,)),
-    Target("rehearse.traffic", traffic, (StartupError,), weight=2),
+    Target("rehearse.traffic", traffic, (StartupError, UnicodeDecodeError), weight=2),
 )

@@ -231,6 +231,8 @@ def _grpc_address(text: str) -> str:
         path = path[2:]
         if not path.startswith("/"):
             raise ValueError("is no path: three slashes, or none")
+    if path.startswith("//"):  # it would be read anew as the beginning of a URL
+        path = "/" + path.lstrip("/")
     if not path or path.endswith("/") or "\0" in path:
         raise ValueError("is no path")
     return f"unix:{path}"

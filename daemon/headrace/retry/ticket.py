@@ -8,6 +8,7 @@ the exact bytes, the caller's own key goes nowhere.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -255,9 +256,18 @@ def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        decoded: Any = json.loads(raw)
+        decoded: Any = json.loads(raw, parse_float=_finite, parse_constant=_finite)
         call = msgspec.convert(decoded, Call)
+    except RecursionError as error:
+        raise ValueError("not a call of ours") from error
     return replace(call, body=body, ticket=ticket_id)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError("a number that we write nowhere")
+    return value
 
 
 def encode_end(

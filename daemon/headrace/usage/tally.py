@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from headrace import codec
 from headrace.model import Usage
 from headrace.outcome import LEFT, Outcome, Spent
 from headrace.prices import Prices
@@ -221,4 +222,4 @@ def spelled(who: Who) -> bytes:
 
 def read(name: bytes) -> Who:
     """Return the cell that `spelled` made this name of; ValueError if it did not."""
-    return msgspec.json.decode(name, type=Who)
+    return codec.decode(name, Who)
