@@ -122,10 +122,11 @@ def decode_event(raw: bytes) -> tuple[Event, EventHead]:
 
 def encode_error(error: HeadraceError) -> bytes:
     """Return an error as bytes, upstream's exact body included."""
-    head = _ErrorHead(type(error).__name__, error.message, error.retry_after_s, error.metadata)
+    metadata = {name: _clean(value) for name, value in error.metadata.items()}
+    head = _ErrorHead(type(error).__name__, _clean(error.message), error.retry_after_s, metadata)
     body = b""
     if isinstance(error, UpstreamError):
-        head.status, head.type, head.headers = error.status, error.type, _spelled(error.headers)
+        head.status, head.type, head.headers = error.status, _clean(error.type), _spelled(error.headers)
         body = error.body
     return _pack(head, body)
 
@@ -142,14 +143,19 @@ def decode_error(raw: bytes) -> HeadraceError:
 
 
 def decode(raw: bytes | memoryview, kind: type[H]) -> H:
-    """Return the value that this JSON of ours spells; ValueError for whatever else lies where it was written."""
+    """Return the value of this type that some JSON spells; ValueError for whatever else there is, however deep."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, too
-        raise ValueError("not something that we encoded") from error
+        raise ValueError("not the JSON that it should be") from error
 
 
 # The format.
+
+
+def _clean(text: str) -> str:
+    # An error may quote half a character, which no JSON of ours takes.
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _pack(head: msgspec.Struct, payload: bytes) -> bytes:

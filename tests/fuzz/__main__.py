@@ -11,7 +11,6 @@ import argparse
 import sys
 
 import structlog
-
 from tests.fuzz.table import TARGETS
 from tests.fuzz.target import Findings, Target, mutated, run
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 from google.protobuf.message import Message
+from tests.fuzz.inputs import ANYBODY, NOW
+from tests.fuzz.target import Target
 
 from headrace.bodies import reader
 from headrace.bodies.read import Reading, read
@@ -14,7 +18,7 @@ from headrace.budget.estimate import Estimator
 from headrace.budget.measure import at_most, measure, surely
 from headrace.budget.want import Form, Want
 from headrace.cache.fingerprint import fingerprint
-from headrace.edge import grpc_asks, grpc_routes, grpc_tickets, grpc_usage, translate
+from headrace.edge import grpc_asks, grpc_parts, grpc_routes, grpc_tickets, grpc_usage, translate
 from headrace.edge.budget_messages import read_expiry, read_figures
 from headrace.edge.grpc_calls import parse
 from headrace.edge.grpc_params import _take_apart
@@ -23,18 +27,14 @@ from headrace.endpoints import CHAT, COUNT_TOKENS, MESSAGES
 from headrace.errors import InvalidCall
 from headrace.model import Call, Usage
 from headrace.prices import Prices
-from headrace.usage.store import Store  # noqa: F401  # its module knows the kinds of buckets
+from headrace.resources.scan import Scan
 from headrace.v1 import (
     budgets_service_pb2,
-    chat_pb2,
-    content_pb2,
     messages_pb2,
     messages_service_pb2,
     tickets_service_pb2,
     usage_service_pb2,
 )
-from tests.fuzz.inputs import ANYBODY, NOW
-from tests.fuzz.target import Target
 
 _ESTIMATOR = Estimator()
 _COSTS = Costs(Prices().cost)
@@ -48,8 +48,8 @@ _WANTS = tuple(
 def _body(endpoint: str):
     def feed(data: bytes) -> None:
         found = read(data, endpoint)
-        said = json.loads(reader.job(endpoint.encode(), data))
-        assert Reading(**said | {"essence": bytes.fromhex(said["essence"])}) == found
+        said = msgspec.convert(json.loads(reader.job(endpoint.encode(), data)), Reading)
+        assert replace(said, weight=None) == found
         _reckon(data, endpoint, found)
 
     return feed
@@ -82,25 +82,16 @@ def _request(cls: type[Message]):
     def feed(data: bytes) -> None:
         parted = _take_apart(cls, data, streams=False)
         if parted.body:
-            read_again = translate.read(parted.body, cls.DESCRIPTOR.fields_by_name["params"].message_type._concrete_class)
-            assert json.loads(translate.write(read_again)) == json.loads(parted.body)
-        grpc_asks.read_ask(
-            parted.request.options, ANYBODY, parted.body, stream=None, timeout_s=None, credential=""
-        )
+            assert translate.write(translate.read(parted.body, messages_pb2.MessageParams))
+        grpc_asks.read_ask(parted.request.options, ANYBODY, parted.body, stream=None, timeout_s=None, credential="")
         grpc_asks.headers(parted.request.options)
 
     return feed
 
 
-_SUBMIT = messages_service_pb2.SubmitMessageRequest
-
-
 def submitted(data: bytes) -> None:
-    request = parse(_SUBMIT, data)
+    request = parse(messages_service_pb2.SubmitMessageRequest, data)
     grpc_asks.answer_timeout_s(request)
-
-
-_BY_RPC = {route.rpc: route for route in grpc_routes.ROUTES}
 
 
 def routed(data: bytes) -> None:
@@ -154,6 +145,20 @@ def _number(said: str) -> object:
     return (float(said), said.startswith("-")) if abs(float(said)) < 2**53 else said
 
 
+def frames(data: bytes) -> None:
+    """The frame of a large part of a request, which is read without being parsed."""
+    for _, at, end, begin in grpc_parts._fields(memoryview(data), 0, len(data)):
+        assert 0 <= at <= begin <= end <= len(data)
+
+
+def things(data: bytes) -> None:
+    """Bodies that go by, a piece at a time."""
+    for is_wide in (False, True):
+        scan = Scan(is_wide=is_wide)
+        for at in range(0, len(data), 64):
+            scan.feed(data[at : at + 64])
+
+
 def http2(data: bytes) -> None:
     hint = Hint(b"{}")
     for at in range(0, len(data), 64):
@@ -173,10 +178,12 @@ TARGETS = (
     Target("grpc.create", _request(messages_service_pb2.CreateMessageRequest), _INVALID, "grpc.create", weight=4),
     Target("grpc.submit", submitted, _INVALID, "grpc.create"),
     Target("grpc.routes", routed, _INVALID, "grpc.create", weight=2),
+    Target("grpc.frames", frames, _INVALID, "grpc.create"),
     Target("grpc.usage", own_rpcs, _INVALID, "grpc.usage"),
     Target("grpc.budgets", steering, _INVALID, "grpc.usage"),
     Target("grpc.tickets", listed, _INVALID, "grpc.usage"),
     Target("translate.params", _translated(messages_pb2.MessageParams), (ValueError,), "bodies", _JSON, weight=4),
     Target("translate.message", _translated(messages_pb2.Message), (ValueError,), "answers", _JSON, weight=4),
     Target("http2.hint", http2),
+    Target("resources.asked", things, _INVALID, "resources.asked"),
 )

@@ -27,7 +27,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
     ),
     "translate.message": (b'{"type":"message","content":[],"n":-0,"usage":{"input_tokens":-0}}',),
     "config.toml": (
-        b"x = " + _MANY_DIGITS, b"x = " + b"[" * _DEEP, b"x = " + b'{"a"=' * _DEEP, b"[" + b"a." * 5000 + b"a]", b"x = \xff",
+        b"x = " + _MANY_DIGITS, b"x = " + b"[" * _DEEP, b"x = " + b'{"a"=' * _DEEP, b"x = \xff",
     ),
     "config.environment": (
         b"HEADRACE_LIMIT=" + b"[" * _DEEP, b"HEADRACE_CACHE=" + b'{"a":' * _DEEP + b"1", b"HEADRACE_CACHE__TTL=\xff",
@@ -56,7 +56,12 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b'{"class":"X"}\n', b"{}", _NESTED,
     ),
     "codec.event": (b'{"name":"e","data_bytes":-1}\nx', b'{"name":"e","data_bytes":1,"headers":[["a","\\u0100"]]}\nx'),
-    "flight.items": (b"l1 upstream t\n?", b"l", b"lx y z\n!", b"e", b"\xff", b"l1 upstream t\n!{}", b"l" + _MANY_DIGITS + b" a b\n={}"),
+    "flight.items": (
+        b"l1 upstream t\n?", b"l", b"lx y z\n!", b"e", b"\xff", b"l1 upstream t\n!{}", b"l" + _MANY_DIGITS + b" a b\n={}",
+    ),
+    "limits.organisation": (b'{"own":{"a":{"rates":{"requests":0}}},"since":1}', _NESTED, b"\xff"),
+    "resources.made": (b'{"container":{"id":"container_1\xff"}}', b'"container"' + b"[" * 60_000, b'{"file_id":"\\ud83d"}'),
+    "resources.listing": (b'/v1/files\n{"data":[{"id":"a\xff"}]}', b'/v1/files\n{"data":[],"x":' + b"[" * 60_000),
     "tickets.hash": (b"state=QUEUED", b"state=\xff", b"state=QUEUED\ncreated=nan", b"state=X\nattempts=" + _MANY_DIGITS),
     "rq.job": (
         b'data=["headrace.worker.run_attempt",null,["t1",1,' + _DIGITS + b"],{}]",
@@ -73,6 +78,6 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b'{"rates":{"requests":0},"burst_s":60,"since":1.0}', b'{"rates":{"requests":5},"burst_s":0,"since":1.0}',
         b'{"rates":{"requests\xc0\x80"', b'{"rates":{"requests":-5},"burst_s":60,"since":1.0}', b"[" * 60_000,
     ),
-    "usage.cell": (b'["a"]\nx', b'["a"]\n' + _MANY_DIGITS, b'["a\xff"]', b"[" * 60_000, b'["a","b","c","d","e",' + b"[" * 60_000),
+    "usage.cell": (b'["a"]\nx', b'["a"]\n' + _MANY_DIGITS, b'["a\xff"]', b'["a","b","c","d","e",' + b"[" * 60_000),
     "overrides": (b'0 {"since":1,"until":1e308,"by":"a","figures":{}}', b"0 \xff", b"0 " + b"[" * 60_000, b"0 " + _NESTED),
 }  # fmt: skip

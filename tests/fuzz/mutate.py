@@ -1,8 +1,9 @@
 """
 Inputs for decoders: samples of what is right, changed a little, by a seed. Small and fast, about 5 us an input.
 
-A change is one of few kinds, each of which has broken decoders before: bits, bytes, words of the format in wrong places, numbers
-at the edges of what types hold, pieces lost, doubled, swapped, taken of another sample, or repeated until they are deep or long.
+A change is one of few kinds, each of which has broken decoders before: bits, bytes, words of the format in wrong places,
+numbers at the edges of what types hold, pieces lost, doubled, swapped, taken of another sample, or repeated until they are deep
+or long.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ NUMBERS = (
     b"1_000", b"0x10", b"9" * 30, b"9" * 400, b"9" * 4400, b"0." + b"1" * 400, "\u0663".encode(), "\u00b2".encode(),
 )  # fmt: skip
 WORDS = (
-    b"\0", b"\n", b"\r\n", b"\n\n", b"\r", b" ", b"\t", b",", b";", b":", b"=", b"%", b"/", b"..", b"'", b'"', b"\\", b"{", b"}",
-    b"[", b"]", b"{}", b"[]", b"null", b"true", b"false", b'""', b"\x7f", b"\x80", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf",
+    b"\0", b"\n", b"\r\n", b"\n\n", b"\r", b" ", b"\t", b",", b";", b":", b"=", b"%", b"/", b"..", b"'", b'"', b"\\", b"{",
+    b"}", b"[", b"]", b"{}", b"[]", b"null", b"true", b"false", b'""', b"\x7f", b"\x80", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf",
     b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", "\u2028".encode(), "\u0130".encode(), "\U0001f600".encode(), b"\\ud800",
     b"\\u0000", b'"\\ud83d"', b"\xe2\x80\xae",
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """
 One decoder, and what it may do with any bytes: return, or raise what its contract names, in a moment.
 
-A target's function turns bytes into what the decoder takes, calls it, and looks at what came: where there is an inverse, that it
-is one. Whatever it raises beside the allowed errors is a finding, and so is an input that takes the processor over 50 ms.
+A target's function turns bytes into what the decoder takes, calls it, and looks at what came: where there is an inverse, that
+it is one. Whatever it raises beside the allowed errors is a finding, and so is an input that takes the processor over 50 ms.
 """
 
 from __future__ import annotations

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-
 from tests.fuzz.found import FOUND
 from tests.fuzz.mutate import LONGEST, Mutator
 from tests.fuzz.table import BY_NAME, TARGETS
 from tests.fuzz.target import CORPUS, SLOW_S, Target, mutated, run
 
-_INPUTS = 8_000
+_INPUTS = 5_000
 _SEED = 20261127
 
 targets = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 
+from tests.fuzz.inputs import NOW, finite, head_and_body, pairs, text
+from tests.fuzz.target import Target
+
 from headrace import forms
 from headrace.batches.results import Results
 from headrace.cache.policy import no_keep_answer
@@ -13,11 +16,11 @@ from headrace.endpoints import CHAT, MESSAGES
 from headrace.errors import AttemptFailed
 from headrace.forms.sse import make_event
 from headrace.model import Answer, Form
+from headrace.resources.ids import made_in
+from headrace.resources.listing import Listing
 from headrace.tuning.heed import heed
 from headrace.upstream.failures import classify, classify_event, is_spend_limit, retry_after
 from headrace.upstream.remarks import remarks
-from tests.fuzz.inputs import NOW, finite, head_and_body, pairs
-from tests.fuzz.target import Target
 
 _LOOKED_AT = 500  # events of a stream, for many inputs are nothing but line ends
 _STATUSES = (200, 302, 400, 401, 404, 408, 413, 429, 500, 503, 529, 599)
@@ -33,7 +36,7 @@ def limits(data: bytes) -> None:
     for code in (200, 429):
         word = heed(code, raw, NOW, NOW)
         finite(word.short_s)
-        assert all(0 < each.per_minute and 0 <= each.burst_s <= 60 for each in word.readings.values())
+        assert all(each.per_minute > 0 and 0 <= each.burst_s <= 60 for each in word.readings.values())
 
 
 def kept_headers(data: bytes) -> None:
@@ -108,6 +111,20 @@ def completion(data: bytes) -> None:
     no_keep_answer(CHAT.name, Answer(Form.JSON, data, NOW))
 
 
+def made(data: bytes) -> None:
+    """The ids of things that an answer tells to have been made."""
+    for has_thread in (False, True):
+        made_in(data, has_thread=has_thread)
+
+
+def listing(data: bytes) -> None:
+    """A page of upstream's list, of which a caller is given its own: the first line is what it asks for."""
+    target, _, page = data.partition(b"\n")
+    listed = Listing(text(target), 100)
+    listed.keep(listed.take(page), lambda thing, item: len(thing) % 2 == 0)
+    listed.body()
+
+
 def batch_results(data: bytes) -> None:
     results = Results(lambda model: 1000)
     for at in range(0, len(data), 512):
@@ -130,4 +147,6 @@ TARGETS = (
     Target("answers.message", message, (ValueError,), "answers", _EVENTS, weight=4),
     Target("answers.chat", completion, (ValueError,), "answers", _EVENTS),
     Target("batches.results", batch_results),
+    Target("resources.made", made, (), "resources.made"),
+    Target("resources.listing", listing, (ValueError,), "resources.listing"),
 )

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tomllib
-from unittest import mock
+import zlib
+from pathlib import Path
+
+import brotli
+import zstandard
+from tests.fuzz.inputs import ANYBODY, finite, heads, text
+from tests.fuzz.target import Target
 
 from headrace import units
 from headrace.batches.results import Unpacked, readable
+from headrace.bodies.unpack import ENCODINGS, Unpacker
 from headrace.cache.control import parse_cache_control
 from headrace.callers import is_key, is_name
 from headrace.classes import ModelClasses
 from headrace.config import kinds, reading, toml
 from headrace.config.environment import ignored_variables
+from headrace.edge.addresses import readdressed
 from headrace.edge.exchange import endpoint_of
 from headrace.edge.http_asks import credential, presented_keys, read_ask
 from headrace.edge.origins import Origins
 from headrace.edge.waits import read_wait
 from headrace.endpoints import MESSAGES
 from headrace.errors import ConfigError, InvalidCall, NotAllowed
-from headrace.heads import is_sendable, readable as readable_value, value_bytes, value_text
+from headrace.heads import identifier, is_sendable, value_bytes, value_text
+from headrace.heads import readable as readable_value
 from headrace.labels import header_of, labels_of_header
 from headrace.prices import Prices
+from headrace.resources.places import place_of
+from headrace.upstream import unpacking
 from headrace.upstream.answer_heads import without_copies
-from tests.fuzz.inputs import ANYBODY, finite, heads, text
-from tests.fuzz.target import Target
 
 
 def duration(data: bytes) -> None:
@@ -48,6 +58,7 @@ def header_value(data: bytes) -> None:
     said = value_text(data)
     assert value_bytes(said) == data
     readable_value(said).encode()
+    assert " " not in identifier(said)
     is_sendable(said)
 
 
@@ -95,6 +106,13 @@ def http_ask(data: bytes) -> None:
 def path(data: bytes) -> None:
     method, _, target = text(data).partition(" ")
     endpoint_of(method, target)
+    place_of(target).kind.is_public(target)
+
+
+def own_address(data: bytes) -> None:
+    """Upstream's address in an answer, for whoever calls us by the name on the first line."""
+    host, _, body = data.partition(b"\n")
+    readdressed(body, {"host": text(host)}, b"https://api.anthropic.com")
 
 
 def model_name(data: bytes) -> None:
@@ -111,11 +129,29 @@ def accept_encoding(data: bytes) -> None:
         Unpacked(said)
 
 
-def gzipped(data: bytes) -> None:
+def packed_results(data: bytes) -> None:
+    """What comes packed is unpacked in bounded pieces; whoever has had enough stops."""
     unpacked = Unpacked("gzip")
-    for piece in unpacked.pieces(data):
+    for piece in itertools.islice(unpacked.pieces(data), _PIECES):
         assert len(piece) <= 1 << 18
-    unpacked.rest()
+
+
+def packed_body(data: bytes) -> None:
+    encodings = sorted(ENCODINGS)
+    unpacker = Unpacker(encodings[len(data) % len(encodings)])
+    for piece in itertools.islice(unpacker.slices(data), _PIECES):
+        assert len(piece) <= 1 << 20
+    unpacker.end()
+
+
+def packed_answer(data: bytes) -> None:
+    for make in unpacking._UNPACKERS.values():
+        with contextlib.suppress(zlib.error, brotli.error, zstandard.ZstdError, EOFError):  # as its caller has it
+            for piece in itertools.islice(make().pieces(data), _PIECES):
+                assert len(piece) <= 1 << 20
+
+
+_PIECES = 3
 
 
 def answer_head(data: bytes) -> None:
@@ -143,26 +179,38 @@ def spelling(data: bytes) -> None:
 _HIDING = ("HiddenText", "Proxy", "BaseUrl", "RedisUrl")
 
 
+class _File(type(Path())):  # type: ignore[misc]
+    """A file that is only what it holds."""
+
+    held = b""
+
+    def read_text(self, *_: object, **__: object) -> str:
+        return self.held.decode()
+
+
+_FILE = _File("/nowhere/config.toml")
+
+
 def toml_file(data: bytes) -> None:
-    with mock.patch("pathlib.Path.read_text", lambda *_, **__: data.decode()):
-        reading.load(_NO_FILE, {})
+    _FILE.held = data
+    _load(_FILE, {})
 
 
-_NO_FILE = reading.Path("/nowhere/config.toml")
+def _load(path: Path | None, environ: dict[str, str]) -> None:
+    """Read settings and show them; or be told what is wrong, in words that can be shown."""
+    try:
+        settings = reading.load(path, environ)
+    except ConfigError as error:
+        str(error).encode()
+        raise
+    tomllib.loads(toml.dumps(settings.redacted()))
 
 
 def environment(data: bytes) -> None:
     lines = (line.partition(b"=") for line in data.split(b"\n"))
     environ = {text(name): text(value) for name, _, value in lines if b"\0" not in name + value}
     list(ignored_variables(environ))
-    reading.load(None, environ)
-
-
-def toml_values(data: bytes) -> None:
-    values = tomllib.loads(data.decode())
-    with contextlib.suppress(TypeError, UnicodeEncodeError):  # dates, which no setting is; msgspec spells them as texts
-        said = toml.dumps(values)
-        assert toml.dumps(tomllib.loads(said)) == said
+    _load(None, environ)
 
 
 TARGETS = (
@@ -176,9 +224,12 @@ TARGETS = (
     Target("origins", origin, (), "heads"),
     Target("http.ask", http_ask, (InvalidCall,), "heads"),
     Target("http.path", path, (InvalidCall,)),
+    Target("http.own-address", own_address),
     Target("models.name", model_name),
     Target("accept-encoding", accept_encoding),
-    Target("gzip", gzipped, (ValueError,)),
+    Target("packed.results", packed_results, (ValueError,), "packed"),
+    Target("packed.bodies", packed_body, (InvalidCall,), "packed"),
+    Target("packed.answers", packed_answer, (), "packed"),
     Target("answer-heads", answer_head, (), "answer-heads"),
     Target("config.kinds", spelling, weight=4),
     Target("config.toml", toml_file, (ConfigError,), weight=8),

@@ -26,7 +26,7 @@ _FIELDS = msgspec.json.Decoder(Fields)
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _EXACTLY = msgspec.json.Decoder(float_hook=lambda number: msgspec.Raw(number.encode()))
 _MOST_DIGITS = 4000
-_MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
+_MINUS_ZERO = re.compile(rb"(?<![^\[,:\s])-0(?![0-9.eE])")  # which as an int would be 0
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # Inside valid JSON these two are only ever white space: a string holds them escaped.
@@ -43,7 +43,7 @@ def parse(data: bytes | msgspec.Raw) -> Any:
 
 def parse_exactly(data: bytes | msgspec.Raw) -> Any:
     """Return the value that *data* spells, numbers that no int spells so again as `Raw`; raises `ValueError`."""
-    if _MINUS_ZERO.search(data):  # or a text that looks so
+    if b"-0" in bytes(data) and _MINUS_ZERO.search(data):  # or a text that looks so
         return _parse_patiently(data, _as_said, _whole)
     try:
         return _EXACTLY.decode(data)

@@ -250,17 +250,20 @@ def encode_call(call: Call) -> bytes:
 
 
 def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:
-    """Return the call that `encode_call` made these bytes of, with its body and its ticket."""
+    """Return the call that `encode_call` made these bytes of, with its body and its ticket; ValueError if it did not."""
     try:
-        call = msgspec.json.decode(raw, type=Call)
+        return replace(_decoded(raw), body=body, ticket=ticket_id)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ValueError("not a call that we encoded") from error
+
+
+def _decoded(raw: bytes) -> Call:
+    try:
+        return msgspec.json.decode(raw, type=Call)
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        decoded: Any = json.loads(raw, parse_float=_finite, parse_constant=_finite)
-        call = msgspec.convert(decoded, Call)
-    except RecursionError as error:
-        raise ValueError("not a call of ours") from error
-    return replace(call, body=body, ticket=ticket_id)
+        return msgspec.convert(json.loads(raw, parse_float=_finite, parse_constant=_finite), Call)
 
 
 def _finite(number: str) -> float:
