@@ -51,7 +51,7 @@ The ground
     records     those that cannot be read     seal        who wrote what is in Redis
     aside       a process for heavy work      v1/         generated from protos/
     room        how many connections fit      weight      what a body holds
-    memory      given back after a flood
+    memory      given back after a flood      globs       those that callers send
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

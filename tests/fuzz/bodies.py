@@ -28,6 +28,7 @@ from headrace.errors import InvalidCall
 from headrace.model import Call, Usage
 from headrace.prices import Prices
 from headrace.resources.scan import Scan
+from headrace.usage.tally import Who
 from headrace.v1 import (
     budgets_service_pb2,
     messages_pb2,
@@ -104,9 +105,14 @@ def routed(data: bytes) -> None:
     grpc_routes.headers_of(route, parted.request)
 
 
-def own_rpcs(data: bytes) -> None:
-    """A request of the RPCs of our own: usage, budgets, tickets."""
-    grpc_usage._question(parse(usage_service_pb2.GetUsageRequest, data), NOW).check()
+def usage(data: bytes) -> None:
+    question = grpc_usage._question(parse(usage_service_pb2.GetUsageRequest, data), NOW)
+    question.check()
+    question.fits(_SOMEBODY)
+    question.group(_SOMEBODY)
+
+
+_SOMEBODY = Who("me", "search", "claude-sonnet-4-5", "batch", "env=prod,feature=x")
 
 
 def steering(data: bytes) -> None:
@@ -179,7 +185,7 @@ TARGETS = (
     Target("grpc.submit", submitted, _INVALID, "grpc.create"),
     Target("grpc.routes", routed, _INVALID, "grpc.create", weight=2),
     Target("grpc.frames", frames, _INVALID, "grpc.create"),
-    Target("grpc.usage", own_rpcs, _INVALID, "grpc.usage"),
+    Target("grpc.usage", usage, _INVALID, "grpc.usage"),
     Target("grpc.budgets", steering, _INVALID, "grpc.usage"),
     Target("grpc.tickets", listed, _INVALID, "grpc.usage"),
     Target("translate.params", _translated(messages_pb2.MessageParams), (ValueError,), "bodies", _JSON, weight=4),

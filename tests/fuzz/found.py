@@ -6,6 +6,8 @@ A finding of a long run goes here, beside the mend.
 
 from __future__ import annotations
 
+from headrace.v1.usage_service_pb2 import GetUsageRequest
+
 _DIGITS = b"9" * 400
 _MANY_DIGITS = b"9" * 4400
 _DEEP = 100_000
@@ -14,6 +16,12 @@ _MESSAGE = b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens
 _START = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":%b}}}\n\n'
 
 _NESTED = b'{"x":' * 12_000
+
+_ASKS = (
+    GetUsageRequest(caller="a*" * 30_000),
+    GetUsageRequest(labels="[!" * 30_000),
+    GetUsageRequest(group_by=["label.env"] * 5_000),
+)
 
 FOUND: dict[str, tuple[bytes, ...]] = {
     "bodies.messages": (_MESSAGE % _DIGITS, _MESSAGE % _MANY_DIGITS, _MESSAGE % b"1e400", b"[" * 60_000, b'{"a":' * 12_000),
@@ -46,6 +54,8 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b'\n\n{"error":{"code":' + _MANY_DIGITS + b"}}", b"\n\n" + b"[" * 60_000,
     ),
     "sse.splitter": (_START % _MANY_DIGITS, _START % b"1e400", b"\xef\xbb", b"\r\r\n\n\r", b"data\n\n"),
+    "answer-heads": (b"HTTP/1.1 200 OK\ncontent-length:" + b" " * 60_000 + b"x\n\n",),
+    "grpc.usage": tuple(ask.SerializeToString() for ask in _ASKS),
     "answers.message": (b'{"type":"message","content":[],"usage":{"output_tokens":' + _MANY_DIGITS + b"}}",),
     "answers.chat": (b'{"choices":[],"usage":{"completion_tokens":' + _MANY_DIGITS + b"}}",),
     "batches.results": (b'{"a\xa2"\n', b'{"result":{"message":{"model":"\xff","usage":{}}}}\n', b"[" * 60_000 + b"\n"),

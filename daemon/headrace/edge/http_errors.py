@@ -116,7 +116,7 @@ def error_event(error: Exception, request_id: str) -> bytes:
 
 def _seconds(retry_after_s: float) -> str:
     # Whole seconds, rounded up: a client must not come back too early.
-    return str(max(1, -int(-min(retry_after_s, _LONGEST_S) // 1)))
+    return str(max(1, -int(-max(0.0, min(retry_after_s, _LONGEST_S)) // 1)))
 
 
 def _clean(text: str) -> str:
