@@ -77,7 +77,8 @@ def sealed(data: bytes) -> None:
     with contextlib.suppress(seal.Broken):
         _MAC.open("b", _MAC.seal("a", data))
         raise AssertionError("opened in another's place")
-    _MAC.open(text(data), data)
+    with contextlib.suppress(seal.Broken):
+        _MAC.open(text(data), data)
 
 
 def landing(data: bytes) -> None:
@@ -97,6 +98,8 @@ def ticket_hash(data: bytes) -> None:
 
 def call(data: bytes) -> None:
     found = ticket.decode_call(data, b"{}", "t1")
+    if found.max_tokens >= 2**63:  # which no call has that was admitted
+        return
     again = ticket.decode_call(ticket.encode_call(found), b"{}", "t1")
     assert again == dataclasses.replace(found, credential="", idempotency_key="")
 
@@ -153,7 +156,7 @@ def known_limits(data: bytes) -> None:
     found = learned._read(b"claude-x", data)
     if found is not None:
         found.limit("claude-x")
-    learned._read(data, b"{}")
+    learned._read(data, b'{"rates":{"requests":5},"burst_s":60,"since":1.0}')
 
 
 def own_limits(data: bytes) -> None:
@@ -188,7 +191,7 @@ TARGETS = (
     Target("codec.event", event, (ValueError,)),
     Target("codec.error", error, (ValueError,), words=_CLASSES, weight=2),
     Target("cache.entry", kept, words=(b'"scope":', b"\0\0\0\x01")),
-    Target("seals", sealed, (seal.Broken,), "cache.entry"),
+    Target("seals", sealed, (), "cache.entry"),
     Target("flight.items", landing, (ValueError,)),
     Target("tickets.hash", ticket_hash),
     Target("tickets.call", call, (ValueError,)),

@@ -11,6 +11,8 @@ from tests.fuzz.mutate import LONGEST, Mutator
 from tests.fuzz.table import BY_NAME, TARGETS
 from tests.fuzz.target import CORPUS, SLOW_S, Target, mutated, run
 
+from headrace import records
+
 _INPUTS = 5_000
 _SEED = 20261127
 
@@ -23,6 +25,7 @@ def _quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     yield
     structlog.reset_defaults()
+    records.forget()
 
 
 @targets

@@ -137,11 +137,12 @@ def packed_results(data: bytes) -> None:
 
 
 def packed_body(data: bytes) -> None:
-    encodings = sorted(ENCODINGS)
-    unpacker = Unpacker(encodings[len(data) % len(encodings)])
-    for piece in itertools.islice(unpacker.slices(data), _PIECES):
-        assert len(piece) <= 1 << 20
-    unpacker.end()
+    for encoding in ENCODINGS:
+        with contextlib.suppress(InvalidCall):
+            unpacker = Unpacker(encoding)
+            for piece in itertools.islice(unpacker.slices(data), _PIECES):
+                assert len(piece) <= 1 << 20
+            unpacker.end()
 
 
 def packed_answer(data: bytes) -> None:
@@ -228,7 +229,7 @@ TARGETS = (
     Target("models.name", model_name),
     Target("accept-encoding", accept_encoding),
     Target("packed.results", packed_results, (ValueError,), "packed"),
-    Target("packed.bodies", packed_body, (InvalidCall,), "packed"),
+    Target("packed.bodies", packed_body, (), "packed"),
     Target("packed.answers", packed_answer, (), "packed"),
     Target("answer-heads", answer_head, (), "answer-heads"),
     Target("config.kinds", spelling, weight=4),
