@@ -17,6 +17,8 @@ _START = b'event: message_start\ndata: {"type":"message_start","message":{"usage
 
 _NESTED = b'{"x":' * 12_000
 
+_FOREIGN_DIGITS = ("\u0662\u0660\u0662\u0663-\u0660\u0666-\u0660\u0661".encode(), "127.0.0.1:\u0667\u0664".encode())
+_TICKET = b"state=SUCCEEDED\ncreated=1\ndue=1\ndeadline=1\nattempts=%b\nbroken=0\nsource=%b"
 _ASKS = (
     GetUsageRequest(caller="a*" * 30_000),
     GetUsageRequest(labels="[!" * 30_000),
@@ -43,7 +45,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b"HOME=/\xff", b"HEADRACE_SCHEDULE__MAX_WAITING=" + _MANY_DIGITS, b"HEADRACE_CACHE={2026-11-27=1}",
         b"HEADRACE_CACHE=2026-11-27T15:00:00Z",
     ),
-    "config.kinds": (b"unix://///run/h.sock", b"unix:///run/h.sock", b"redis://[", b"http://h:99999999", "\u0663".encode()),
+    "config.kinds": (b"unix://///run/h.sock", b"unix:///run/h.sock", b"redis://[", b"http://h:99999999", *_FOREIGN_DIGITS),
     "upstream.waits": (
         b"retry-after: 1e300", b"retry-after-ms: 1e400", b"retry-after: nan", b"retry-after: " + _DIGITS,
         b"date: x\nretry-after: Fri, 31 Dec 9999 24:61:61",
@@ -63,7 +65,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
     "codec.error": (
         b'{"class":"InvalidCall","retry_after_s":1e308}\n', b'{"class":"UpstreamError","status":-1,"retry_after_s":1e18}\n',
         b'{"class":"QueueFull","retry_after_s":-1e300}\n', b'{"class":"UpstreamError","headers":[["x","\\u0100"]]}\n',
-        b'{"class":"X"}\n', b"{}", _NESTED,
+        b'{"class":"X"}\n', b"{}", _NESTED, b'{"class":"UpstreamError","status":99999999999}\n',
     ),
     "codec.event": (b'{"name":"e","data_bytes":-1}\nx', b'{"name":"e","data_bytes":1,"headers":[["a","\\u0100"]]}\nx'),
     "flight.items": (
@@ -72,7 +74,10 @@ FOUND: dict[str, tuple[bytes, ...]] = {
     "limits.organisation": (b'{"own":{"a":{"rates":{"requests":0}}},"since":1}', _NESTED, b"\xff"),
     "resources.made": (b'{"container":{"id":"container_1\xff"}}', b'"container"' + b"[" * 60_000, b'{"file_id":"\\ud83d"}'),
     "resources.listing": (b'/v1/files\n{"data":[{"id":"a\xff"}]}', b'/v1/files\n{"data":[],"x":' + b"[" * 60_000),
-    "tickets.hash": (b"state=QUEUED", b"state=\xff", b"state=QUEUED\ncreated=nan", b"state=X\nattempts=" + _MANY_DIGITS),
+    "tickets.hash": (
+        b"state=QUEUED", b"state=\xff", b"state=QUEUED\ncreated=nan", b"state=X\nattempts=" + _MANY_DIGITS,
+        _TICKET % (b"9" * 30, b""), _TICKET % (b"-9999999999", b""), _TICKET % (b"1", b"nowhere"),
+    ),
     "rq.job": (
         b'data=["headrace.worker.run_attempt",null,["t1",1,' + _DIGITS + b"],{}]",
         b'data=["headrace.worker.run_attempt",null,["t1",1,-' + _DIGITS + b"],{}]",
@@ -88,6 +93,9 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b'{"rates":{"requests":0},"burst_s":60,"since":1.0}', b'{"rates":{"requests":5},"burst_s":0,"since":1.0}',
         b'{"rates":{"requests\xc0\x80"', b'{"rates":{"requests":-5},"burst_s":60,"since":1.0}', b"[" * 60_000,
     ),
-    "usage.cell": (b'["a"]\nx', b'["a"]\n' + _MANY_DIGITS, b'["a\xff"]', b'["a","b","c","d","e",' + b"[" * 60_000),
+    "usage.cell": (
+        b'["a"]\n' + b"9" * 30, b'["a"]\nx', b'["a"]\n' + _MANY_DIGITS, b'["a\xff"]', b'["a","b","c","d","e",' + b"[" * 60_000,
+    ),
+    "nudges.trouble": (b"9" * 30 + b" m", _MANY_DIGITS + b" m", "\u00b2 m".encode()),
     "overrides": (b'0 {"since":1,"until":1e308,"by":"a","figures":{}}', b"0 \xff", b"0 " + b"[" * 60_000, b"0 " + _NESTED),
 }  # fmt: skip

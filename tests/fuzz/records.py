@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.fuzz.inputs import NOW, text
@@ -15,6 +16,8 @@ from headrace import codec, keystore, seal
 from headrace.budgets import override
 from headrace.cache import entry, purges
 from headrace.edge import http_errors, status
+from headrace.edge.grpc_tickets import ticket_message
+from headrace.edge.grpc_usage import _row
 from headrace.errors import HeadraceError, StartupError, UpstreamError
 from headrace.flight import items
 from headrace.flight.flights import Flight
@@ -22,6 +25,7 @@ from headrace.rank import LANES
 from headrace.rehearse.traffic import _rows, traffic_of
 from headrace.retry import alarm, ticket
 from headrace.tuning import learned, organisation
+from headrace.tuning.overload import Gates
 from headrace.usage import question, tally
 
 
@@ -87,13 +91,16 @@ def landing(data: bytes) -> None:
         items.decode_landing(data, flight)
     else:
         items.decode_event(data, flight)
+    assert 0 <= flight.attempts < 2**31
 
 
 def ticket_hash(data: bytes) -> None:
     """A ticket's hash: a field a line."""
     said = dict(line.partition(b"=")[::2] for line in data.split(b"\n"))
     values = [said.get(name.encode()) for name in ticket.RUN]
-    ticket.readable_ticket("t1", ticket.RUN, values)
+    found = ticket.readable_ticket("t1", (*ticket.RUN, "answer"), [*values, said.get(b"answer")])
+    if found is not None:
+        ticket_message(found)
 
 
 def call(data: bytes) -> None:
@@ -152,6 +159,21 @@ def purge(data: bytes) -> None:
         purges._place(found)
 
 
+class _Gates(Gates):
+    """What is known of overloads, without a Redis."""
+
+    def __init__(self) -> None:
+        self._clock = _PURGES._clock
+        self._troubled: dict[str, float] = {}
+
+
+def trouble(data: bytes) -> None:
+    """A nudge that says that upstream is overloaded."""
+    gates = _Gates()
+    gates._hear(data)
+    assert all(until < NOW + 100_000 for until in gates._troubled.values())
+
+
 def known_limits(data: bytes) -> None:
     found = learned._read(b"claude-x", data)
     if found is not None:
@@ -169,7 +191,9 @@ def cell(data: bytes) -> None:
     who = tally.read(name)
     assert tally.read(tally.spelled(who)) == who
     list(question.labels(who.labels))
-    list(map(int, figures.split()[: len(tally.FIELDS)]))
+    counts = tally.read_figures(figures)
+    whole = counts + [0] * (len(tally.FIELDS) - len(counts))
+    _row(question.Row(datetime.fromtimestamp(NOW, UTC), tuple(who), whole), "")
 
 
 def laid_over(data: bytes) -> None:
@@ -198,6 +222,7 @@ TARGETS = (
     Target("rq.job", job),
     Target("keys.record", key_record),
     Target("purges.notice", purge),
+    Target("nudges.trouble", trouble),
     Target("limits.learned", known_limits),
     Target("limits.organisation", own_limits),
     Target("usage.cell", cell, (ValueError,)),

@@ -174,6 +174,8 @@ def spelling(data: bytes) -> None:
             found = kind.read(said)
             assert name in _HIDING or kind.read(kind.write(found)) == found, name
             repr(found)
+            assert name != "Version" or found.isascii()
+            assert name != "HttpAddress" or found.rpartition(":")[2].isascii()
     kinds.hide_password(said)
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from headrace import codec, observe, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
-from headrace.model import Answer, Call
+from headrace.model import Answer, Call, Source
 from headrace.seal import UNSEALED, Broken, Seal
 
 _END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
@@ -205,12 +205,12 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
         created=created,
         due=due,
         deadline=deadline,
-        attempts=int(text["attempts"]),
-        broken=int(text["broken"]),
+        attempts=codec.count(text["attempts"]),
+        broken=codec.count(text["broken"]),
         is_stream=text["stream"] == "1",
         is_submitted=text["submitted"] == "1",
         idempotency=text["idempotency"],
-        source=text["source"],
+        source=Source(text["source"]) if text["source"] else "",
         answer=codec.decode_answer(answer) if (answer := opened("answer")) else None,
         error=codec.decode_error(error) if (error := opened("error")) else None,
         call=decode_call(call, opened("body") or b"", ticket_id) if (call := opened("call")) else None,

@@ -40,6 +40,7 @@ _ATTEMPTS, _FAILED, _UNTOLD, _INPUT, _COST = (
 MINUTE_S = 60
 
 _LONGEST = 100
+_MOST = 2**53  # of one figure
 _CELLS = 500
 _MINUTES = 60
 _ANSWERS = 1024  # so that making figures of them is soon done
@@ -218,6 +219,11 @@ def _bounded(text: str) -> str:
 def spelled(who: Who) -> bytes:
     """Return a cell's name, as Redis has it."""
     return msgspec.json.encode(who)
+
+
+def read_figures(text: bytes) -> list[int]:
+    """Return the figures of a cell as Redis has them; ValueError if they are none."""
+    return [codec.count(figure, _MOST) for figure in text.split()[: len(FIELDS)]]
 
 
 def read(name: bytes) -> Who:
