@@ -6,6 +6,11 @@ SOURCES := daemon tests clients
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
 ROW ?=
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+TOOLS := .venv-tools/bin
+TARGET ?=
+N ?=
+SEED ?=
 OTHERS := .venv-others/bin
 CLIENT_V1 := clients/python/headrace_client/v1
 # Only what goes wrong, but that: with --silent a failure has no words.
@@ -14,20 +19,33 @@ NODE_MODULES := clients/typescript/node_modules/.package-lock.json
 # Some tests compare with the SDK in TypeScript; where there is no npm they are skipped, and fail in CI.
 NODE_TESTS := $(if $(shell command -v npm),$(NODE_MODULES))
 
+UPGRADE ?=
+COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --no-annotate --generate-hashes \
+	--custom-compile-command "make pins"
+
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
+# Nothing is installed that was not pinned by its hash, the build's own tools included; ourselves without asking anybody.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) install --require-hashes -r constraints.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/installed-dev: .venv/installed clients/python/pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e clients/python
+.venv/installed-dev: .venv/installed pins/dev.txt clients/python/pyproject.toml
+	$(PIP) install --require-hashes -r pins/dev.txt
+	$(PIP) install --no-deps --no-build-isolation -e . -e clients/python
+	$(BIN)/python -m pip check --disable-pip-version-check
+	@touch $@
+
+.venv-tools/installed: pins/tools.txt
+	$(PYTHON) -m venv .venv-tools
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r pins/tools.txt
 	@touch $@
 
 install: .venv/installed     ## Install into .venv; the program is .venv/bin/headrace.
@@ -90,6 +108,9 @@ limits: dev                  ## Hold two daemons to one limit for three minutes,
 any-order: dev               ## Let daemons, Redis and clocks do what they will, in two thousand orders, and keep the books.
 	$(BIN)/pytest tests/contract/test_any_order.py --long -s
 
+fuzz: dev                    ## Give every decoder a million changed inputs. TARGET="bodies.chat sse.splitter" picks some, N=1000 fewer, SEED=2 others.
+	$(BIN)/python -m tests.fuzz $(TARGET) $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED))
+
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s
 
@@ -127,6 +148,14 @@ others-pins: .venv-others/installed   ## Find out anew which versions of it go t
 	$(OTHERS)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
 		--custom-compile-command "make others-pins" tests/others/requirements.txt -o tests/others/constraints.txt
 
+pins: .venv-tools/installed  ## Find out anew which versions go together, and pin them by their hashes. UPGRADE=--upgrade takes newer ones.
+	$(COMPILE) pyproject.toml pins/build.in -o constraints.txt
+	$(COMPILE) --extra dev -c constraints.txt pyproject.toml pins/build.in -o pins/dev.txt
+	$(COMPILE) pins/tools.in -o pins/tools.txt
+
+sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of materials (CycloneDX), to sbom.json.
+	$(TOOLS)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
+
 large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
 	$(BIN)/pytest tests/process/test_large_bodies.py --long -s
 
@@ -134,4 +163,4 @@ figures: dev                 ## Measure crowds of equal calls, and /healthz whil
 	$(BIN)/python -m tests.figures
 
 clean:                       ## Remove what was installed and cached.
-	rm -rf .venv .venv-others clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-others .venv-tools sbom.json clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+KEPT = ("PATH", "CI", "LANG")  # of this process's own environment
 HEADRACE = str(Path(sys.executable).with_name("headrace"))
 
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
     """Return an environment in which *directory* is all that there is: no configuration, no key, no runtime directory."""
-    kept = {name: os.environ[name] for name in ("PATH", "CI", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return kept | {"HOME": str(directory), "HEADRACE_STATE__DIR": str(directory), "HEADRACE_LISTEN__HTTP": "127.0.0.1:0"} | more
 
 
@@ -38,7 +39,7 @@ def serving(
         ear.settimeout(0.1)
         with open(f"{directory}/log", "w+") as log:
             process = subprocess.Popen(command, env={**environ, "NOTIFY_SOCKET": address}, stdout=log, stderr=log)
-            served = Served(process, ear, Path(log.name))
+            served = Served(process, ear, Path(log.name), dict(environ))
             try:
                 served.hear("READY=1", within=within)
                 yield served
@@ -52,8 +53,9 @@ def serving(
 class Served:
     """A daemon that serves."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ear: socket.socket, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ear: socket.socket, log: Path, environ: dict[str, str]) -> None:
         self.process, self._ear, self._log = process, ear, log
+        self.environ = environ  # what it was started with
         self._kept = ""
 
     @property

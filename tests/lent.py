@@ -104,14 +104,16 @@ class House:
         return status, json.loads(came) if came else None
 
     async def ask_raw(self, who: str, method: str, path: str, body: Any = b"", **headers: str) -> tuple[int, bytes]:
-        said = {"x-api-key": self.keys[who], "content-type": "application/json"} if who else {}
+        key = {"x-api-key": self.keys[who]} if who else {}
+        said = {"content-type": "application/json"} if who else {}
         said |= {name.replace("_", "-"): value for name, value in headers.items()}
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         if self.door == "grpc":
             path, _, query = path.partition("?")
-            status, _, came = await call(self.port, method, path, tuple(said.items()), raw, query=query)
+            pairs, metadata = tuple(said.items()), tuple(key.items())
+            status, _, came = await call(self.port, method, path, pairs, raw, metadata, query=query)
             return status, came
-        return await self._http(method, path, said, raw)
+        return await self._http(method, path, key | said, raw)
 
     async def _http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.http.port)

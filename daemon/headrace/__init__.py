@@ -50,9 +50,10 @@ The ground
     insist      what cannot do without Redis  terminal    tables for people
     share       one bound for many callers    pace        what is carried has to get on
     records     those that cannot be read     seal        who wrote what is in Redis
-    aside       a process for heavy work      v1/         generated from protos/
+    aside       a process for heavy work      guard       no cores, no open files, no texts
     room        how many connections fit      weight      what a body holds
-    memory      given back after a flood
+    memory      given back after a flood      cipher      a seal that hides
+    globs       those that callers send       v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

@@ -30,7 +30,7 @@ from typing import TypeVar
 
 import structlog
 
-from headrace import observe
+from headrace import guard, observe
 from headrace.errors import HeadraceError, InvalidCall, TooLarge
 
 T = TypeVar("T")
@@ -273,6 +273,7 @@ def _job(named: str) -> Job:
 
 def main(names: Sequence[str]) -> None:
     """Be the helper; the socket is the standard input."""
+    guard.forbid_dumps()  # what it reads are prompts
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with contextlib.suppress(OSError):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import structlog
 
-from headrace import keys, observe
+from headrace import keys, observe, records
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
 from headrace.keystore import KEY_LENGTH, TOPIC, Hashing, Key, KeyStore, Record, is_key, is_name, read_all
@@ -256,7 +256,8 @@ class Callers:
 
     async def _refresh(self) -> None:
         # The count before the keys: a change between the two is seen the next time.
-        now, version = self._clock.now(), await self._link.do("GET", keys.KEYS_VERSION)
+        now = self._clock.now()
+        version = await records.or_nothing("key count", keys.KEYS_VERSION, self._link.do("GET", keys.KEYS_VERSION))
         if version != self._version or now >= self._load_at:
             await self.load()
             self._version, self._load_at = version, now + self._refresh_s

@@ -16,10 +16,14 @@ end
 for at = 1, #ARGV, 3 do
     if ARGV[at + 2] == '' then
         redis.call('HDEL', KEYS[1], ARGV[at])
-        redis.call('HDEL', KEYS[2], ARGV[at])
+        redis.pcall('HDEL', KEYS[2], ARGV[at])
     else
         redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 2])
     end
 end
-redis.call('INCRBY', KEYS[3], 1)
+local counted = redis.pcall('INCR', KEYS[3])
+if type(counted) == 'table' and counted.err then
+    -- Whatever somebody put there is no count, and must not stop a revocation. What daemons look at is whether it changes.
+    redis.call('SET', KEYS[3], redis.call('TIME')[1])
+end
 return 1

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from headrace import logs, observe, room
+from headrace import guard, logs, observe, room
 from headrace.background import Background
 from headrace.config import Settings, keys, redis_url, runtime_dir, seal, warnings
 from headrace.embedded import EmbeddedValkey
@@ -42,6 +42,7 @@ Reload = Callable[[], Settings]
 def serve(settings: Settings, reload: Reload) -> None:
     """Run the daemon until SIGTERM or SIGINT. Call it from the main thread."""
     logs.set_up_logs()
+    guard.close_up()
     for warning in warnings(settings, os.environ):
         log.warning(observe.CONFIG_DOUBTFUL, warning=warning)
     room.raise_descriptors()
@@ -55,6 +56,7 @@ def work(settings: Settings) -> None:
     if not settings.redis.url:
         raise ConfigError("redis.url: is empty, and a worker of its own needs the Redis that its daemons use")
     logs.set_up_logs()
+    guard.close_up()
     room.raise_descriptors()
     _run(_work(settings, Notifier()))
 
@@ -71,6 +73,7 @@ def _run(main: Coroutine[object, object, None]) -> None:
 @contextlib.contextmanager
 def _valkey(settings: Settings, notifier: Notifier) -> Iterator[EmbeddedValkey | None]:
     _prepare(Path(settings.state.dir))
+    guard.mend_modes(Path(settings.state.dir))
     # All of it has one owner: the disk tier, too, which lies there with a Redis elsewhere.
     with StateLock(Path(settings.state.dir)):
         if settings.redis.url:

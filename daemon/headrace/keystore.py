@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from headrace import keys, observe, records
+from headrace import codec, keys, observe, records
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall
 from headrace.link import Link, Script
@@ -150,7 +150,7 @@ class KeyStore:
 
     async def list(self) -> list[Key]:
         """Return what is kept of all keys, by name and age."""
-        used = await self._link.do("HGETALL", keys.KEYS_USED)
+        used = await records.or_nothing("key use", keys.KEYS_USED, self._link.do("HGETALL", keys.KEYS_USED)) or {}
         moments = {key_id.decode(errors="replace"): _moment(at) for key_id, at in used.items()}
         kept = [msgspec.structs.replace(key, used=moments.get(key.id)) for key in await read_all(self._link, Key)]
         return sorted(kept, key=lambda key: (key.name, key.created, key.id))
@@ -206,13 +206,13 @@ def read(key_id: bytes, value: bytes, kind: type[_Kind]) -> _Kind | None:
     That one locks out its own key and not everybody's.
     """
     try:
-        record = msgspec.json.decode(value, type=kind)
+        record = codec.decode(value, kind)
         # A record under another's id would outlive the revocation of that id.
         if record.id.encode() != key_id or not is_name(record.name):
             raise ValueError("is not this key's")
         if isinstance(record, Record) and len(bytes.fromhex(record.digest)) != hashlib.sha256().digest_size:
             raise ValueError("is no digest")
-    except (msgspec.MsgspecError, ValueError):
+    except ValueError:
         records.unreadable("key", value, observe.KEY_UNREADABLE)
         return None
     return record

@@ -22,7 +22,13 @@ class Broken(ValueError):
 
 
 class Seal(Protocol):
-    """How bytes leave and come back; *place* says where they belong, and is part of what is sealed."""
+    """
+    How bytes leave and come back; *place* says where they belong, and is part of what is sealed.
+
+    `hides` says whether who sees what lies there cannot read it: then the disk's entries are sealed, too.
+    """
+
+    hides: bool
 
     def seal(self, place: str, said: bytes) -> bytes:
         """Return the bytes as they are to lie there."""
@@ -33,6 +39,8 @@ class Seal(Protocol):
 
 class Unsealed:
     """No seal: whoever may write to Redis is trusted."""
+
+    hides = False
 
     def __repr__(self) -> str:
         return "<Unsealed>"
@@ -51,6 +59,8 @@ class Mac:
     Args:
         key: a secret of all daemons on one Redis; `MIN_KEY_BYTES` at least.
     """
+
+    hides = False
 
     _MAGIC = b"HRm1"
     _CODE_BYTES = 16

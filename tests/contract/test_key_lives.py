@@ -27,12 +27,13 @@ async def known_to(link, **options):
 
 
 async def test_expiry(link):
-    """An expired key is refused from its moment on, without anything being loaded, and says why; a revoked one does not."""
+    """An expired key is refused from its moment on, with nothing loaded then, and says why; a revoked one does not."""
     clock = HandClock()
     store = KeyStore(link, clock)
     key, lasting = await store.create("a", lasts_s=90.0), await store.create("a")
     callers = await known_to(link, clock=clock)
     await clock.advance(89.9)
+    await callers.load()
     assert callers.identify(key, "").name == "a"
 
     await clock.advance(0.1)
@@ -67,6 +68,7 @@ async def test_rotation(link):
     ends = {key.prefix: key.expires for key in await store.list()}
     assert ends == {old[:15]: clock.now() + 50, new[:15]: clock.now() + 1000}
     await clock.advance(50)
+    await callers.load()
     assert callers.identify(new, "").name == "a"
     with pytest.raises(UnknownCaller):
         callers.identify(old, "")

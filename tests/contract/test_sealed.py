@@ -14,6 +14,7 @@ from headrace.errors import BrokenStream, Refusal, TicketNotFound
 from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
 from headrace.link import Link
+from headrace.owner import Owner
 from headrace.retry.ticket import State
 from headrace.retry.tickets import Tickets
 from headrace.seal import UNSEALED, Mac
@@ -70,12 +71,12 @@ async def test_tickets(link, tickets, wrong):
     await link.do("ZADD", keys.tickets_of("other"), 1, changed)
     for field in ("call", "body"):
         await link.do("HSET", keys.ticket(moved), field, await link.do("HGET", keys.ticket(mine), field))
-    listed, _ = await ours.list("checkout")
+    listed, _ = await ours.list(Owner("checkout"))
     assert {each.id for each in listed} == {mine, moved}
-    assert await ours.list("other") == ([], "")
+    assert await ours.list(Owner("other")) == ([], "")
     for ticket_id in (planted, changed):
         with pytest.raises(TicketNotFound):
-            await ours.get(ticket_id, "checkout")
+            await ours.get(ticket_id, Owner("checkout"))
     for ticket_id in (planted, changed, moved):
         assert await ours.start(ticket_id, 1) is None
         assert await link.do("HGET", keys.ticket(ticket_id), "state") == b"FAILED"
@@ -83,11 +84,11 @@ async def test_tickets(link, tickets, wrong):
     started = await ours.start(mine, 1)
     assert started.call.body == a_call().body
     await ours.finish(mine, answer=ANSWER)
-    got = await tickets(OURS).get(mine, "checkout")
+    got = await tickets(OURS).get(mine, Owner("checkout"))
     assert (got.state, got.answer) == (State.SUCCEEDED, ANSWER)
     await link.do("HSET", keys.ticket(mine), "answer", b"anything")
     with pytest.raises(TicketNotFound):
-        await ours.get(mine, "checkout")
+        await ours.get(mine, Owner("checkout"))
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)

@@ -42,7 +42,7 @@ def test_check(environ, tmp_path):
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.splitlines() == [
             f"headrace: {path}:",
-            '  cache.tll = "1h": no such key; did you mean cache.ttl?',
+            "  cache.tll: no such key; did you mean cache.ttl?",
             '  drain.time = 30: must be a duration such as "90s", "1h" or "9m30s"',
         ]
 
@@ -53,7 +53,7 @@ def test_typo_keeps_from_starting(command, environ):
     done = headrace(command, environ=environ | {"HEADRACE_CACHE__TLL": "1h"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        'headrace: the environment: cache.tll = "1h" (from HEADRACE_CACHE__TLL): no such key; did you mean cache.ttl?\n'
+        "headrace: the environment: cache.tll (from HEADRACE_CACHE__TLL): no such key; did you mean cache.ttl?\n"
     )
 
 

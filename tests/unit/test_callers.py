@@ -146,6 +146,12 @@ async def test_lost_nudge(link):
             while callers.stats().keys:
                 await clock.advance(61)
                 await asyncio.sleep(0.01)
+
+        async def is_heard() -> bool:
+            await clock.advance(1)
+            return callers.trouble == ""
+
+        await until(is_heard)
         assert not knows(callers, key)
 
 

@@ -79,11 +79,11 @@ def test_limits_from_the_environment(text):
         ("HEADRACE_CACHE__TTL", "1x", 'cache.ttl = "1x" (from HEADRACE_CACHE__TTL): must be a duration'),
         ("HEADRACE_CACHE__ENABLED", "yes", 'cache.enabled = "yes" (from HEADRACE_CACHE__ENABLED): must be a value as TOML'),
         ("HEADRACE_RETRY__MAX_ATTEMPTS", "0", "retry.max_attempts = 0 (from HEADRACE_RETRY__MAX_ATTEMPTS): must be a whole"),
-        ("HEADRACE_CACHE__TLL", "1h", 'cache.tll = "1h" (from HEADRACE_CACHE__TLL): no such key; did you mean cache.ttl?'),
+        ("HEADRACE_CACHE__TLL", "1h", 'cache.tll (from HEADRACE_CACHE__TLL): no such key; did you mean cache.ttl?'),
         ("HEADRACE_CACHET__TTL", "1h", "no such key; did you mean cache?"),
         ("HEADRACE_UPSTREAM_BASE_URL", "x", "HEADRACE_UPSTREAM_BASE_URL: no such key; two underscores part the levels"),
         ("HEADRACE_LIMIT__NONE__BURST", "1s", "there is no such limit or table"),
-        ("HEADRACE_LIMIT", "3", "limit = 3 (from HEADRACE_LIMIT): must be a list"),
+        ("HEADRACE_LIMIT", "3", "limit = (not shown) (from HEADRACE_LIMIT): must be a list"),
         ("HEADRACE_LISTEN__GRPC", "unix:a.sock", "listen.grpc = \"unix:a.sock\" (from HEADRACE_LISTEN__GRPC): must be a value"),
     ],
 )  # fmt: skip

@@ -18,7 +18,9 @@ from headrace.edge import http_errors, status
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "daemon" / "headrace"
-PAGES = sorted(path for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")))
+PAGES = sorted(
+    path for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md"))
+)
 
 
 def page(name: str) -> str:

@@ -28,11 +28,12 @@ import structlog
 
 from headrace import observe
 from headrace.cache import rows
-from headrace.cache.entry import Entry, decode, is_foreign
+from headrace.cache.entry import FOREIGN, Entry, decode, is_foreign
 from headrace.cache.filter import Filter
 from headrace.cache.selector import Selector
 from headrace.cache.tally import Tally, TierStats, own_stats
 from headrace.clock import Clock
+from headrace.seal import UNSEALED, Broken, Seal
 
 T = TypeVar("T")
 
@@ -95,9 +96,13 @@ class Disk:
     Args:
         directory: made if it is not there, readable by us alone; never on a network file system.
         bound: bytes it may take.
+        seal: hides what entries say; one that only signs is left out, since who may write here is us.
     """
 
-    def __init__(self, directory: Path, bound: int, clock: Clock, *, max_backlog_bytes: int = _MAX_BACKLOG_BYTES) -> None:
+    def __init__(
+        self, directory: Path, bound: int, clock: Clock, *, max_backlog_bytes: int = _MAX_BACKLOG_BYTES, seal: Seal = UNSEALED
+    ) -> None:
+        self._seal: Seal = seal if seal.hides else UNSEALED
         self.bound = bound
         self._directory = directory
         self._aside = directory.with_name(f"{directory.name}.broken")
@@ -140,7 +145,7 @@ class Disk:
             return written_soon[0]
         if self._cache is None or fingerprint not in self._filter:
             return None
-        raw = await self._try(self._reader, lambda cache: cache.get(fingerprint), None)
+        raw = await self._try(self._reader, lambda cache: self._opened(fingerprint, cache.get(fingerprint)), None)
         entry = decode(raw) if raw is not None else None
         if raw is None or (entry is not None and entry.fingerprint == fingerprint):
             return entry
@@ -148,6 +153,18 @@ class Disk:
             self.tally.failed()
         await self._try(self._writer, lambda cache: cache.delete(fingerprint), False)
         return None
+
+    # On the threads, since to encrypt takes time, too.
+
+    def _opened(self, fingerprint: str, kept: bytes | None) -> bytes | None:
+        try:
+            return None if kept is None else self._seal.open(fingerprint, kept)
+        except Broken:  # of before there was a key, or with one that is gone
+            return FOREIGN
+
+    def _write(self, batch: Mapping[str, tuple[Entry, bytes]], now: float, cache: Any) -> int:
+        sealed = {key: (entry, self._seal.seal(key, raw)) for key, (entry, raw) in batch.items()}
+        return rows.write(sealed, now, cache)
 
     def write_soon(self, entry: Entry, raw: bytes) -> None:
         """Have the entry written behind the call's back."""
@@ -237,7 +254,7 @@ class Disk:
             for fingerprint in batch:
                 self._forget_backlog(fingerprint)
             self._writing = batch
-            culled = await self._try(self._writer, partial(rows.write, batch, self._clock.now()), None)
+            culled = await self._try(self._writer, partial(self._write, batch, self._clock.now()), None)
             self._writing = {}
             if culled is None:
                 self.tally.dropped(len(batch))

@@ -21,6 +21,7 @@ from headrace import codec, forms
 from headrace.model import Answer, Event
 
 _FAMILY = b"HRe"
+FOREIGN = _FAMILY + b"?"  # stands for what only another could read
 _MAGIC = _FAMILY + b"2"  # change it whenever the bytes behind it change
 _DIGEST_BYTES = 16
 _HEAD_AT = len(_MAGIC) + _DIGEST_BYTES
@@ -108,7 +109,7 @@ def decode(raw: bytes) -> Entry | None:
         return None
     answer_at = 4 + int.from_bytes(body[:4], "big")
     try:
-        head = msgspec.json.decode(body[4:answer_at], type=_Head)
+        head = codec.decode(body[4:answer_at], _Head)
         answer = codec.decode_answer(bytes(body[answer_at:]))
     except ValueError:
         return None

@@ -37,7 +37,7 @@ class Cache:
         memory, disk, redis: bounds in bytes; 0 leaves the tier out.
         max_entry: payloads of more bytes are not kept.
         enabled: False leaves every tier out.
-        seal: of what lies in Redis; on disk it lies without.
+        seal: of what lies in Redis; and on disk, if it hides what was said.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Cache:
         self._max_entry = max_entry
         self.is_enabled = enabled
         self._memory = Memory(memory if enabled else 0)
-        self._disk = Disk(directory, disk, clock) if disk and enabled else None
+        self._disk = Disk(directory, disk, clock, seal=seal) if disk and enabled else None
         self._shared = Redis(link, clock, redis, seal)  # a purge reaches it even where this process keeps nothing there
         self._redis = self._shared if redis and enabled else None
         self._purges = Purges(

@@ -146,8 +146,9 @@ def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 def _about_seals(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if settings.redis.url and key_file(settings, environ) is None:
         yield "redis.url: who may write to that Redis may put words into answers; give all its daemons one state.mac_key_file"
-    if (path := settings.state.mac_key_file) and is_open_to_all(Path(path)):
-        yield f"state.mac_key_file: every user of this machine may read {path}; chmod it to 0600"
+    for name in ("mac_key_file", "encryption_key_file"):
+        if (path := getattr(settings.state, name)) and is_open_to_all(Path(path)):
+            yield f"state.{name}: every user of this machine may read {path}; chmod it to 0600"
 
 
 def _about_doors(settings: Settings) -> Iterator[str]:

@@ -20,13 +20,18 @@ from headrace import units
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _MODE = re.compile(r"0?[0-7]{3}")
 # By pattern and not by parsing: also what is no URL, and is shown for that reason, may have a password in it.
-_PASSWORD = re.compile(r"(://[^:/@]*:).*(@)")
-_PASSWORD_OPTION = re.compile(r"(\bpassword=)[^&]*")
+_PASSWORD = re.compile(r"://([^:/@?#]*:)?.*@", re.DOTALL)
+_OPTION = re.compile(r"(?<=[?&])([^=&]*)=[^&]*")
+# What these options of a URL say is no secret; of any other it may be one.
+_PLAIN_OPTIONS = re.compile(
+    "db|protocol|client_name|max_connections|health_check_interval|socket_(timeout|connect_timeout|keepalive)|retry_on_timeout|"
+    "ssl_(cert_reqs|check_hostname|ca_certs|ca_path|certfile|keyfile|min_version)"
+)
 _PAGES = ("http", "https", "chrome-extension", "moz-extension", "app", "tauri", "vscode-webview", "capacitor", "ionic")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPTIONAL_NAME = re.compile(rf"({_NAME.pattern})?")
 _DIMENSION = re.compile(rf"caller|model|class|team|workspace|lane|endpoint|label\.{_NAME.pattern}")
-_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
+_VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Secret(str):
@@ -200,8 +205,9 @@ def _optional(read: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 
 def hide_password(url: str) -> str:
-    """Return the URL with the password, if there is one, as ***."""
-    return _PASSWORD.sub(r"\1***\2", _PASSWORD_OPTION.sub(r"\1***", url))
+    """Return the URL with *** for the password, for a user without one, and for options that may be secret."""
+    without = _PASSWORD.sub(lambda found: f"://{found[1] or ''}***@", url)
+    return _OPTION.sub(lambda found: found[0] if _PLAIN_OPTIONS.fullmatch(found[1]) else f"{found[1]}=***", without)
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -212,7 +218,7 @@ def split_address(text: str) -> tuple[str, int]:
         ip_address(host)
     elif not _HOST.fullmatch(host):
         raise ValueError("has no host")
-    if not colon or not port.isdecimal() or int(port) > 65_535:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
         raise ValueError("has no port")
     return host, int(port)
 
@@ -231,6 +237,8 @@ def _grpc_address(text: str) -> str:
         path = path[2:]
         if not path.startswith("/"):
             raise ValueError("is no path: three slashes, or none")
+    if path.startswith("//"):  # it would be read anew as the beginning of a URL
+        path = "/" + path.lstrip("/")
     if not path or path.endswith("/") or "\0" in path:
         raise ValueError("is no path")
     return f"unix:{path}"

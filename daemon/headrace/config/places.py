@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from headrace.config.kinds import is_usable_key
 from headrace.config.tables import DEFAULT_KEY_FILE, DEFAULT_PEPPER_FILE, Settings
@@ -21,6 +21,7 @@ from headrace.errors import ConfigError
 CREDENTIAL = "anthropic_api_key"
 ADMIN_CREDENTIAL = "anthropic_admin_api_key"
 PEPPER_CREDENTIAL = "key_pepper"
+REDIS_CREDENTIAL = "redis_password"
 
 _SHORTEST_PEPPER = 16
 
@@ -98,6 +99,29 @@ def _credential(environ: Mapping[str, str], name: str) -> bytes:
     with contextlib.suppress(OSError):
         return Path(environ["CREDENTIALS_DIRECTORY"], name).read_bytes().strip() if "CREDENTIALS_DIRECTORY" in environ else b""
     return b""
+
+
+def redis_password(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return what `redis.password_file` or else the credential says; "" for none. Raises `ConfigError` if it cannot be read."""
+    if not (named := settings.redis.password_file):
+        return _credential(environ, REDIS_CREDENTIAL).decode(errors="replace")
+    try:
+        password = Path(named).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise ConfigError(f"redis.password_file: {named}: {reason}") from None
+    if not password or "\n" in password:
+        raise ConfigError(f"redis.password_file: {named}: must be one line")
+    return password
+
+
+def with_password(url: str, password: str) -> str:
+    """Return the URL of a Redis with this password in it; raises ValueError if it has one already."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    if ":" in user:
+        raise ValueError("has a password")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
 
 
 def redis_url(settings: Settings) -> str:

@@ -3,7 +3,7 @@ File and environment into `Settings`.
 
 The environment is laid over the file first (`HEADRACE_CACHE__TTL` is `cache.ttl`), then one reader walks the tables and the
 values side by side. It does not stop at the first mistake: every problem is named with its full key, the value (unless it may
-be a secret) and what would be right.
+be a secret) and what would be right. Under a name that there is not, a value may be anything, and is never said.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from headrace.callers import is_name
 from headrace.config import checks
 from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_keys, lay_over
 from headrace.config.kinds import Name, Url, is_proxy
-from headrace.config.places import environments_proxy, state_dir
+from headrace.config.places import environments_proxy, redis_password, state_dir, with_password
 from headrace.config.tables import LimitTable, Settings, attribute, fields_of, spelling_of
-from headrace.config.wording import is_secret, is_text, right, shown
+from headrace.config.wording import is_text, looks_secret, may_hold_secret, right, shown
 from headrace.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/headrace/config.toml")
@@ -55,6 +55,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if isinstance(state, dict):
         state.setdefault("dir", str(state_dir(environ)))
     settings: Settings = _with_proxy(reader.table(Settings, values, ""), environ)
+    settings = _with_password(settings, environ, reader.problems)
     problems = [*reader.problems, *checks.contradictions(settings)]
     if problems:
         where = f"{path}" if path else "the environment"
@@ -71,6 +72,22 @@ def _with_proxy(settings: Settings, environ: Mapping[str, str]) -> Settings:
     return msgspec.structs.replace(settings, upstream=msgspec.structs.replace(upstream, proxy=Url(named)))
 
 
+def _with_password(settings: Settings, environ: Mapping[str, str], problems: list[str]) -> Settings:
+    if not settings.redis.url:
+        return settings
+    try:
+        password = redis_password(settings, environ)
+        url = Url(with_password(settings.redis.url, password)) if password else settings.redis.url
+    except ConfigError as error:
+        problems.append(str(error))
+        return settings
+    except ValueError:
+        if settings.redis.password_file:
+            problems.append("redis.password_file: redis.url has a password, too; take one of them away")
+        return settings
+    return msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=url))
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -80,6 +97,10 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 (byte {error.start}), as TOML must be") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: has a number of too many digits") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
 
 
 class _Reader:
@@ -95,7 +116,7 @@ class _Reader:
     def value(self, kind: Any, value: Any, path: str) -> Any:
         if isinstance(value, FromEnvironment):
             self._variables[path] = value.variable
-            value = str(value) if is_text(kind) else self._parse(str(value), path)
+            value = str(value) if is_text(kind) else self._parse(kind, str(value), path)
         if value is _MISSING:
             return _MISSING
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -109,7 +130,7 @@ class _Reader:
 
     def table(self, table: type[msgspec.Struct], values: Any, path: str) -> Any:
         if not isinstance(values, dict):
-            return self._note(path, values, f"must be a table: [{path}], with its keys below")
+            return self._note_hidden(path, f"must be a table: [{path}], with its keys below")
         kinds = fields_of(table)
         for key, value in values.items():
             if key not in kinds:
@@ -122,11 +143,13 @@ class _Reader:
         try:
             return spelling.read(value) if spelling else msgspec.convert(value, kind)
         except ValueError:  # msgspec's are ValueErrors, too
-            return self._note(path, value, f"must be {right(kind)}", hidden=is_secret(kind))
+            wanted = f"must be {right(kind)}"
+            return self._note_hidden(path, wanted) if may_hold_secret(kind, value) else self._note(path, value, wanted)
 
     def _list(self, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, list):
-            return self._note(path, values, f"must be a list, each item {right(kind)}")
+            wanted = f"must be a list, each item {right(kind)}"
+            return self._note_hidden(path, wanted) if may_hold_secret(kind, values) else self._note(path, values, wanted)
         if kind is Limit:
             items = [self._limit(row, f"{path}[{_name_of(row) or n}]") for n, row in enumerate(values)]
         else:
@@ -135,11 +158,12 @@ class _Reader:
 
     def _named(self, name_kind: Any, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, dict):
-            return self._note(path, values, f"must be a table: [{path}], its keys being names")
+            return self._note_hidden(path, f"must be a table: [{path}], its keys being names")
         for name in values:
             if not _is_named(name_kind, name):
                 wanted = right(name_kind) if spelling_of(name_kind) else right(Name)
-                self.problems.append(f"{path}.{name!r}: must be {wanted}")
+                said = "(not shown)" if looks_secret(name) else repr(name)
+                self.problems.append(f"{path}.{said}: must be {wanted}")
         read = {name: self.value(kind, inner, _join(path, name)) for name, inner in values.items()}
         return {name: caller for name, caller in read.items() if caller is not _MISSING}
 
@@ -155,15 +179,19 @@ class _Reader:
             return _MISSING
         return table.limit
 
-    def _parse(self, text: str, path: str) -> Any:
+    def _parse(self, kind: Any, text: str, path: str) -> Any:
         for parse in (_parse_toml, json.loads):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 return parse(text)
-        return self._note(path, text, 'must be a value as TOML has it, such as 5, true, ["a", "b"] or { key = "value" }')
+        wanted = 'must be a value as TOML has it, such as 5, true, ["a", "b"] or { key = "value" }'
+        return self._note_hidden(path, wanted) if may_hold_secret(kind, text) else self._note(path, text, wanted)
 
-    def _note(self, path: str, value: Any, wanted: str, *, hidden: bool = False) -> Any:
-        source = f" (from {self._variables[path]})" if path in self._variables else ""
-        self.problems.append(f"{path} = {'(not shown)' if hidden else shown(value)}{source}: {wanted}")
+    def _note(self, path: str, value: Any, wanted: str) -> Any:
+        self.problems.append(f"{path} = {shown(value)}{self._source(path)}: {wanted}")
+        return _MISSING
+
+    def _note_hidden(self, path: str, wanted: str) -> Any:
+        self.problems.append(f"{path} = (not shown){self._source(path)}: {wanted}")
         return _MISSING
 
     def _note_unknown(self, path: str, key: str, value: Any, kinds: Mapping[str, Any]) -> None:
@@ -172,12 +200,11 @@ class _Reader:
         meant = _join(path, near[0]) if near else elsewhere[0] if elsewhere else ""
         if isinstance(value, FromEnvironment):
             self._variables[_join(path, key)] = value.variable
-        self._note(
-            _join(path, key),
-            value,
-            f"no such key; did you mean {meant}?" if meant else f"no such key; there are {', '.join(kinds)}",
-            hidden=bool(near) and is_secret(kinds[near[0]]),
-        )
+        wanted = f"did you mean {meant}?" if meant else f"there are {', '.join(kinds)}"
+        self.problems.append(f"{_join(path, key)}{self._source(_join(path, key))}: no such key; {wanted}")
+
+    def _source(self, path: str) -> str:
+        return f" (from {self._variables[path]})" if path in self._variables else ""
 
 
 def _is_named(kind: Any, name: str) -> bool:
@@ -197,6 +224,7 @@ def _parse_toml(text: str) -> Any:
 
 
 def _join(path: str, key: str) -> str:
+    key = key if not looks_secret(key) else "(not shown)"  # a key of the other kind, put where a name belongs
     return f"{path}.{key}" if path else key
 
 

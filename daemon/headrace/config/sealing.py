@@ -3,6 +3,8 @@ The seal of what lies in Redis: whose key it is, and where that comes from.
 
 Daemons that share a Redis share a key, from `state.mac_key_file` or a systemd credential; without one there is no seal, and who
 may write to that Redis may put words into answers. Our own Valkey is nobody else's, and its key is made and kept beside it.
+
+Where a key to encrypt with is given, by `state.encryption_key_file` or a credential, the seal hides, too, on disk as well.
 """
 
 from __future__ import annotations
@@ -11,30 +13,58 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from headrace.cipher import Cipher
 from headrace.config.tables import Settings
 from headrace.errors import ConfigError
 from headrace.seal import MIN_KEY_BYTES, UNSEALED, Mac, Seal
 
 CREDENTIAL = "headrace_mac_key"
+ENCRYPTION_CREDENTIAL = "headrace_encryption_key"
 _OWN_KEY = "mac_key"
+_BLANK_BYTES = 1  # what systemd hands on where there is no such file: an end of line
 
 
 def seal(settings: Settings, environ: Mapping[str, str]) -> Seal:
     """Return the seal; raises `ConfigError` if there is a key that cannot be read, or is too short."""
-    path = key_file(settings, environ)
-    if path is not None:
-        return _of(path)
-    if settings.redis.url:
-        return UNSEALED
-    return _of(_own_key(Path(settings.state.dir)))
+    signed = _signed(settings, environ)
+    path = encryption_key_file(settings, environ)
+    if path is None:
+        return signed
+    return _encrypted(path, None if signed is UNSEALED else signed)
 
 
 def key_file(settings: Settings, environ: Mapping[str, str]) -> Path | None:
     """Return the file of the key that all daemons share, if there is one."""
-    if settings.state.mac_key_file:
-        return Path(settings.state.mac_key_file)
-    credential = Path(environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent", CREDENTIAL)
-    return credential if credential.exists() else None
+    return _named(settings.state.mac_key_file, environ, CREDENTIAL)
+
+
+def encryption_key_file(settings: Settings, environ: Mapping[str, str]) -> Path | None:
+    """Return the file of the keys to encrypt with, if there is one."""
+    return _named(settings.state.encryption_key_file, environ, ENCRYPTION_CREDENTIAL)
+
+
+def _named(path: str, environ: Mapping[str, str], credential: str) -> Path | None:
+    if path:
+        return Path(path)
+    handed = Path(environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent", credential)
+    return handed if handed.exists() and handed.stat().st_size > _BLANK_BYTES else None
+
+
+def _signed(settings: Settings, environ: Mapping[str, str]) -> Seal:
+    path = key_file(settings, environ)
+    if path is not None:
+        return _of(path)
+    return UNSEALED if settings.redis.url else _of(_own_key(Path(settings.state.dir)))
+
+
+def _encrypted(path: Path, before: Seal | None) -> Seal:
+    try:
+        return Cipher(path.read_bytes().split(), before)  # a key a line
+    except OSError as error:
+        raise ConfigError(f"state.encryption_key_file: {path}: {error.strerror}") from error
+    except ValueError:
+        wanted = f"must have a key of {MIN_KEY_BYTES} characters or more in each line, the newest first; best 32 random bytes"
+        raise ConfigError(f"state.encryption_key_file: {path}: {wanted} in base64") from None
 
 
 def _of(path: Path) -> Seal:

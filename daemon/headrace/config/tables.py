@@ -103,10 +103,12 @@ class Listen(Table, frozen=True):
 class State(Table, frozen=True):
     dir: Folder = ""  # `load` always fills it in: the default depends on the environment
     mac_key_file: OptionalFile = ""
+    encryption_key_file: OptionalFile = ""
 
 
 class Redis(Table, frozen=True):
-    url: RedisUrl = Url("")
+    url: RedisUrl = Url("")  # `load` puts the password in, where it is in a file of its own
+    password_file: OptionalFile = ""
     tls_ca: OptionalFile = ""
     tls_certificate: OptionalFile = ""
     tls_key: OptionalFile = ""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from headrace.budget.limits import Limit
-from headrace.config.kinds import Secret, hide_password
+from headrace.config.kinds import Secret, Url, hide_password
 from headrace.config.tables import spelling_of
 
 # What looks like a key, or like a password in something that is no URL.
@@ -19,9 +19,18 @@ _KEY = re.compile(r"\bsk-|\bhr_[0-9a-f]|password|:(?!//)(?!\*\*\*@).*@", re.IGNO
 _LONGEST = 100
 
 
-def is_secret(kind: Any) -> bool:
-    """Whether values of this kind are never shown."""
-    return Secret in get_args(kind)
+def may_hold_secret(kind: Any, value: Any) -> bool:
+    """Whether *value*, which is wrong for this kind, is not to be shown: what stands for a key, a URL or a whole table."""
+    if Url in get_args(kind):
+        return not isinstance(value, str) or any(mark in value for mark in "@?")
+    is_table = get_origin(kind) is dict or kind is Limit or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
+    is_list_of_tables = get_origin(kind) is tuple and get_args(kind)[0] is Limit
+    return is_table or is_list_of_tables or Secret in get_args(kind)
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text looks like a key or a password."""
+    return bool(_KEY.search(text))
 
 
 def is_text(kind: Any) -> bool:
@@ -51,5 +60,9 @@ def right(kind: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return the value for a message: cut short, without passwords and keys."""
-    text = json.dumps(hide_password(value) if isinstance(value, str) else value, ensure_ascii=False, default=str)
-    return "(not shown)" if _KEY.search(text) else text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    try:
+        text = json.dumps(hide_password(value) if isinstance(value, str) else value, ensure_ascii=False, default=str)
+    except (RecursionError, TypeError):  # too deep; or a name that is none of JSON's
+        return "(not shown)"
+    text = text.encode(errors="backslashreplace").decode()
+    return "(not shown)" if looks_secret(text) else text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

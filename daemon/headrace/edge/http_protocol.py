@@ -25,7 +25,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from headrace import observe
 from headrace.edge import http_errors
-from headrace.edge.connections import Connections
+from headrace.edge.connections import Connections, Idle
 from headrace.edge.exchange import new_id
 from headrace.edge.hits import JSON
 from headrace.edge.http2_hint import PREFACE, Hint
@@ -71,7 +71,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused", "_passed_over",
-        "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "peer", "writer",
+        "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "handshake", "peer", "writer",
     )  # fmt: skip
 
     def __init__(self, manager: Manager, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -90,14 +90,16 @@ class Connection(RequestHandler):
         self._body_pace, self._write_pace = Pace(), Pace()
         self.writer: AbstractStreamWriter | None = None  # of the answer that came last, for whoever makes requests to set
         self._watched: AbstractStreamWriter | None = None
+        self.handshake: Idle | None = None  # what counted in its place until it spoke TLS
         self.peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, if there is room."""
-        name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
+        self.peer = peer_of(transport.get_extra_info("peername"))
         self._head_since = self._loop.time()
         super().connection_made(transport)
+        if self.handshake is not None:
+            self._counted.leave(self.handshake)
         if not self._counted.enter(self):
             self._refusals.note(FULL)
             self._is_refused = True
@@ -340,6 +342,11 @@ class Connection(RequestHandler):
         error = kw.get("exc_info")
         if not isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
             log.error(observe.CALL_FAILED, edge="http", kind=type(error).__name__)
+
+
+def peer_of(name: Any) -> str:
+    """Return the address in a socket's name of its peer; all that come over a unix socket are one."""
+    return str(name[0]) if isinstance(name, tuple) else "unix"
 
 
 def as_http11(message: Any) -> Any:

@@ -150,7 +150,10 @@ class HttpServer:
         self._runner = web.ServerRunner(self._listener, shutdown_timeout=self._grace_s)
         await self._runner.setup()
         context = self._certificates.context if self._certificates else None
-        site = Site(self._runner, host.strip("[]"), int(port), context, self._times.head_s)
+        site = Site(
+            self._runner, host.strip("[]"), int(port), context,
+            handshake_s=self._times.head_s, connections=self._connections, refusals=self._refusals,
+        )  # fmt: skip
         try:
             await site.start()
         except OSError as error:
