@@ -56,7 +56,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b'\n\n{"error":{"code":' + _MANY_DIGITS + b"}}", b"\n\n" + b"[" * 60_000,
     ),
     "sse.splitter": (_START % _MANY_DIGITS, _START % b"1e400", b"\xef\xbb", b"\r\r\n\n\r", b"data\n\n"),
-    "answer-heads": (b"HTTP/1.1 200 OK\ncontent-length:" + b" " * 60_000 + b"x\n\n",),
+    "answer-heads": (b"HTTP/1.1 200 OK\ncontent-length:" + b" " * 60_000 + b"x\n\n", b"HTTP/1.1 200 OK\nContent-Length:,\n"),
     "grpc.usage": tuple(ask.SerializeToString() for ask in _ASKS),
     "answers.message": (b'{"type":"message","content":[],"usage":{"output_tokens":' + _MANY_DIGITS + b"}}",),
     "answers.chat": (b'{"choices":[],"usage":{"completion_tokens":' + _MANY_DIGITS + b"}}",),

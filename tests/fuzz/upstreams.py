@@ -22,6 +22,7 @@ from headrace.tuning.heed import heed
 from headrace.upstream.failures import classify, classify_event, is_spend_limit, retry_after
 from headrace.upstream.remarks import remarks
 
+_AT_ONCE = 1 << 14  # bytes of a stream that are read in one turn of the loop
 _LOOKED_AT = 500  # events of a stream, for many inputs are nothing but line ends
 _STATUSES = (200, 302, 400, 401, 404, 408, 413, 429, 500, 503, 529, 599)
 
@@ -64,6 +65,7 @@ def _said(failed: AttemptFailed) -> None:
 
 def splitter(data: bytes) -> None:
     """Whatever the chunks, the events and what is left over are what came, but for a byte order mark."""
+    data = data[:_AT_ONCE]
     whole = forms.Splitter()
     events = whole.feed(data)
     said = forms.join(events) + whole.leftover
@@ -82,6 +84,7 @@ def splitter(data: bytes) -> None:
 
 def told(data: bytes) -> None:
     """A stream put together as the message that it tells."""
+    data = data[:_AT_ONCE]
     message = forms.message_of_events(forms.split(data))
     answer = Answer(Form.EVENTS, data, NOW)
     no_keep_answer(MESSAGES.name, answer)
@@ -91,7 +94,7 @@ def told(data: bytes) -> None:
 
 
 def chat_stream(data: bytes) -> None:
-    no_keep_answer(CHAT.name, Answer(Form.EVENTS, data, NOW))
+    no_keep_answer(CHAT.name, Answer(Form.EVENTS, data[:_AT_ONCE], NOW))
 
 
 def message(data: bytes) -> None:

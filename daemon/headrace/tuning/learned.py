@@ -40,6 +40,7 @@ By = Literal["answers", "account"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,50}\Z")
 _MOST_CLASSES = 256
+_LONGEST_NAME = 512  # bytes
 _HERALD_S = 1.0  # so long others wait for the head of the first call
 _ANEW_S = 10.0
 _KEPT_S = 31 * 86_400.0  # what was learnt and has not been heard of since
@@ -231,9 +232,9 @@ class Learner:
 
 def _read(name: bytes, value: bytes) -> Learned | None:
     try:
-        learned, model_class = codec.decode(value, Learned), name.decode()
+        learned, model_class = codec.decode(value, Learned), name[: _LONGEST_NAME + 1].decode()
         validate(learned.limit(model_class))
-        if not learned.rates or min(learned.rates.values()) < 1:
+        if not learned.rates or min(learned.rates.values()) < 1 or len(name) > _LONGEST_NAME:
             raise ValueError("no rates")
     except (ValueError, ArithmeticError):
         records.unreadable("learned limit", value)

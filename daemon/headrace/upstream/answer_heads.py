@@ -30,7 +30,7 @@ def tolerant(connector: aiohttp.TCPConnector) -> aiohttp.TCPConnector:
 def without_copies(head: bytes) -> bytes:
     """Return the head of an answer with its length said once, if all that it says of it is the same."""
     said = [part.strip() for value in _LENGTH.findall(head) for part in value.split(b",")]
-    if len(said) < 2 or len(set(said)) > 1:
+    if len(said) < 2 or len(set(said)) > 1 or not said[0]:
         return head
     first = _LENGTH.search(head)
     assert first is not None  # noqa: S101  # for the type checker: two were found above
