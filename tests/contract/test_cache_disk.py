@@ -202,7 +202,7 @@ async def test_purge_that_fails(tmp_path, monkeypatch):
         def busy(*_):
             raise disk_module.diskcache.Timeout
 
-        monkeypatch.setattr(disk_module, "_purge", busy)
+        monkeypatch.setattr(disk_module.rows, "purge", busy)
         await disk.purge([Selector(fingerprint=key(1))])
 
         assert await disk.get(key(1)) is None
