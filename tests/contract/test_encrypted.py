@@ -10,6 +10,7 @@ from headrace.cache.redis import Redis
 from headrace.cipher import Cipher
 from headrace.clock import SystemClock
 from headrace.link import Link
+from headrace.owner import Owner
 from headrace.retry.ticket import State
 from headrace.retry.tickets import Tickets
 from headrace.seal import UNSEALED, Mac
@@ -72,6 +73,6 @@ async def test_tickets(link, valkey_url):
     said = b"".join(held.values() if isinstance(held, dict) else held)
     assert a_call().body not in said
     assert ANSWER.payload not in said
-    got = await after.get(ticket, "checkout")
+    got = await after.get(ticket, Owner("checkout"))
     assert (got.state, got.answer) == (State.SUCCEEDED, ANSWER)
     await another.aclose()
