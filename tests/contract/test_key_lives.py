@@ -27,7 +27,7 @@ async def known_to(link, **options):
 
 
 async def test_expiry(link):
-    """An expired key is refused from its moment on, without anything being loaded then, and says why; a revoked one does not."""
+    """An expired key is refused from its moment on, with nothing loaded then, and says why; a revoked one does not."""
     clock = HandClock()
     store = KeyStore(link, clock)
     key, lasting = await store.create("a", lasts_s=90.0), await store.create("a")
