@@ -8,6 +8,9 @@ UPSTREAM ?=
 ROW ?=
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TOOLS := .venv-tools/bin
+TARGET ?=
+N ?=
+SEED ?=
 OTHERS := .venv-others/bin
 CLIENT_V1 := clients/python/headrace_client/v1
 # Only what goes wrong, but that: with --silent a failure has no words.
@@ -21,7 +24,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -104,6 +107,9 @@ limits: dev                  ## Hold two daemons to one limit for three minutes,
 
 any-order: dev               ## Let daemons, Redis and clocks do what they will, in two thousand orders, and keep the books.
 	$(BIN)/pytest tests/contract/test_any_order.py --long -s
+
+fuzz: dev                    ## Give every decoder a million changed inputs. TARGET="bodies.chat sse.splitter" picks some, N=1000 fewer, SEED=2 others.
+	$(BIN)/python -m tests.fuzz $(TARGET) $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED))
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s

@@ -8,7 +8,7 @@ an older writer left out. `_pack` and `_unpack` are the only way out and in: who
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -27,16 +27,22 @@ _ERRORS = {
 }
 
 
+# What messages and books can hold; nothing that we write is more.
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Times = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+_Status = Annotated[int, msgspec.Meta(ge=100, le=999)]
+
+
 class _AnswerHead(msgspec.Struct):
     form: Form
     created: float
-    usage: tuple[int, int, int, int, bool]
+    usage: tuple[_Tokens, _Tokens, _Tokens, _Tokens, bool]
     request_id: str = ""
     no_keep: str = ""
     is_kept: bool = False
     headers: Headers = ()
     version: int = VERSION
-    cache_creation_1h_input_tokens: int = 0
+    cache_creation_1h_input_tokens: _Tokens = 0
     tier: str = ""
 
 
@@ -45,7 +51,7 @@ class _ErrorHead(msgspec.Struct):
     message: str = ""
     retry_after_s: float | None = None
     metadata: dict[str, str] | None = None
-    status: int = 502
+    status: _Status = 502
     type: str = "api_error"
     headers: Headers = ()
 
@@ -61,8 +67,8 @@ class EventHead(msgspec.Struct, omit_defaults=True):
     """
 
     name: str
-    data_bytes: int
-    attempts: int = 1
+    data_bytes: _Tokens
+    attempts: _Times = 1
     request_id: str = ""
     headers: Headers = ()
 
@@ -122,10 +128,11 @@ def decode_event(raw: bytes) -> tuple[Event, EventHead]:
 
 def encode_error(error: HeadraceError) -> bytes:
     """Return an error as bytes, upstream's exact body included."""
-    head = _ErrorHead(type(error).__name__, error.message, error.retry_after_s, error.metadata)
+    metadata = {name: _clean(value) for name, value in error.metadata.items()}
+    head = _ErrorHead(type(error).__name__, _clean(error.message), error.retry_after_s, metadata)
     body = b""
     if isinstance(error, UpstreamError):
-        head.status, head.type, head.headers = error.status, error.type, _spelled(error.headers)
+        head.status, head.type, head.headers = error.status, _clean(error.type), _spelled(error.headers)
         body = error.body
     return _pack(head, body)
 
@@ -141,7 +148,28 @@ def decode_error(raw: bytes) -> HeadraceError:
     return cls(head.message, **common)
 
 
+def decode(raw: bytes | memoryview, kind: type[H]) -> H:
+    """Return the value of this type that some JSON spells; ValueError for whatever else there is, however deep."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, too
+        raise ValueError("not the JSON that it should be") from error
+
+
+def count(text: str | bytes, most: int = 2**31 - 1) -> int:
+    """Return a count as a record spells it; ValueError for what is none, or more than it may be."""
+    found = int(text)
+    if not 0 <= found <= most:
+        raise ValueError("no count of ours")
+    return found
+
+
 # The format.
+
+
+def _clean(text: str) -> str:
+    # An error may quote half a character, which no JSON of ours takes.
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _pack(head: msgspec.Struct, payload: bytes) -> bytes:
@@ -150,10 +178,7 @@ def _pack(head: msgspec.Struct, payload: bytes) -> bytes:
 
 def _unpack(raw: bytes, head_type: type[H]) -> tuple[H, bytes]:
     head, _, payload = raw.partition(b"\n")
-    try:
-        return msgspec.json.decode(head, type=head_type), payload
-    except msgspec.MsgspecError as error:
-        raise ValueError("not something that we encoded") from error
+    return decode(head, head_type), payload
 
 
 # A header's value is any bytes, some of which no JSON takes (PEP 383 hides them in halves of characters). Written down, each of

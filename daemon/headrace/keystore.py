@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from headrace import keys, observe, records
+from headrace import codec, keys, observe, records
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall
 from headrace.link import Link, Script
@@ -206,13 +206,13 @@ def read(key_id: bytes, value: bytes, kind: type[_Kind]) -> _Kind | None:
     That one locks out its own key and not everybody's.
     """
     try:
-        record = msgspec.json.decode(value, type=kind)
+        record = codec.decode(value, kind)
         # A record under another's id would outlive the revocation of that id.
         if record.id.encode() != key_id or not is_name(record.name):
             raise ValueError("is not this key's")
         if isinstance(record, Record) and len(bytes.fromhex(record.digest)) != hashlib.sha256().digest_size:
             raise ValueError("is no digest")
-    except (msgspec.MsgspecError, ValueError):
+    except ValueError:
         records.unreadable("key", value, observe.KEY_UNREADABLE)
         return None
     return record

@@ -5,11 +5,12 @@ import pickle
 import sqlite3
 import stat
 
+import diskcache
 import pytest
 
 from cache_samples import entry, keep, key, opened_disk, put
-from headrace.cache import disk as disk_module
 from headrace.cache import filter as filter_module
+from headrace.cache import rows
 from headrace.cache.disk import BytesDisk, Disk
 from headrace.cache.selector import Selector
 from headrace.clock import SystemClock
@@ -200,9 +201,9 @@ async def test_purge_that_fails(tmp_path, monkeypatch):
         await disk.flush()
 
         def busy(*_):
-            raise disk_module.diskcache.Timeout
+            raise diskcache.Timeout
 
-        monkeypatch.setattr(disk_module.rows, "purge", busy)
+        monkeypatch.setattr(rows, "purge", busy)
         await disk.purge([Selector(fingerprint=key(1))])
 
         assert await disk.get(key(1)) is None

@@ -87,9 +87,13 @@ async def _handshakes_count(tmp_path: Path) -> None:
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"here")
         writer.close()
-        assert await asyncio.wait_for(silent[0][0].read(100), 5) == b""
+        # One of them: as they came in the same millisecond, any.
+        async with asyncio.timeout(5):
+            await until(lambda: sum(each.at_eof() for each, _ in silent) == 1)
         await until(lambda: counted.stats().open == 3)
         assert counted.stats().gave_way == 1
         for _, each in silent:
             each.close()
+            with contextlib.suppress(OSError):
+                await each.wait_closed()
         await until(lambda: counted.stats().open == 0)

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from headrace import keys, observe, records
+from headrace import codec, keys, observe, records
 from headrace.background import Background
 from headrace.batches.results import Results, Unpacked
 from headrace.clock import Clock
@@ -108,8 +108,8 @@ class Batches:
     def made(self, errand: Errand, answer: bytes) -> None:
         """Remember who made the batch that upstream answers with. If Redis is away nobody does, and who fetches pays."""
         try:
-            batch_id = msgspec.json.decode(answer, type=_Made).id
-        except msgspec.MsgspecError:
+            batch_id = codec.decode(answer, _Made).id
+        except ValueError:
             return
         if _ID.match(batch_id):
             caller = errand.caller
@@ -228,7 +228,7 @@ class _Reading:
 
 def _maker(said: bytes | None) -> _Maker | None:
     try:
-        return msgspec.json.decode(said, type=_Maker) if said else None
+        return codec.decode(said, _Maker) if said else None
     except ValueError:
         records.unreadable("batch", said or b"")
         return None

@@ -162,7 +162,7 @@ class Results:
     def _read(self, line: bytearray) -> None:
         try:
             message = _read(line).result.message
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):  # msgspec's are ValueErrors, and so is what is no UTF-8
             self._untold += bool(line.strip())
             return
         if tells(line):

@@ -15,6 +15,7 @@ from headrace.errors import InvalidCall
 from headrace.resources.ids import asked_in
 from headrace.weight import Weight
 
+_MOST_TOKENS = 10**15  # more can be no model's, and passes what our own books count
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
 
@@ -100,7 +101,7 @@ def _check_conversation(body: Mapping[str, Any]) -> None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS
 
 
 def _stream(body: Mapping[str, Any], endpoint: str) -> bool:

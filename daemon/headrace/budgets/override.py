@@ -13,12 +13,14 @@ from typing import TypeVar
 
 import msgspec
 
+from headrace import codec
 from headrace.budget.limits import Limit, validate
 from headrace.callers import is_name
 from headrace.errors import InvalidCall
 
 MOST_REASON = 200
 LONGEST_S = 366 * 86_400.0
+_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp can say
 
 
 class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,7 +76,10 @@ def encode(record: Override | Held) -> bytes:
 
 def decode(kind: type[R], value: bytes) -> R:
     """Return the record; raises `ValueError` if it is none."""
-    return msgspec.json.decode(value.partition(b" ")[2], type=kind)
+    record: R = codec.decode(value.partition(b" ")[2], kind)
+    if not all(0 <= moment < _END_OF_TIME for moment in (record.since, record.until or 0.0)):
+        raise ValueError("holds from or until no moment")
+    return record
 
 
 def laid(limit: Limit, override: Override) -> Limit:

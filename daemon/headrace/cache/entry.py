@@ -109,7 +109,7 @@ def decode(raw: bytes) -> Entry | None:
         return None
     answer_at = 4 + int.from_bytes(body[:4], "big")
     try:
-        head = msgspec.json.decode(body[4:answer_at], type=_Head)
+        head = codec.decode(body[4:answer_at], _Head)
         answer = codec.decode_answer(bytes(body[answer_at:]))
     except ValueError:
         return None

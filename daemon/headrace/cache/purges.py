@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from headrace import keys, observe, records
+from headrace import codec, keys, observe, records
 from headrace.background import Background
 from headrace.cache.entry import Entry
 from headrace.cache.selector import Selector
@@ -173,7 +173,7 @@ class Purges:
         # What cannot be read was written by a newer version, or by nobody of ours: it may mean any entry, so it means all.
         now = self._clock.now()
         try:
-            notice = msgspec.json.decode(dict(zip(fields[::2], fields[1::2], strict=True))[b"purge"], type=Notice)
+            notice = codec.decode(dict(zip(fields[::2], fields[1::2], strict=True))[b"purge"], Notice)
         except (ValueError, KeyError):
             records.unreadable("purge", b" ".join(fields), observe.PURGE_UNREADABLE)
             return Notice(Selector(all=True), now)

@@ -32,6 +32,9 @@ def lay_over(values: dict[str, Any], variable: str, text: str, problems: list[st
     """Put what *variable* says, if it is one of ours, into the tables of the file."""
     if not variable.startswith(_PREFIX) or variable in (FILE_VARIABLE, KEY_VARIABLE):
         return
+    if not _is_unicode(variable + text):
+        problems.append(f"{variable.encode(errors='backslashreplace').decode()}: must be UTF-8")
+        return
     *tables, key = variable.removeprefix(_PREFIX).lower().split("__")
     if not tables and key not in fields_of(Settings):
         if proper := _VARIABLES.get(key.replace("_", "")):
@@ -48,6 +51,11 @@ def lay_over(values: dict[str, Any], variable: str, text: str, problems: list[st
         place[_existing(place, key)] = value
     else:
         problems.append(f"{variable}: there is no such limit or table to put it in")
+
+
+def _is_unicode(text: str) -> bool:
+    # What is not arrives as halves of surrogate pairs, which can be neither sent nor shown.
+    return text.encode(errors="replace").decode() == text
 
 
 def _inner(place: Any, name: str) -> Any:

@@ -31,7 +31,7 @@ _PAGES = ("http", "https", "chrome-extension", "moz-extension", "app", "tauri", 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPTIONAL_NAME = re.compile(rf"({_NAME.pattern})?")
 _DIMENSION = re.compile(rf"caller|model|class|team|workspace|lane|endpoint|label\.{_NAME.pattern}")
-_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
+_VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Secret(str):
@@ -218,7 +218,7 @@ def split_address(text: str) -> tuple[str, int]:
         ip_address(host)
     elif not _HOST.fullmatch(host):
         raise ValueError("has no host")
-    if not colon or not port.isdecimal() or int(port) > 65_535:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
         raise ValueError("has no port")
     return host, int(port)
 
@@ -237,6 +237,8 @@ def _grpc_address(text: str) -> str:
         path = path[2:]
         if not path.startswith("/"):
             raise ValueError("is no path: three slashes, or none")
+    if path.startswith("//"):  # it would be read anew as the beginning of a URL
+        path = "/" + path.lstrip("/")
     if not path or path.endswith("/") or "\0" in path:
         raise ValueError("is no path")
     return f"unix:{path}"

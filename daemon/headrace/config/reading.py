@@ -97,6 +97,10 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 (byte {error.start}), as TOML must be") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: has a number of too many digits") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
 
 
 class _Reader:
@@ -177,7 +181,7 @@ class _Reader:
 
     def _parse(self, kind: Any, text: str, path: str) -> Any:
         for parse in (_parse_toml, json.loads):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 return parse(text)
         wanted = 'must be a value as TOML has it, such as 5, true, ["a", "b"] or { key = "value" }'
         return self._note_hidden(path, wanted) if may_hold_secret(kind, text) else self._note(path, text, wanted)

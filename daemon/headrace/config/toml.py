@@ -46,6 +46,8 @@ def _inline(value: Any) -> str:
         return f"{{ {', '.join(f'{_key(name)} = {_inline(item)}' for name, item in value.items())} }}" if value else "{}"
     if isinstance(value, list):
         return f"[{', '.join(_inline(item) for item in value)}]"
+    if isinstance(value, str):  # a path of the environment's need not be UTF-8
+        value = value.encode(errors="replace").decode()
     # JSON's texts, numbers and booleans are TOML's, but for one character.
     return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
 

@@ -60,5 +60,9 @@ def right(kind: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return the value for a message: cut short, without passwords and keys."""
-    text = json.dumps(hide_password(value) if isinstance(value, str) else value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(hide_password(value) if isinstance(value, str) else value, ensure_ascii=False, default=str)
+    except (RecursionError, TypeError):  # too deep; or a name that is none of JSON's
+        return "(not shown)"
+    text = text.encode(errors="backslashreplace").decode()
     return "(not shown)" if looks_secret(text) else text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

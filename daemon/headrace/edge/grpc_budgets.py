@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace import globs
 from headrace.budgets import Board
 from headrace.budgets.board import State
 from headrace.clock import Clock
@@ -37,6 +38,7 @@ class BudgetsServicer:
         """Return the limits with their buckets, as far as whoever asks may see them."""
         asker = self._who.ask(context, "BudgetsService.ListBudgets")
         request = parse(pb.ListBudgetsRequest, raw)
+        globs.check(request.limit, "limit")
         state, of = await self._state(request.limit or "*", asker)
         reply = pb.ListBudgetsResponse(daemons=state.daemons, daemons_heard=state.heard)
         for shown in state.shown:

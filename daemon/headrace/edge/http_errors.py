@@ -52,6 +52,7 @@ _REPEATED = frozenset({408, 429, *range(500, 600)})  # upstream's statuses after
 # The official SDKs sleep for as long as `retry-after` says, be it days, and nobody can wake them. Whoever would have to wait
 # longer than this is told so, and is told not to repeat: its own program is to decide.
 _LONGEST_NAP_S = 60.0
+_LONGEST_S = 366 * 86_400.0  # of a wait that is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,8 @@ def _is_long(wait_s: float | None) -> bool:
 
 def error_body(type: str, message: str, request_id: str) -> bytes:
     """Return an error in the shape of the API's."""
-    message = message.encode(errors="replace").decode()  # it may quote half a character
-    return msgspec.json.encode({"type": "error", "error": {"type": type, "message": message}, "request_id": request_id})
+    said = {"type": "error", "error": {"type": _clean(type), "message": _clean(message)}, "request_id": _clean(request_id)}
+    return msgspec.json.encode(said)
 
 
 def error_event(error: Exception, request_id: str) -> bytes:
@@ -115,4 +116,9 @@ def error_event(error: Exception, request_id: str) -> bytes:
 
 def _seconds(retry_after_s: float) -> str:
     # Whole seconds, rounded up: a client must not come back too early.
-    return str(max(1, -int(-retry_after_s // 1)))
+    return str(max(1, -int(-max(0.0, min(retry_after_s, _LONGEST_S)) // 1)))
+
+
+def _clean(text: str) -> str:
+    # It may quote half a character, or bytes that are none.
+    return text.encode(errors="replace").decode()

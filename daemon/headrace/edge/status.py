@@ -23,6 +23,7 @@ from headrace.errors import HeadraceError, UpstreamError
 DOMAIN = "headrace"
 DETAILS_KEY = "grpc-status-details-bin"
 
+_LONGEST_S = 366 * 86_400.0  # of a wait that is told; more is none, and passes what a duration holds
 _RETRY_S = 1.0  # where waiting helps and nobody knows how long
 
 Known = dict[str, str]  # what an error's metadata says, bounded
@@ -134,7 +135,7 @@ def _status(code: int, message: str, details: list[Any]) -> status_pb2.Status:
 
 def _retry_info(seconds: float) -> Any:
     info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromNanoseconds(max(0, round(seconds * 1_000_000)) * 1000)
+    info.retry_delay.FromNanoseconds(round(max(0.0, min(seconds, _LONGEST_S)) * 1_000_000) * 1000)
     return info
 
 

@@ -59,10 +59,11 @@ def decode_landing(item: bytes, flight: Flight) -> Landing:
     """
     head, _, body = item[1:].partition(b"\n")
     attempts, source, ticket = head.decode().split(" ", 2)
+    made = codec.count(attempts)
     if body[:1] == b"!":
-        return Landing(error=codec.decode_error(body[1:]), attempts=int(attempts), ticket=ticket)
+        return Landing(error=codec.decode_error(body[1:]), attempts=made, ticket=ticket)
     answer = codec.decode_answer(body[1:])
     if answer.form is Form.EVENTS:
         answer = replace(answer, payload=b"".join(event.raw for event in flight.events))
     told = Source.SHARED if source == Source.UPSTREAM else Source(source)
-    return Landing(answer=answer, attempts=int(attempts), ticket=ticket, source=told)
+    return Landing(answer=answer, attempts=made, ticket=ticket, source=told)

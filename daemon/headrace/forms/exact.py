@@ -12,6 +12,7 @@ were said (`parse_exactly`): as a float 1e400 would be infinite, which JSON cann
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ _FIELDS = msgspec.json.Decoder(Fields)
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _EXACTLY = msgspec.json.Decoder(float_hook=lambda number: msgspec.Raw(number.encode()))
 _MOST_DIGITS = 4000
+_MINUS_ZERO = re.compile(rb"(?<![^\[,:\s])-0(?![0-9.eE])")  # which as an int would be 0
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # Inside valid JSON these two are only ever white space: a string holds them escaped.
@@ -36,11 +38,13 @@ def parse(data: bytes | msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(data)
     except _REFUSED:
-        return _parse_patiently(data, float, int)
+        return _parse_patiently(data, float, _int)
 
 
 def parse_exactly(data: bytes | msgspec.Raw) -> Any:
-    """Return the value that *data* spells, numbers with a fraction or an exponent as `Raw`; raises `ValueError`."""
+    """Return the value that *data* spells, numbers that no int spells so again as `Raw`; raises `ValueError`."""
+    if b"-0" in bytes(data) and _MINUS_ZERO.search(data):  # or a text that looks so
+        return _parse_patiently(data, _as_said, _whole)
     try:
         return _EXACTLY.decode(data)
     except _REFUSED:
@@ -58,9 +62,13 @@ def _as_said(number: str) -> msgspec.Raw:
     return raw(number.encode())
 
 
-def _whole(number: str) -> int | msgspec.Raw:
+def _int(number: str) -> int | float:
     # Python refuses to read longer ones.
-    return int(number) if len(number) <= _MOST_DIGITS else _as_said(number)
+    return int(number) if len(number) <= _MOST_DIGITS else float(number)
+
+
+def _whole(number: str) -> int | msgspec.Raw:
+    return int(number) if len(number) <= _MOST_DIGITS and number != "-0" else _as_said(number)
 
 
 def _refuse(constant: str) -> Any:

@@ -11,13 +11,12 @@ Another's thing is answered as one that is not there, and so is one whose maker 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 import msgspec
 
-from headrace import roles
+from headrace import codec, roles
 from headrace.errors import InvalidCall, NotAllowed, ResourceNotFound
 from headrace.model import Answer, Errand, Event, Form, Headers, Role
 from headrace.owner import Owner
@@ -209,9 +208,8 @@ class Visit:
     async def done(self, answer: bytes | None) -> None:
         """Take in that the call went well: what its answer tells to have been made has an owner, what was deleted has none."""
         if self.is_making and answer is not None:
-            with contextlib.suppress(msgspec.MsgspecError):
-                made = msgspec.json.decode(answer, type=_Made)
-                await self._guard.owners.record([made.id], self._owner, self._place.kind)
+            if thing := _id_of(answer):
+                await self._guard.owners.record([thing], self._owner, self._place.kind)
         elif self._method == "DELETE" and not self._place.is_below:
             await self._guard.owners.forget(self._place.id)
 
@@ -238,9 +236,16 @@ def _is_form(headers: Headers) -> bool:
     return any(name == "content-type" and value.lower().startswith("multipart/") for name, value in headers)
 
 
+def _id_of(answer: bytes) -> str:
+    try:
+        return codec.decode(answer, _Made).id
+    except ValueError:
+        return ""
+
+
 def _is_public(item: msgspec.Raw) -> bool:
     try:
-        source = msgspec.json.decode(item, type=_Item).source
-    except msgspec.MsgspecError:
+        source = codec.decode(bytes(item), _Item).source
+    except ValueError:
         return False
     return (source.type if isinstance(source, _Source) else source) in ("anthropic", "anthropic_example")

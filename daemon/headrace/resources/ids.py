@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
+from headrace.forms import exact
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _RESULT = re.compile(r"((bash_|text_editor_)?code_execution|server)\w*_result")
@@ -90,8 +90,8 @@ def made_in(payload: bytes, *, has_thread: bool = False) -> tuple[str, ...]:
     if not has_thread and not tells(payload):
         return ()
     try:
-        said = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError):
+        said = exact.parse(bytes(payload))
+    except ValueError:
         return ()
     if not isinstance(said, dict):
         return ()

@@ -61,7 +61,7 @@ class Listing:
             head = msgspec.json.decode(body, type=_Head)
             page = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             items = [(msgspec.json.decode(item, type=_Item).id, item) for item in head.data]
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, too
             raise ValueError("no page of a list") from error
         self._page = self._page or page
         self._pages += 1

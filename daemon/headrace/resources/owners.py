@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from headrace import keys, observe
+from headrace import codec, keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
 from headrace.errors import RedisAway, RedisRefused
@@ -139,8 +139,8 @@ class Owners:
         if not thing.startswith("msgbatch_"):
             return ""
         try:
-            return msgspec.json.decode(await self._link.do("GET", keys.batch(thing)) or b"{}", type=_Maker).caller
-        except msgspec.MsgspecError:
+            return codec.decode(await self._link.do("GET", keys.batch(thing)) or b"{}", _Maker).caller
+        except ValueError:
             return ""
 
     async def forget(self, thing: str) -> None:

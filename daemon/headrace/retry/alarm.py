@@ -9,7 +9,6 @@ whatever else lies there is moved aside, and neither imported nor tried.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -80,8 +79,8 @@ class Alarm(Job):
 def _attempt(args: Any) -> Attempt | None:
     match args:
         case [str(ticket), int(number), int() | float() as due] if not isinstance(number, bool) and not isinstance(due, bool):
-            is_right = _TICKET.fullmatch(ticket) and 1 <= number <= _MOST_ATTEMPTS and math.isfinite(due)
-            return Attempt(ticket, number, due) if is_right and due < time.time() + _FAR_S else None
+            is_right = _TICKET.fullmatch(ticket) and 1 <= number <= _MOST_ATTEMPTS and 0 <= due < time.time() + _FAR_S
+            return Attempt(ticket, number, due) if is_right else None
     return None
 
 

@@ -8,6 +8,7 @@ the exact bytes, the caller's own key goes nowhere.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,7 +18,7 @@ import msgspec
 
 from headrace import codec, observe, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
-from headrace.model import Answer, Call
+from headrace.model import Answer, Call, Source
 from headrace.seal import UNSEALED, Broken, Seal
 
 _END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
@@ -204,12 +205,12 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
         created=created,
         due=due,
         deadline=deadline,
-        attempts=int(text["attempts"]),
-        broken=int(text["broken"]),
+        attempts=codec.count(text["attempts"]),
+        broken=codec.count(text["broken"]),
         is_stream=text["stream"] == "1",
         is_submitted=text["submitted"] == "1",
         idempotency=text["idempotency"],
-        source=text["source"],
+        source=Source(text["source"]) if text["source"] else "",
         answer=codec.decode_answer(answer) if (answer := opened("answer")) else None,
         error=codec.decode_error(error) if (error := opened("error")) else None,
         call=decode_call(call, opened("body") or b"", ticket_id) if (call := opened("call")) else None,
@@ -249,15 +250,27 @@ def encode_call(call: Call) -> bytes:
 
 
 def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:
-    """Return the call that `encode_call` made these bytes of, with its body and its ticket."""
+    """Return the call that `encode_call` made these bytes of, with its body and its ticket; ValueError if it did not."""
     try:
-        call = msgspec.json.decode(raw, type=Call)
+        return replace(_decoded(raw), body=body, ticket=ticket_id)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ValueError("not a call that we encoded") from error
+
+
+def _decoded(raw: bytes) -> Call:
+    try:
+        return msgspec.json.decode(raw, type=Call)
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        decoded: Any = json.loads(raw)
-        call = msgspec.convert(decoded, Call)
-    return replace(call, body=body, ticket=ticket_id)
+        return msgspec.convert(json.loads(raw, parse_float=_finite, parse_constant=_finite), Call)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError("a number that we write nowhere")
+    return value
 
 
 def encode_end(

@@ -25,7 +25,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from headrace import keys, observe, records
+from headrace import codec, keys, observe, records
 from headrace.budget.limits import Limit, Match, validate
 from headrace.budget.organisation import Own
 from headrace.budget.want import Kind
@@ -231,7 +231,7 @@ class Learner:
 
 def _read(name: bytes, value: bytes) -> Learned | None:
     try:
-        learned, model_class = msgspec.json.decode(value, type=Learned), name.decode()
+        learned, model_class = codec.decode(value, Learned), name.decode()
         validate(learned.limit(model_class))
         if not learned.rates or min(learned.rates.values()) < 1:
             raise ValueError("no rates")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import structlog
 
-from headrace import keys, observe, records
+from headrace import codec, keys, observe, records
 from headrace.budget.limits import Limit
 from headrace.budget.organisation import Lowered, Organisation, Own
 from headrace.clock import Clock
@@ -100,7 +100,7 @@ class OwnLimits:
 
 def _read(stored: bytes) -> _Stored | None:
     try:
-        found = msgspec.json.decode(stored, type=_Stored)
+        found = codec.decode(stored, _Stored)
         if any(rate < 1 for own in found.own.values() for rate in own.rates.values()):
             raise ValueError("no rates")
     except ValueError:

@@ -31,6 +31,7 @@ PREFIX = "gate:"
 _OVERLOADED = (503, 529)
 _TOPIC = "gate"
 _TROUBLE_S = 60.0
+_MOST_DIGITS = 5  # of how long a trouble lasts, in seconds: a day
 _ASK_S = 86_400.0  # a spend limit is told anew by whoever asks for it
 _LONGEST_S = 366 * 86_400.0
 _EVENTS = {
@@ -182,5 +183,5 @@ class Gates:
         seconds, _, model_class = payload.decode(errors="replace").partition(" ")
         now = self._clock.now()
         self._troubled = {name: until for name, until in self._troubled.items() if until > now}
-        if seconds.isdecimal() and int(seconds):
+        if seconds.isdecimal() and len(seconds) <= _MOST_DIGITS and int(seconds):  # anybody may publish anything
             self._troubled[model_class] = now + int(seconds)

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 _END = re.compile(rb"\r?\n\r?\n")
 _MAX_HEAD_BYTES = 1 << 17  # of which all that travels with an answer is kept
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9, \t]+)\r?(?=\n)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\ncontent-length:([0-9, \t]+)\r?(?=\n)", re.IGNORECASE)
 
 
 def tolerant(connector: aiohttp.TCPConnector) -> aiohttp.TCPConnector:

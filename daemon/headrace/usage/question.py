@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from headrace import globs
 from headrace.errors import InvalidCall
 from headrace.usage.tally import FIELDS, Who, add
 
@@ -21,6 +22,7 @@ MINUTES_KEPT = timedelta(days=2)
 MOST_BUCKETS = 3000  # two days of minutes, and some; more than all days that are kept
 MOST_ROWS = 5000
 
+_MOST_GROUPS = 16
 _GROUPS = ("caller", "team", "model", "lane", "labels")
 
 
@@ -56,7 +58,13 @@ class Question:
     granularity: Granularity = Granularity.WHOLE
 
     def check(self) -> None:
-        """Raise `InvalidCall` for what cannot be answered."""
+        """Raise `InvalidCall` for what cannot be answered, or not in a moment."""
+        for field in ("caller", "team", "model", "lane", "label"):
+            globs.check(getattr(self, field), field)
+        if len(self.group_by) > _MOST_GROUPS:
+            raise InvalidCall(
+                f"group_by: names {len(self.group_by)}, and may name {_MOST_GROUPS}", metadata={"field": "group_by"}
+            )
         for name in self.group_by:
             if name not in _GROUPS and not name.startswith("label."):
                 raise InvalidCall(f"group_by: {name[:100]!r} is none of {', '.join(_GROUPS)} and label.NAME")
@@ -65,8 +73,8 @@ class Question:
 
     def fits(self, who: Who) -> bool:
         """Whether figures of these are asked for."""
-        globs = (self.caller, self.team, self.model, self.lane, self.label)
-        return all(glob == "*" or fnmatchcase(text, glob) for text, glob in zip(who, globs, strict=True))
+        wanted = (self.caller, self.team, self.model, self.lane, self.label)
+        return all(glob == "*" or fnmatchcase(text, glob) for text, glob in zip(who, wanted, strict=True))
 
     def group(self, who: Who) -> tuple[str, ...]:
         """Return the group that they are in: a value for each of `group_by`."""

@@ -22,7 +22,7 @@ from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
 from headrace.usage.question import MINUTES_KEPT, Granularity, Question, Row, Sums, begin, buckets, end, kind_of
-from headrace.usage.tally import AT, FIELDS, MINUTE_S, OTHER, Cell, Tally, read, spelled
+from headrace.usage.tally import AT, MINUTE_S, OTHER, Cell, Tally, read, read_figures, spelled
 from headrace.usage.traffic import Traffic
 
 POST_EVERY_S = 1.0
@@ -177,7 +177,7 @@ class Store:
         for begins, cells in zip(spans, hashes, strict=True):
             for name, figures in (cells or {}).items():
                 try:
-                    who, counts = read(name), [int(figure) for figure in figures.split()[: len(FIELDS)]]
+                    who, counts = read(name), read_figures(figures)
                 except ValueError:
                     records.unreadable("usage", name + figures)
                 else:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from headrace import codec
 from headrace.model import Usage
 from headrace.outcome import LEFT, Outcome, Spent
 from headrace.prices import Prices
@@ -39,6 +40,7 @@ _ATTEMPTS, _FAILED, _UNTOLD, _INPUT, _COST = (
 MINUTE_S = 60
 
 _LONGEST = 100
+_MOST = 2**53  # of one figure
 _CELLS = 500
 _MINUTES = 60
 _ANSWERS = 1024  # so that making figures of them is soon done
@@ -219,6 +221,11 @@ def spelled(who: Who) -> bytes:
     return msgspec.json.encode(who)
 
 
+def read_figures(text: bytes) -> list[int]:
+    """Return the figures of a cell as Redis has them; ValueError if they are none."""
+    return [codec.count(figure, _MOST) for figure in text.split()[: len(FIELDS)]]
+
+
 def read(name: bytes) -> Who:
     """Return the cell that `spelled` made this name of; ValueError if it did not."""
-    return msgspec.json.decode(name, type=Who)
+    return codec.decode(name, Who)
