@@ -39,7 +39,7 @@ ZADD K 1 m|ZREM K m|ZCARD K|ZRANGE K 0 1|ZRANGEBYSCORE K 0 1|ZREMRANGEBYSCORE K 
 EVAL r 1 K|EVALSHA s 1 K
 """
 _ON_OURS = """
-HVALS K|HSCAN K 0|HLEN K|INCRBY K 1|DECRBY K 1|EXPIREAT K 1|PEXPIREAT K 1
+HVALS K|HSCAN K 0|HLEN K|INCR K|INCRBY K 1|DECRBY K 1|EXPIREAT K 1|PEXPIREAT K 1
 ZCOUNT K 0 1|ZREVRANGE K 0 1|ZREVRANK K m|ZINCRBY K 1 m|XRANGE K - +|XREVRANGE K + -|XINFO STREAM K|LTRIM K 0 1
 """
 _ON_RQS = """
@@ -169,7 +169,9 @@ def _everything() -> list[tuple[list[str], tuple[str, str]]]:
     """Return each command, and in words what it does where: its keys or its channel."""
     on = (("headrace:", _ON_BOTH + _ON_OURS), ("rq:", _ON_BOTH + _ON_RQS))
     keyed = [
-        (line.replace("K", f"{prefix}check"), ("touch the keys", f"{prefix}*")) for prefix, text in on for line in _lines(text)
+        (line.replace(" K", f" {prefix}check"), ("touch the keys", f"{prefix}*"))
+        for prefix, text in on
+        for line in _lines(text)
     ]
     nudging = [(f"PUBLISH {channel} check", ("publish to the channels", "headrace:*")) for channel in _CHANNELS]
     hearing = [(f"SUBSCRIBE {channel}", (_HEARING, "headrace:*")) for channel in _CHANNELS]

@@ -31,7 +31,7 @@ def checked() -> set[str]:
 def used(valkey_url: str) -> set[str]:
     """The commands that stand in our source, in scripts and in Python."""
     with redis.Redis.from_url(valkey_url) as client:
-        there = {word.decode().upper() for word in client.execute_command("COMMAND", "LIST")}
+        there = {word.decode().upper() for word in client.command_list()}
     said = {
         word.upper() for path in PACKAGE.rglob("*.lua") for word in re.findall(r"""call\(\s*['"](\w+)['"]""", path.read_text())
     }

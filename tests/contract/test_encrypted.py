@@ -9,6 +9,8 @@ from headrace import keys
 from headrace.cache.redis import Redis
 from headrace.cipher import Cipher
 from headrace.clock import SystemClock
+from headrace.link import Link
+from headrace.owner import Owner
 from headrace.retry.ticket import State
 from headrace.retry.tickets import Tickets
 from headrace.seal import UNSEALED, Mac
@@ -59,9 +61,10 @@ async def test_redis(link):
     assert await other.get(key(1)) is None
 
 
-async def test_tickets(link):
+async def test_tickets(link, valkey_url):
     """Prompt and answer are in no field of a ticket, which is made and read under either key."""
-    before, after = (Tickets(link, SystemClock(), Alarms(), seal=seal) for seal in (BEFORE, AFTER))
+    another = Link(valkey_url)
+    before, after = (Tickets(at, SystemClock(), Alarms(), seal=seal) for at, seal in ((another, BEFORE), (link, AFTER)))
     ticket = (await before.submit(a_call())).ticket
     started = await after.start(ticket, 1)
     assert started.call.body == a_call().body
@@ -70,5 +73,6 @@ async def test_tickets(link):
     said = b"".join(held.values() if isinstance(held, dict) else held)
     assert a_call().body not in said
     assert ANSWER.payload not in said
-    got = await after.get(ticket, "checkout")
+    got = await after.get(ticket, Owner("checkout"))
     assert (got.state, got.answer) == (State.SUCCEEDED, ANSWER)
+    await another.aclose()
