@@ -259,7 +259,7 @@ def _acl() -> list[str]:
 
 COMMANDS = (
     "config check", "config show", "keys list", "keys create svc2", "keys revoke svc2", "cache stats", "limits", "usage",
-    "cache purge --all", "keys revoke " + WORD + "x", "cache purge --key " + WORD + "y",
+    "cache purge --all", "keys revoke nobody", "cache purge --key 0",
 )  # fmt: skip
 WRONG = (
     {"REDIS__PASSWORD": PASSWORD}, {"UPSTREAM__KEY": OWN_KEY}, {"REDIS__URL": f"redis://:{PASSWORD}@localhost:1"},
