@@ -54,7 +54,14 @@ class Daemon:
         self._wire = wire
         self._run, self.link.run = self.link.run, self.run  # type: ignore[method-assign]
         self.shared = RedisLedger(self.link, clock=self.clock)
-        self.ledger = Borrowing(self.shared, self.link, terms=Terms(0.4, 0.0), clock=self.clock, monotonic=wire.now)
+        self.ledger = Borrowing(
+            self.shared,
+            self.link,
+            is_open=lambda want: False,
+            terms=Terms(0.4, 0.0),
+            clock=self.clock,
+            monotonic=wire.now,
+        )
 
     def __repr__(self) -> str:
         return self.name
