@@ -14,8 +14,8 @@ from headrace.errors import BudgetExhausted
 from headrace.model import Lane
 from headrace.rank import Flow
 from headrace.schedule.line import Line
-from headrace.schedule.line import Place as AskingPlace
 from headrace.schedule.order import Order
+from headrace.schedule.place import Place as AskingPlace
 from schedule_parts import ONE_A_SECOND, House
 
 pytestmark = pytest.mark.usefixtures("tasks")

@@ -19,7 +19,8 @@ from headrace.budget.want import Form, Want
 from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused, UpstreamOverloaded
 from headrace.insist import PATIENCE_S
-from headrace.schedule.line import Line, Outdated, Place
+from headrace.schedule.line import Line
+from headrace.schedule.place import Outdated, Place
 from headrace.schedule.slices import Slices, Work
 
 _ASK_EVERY_S = 1.0  # keeps the place in the ledger's line, whose lease is twice that, and finds lost nudges

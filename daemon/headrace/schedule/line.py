@@ -14,96 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from operator import attrgetter, ge, itemgetter
 
-from headrace.budget.want import Form, Want
-from headrace.crowd import Waiting
-from headrace.model import Errand
 from headrace.rank import Flow
-from headrace.schedule.order import Order, Urgency
+from headrace.schedule.order import Order
 from headrace.schedule.outlook import Delay, Outlook
+from headrace.schedule.place import Place
 from headrace.schedule.standing import Rank, plus
 
 # Each who waits at the ledger is looked at by every later one; more than so many at once would make it slow.
 MAX_ASKING = 64
 MOST_OF_FLOW = 48  # of these; what is left is for flows of which nobody asks yet
 _BATCH_S = 0.25  # what comes back within so long comes back together
-
-
-class Outdated(Exception):
-    """The limits were changed while a place waited under the old ones: it is to be taken anew."""
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """
-    A call's place in line.
-
-    Args:
-        call: whose place it is; what it wants is worked out anew when the limits change.
-        flow: whose calls it is one of.
-        urgency: its order within its flow.
-        entered: when it began to wait.
-        latest: the moment past which a grant is of no use to it.
-        buckets: what its wants were made of, to see whether they still hold after a reload.
-        ends: the moment at which the first of its windows ends, and its wants with it.
-        counted: its place among all that wait, taken once it has to.
-        asked_at: when it last asked the ledger.
-        called: done when it is its turn to ask; failed when it is refused. None while it need not wait.
-    """
-
-    call: Errand
-    flow: Flow
-    urgency: Urgency
-    entered: float
-    latest: float
-    hold_id: str
-    waiter: str
-    buckets: tuple[Want, ...]
-    wants: tuple[Want, ...]
-    counted: Waiting
-    called: asyncio.Future[None] | None = None
-    alarm: asyncio.Future[None] | None = None
-    displaced: Place | None = None  # who is to take a place in the ledger's lines anew, because of this one
-    is_nudged: bool = False
-    is_outdated: bool = False
-    has_asked: bool = False
-    asked_as: str = ""
-    asked_at: float = 0.0
-    costs: tuple[int, ...] = ()
-    ends: float = math.inf
-    rank: Rank = (0, 0)  # among all in its line, once somebody is held up there; before that who comes goes
-    charge: int = 0
-
-    def __post_init__(self) -> None:
-        self.costs = tuple([want.cost for want in self.wants])
-        if ends_us := [want.ends_us for want in self.wants if want.form is Form.WINDOW]:
-            self.ends = min(ends_us) / 1e6
-
-    def nudge(self) -> None:
-        """Wake it from its nap; if it is just asking, it will not nap afterwards."""
-        self.is_nudged = True
-        if self.alarm is not None and not self.alarm.done():
-            self.alarm.set_result(None)
-
-    def refuse(self, error: Exception) -> bool:
-        """Let it leave the line with this error, if it stands there without asking; return whether it did."""
-        if self.called is None or self.called.done():
-            return False
-        self.called.set_exception(error)
-        self.called.exception()  # if it was cancelled at this very moment, nobody looks
-        return True
-
-    def outdate(self) -> None:
-        """Let it take its place anew: at once if it stands or naps, else as soon as the ledger has answered."""
-        self.is_outdated = True
-        self.refuse(Outdated())
-        self.nudge()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from headrace.crowd import Waiting
-from headrace.schedule.line import Place
+from headrace.schedule.place import Place
 from headrace.schedule.slices import Slices, Work
 
 

@@ -39,10 +39,11 @@ from headrace.schedule.counting import Ask, Counting
 from headrace.schedule.halting import Halt, Halting
 from headrace.schedule.hold import Hold, granting
 from headrace.schedule.holding import Holding
-from headrace.schedule.line import Line, Outdated, Place
+from headrace.schedule.line import Line
 from headrace.schedule.moving import Moving
 from headrace.schedule.order import Urgency
 from headrace.schedule.permits import Permits
+from headrace.schedule.place import Outdated, Place
 from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices
 from headrace.schedule.slots import Slots, SlotStats
