@@ -52,6 +52,7 @@ class Daemon:
         self.clock = HandClock(wire.now())
         self.trouble = ""
         self._wire = wire
+        # Between the ledger and Redis, where answers are lost.
         self._run, self.link.run = self.link.run, self.run  # type: ignore[method-assign]
         self.shared = RedisLedger(self.link, clock=self.clock)
         self.ledger = Borrowing(

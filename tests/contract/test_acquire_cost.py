@@ -1,4 +1,4 @@
-"""What a call costs Redis at a steady pace, as `python -m tests.figures borrowing` measures it: next to nothing, or one question."""
+"""What a call costs Redis at a steady pace, as `python -m tests.figures borrowing` has it: next to nothing, or one question."""
 
 from __future__ import annotations
 
