@@ -35,7 +35,6 @@ ASKS = (("ann", "standard", 8, 80), ("bob", "standard", 8, 80), ("day", "interac
 WAIT_OFF = 0.15
 P50_OFF_S, P99_OFF_S = 0.35, 1.0  # the latter is the slowest call of a caller, and one hiccup
 USE_OFF = 0.04
-REFUSED_OFF = 0.1  # of a caller's calls: a daemon refuses those that it expects to be late, and its forecast is rougher
 
 
 class Run:
@@ -100,8 +99,7 @@ async def test_a_run_and_its_rehearsal(valkey_url, tmp_path):
         print(f"{caller}: {run.refused[caller]} refused, rehearsed {waits['refused']}")
         assert waits["wait_p50_s"] == pytest.approx(p50, rel=WAIT_OFF, abs=P50_OFF_S)
         assert waits["wait_p99_s"] == pytest.approx(p99, rel=WAIT_OFF, abs=P99_OFF_S)
-        asked = len(took_s) + run.refused[caller]
-        assert sum(waits["refused"].values()) == pytest.approx(run.refused[caller], abs=REFUSED_OFF * asked)
+        assert sum(waits["refused"].values()) == pytest.approx(run.refused[caller], abs=4)
     predicted = sum(waits["output_tokens"] for waits in told["waits"])
     print(f"{spent} tokens used, rehearsed {predicted}")
     assert predicted == pytest.approx(spent, rel=USE_OFF)
