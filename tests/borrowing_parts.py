@@ -36,6 +36,7 @@ class Host:
         self.trouble = ""
         self.exchanges = 0
         self.tried: dict[int, tuple[list[str], str]] = {}  # exchanges by number: names, and moves for the audit
+        # Between the ledger and Redis, where answers are lost.
         self._run, self.link.run = self.link.run, self.run  # type: ignore[method-assign]
         self.ledger = Borrowing(
             RedisLedger(self.link, audit=audit),

@@ -66,6 +66,7 @@ class Doors:
 
     def seal(self) -> None:
         """From now on nothing may be admitted: whatever is answered was found by its bytes."""
+        # A fault put in, for good: the daemon ends with its test.
         self.daemon.parts.admission.admit = sealed  # type: ignore[method-assign]
 
 

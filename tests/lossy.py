@@ -52,9 +52,17 @@ class Daemon:
         self.clock = HandClock(wire.now())
         self.trouble = ""
         self._wire = wire
+        # Between the ledger and Redis, where answers are lost.
         self._run, self.link.run = self.link.run, self.run  # type: ignore[method-assign]
         self.shared = RedisLedger(self.link, clock=self.clock)
-        self.ledger = Borrowing(self.shared, self.link, terms=Terms(0.4, 0.0), clock=self.clock, monotonic=wire.now)
+        self.ledger = Borrowing(
+            self.shared,
+            self.link,
+            is_open=lambda want: False,
+            terms=Terms(0.4, 0.0),
+            clock=self.clock,
+            monotonic=wire.now,
+        )
 
     def __repr__(self) -> str:
         return self.name

@@ -22,6 +22,7 @@ from headrace.clock import SystemClock
 from headrace.link import Link
 from headrace.model import Call, Caller, Lane, Usage
 from headrace.schedule import Schedule
+from headrace.tuning.tuner import Tuner
 
 REQUESTS, TOKENS, BURST_S = 600, 60_000, 2.0
 LIMIT = Limit("org", requests_per_minute=REQUESTS, input_tokens_per_minute=TOKENS, burst_s=BURST_S)
@@ -41,9 +42,10 @@ async def press(link: Link, seconds: float, callers: int, fickle: float = 0.0) -
 
     A share of the calls is *fickle*: they leave when it is their turn, and have used nothing.
     """
-    ledger = Borrowing(RedisLedger(link, audit=AUDIT), link, audit=AUDIT)
+    tuner = Tuner(link, SystemClock())
+    ledger = Borrowing(RedisLedger(link, audit=AUDIT), link, audit=AUDIT, is_open=tuner.gates.is_open)
     borrowing = asyncio.create_task(ledger.keep())
-    schedule = Schedule(Limits([LIMIT]), ledger, Estimator(), link, SystemClock())
+    schedule = Schedule(Limits([LIMIT]), ledger, Estimator(), link, SystemClock(), tuner=tuner)
     stop = time.monotonic() + seconds
     turns = 0
 

@@ -67,9 +67,14 @@ class Wait:
         until_s, surely_s = min(*most, _LONGEST_S), min(*least, _LONGEST_S)
         if not is_named and until_s > usual_s:
             return Moments(now + usual_s)
-        slack_s = until_s - surely_s + min(_MARGIN_S, surely_s / 8)
+        slack_s = until_s - surely_s + margin_s(surely_s)
         ends = now + min(self.stated_s, _LONGEST_S) if self.stated_s is not None else None
         return Moments(now + until_s, min(slack_s, until_s), ends)
+
+
+def margin_s(span_s: float) -> float:
+    """Return by how many seconds sooner than a caller who waits *span_s* gives up there is to be an answer, or a no."""
+    return min(_MARGIN_S, span_s / 8)
 
 
 class Bound:

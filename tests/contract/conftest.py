@@ -29,7 +29,7 @@ async def kit(request, link) -> AsyncIterator[Kit]:
         return
     ledger: Ledger = RedisLedger(link)
     if request.param == "borrowing":
-        ledger = Borrowing(ledger, link, terms=Terms(0.2, 0.0), monotonic=ticking())
+        ledger = Borrowing(ledger, link, is_open=lambda want: False, terms=Terms(0.2, 0.0), monotonic=ticking())
     kit = Kit(ledger, link.inbox, [])
     link.on("permit", lambda waiter: kit.nudged.append(waiter.decode()))
     if not isinstance(ledger, Borrowing):

@@ -20,6 +20,7 @@ from headrace.clock import SystemClock
 from headrace.errors import BudgetExhausted
 from headrace.model import Usage
 from headrace.schedule import Schedule
+from headrace.tuning.tuner import Tuner
 from pressing import call
 
 SLOW = Limit("org", requests_per_minute=300, burst_s=1.0)
@@ -57,9 +58,10 @@ class Crowd:
 async def crowd(request, link):
     keeping = []
     if request.param == "borrowing":
-        ledger = Borrowing(RedisLedger(link), link, terms=Terms(0.1, 0.0))
+        tuner = Tuner(link, SystemClock())
+        ledger = Borrowing(RedisLedger(link), link, terms=Terms(0.1, 0.0), is_open=tuner.gates.is_open)
         keeping.append(asyncio.create_task(ledger.keep()))
-        made = Crowd(Schedule(Limits([SLOW]), ledger, Estimator(), link, SystemClock()))
+        made = Crowd(Schedule(Limits([SLOW]), ledger, Estimator(), link, SystemClock(), tuner=tuner))
     elif request.param == "redis":
         made = Crowd(Schedule(Limits([SLOW]), RedisLedger(link), Estimator(), link, SystemClock()))
     else:

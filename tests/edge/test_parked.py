@@ -105,6 +105,7 @@ async def test_cancelled_while_parking(valkey_url: str, tmp_path: Path) -> None:
             parking.set()
             await asyncio.sleep(10)
 
+        # Put in the way of the real one, to stop right there.
         one.parts.tickets._set_alarm = setting  # type: ignore[method-assign]
         asked = asking(one, one.call())
         await asyncio.wait_for(parking.wait(), 5)

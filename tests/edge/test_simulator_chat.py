@@ -30,14 +30,15 @@ async def test_chat(simulator: Simulator, chat: openai.AsyncOpenAI) -> None:
     whole = await chat.chat.completions.create(**asked)
     async with client(simulator) as sdk:
         message = await sdk.messages.create(**PARAMS | {"max_tokens": 30, "system": "Be brief."})
-    text = whole.choices[0].message.content
-    assert text == message.content[0].text  # type: ignore[union-attr]
+    block = message.content[0]
+    assert block.type == "text"
+    assert whole.choices[0].message.content == block.text
     assert whole.choices[0].finish_reason == "length"
     assert whole.usage is not None
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (message.usage.input_tokens, 30)
     stream = await chat.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
     chunks = [chunk async for chunk in stream]
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == text
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == block.text
     assert len(chunks) > 5
     assert chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].usage == whole.usage

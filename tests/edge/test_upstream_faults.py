@@ -125,10 +125,10 @@ async def test_tried_once() -> None:
     up on it.
     """
     errand = replace(ERRAND, method="GET", path="/v1/things")
-    async with asking(close) as (upstream, server):
+    async with asking(close, connect_s=60) as (upstream, server):
         async with contextlib.AsyncExitStack() as held:
-            await failure_of(held.enter_async_context(upstream.carry(errand, (), Body(b""))))
-        assert server.calls == 1
+            failed = await failure_of(held.enter_async_context(upstream.carry(errand, (), Body(b""))))
+        assert server.calls == 1, failed
 
 
 async def test_unreachable() -> None:

@@ -25,6 +25,7 @@ from headrace.clock import SystemClock
 from headrace.link import Link
 from headrace.model import Usage
 from headrace.schedule import Schedule
+from headrace.tuning.tuner import Tuner
 from pressing import call
 
 LIMIT = Limit("org", requests_per_minute=240_000, input_tokens_per_minute=60_000_000, output_tokens_per_minute=60_000_000)
@@ -56,10 +57,11 @@ async def _measured(url: str, calls_a_second: int, seconds: float, borrows: bool
     ledger: Ledger = RedisLedger(link)
     tasks = [asyncio.create_task(link.listen())]
     await link.listening()
+    tuner = Tuner(link, SystemClock())
     if borrows:
-        ledger = borrowing = Borrowing(ledger, link)
+        ledger = borrowing = Borrowing(ledger, link, is_open=tuner.gates.is_open)
         tasks.append(asyncio.create_task(borrowing.keep()))
-    schedule = Schedule(Limits([LIMIT]), ledger, Estimator(), link, SystemClock(), max_in_flight=4096)
+    schedule = Schedule(Limits([LIMIT]), ledger, Estimator(), link, SystemClock(), max_in_flight=4096, tuner=tuner)
     await _press(schedule, "warm", calls_a_second, 2.0)
     before, cpu_before, began = await _commands(link), time.process_time(), time.monotonic()
     count = await _press(schedule, "h", calls_a_second, seconds)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,6 +57,13 @@ def _command(process: Path) -> str:
         return (process / "cmdline").read_text(errors="replace") + (process / "environ").read_text(errors="replace")
     except OSError:  # gone, or another user's
         return ""
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory with a short name: the demo's sockets lie below it, and a socket's path has no more than 108 bytes."""
+    with tempfile.TemporaryDirectory(prefix="hr") as path:
+        yield Path(path)
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent import futures
 
-import grpc
 import pytest
 
 from headrace_client import AsyncHeadrace, Headrace
 from headrace_client.v1 import api_service_pb2 as api
-from headrace_client.v1.api_service_pb2_grpc import ApiServiceServicer, add_ApiServiceServicer_to_server
+from headrace_client.v1.api_service_pb2_grpc import ApiServiceServicer
+from transport_parts import serving
 
 RESULTS = [{"custom_id": f"c{number}", "result": {"type": "succeeded", "text": "ü\n" * number}} for number in range(5)]
 PAGES = {"": (["a", "b"], True), "after_id=b": (["c"], False)}
@@ -23,7 +22,7 @@ class Upstream(ApiServiceServicer):
     def __init__(self):
         self.asked = []
 
-    def Call(self, parts, context):  # noqa: N802
+    def Call(self, parts, context):  # noqa: N802  # the RPC's name
         first = next(parts).head
         body = first.body + b"".join(part.chunk for part in parts)
         headers = {header.name: header.value for header in first.headers}
@@ -42,15 +41,8 @@ class Upstream(ApiServiceServicer):
 
 @pytest.fixture
 def upstream(tmp_path):
-    servicer = Upstream()
-    with futures.ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool)
-        add_ApiServiceServicer_to_server(servicer, server)
-        servicer.address = f"unix:{tmp_path}/api.sock"
-        server.add_insecure_port(servicer.address)
-        server.start()
+    with serving(Upstream(), tmp_path / "api.sock") as servicer:
         yield servicer
-        server.stop(None).wait()
 
 
 CALLING = {"caller": "me", "api_key": "k", "lane": "nightly", "labels": {"env": "prod", "feature": "search"}}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent import futures
 
 import grpc
 import pytest
 
 import headrace_client
 from headrace_client.v1 import api_service_pb2 as api
-from headrace_client.v1.api_service_pb2_grpc import ApiServiceServicer, add_ApiServiceServicer_to_server
-from transport_parts import URL
+from headrace_client.v1.api_service_pb2_grpc import ApiServiceServicer
+from transport_parts import URL, serving
 
 
 def test_nobody_there(library, tmp_path):
@@ -34,7 +33,7 @@ class Odd(ApiServiceServicer):
     def __init__(self):
         self.heads = []
 
-    def Call(self, parts, context):  # noqa: N802
+    def Call(self, parts, context):  # noqa: N802  # the RPC's name
         head = next(parts).head
         self.heads.append(head)
         match head.path:
@@ -68,15 +67,8 @@ def _head(status):
 
 @pytest.fixture
 def odd(tmp_path):
-    servicer = Odd()
-    with futures.ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool)
-        add_ApiServiceServicer_to_server(servicer, server)
-        servicer.address = f"unix:{tmp_path}/odd.sock"
-        server.add_insecure_port(servicer.address)
-        server.start()
+    with serving(Odd(), tmp_path / "odd.sock") as servicer:
         yield servicer
-        server.stop(None).wait()
 
 
 FAILURES = {

@@ -1,8 +1,14 @@
-"""What tests of the transports share: either library with our transports, and where it asks."""
+"""What tests of the clients share: either library with our transports, where it asks, and a daemon of the test's own."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from concurrent import futures
+
+import grpc
+
+from headrace_client.v1.api_service_pb2_grpc import add_ApiServiceServicer_to_server
 
 URL = "https://api.anthropic.com/v1/messages"
 HEADERS = {"content-type": "application/json", "x-headrace-caller": "tests"}
@@ -20,3 +26,16 @@ class Library:
 
     def async_client(self, address, **more):
         return self.module.AsyncClient(transport=self.ours.AsyncHeadraceTransport(address), headers=HEADERS, **more)
+
+
+@contextlib.contextmanager
+def serving(servicer, path):
+    """Serve `ApiService` on a socket, whose address the servicer is given."""
+    with futures.ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        add_ApiServiceServicer_to_server(servicer, server)
+        servicer.address = f"unix:{path}"
+        server.add_insecure_port(servicer.address)
+        server.start()
+        yield servicer
+        server.stop(None).wait()

@@ -96,11 +96,11 @@ class Borrowing:
         shared: Ledger,
         link: Link,
         *,
+        is_open: Callable[[Want], bool],
         terms: Terms | None = None,
         clock: Clock | None = None,
         monotonic: Callable[[], float] = elapsed,
         audit: str = "",
-        is_open: Callable[[Want], bool] = lambda want: False,
     ) -> None:
         self._shared = shared
         self._link = link

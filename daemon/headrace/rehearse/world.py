@@ -19,6 +19,7 @@ from typing import Any, Final
 from headrace.budget.estimate import Estimate
 from headrace.budget.ledger import given_back
 from headrace.budget.want import Want
+from headrace.deadline import margin_s
 from headrace.errors import QueueFull
 from headrace.model import Usage
 from headrace.rank import Flow
@@ -137,7 +138,8 @@ class World:
         reserved, model = self._plan.costs.reserved, kind.paying.model
         wants = tuple([reserved(want, model, estimate) for want in kind.buckets])
         shadows = tuple([reserved(want, model, estimate) for want in kind.shadows])
-        latest_us = self._traffic.at_us[call] + self._traffic.deadline_us[call]
+        deadline_us = self._traffic.deadline_us[call]
+        latest_us = self._traffic.at_us[call] + deadline_us - int(margin_s(deadline_us / 1e6) * 1e6)
         return Waiting(call, number, (latest_us, call), queue, wants, shadows, estimate)
 
     def _estimate(self, call: int, number: int, kind: Kind) -> Estimate:

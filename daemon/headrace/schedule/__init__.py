@@ -6,6 +6,7 @@ Schedule: waiting for a turn, in order, within deadlines.
     counting.py  asking upstream how much input a call has
     hold.py      what it was granted
     asking.py    from a place to its grant: the line, then the ledger
+    place.py     a call's place in line, and how it is called, woken or refused
     line.py      who asks the ledger, and who waits until called, in this process; pure
     order.py     who stands, flow by flow and deadline by deadline; pure
     standing.py  who stands in a line, by rank, with running totals; pure
