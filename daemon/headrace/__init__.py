@@ -53,7 +53,8 @@ The ground
     aside       a process for heavy work      guard       no cores, no open files, no texts
     room        how many connections fit      weight      what a body holds
     memory      given back after a flood      cipher      a seal that hides
-    globs       those that callers send       v1/         generated from protos/
+    globs       those that callers send       unpacking   what comes packed
+    v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

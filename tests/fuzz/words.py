@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tomllib
-import zlib
 from pathlib import Path
 
-import brotli
-import zstandard
 from tests.fuzz.inputs import ANYBODY, finite, heads, text
 from tests.fuzz.target import Target
 
 from headrace import units
-from headrace.batches.results import Unpacked, readable
-from headrace.bodies.unpack import ENCODINGS, Unpacker
+from headrace.batches.results import readable
 from headrace.cache.control import parse_cache_control
 from headrace.callers import is_key, is_name
 from headrace.classes import ModelClasses
@@ -33,7 +29,7 @@ from headrace.heads import readable as readable_value
 from headrace.labels import header_of, labels_of_header
 from headrace.prices import Prices
 from headrace.resources.places import place_of
-from headrace.upstream import unpacking
+from headrace.unpacking import ENCODINGS, Mispacked, taken, unpacker
 from headrace.upstream.answer_heads import without_copies
 
 
@@ -125,31 +121,17 @@ def model_name(data: bytes) -> None:
 def accept_encoding(data: bytes) -> None:
     said = text(data)
     readable((("accept-encoding", said),))
-    with contextlib.suppress(ValueError):
-        Unpacked(said)
+    taken(said)
 
 
-def packed_results(data: bytes) -> None:
+def packed(data: bytes) -> None:
     """What comes packed is unpacked in bounded pieces; whoever has had enough stops."""
-    unpacked = Unpacked("gzip")
-    for piece in itertools.islice(unpacked.pieces(data), _PIECES):
-        assert len(piece) <= 1 << 18
-
-
-def packed_body(data: bytes) -> None:
     for encoding in ENCODINGS:
-        with contextlib.suppress(InvalidCall):
-            unpacker = Unpacker(encoding)
-            for piece in itertools.islice(unpacker.slices(data), _PIECES):
+        with contextlib.suppress(Mispacked):
+            library = unpacker(encoding)
+            for piece in itertools.islice(library.pieces(data), _PIECES):
                 assert len(piece) <= 1 << 20
-            unpacker.end()
-
-
-def packed_answer(data: bytes) -> None:
-    for make in unpacking._UNPACKERS.values():
-        with contextlib.suppress(zlib.error, brotli.error, zstandard.ZstdError, EOFError):  # as its caller has it
-            for piece in itertools.islice(make().pieces(data), _PIECES):
-                assert len(piece) <= 1 << 20
+            library.end()
 
 
 _PIECES = 3
@@ -230,9 +212,7 @@ TARGETS = (
     Target("http.own-address", own_address),
     Target("models.name", model_name),
     Target("accept-encoding", accept_encoding),
-    Target("packed.results", packed_results, (ValueError,), "packed"),
-    Target("packed.bodies", packed_body, (), "packed"),
-    Target("packed.answers", packed_answer, (), "packed"),
+    Target("packed", packed, (), "packed"),
     Target("answer-heads", answer_head, (), "answer-heads"),
     Target("config.kinds", spelling, weight=4),
     Target("config.toml", toml_file, (ConfigError,), weight=8),

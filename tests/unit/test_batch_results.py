@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import zlib
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.batches.results import Results, Unpacked, readable
+from headrace.batches.results import Results, readable
 from headrace.model import Usage
 from headrace.prices import Prices
 
@@ -87,34 +86,6 @@ def test_long_prompts():
     assert [each.requests for each in found] == [3, 2]
     cost = sum(prices.cost(haiku, each.usage, requests=each.requests) or 0 for each in found)
     assert cost == sum(prices.cost(haiku, Usage(count, 10), is_batch=True) or 0 for count in tokens)
-
-
-@pytest.mark.parametrize("size", [1, 7, 1 << 20])
-def test_gzip(size):
-    """A body that is packed is unpacked as it comes, however many parts it has, a bounded piece at a time."""
-    much = BODY * 5000
-    packer = zlib.compressobj(wbits=31)
-    packed = packer.compress(much) + packer.flush()
-    packed += packed
-    if size < 100:
-        packed = packed[: len(packed) // 2]
-    unpacked, results = Unpacked("gzip"), Results(lambda model: 0)
-    for first in range(0, len(packed), size):
-        for piece in unpacked.pieces(packed[first : first + size]):
-            assert len(piece) <= 1 << 18
-            results.feed(piece)
-    results.feed(unpacked.rest())
-    results.end()
-    assert results.stats().told == 3 * 5000 * (1 if size < 100 else 2)
-
-
-def test_packed_otherwise():
-    """What is packed in another way, or wrongly, is not read."""
-    with pytest.raises(ValueError, match="br"):
-        Unpacked("br")
-    with pytest.raises(ValueError, match="gzip"):
-        list(Unpacked("gzip").pieces(b"plain"))
-    assert list(Unpacked("").pieces(b"plain")) == [b"plain"]
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,14 @@ from msgspec.structs import replace
 
 from headrace import codec, keys, observe, records
 from headrace.background import Background
-from headrace.batches.results import Results, Unpacked
+from headrace.batches.results import Results
 from headrace.clock import Clock
 from headrace.errors import RedisAway, RedisRefused
 from headrace.link import Link
 from headrace.model import UNTOLD, Caller, Errand, Labels
 from headrace.outcome import Spent, labels_text
 from headrace.prices import Prices
+from headrace.unpacking import Unpacker, name_of, unpacker
 from headrace.usage.tally import Tally
 
 log = structlog.get_logger()
@@ -192,9 +193,10 @@ class _Reading:
 
     def __init__(self, prices: Prices, encoding: str) -> None:
         self._results: Results | None = Results(lambda model: price.long_prompt if (price := prices.of(model)) else 0)
-        try:
-            self._unpacked = Unpacked(encoding.strip().lower())
-        except ValueError:
+        self._unpacker: Unpacker | None = None
+        if (name := name_of(encoding)) == "gzip":
+            self._unpacker = unpacker(name)
+        elif name not in ("", "identity"):  # was not asked for
             self._give_up()
 
     async def feed(self, chunk: bytes) -> None:
@@ -202,7 +204,7 @@ class _Reading:
         if self._results is None:
             return
         try:
-            for number, piece in enumerate(self._unpacked.pieces(chunk)):
+            for number, piece in enumerate(self._unpacker.pieces(chunk) if self._unpacker else (chunk,)):
                 if number:
                     await asyncio.sleep(0)
                 self._results.feed(piece)
@@ -221,7 +223,6 @@ class _Reading:
         """Return what was used, once; None if nobody knows."""
         results, self._results = self._results, None
         if results is not None:
-            results.feed(self._unpacked.rest())
             results.end()
         return results
 

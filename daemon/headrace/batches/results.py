@@ -9,8 +9,7 @@ what it used.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,10 +17,10 @@ import msgspec
 
 from headrace.model import Headers, Usage
 from headrace.resources.ids import made_in, tells
+from headrace.unpacking import taken
 from headrace.usage.tally import OTHER
 
 _LONGEST_LINE = 16 << 20
-_PIECE = 1 << 18  # unpacked at once
 _MODELS = 64
 _LONGEST_NAME = 100
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
@@ -187,48 +186,8 @@ class Results:
         return self._short.setdefault(name, Sum(name, self._long_prompt(name)))
 
 
-class Unpacked:
-    """
-    The pieces of a body, unpacked if it is packed with gzip.
-
-    ValueError if it is packed in another way, or wrongly.
-    """
-
-    def __init__(self, encoding: str) -> None:
-        if encoding not in ("", "identity", "gzip", "x-gzip"):
-            raise ValueError(f"packed with {encoding[:32]!r}")
-        self._is_packed = encoding.endswith("gzip")
-        self._unpacker = zlib.decompressobj(wbits=31)
-
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield what is in a chunk, a bounded piece at a time."""
-        if not self._is_packed:
-            yield chunk
-            return
-        while chunk:
-            if self._unpacker.eof:  # one after the other are one body
-                self._unpacker = zlib.decompressobj(wbits=31)
-            try:
-                yield self._unpacker.decompress(chunk, _PIECE)
-            except zlib.error as error:
-                raise ValueError("not gzip") from error
-            chunk = self._unpacker.unconsumed_tail or self._unpacker.unused_data
-
-    def rest(self) -> bytes:
-        """Return what the last bounded piece had no room for."""
-        return self._unpacker.flush() if self._is_packed else b""
-
-
 def readable(headers: Headers) -> Headers:
     """Return the headers of a request so that the answer comes in a way that can be read here, and that the caller takes."""
     asked = ",".join(value for name, value in headers if name == "accept-encoding")
     kept = tuple(pair for pair in headers if pair[0] != "accept-encoding")
-    return (*kept, ("accept-encoding", "gzip")) if _takes_gzip(asked) else kept
-
-
-def _takes_gzip(asked: str) -> bool:
-    for part in asked.split(","):
-        name, _, weight = part.replace(" ", "").lower().partition(";q=")
-        if name in ("gzip", "x-gzip"):
-            return weight.strip("0.") != "" or not weight
-    return False
+    return (*kept, ("accept-encoding", "gzip")) if "gzip" in taken(asked) else kept
