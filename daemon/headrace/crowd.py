@@ -76,7 +76,7 @@ class Crowd:
         """
         Return a place for so many calls of *size* bytes in all; it counts once it is entered. Raises `QueueFull` then.
 
-        *caller* is whose they are; "" if that is not known yet.
+        *caller* is whose they are (`Owner.text`); "" if that is not known yet.
         """
         return Waiting(self, kind, calls, size, caller)
 

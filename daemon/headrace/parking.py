@@ -62,7 +62,7 @@ class Parking:
         Raises *last_word*, upstream's on the latest attempt, if the next has not begun by the moment past which none may.
         """
         try:
-            with self._crowd.waiting("parked", size=len(call.body), caller=call.caller.name):
+            with self._crowd.waiting("parked", size=len(call.body), caller=call.owner.text):
                 if lease is not None:
                     await self._leases.note_ticket(lease, ticket)
                 return await self._wait_in_time(call, flight, ticket, last_word, due)

@@ -50,6 +50,7 @@ class Flow:
     The calls of one caller in one lane.
 
     Args:
+        caller: whose they are (`Owner.text`).
         lane: its name; one without slashes.
         share: the lane's, in millionths.
         weight: the caller's, among the callers of the lane.

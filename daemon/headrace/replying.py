@@ -66,7 +66,7 @@ class Replies:
         """Count a follower among all that waits."""
         leader = member.flight.leader
         is_shared = leader is not None and member.call.body is leader.call.body
-        return self._crowd.waiting("following", size=0 if is_shared else len(member.call.body), caller=member.call.caller.name)
+        return self._crowd.waiting("following", size=0 if is_shared else len(member.call.body), caller=member.call.owner.text)
 
     async def _served(self, member: Member) -> Reply | None:
         """Wait; after each failed attempt a caller that takes stale answers is given one."""

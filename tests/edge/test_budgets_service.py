@@ -137,6 +137,25 @@ async def test_waiting(valkey_url, tmp_path):
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
+async def test_impostor(valkey_url, tmp_path):
+    """Where callers bring keys of their own, each sees who waits under its name and key, and names without keys are shown."""
+    async with opened(valkey_url, tmp_path, UPSTREAM__CREDENTIALS="caller", AUTH__DEFAULT_ROLE="caller") as door:
+        keys = {who: f"x-api-key:sk-{who}" for who in ("mine", "theirs")}
+        await door.one.ask(door.one.call({"n": 0}, credential=keys["mine"]))
+        calls = [door.one.call({"n": n}, timeout_s=500, credential=keys[who]) for n, who in ((1, "mine"), (2, "theirs"))]
+        waiting = [asking(door.one, call) for call in calls]
+        await until(lambda: "2 waiting" in repr(door.one.parts.schedule))
+        board = door.one.parts.board
+        [shown] = (await board.state("slow")).shown
+        for of, calls_seen in ((calls[0].owner.text, 1), (calls[1].owner.text, 1), ("", 2)):
+            said = next(bucket for bucket in budget_messages.limit(shown, of).budgets if bucket.kind == "requests")
+            assert [(who.caller, who.calls) for who in said.waiting_callers] == [("ann", calls_seen)]
+            assert [call.caller for call in said.waiting] == ["ann"] * calls_seen
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_reserved(valkey_url, tmp_path):
     """What is at upstream is reserved until it is settled."""
     held = asyncio.Event()

@@ -94,7 +94,7 @@ class Estimator:
         *counted* is its input as upstream counted it, which does not know what its prompt cache has. *room* is how much the
         smallest bucket of input holds: whether the input surely comes to less than that is not looked at where it plainly does.
         """
-        body, caller, model, weight = call.body, call.caller.name, call.model, call.weight
+        body, caller, model, weight = call.body, call.owner.text, call.model, call.weight
         held = measure(body) if weight is None else weight.held
         most = 0 if not has_ceilings else at_most(body) if weight is None else weight.most_tokens
         likely = self.expect(caller, model, held, call.max_tokens, floor=0, most=most, has_ceilings=has_ceilings)
@@ -135,7 +135,7 @@ class Estimator:
 
     def learn(self, call: Call, usage: Usage, held: Measure | None = None) -> None:
         """Take in what a call used; *held* is what its body holds, if it was measured before."""
-        self.take_in(call.caller.name, call.model, held or measure(call.body), call.max_tokens, usage)
+        self.take_in(call.owner.text, call.model, held or measure(call.body), call.max_tokens, usage)
 
     def take_in(self, caller: str, model: str, held: Measure, max_tokens: int, usage: Usage) -> None:
         """Take in the same of a call of which no more is known than this."""

@@ -56,7 +56,7 @@ class Budget:
 
     Args:
         whose: the values of what its limit's `per` names.
-        flows: how many wait, by lane and caller.
+        flows: how many wait, by lane and owner.
         waiting: the first of them, in the order in which they are expected to go.
         lowered_since: since when it is held at the organisation's own rate, which is less than the limit's (Unix seconds).
     """

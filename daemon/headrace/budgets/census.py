@@ -53,7 +53,7 @@ class Waits(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct):
-    """What one process knows of one bucket; *flows* counts who waits, as "<lane>/<caller>"."""
+    """What one process knows of one bucket; *flows* counts who waits, as "<lane>/<owner>"."""
 
     id: str
     limit: str

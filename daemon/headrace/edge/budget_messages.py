@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -11,6 +13,7 @@ from headrace.budgets.board import Budget, Shown
 from headrace.budgets.census import Waits
 from headrace.budgets.override import Figures, Held, Override
 from headrace.errors import InvalidCall
+from headrace.owner import name_in
 from headrace.v1 import budgets_service_pb2 as pb
 
 _SAME = ("requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute", "total_tokens_per_minute", "concurrency")
@@ -18,7 +21,7 @@ _SPENDS = ("spend_per_day", "spend_per_month")
 
 
 def limit(shown: Shown, of: str) -> pb.Limit:
-    """Return a limit; with *of*, of those who wait only this caller's calls."""
+    """Return a limit; with *of*, of those who wait only this owner's calls."""
     said = pb.Limit(
         name=shown.limit.name,
         figures=_figures(shown.limit),
@@ -64,14 +67,17 @@ def hold(caller: str, held: Held, waiting: int) -> pb.CallerHold:
 
 def _budget(budget: Budget, limit: pb.Limit, of: str) -> pb.Budget:
     seen, level = budget.seen, budget.level
+    waiting_calls: Counter[tuple[str, str]] = Counter()
+    for (lane, owner), calls in budget.flows.items():
+        if of in ("", owner):
+            waiting_calls[lane, name_in(owner)] += calls
     callers = [
         pb.WaitingCaller(caller=caller, lane=lane, calls=calls)
-        for (lane, caller), calls in sorted(budget.flows.items(), key=lambda item: (-item[1], item[0]))
-        if not of or of == caller
+        for (lane, caller), calls in sorted(waiting_calls.items(), key=lambda item: (-item[1], item[0]))
     ]
     is_lowered = budget.lowered_since is not None
     since = _stamp(budget.lowered_since) if is_lowered else limit.since_time if limit.HasField("since_time") else None
-    waiting = [_waiting(n, each) for n, each in enumerate(budget.waiting, 1) if not of or of == each.caller]
+    waiting = [_waiting(n, each) for n, each in enumerate(budget.waiting, 1) if of in ("", each.caller)]
     return pb.Budget(
         bucket=seen.id,
         kind=seen.kind,
@@ -96,7 +102,7 @@ def _budget(budget: Budget, limit: pb.Limit, of: str) -> pb.Budget:
 
 def _waiting(position: int, each: Waits) -> pb.WaitingCall:
     return pb.WaitingCall(
-        position=position, caller=each.caller, lane=each.lane, cost=each.cost, since_time=_stamp(each.since),
+        position=position, caller=name_in(each.caller), lane=each.lane, cost=each.cost, since_time=_stamp(each.since),
         expected_time=_stamp(each.due), latest_time=_stamp(each.latest), daemon=each.daemon,
     )  # fmt: skip
 

@@ -34,16 +34,20 @@ def packing(request: web.BaseRequest) -> str:
     return encoding if (encoding := named.lower()) in ENCODINGS else ""
 
 
-async def read(request: web.BaseRequest, crowd: Crowd, caller: str, *, most_bytes: int) -> bytes:
-    """Return a request's body; raises `TooLarge`, `InvalidCall` if it breaks off, `QueueFull` if too much waits already."""
+async def read(request: web.BaseRequest, crowd: Crowd, whose: str, *, most_bytes: int) -> bytes:
+    """
+    Return a request's body; raises `TooLarge`, `InvalidCall` if it breaks off, `QueueFull` if too much waits already.
+
+    *whose* is `Owner.text` of who sends it.
+    """
     content = request.content
     if packing(request):
-        return await _read_counted(request, crowd, caller, most_bytes)
+        return await _read_counted(request, crowd, whose, most_bytes)
     if content.is_eof() and content.exception() is None:
         return content.read_nowait()  # all of it has come with the head, as most bodies do
     if _is_small(request):
         return b"".join([chunk async for chunk in _raw(request)])
-    return await _read_counted(request, crowd, caller, most_bytes)
+    return await _read_counted(request, crowd, whose, most_bytes)
 
 
 def chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
@@ -76,10 +80,10 @@ async def _raw(request: web.BaseRequest) -> AsyncIterator[bytes]:
         raise InvalidCall("the body ended before it was whole") from error
 
 
-async def _read_counted(request: web.BaseRequest, crowd: Crowd, caller: str, most_bytes: int) -> bytes:
+async def _read_counted(request: web.BaseRequest, crowd: Crowd, whose: str, most_bytes: int) -> bytes:
     # Joined once: the library's own way copies what has come several times over, and holds up the loop by that.
     pieces, size = [], 0
-    with crowd.waiting("reading", caller=caller) as place:
+    with crowd.waiting("reading", caller=whose) as place:
         async for piece in chunks(request):
             place.add(len(piece))
             pieces.append(piece)

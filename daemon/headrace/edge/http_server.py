@@ -44,6 +44,7 @@ from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooSlow, UnknownCaller
 from headrace.heads import HeadWriter
 from headrace.model import Caller
+from headrace.owner import text_of
 from headrace.room import connections_of
 
 log = structlog.get_logger()
@@ -209,10 +210,11 @@ class HttpServer:
             endpoint = endpoint_of(request.method, target)
             check_size(endpoint, request.content_length)
             _invite(request)
+            whose = text_of(caller.name, own_key)
             if not endpoint.is_kept:
-                body, length = await _pass(request, self._crowd, caller.name)
+                body, length = await _pass(request, self._crowd, whose)
                 return await self._answer(request, _asked(request, target, caller, own_key, body, length))
-            body = await _read(request, self._crowd, caller.name)
+            body = await _read(request, self._crowd, whose)
             key = b""
             if "idempotency-key" not in headers:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
@@ -304,18 +306,18 @@ def _asked(
     return Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
 
 
-async def _pass(request: web.BaseRequest, crowd: Crowd, caller: str) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+async def _pass(request: web.BaseRequest, crowd: Crowd, whose: str) -> tuple[bytes | AsyncIterator[bytes], int | None]:
     if not request.body_exists:
         return b"", 0
     length = request.content_length
     if length is not None and length <= _WHOLE:
-        body = await _read(request, crowd, caller)
+        body = await _read(request, crowd, whose)
         return body, len(body)
     return http_bodies.chunks(request), None if http_bodies.packing(request) else length
 
 
-async def _read(request: web.BaseRequest, crowd: Crowd, caller: str) -> bytes:
-    return await http_bodies.read(request, crowd, caller, most_bytes=MESSAGES.max_body or 0)
+async def _read(request: web.BaseRequest, crowd: Crowd, whose: str) -> bytes:
+    return await http_bodies.read(request, crowd, whose, most_bytes=MESSAGES.max_body or 0)
 
 
 def _cut(request: web.BaseRequest, stream: web.StreamResponse) -> web.StreamResponse:

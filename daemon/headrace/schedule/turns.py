@@ -135,7 +135,7 @@ class Schedule:
         """
         if size is None:
             size = len(call.body) if isinstance(call, Call) else 0
-        return Turn(self, call, hold_id, self.crowd.waiting("turn", size=size, caller=call.caller.name))
+        return Turn(self, call, hold_id, self.crowd.waiting("turn", size=size, caller=call.owner.text))
 
     def urgency(self, call: Errand) -> Urgency:
         """Return a call's order within its flow: by deadline and arrival, which a call that comes back has kept."""
@@ -143,7 +143,7 @@ class Schedule:
 
     def flow(self, call: Errand) -> Flow:
         """Return whose calls it is one of."""
-        return self._flows(call.caller.name, call.lane, call.caller.weight)
+        return self._flows(call.owner.text, call.lane, call.caller.weight)
 
     def _new_flow(self, caller: str, lane: str, weight: int) -> Flow:
         return Flow(caller, lane, self._lanes.get(lane, min(self._lanes.values())), weight)
