@@ -19,17 +19,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from redis.exceptions import RedisError
 
 from headrace import guard, logs, observe, room
 from headrace.background import Background
 from headrace.config import Settings, keys, redis_url, runtime_dir, seal, warnings
 from headrace.embedded import EmbeddedValkey
-from headrace.errors import ConfigError, StartupError
+from headrace.errors import ConfigError, RedisAway, StartupError
 from headrace.lockfile import StateLock
 from headrace.notify import Notifier
+from headrace.retry.adopting import NAMES, adopt
 
 if TYPE_CHECKING:  # these import gRPC; see _serve
     from headrace.edges import Edges
+    from headrace.link import Link
+    from headrace.seal import Seal
     from headrace.wiring import Parts
 
 log = structlog.get_logger()
@@ -111,6 +115,8 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         sealed = seal(settings, os.environ)
         parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ), seal=sealed)
         await stack.enter_async_context(parts.running())
+        if valkey is not None:
+            await _adopt(parts.link, sealed, valkey)
         await stack.enter_async_context(parts.working())
         await parts.settle_in()
         edges = Edges(parts, runtime_dir(os.environ, settings))
@@ -124,6 +130,12 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         await leave.wait()
         await _drain(parts, edges, notifier)
     log.info(observe.DAEMON_STOPPED)
+
+
+async def _adopt(link: Link, sealed: Seal, valkey: EmbeddedValkey) -> None:
+    # What cannot be reached just now is as it would be without: tickets that have no seal are not there.
+    with contextlib.suppress(RedisAway, RedisError):
+        await adopt(link, sealed, await asyncio.to_thread(valkey.names, NAMES))
 
 
 async def _work(settings: Settings, notifier: Notifier) -> None:

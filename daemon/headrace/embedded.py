@@ -284,6 +284,11 @@ class EmbeddedValkey:
 
     # Looking.
 
+    def names(self, like: str) -> list[str]:
+        """Return the names of the keys that match a glob; raises `redis.exceptions.RedisError`. It blocks."""
+        with _client(self._socket) as client:
+            return [name.decode(errors="replace") for name in client.scan_iter(like, count=1000)]
+
     def _is_alive(self) -> bool:
         # An adopted server is no child of ours: only its socket surely tells (its pid may by now be another's).
         if self._adopted is None:

@@ -128,6 +128,8 @@ RUN = (*ASKED, "body")
 
 # What never changes of a ticket, and is sealed beside it: whose it is, what it is of, until when.
 _FACTS = ("caller", "model", "fingerprint", "created", "deadline", "stream", "submitted", "idempotency")
+_SAID = ("call", "body", "answer", "error")
+BARE = (*_FACTS, *_SAID)  # what is read of a ticket that has no seal, to seal it
 
 
 def encode_ticket(
@@ -172,6 +174,14 @@ def encode_ticket(
 def place(ticket_id: str, field: str) -> str:
     """Return where a field of a ticket belongs, as seals have it."""
     return f"ticket:{ticket_id}:{field}"
+
+
+def sealed_anew(ticket_id: str, values: list[bytes | None], seal: Seal) -> list[Any]:
+    """Return the fields of a ticket that has no seal, and their values, in turn, as they are to be; *values* are of `BARE`."""
+    raw = dict(zip(BARE, values, strict=True))
+    facts = _facts({name: (raw[name] or b"").decode(errors="replace") for name in _FACTS})
+    fields = {"facts": facts} | {name: said for name in _SAID if (said := raw[name])}
+    return [part for name, said in fields.items() for part in (name, seal.seal(place(ticket_id, name), said))]
 
 
 def _as_kept(value: Any) -> str:
