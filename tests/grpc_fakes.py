@@ -14,14 +14,15 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from headrace import forms
+from headrace import answers, forms
 from headrace.admission import Admission
+from headrace.answers import Answers
 from headrace.aside import Aside
 from headrace.bodies.reader import JOB, Reader
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
 from headrace.clock import SystemClock
-from headrace.edge import grpc_params
+from headrace.edge import grpc_kept, grpc_params, grpc_tickets
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.hits import Hit
@@ -142,14 +143,14 @@ async def serving(
 ) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
     """Run a server on a free port, and a channel to it."""
     options.setdefault("addresses", ("127.0.0.1:0",))
-    aside = Aside((JOB, grpc_params.JOB))
+    aside = Aside((JOB, grpc_params.JOB, answers.JOB, grpc_kept.JOB, grpc_tickets.JOB))
     keeping = Keeping(3600, 86_400)
     admission = Admission(SystemClock(), keeping, Reader(aside), version="2023-06-01", is_shared=is_shared, max_age_s=570)
     flow = flow or FakeFlow()
     clock, budget = SystemClock(), lambda call: ()
     exchange = Exchange(
         clock, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
-        Guard(None, is_on=False),  # type: ignore[arg-type]
+        Guard(None, is_on=False), Answers(aside),  # type: ignore[arg-type]
         budget_headers=budget, upstream_url="http://u", opens_s=10.0,
     )  # fmt: skip
     callers = callers or FakeCallers()

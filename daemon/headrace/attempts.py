@@ -13,6 +13,7 @@ import os
 from dataclasses import replace
 
 from headrace import forms, observe
+from headrace.answers import Answers
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
@@ -42,7 +43,9 @@ class Attempts:
         schedule: Schedule,
         upstream: Upstream,
         outcomes: Outcomes,
+        answers: Answers,
     ) -> None:
+        self.answers = answers
         self._clock = clock
         self._cache = cache
         self._keeping = keeping
@@ -89,7 +92,7 @@ class Attempts:
             self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
             _INPUT.count += answer.usage.metered_input_tokens
             _OUTPUT.count += answer.usage.output_tokens
-            answer, entry = self._decided(call, answer, asked)
+            answer, entry = await self._decided(call, flight, answer, asked)
             landing = Landing(answer, attempts=number, ticket=flight.ticket, waited_s=flight.waited_s)
             # One round trip: the three are sent in the same turn of the loop, and waited for afterwards. The entry is kept
             # before the flight lands, so no second call slips in between.
@@ -102,13 +105,15 @@ class Attempts:
             await settled
             return landing
 
-    def _decided(self, call: Call, answer: Answer, asked: float) -> tuple[Answer, Entry | None]:
+    async def _decided(self, call: Call, flight: Flight, answer: Answer, asked: float) -> tuple[Answer, Entry | None]:
         """Return the answer, which says whether it is kept, and the entry to keep it by, if it is."""
-        answer = answer.decided(self._keeping.no_keep(call, answer))
         entry = self._keeping.entry_of(call, answer, asked)
-        if answer.is_kept and (no_keep := self._cache.no_keep(entry)):
-            answer = answer.decided(no_keep)
-        return answer, entry if answer.is_kept else None
+        no_keep = self._keeping.no_keep_call(call) or self._cache.no_keep(entry)
+        if not no_keep:
+            events = flight.events if call.stream else ()
+            no_keep = await self.answers.no_keep(call.endpoint, answer, events) or self._cache.no_keep(entry)
+        answer = answer.decided(no_keep)
+        return answer, None if no_keep else replace(entry, answer=answer)
 
     def _tell_failed(self, call: Call, flight: Flight, *, is_untold: bool) -> None:
         """Tell what upstream had said of an attempt's use before it ended too early."""
@@ -119,11 +124,12 @@ class Attempts:
             return await self._upstream.ask(call)
         async with self._upstream.stream(call) as stream:
             flight.request_id, flight.headers = stream.request_id, stream.headers
-            dialect = forms.dialect(call.endpoint)
+            dialect, counting = forms.dialect(call.endpoint), forms.Counting()
             async for event in stream:
                 flight.append(event, is_content=dialect.is_content(event))
                 if dialect.tells_usage(event):
-                    turn.told(_told(call, flight))
+                    counting.add(event)
+                    turn.told(counting.usage)
                 if flight.is_open:
                     turn.begun()
         answer = forms.answer_of_events(

@@ -89,7 +89,7 @@ class Flow:
         Raises a `Refusal` (ours, to this caller) or an `UpstreamError` (upstream's final word). *opens_s* is as in patience.py.
         """
         self.refuse_if_draining()
-        return in_time(call, self.walk(call, is_live=call.stream), self._clock, opens_s)
+        return in_time(call, self.walk(call, is_live=call.stream), self._clock, self._attempts.answers.events, opens_s)
 
     def sharing(self, call: Call) -> Call:
         """Return the call with the bytes of an equal one that is in the air: see `Flights.sharing`."""

@@ -107,7 +107,7 @@ class Parking:
             found = await self._tickets.wait(ticket, 0.0)
             if found.state.is_terminal:
                 flight.ticket = ticket
-                return self._landing(flight, found)
+                return await self._landing(flight, found)
         return await self._follow(flight, ticket)
 
     async def _follow(self, flight: Flight, ticket: str) -> Landing:
@@ -118,30 +118,40 @@ class Parking:
             await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
             if following.done():
                 following.result()  # it ends by an error only
-            return self._landing(flight, await ending)
+            ended = await ending
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            return await self._landing(flight, ended)
         finally:
             following.cancel()
             ending.cancel()
             await asyncio.gather(following, ending, return_exceptions=True)
 
-    def _landing(self, flight: Flight, ended: Ticket) -> Landing:
+    async def _landing(self, flight: Flight, ended: Ticket) -> Landing:
         flight.attempts = ended.attempts
         if ended.error is not None:
             raise ended.error
         if ended.answer is None:
             raise DeadlinePassed(f"the ticket ended as {ended.state}")
         if flight.is_open:
-            _complete(flight, ended.answer)
+            await _complete(flight, ended.answer)
         source = Source(ended.source or Source.UPSTREAM)
         return Landing(ended.answer, source=source, attempts=ended.attempts, ticket=ended.id)
 
 
-def _complete(flight: Flight, answer: Answer) -> None:
+async def _complete(flight: Flight, answer: Answer) -> None:
     """Append what callers here lack of a streamed answer; raises `BrokenStream` if what they have had is of another one."""
     if answer.form is not Form.EVENTS:
         raise broken_off()
-    events, seen = forms.event_list(answer), len(flight.events)
-    if [event.raw for event in events[:seen]] != [event.raw for event in flight.events]:
+    had, number = len(flight.events), 0
+    for piece in forms.by_pieces(answer.payload):
+        if number:
+            await asyncio.sleep(0)  # others have their turn
+        for event in piece:
+            if number >= had:
+                flight.append(event, is_content=True)
+            elif event.raw != flight.events[number].raw:
+                raise broken_off()
+            number += 1
+    if number < had:
         raise broken_off()
-    for event in events[seen:]:
-        flight.append(event, is_content=True)

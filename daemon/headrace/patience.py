@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 
-from headrace import forms
 from headrace.clock import Clock
 from headrace.deadline import Bound, until
-from headrace.model import Call, Event, Reply, Source
+from headrace.model import Answer, Call, Event, Reply, Source
 
 _SIGN_EVERY_S = 9.5  # under the ten seconds that are promised
 # A comment, which every reader of server-sent events skips (WHATWG HTML, section 9.2.6).
@@ -25,18 +24,23 @@ SIGN_OF_LIFE = Event("", b"", b": waiting\n\n")
 
 
 def in_time(
-    call: Call, coming: AbstractAsyncContextManager[Reply], clock: Clock, opens_s: float | None = None
+    call: Call,
+    coming: AbstractAsyncContextManager[Reply],
+    clock: Clock,
+    events: Callable[[Answer], AsyncIterator[Event]],
+    opens_s: float | None = None,
 ) -> AbstractAsyncContextManager[Reply]:
     """
     Return a context that enters *coming*, which waits for a reply, as long as the call's caller does; else `DeadlinePassed`.
 
     Args:
         coming: leaving it waits for nothing.
+        events: tells a whole answer.
         opens_s: a stream's reply is handed over after so many seconds even if there is nothing to say yet. Its events then
             begin with signs of life. None: not before its first content.
     """
     if call.stream and opens_s is not None:
-        return _opened(call, coming, clock, opens_s)
+        return _opened(call, coming, clock, events, opens_s)
     return _InTime(call, coming, clock)
 
 
@@ -67,7 +71,13 @@ class _InTime:
 
 
 @contextlib.asynccontextmanager
-async def _opened(call: Call, coming: AbstractAsyncContextManager[Reply], clock: Clock, opens_s: float) -> AsyncIterator[Reply]:
+async def _opened(
+    call: Call,
+    coming: AbstractAsyncContextManager[Reply],
+    clock: Clock,
+    events: Callable[[Answer], AsyncIterator[Event]],
+    opens_s: float,
+) -> AsyncIterator[Reply]:
     """Wait for the reply in a task of its own, so that the stream can be opened meanwhile."""
     async with until(call.deadline, clock) as bound, AsyncExitStack() as held:
         entering = asyncio.create_task(held.enter_async_context(coming))
@@ -80,7 +90,7 @@ async def _opened(call: Call, coming: AbstractAsyncContextManager[Reply], clock:
                 bound.move(call.ends)
             else:
                 reply = Reply(source=Source.UPSTREAM, attempts=0, is_early=True)
-                reply.events = _late(call, reply, entering, clock, bound)
+                reply.events = _late(call, reply, entering, clock, bound, events)
             yield reply
         finally:
             # What the task enters is left with `held`, so it must have entered it or given up before.
@@ -88,7 +98,14 @@ async def _opened(call: Call, coming: AbstractAsyncContextManager[Reply], clock:
             await asyncio.gather(entering, return_exceptions=True)
 
 
-async def _late(call: Call, reply: Reply, entering: asyncio.Task[Reply], clock: Clock, bound: Bound) -> AsyncIterator[Event]:
+async def _late(
+    call: Call,
+    reply: Reply,
+    entering: asyncio.Task[Reply],
+    clock: Clock,
+    bound: Bound,
+    events: Callable[[Answer], AsyncIterator[Event]],
+) -> AsyncIterator[Event]:
     """Yield signs of life until there is a reply, then its events; *reply* learns where they came from."""
     yield SIGN_OF_LIFE
     while not entering.done():
@@ -100,12 +117,8 @@ async def _late(call: Call, reply: Reply, entering: asyncio.Task[Reply], clock: 
     came = entering.result()
     bound.move(call.ends)
     reply.learn(came)
-    if came.answer is not None:
-        for event in forms.event_list(came.answer):
-            yield event
-    else:
-        async for event in came.events or _nothing():
-            yield event
+    async for event in events(came.answer) if came.answer is not None else came.events or _nothing():
+        yield event
 
 
 async def _nothing() -> AsyncIterator[Event]:

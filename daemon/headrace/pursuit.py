@@ -126,7 +126,7 @@ class Pursuits:
     async def answer_once(self, call: Call, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
         """Answer a call with an idempotency key, as `Flow.answer` does: all who come with the key get the same answer."""
         self._flow.refuse_if_draining()
-        async with in_time(call, self._join_once(call), self._clock, opens_s) as reply:
+        async with in_time(call, self._join_once(call), self._clock, self._attempts.answers.events, opens_s) as reply:
             yield reply
 
     @contextlib.asynccontextmanager

@@ -111,6 +111,7 @@ class Replies:
             headers=entry.answer.headers,
             came_at=now,
             answer=entry.answer,
+            renditions=entry.renditions,
         )
 
     def _of_flight(self, member: Member) -> Reply | None:

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from headrace import observe
+from headrace import answers, observe
 from headrace.admission import Admission
+from headrace.answers import Answers
 from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
@@ -38,7 +39,7 @@ from headrace.carry import Carrier
 from headrace.clock import Clock, SystemClock
 from headrace.config import Keys, Settings, callers, classes, lanes, prices
 from headrace.crowd import Crowd
-from headrace.edge import grpc_params
+from headrace.edge import grpc_kept, grpc_params, grpc_tickets
 from headrace.edge.exchange import Exchange
 from headrace.edge.hits import Hits
 from headrace.errors import RedisAway
@@ -48,7 +49,6 @@ from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
 from headrace.keystore import Hashing
 from headrace.link import Link
-from headrace.model import Caller, Errand, Lane
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
@@ -63,15 +63,13 @@ from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
 from headrace.seal import UNSEALED, Seal
-from headrace.tuning.account import Account
+from headrace.tuning.account import Account, asked_by
 from headrace.tuning.tuner import Tuner
-from headrace.upstream.carrying import Body
 from headrace.upstream.client import Upstream
 from headrace.usage import Store, Tally
 from headrace.usage.traffic import Traffic
 from headrace.worker import serve_with
 
-_ACCOUNT_PATIENCE_S = 30.0
 _SETTLE_IN_S = 2.0
 _SETTLE_IN_TURN_S = 0.02
 _AT_HAND = 4  # due tickets that are known to this process for each that it works on: of these it takes the next in fair order
@@ -172,6 +170,7 @@ class Parts:
         self.census = Census(self.link, clock, self.schedule)
         self.board = Board(self.link, clock, self.overrides, self.census)
         self.board.reload(settings.limit, self.schedule.limits)
+        self.answers = Answers(Aside((answers.JOB, grpc_kept.JOB, grpc_tickets.JOB)))
         self.upstream = Upstream(
             settings.upstream.base_url,
             lambda: self._keys.api,
@@ -181,9 +180,10 @@ class Parts:
             max_in_flight=settings.upstream.max_in_flight,
             proxy="" if settings.upstream.proxy == "off" else settings.upstream.proxy,
             on_head=self.tuner.hear,
+            judge=self.answers.judge,
         )
         self.account: Account | None = Account(
-            clock, self._ask_account, lambda model: self.tuner.classes.of(model), self.tuner.hear_account
+            clock, asked_by(self.upstream, clock), lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
         self.alarms = Queue(redis_url)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
@@ -198,7 +198,8 @@ class Parts:
         self.outcomes.listen_spent(self.tally.spend)
         if traffic is not None:
             self.outcomes.listen(traffic.heed, kept=False)
-        self.attempts = Attempts(clock, self.cache, keeping, self.leases, self.schedule, self.upstream, self.outcomes)
+        asked = self.schedule, self.upstream, self.outcomes, self.answers
+        self.attempts = Attempts(clock, self.cache, keeping, self.leases, *asked)
         self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
         self.flow = Flow(
             clock, self.cache, keeping, self.flights, self.leases, self.attempts, self.parking, policy,
@@ -233,6 +234,7 @@ class Parts:
             self.outcomes,
             self.batches,
             self.guard,
+            self.answers,
             budget_headers=self.schedule.budget_headers,
             upstream_url=settings.upstream.base_url,
             opens_s=settings.listen.stream_opens,
@@ -242,7 +244,7 @@ class Parts:
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
-            self.crowd, self.link, self.worker, self.usage, self.batches, self.guard, self.tuner, self.board,
+            self.crowd, self.link, self.worker, self.usage, self.batches, self.guard, self.tuner, self.board, self.answers,
             self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
@@ -255,15 +257,6 @@ class Parts:
         own = self.tuner.own_limits.known if is_ours else None
         costs = Costs(self.tally.prices.cost)
         return Limits(self.overrides.over(limits), classes=self.tuner.classes, costs=costs, organisation=own)
-
-    async def _ask_account(self, path: str) -> bytes:
-        now = self.clock.now()
-        errand = Errand(
-            caller=Caller("headrace"), lane=Lane.STANDARD, method="GET", path=path, endpoint="organization",
-            arrival=now, deadline=now + _ACCOUNT_PATIENCE_S,
-        )  # fmt: skip
-        async with self.upstream.carry(errand, (), Body(b"")) as carried:
-            return await carried.read()
 
     # Living.
 
@@ -278,6 +271,7 @@ class Parts:
             stack.push_async_callback(self.alarms.aclose)
             stack.push_async_callback(self.upstream.aclose)
             stack.push_async_callback(self.aside.aclose)
+            stack.push_async_callback(self.answers.aside.aclose)
             await self.cache.start()
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.borrowing.close)

@@ -81,14 +81,16 @@ class Keeping:
 
     # What is kept.
 
-    def no_keep(self, call: Call, answer: Answer) -> str:
-        """Return why this answer may not be kept, or "": one of the reasons in policy.py, "no-store" or "cache-off"."""
+    def no_keep_call(self, call: Call) -> str:
+        """Return why no answer to this call may be kept, or "": one of the reasons in policy.py, "no-store" or "cache-off"."""
         if not self.is_on:
             return "cache-off"
-        if call.cache.no_store:
-            return "no-store"
+        return "no-store" if call.cache.no_store else call.no_keep
+
+    def no_keep(self, call: Call, answer: Answer) -> str:
+        """Return why this answer may not be kept, or "", likewise."""
         try:
-            return call.no_keep or no_keep_answer(call.endpoint, answer)
+            return self.no_keep_call(call) or no_keep_answer(call.endpoint, answer)
         except ValueError:  # nested past reason
             return "bad-message"
 

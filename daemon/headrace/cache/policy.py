@@ -33,12 +33,12 @@ caller: what they found comes back inside the next call, so answers that use the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace import forms
 from headrace.endpoints import CHAT, MESSAGES
-from headrace.model import Answer, Form
+from headrace.model import Answer, Event, Form
 
 # Only what is known to run at the caller's. The date is part of the pattern: `bash_20250124` is a client tool,
 # `bash_code_execution_...` would not be.
@@ -66,6 +66,22 @@ def no_keep_answer(endpoint: str, answer: Answer) -> str:
     if endpoint == MESSAGES.name:
         return no_keep_message(forms.message(answer))
     return _no_keep_chat(answer) if endpoint == CHAT.name else ""
+
+
+def no_keep_events(events: Iterable[Event]) -> str:
+    """Return the same of a message that events tell, of which most say nothing about that."""
+    told: dict[str, Any] = {}
+    blocks: list[Any] = []
+    for event in events:
+        if event.name == "message_start":
+            told = dict(_map(_map(forms.parse(event.data)).get("message")))
+        elif event.name == "content_block_start":
+            blocks.append(_map(forms.parse(event.data)).get("content_block"))
+        elif event.name == "message_delta":
+            said = _some(forms.parse(event.data))
+            used = {**_map(told.get("usage")), **_some(said.pop("usage", None))}
+            told |= {**_some(said.pop("delta", None)), **said, "type": told.get("type"), "usage": used}
+    return no_keep_message(told | {"content": blocks})
 
 
 def _no_keep_chat(answer: Answer) -> str:
@@ -168,6 +184,15 @@ def _blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield block
             source = block.get("source")
             waiting += (block.get("content"), source.get("content") if isinstance(source, dict) else None)
+
+
+def _map(value: Any) -> Mapping[str, Any]:
+    return value if type(value) is dict else {}
+
+
+def _some(value: Any) -> dict[str, Any]:
+    # What is null says nothing new.
+    return {name: said for name, said in _map(value).items() if said is not None}
 
 
 def _maps(value: Any) -> Sequence[Mapping[str, Any]]:

@@ -21,8 +21,9 @@ from types import TracebackType
 
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import endpoints, forms, roles
+from headrace import endpoints, roles
 from headrace.admission import Admission, Ask, check_size
+from headrace.answers import Answers
 from headrace.aside import Aside
 from headrace.batches import Batches
 from headrace.batches.results import readable
@@ -37,7 +38,7 @@ from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotCached
 from headrace.flow import Flow
-from headrace.model import Call, Caller, Errand, Event, Headers, Reply, Source
+from headrace.model import Call, Caller, Errand, Event, Form, Headers, Reply, Source
 from headrace.outcome import Outcomes, Record
 from headrace.pursuit import Pursuits
 from headrace.resources import Guard, Visit
@@ -120,6 +121,7 @@ class Exchange:
         outcomes: Outcomes,
         batches: Batches,
         guard: Guard,
+        answers: Answers,
         *,
         budget_headers: Budget,
         upstream_url: str,
@@ -132,6 +134,7 @@ class Exchange:
         self._carrier = carrier
         self._admission = admission
         self.guard = guard
+        self.answers = answers
         self._batches = batches
         self._budget_headers = budget_headers
         self._upstream_url = upstream_url.encode()
@@ -170,8 +173,8 @@ class Exchange:
     async def _noted(self, call: Call, told: _Told) -> AsyncIterator[Reply]:
         has_thread = b'"thread"' in call.body
         async with told as reply:
-            if reply.answer is not None:
-                await self.guard.note(call.owner, reply.answer, has_thread=has_thread)
+            if reply.answer is not None and self.guard.may_tell(reply.answer, has_thread=has_thread):
+                await self.guard.note(call.owner, await self.answers.made(reply.answer, has_thread=has_thread))
             if reply.events is not None:
                 reply.events = self.guard.noted(call.owner, reply.events, has_thread=has_thread)
             yield reply
@@ -211,7 +214,9 @@ class Exchange:
         call = await self.admit(ask)
         seen(call)
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
-            whole = None if reply.events is not None else _whole(call, reply)
+            whole = None
+            if reply.events is None:
+                whole = await self.answers.whole(reply, Form.EVENTS if call.stream else Form.JSON)
             chunks = _live(reply.events) if reply.events is not None else _once(whole or b"")
             yield Response(200, self._headers(call, reply), chunks, reply, whole)
 
@@ -350,12 +355,6 @@ def endpoint_of(method: str, target: str) -> Endpoint:
 
 
 # Answers.
-
-
-def _whole(call: Call, reply: Reply) -> bytes:
-    """Return an answer as HTTP says it."""
-    name, make = ("http.events", forms.sse_payload) if call.stream else ("http.json", forms.json_payload)
-    return reply.rendition(name, make)
 
 
 def _is_json(carried: Carried) -> bool:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from headrace import roles
 from headrace.admission import Admission, Ask
+from headrace.answers import SMALL_BYTES, is_light
 from headrace.aside import LIGHT_BYTES, aloof
 from headrace.cache import status
 from headrace.edge.exchange import Exchange
@@ -23,8 +24,11 @@ from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Keys, Who, guarded
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.hits import Hit, Hits, digest, outcome_of
-from headrace.model import Answer, Call, Caller, Event, Reply
+from headrace.errors import InvalidCall, UpstreamError
+from headrace.model import Answer, Call, Caller, Event, Form, Reply
 from headrace.v1 import options_pb2
+
+JOB = "headrace.edge.grpc_answers:job"
 
 _TOLD_S = 0.01
 
@@ -101,12 +105,16 @@ class KeptRpc:
         if len(raw) > LIGHT_BYTES:
             return self._heavy(raw, context, keys)
         seen = digest(self._named + keys.scope, raw)
-        hit = self._hits.glance(seen)
+        hit = self._glance(seen)
         return self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
+
+    def _glance(self, seen: bytes) -> Hit | None:
+        hit = self._hits.glance(seen)
+        return hit if hit is None or self._kept.is_at_hand(hit) else None
 
     async def _heavy(self, raw: bytes, context: Any, keys: Keys) -> bytes:
         seen = await aloof(raw, digest, self._named + keys.scope, raw)
-        hit = self._hits.glance(seen)
+        hit = self._glance(seen)
         return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
 
     def _give(self, hit: Hit) -> bytes:
@@ -121,24 +129,32 @@ class KeptRpc:
         call = await self._admit(raw, context, keys)
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
-            return b"".join(reply.rendition(self._rendition, self._responses)) + self._tail(reply)
+            if reply.answer is None:
+                raise RuntimeError("an answer that is no stream comes whole")
+            return await self._whole(reply, reply.answer) + self._tail(reply)
 
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
         keys = self._who.keys(context)
         seen = await aloof(raw, digest, self._named + keys.scope, raw)
-        if hit := self._hits.glance(seen):
+        if hit := self._glance(seen):
             self._tell(hit)
             await _write(context, self._kept.responses(hit), self._kept.tail(hit))
             return
         call = await self._admit(raw, context, keys)
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
-            if reply.events is None:
-                await _write(context, reply.rendition(self._rendition, self._responses), self._tail(reply))
-            else:
+            answer = reply.answer
+            if reply.events is not None:
                 await self._write_live(context, reply, reply.events)
+            elif answer is None:
+                raise RuntimeError("a reply has an answer or events")
+            elif is_light(answer.payload):
+                responses = reply.rendition(self._rendition, lambda answer: tuple(self.method.whole(answer)))
+                await _write(context, responses, self._tail(reply))
+            else:
+                await self._write_live(context, reply, self._exchange.answers.events(answer))
 
     async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:
         self._miss_count += 1
@@ -155,8 +171,21 @@ class KeptRpc:
                 await context.write(said + tail)
                 tail = b""
 
-    def _responses(self, answer: Answer) -> tuple[bytes, ...]:
-        return tuple(self.method.whole(answer))
+    async def _whole(self, reply: Reply, answer: Answer) -> bytes:
+        """Return the response that says a whole answer; made once for all who share it."""
+        if self._rendition not in reply.renditions:
+            reply.renditions[self._rendition] = await self._made(reply, answer)
+        return b"".join(reply.renditions[self._rendition])
+
+    async def _made(self, reply: Reply, answer: Answer) -> tuple[bytes, ...]:
+        if is_light(answer.payload):
+            return tuple(self.method.whole(answer))
+        answers = self._exchange.answers
+        payload = await answers.whole(reply, Form.JSON)
+        try:
+            return (await answers.aside.run(JOB, self.method.name.encode(), payload),)
+        except InvalidCall as error:  # upstream's fault, and no caller's
+            raise UpstreamError(error.message, status=502) from error
 
     def _tail(self, reply: Reply) -> bytes:
         build: Any = self.method.response
@@ -184,6 +213,12 @@ class _Kept:
         if kept is None:
             kept = renditions[self._rendition] = tuple(self._method.whole(hit.entry.answer))
         return kept
+
+    def is_at_hand(self, hit: Hit) -> bool:
+        """Whether making them takes but a moment."""
+        entry = hit.entry
+        payload = entry.answer.payload
+        return len(payload) <= SMALL_BYTES or self._rendition in entry.renditions or is_light(payload)
 
     def tail(self, hit: Hit) -> bytes:
         """Return the origin, to be appended to the first response; it is a hundredth of a second old at most."""

@@ -102,3 +102,4 @@ _STREAM = _Form(
     messages_service_pb2.StreamMessageResponse,
     is_streaming=True,
 )
+METHODS = (_CREATE, _STREAM)

@@ -7,16 +7,20 @@ from typing import Any, Protocol
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace import forms
+from headrace.answers import Answers, is_light
+from headrace.aside import joined
 from headrace.edge import status, trailers, translate
 from headrace.edge.grpc_asks import SOURCES
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
 from headrace.errors import HeadraceError, InvalidCall, UpstreamError
-from headrace.model import Answer, Source
+from headrace.model import Answer, Form, Source
 from headrace.owner import Owner
 from headrace.resources import Guard
 from headrace.retry.ticket import State, Ticket
 from headrace.retry.tickets import Tickets
 from headrace.v1 import messages_pb2, options_pb2, tickets_pb2, tickets_service_pb2
+
+JOB = "headrace.edge.grpc_tickets:job"
 
 _PAGE = 50
 _MAX_PAGE = 1000
@@ -32,9 +36,10 @@ class Asking(Protocol):
 class TicketsServicer:
     """One short method per RPC."""
 
-    def __init__(self, tickets: Tickets, who: Who, guard: Guard) -> None:
+    def __init__(self, tickets: Tickets, who: Who, guard: Guard, answers: Answers) -> None:
         self._tickets = tickets
         self._guard = guard
+        self._answers = answers
         self._who = who
 
     def __repr__(self) -> str:
@@ -51,7 +56,7 @@ class TicketsServicer:
         request = parse(tickets_service_pb2.GetTicketRequest, raw)
         owner = self._owner("GetTicket", request, context)
         ticket = await self._noted(await self._tickets.get(_id(request.id), owner), owner)
-        return tickets_service_pb2.GetTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
+        return await self._said(tickets_service_pb2.GetTicketResponse, ticket)
 
     @guarded
     async def wait(self, raw: bytes, context: Any) -> bytes:
@@ -62,14 +67,14 @@ class TicketsServicer:
         if not ticket.state.is_terminal:
             ticket = await self._tickets.wait(ticket.id)
         await self._noted(ticket, owner)
-        return tickets_service_pb2.WaitTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
+        return await self._said(tickets_service_pb2.WaitTicketResponse, ticket)
 
     @guarded
     async def cancel(self, raw: bytes, context: Any) -> bytes:
         """Cancel a ticket, and return it."""
         request = parse(tickets_service_pb2.CancelTicketRequest, raw)
         ticket = await self._tickets.cancel(_id(request.id), self._owner("CancelTicket", request, context))
-        return tickets_service_pb2.CancelTicketResponse(ticket=ticket_message(ticket)).SerializeToString()
+        return await self._said(tickets_service_pb2.CancelTicketResponse, ticket)
 
     @guarded
     async def list(self, raw: bytes, context: Any) -> bytes:
@@ -86,9 +91,19 @@ class TicketsServicer:
         ).SerializeToString()
 
     async def _noted(self, ticket: Ticket, owner: Owner) -> Ticket:
-        if ticket.answer is not None:
-            await self._guard.note(owner, ticket.answer)
+        if ticket.answer is not None and self._guard.may_tell(ticket.answer, has_thread=True):
+            await self._guard.note(owner, await self._answers.made(ticket.answer, has_thread=True))
         return ticket
+
+    async def _said(self, response: Any, ticket: Ticket) -> bytes:
+        """Return a response that has a ticket, with its answer."""
+        answer = ticket.answer
+        if answer is None or is_light(answer.payload):
+            said: bytes = response(ticket=ticket_message(ticket)).SerializeToString()
+            return said
+        head = ticket_message(ticket, is_whole=False).SerializeToString()
+        rest = await self._answers.aside.run(JOB, answer.form.encode(), answer.payload)
+        return await joined((_prefix(response, len(head) + len(rest)), head, rest))
 
     def _owner(self, method: str, request: Asking, context: Any) -> Owner:
         return self._who.ask(context, f"TicketsService.{method}", request.options.caller).owner
@@ -111,6 +126,23 @@ def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Tick
     if ticket.state is State.SUCCEEDED:
         said.origin.CopyFrom(_origin(ticket))
     return said
+
+
+def job(form: bytes, payload: bytes) -> bytes:
+    """Return those fields of a ticket that say its answer, in the helper: serialised messages concatenate."""
+    said = tickets_pb2.Ticket()
+    _add_answer(said, Answer(Form(form.decode()), payload, 0.0))
+    return said.SerializeToString()
+
+
+def _prefix(response: Any, length: int) -> bytes:
+    # What stands before a ticket of so many bytes: its tag, and the length as a varint.
+    said = bytearray([response.DESCRIPTOR.fields_by_name["ticket"].number << 3 | 2])
+    while length > 0x7F:
+        said.append(length & 0x7F | 0x80)
+        length >>= 7
+    said.append(length)
+    return bytes(said)
 
 
 def _add_answer(said: tickets_pb2.Ticket, answer: Answer) -> None:

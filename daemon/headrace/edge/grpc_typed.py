@@ -92,6 +92,9 @@ class _KeptRoute:
         return _read(self._route, event.data, request_id).SerializeToString()
 
 
+METHODS = tuple(_KeptRoute(route) for route in ROUTES if route.endpoint.is_kept)
+
+
 class _CarriedRpc:
     """A method that is asked of upstream each time."""
 

@@ -18,12 +18,13 @@ from typing import Protocol
 import msgspec
 
 from headrace import forms
+from headrace.answers import SMALL_BYTES, is_light
 from headrace.aside import LIGHT_BYTES
 from headrace.cache import status
 from headrace.cache.entry import Entry
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
-from headrace.model import Call, Caller, Labels
+from headrace.model import Call, Caller, Form, Labels
 from headrace.outcome import Outcome, labels_text
 from headrace.owner import text_of
 
@@ -97,13 +98,13 @@ class Hits:
         return HitsStats(len(self._memo))
 
     def glance(self, digest: bytes) -> Hit | None:
-        """Return the fresh answer to the very bytes of this digest, if it lies in memory."""
+        """Return the fresh answer to the very bytes of this digest, if it lies in memory, and telling it takes but a moment."""
         seen = self._memo.get(digest)
         if seen is None or self._flow.is_draining:
             return None
         now = self._clock.now()
         entry = self._cache.glance(seen.fingerprint, now, seen.max_age_s)
-        if entry is None:
+        if entry is None or (len(entry.answer.payload) > SMALL_BYTES and not _is_at_hand(entry, seen)):
             return None
         age_s = now - entry.answer.created
         return Hit(entry, age_s if age_s > 0 else 0.0, seen)  # another host's clock may be ahead of ours
@@ -198,5 +199,17 @@ def varying_headers(hit: Hit) -> list[tuple[str, str]]:
 
 def payload(hit: Hit) -> bytes:
     """Return the answer as HTTP says it, in the form that was asked for."""
-    answer = hit.entry.answer
+    answer, form = hit.entry.answer, _form(hit.seen)
+    told: bytes | None = hit.entry.renditions.get(form)
+    if told is not None:
+        return told
     return forms.sse_payload(answer) if hit.seen.stream else forms.json_payload(answer)
+
+
+def _form(seen: Seen) -> Form:
+    return Form.EVENTS if seen.stream else Form.JSON
+
+
+def _is_at_hand(entry: Entry, seen: Seen) -> bool:
+    form = _form(seen)
+    return entry.answer.form is form or form in entry.renditions or is_light(entry.answer.payload)

@@ -8,22 +8,27 @@ nothing inside is spelled anew on the way. That is so for the Messages API; `dia
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 from headrace.endpoints import MESSAGES
-from headrace.forms import exact
-from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
+from headrace.forms import exact, sse
+from headrace.forms.assemble import Counting, message_bytes, message_of_events, usage_of, usage_of_json
 from headrace.forms.dialects import Dialect, dialect, is_an_error
 from headrace.forms.exact import parse
-from headrace.forms.sse import Splitter, error_of, is_content, is_sound, is_terminal, join, make_event, split
+from headrace.forms.sse import Splitter, by_pieces, error_of, is_content, is_sound, is_terminal, join, make_event, split
 from headrace.forms.tell import events_of_json, events_of_message
-from headrace.model import Answer, Event, Form
+from headrace.model import Answer, Event, Form, Usage
 
 __all__ = [
+    "Counting",
     "Dialect",
     "Splitter",
+    "Wrong",
     "answer_of_events",
+    "by_pieces",
     "dialect",
     "error_of",
     "event_list",
@@ -36,6 +41,7 @@ __all__ = [
     "is_whole",
     "join",
     "json_payload",
+    "judged",
     "make_event",
     "message",
     "message_of_events",
@@ -44,6 +50,7 @@ __all__ = [
     "sse_payload",
     "usage_of",
     "usage_of_json",
+    "wrong",
 ]
 
 
@@ -63,9 +70,40 @@ def is_message(payload: bytes) -> bool:
 def is_whole(answer: Answer) -> bool:
     """Whether an answer can be read: it is an object, or events that do not break off."""
     try:
-        return bool(exact.fields(answer.payload) if answer.form is Form.JSON else split(answer.payload))
+        return bool(exact.fields(answer.payload)) if answer.form is Form.JSON else sse.is_whole(answer.payload)
     except ValueError:
         return False
+
+
+class Wrong(StrEnum):
+    """Why a payload is no answer."""
+
+    ERROR = "error"  # an error in its place
+    STRANGE = "strange"  # it is whole, and cannot be read here
+    CUT_OFF = "cut off"  # it is not whole
+
+
+def judged(payload: bytes, endpoint: str) -> Usage | Wrong:
+    """Return what a whole answer of an endpoint says was used, or why it is none."""
+    try:
+        payload.decode()
+        return dialect(endpoint).usage_of_json(payload)
+    except ValueError:
+        return wrong(payload)
+
+
+def wrong(payload: bytes) -> Wrong:
+    """Return why a payload is no answer, if it is none."""
+    if is_an_error(payload):
+        return Wrong.ERROR
+    # As the most patient of readers would have it: with NaN, and whatever the bytes spell.
+    try:
+        json.loads(payload.decode(errors="replace"))
+    except RecursionError:
+        return Wrong.STRANGE
+    except ValueError:
+        return Wrong.CUT_OFF
+    return Wrong.STRANGE
 
 
 def message(answer: Answer) -> dict[str, Any]:

@@ -165,14 +165,30 @@ def usage_of(said: Mapping[str, Any] | Iterable[Event]) -> Usage:
     """
     if isinstance(said, Mapping):
         return _usage(said.get("usage"), complete=True)
-    counted: dict[str, Any] = {}
-    complete = False
+    counting = Counting()
     for event in said:
+        counting.add(event)
+    return counting.usage
+
+
+class Counting:
+    """What events say was used, as they come."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, Any] = {}
+        self._is_complete = False
+
+    def add(self, event: Event) -> None:
+        """Take in an event."""
         if event.name in ("message_start", "message_delta"):
             told = _told_usage(event)
-            counted |= {key: value for key, value in told.items() if value is not None}
-            complete |= event.name == "message_delta" and bool(told)
-    return _usage(counted, complete=complete)
+            self._counted |= {key: value for key, value in told.items() if value is not None}
+            self._is_complete |= event.name == "message_delta" and bool(told)
+
+    @property
+    def usage(self) -> Usage:
+        """What was said so far."""
+        return _usage(self._counted, complete=self._is_complete)
 
 
 def usage_of_json(payload: bytes) -> Usage:

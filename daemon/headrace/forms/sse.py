@@ -12,7 +12,7 @@ A line ends with LF, CRLF or CR. Nearly everybody sends LF, so the first CR only
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from headrace.forms import exact
 from headrace.model import Event
@@ -21,6 +21,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 # So written that what comes next changes nothing in what was found; hence CR after LF is a line's end once no LF follows.
 _BLANK_LINE = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\r")
 _BOM = b"\xef\xbb\xbf"
+_PIECE_BYTES = 1 << 14  # of which the smallest event is two
 
 CONTENT = "content_block_delta"
 _BLOCK_START = "content_block_start"
@@ -109,6 +110,19 @@ def split(stream: bytes) -> list[Event]:
     if splitter.leftover.strip():
         raise ValueError("the stream breaks off inside an event")
     return events
+
+
+def by_pieces(stream: bytes) -> Iterator[list[Event]]:
+    """Yield the events of a whole stream, those of a piece at a time: of half a million all together take seconds."""
+    splitter = Splitter()
+    for begin in range(0, len(stream), _PIECE_BYTES):
+        yield splitter.feed(stream[begin : begin + _PIECE_BYTES])
+
+
+def is_whole(stream: bytes) -> bool:
+    """Whether there is an event, and the last does not break off; by its end alone."""
+    end = stream[len(stream.rstrip()) :]
+    return _BLANK_LINE.search(end) is not None
 
 
 def _event(block: bytes) -> Event:

@@ -11,14 +11,14 @@ Another's thing is answered as one that is not there, and so is one whose maker 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from headrace import codec, roles
 from headrace.errors import InvalidCall, NotAllowed, ResourceNotFound
-from headrace.model import Answer, Errand, Event, Form, Headers, Role
+from headrace.model import Answer, Errand, Event, Headers, Role
 from headrace.owner import Owner
 from headrace.resources import ids
 from headrace.resources.listing import Listing
@@ -87,13 +87,12 @@ class Guard:
             await self.check(owner.text, named)
             await self.check_headers(owner.text, headers)
 
-    async def note(self, owner: Owner, answer: Answer, *, has_thread: bool = True) -> None:
-        """Record what an answer tells to have been made for it; *has_thread* says that upstream may hold its conversation."""
-        if not self.is_on or not (has_thread or ids.tells(answer.payload)):
-            return
-        payloads = [answer.payload] if answer.form is Form.JSON else answer.payload.split(b"\n")
-        said = ((payload.removeprefix(b"data:"), payload is payloads[0] or _BEGINS in payload) for payload in payloads)
-        made = [thing for payload, begins in said for thing in ids.made_in(payload, has_thread=has_thread and begins)]
+    def may_tell(self, answer: Answer, *, has_thread: bool) -> bool:
+        """Whether an answer may tell of something that was made for it; *has_thread*: upstream may hold its conversation."""
+        return self.is_on and (has_thread or ids.tells(answer.payload))
+
+    async def note(self, owner: Owner, made: Sequence[str]) -> None:
+        """Record what an answer tells to have been made for it (`ids.made_by`)."""
         await self.owners.record(made, owner.text)
 
     async def noted(self, owner: Owner, events: AsyncIterator[Event], *, has_thread: bool) -> AsyncIterator[Event]:

@@ -20,6 +20,7 @@ _DEEPEST = 12
 MOST = 10_000
 """How many things a call may name."""
 _THREAD = "thread_"
+_BEGINS = b"message_start"
 
 
 def is_id(text: object) -> bool:
@@ -96,6 +97,13 @@ def made_in(payload: bytes, *, has_thread: bool = False) -> tuple[str, ...]:
     if not isinstance(said, dict):
         return ()
     return tuple(dict.fromkeys((*_made(said), *(_thread(said) if has_thread else ()))))
+
+
+def made_by(payload: bytes, *, is_events: bool, has_thread: bool) -> list[str]:
+    """Return the same of a whole answer, all its events if it *is_events*."""
+    payloads = payload.split(b"\n") if is_events else [payload]
+    said = ((each.removeprefix(b"data:"), each is payloads[0] or _BEGINS in each) for each in payloads)
+    return [thing for each, begins in said for thing in made_in(each, has_thread=has_thread and begins)]
 
 
 def _made(said: Mapping[str, Any]) -> Iterator[str]:

@@ -33,7 +33,7 @@ from headrace.pace import Going
 from headrace.upstream.carrying import Body, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
-from headrace.upstream.reading import Stream, answer_of, read_failure, read_whole
+from headrace.upstream.reading import Judge, Stream, answer_of, judge_here, read_failure, read_whole
 from headrace.upstream.transport import InvalidURL, Request, Response, Transport
 
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
@@ -83,6 +83,7 @@ class Upstream:
         proxy: the URL of the proxy on the way there; "" for none.
         on_head: told of the head of every answer, whatever its status: the call, the status, the headers as they came, and
             when it was asked.
+        judge: says what whole answers are.
     """
 
     def __init__(
@@ -99,7 +100,9 @@ class Upstream:
         silence_s: float = 600.0,
         proxy: str = "",
         on_head: OnHead = _ignore,
+        judge: Judge = judge_here,
     ) -> None:
+        self._judge = judge
         self._base_url = base_url.rstrip("/")
         self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
@@ -124,7 +127,7 @@ class Upstream:
         async with asked as response:
             await _check(response)
             payload = await read_whole(response)
-            answer = answer_of(payload, response, self._clock.now(), forms.dialect(call.endpoint))
+            answer = await answer_of(payload, response, self._clock.now(), call.endpoint, self._judge)
             asked.outcome = "answered"
         return answer
 

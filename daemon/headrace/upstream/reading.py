@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from headrace import forms
 from headrace.errors import AttemptFailed
 from headrace.heads import identifier
-from headrace.model import Answer, Event, Form, Headers
+from headrace.model import Answer, Event, Form, Headers, Usage
 from headrace.upstream.failures import broken, classify, classify_event, silent, unreadable
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
 from headrace.upstream.remarks import remarks
@@ -32,9 +31,18 @@ from headrace.upstream.transport import Response
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
 _MAX_EVENTS = 500_000  # of a stream
 _MAX_ERROR_BYTES = 1 << 20
+_MAX_TOLD_BYTES = 1 << 18  # of a whole answer in place of its events
 _AT_ONCE_BYTES = 1 << 14  # of a stream, of which the smallest event is two bytes
 _BOM = b"\xef\xbb\xbf"  # RFC 8259, 8.1: whoever reads JSON may ignore it
 _JSON_BEGINS = b'{["0123456789'  # and no stream of events
+
+Judge = Callable[[bytes, str], Awaitable[Usage | forms.Wrong]]
+"""Says of a payload and an endpoint what `forms.judged` does; a heavy one it may have looked at elsewhere."""
+
+
+async def judge_here(payload: bytes, endpoint: str) -> Usage | forms.Wrong:
+    """Judge at once."""
+    return forms.judged(payload, endpoint)
 
 
 class Stream:
@@ -113,11 +121,13 @@ class Stream:
         raise broken("upstream ended the stream before the answer was complete", request_id=self.request_id)
 
     def _told(self, payload: bytes) -> Sequence[Event]:
+        if len(payload) > _MAX_TOLD_BYTES:
+            raise _too_large(self.request_id)
         try:
             payload.decode()
             return self._dialect.events_of_json(payload)
         except ValueError as error:
-            raise _no_answer(payload, self._error_headers, self.request_id) from error
+            raise _no_answer(payload, _why(payload), self._error_headers, self.request_id) from error
 
     def _check(self, event: Event) -> None:
         dialect = self._dialect
@@ -125,7 +135,7 @@ class Stream:
             raise classify_event(event.data, self._error_headers)
         is_terminal = dialect.is_terminal(event)
         if not dialect.is_sound(event) or (is_terminal and not self._started):
-            raise _no_answer(event.data, self._error_headers, self.request_id)
+            raise _no_answer(event.data, _why(event.data), self._error_headers, self.request_id)
         self._started |= dialect.is_start(event)
         self.complete = is_terminal
 
@@ -171,35 +181,26 @@ def _too_large(request_id: str) -> AttemptFailed:
     return unreadable("upstream's answer is larger than an answer may be", request_id=request_id)
 
 
-def answer_of(payload: bytes, response: Response, now: float, dialect: forms.Dialect) -> Answer:
+async def answer_of(payload: bytes, response: Response, now: float, endpoint: str, judge: Judge) -> Answer:
     """Return the answer that *payload* spells, if it is a whole one."""
-    request_id = _request_id(response)
     payload = payload.removeprefix(_BOM)
-    try:
-        payload.decode()
-        usage = dialect.usage_of_json(payload)
-    except ValueError as error:
-        raise _no_answer(payload, response.headers, request_id) from error
-    return Answer(Form.JSON, payload, now, usage, request_id, headers=remarks(response.headers))
+    verdict = await judge(payload, endpoint)
+    if isinstance(verdict, forms.Wrong):
+        raise _no_answer(payload, verdict, response.headers, _request_id(response))
+    return Answer(Form.JSON, payload, now, verdict, _request_id(response), headers=remarks(response.headers))
 
 
-def _no_answer(payload: bytes, headers: Headers, request_id: str) -> AttemptFailed:
-    if forms.is_an_error(payload):
+def _why(payload: bytes) -> forms.Wrong:
+    # Of an event. One of megabytes is looked through by nobody.
+    return forms.wrong(payload) if len(payload) <= _MAX_ERROR_BYTES else forms.Wrong.STRANGE
+
+
+def _no_answer(payload: bytes, wrong: forms.Wrong, headers: Headers, request_id: str) -> AttemptFailed:
+    if wrong is forms.Wrong.CUT_OFF:
+        return broken("upstream's answer is not complete", request_id=request_id)
+    if wrong is forms.Wrong.ERROR and len(payload) <= _MAX_ERROR_BYTES:
         return classify_event(payload, headers)
-    if _is_whole(payload):
-        return unreadable("upstream's answer is whole, but not one that can be read here", request_id=request_id)
-    return broken("upstream's answer is not complete", request_id=request_id)
-
-
-def _is_whole(payload: bytes) -> bool:
-    # As the most patient of readers would have it: with NaN, and whatever the bytes spell.
-    try:
-        json.loads(payload.decode(errors="replace"))
-    except RecursionError:
-        return True
-    except ValueError:
-        return False
-    return True
+    return unreadable("upstream's answer is whole, but not one that can be read here", request_id=request_id)
 
 
 async def read_failure(response: Response, *, passed_on: Headers | None = None, within_s: float | None = None) -> AttemptFailed:
