@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,10 +79,13 @@ async def _take(request: web.BaseRequest) -> web.Response:
     return web.Response(body=said, content_type="application/json")
 
 
+Talk = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
 @contextlib.asynccontextmanager
-async def house(**settings: str) -> AsyncIterator[Watched]:
-    """Run a daemon before an upstream that takes anything."""
-    runner = web.ServerRunner(web.Server(_take))
+async def house(talk: Talk = _take, **settings: str) -> AsyncIterator[Watched]:
+    """Run a daemon before an upstream that takes anything, or talks otherwise."""
+    runner = web.ServerRunner(web.Server(talk))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from headrace import keys, records
+from headrace.aside import aloof
 from headrace.clock import Clock
 from headrace.errors import InvalidCall, RedisAway, RedisRefused
 from headrace.link import Link
@@ -26,7 +27,8 @@ class Looks:
     async def read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
         """Return these fields of a ticket as it is now; raises `TicketNotFound`."""
         values = await records.or_nothing("ticket", ticket_id, self._link.do("HMGET", keys.ticket(ticket_id), *fields))
-        ticket = readable_ticket(ticket_id, fields, values, self._seal)
+        heaviest = max(values or (), key=lambda value: len(value or b""), default=None)
+        ticket = await aloof(heaviest or b"", readable_ticket, ticket_id, fields, values, self._seal)
         if ticket is None:
             raise not_found(ticket_id)
         return ticket

@@ -4,10 +4,12 @@ Making tickets: the one script by which a ticket comes to be, its idempotency ke
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 
 from headrace import keys, observe
+from headrace.aside import aloof
 from headrace.clock import Clock
 from headrace.errors import QueueFull
 from headrace.link import Link, Script
@@ -64,7 +66,8 @@ class Making:
         """
         owner = call.owner.text
         idempotency = keys.idempotency(owner, call.idempotency_key) if call.idempotency_key else ""
-        fields = encode_ticket(
+        sealed = functools.partial(
+            encode_ticket,
             call,
             ticket_id=ticket_id,
             seal=self._seal,
@@ -77,18 +80,19 @@ class Making:
             idempotency=idempotency,
             holder=holder,
         )
+        fields = await aloof(call.body, sealed)
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
         names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner)]
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",
-            _us(self._timing.lease_s) if holder else 0,
-            _us(due + self._timing.grace_s),
-            _us(self._timing.want_s) if is_wanted else 0,
+            us(self._timing.lease_s) if holder else 0,
+            us(due + self._timing.grace_s),
+            us(self._timing.want_s) if is_wanted else 0,
             _DAY_MS,
             _LISTED_MS,
             self._max_tickets,
-            _us(call.deadline + _SURELY_ENDED_S),
+            us(call.deadline + _SURELY_ENDED_S),
             len(call.body),
             self._max_bytes,
         ]
@@ -106,7 +110,8 @@ def new_id() -> str:
     return f"tkt_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
-def _us(seconds: float) -> int:
+def us(seconds: float) -> int:
+    """Return a moment or a span in microseconds."""
     return round(seconds * 1_000_000)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from headrace import keys, observe
+from headrace.aside import aloof
 from headrace.background import Background
 from headrace.clock import Clock
 from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
@@ -30,7 +31,7 @@ from headrace.model import Answer, Call, Source
 from headrace.owner import Owner
 from headrace.retry.holds import Hold, Holds
 from headrace.retry.looks import Looks
-from headrace.retry.making import Making, new_id
+from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
 from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Same, State, Ticket, Timing, encode_end, lost
 from headrace.retry.waits import Waits, not_found
@@ -204,7 +205,7 @@ class Tickets:
 
     async def _take(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
         names = [keys.ticket(ticket_id), keys.TICKETS]
-        outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, _us(self._timing.lease_s)])
+        outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self._timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
@@ -268,7 +269,7 @@ class Tickets:
         with contextlib.suppress(RedisAway):
             if hold.ending is not None:
                 await self._send_end(ticket_id, hold.idempotency, hold.ending, hold)
-            elif not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, _us(self._timing.lease_s)]):
+            elif not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, us(self._timing.lease_s)]):
                 self._held.lose(ticket_id, hold)
 
     # Ending one.
@@ -293,7 +294,7 @@ class Tickets:
             by: the hold of the attempt that says so. Its error counts only while it is the one that holds the ticket: who
                 stood still and was succeeded must not end what its successor works on. An answer counts all the same.
         """
-        said = encode_end(ticket_id, self._seal, answer, error, source)
+        said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
         keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
         now = repr(self._clock.now())
         holder = by.holder if by is not None and error is not None else ""
@@ -394,8 +395,4 @@ class Tickets:
             self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:
-        return _us(due + self._timing.grace_s)
-
-
-def _us(seconds: float) -> int:
-    return round(seconds * 1_000_000)
+        return us(due + self._timing.grace_s)
