@@ -1,4 +1,4 @@
-"""No answer of any shape holds up the loop, measured inside the daemon: judged, kept, and told in either form at either door."""
+"""No answer of any shape holds up the loop, measured inside the daemon: judged, kept, and told in both forms at both doors."""
 
 from __future__ import annotations
 
