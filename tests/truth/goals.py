@@ -83,7 +83,7 @@ GOALS: Mapping[str, Goals] = {
         "used": Goal("upstream's limit used by all", 0.95, "%", at_least=True, reached=0.95, short=0.85),
     },
     "weights": {
-        "off": Goal("distance of the token shares from 3:1", 0.02, "%", today=abs(1.65 / 3 - 1), reached=0.02, short=0.3),
+        "off": Goal("distance of the token shares from 3:1", 0.02, "%", today=abs(1.65 / 3 - 1), reached=0.02, short=0.1),
         "used": Goal("the limit used", 0.95, "%", at_least=True, reached=0.95, short=0.85),
     },
     "lanes": {

@@ -22,6 +22,10 @@ weight = 3
 weight = 1
 """
 _SETTLE_S = 3.0
+# What each caller's answers take is learnt from its first ones. Until then its calls are placed by what they may take at most,
+# and the first second's burst goes to whoever comes; both are made up for when those who waited then have gone.
+_LEARNT_S = 10.0
+_PRESSING = 20  # of each caller: the lighter one's last then waits for eight seconds
 
 
 async def weights(is_short: bool) -> Measured:
@@ -34,9 +38,9 @@ async def weights(is_short: bool) -> Measured:
             Ask(name, rig.anyone(), output_tokens=size, max_tokens=300, headers={"x-headrace-caller": name})
             for name, size in sizes.items()
         ]
-        await asyncio.gather(*(load.closed(ask, 60, _SETTLE_S + seconds) for ask in asks))
+        await asyncio.gather(*(load.closed(ask, _PRESSING, _LEARNT_S + seconds) for ask in asks))
         arrivals = await rig.upstream.arrivals()
-    span = start + _SETTLE_S, start + _SETTLE_S + seconds
+    span = start + _LEARNT_S, start + _LEARNT_S + seconds
     came = counting.within(arrivals, span)
     sums = {name: sum(call.output_tokens for call in came if call.mark == name) for name in sizes}
     ratio = sums["heavy"] / max(1, sums["light"])
