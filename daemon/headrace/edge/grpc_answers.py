@@ -17,4 +17,5 @@ def job(name: bytes, payload: bytes) -> bytes:
 
 
 def _methods() -> dict[str, Method]:
-    return {method.name: method for method in (*grpc_messages.METHODS, *grpc_typed.METHODS)}
+    methods: tuple[Method, ...] = (*grpc_messages.METHODS, *grpc_typed.METHODS)
+    return {method.name: method for method in methods}
