@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from headrace import forms
+from headrace.aside import joined
 from headrace.errors import AttemptFailed
 from headrace.heads import identifier
 from headrace.model import Answer, Event, Form, Headers, Usage
@@ -174,7 +175,7 @@ async def _read_whole(response: Response, most: int) -> bytes:
                 raise _too_large(_request_id(response))
     except NETWORK_ERRORS as error:
         raise failure_of(error, _request_id(response)) from error
-    return received[0] if len(received) == 1 else b"".join(received)
+    return received[0] if len(received) == 1 else await joined(received)
 
 
 def _too_large(request_id: str) -> AttemptFailed:
