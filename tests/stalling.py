@@ -67,7 +67,7 @@ def watched(upstream: str, **settings: str) -> Iterator[Watched]:
             "PYTHONPATH": str(STALLS),
             "STALLS": probe,
         } | {f"HEADRACE_{name}": value for name, value in settings.items()}
-        with serving(environment(Path(directory), **more)) as served:
+        with serving(environment(Path(directory), **more), within=60.0) as served:
             *_, grpc, http = addresses(served)
             yield Watched(http, grpc, served, probe)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from headrace import forms, observe
 from headrace.answers import Answers
+from headrace.aside import joined
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
@@ -21,7 +22,7 @@ from headrace.clock import Clock
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError
 from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
-from headrace.model import UNTOLD, Answer, Call, Usage
+from headrace.model import Answer, Call, Form, Usage
 from headrace.outcome import Outcomes
 from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
@@ -79,15 +80,16 @@ class Attempts:
             flight.attempts = number
             flight.waited_s += turn.waited_s
             asked = self._clock.now()
-            turn.sent(lambda: _told(call, flight))
+            counting = forms.dialect(call.endpoint).counting()
+            turn.sent(lambda: counting.usage)
             try:
-                answer = await self._ask(call, flight, turn)
+                answer = await (self._stream(call, flight, turn, counting) if call.stream else self._upstream.ask(call))
             except AttemptFailed as failure:
-                self._tell_failed(call, flight, is_untold=failure.sent and failure.failure.has_used)
+                self._tell_failed(call, counting.usage, is_untold=failure.sent and failure.failure.has_used)
                 await turn.fail(failure)
                 raise self._as_seen(failure, call, flight) from failure
             except BaseException:  # nobody waits for it any more
-                self._tell_failed(call, flight, is_untold=True)
+                self._tell_failed(call, counting.usage, is_untold=True)
                 raise
             self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
             _INPUT.count += answer.usage.metered_input_tokens
@@ -115,27 +117,23 @@ class Attempts:
         answer = answer.decided(no_keep)
         return answer, None if no_keep else replace(entry, answer=answer)
 
-    def _tell_failed(self, call: Call, flight: Flight, *, is_untold: bool) -> None:
+    def _tell_failed(self, call: Call, told: Usage, *, is_untold: bool) -> None:
         """Tell what upstream had said of an attempt's use before it ended too early."""
-        self._outcomes.spent(call, _told(call, flight), is_whole=False, is_untold=is_untold)
+        self._outcomes.spent(call, told, is_whole=False, is_untold=is_untold)
 
-    async def _ask(self, call: Call, flight: Flight, turn: Turn) -> Answer:
-        if not call.stream:
-            return await self._upstream.ask(call)
+    async def _stream(self, call: Call, flight: Flight, turn: Turn, counting: forms.Counting) -> Answer:
         async with self._upstream.stream(call) as stream:
             flight.request_id, flight.headers = stream.request_id, stream.headers
-            dialect, counting = forms.dialect(call.endpoint), forms.Counting()
+            dialect = forms.dialect(call.endpoint)
             async for event in stream:
                 flight.append(event, is_content=dialect.is_content(event))
+                counting.add(event)
                 if dialect.tells_usage(event):
-                    counting.add(event)
                     turn.told(counting.usage)
                 if flight.is_open:
                     turn.begun()
-        answer = forms.answer_of_events(
-            flight.events, created=self._clock.now(), request_id=stream.request_id, endpoint=call.endpoint
-        )
-        return replace(answer, headers=stream.headers)
+        payload = await joined([event.raw for event in flight.events])
+        return Answer(Form.EVENTS, payload, self._clock.now(), counting.usage, stream.request_id, headers=stream.headers)
 
     def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
         """Return what a failure means by now: it is final after the first content, the caller's own after the deadline."""
@@ -146,8 +144,3 @@ class Attempts:
             # Upstream was given no more time than the leader had. Followers may have longer, so this must not bind them.
             return DeadlinePassed("the call's deadline passed before upstream had answered")
         return failure
-
-
-def _told(call: Call, flight: Flight) -> Usage:
-    """Return what upstream has said so far of an attempt's use."""
-    return forms.dialect(call.endpoint).usage_of_events(flight.events) if flight.events else UNTOLD

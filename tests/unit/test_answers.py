@@ -126,7 +126,7 @@ def test_by_pieces(stream):
 
 def test_counting():
     """What is used is told as the events come."""
-    counting, events = forms.Counting(), forms.split(forms.sse_payload(Answer(Form.JSON, MESSAGE, 1.0)))
+    counting, events = forms.dialect("messages").counting(), forms.split(forms.sse_payload(Answer(Form.JSON, MESSAGE, 1.0)))
     said = []
     for event in [*events, Event("", b"", b": x\n\n")]:
         counting.add(event)

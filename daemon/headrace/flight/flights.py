@@ -25,6 +25,8 @@ from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Call, Event, Headers, Source
 
+_AT_ONCE = 256  # events that are told without others' turns between
+
 log = structlog.get_logger()
 
 
@@ -102,6 +104,8 @@ class Member:
             while seen < len(flight.events):
                 yield flight.events[seen]
                 seen += 1
+                if not seen % _AT_ONCE:
+                    await asyncio.sleep(0)  # others have their turn: who writes them need not wait for anything
             if flight.landing is not None:
                 if flight.landing.error is not None:
                     raise flight.landing.error.again()

@@ -9,14 +9,14 @@ nothing inside is spelled anew on the way. That is so for the Messages API; `dia
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
 from headrace.endpoints import MESSAGES
 from headrace.forms import exact, sse
-from headrace.forms.assemble import Counting, message_bytes, message_of_events, usage_of, usage_of_json
-from headrace.forms.dialects import Dialect, dialect, is_an_error
+from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
+from headrace.forms.dialects import Counting, Dialect, dialect, is_an_error
 from headrace.forms.exact import parse
 from headrace.forms.sse import Splitter, by_pieces, error_of, is_content, is_sound, is_terminal, join, make_event, split
 from headrace.forms.tell import events_of_json, events_of_message
@@ -29,6 +29,7 @@ __all__ = [
     "Wrong",
     "answer_of_events",
     "by_pieces",
+    "counted",
     "dialect",
     "error_of",
     "event_list",
@@ -114,7 +115,15 @@ def message(answer: Answer) -> dict[str, Any]:
 
 def answer_of_events(events: Sequence[Event], *, created: float, request_id: str = "", endpoint: str = MESSAGES.name) -> Answer:
     """Return the complete answer that *events*, the last one included, are."""
-    return Answer(Form.EVENTS, join(events), created, dialect(endpoint).usage_of_events(events), request_id)
+    return Answer(Form.EVENTS, join(events), created, counted(events, endpoint), request_id)
+
+
+def counted(events: Iterable[Event], endpoint: str) -> Usage:
+    """Return what events say was used."""
+    counting = dialect(endpoint).counting()
+    for event in events:
+        counting.add(event)
+    return counting.usage
 
 
 def event_list(answer: Answer) -> list[Event]:

@@ -165,13 +165,13 @@ def usage_of(said: Mapping[str, Any] | Iterable[Event]) -> Usage:
     """
     if isinstance(said, Mapping):
         return _usage(said.get("usage"), complete=True)
-    counting = Counting()
+    counting = MessageCounting()
     for event in said:
         counting.add(event)
     return counting.usage
 
 
-class Counting:
+class MessageCounting:
     """What events say was used, as they come."""
 
     def __init__(self) -> None:

@@ -8,16 +8,26 @@ and a whole answer are two answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from headrace.endpoints import CHAT, MESSAGES
 from headrace.forms import exact, sse
-from headrace.forms.assemble import count, usage_of, usage_of_json
+from headrace.forms.assemble import MessageCounting, count, usage_of_json
 from headrace.forms.tell import events_of_json
 from headrace.model import Event, Usage
 
 _DONE = b"[DONE]"  # the last event of a chat, and the only one that is no JSON
+
+
+class Counting(Protocol):
+    """What events say was used."""
+
+    def add(self, event: Event) -> None:
+        """Take in an event."""
+
+    @property
+    def usage(self) -> Usage:
+        """What was said so far."""
 
 
 class Dialect(Protocol):
@@ -26,8 +36,8 @@ class Dialect(Protocol):
     def usage_of_json(self, payload: bytes) -> Usage:
         """Return what a whole answer used; ValueError if it is none."""
 
-    def usage_of_events(self, events: Sequence[Event]) -> Usage:
-        """Return what the events say was used."""
+    def counting(self) -> Counting:
+        """Return what takes in an answer's events as they come, and tells what they say was used."""
 
     def events_of_json(self, payload: bytes) -> list[Event]:
         """Return the events that tell a whole answer; ValueError if it is none, or cannot be told so."""
@@ -53,7 +63,7 @@ class Dialect(Protocol):
 
 class _Messages:
     usage_of_json = staticmethod(usage_of_json)
-    usage_of_events = staticmethod(usage_of)
+    counting = MessageCounting
     is_content = staticmethod(sse.is_content)
     is_terminal = staticmethod(sse.is_terminal)
     is_sound = staticmethod(sse.is_sound)
@@ -74,6 +84,23 @@ class _Messages:
         return sse.error_of(Event(sse.ERROR, event.data, event.raw)) if is_named else None
 
 
+class _Nothing:
+    def __init__(self) -> None:
+        self.usage = Usage(known=False)
+
+    def add(self, event: Event) -> None:
+        self.usage = Usage()
+
+
+class _ChatCounting:
+    def __init__(self) -> None:
+        self.usage = Usage(known=False)
+
+    def add(self, event: Event) -> None:
+        if b'"usage"' in event.data and (usage := _object(event.data).get("usage")):
+            self.usage = _chat_usage(usage)
+
+
 class _Plain:
     """One JSON object, which uses no tokens."""
 
@@ -86,8 +113,8 @@ class _Plain:
     def events_of_json(self, payload: bytes) -> list[Event]:
         raise ValueError("no answer of this endpoint is told in events")
 
-    def usage_of_events(self, events: Sequence[Event]) -> Usage:
-        return Usage()
+    def counting(self) -> Counting:
+        return _Nothing()
 
     def tells_usage(self, event: Event) -> bool:
         return False
@@ -120,11 +147,8 @@ class _Chat:
     def events_of_json(self, payload: bytes) -> list[Event]:
         raise ValueError("a chat's whole is not made of its chunks")
 
-    def usage_of_events(self, events: Sequence[Event]) -> Usage:
-        for event in reversed(events):
-            if b'"usage"' in event.data and (usage := _object(event.data).get("usage")):
-                return _chat_usage(usage)
-        return Usage(known=False)
+    def counting(self) -> Counting:
+        return _ChatCounting()
 
     def tells_usage(self, event: Event) -> bool:
         return False  # only at the end

@@ -31,6 +31,7 @@ from headrace.upstream.transport import Response
 
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
 _MAX_EVENTS = 500_000  # of a stream
+_MAX_EVENT_BYTES = 16 << 20  # it is looked at whole, by the loop
 _MAX_ERROR_BYTES = 1 << 20
 _MAX_TOLD_BYTES = 1 << 18  # of a whole answer in place of its events
 _AT_ONCE_BYTES = 1 << 14  # of a stream, of which the smallest event is two bytes
@@ -89,7 +90,8 @@ class Stream:
             self._begin(chunk)
         self._bytes += len(chunk or b"")
         self._events += len(self._ready)
-        if self._bytes > MAX_ANSWER_BYTES or self._events > _MAX_EVENTS:
+        is_large = self._bytes > MAX_ANSWER_BYTES or self._splitter.pending_bytes > _MAX_EVENT_BYTES
+        if is_large or self._events > _MAX_EVENTS:
             raise _too_large(self.request_id)
 
     async def _next(self) -> bytes | None:
