@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
 
 from headrace import forms
 from headrace.aside import Aside
-from headrace.cache.policy import no_keep_answer, no_keep_events
+from headrace.cache.policy import Told, no_keep_answer
 from headrace.endpoints import MESSAGES
 from headrace.errors import InvalidCall, TooLarge
 from headrace.model import Answer, Event, Form, Reply, Usage
@@ -64,11 +64,11 @@ class Answers:
             return forms.Wrong.STRANGE
         return forms.Wrong(said) if isinstance(said, str) else msgspec.convert(said, Usage)
 
-    async def no_keep(self, endpoint: str, answer: Answer, events: Sequence[Event] = ()) -> str:
-        """Return why an answer may not be kept, or ""; *events* are those that tell it, where they are at hand."""
+    async def no_keep(self, endpoint: str, answer: Answer, told: Told | None = None) -> str:
+        """Return why an answer may not be kept, or ""; *told* has taken in its events, where they were heard."""
         try:
-            if events and endpoint == MESSAGES.name:
-                return no_keep_events(events)
+            if told is not None and endpoint == MESSAGES.name:
+                return told.no_keep
             if is_light(answer.payload):
                 return no_keep_answer(endpoint, answer)
             return (await self._ask(_NO_KEEP, answer.payload, endpoint, answer.form)).decode()

@@ -194,7 +194,7 @@ def _too_much() -> TooLarge:
     return TooLarge("the body holds more values than can be read here in reasonable time and memory")
 
 
-async def aloof(weight: bytes, work: Callable[..., T], *arguments: object) -> T:
+async def aloof(weight: bytes | bytearray, work: Callable[..., T], *arguments: object) -> T:
     """
     Return what *work* returns: done in a thread, if *weight* is large.
 

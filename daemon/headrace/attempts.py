@@ -14,15 +14,16 @@ from dataclasses import replace
 
 from headrace import forms, observe
 from headrace.answers import Answers
-from headrace.aside import joined
+from headrace.aside import aloof
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
+from headrace.cache.policy import Told
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError
 from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
-from headrace.model import Answer, Call, Form, Usage
+from headrace.model import Answer, Call, Event, Form, Usage
 from headrace.outcome import Outcomes
 from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
@@ -80,21 +81,21 @@ class Attempts:
             flight.attempts = number
             flight.waited_s += turn.waited_s
             asked = self._clock.now()
-            counting = forms.dialect(call.endpoint).counting()
-            turn.sent(lambda: counting.usage)
+            heard = _Heard(call.endpoint)
+            turn.sent(lambda: heard.usage)
             try:
-                answer = await (self._stream(call, flight, turn, counting) if call.stream else self._upstream.ask(call))
+                answer = await (self._stream(call, flight, turn, heard) if call.stream else self._upstream.ask(call))
             except AttemptFailed as failure:
-                self._tell_failed(call, counting.usage, is_untold=failure.sent and failure.failure.has_used)
+                self._tell_failed(call, heard.usage, is_untold=failure.sent and failure.failure.has_used)
                 await turn.fail(failure)
                 raise self._as_seen(failure, call, flight) from failure
             except BaseException:  # nobody waits for it any more
-                self._tell_failed(call, counting.usage, is_untold=True)
+                self._tell_failed(call, heard.usage, is_untold=True)
                 raise
             self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
             _INPUT.count += answer.usage.metered_input_tokens
             _OUTPUT.count += answer.usage.output_tokens
-            answer, entry = await self._decided(call, flight, answer, asked)
+            answer, entry = await self._decided(call, heard if call.stream else None, answer, asked)
             landing = Landing(answer, attempts=number, ticket=flight.ticket, waited_s=flight.waited_s)
             # One round trip: the three are sent in the same turn of the loop, and waited for afterwards. The entry is kept
             # before the flight lands, so no second call slips in between.
@@ -107,13 +108,13 @@ class Attempts:
             await settled
             return landing
 
-    async def _decided(self, call: Call, flight: Flight, answer: Answer, asked: float) -> tuple[Answer, Entry | None]:
+    async def _decided(self, call: Call, heard: _Heard | None, answer: Answer, asked: float) -> tuple[Answer, Entry | None]:
         """Return the answer, which says whether it is kept, and the entry to keep it by, if it is."""
         entry = self._keeping.entry_of(call, answer, asked)
         no_keep = self._keeping.no_keep_call(call) or self._cache.no_keep(entry)
         if not no_keep:
-            events = flight.events if call.stream else ()
-            no_keep = await self.answers.no_keep(call.endpoint, answer, events) or self._cache.no_keep(entry)
+            told = heard.told if heard is not None else None
+            no_keep = await self.answers.no_keep(call.endpoint, answer, told) or self._cache.no_keep(entry)
         answer = answer.decided(no_keep)
         return answer, None if no_keep else replace(entry, answer=answer)
 
@@ -121,19 +122,19 @@ class Attempts:
         """Tell what upstream had said of an attempt's use before it ended too early."""
         self._outcomes.spent(call, told, is_whole=False, is_untold=is_untold)
 
-    async def _stream(self, call: Call, flight: Flight, turn: Turn, counting: forms.Counting) -> Answer:
+    async def _stream(self, call: Call, flight: Flight, turn: Turn, heard: _Heard) -> Answer:
         async with self._upstream.stream(call) as stream:
             flight.request_id, flight.headers = stream.request_id, stream.headers
             dialect = forms.dialect(call.endpoint)
             async for event in stream:
                 flight.append(event, is_content=dialect.is_content(event))
-                counting.add(event)
+                heard.add(event)
                 if dialect.tells_usage(event):
-                    turn.told(counting.usage)
+                    turn.told(heard.usage)
                 if flight.is_open:
                     turn.begun()
-        payload = await joined([event.raw for event in flight.events])
-        return Answer(Form.EVENTS, payload, self._clock.now(), counting.usage, stream.request_id, headers=stream.headers)
+        payload = await aloof(heard.payload, bytes, heard.payload)
+        return Answer(Form.EVENTS, payload, self._clock.now(), heard.usage, stream.request_id, headers=stream.headers)
 
     def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
         """Return what a failure means by now: it is final after the first content, the caller's own after the deadline."""
@@ -144,3 +145,23 @@ class Attempts:
             # Upstream was given no more time than the leader had. Followers may have longer, so this must not bind them.
             return DeadlinePassed("the call's deadline passed before upstream had answered")
         return failure
+
+
+class _Heard:
+    """What a stream has said so far. At its end all is known that is to be known of it, however long it was."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._counting = forms.dialect(endpoint).counting()
+        self.told = Told()
+        self.payload = bytearray()
+
+    def add(self, event: Event) -> None:
+        """Take in an event."""
+        self._counting.add(event)
+        self.told.add(event)
+        self.payload += event.raw
+
+    @property
+    def usage(self) -> Usage:
+        """What upstream has said of the attempt's use."""
+        return self._counting.usage

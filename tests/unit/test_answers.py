@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from headrace import answers, forms
 from headrace.answers import Answers, is_light
 from headrace.aside import Aside
-from headrace.cache.policy import no_keep_events, no_keep_message
+from headrace.cache.policy import Told, no_keep_message
 from headrace.model import Answer, Event, Form, Usage
 from scripted import MESSAGE
 
@@ -21,6 +21,13 @@ TEXT = {"type": "text", "text": "t"}
 
 def message(blocks: int, **more: object) -> bytes:
     return json.dumps(json.loads(MESSAGE) | {"content": [TEXT] * blocks} | more).encode()
+
+
+def taken_in(events: list[Event]) -> Told:
+    told = Told()
+    for event in events:
+        told.add(event)
+    return told
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ async def test_kept(here):
             told = Answer(Form.EVENTS, forms.sse_payload(answer), 1.0)
             assert await here.no_keep("messages", answer) == reason
             assert await here.no_keep("messages", told) == reason
-            assert await here.no_keep("messages", told, forms.split(told.payload)) == reason
+            assert await here.no_keep("messages", told, taken_in(forms.split(told.payload))) == reason
     for chunks in (1, 20_000):
         said = b'data: {"choices":[]}\n\n' * chunks + b'data: {"choices":[{"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
         assert await here.no_keep("chat", Answer(Form.EVENTS, said, 1.0)) == ""
@@ -105,7 +112,7 @@ def test_by_events(blocks, more):
     """A message's events say of it what the message does."""
     payload = json.dumps(json.loads(MESSAGE) | {"content": blocks} | more).encode()
     told = forms.split(forms.sse_payload(Answer(Form.JSON, payload, 1.0)))
-    assert no_keep_events(told) == no_keep_message(forms.message_of_events(told))
+    assert taken_in(told).no_keep == no_keep_message(forms.message_of_events(told))
 
 
 @given(st.lists(st.sampled_from([b"data: x", b": y", b"\n", b"\r", b"\r\n", b" ", b"\n\n", b"\xef\xbb\xbf"])).map(b"".join))

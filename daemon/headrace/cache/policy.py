@@ -33,7 +33,7 @@ caller: what they found comes back inside the next call, so answers that use the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace import forms
@@ -68,20 +68,36 @@ def no_keep_answer(endpoint: str, answer: Answer) -> str:
     return _no_keep_chat(answer) if endpoint == CHAT.name else ""
 
 
-def no_keep_events(events: Iterable[Event]) -> str:
-    """Return the same of a message that events tell, of which most say nothing about that."""
-    told: dict[str, Any] = {}
-    blocks: list[Any] = []
-    for event in events:
-        if event.name == "message_start":
-            told = dict(_map(_map(forms.parse(event.data)).get("message")))
-        elif event.name == "content_block_start":
-            blocks.append(_map(forms.parse(event.data)).get("content_block"))
-        elif event.name == "message_delta":
-            said = _some(forms.parse(event.data))
-            used = {**_map(told.get("usage")), **_some(said.pop("usage", None))}
-            told |= {**_some(said.pop("delta", None)), **said, "type": told.get("type"), "usage": used}
-    return no_keep_message(told | {"content": blocks})
+class Told:
+    """What the events of a message say of whether it may be kept, as they come: most say nothing of that."""
+
+    def __init__(self) -> None:
+        self._message: dict[str, Any] = {}
+        self._blocks: list[Any] = []
+        self._is_readable = True
+
+    def add(self, event: Event) -> None:
+        """Take in an event."""
+        if event.name in ("message_start", "content_block_start", "message_delta"):
+            try:
+                self._add(event.name, _some(forms.parse(event.data)))
+            except ValueError:  # nested past reason
+                self._is_readable = False
+
+    def _add(self, name: str, said: dict[str, Any]) -> None:
+        message = self._message
+        if name == "message_start":
+            self._message = dict(_map(said.get("message")))
+        elif name == "content_block_start":
+            self._blocks.append(said.get("content_block"))
+        else:
+            used = {**_map(message.get("usage")), **_some(said.pop("usage", None))}
+            message |= {**_some(said.pop("delta", None)), **said, "type": message.get("type"), "usage": used}
+
+    @property
+    def no_keep(self) -> str:
+        """Why it may not be kept, or "", now that all has been said."""
+        return no_keep_message(self._message | {"content": self._blocks}) if self._is_readable else "bad-message"
 
 
 def _no_keep_chat(answer: Answer) -> str:
