@@ -25,7 +25,7 @@ from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Call, Event, Headers, Source
 
-_AT_ONCE = 256  # events that are told without others' turns between
+_AT_ONCE = 64  # events that are told without others' turns between
 
 log = structlog.get_logger()
 
