@@ -14,8 +14,7 @@ import pytest
 from conftest import until
 from doors import http_door, open_door
 from flow_parts import daemon
-from headrace import observe
-from headrace.bodies import unpack
+from headrace import observe, unpacking
 from headrace.edge.http_server import HttpServer
 from headrace.edge.http_times import Times
 from scripted import say_message, serving
@@ -65,16 +64,11 @@ async def said(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.fixture
-def unpackers(monkeypatch: pytest.MonkeyPatch) -> list[unpack.Unpacker]:
-    """All that were made."""
-    made: list[unpack.Unpacker] = []
-
-    class Seen(unpack.Unpacker):
-        def __init__(self, encoding: str) -> None:
-            super().__init__(encoding)
-            made.append(self)
-
-    monkeypatch.setattr(unpack, "Unpacker", Seen)
+def unpackers(monkeypatch: pytest.MonkeyPatch) -> list[unpacking.Unpacker]:
+    """All that is made to unpack anything."""
+    made: list[unpacking.Unpacker] = []
+    make = unpacking.unpacker
+    monkeypatch.setattr(unpacking, "unpacker", lambda encoding: made.append(make(encoding)) or made[-1])
     return made
 
 

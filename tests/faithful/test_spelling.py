@@ -94,7 +94,7 @@ def heard(raw: bytes) -> Any:
         return ("number", Decimal(said), said.startswith("-"))
 
     def whole(said: str) -> Any:
-        return ("number", Decimal(said), Decimal(said) < 0)
+        return ("number", Decimal(said), said.startswith("-"))
 
     return told(json.loads(raw, parse_float=fraction, parse_int=whole))
 
@@ -155,7 +155,7 @@ def test_spelled(number: str, beside: str) -> None:
     """Where no field holds it, a number keeps its spelling, whatever it stands beside."""
     raw = b'{"unheard_of":{"n":%b,"s":%b}}' % (number.encode(), beside.encode())
     said = translate.write(translate.read(raw, messages_pb2.Message))
-    assert said == (raw if number != "-0" else raw.replace(b"-0", b"0"))
+    assert said == raw
 
 
 @pytest.mark.parametrize("number", SPELLINGS)
