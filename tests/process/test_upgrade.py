@@ -13,7 +13,7 @@ import redis
 from daemon_process import environment, serving
 from fleet import addresses
 from headrace import keys
-from headrace.v1 import messages_pb2, messages_service_pb2, tickets_pb2, tickets_service_pb2
+from headrace.v1 import content_pb2, messages_pb2, messages_service_pb2, tickets_pb2, tickets_service_pb2
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
 from headrace.v1.tickets_service_pb2_grpc import TicketsServiceStub
 from scripted import MESSAGE, OVERLOADED, Line
@@ -54,7 +54,9 @@ async def running(directory: Path, upstream: str) -> AsyncIterator[grpc.aio.Chan
 
 
 async def submit(channel: grpc.aio.Channel, model: str) -> str:
-    asked = messages_service_pb2.SubmitMessageRequest(params=messages_pb2.MessageParams(model=model, max_tokens=5))
+    said = messages_pb2.InputMessage(role="user", content=content_pb2.Content(text="hi"))
+    params = messages_pb2.MessageParams(model=model, max_tokens=5, messages=[said])
+    asked = messages_service_pb2.SubmitMessageRequest(params=params)
     return (await MessagesServiceStub(channel).SubmitMessage(asked, timeout=10)).ticket.id
 
 

@@ -156,7 +156,7 @@ def test_odd_json(raw: bytes) -> None:
         (-1, "not -1"),
         (5.0, "not 5.0"),
         (1e300, "not 1e+300"),
-        (10**15, ""),
+        (10**15 - 1, ""),
         (2**53, "not 9007199254740992"),
         (10**30, "not a number of so many digits"),
         (-(10**30), "not a number of so many digits"),

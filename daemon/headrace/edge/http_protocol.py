@@ -49,7 +49,8 @@ log = structlog.get_logger()
 
 # What was refused is still read for so long, so that its sender hears why; by the loop, as aiohttp times its connections.
 LINGER_S = 2.0
-_LINGER_BYTES = 4_000_000  # and so much of it at most
+_LINGER_BYTES = 33_000_000  # and so much of it at most: what a body may have that is none too large,
+_HEARD_OUT_BYTES = 1_000_000_000  # or so much of a caller who is known: most clients listen only once they have sent it all
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
 _MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
 _MAX_PADDING = 16  # times the body: what chunks of a byte each have around them, twice over
@@ -70,8 +71,9 @@ class Connection(RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused", "_passed_over",
-        "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "handshake", "peer", "writer",
+        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused", "_most_over",
+        "_passed_over", "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "handshake",
+        "peer", "writer",
     )  # fmt: skip
 
     def __init__(self, manager: Manager, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -87,6 +89,7 @@ class Connection(RequestHandler):
         self._body = EMPTY_PAYLOAD  # of the request that came last
         self._wire_bytes = 0  # of that body, all that stands around it included
         self._passed_over = 0  # of a body that nobody wants any more
+        self._most_over = _LINGER_BYTES
         self._body_pace, self._write_pace = Pace(), Pace()
         self.writer: AbstractStreamWriter | None = None  # of the answer that came last, for whoever makes requests to set
         self._watched: AbstractStreamWriter | None = None
@@ -199,8 +202,12 @@ class Connection(RequestHandler):
     def _pass_over(self, size: int) -> None:
         # What nobody wants any more is read for a moment, but not much of it.
         self._passed_over += size
-        if self._passed_over > _LINGER_BYTES:
+        if self._passed_over > self._most_over:
             self.force_close()
+
+    def hear_out(self) -> None:
+        """Let a caller who is known send what it will of a refused body, as long as `LINGER_S` lasts, so that it hears why."""
+        self._most_over = _HEARD_OUT_BYTES
 
     def _end_intake(self) -> None:
         self._counted.take_in(-self._head_bytes)

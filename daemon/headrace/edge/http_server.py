@@ -41,7 +41,7 @@ from headrace.edge.http_times import Times
 from headrace.edge.origins import Origins
 from headrace.edge.waits import has_own_clock
 from headrace.endpoints import MESSAGES
-from headrace.errors import HeadraceError, InvalidCall, StartupError, TooSlow, UnknownCaller
+from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, TooSlow, UnknownCaller
 from headrace.heads import HeadWriter
 from headrace.model import Caller
 from headrace.owner import text_of
@@ -226,6 +226,8 @@ class HttpServer:
             return await self._answer(request, asked, key)
         except HeadraceError as error:
             self._outcomes.refused("http", error)
+            if isinstance(error, TooLarge):
+                request.protocol.hear_out()  # type: ignore[attr-defined]  # it is our `Connection`
             if has_own_clock(request.headers):
                 await self._exchange.delay_late_word(error)
             return _refusal(error)
