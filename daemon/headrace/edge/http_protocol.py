@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 # What was refused is still read for so long, so that its sender hears why; by the loop, as aiohttp times its connections.
 LINGER_S = 2.0
-_LINGER_BYTES = 33_000_000  # and so much of it at most: what a body may have that is none too large,
+_LINGER_BYTES = 4_000_000  # and so much of it at most,
 _HEARD_OUT_BYTES = 1_000_000_000  # or so much of a caller who is known: most clients listen only once they have sent it all
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
 _MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
