@@ -45,6 +45,7 @@ The ground
     labels      what a call is for
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
+    values      frozen, and quickly made      timeouts    a bound on a block of code
     insist      what cannot do without Redis  terminal    tables for people
     aside       a process for heavy work      v1/         generated from protos/
 

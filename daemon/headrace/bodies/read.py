@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.bodies.parse import kind, parse
@@ -11,11 +10,12 @@ from headrace.cache.fingerprint import essence
 from headrace.cache.policy import no_keep_call
 from headrace.endpoints import CHAT, COUNT_TOKENS, MESSAGES
 from headrace.errors import InvalidCall
+from headrace.values import quick
 
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Reading:
     """
     What a body asks.

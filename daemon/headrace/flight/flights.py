@@ -24,11 +24,12 @@ from headrace import observe
 from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Call, Event, Headers, Source
+from headrace.values import quick
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Landing:
     """
     How a flight ended: an answer or an error.
