@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+
+from headrace.upstream.answer_whole import read_at_once
 
 _END = re.compile(rb"\r?\n\r?\n")
 _MAX_HEAD_BYTES = 1 << 20  # past it the parser says what is wrong
@@ -40,10 +44,13 @@ class _Answers(ResponseHandler):
     """A connection to upstream."""
 
     _pending: bytes | None = None  # the head that has begun; None while a body comes
+    _options: Mapping[str, Any] = MappingProxyType({})  # of the parser of the answer that is awaited
 
     def set_response_params(self, **options: Any) -> None:
-        self._pending = b""
-        super().set_response_params(**options)
+        self._pending, self._options = b"", options
+        self._parser, self.read_timeout = None, options.get("read_timeout")
+        if self._tail:  # nobody had asked for it
+            self._parse(b"")
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -54,18 +61,30 @@ class _Answers(ResponseHandler):
             super().data_received(data)
             return
         held = self._pending + data
+        if not self._options.get("skip_payload") and (whole := read_at_once(held)) is not None:
+            self._pending = None
+            self._drop_timeout()
+            self.feed_data(whole)  # type: ignore[arg-type]  # as much of a head and of a body as `Response` reads
+            return
         end = _END.search(held)
         if end is None and len(held) < _MAX_HEAD_BYTES and held[:5] == b"HTTP/"[: len(held)]:
             self._pending = held  # a head that is not whole yet
             return
         self._pending = None
+        cut = 0 if end is None else end.end()
         if end is not None and held[9:10] == b"1":  # an interim answer; another head follows
             self._pending = b""
-            super().data_received(held[: end.end()])
-            self.data_received(held[end.end() :])
+            self._parse(held[:cut])
+            self.data_received(held[cut:])
         else:
-            cut = 0 if end is None else end.end()
-            super().data_received(without_copies(held[:cut]) + held[cut:])
+            self._parse(without_copies(held[:cut]) + held[cut:])
+
+    def _parse(self, data: bytes) -> None:
+        # Its parser is made when it is needed: most answers come whole, and need none.
+        if self._parser is None:
+            super().set_response_params(**self._options)
+        if data:
+            super().data_received(data)
 
     def eof_received(self) -> None:
         self._let_go()
@@ -79,4 +98,4 @@ class _Answers(ResponseHandler):
         # Half a head is the parser's to judge, too.
         held, self._pending = self._pending, None
         if held:
-            super().data_received(held)
+            self._parse(held)
