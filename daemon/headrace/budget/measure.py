@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+
+from headrace.values import quick
 
 
 class Kind(StrEnum):
@@ -27,7 +28,7 @@ class Kind(StrEnum):
     LINKED_FILE = "linked_file"
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Source:
     """One source: its kind, and how many bytes it has in base64; 0 if it is elsewhere."""
 
@@ -35,7 +36,7 @@ class Source:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Measure:
     """How many bytes of a body are text (JSON's own signs among them), and its sources."""
 
@@ -70,7 +71,7 @@ _WORDS = (
     (b'"data"', Kind.FILE),
     (b"file_data", Kind.FILE),
 )
-_WORD = re.compile(b"|".join(word for word, _ in _WORDS))
+_ALL_WORDS = tuple(word for word, _ in _WORDS)
 
 
 def measure(body: bytes) -> Measure:
@@ -155,7 +156,8 @@ def _kind(body: bytes, begin: int, end: int) -> Kind | None:
         if letters.startswith(beginning):
             return kind
     before, after = body[max(0, begin - _AROUND_BYTES) : begin].lower(), body[end : end + _AROUND_BYTES].lower()
-    if not _WORD.search(before) and not _WORD.search(after):  # as of nearly all runs that are text
+    around = before + b"|" + after
+    if not any(word in around for word in _ALL_WORDS):  # as of nearly all runs that are text
         return None
     # The nearest first: what stands further away may speak of a neighbour.
     found = [kind for around in (before, after) for word, kind in _WORDS if word in around]

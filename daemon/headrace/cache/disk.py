@@ -34,6 +34,7 @@ from headrace.cache.filter import Filter
 from headrace.cache.selector import Selector
 from headrace.cache.tally import Tally, TierStats
 from headrace.clock import Clock
+from headrace.forms.exact import dump
 
 T = TypeVar("T")
 
@@ -359,7 +360,7 @@ def _row(key: str, entry: Entry, raw: bytes, now: float) -> tuple[Any, ...]:
 
 
 def _tag(entry: Entry) -> str:
-    return json.dumps([entry.scope, entry.model, entry.asked])
+    return dump([entry.scope, entry.model, entry.asked]).decode()
 
 
 def _sweep(cache: Any, directory: Path) -> None:

@@ -191,11 +191,15 @@ def _usage(counted: Any, *, complete: bool) -> Usage:
         return Usage(known=False)
     known = complete and isinstance(counted.get("output_tokens"), int)
     by_age = counted.get("cache_creation")
+    fresh, output, created, read = [_count(counted.get(name)) for name in _COUNTS]
     return Usage(
-        **{name: _count(counted.get(name)) for name in _COUNTS},
-        known=known,
-        cache_creation_1h_input_tokens=_count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
-        tier="fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
+        fresh,
+        output,
+        created,
+        read,
+        known,
+        _count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
+        "fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
     )
 
 

@@ -123,7 +123,10 @@ class Stream:
 
 
 def _request_id(response: Response) -> str:
-    return next((readable(value) for name, value in response.headers if name == "request-id"), "")
+    for name, value in response.headers:
+        if name == "request-id":
+            return readable(value)
+    return ""
 
 
 async def read_whole(response: Response, *, within_s: float | None = None) -> bytes:
