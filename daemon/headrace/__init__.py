@@ -48,6 +48,7 @@ The ground
     labels      what a call is for            owner       whose a thing is
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
+    values      frozen, and quickly made      timeouts    a bound on a block of code
     insist      what cannot do without Redis  terminal    tables for people
     share       one bound for many callers    pace        what is carried has to get on
     records     those that cannot be read     seal        who wrote what is in Redis

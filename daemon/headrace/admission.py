@@ -199,6 +199,8 @@ def _fingerprint(said: Said, scope: str, version: str, reading: Reading) -> str:
 
 
 def _idempotency_key(key: str) -> str:
+    if not key:
+        return key
     if len(key) > _MAX_IDEMPOTENCY_KEY:
         raise InvalidCall(
             f"the idempotency key has {len(key)} characters; {_MAX_IDEMPOTENCY_KEY} is the most",

@@ -18,9 +18,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
+from headrace.timeouts import LoopTimeout
+
 
 class Timeout(Protocol):
-    """A bound on a block of code; `asyncio.Timeout` is one."""
+    """A bound on a block of code; `asyncio.Timeout` is one, too."""
 
     def expired(self) -> bool:
         """Whether the bound ended the block."""
@@ -79,7 +81,7 @@ class SystemClock:
         await asyncio.sleep(max(0.0, seconds))
 
     def timeout(self, seconds: float | None) -> Timeout:
-        return asyncio.timeout(None if seconds is None else max(0.0, seconds))
+        return LoopTimeout(seconds)
 
     def reset(self, timeout: Timeout, seconds: float | None) -> None:
         timeout.reschedule(None if seconds is None else asyncio.get_running_loop().time() + max(0.0, seconds))

@@ -186,7 +186,7 @@ def _unpack(raw: bytes, head_type: type[H]) -> tuple[H, bytes]:
 
 
 def _spelled(headers: Headers) -> Headers:
-    return tuple((name, value.encode("utf-8", "surrogateescape").decode("latin-1")) for name, value in headers)
+    return tuple([(name, value.encode("utf-8", "surrogateescape").decode("latin-1")) for name, value in headers])
 
 
 def _unspelled(headers: Headers) -> Headers:

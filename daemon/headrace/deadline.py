@@ -7,17 +7,17 @@ SDK's header, the configuration's word) bounds the time until there is something
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import TracebackType
 
 from headrace.clock import Clock
 from headrace.errors import DeadlinePassed
+from headrace.values import quick
 
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
 _MARGIN_S = 0.5  # a failed attempt and its answer take so long, or an eighth of the time, if that is less
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Moments:
     """What `model.Errand` says of time: until when, how much earlier the caller may give up, and when all must be over."""
 
@@ -26,7 +26,7 @@ class Moments:
     ends: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Wait:
     """
     How long a caller will wait, in seconds from its arrival; None where nobody said.

@@ -1,5 +1,5 @@
 """
-The values that travel between the parts: frozen, slotted, no I/O.
+The values that travel between the parts: frozen (values.py), slotted, no I/O.
 
 A `Call` is what a caller wants; an `Answer` is what came back, in the form in which upstream said it (one JSON message, or
 the exact sequence of server-sent events). Times are Unix seconds, sizes bytes, tokens model tokens.
@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from headrace.owner import Owner
+from headrace.values import quick
 from headrace.weight import Weight
 
 R = TypeVar("R")
@@ -61,7 +62,7 @@ class Form(StrEnum):
     EVENTS = "events"
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class CacheControl:
     """The request directives of RFC 9111 and RFC 5861 that we honour."""
 
@@ -98,7 +99,7 @@ class Caller:
     ceiling: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick(frozen=True, slots=True, kw_only=True)
 class Errand:
     """
     What schedule, limits and upstream need to know of any request, whether its answer is kept or it is only carried.
@@ -147,7 +148,7 @@ class Errand:
         return self.deadline - self.slack_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@quick(frozen=True, slots=True, kw_only=True)
 class Call(Errand):
     """
     A request whose answer may be kept and shared: what a caller wants from the API.
@@ -179,7 +180,7 @@ class Call(Errand):
     weight: Weight | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Usage:
     """
     What upstream counted. `known` is False when it never said.
@@ -207,7 +208,7 @@ UNTOLD = Usage(known=False)
 """Upstream has said nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Event:
     """One server-sent event: its name, its data (JSON), and the exact bytes, blank line included."""
 
@@ -216,7 +217,7 @@ class Event:
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Answer:
     """
     A complete, successful answer.

@@ -6,8 +6,9 @@ It travels with a large body from where that is read: to look through thirty meg
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from headrace.values import quick
 
 
 class Kind(StrEnum):
@@ -21,7 +22,7 @@ class Kind(StrEnum):
     LINKED_FILE = "linked_file"
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Source:
     """One source: its kind, and how many bytes it has in base64; 0 if it is elsewhere."""
 
@@ -29,7 +30,7 @@ class Source:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Measure:
     """How many bytes of a body are text (JSON's own signs among them), and its sources."""
 
@@ -42,7 +43,7 @@ class Measure:
         return self.text_bytes + sum([source.size_bytes for source in self.sources]) if self.sources else self.text_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Weight:
     """
     All that is to be known of a body's input.

@@ -34,11 +34,17 @@ TICK_S = 0.005
 
 @dataclass(frozen=True)
 class Spared:
-    """What one call took: commands of Redis, and microseconds of CPU here; and how many there were a second."""
+    """
+    What one call took: commands of Redis, and microseconds of CPU here; and how many there were a second.
+
+    Args:
+        late_s: the longest that the pace stood still. What was due then came at once: a crowd, no pace.
+    """
 
     commands: float
     cpu_us: float
     calls_a_second: float
+    late_s: float
 
 
 async def steady(calls_a_second: int, seconds: float, *, borrows: bool) -> Spared:
@@ -64,18 +70,20 @@ async def _measured(url: str, calls_a_second: int, seconds: float, borrows: bool
     schedule = Schedule(Limits([LIMIT]), ledger, Estimator(), link, SystemClock(), max_in_flight=4096, tuner=tuner)
     await _press(schedule, "warm", calls_a_second, 2.0)
     before, cpu_before, began = await _commands(link), time.process_time(), time.monotonic()
-    count = await _press(schedule, "h", calls_a_second, seconds)
+    count, late_s = await _press(schedule, "h", calls_a_second, seconds)
     took, cpu, after = time.monotonic() - began, time.process_time() - cpu_before, await _commands(link)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await link.aclose()
-    return Spared((after - before) / count, cpu / count * 1e6, count / took)
+    return Spared((after - before) / count, cpu / count * 1e6, count / took, late_s)
 
 
-async def _press(schedule: Schedule, name: str, calls_a_second: int, seconds: float) -> int:
+async def _press(schedule: Schedule, name: str, calls_a_second: int, seconds: float) -> tuple[int, float]:
     began, count, running = time.monotonic(), 0, set()
+    before = late_s = 0.0
     while (passed := time.monotonic() - began) < seconds:
+        before, late_s = passed, max(late_s, passed - before)
         while count < passed * calls_a_second:
             count += 1
             task = asyncio.create_task(_go(schedule, f"{name}{count}", count))
@@ -83,7 +91,7 @@ async def _press(schedule: Schedule, name: str, calls_a_second: int, seconds: fl
             task.add_done_callback(running.discard)
         await asyncio.sleep(TICK_S)
     await asyncio.gather(*running)
-    return count
+    return count, late_s
 
 
 async def _go(schedule: Schedule, hold_id: str, number: int) -> None:

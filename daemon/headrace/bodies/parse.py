@@ -53,7 +53,10 @@ def _decode(raw: bytes) -> tuple[Any, bool]:
 
 
 def _refuse_doubles(raw: bytes, body: Any, *, is_plain: bool) -> None:
-    if is_plain and not _hides_a_name(raw) and _names(msgspec.json.format(raw, indent=-1)) == _names(_encoded(body)):
+    encoded = _encoded(body) if is_plain else b""
+    if encoded == raw:
+        return
+    if is_plain and not _hides_a_name(raw) and _names(msgspec.json.format(raw, indent=-1)) == _names(encoded):
         return
     json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_no_doubles)
 

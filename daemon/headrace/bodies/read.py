@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headrace.bodies.parse import kind, parse
@@ -13,13 +12,14 @@ from headrace.cache.policy import no_keep_call
 from headrace.endpoints import CHAT, COUNT_TOKENS, MESSAGES
 from headrace.errors import InvalidCall
 from headrace.resources.ids import asked_in
+from headrace.values import quick
 from headrace.weight import Weight
 
 _MOST_TOKENS = 10**15  # more can be no model's, and passes what our own books count
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Reading:
     """
     What a body asks.

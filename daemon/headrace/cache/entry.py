@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import msgspec
 
 from headrace import codec, forms
 from headrace.model import Answer, Event
+from headrace.values import quick
 
 _FAMILY = b"HRe"
 FOREIGN = _FAMILY + b"?"  # stands for what only another could read
@@ -51,7 +52,7 @@ class Renditions(dict[str, Any]):
             self.tell(grown)
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Entry:
     """
     One kept answer.
@@ -136,12 +137,12 @@ def _digest(body: bytes | memoryview) -> bytes:
 
 def _encodable(text: str) -> str:
     # A model name is the caller's free text, and JSON lets half a character through.
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _weigh_headers(answer: Answer) -> int:
     # A pair, and two strings of their own (measured: 64 + 2 * 50).
-    return sum(164 + len(name) + len(value) for name, value in answer.headers)
+    return sum([164 + len(name) + len(value) for name, value in answer.headers])
 
 
 def _weigh(form: Any) -> int:

@@ -7,10 +7,11 @@ to translate.
 
 from __future__ import annotations
 
+import functools
 import struct
-from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from headrace.aside import Aside, cut
@@ -19,6 +20,7 @@ from headrace.edge.grpc_calls import parse
 from headrace.errors import InvalidCall
 from headrace.forms import exact
 from headrace.v1 import chat_service_pb2, message_batches_service_pb2, messages_service_pb2, organization_service_pb2
+from headrace.values import quick
 
 JOB = "headrace.edge.grpc_params:job"
 
@@ -31,7 +33,7 @@ _FILES = (messages_service_pb2, chat_service_pb2, message_batches_service_pb2, o
 _REPLY = struct.Struct("!?I")
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Parted:
     """
     A request taken apart.
@@ -63,7 +65,7 @@ async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: b
         raw: the request, serialised.
         streams: whether the RPC streams, which the body then says, too, if the params leave it open.
     """
-    if is_light(raw) or "params" not in cls.DESCRIPTOR.fields_by_name:
+    if is_light(raw) or "params" not in _fields(cls.DESCRIPTOR):
         return _take_apart(cls, raw, streams=streams)
     said = await aside.run(JOB, f"{'+' if streams else '-'}{cls.DESCRIPTOR.name}".encode(), raw)
     is_stream, length = _REPLY.unpack_from(said)
@@ -71,17 +73,22 @@ async def take_apart(aside: Aside, cls: type[Message], raw: bytes, *, streams: b
     return Parted(parse(cls, rest), await cut(said, _REPLY.size + length, len(said)), is_stream)
 
 
+@functools.cache
+def _fields(descriptor: Descriptor) -> frozenset[str]:
+    return frozenset(descriptor.fields_by_name)  # which protobuf makes anew each time it is asked
+
+
 def _take_apart(cls: type[Message], raw: bytes, *, streams: bool) -> Parted:
-    has_params = "params" in cls.DESCRIPTOR.fields_by_name
+    has_params = "params" in _fields(cls.DESCRIPTOR)
     request: Any = parse(cls, raw, **({"most_bytes": None} if has_params else {}))
-    if "params" not in cls.DESCRIPTOR.fields_by_name:
+    if not has_params:
         return Parted(request, b"", streams)
     return Parted(request, *written(request.params, streams=streams))
 
 
 def written(params: Any, *, streams: bool) -> tuple[bytes, bool]:
     """Return the body that params stand for, and whether it asks for a stream: as *streams* says where they leave it open."""
-    if "stream" not in params.DESCRIPTOR.fields_by_name:
+    if "stream" not in _fields(params.DESCRIPTOR):
         return translate.write(params), False
     if streams and not params.HasField("stream"):
         params.stream = True

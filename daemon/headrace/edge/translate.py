@@ -40,10 +40,16 @@ _encode = msgspec.json.encode
 
 def read(raw: bytes, cls: type[M]) -> M:
     """Return the JSON object *raw* as a message; ValueError if it is none."""
-    shaped = _plan(cls.DESCRIPTOR).shape(parse_exactly(raw), 0)
+    return cls(**shape(raw, cls))
+
+
+def shape(raw: bytes, cls: type[Message]) -> dict[str, Any]:
+    """Return what makes a message of *raw*, as `read` does: for who makes it inside another one."""
+    shaped: Any = _plan(cls.DESCRIPTOR).shape(parse_exactly(raw), 0)
     if shaped is _MISFIT:
         raise ValueError(f"a {cls.DESCRIPTOR.name} must be a JSON object")
-    return cls(**shaped)
+    made: dict[str, Any] = shaped
+    return made
 
 
 def write(message: Message) -> bytes:
@@ -147,6 +153,8 @@ class _Object:
     def __init__(self, descriptor: Descriptor) -> None:
         self._where = f"{descriptor.name}.extra_json"
         self._fields = {field.name: _Lazy(field) for field in descriptor.fields if _is_json(field)}
+        # The same by the descriptor, which protobuf hands out one of: its name would be made anew each time.
+        self._by_field = {descriptor.fields_by_name[name]: lazy for name, lazy in self._fields.items()}
 
     def shape(self, value: Any, depth: int) -> Any:
         if type(value) is not dict:
@@ -166,7 +174,7 @@ class _Object:
     def text(self, value: Any, tag: str = "") -> bytes:
         parts = [b'"type":' + _encode(tag)] if tag else []
         for field, held in value.ListFields():
-            if (known := self._fields.get(field.name)) is not None:
+            if (known := self._by_field.get(field)) is not None:
                 parts.append(known.key + known.codec.text(held))
         if value.extra_json and (rest := self._rest(value, tag)):
             parts.append(rest)

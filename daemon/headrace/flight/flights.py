@@ -24,13 +24,14 @@ from headrace import observe
 from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Call, Event, Headers, Source
+from headrace.values import quick
 
 _AT_ONCE = 64  # events that are told without others' turns between
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Landing:
     """
     How a flight ended: an answer or an error.

@@ -227,11 +227,15 @@ def _usage(counted: Any, *, complete: bool) -> Usage:
         return Usage(known=False)
     known = complete and _is_count(counted.get("output_tokens"))
     by_age = counted.get("cache_creation")
+    fresh, output, created, read = [count(counted.get(name)) for name in _COUNTS]
     return Usage(
-        **{name: count(counted.get(name)) for name in _COUNTS},
-        known=known,
-        cache_creation_1h_input_tokens=count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
-        tier="fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
+        fresh,
+        output,
+        created,
+        read,
+        known,
+        count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
+        "fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
     )
 
 

@@ -170,7 +170,7 @@ class Asking:
     def freed(self, wants: tuple[Want, ...]) -> None:
         """These were given back: what the ledger said a moment ago holds no longer, and others may ask for them."""
         self._last = (), None
-        if any(want.form is Form.PERMIT for want in wants) and (line := self._lines.get(_key(wants))):
+        if self._lines and any(want.form is Form.PERMIT for want in wants) and (line := self._lines.get(_key(wants))):
             line.free(self._clock.now())
 
     # Remembering, for a moment, what the ledger said.

@@ -214,7 +214,7 @@ class Schedule:
             if estimate is None or draw is not drawn:  # limits with ceilings may have come while it waited
                 drawn, estimate = draw, self._estimate(call, draw, tokens)
             enforced = granting(self._limits.reserved(draw.enforced, call.model, estimate))
-            shadows = self._limits.reserved(draw.shadows, call.model, estimate)
+            shadows = self._limits.reserved(draw.shadows, call.model, estimate) if draw.shadows else ()
             wants = enforced + self.tuner.asks_gate(model_class, enforced)
             # An id that was given up is closed for good, so whoever takes its place anew does so under another.
             hold = Hold(f"{hold_id}.{number}" if number else hold_id, wants, shadows, estimate, model_class, now)

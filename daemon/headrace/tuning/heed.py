@@ -24,6 +24,7 @@ from email.utils import parsedate_to_datetime
 
 from headrace.budget.want import Form, Kind, Want
 from headrace.upstream.failures import retry_after
+from headrace.values import quick
 
 _WAITS = (b"retry-after", b"retry-after-ms", b"date")
 _KINDS: dict[str, Kind] = {
@@ -49,7 +50,7 @@ class Reading:
     burst_s: int = _MINUTE_S
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Word:
     """
     What one head says.

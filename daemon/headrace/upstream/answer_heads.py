@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from headrace.upstream.answer_whole import read_at_once
 
 _END = re.compile(rb"\r?\n\r?\n")
 _MAX_HEAD_BYTES = 1 << 17  # of which all that travels with an answer is kept
@@ -43,10 +47,13 @@ class _Answers(ResponseHandler):
     """A connection to upstream."""
 
     _pending: bytearray | None = None  # the head that has begun; None while a body comes
+    _options: Mapping[str, Any] = MappingProxyType({})  # of the parser of the answer that is awaited
 
     def set_response_params(self, **options: Any) -> None:
-        self._pending = bytearray()
-        super().set_response_params(**options)
+        self._pending, self._options = bytearray(), options
+        self._parser, self.read_timeout = None, options.get("read_timeout")
+        if self._tail:  # nobody had asked for it
+            self._parse(b"")
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -56,6 +63,11 @@ class _Answers(ResponseHandler):
         held = self._pending
         if held is None or not data:
             super().data_received(data)
+            return
+        if not held and not self._options.get("skip_payload") and (whole := read_at_once(data)) is not None:
+            self._pending = None
+            self._drop_timeout()
+            self.feed_data(whole)  # type: ignore[arg-type]  # as much of a head and of a body as `Response` reads
             return
         seen = max(0, len(held) - 3)
         held += data
@@ -68,16 +80,23 @@ class _Answers(ResponseHandler):
             self._refuse()
         elif end is not None and held[9:10] == b"1":  # an interim answer; another head follows
             self._pending = bytearray()
-            super().data_received(bytes(held[:cut]))
+            self._parse(bytes(held[:cut]))
             self.data_received(bytes(held[cut:]))
         else:
-            super().data_received(without_copies(bytes(held[:cut])) + bytes(held[cut:]))
+            self._parse(without_copies(bytes(held[:cut])) + bytes(held[cut:]))
 
     def _refuse(self) -> None:
         if self.transport is not None:
             self.transport.close()
         error = LineTooLong(b"the head of an answer", _MAX_HEAD_BYTES)
         self.set_exception(HttpProcessingError(code=error.code, message=error.message), error)
+
+    def _parse(self, data: bytes) -> None:
+        # Its parser is made when it is needed: most answers come whole, and need none.
+        if self._parser is None:
+            super().set_response_params(**self._options)
+        if data:
+            super().data_received(data)
 
     def eof_received(self) -> None:
         self._let_go()
@@ -91,4 +110,4 @@ class _Answers(ResponseHandler):
         # Half a head is the parser's to judge, too.
         held, self._pending = self._pending, None
         if held:
-            super().data_received(bytes(held))
+            self._parse(bytes(held))

@@ -13,7 +13,6 @@ connections, so that it never waits inside the pool.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import re
@@ -30,6 +29,7 @@ from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
 from headrace.heads import identifier, is_sendable
 from headrace.model import Answer, Call, Errand, Form, Headers
 from headrace.pace import Going
+from headrace.timeouts import LoopTimeout
 from headrace.upstream.carrying import Body, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
@@ -278,7 +278,7 @@ class _Asked:
         self.outcome = "abandoned"
         self._upstream, self._call, self._what, self._make = upstream, call, what, make
         self._began = time.monotonic()
-        self._bound: asyncio.Timeout | None = None
+        self._bound: LoopTimeout | None = None
         self._response: Response | None = None
 
     async def __aenter__(self) -> Response:
@@ -287,7 +287,7 @@ class _Asked:
         try:
             request, left_s = self._make(), upstream.time_left(self._call, self._what)
             if left_s is not None:
-                self._bound = asyncio.timeout(left_s)  # by the loop: it is a socket's
+                self._bound = LoopTimeout(left_s)  # by the loop: it is a socket's
                 await self._bound.__aenter__()
             self._response = await upstream.send(self._call, request)
             if self._bound is not None and self._what is _Bound.BEGINNING:
@@ -313,7 +313,7 @@ class _Asked:
         finally:
             self._count(error)
 
-    async def _ring(self, bound: asyncio.Timeout, error: BaseException | None) -> None:
+    async def _ring(self, bound: LoopTimeout, error: BaseException | None) -> None:
         try:
             await bound.__aexit__(type(error) if error is not None else None, error, None)
         except TimeoutError as rung:

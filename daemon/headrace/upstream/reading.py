@@ -151,7 +151,10 @@ class Stream:
 
 
 def _request_id(response: Response) -> str:
-    return next((identifier(value) for name, value in response.headers if name == "request-id"), "")
+    for name, value in response.headers:
+        if name == "request-id":
+            return identifier(value)
+    return ""
 
 
 async def read_whole(response: Response, *, within_s: float | None = None, most: int = MAX_ANSWER_BYTES) -> bytes:

@@ -32,8 +32,5 @@ _FAMILIES_LEFT_OUT = ("access-control-", "anthropic-ratelimit-", "x-headrace-", 
 def remarks(named: Headers) -> Headers:
     """Return the headers to keep with an answer, in upstream's order; the names are lower-case."""
     listed = {part.strip().lower() for name, value in named if name == "connection" for part in value.split(",")}
-    return tuple(
-        (name, value)
-        for name, value in named
-        if name not in _LEFT_OUT and name not in listed and not name.startswith(_FAMILIES_LEFT_OUT)
-    )
+    left_out = _LEFT_OUT | listed if listed else _LEFT_OUT
+    return tuple([pair for pair in named if pair[0] not in left_out and not pair[0].startswith(_FAMILIES_LEFT_OUT)])
