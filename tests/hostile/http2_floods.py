@@ -188,7 +188,7 @@ _HEADERS = (
     (frame(HEADERS, 0, 1, b"\0\x03x-a\x7f\x80\x80\x80\x80\x04"), frame(CONTINUATION, 0, 1, b"a" * 16_384)),
 )
 _CONTROL = (
-    (b"", frame(SETTINGS, payload=struct.pack(">HI", 4, 65_535))),
+    (b"", frame(SETTINGS, payload=100 * struct.pack(">HI", 4, 65_535))),
     (b"", frame(SETTINGS, ACK)),
     (b"", frame(PING, payload=bytes(8))),
     (b"", frame(WINDOW_UPDATE, payload=struct.pack(">I", 1))),
