@@ -195,6 +195,27 @@ async def test_floods(tmp_path: Path, begins: bytes, goes_on: bytes) -> None:
         flooding.cancel()
 
 
+async def test_many_waiting(tmp_path: Path) -> None:
+    """Of many calls over one connection no more than may be wait here, the others in the client; and all are answered."""
+    go = asyncio.Event()
+
+    class Slow(FakeFlow):
+        @contextlib.asynccontextmanager
+        async def answer(self, call, opens_s=None):  # type: ignore[no-untyped-def]
+            async with super().answer(call, opens_s) as said:
+                await go.wait()
+                yield said
+
+    flow = Slow()
+    async with serving(tmp_path, flow, bounds=Bounds(max_streams=16)) as (_, channel):
+        asking = [asyncio.create_task(ask(channel)) for _ in range(1000)]
+        await until(lambda: len(flow.asked) == 16, what=flow.asked.__len__())
+        await asyncio.sleep(0.1)
+        assert len(flow.asked) == 16
+        go.set()
+        assert await asyncio.gather(*asking) == ["msg_1"] * 1000
+
+
 async def test_mistaken_key(tmp_path: Path) -> None:
     """A client that has tried a wrong key some times goes on over the same connection with a right one."""
     async with serving(tmp_path, callers=FakeCallers(KEYS)) as (_, channel):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import os
 import signal
 import sys
 import time
@@ -44,30 +45,42 @@ class Form:
     patience_s: float
 
 
+BUSY = "the machine is too busy to say"
+LATE_MS = 15.0  # who asks is so late on a machine that has no time
+_CORES = os.cpu_count() or 1
 LONG, SHORT = Form(20.0, 5.0, 20.0, 60.0), Form(1.5, 0.5, 30.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One row, and words that explain it."""
+    """
+    One row, and words that explain it.
+
+    Args:
+        is_busy: whether the machine had no time for anybody, and it was not the daemon that took it: times say nothing then.
+    """
 
     name: str
     figures: Mapping[str, float]
     note: str
+    is_busy: bool
 
     def judge(self, own: Mapping[str, float], form: Form) -> dict[str, Verdict]:
         """Say what each figure comes to; *own* is what the machine itself costs."""
-        return {
+        verdicts = {
             figure: goal.judge(max(0.0, self.figures[figure] - own.get(figure, 0.0)), is_short=form is SHORT)
             for figure, goal in goals(self.name).items()
         }
+        if self.is_busy:
+            verdicts |= {figure: Verdict.ABSENT for figure in TIMES if verdicts[figure] is Verdict.BROKEN}
+        return verdicts
 
     def better_of(self, other: Measured) -> Measured:
         """Return the row with the better of two times each; all else is the worse of the two."""
         figures = {
             figure: (min if figure in TIMES else max)(value, other.figures[figure]) for figure, value in self.figures.items()
         }
-        return Measured(self.name, figures, f"{self.note}; and again: {other.note}")
+        return Measured(self.name, figures, f"{self.note}; and again: {other.note}", self.is_busy and other.is_busy)
 
     def line(self, own: Mapping[str, float], form: Form) -> str:
         """Return its line of the table."""
@@ -76,8 +89,8 @@ class Measured:
             f"{self.figures[figure]:,.0f}" if verdict is Verdict.KEPT else f"**{self.figures[figure]:,.0f}**"
             for figure, verdict in verdicts.items()
         ]
-        worst = max(verdicts.values(), key=[Verdict.KEPT, Verdict.HELD, Verdict.BROKEN].index)
-        return f"| {self.name} | {' | '.join(cells)} | {worst} |"
+        worst = max(verdicts.values(), key=[Verdict.KEPT, Verdict.ABSENT, Verdict.HELD, Verdict.BROKEN].index)
+        return f"| {self.name} | {' | '.join(cells)} | {BUSY if worst is Verdict.ABSENT else worst} |"
 
 
 async def measure(names: Sequence[str], form: Form) -> bool:
@@ -96,9 +109,8 @@ async def measure(names: Sequence[str], form: Form) -> bool:
                 row = await _row(one, name, form)
                 if name == INNOCENT:
                     own = {figure: value for figure in TIMES if (value := row.figures[figure])}
-                elif (
-                    Verdict.BROKEN in row.judge(own, form).values()
-                ):  # what others do on this machine goes, an attack's harm stays
+                elif Verdict.BROKEN in row.judge(own, form).values():
+                    # What others do on this machine goes, an attack's harm stays.
                     row = row.better_of(await _row(one, name, form))
                 verdicts += row.judge(own, form).values()
                 print(row.line(own, form), flush=True)
@@ -117,7 +129,7 @@ def _others(one: House, rate: float) -> Others:
 
 
 async def _row(one: House, name: str, form: Form) -> Measured:
-    memory, lines = Memory(one), one.log_lines()
+    memory, lines, used_s = Memory(one), one.log_lines(), one.used_s()
     await asyncio.to_thread(one.daemon.longest)
     looking = asyncio.create_task(memory.look())
     async with asyncio.TaskGroup() as group:
@@ -125,6 +137,7 @@ async def _row(one: House, name: str, form: Form) -> Measured:
         async with one.attacked(name, form.attack_s) as attack:
             await asyncio.sleep(form.attack_s)
     report = asking.result()
+    used = (one.used_s() - used_s) / (form.attack_s + form.after_s)
     stall_s, where = await asyncio.to_thread(one.daemon.longest)
     lines = one.log_lines() - lines
     left_mb = await memory.back(BACK_MB, form.patience_s)
@@ -138,11 +151,15 @@ async def _row(one: House, name: str, form: Form) -> Measured:
         "stall": 1000 * stall_s,
     }
     late_ms, misses_ms = 1000 * quantile(report.late_s, 0.99), 1000 * quantile(report.misses, 0.99)
-    note = f"{attack.said or '-'}; others' misses {misses_ms:.0f} ms at p99, their own loop {late_ms:.0f} ms late"
+    note = (
+        f"{attack.said or '-'}; others' misses {misses_ms:.0f} ms at p99, their own loop {late_ms:.0f} ms late; "
+        f"the daemon used {used:.2f} of a core"
+    )
     said = [note, *(f"  - {failure}" for failure in sorted(set(report.failures))[:4])]
     if figures["stall"] > goals(name)["stall"].wanted:
         said.append(where)
-    return Measured(name, figures, "\n".join(said))
+    is_busy = late_ms > LATE_MS and used < _CORES / 2
+    return Measured(name, figures, "\n".join(said), is_busy)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import sys
 from collections.abc import Mapping
@@ -22,12 +23,13 @@ ATTACKS: Mapping[str, Attack] = {**http_floods.ATTACKS, **http2_floods.ATTACKS, 
 
 
 async def main(name: str, target: Target) -> None:
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # else it tells of each write to a connection that is closed
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await ATTACKS[name](target)
-    print(", ".join(f"{count:,} {what}" for what, count in target.tally.items()))
+    print(", ".join(f"{count:,} {what}" for what, count in target.tally.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tests.truth.rig import Upstream
 
+import held
 from audit import AUDIT
 from conftest import start_valkey
 from daemon_process import environment, serving
@@ -60,6 +61,10 @@ class House:
 
     def log_lines(self) -> int:
         return self.daemon.served.log.count("\n")
+
+    def used_s(self) -> float:
+        """Return the CPU time that the daemon has used; its children's is not in it."""
+        return held.used_s(self.pids[0])
 
     @contextlib.asynccontextmanager
     async def attacked(self, attack: str, seconds: float) -> AsyncIterator[Attack]:
@@ -116,6 +121,7 @@ async def house(upstream_program: str, **settings: str) -> AsyncIterator[House]:
         watching = {"PYTHONPATH": str(STALLS), "STALLS": f"{root}/stalls"}
         environ = environment(root, **{f"HEADRACE_{name}": value for name, value in more.items()}, **watching)
         served = await asyncio.to_thread(stack.enter_context, serving(environ, within=60))
+        stack.callback(served.process.kill)  # how it takes leave of those that attack it is not measured
         port, _, http = addresses(served)[-3:]
         watched = Watched(http, port, served, watching["STALLS"])
         yield House(watched, f"{root}/s", ours, theirs, redis_url, (served.process.pid, valkey.pid))

@@ -169,6 +169,9 @@ class Intake:
 
     async def messages(self, context: Any) -> AsyncIterator[bytes]:
         """Yield a call's messages as they come; raises what a reading was ended with."""
+        if (first := await self._read_first(context)) is None:
+            return
+        yield first
         while (raw := await self.read(context)) is not None:
             yield raw
 
@@ -192,10 +195,16 @@ class Intake:
             self._asked[peer] += len(raw) + _CALL_BYTES
         return raw  # type: ignore[no-any-return]
 
+    async def _read_first(self, context: Any) -> bytes | None:
+        # Who ends a call without a word has left it, too: grpcio tells the one or the other, by chance.
+        if (raw := await self.read(context)) is None:
+            await self._left(context.peer())
+        return raw
+
     def _asked_once(self, run: Run, answering: type[_Answering] | None = None) -> Run:
         async def take(_: Any, context: Any) -> Any:
             try:
-                if (raw := await self.read(context)) is None:
+                if (raw := await self._read_first(context)) is None:
                     raise InvalidCall("the request is missing")
             except HeadraceError as error:
                 return await status.abort(context, error)

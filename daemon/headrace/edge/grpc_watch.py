@@ -39,10 +39,10 @@ _REMEMBERED_S = 30.0
 _STRIKES, _MOST_STRIKES, _FORGIVEN = 20, 300, 20.0  # calls in vain: until they are held, and cut; and a second
 _MUCH_BYTES = 32_000_000  # that are coming at once: memory is worth giving back when they are gone
 _MOST_HELD = 5000
-_YOUNG = 1  # what was made of late: grpcio leaves a circle of each call behind
+_YOUNGEST = 0  # objects, few enough to be looked through in a moment: grpcio leaves a circle of each call behind
 _TRIM_S = 2.0  # between two times that memory is given back, which a flood has left
 _FLOOD_BYTES = 1_000_000  # a second; what sends as much is looked at more closely
-_PROOF, _DOUBT = 4, 0.25  # looks that have to find the same: until then it is known whether its calls are held
+_PROOF, _DOUBT = 10, 0.25  # looks that have to find the same: until then it is known whether its calls are held
 _ASKED_BYTES = 500  # who has sent fewer has asked nothing: a preface, settings, answers to pings
 _ROOM = 16  # one part in so many is kept free
 
@@ -167,7 +167,7 @@ class Watch:
             self._stirred_at = now
         if self._trim_at < now < self._stirred_at + _REMEMBERED_S:
             self._trim_at = now + _TRIM_S
-            gc.collect(_YOUNG)
+            gc.collect(_YOUNGEST)
             await asyncio.to_thread(memory.give_back)
 
     async def _look_at_all(self) -> float:
