@@ -24,7 +24,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
+.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,7 +61,7 @@ test: dev $(NODE_TESTS)      ## Run all tests.
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test clients others bench-short truth-short   ## Everything that CI runs.
+check: lint types protos-check test clients others bench-short truth-short hostile-short   ## Everything that CI runs.
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)
@@ -161,6 +161,12 @@ large: dev                   ## Carry a gigabyte each way, and look at the daemo
 
 figures: dev                 ## Measure crowds of equal calls, and /healthz while 29 MB arrive.
 	$(BIN)/python -m tests.figures
+
+hostile: dev                ## Attack the installed daemon in every known way, and print what others notice. ROW="packed rapid-reset" picks some.
+	$(BIN)/python -m tests.hostile $(ROW)
+
+hostile-short: dev          ## The same in its short form: what was reached must still be.
+	$(BIN)/python -m tests.hostile --short $(ROW)
 
 clean:                       ## Remove what was installed and cached.
 	rm -rf .venv .venv-others .venv-tools sbom.json clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

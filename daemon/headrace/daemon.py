@@ -106,7 +106,7 @@ def _prepare(directory: Path) -> None:
 async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
     # Imported here, since it brings gRPC along, which wants Valkey to be started first. It would write a line for each
     # connection that is no TLS, and anybody can make those.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from headrace.edges import Edges
     from headrace.wiring import Parts
 

@@ -111,7 +111,9 @@ def _certificates(listen: Listen, clock: Clock) -> Certificates | None:
 
 def _bounds(listen: Listen) -> Bounds:
     most = connections_of(listen.max_connections)
-    return Bounds(most, listen.max_connections_per_peer, body_s=listen.body_timeout, write_s=listen.write_timeout)
+    return Bounds(
+        most, listen.max_connections_per_peer, listen.max_streams, body_s=listen.body_timeout, write_s=listen.write_timeout
+    )
 
 
 def _times(listen: Listen) -> Times:

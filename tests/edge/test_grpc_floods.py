@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import itertools
 import struct
@@ -16,6 +17,7 @@ import pytest
 from conftest import until
 from grpc_fakes import FakeCallers, FakeFlow, event, reply, serving
 from headrace.edge.grpc_watch import Bounds
+from headrace.errors import UnknownCaller
 from headrace.v1 import messages_service_pb2, messages_service_pb2_grpc
 from raw_http2 import (
     ACK,
@@ -125,7 +127,7 @@ async def test_rapid_reset(tmp_path: Path, key: str) -> None:
     """Calls that are given up as soon as they were made, as fast as they come: nobody else's fails, and their maker is cut."""
     presented = [("x-api-key", key)] if key else []
     async with (
-        serving(tmp_path, callers=FakeCallers(KEYS)) as (server, channel),
+        serving(tmp_path, callers=FakeCallers(KEYS), bounds=Bounds(held_s=0.5)) as (server, channel),
         others(channel),
         connect(server.ports[0]) as raw,
     ):
@@ -134,12 +136,43 @@ async def test_rapid_reset(tmp_path: Path, key: str) -> None:
         flooding.cancel()
 
 
+@pytest.mark.parametrize("key", ["", "key"])
+async def test_held(tmp_path: Path, key: str) -> None:
+    """A connection that goes on so is not cut at once: its next one would bring as many calls again, and these are held."""
+    presented = [("x-api-key", key)] if key else []
+    async with serving(tmp_path, callers=FakeCallers(KEYS)) as (server, channel), connect(server.ports[0]) as raw:
+        flooding = asyncio.create_task(raw.send_all(resets(CREATE, *presented)))
+        for _ in range(50):
+            assert await ask(channel) == "msg_1"
+            await asyncio.sleep(0.03)
+        assert not raw.closed.is_set()
+        flooding.cancel()
+
+
+async def test_nothing_stays(tmp_path: Path) -> None:
+    """A call that was refused leaves nothing of ours behind that would have to be looked for: its headers may be large."""
+    async with serving(tmp_path, callers=FakeCallers(KEYS)) as (server, _), connect(server.ports[0]) as raw:
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for stream in range(1, 21, 2):
+                raw.say(frame(HEADERS, END_HEADERS, stream, head(CREATE)))
+            await until(lambda: all(status(grpc.StatusCode.UNAUTHENTICATED) in raw.of(stream) for stream in range(1, 21, 2)))
+            gc.collect()
+            assert not [each for each in gc.garbage if isinstance(each, UnknownCaller | grpc.aio.AbortError)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+
 def floods() -> dict[str, tuple[bytes, bytes]]:
     """How each flood begins, and what it says again and again."""
     unfinished = frame(HEADERS, 0, 1, head(CREATE))
     priorities = b"".join(frame(2, 0, stream, struct.pack(">IB", 0, 1)) for stream in range(1, 4001, 2))
     return {
-        "settings": (b"", frame(SETTINGS, payload=struct.pack(">HI", 4, 65_535))),
+        "settings": (b"", frame(SETTINGS, payload=100 * struct.pack(">HI", 4, 65_535))),
         "acknowledgements": (b"", frame(SETTINGS, ACK)),
         "pings": (b"", frame(PING, payload=bytes(8))),
         "windows": (b"", frame(WINDOW_UPDATE, payload=struct.pack(">I", 1))),
@@ -160,6 +193,27 @@ async def test_floods(tmp_path: Path, begins: bytes, goes_on: bytes) -> None:
         flooding = asyncio.create_task(raw.flood(goes_on * (1 + 65_536 // len(goes_on))))
         await until(lambda: raw.closed.is_set() or raw.is_sent_away, within=30)
         flooding.cancel()
+
+
+async def test_many_waiting(tmp_path: Path) -> None:
+    """Of many calls over one connection no more than may be wait here, the others in the client; and all are answered."""
+    go = asyncio.Event()
+
+    class Slow(FakeFlow):
+        @contextlib.asynccontextmanager
+        async def answer(self, call, opens_s=None):  # type: ignore[no-untyped-def]
+            async with super().answer(call, opens_s) as said:
+                await go.wait()
+                yield said
+
+    flow = Slow()
+    async with serving(tmp_path, flow, bounds=Bounds(max_streams=16)) as (_, channel):
+        asking = [asyncio.create_task(ask(channel)) for _ in range(1000)]
+        await until(lambda: len(flow.asked) == 16, what=flow.asked.__len__())
+        await asyncio.sleep(0.1)
+        assert len(flow.asked) == 16
+        go.set()
+        assert await asyncio.gather(*asking) == ["msg_1"] * 1000
 
 
 async def test_mistaken_key(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ class Listen(Table, frozen=True):
     origins: tuple[Origin, ...] = ()
     max_connections: Count = 10_000
     max_connections_per_peer: Count = 5_000
+    max_streams: Count = 128
     head_timeout: Duration = 10.0
     body_timeout: Duration = 30.0
     write_timeout: Duration = 60.0

@@ -60,7 +60,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             self._who.admit(details.invocation_metadata)
         except HeadraceError as error:
-            return self._refusing(self._say.get(details.method, status.abort), error)
+            return self._refusing(self._say.get(details.method, status.conclude), error.with_traceback(None))
         return self._certified[details.method] if self._who.knows_certificates else handler
 
     def _recognizing(self, path: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
@@ -84,13 +84,10 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _refuse(self, say: Say, error: HeadraceError, context: Any) -> None:
         observe.ERRORS.inc("grpc", error.reason)
-        try:
-            await say(context, error)
-        finally:
-            await self._refused(context.peer())
+        await self._refused(context.peer())
+        await say(context, error)
 
     async def _refuse_unknown(self, _: Any, context: Any) -> None:
-        try:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-        finally:
-            await self._refused(context.peer())
+        await self._refused(context.peer())
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details("Method not found!")

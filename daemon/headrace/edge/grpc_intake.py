@@ -25,7 +25,7 @@ from headrace.errors import DeadlinePassed, HeadraceError, InvalidCall, QueueFul
 
 Run = Callable[[Any, Any], Awaitable[Any]]
 
-_MOST_BYTES = 96_000_000  # that may be coming at once, over all connections
+_MOST_BYTES = 68_000_000  # that may be coming at once, over all connections: one of the largest, or two that upstream takes
 _LITTLE_BYTES = 1024  # that is no progress: answers to pings come and go
 _SLOW = 10  # times as long as a message may be silent, it may take
 _CALL_BYTES = 20_000  # that a call may cost beside its message: its metadata
@@ -93,6 +93,7 @@ class Intake:
         self, left: Callable[[str], Awaitable[None]], *, body_s: float, write_s: float, now: Callable[[], float]
     ) -> None:
         self.counts = False
+        self.bytes = 0  # that were coming when all was last settled
         self._asked: Counter[Peer] = Counter()
         self._coming: set[Passage] = set()
         self._going: set[Passage] = set()
@@ -141,7 +142,7 @@ class Intake:
         return [one.peer for one in self._going if one.peer and one.is_late(now, self._write_s)]
 
     def _relieve(self, size: Counter[Peer]) -> None:
-        total = sum(size.values())
+        total = self.bytes = sum(size.values())
         for peer, came in size.most_common():
             if total <= _MOST_BYTES:
                 return
@@ -168,6 +169,9 @@ class Intake:
 
     async def messages(self, context: Any) -> AsyncIterator[bytes]:
         """Yield a call's messages as they come; raises what a reading was ended with."""
+        if (first := await self._read_first(context)) is None:
+            return
+        yield first
         while (raw := await self.read(context)) is not None:
             yield raw
 
@@ -191,10 +195,16 @@ class Intake:
             self._asked[peer] += len(raw) + _CALL_BYTES
         return raw  # type: ignore[no-any-return]
 
+    async def _read_first(self, context: Any) -> bytes | None:
+        # Who ends a call without a word has left it, too: grpcio tells the one or the other, by chance.
+        if (raw := await self.read(context)) is None:
+            await self._left(context.peer())
+        return raw
+
     def _asked_once(self, run: Run, answering: type[_Answering] | None = None) -> Run:
         async def take(_: Any, context: Any) -> Any:
             try:
-                if (raw := await self.read(context)) is None:
+                if (raw := await self._read_first(context)) is None:
                     raise InvalidCall("the request is missing")
             except HeadraceError as error:
                 return await status.abort(context, error)

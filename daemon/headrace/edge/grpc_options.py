@@ -14,7 +14,7 @@ from __future__ import annotations
 
 MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
 _MOST = 2**31 - 1
-_METADATA_BYTES = 16 * 1024
+_METADATA_BYTES = 8 * 1024
 _READ_BYTES = 64 * 1024
 _IDENTITY = 1  # the bit of messages that are not compressed
 

@@ -5,8 +5,8 @@ A hit pays nothing for it. What the handlers know (who was refused, which messag
 each connection (bytes that came, bytes that were taken; tcp_lines.py) are put together some times a second. Whoever floods
 loses its own connection, and nobody else anything:
 
-- calls that are refused, or left before they were heard, are held: they go on counting as streams of their connection, and
-  grpcio refuses more of them by itself; in the end the connection is cut;
+- calls that are to be refused, or were left before they were heard, are held: they go on counting as streams of their
+  connection, and grpcio refuses more of them by itself; in the end the connection is cut;
 - bytes without end that no call asked for (frames of control, headers that never end) cost the connection;
 - so does an answer that nobody takes;
 - of connections beyond those that there may be, those go first over which nothing was ever asked.
@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from headrace import memory, observe
@@ -30,20 +31,18 @@ from headrace.edge.grpc_intake import Intake, peer_of
 from headrace.edge.strikes import Strikes
 from headrace.edge.tcp_lines import Line, Lines, Peer
 
+_ALL = "all"  # peers together
 _PERIOD_S = 0.05  # between two looks
 _SHARE = 0.01  # of the loop's time, at most, for looks at all connections
 _AT_ONCE = 50  # connections that are looked at before the loop may go on
-_REST = 20  # times as long as looking for a connection took, none is looked for
 _REMEMBERED_S = 30.0
 _STRIKES, _MOST_STRIKES, _FORGIVEN = 20, 300, 20.0  # calls in vain: until they are held, and cut; and a second
-_HOLD_S, _MOST_HELD = 2.0, 5000
+_MUCH_BYTES = 32_000_000  # that are coming at once: memory is worth giving back when they are gone
+_MOST_HELD = 5000
+_YOUNGEST = 0  # objects, few enough to be looked through in a moment: grpcio leaves a circle of each call behind
 _TRIM_S = 2.0  # between two times that memory is given back, which a flood has left
 _FLOOD_BYTES = 1_000_000  # a second; what sends as much is looked at more closely
-_PROOF, _HELD_PROOF, _DOUBT = (
-    2,
-    100,
-    0.25,
-)  # looks that have to find the same; of one whose calls are held, and which does no harm by them
+_PROOF, _DOUBT = 10, 0.25  # looks that have to find the same: until then it is known whether its calls are held
 _ASKED_BYTES = 500  # who has sent fewer has asked nothing: a preface, settings, answers to pings
 _ROOM = 16  # one part in so many is kept free
 
@@ -58,6 +57,7 @@ class Bounds:
         max_streams: how many calls at once may go over one.
         body_s: how long a message may be silent.
         write_s: how long an answer may wait to be taken.
+        held_s: how long a connection may flood whose calls are held: it does little harm, and would come back with new calls.
     """
 
     most: int = 10_000
@@ -65,6 +65,7 @@ class Bounds:
     max_streams: int = 128
     body_s: float = 30.0
     write_s: float = 60.0
+    held_s: float = 20.0
 
 
 @dataclass(slots=True)
@@ -103,9 +104,8 @@ class Watch:
         self._suspects: set[Line] = set()
         self._strikes = Strikes(_FORGIVEN, now=now)
         self._gone: dict[Peer, float] = {}  # who was cut, and when: what it asked before may still be waiting to be heard
-        self._find_at = 0.0
         self._held = self._cut = 0
-        self._trim_at, self._ended_at = 0.0, -_REMEMBERED_S
+        self._trim_at, self._stirred_at = 0.0, -_REMEMBERED_S
 
     def __repr__(self) -> str:
         said = self.stats()
@@ -117,23 +117,25 @@ class Watch:
 
     async def note_vain(self, said: str) -> None:
         """
-        Take note of a call that was refused, or left unheard, at its very end.
+        Take note of a call that is to be refused, or was left unheard, before it ends.
 
-        Where there are too many, it goes on being one of the streams that its connection may have: grpcio itself refuses
-        more then, at no cost to the loop. A connection that does not stop is cut.
+        Where there are too many, it goes on being one of the streams that its connection may have until it is forgiven: grpcio
+        itself refuses more then, at no cost to the loop. All calls at a port stand in one line before the loop, and each of
+        them costs it 0.3 ms: of a connection that is cut at once the next one brings as many again. So it is cut late.
         """
         peer = peer_of(said)
         if peer is None or peer in self._gone:
             return
+        self._strikes.add(_ALL)
         count = self._strikes.add(peer)
         if count > _MOST_STRIKES or self._held > _MOST_HELD:
-            if line := self._of(peer):
+            if line := self._lines.of(peer):
                 self._end(line, "vain_calls")
         elif count > _STRIKES:
-            await self._hold()
+            await self._hold((count - _STRIKES) / _FORGIVEN)
 
-    async def _hold(self) -> None:
-        until = self._now() + _HOLD_S
+    async def _hold(self, seconds: float) -> None:
+        until = self._now() + seconds
         self._held += 1
         try:
             while (left := until - self._now()) > 0:
@@ -156,26 +158,33 @@ class Watch:
             for peer in self.intake.settle(self._seen_anew):
                 if line := self._lines.of(peer):
                     self._end(line, "unread")
-            if self._trim_at < began < self._ended_at + _REMEMBERED_S:
-                self._trim_at = began + _TRIM_S
-                await asyncio.to_thread(memory.give_back)
+            await self._give_back()
+
+    async def _give_back(self) -> None:
+        # What a flood has left: while it lasts, and for a while after it.
+        now = self._now()
+        if self.intake.bytes > _MUCH_BYTES or self._strikes.count(_ALL) > _STRIKES:
+            self._stirred_at = now
+        if self._trim_at < now < self._stirred_at + _REMEMBERED_S:
+            self._trim_at = now + _TRIM_S
+            gc.collect(_YOUNGEST)
+            await asyncio.to_thread(memory.give_back)
 
     async def _look_at_all(self) -> float:
         # Returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
-        began = time.thread_time()
-        self._lines.find()
+        spent = await _sliced(self._lines.finding())
         lines = list(self._lines)
         self._seen = {line: seen for line, seen in self._seen.items() if line in self._lines}
         self._suspects.intersection_update(lines)
         self._gone = {peer: at for peer, at in self._gone.items() if self._now() - at < _REMEMBERED_S}
-        spent, asked = time.thread_time() - began, self.intake.take_counts()
-        for first in range(0, len(lines), _AT_ONCE):
-            await asyncio.sleep(0)
-            began = time.thread_time()
-            self._look(lines[first : first + _AT_ONCE], asked)
-            spent += time.thread_time() - began
+        spent += await _sliced(self._looking(lines, self.intake.take_counts()))
         self._make_room(lines)
         return spent
+
+    def _looking(self, lines: list[Line], asked: Mapping[Peer, int]) -> Iterator[None]:
+        for first in range(0, len(lines), _AT_ONCE):
+            self._look(lines[first : first + _AT_ONCE], asked)
+            yield
 
     def _look(self, lines: Iterable[Line], asked: Mapping[Peer, int]) -> None:
         for line in list(lines):
@@ -199,8 +208,10 @@ class Watch:
             now.proof = 2 * _DOUBT  # of nothing yet, but it is looked at a few times more
         elif came > 2 * asked and not self.intake.awaits(line.peer):
             now.proof = before.proof + 1
-            if now.proof >= (_HELD_PROOF if self._strikes.count(line.peer) > _STRIKES else _PROOF):
+            if now.proof >= (self._bounds.held_s / _PERIOD_S if self._strikes.count(line.peer) else _PROOF):
                 self._end(line, "flood")
+        else:
+            now.proof = before.proof
         return now
 
     def _make_room(self, lines: list[Line]) -> None:
@@ -219,19 +230,22 @@ class Watch:
         line = self._lines.of(peer)
         return line if line is not None and line.look() else None
 
-    def _of(self, peer: Peer) -> Line | None:
-        if (line := self._lines.of(peer)) is None and self._now() >= self._find_at:
-            began = self._now()
-            self._lines.find()
-            line, self._find_at = self._lines.of(peer), self._now() + (self._now() - began) * _REST
-        return line
-
     def _end(self, line: Line, reason: str) -> None:
         line.cut()
         self._cut += 1
-        self._gone[line.peer] = self._ended_at = self._now()
+        self._gone[line.peer] = self._stirred_at = self._now()
         self._suspects.discard(line)
         observe.REFUSED.inc("grpc", reason)
+
+
+async def _sliced(steps: Iterator[None]) -> float:
+    # Lets the loop go on after each step; returns how long they took in all, in seconds of this thread.
+    spent, began = 0.0, time.thread_time()
+    for _ in steps:
+        spent += time.thread_time() - began
+        await asyncio.sleep(0)
+        began = time.thread_time()
+    return spent + time.thread_time() - began
 
 
 def _by_address(lines: Iterable[Line]) -> Counter[str]:

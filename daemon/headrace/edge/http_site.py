@@ -21,7 +21,7 @@ from headrace.edge.connections import Connections
 from headrace.edge.http_protocol import Connection, peer_of
 from headrace.edge.http_refusals import FULL, Refusals
 
-_BACKLOG = 128
+_BACKLOG = 4096  # connections that wait to be taken: one more waits a second for its next try
 _AGAIN_S = 1.0  # after which one more is accepted, where there was no descriptor for it
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

@@ -126,6 +126,18 @@ async def abort(context: Any, error: Exception) -> None:
     await context.abort(row(error).code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
+async def conclude(context: Any, error: Exception) -> None:
+    """
+    Say with what an RPC ends whose handler returns now, and takes many messages and gives many.
+
+    Unlike `abort` it raises nothing: an exception that grpcio keeps holds the call, and all that came with it, in a circle.
+    """
+    status = say(error)
+    context.set_code(row(error).code)
+    context.set_details(status.message)
+    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+
+
 def _status(code: int, message: str, details: list[Any]) -> status_pb2.Status:
     status = status_pb2.Status(code=code)
     for detail in details:

@@ -13,12 +13,13 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 Peer = tuple[str, int]  # the address at the other end, and its port
 
 _OURS = "/proc/self/fd"
+_AT_ONCE = 50  # that are looked at without a pause
 _MAPPED = "::ffff:"  # begins an address of IPv4 where a socket takes both
 _INFO_BYTES = 152
 _ESTABLISHED = 1
@@ -91,13 +92,26 @@ class Lines:
         return self._by_peer.get(peer)
 
     def find(self) -> None:
-        """See which there are now."""
-        there = dict(_sockets()) if self._ports else {}
+        """See which there are now, all at one go."""
+        for _ in self.finding():
+            pass
+
+    def finding(self) -> Iterator[None]:
+        """See which there are now, and yield wherever something else may be done first: there may be thousands."""
+        there: dict[int, int] = {}
+        if self._ports:
+            for descriptor in _in_pieces(_descriptors()):
+                if descriptor is None:
+                    yield
+                elif inode := _inode_of(descriptor):
+                    there[inode] = descriptor
         self._others &= there.keys()
         for inode in self._known.keys() - there.keys():
             self._forget(self._known[inode])
-        for inode in there.keys() - self._known.keys() - self._others:
-            if line := self._identify(there[inode], inode):
+        for inode in _in_pieces(there.keys() - self._known.keys() - self._others):
+            if inode is None:
+                yield
+            elif line := self._identify(there[inode], inode):
                 self._known[inode] = self._by_peer[line.peer] = line
             else:
                 self._others.add(inode)
@@ -115,14 +129,26 @@ class Lines:
         return None
 
 
-def _sockets() -> Iterator[tuple[int, int]]:
-    # Inode and descriptor of every socket of this process.
+def _in_pieces(numbers: Collection[int]) -> Iterator[int | None]:
+    # All of them, with a None after each few.
+    for count, number in enumerate(numbers, 1):
+        yield number
+        if count % _AT_ONCE == 0:
+            yield None
+
+
+def _descriptors() -> list[int]:
     with contextlib.suppress(OSError):
-        for name in os.listdir(_OURS):
-            with contextlib.suppress(OSError):
-                said = os.fstat(int(name))
-                if stat.S_ISSOCK(said.st_mode):
-                    yield said.st_ino, int(name)
+        return [int(name) for name in os.listdir(_OURS)]
+    return []
+
+
+def _inode_of(descriptor: int) -> int | None:
+    # None for what is no socket.
+    with contextlib.suppress(OSError):
+        said = os.fstat(descriptor)
+        return said.st_ino if stat.S_ISSOCK(said.st_mode) else None
+    return None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,39 @@
+"""
+What others may notice of an attack, whatever it is; and where that is not reached yet, how far it is.
+
+What a machine's own slowness costs is known from a row without an attack, whose process is as hungry as an attacker's: that is
+added to the bounds of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.truth.goals import Goal, Goals
+
+HITS = ("HTTP", "gRPC", "socket")  # doors by which others' hits come, each a figure
+BACK_MB = 50  # as small as this, a rise of memory counts as gone
+
+_BOUNDS: Goals = {
+    **{door: Goal(f"others' hits p99, {door}", 50, "ms", reached=50, short=150) for door in HITS},
+    "failed": Goal("others' calls failed", 0, reached=0),
+    "rise": Goal("memory risen", 200, "MB", reached=200),
+    "left": Goal("of that left after a minute", BACK_MB, "MB", reached=BACK_MB, short=200),
+    "lines": Goal("log lines a minute", 100, reached=100),
+    "stall": Goal("longest stall of the loop", 50, "ms", reached=50),
+}
+TIMES = (*HITS, "stall")
+
+# What is not as wanted yet, and must not be lost.
+_REACHED: Mapping[str, Mapping[str, float]] = {}
+
+
+def goals(row: str) -> Goals:
+    """Return what is promised of a row, by figure."""
+    return {figure: _goal(goal, _REACHED.get(row, {}).get(figure)) for figure, goal in _BOUNDS.items()}
+
+
+def _goal(goal: Goal, reached: float | None) -> Goal:
+    if reached is None:
+        return goal
+    return Goal(goal.what, goal.wanted, goal.unit, reached=reached, short=max(reached, goal.short or 0))
