@@ -62,7 +62,7 @@ class Bounds:
 
     most: int = 10_000
     most_per_peer: int = 5_000
-    max_streams: int = 128
+    max_streams: int = 1024
     body_s: float = 30.0
     write_s: float = 60.0
     held_s: float = 20.0
