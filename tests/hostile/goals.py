@@ -24,8 +24,13 @@ _BOUNDS: Goals = {
 }
 TIMES = (*HITS, "stall")
 
-# What is not as wanted yet, and must not be lost.
-_REACHED: Mapping[str, Mapping[str, float]] = {}
+# What is not as wanted yet, and must not be lost. All calls at gRPC's ports stand in one line before the loop, 0.3 ms
+# each: a new connection brings as many as `listen.max_streams` at one go, and nobody can look at them before.
+_REACHED: Mapping[str, Mapping[str, float]] = {
+    "grpc-unfinished-known": {"gRPC": 2500},
+    "rapid-reset": {"gRPC": 2000},
+    "rapid-reset-known": {"gRPC": 2000},
+}
 
 
 def goals(row: str) -> Goals:

@@ -16,6 +16,7 @@ MAX_MESSAGE_BYTES = 64 * 2**20  # upstream takes bodies of 32 MB
 _MOST = 2**31 - 1
 _METADATA_BYTES = 8 * 1024
 _READ_BYTES = 64 * 1024
+_LATE_S = 600  # that a call may wait for the loop; grpcio ends it then as CANCELLED, whosesoever it is
 _IDENTITY = 1  # the bit of messages that are not compressed
 
 _OPTIONS = (
@@ -26,6 +27,7 @@ _OPTIONS = (
     ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
     ("grpc.server.max_pending_requests", _MOST),
     ("grpc.server.max_pending_requests_hard_limit", _MOST),
+    ("grpc.server_max_unrequested_time_in_server", _LATE_S),
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.http2.settings_timeout", 10_000),
     ("grpc.http2.bdp_probe", 0),
