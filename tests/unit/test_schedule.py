@@ -365,7 +365,7 @@ async def test_ten_thousand():
     tracemalloc.stop()
     assert "9999 waiting, 1 asking" in repr(house.schedule)
     assert each < 12 * 1024
-    assert spent_s < 5
+    assert spent_s < 10
     started = time.process_time()
     for call in crowd:
         call.cancel()
