@@ -75,10 +75,13 @@ def splitter(data: bytes) -> None:
     assert forms.join(cut) + pieces.leftover == said
     for name in (MESSAGES.name, CHAT.name):
         dialect = forms.dialect(name)
+        counting = dialect.counting()
         for event in events[:_LOOKED_AT]:
+            if dialect.is_sound(event):
+                counting.add(event)
             if dialect.is_sound(event) and not dialect.error_of(event):
                 dialect.is_terminal(event), dialect.is_start(event), dialect.is_content(event), dialect.tells_usage(event)
-        dialect.usage_of_events([event for event in events[:_LOOKED_AT] if dialect.is_sound(event)])
+        assert counting.usage.output_tokens >= 0
     whole.finish()
 
 
