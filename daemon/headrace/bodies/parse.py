@@ -54,7 +54,7 @@ def _decode(raw: bytes) -> tuple[Any, bool]:
 
 def _refuse_doubles(raw: bytes, body: Any, *, is_plain: bool) -> None:
     encoded = _encoded(body) if is_plain else b""
-    if encoded == raw:
+    if encoded == raw:  # a name that was there twice would have been left out
         return
     if is_plain and not _hides_a_name(raw) and _names(msgspec.json.format(raw, indent=-1)) == _names(encoded):
         return

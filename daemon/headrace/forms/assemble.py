@@ -229,13 +229,13 @@ def _usage(counted: Any, *, complete: bool) -> Usage:
     by_age = counted.get("cache_creation")
     fresh, output, created, read = [count(counted.get(name)) for name in _COUNTS]
     return Usage(
-        fresh,
-        output,
-        created,
-        read,
-        known,
-        count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
-        "fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
+        input_tokens=fresh,
+        output_tokens=output,
+        cache_creation_input_tokens=created,
+        cache_read_input_tokens=read,
+        known=known,
+        cache_creation_1h_input_tokens=count(by_age.get("ephemeral_1h_input_tokens")) if type(by_age) is dict else 0,
+        tier="fast" if counted.get("speed") == "fast" else _tier(counted.get("service_tier")),
     )
 
 
