@@ -1,7 +1,7 @@
 """
 The link to Redis: one client a process, shared by every part that keeps state there.
 
-Commands issued in the same turn of the event loop leave together, in order, in one write. So the parts stay apart (the
+Commands issued within a few turns of the event loop leave together, in order, in one write. So the parts stay apart (the
 ledger settles, the cache stores, the flight lands, each by its own script) and a finished call still costs one round trip;
 and under load many calls share a write, which more than doubles what one connection carries.
 
@@ -34,6 +34,9 @@ from headrace.refusals import Refusals, Refused
 from headrace.replies import Meaning
 
 _TRIES = 2
+# A busy loop has commands of other calls in its next turns: waiting four costs a miss 3 to 10 % less CPU than one does, and Redis
+# a tenth less; eight gain no more. An idle loop turns in microseconds.
+_TURNS = 4
 
 
 class Script:
@@ -134,8 +137,12 @@ class Link:
             return reply
         self._batch.append(Command(words, reply, script))
         if len(self._batch) == 1:
-            loop.call_soon(self._flush)
+            self._flush_soon(_TURNS)
         return reply
+
+    def _flush_soon(self, turns: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(*(self._flush_soon, turns - 1) if turns > 1 else (self._flush,))
 
     def _flush(self) -> None:
         if self._pipe is not None and self._batch:
