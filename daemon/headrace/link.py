@@ -34,8 +34,9 @@ from headrace.refusals import Refusals, Refused
 from headrace.replies import Meaning
 
 _TRIES = 2
-# Commands wait for others over so many turns of the loop, until there are a few. Beside leaving after one turn that costs a miss
-# over gRPC, whose library wakes the loop for one call at a time, some 6 % less. Waiting on would gather all calls into one convoy.
+# Commands wait for others over so many turns of the loop, until there are a few. Beside leaving after one turn that costs a
+# miss over gRPC, whose library wakes the loop for one call at a time, some 6 % less. Waiting on for all calls would make them
+# one convoy.
 _TURNS = 4
 _FEW = 4
 
