@@ -35,8 +35,8 @@ ROWS = (
     ("gRPC hit, chat", "grpc-chat", "hit", "grpc", 0.85),
     ("gRPC hit, chat's stream of 6", "grpc-chat-stream", "hit", "grpc", 0.85),
     ("gRPC hit, ApiService.Call", "grpc-call", "hit", "grpc", 0.80),
-    ("gRPC miss", "grpc", "miss", "grpc-proxy", 0.50),
-    ("HTTP miss", "http", "miss", "http-proxy", 0.50),
+    ("gRPC miss", "grpc", "miss", "grpc-proxy", 0.65),
+    ("HTTP miss", "http", "miss", "http-proxy", 0.65),
 )
 MOST_ALONE = 1.2  # p50 of a hit with one call in the air, beside the floor's
 
