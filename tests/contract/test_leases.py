@@ -13,7 +13,7 @@ from headrace.flight.flights import Flight, Flights, Landing, broken_off
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Leases, NoLease
 from headrace.link import Link
-from headrace.model import Source
+from headrace.model import Event, Source
 from lease_parts import EVENTS, KEY, SAID, STREAMED, hosts, in_the_air
 
 
@@ -63,6 +63,46 @@ async def test_stream_is_followed_live(valkey_url):
         assert await following == await leading == EVENTS
         assert flight.landing.answer == STREAMED
         assert two.led == 0
+
+
+@pytest.mark.parametrize("when", ["it was followed all the while", "followed from its last moment on"])
+async def test_long_stream_goes_in_pieces(valkey_url, when):
+    """However much there is to hand over, what leaves for Redis and what is read from it at once is little; nothing is lost."""
+    said = [Event("content_block_delta", b'{"n":%d}' % n, b"event %d\n\n" % n) for n in range(5_000)]
+
+    async def speak(flight, lease, ticket):
+        flight.begin("one")
+        if when.startswith("it"):
+            flight.append(said[0], is_content=True)
+            await until(lambda: lease.is_followed)
+        for event in said[len(flight.events) :]:
+            flight.append(event, is_content=True)
+        await host_two_follows.wait()
+        return Landing(STREAMED)
+
+    host_two_follows = asyncio.Event()
+    async with hosts(valkey_url, 2) as (one, two):
+        written = _sizes_of(one.link)
+        one.lead = speak
+        leading = asyncio.create_task(one.listen())
+        await until(lambda: one.flights.get(KEY) is not None and one.flights.get(KEY).events)
+        following = asyncio.create_task(two.listen())
+        await followed(one) if when.startswith("it") else await until(lambda: two.leases.stats().asked)
+        host_two_follows.set()
+        assert await following == await leading == said
+        assert max(written) < 300
+
+
+def _sizes_of(link):
+    """Return a list that grows by the number of words of each script that is run."""
+    sizes, run = [], link.run
+
+    def counted(script, names, args):
+        sizes.append(len(names) + len(args))
+        return run(script, names, args)
+
+    link.run = counted
+    return sizes
 
 
 async def test_nothing_is_published_without_followers(valkey_url):

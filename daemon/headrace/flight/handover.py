@@ -20,10 +20,16 @@ from headrace.errors import RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flights import Flight, Landing, broken_off
 from headrace.link import Link, Script
+from headrace.model import Event
 from headrace.nudges import Nudged, Nudges
 from headrace.seal import UNSEALED, Seal
 
 LOG_MS = 60_000
+# What is written and read in one piece: encoding, sealing and reading it takes the loop some milliseconds.
+_PIECE = 200
+_PIECE_BYTES = 1 << 20
+
+News = Sequence[tuple[bytes, Sequence[bytes]]]  # a piece of a log: positions, and the fields there
 
 _APPEND = Script(__package__, "append.lua")
 _JOIN = Script(__package__, "join.lua")
@@ -97,23 +103,28 @@ class Handover:
 
         Raises `RedisAway`, and `BrokenStream` when callers here have had some of another source.
         """
-        news = await self._link.do("XRANGE", log, f"(1-{len(flight.events)}", "+")
         try:
-            for _, fields in news:
-                item = self._seal.open(log, items.item_of(fields))
-                if items.is_landing(item):
-                    landing = items.decode_landing(item, flight)
-                    observe.FLIGHTS.inc("followed")
+            while news := await self._link.do("XRANGE", log, f"(1-{len(flight.events)}", "+", "COUNT", _PIECE):
+                if landing := self._read_piece(flight, log, source, news):
                     return landing
-                event = items.decode_event(item, flight)
-                flight.begin(source)
-                # What is handed over starts with the first content, so all of it counts as such.
-                flight.append(event, is_content=True)
         except ValueError:
             records.unreadable("flight", log)
             if flight.is_open:
                 raise broken_off() from None
             return Landing(error=Refusal("what was handed over cannot be read"))  # so we ask anew who leads
+        return None
+
+    def _read_piece(self, flight: Flight, log: str, source: str, news: News) -> Landing | None:
+        for _, fields in news:
+            item = self._seal.open(log, items.item_of(fields))
+            if items.is_landing(item):
+                landing = items.decode_landing(item, flight)
+                observe.FLIGHTS.inc("followed")
+                return landing
+            event = items.decode_event(item, flight)
+            flight.begin(source)
+            # What is handed over starts with the first content, so all of it counts as such.
+            flight.append(event, is_content=True)
         return None
 
     async def follow(self, flight: Flight, ticket: str) -> None:
@@ -129,13 +140,14 @@ class Handover:
                     nudged.clear()
                     with contextlib.suppress(RedisAway):
                         self._link.run(_JOIN, [keys.audience(name)], [self._link.inbox, self.follow_ms])
-                        news = await self._link.do("XRANGE", _log(ticket), f"({read}", "+")
-                        try:
-                            read = self._take_in(flight, ticket, news) or read
-                        except ValueError:
-                            records.unreadable("flight", _log(ticket))
-                            if flight.is_open:
-                                raise broken_off() from None
+                        while news := await self._link.do("XRANGE", _log(ticket), f"({read}", "+", "COUNT", _PIECE):
+                            newest = await self._newest(ticket, news)
+                            try:
+                                self._take_in(flight, ticket, news, newest)
+                            except ValueError:
+                                records.unreadable("flight", _log(ticket))
+                                if flight.is_open:
+                                    raise broken_off() from None
                             read = news[-1][0].decode()
                     with contextlib.suppress(TimeoutError):
                         async with self._clock.timeout(self.follow_ms / 3000):
@@ -144,19 +156,22 @@ class Handover:
             if not self.is_followed(name):
                 self._link.do("ZREM", keys.audience(name), self._link.inbox)
 
-    def _take_in(self, flight: Flight, ticket: str, news: Sequence[tuple[bytes, Sequence[bytes]]]) -> str:
-        """Append the news of a ticket, and return the position of the last."""
-        position = ""
-        newest = news[-1][0].partition(b"-")[0] if news else b""
+    async def _newest(self, ticket: str, news: News) -> bytes:
+        """Return the newest attempt that a ticket's log has items of; *news* are a piece of it."""
+        if len(news) == _PIECE:
+            news = await self._link.do("XREVRANGE", _log(ticket), "+", "-", "COUNT", 1) or news
+        return news[-1][0].partition(b"-")[0]
+
+    def _take_in(self, flight: Flight, ticket: str, news: News, newest: bytes) -> None:
+        """Append the news of a ticket; its newest attempt is known."""
         for where, fields in news:
             item = self._seal.open(_log(ticket), items.item_of(fields))
-            position, attempt = where.decode(), where.partition(b"-")[0]
+            attempt = where.partition(b"-")[0]
             if attempt != newest and not flight.is_open:
                 continue  # an attempt that ended before anybody here had any of it
             event = items.decode_event(item, flight)
             flight.begin(f"{ticket}-{attempt.decode()}")
             flight.append(event, is_content=True)
-        return position
 
     # Publishing.
 
@@ -186,7 +201,7 @@ class Handover:
                 await changed.wait()
 
     async def _append(self, flight: Flight, publication: Publication) -> None:
-        fresh = flight.events[publication.published :]
+        fresh = _piece(flight.events, publication.published)
         names = [keys.audience(publication.name), publication.log, publication.ticket or publication.log]
         first = publication.published + 1
         args = [LOG_MS, publication.name, publication.attempt, first, publication.holder]
@@ -195,12 +210,33 @@ class Handover:
         publication.published += len(fresh)
         observe.HANDED_OVER.inc(by=len(fresh))
 
+    async def catch_up(self, flight: Flight, publication: Publication) -> None:
+        """Hand over what was said so far, piece by piece, until a landing can take the rest. Raises `RedisAway`."""
+        publication.stop()
+        while self.lags(flight, publication):
+            await self._append(flight, publication)
+
+    def lags(self, flight: Flight, publication: Publication) -> bool:
+        """Whether the log lacks more than one piece."""
+        return len(flight.events) - publication.published > len(_piece(flight.events, publication.published))
+
     def sealed(self, log: str, said: Iterable[bytes]) -> list[bytes]:
         """Return items as they are to lie in a log."""
         return [self._seal.seal(log, item) for item in said]
 
     def _on_log(self, name: bytes) -> None:
         self._nudges.nudge(name.decode(errors="replace"))
+
+
+def _piece(events: Sequence[Event], first: int) -> list[Event]:
+    """Return the events from *first* on, or so many of them as are handed over at once."""
+    piece, size = [], 0
+    for event in events[first : first + _PIECE]:
+        piece.append(event)
+        size += len(event.data)
+        if size > _PIECE_BYTES:
+            break
+    return piece
 
 
 def _name(ticket: str) -> str:

@@ -252,16 +252,16 @@ class Leases:
                 del self._led[lease.name]
             lease.publication.stop()
 
-    def begin_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
+    def begin_landing(self, flight: Flight, lease: Lease, landing: Landing) -> None:
         """Send the end of the flight, so that it shares a round trip; `land` follows, and sees to it that it is known."""
-        if lease.ending is None:
-            # Who follows a ticket leads next, and is left its name; else the end alone is enough, where nobody follows.
-            lease.is_told = lease.is_followed or bool(lease.ticket and isinstance(landing.error, BrokenStream))
-            if lease.is_told:
-                lease.ending = self._send_landing(flight, lease, landing)
-            else:
-                lease.ending = self._link.run(_END, _landing_keys(lease)[:2], [lease.token])
-        return lease.ending
+        if lease.ending is not None:
+            return
+        # Who follows a ticket leads next, and is left its name; else the end alone is enough, where nobody follows.
+        lease.is_told = lease.is_followed or bool(lease.ticket and isinstance(landing.error, BrokenStream))
+        if not lease.is_told:
+            lease.ending = self._link.run(_END, _landing_keys(lease)[:2], [lease.token])
+        elif not (_tells_events(lease, landing) and self._handover.lags(flight, lease.publication)):
+            lease.ending = self._send_landing(flight, lease, landing)
 
     async def land(self, flight: Flight, lease: Lease, landing: Landing) -> None:
         """
@@ -272,9 +272,11 @@ class Leases:
         if lease.is_landed:
             return
         lease.is_landed = True
-        ending = self.begin_landing(flight, lease, landing)
+        self.begin_landing(flight, lease, landing)
         with contextlib.suppress(RedisAway):
-            if not await ending and not lease.is_told:
+            if lease.ending is None or (not await lease.ending and not lease.is_told):
+                if _tells_events(lease, landing):
+                    await self._handover.catch_up(flight, lease.publication)
                 await self._send_landing(flight, lease, landing)
 
     def _send_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
@@ -286,7 +288,9 @@ class Leases:
         reply is still awaited may have taken those before it.
         """
         published, end = lease.publication.published, len(flight.events)
-        said = flight.events[published:] if landing.answer or published else []
+        # A leader that leaves cannot wait until much has been handed over; its followers' streams break off in any case.
+        is_much = self._handover.lags(flight, lease.publication)
+        said = flight.events[published:] if _tells_events(lease, landing) and not is_much else []
         rest = [*(items.encode_event(event, flight) for event in said), items.encode_landing(landing)]
         rest = self._handover.sealed(lease.publication.log, rest)
         first = end + 1 - len(said)
@@ -347,6 +351,11 @@ def _name(fingerprint: str) -> str:
 
 def _log(fingerprint: str, token: str) -> str:
     return keys.log(f"flight:{fingerprint}:{token}")
+
+
+def _tells_events(lease: Lease, landing: Landing) -> bool:
+    """Whether who follows is told what was said: not if it failed before they had any of it."""
+    return landing.answer is not None or lease.publication.published > 0
 
 
 def _landing_keys(lease: Lease) -> list[str]:
