@@ -20,7 +20,7 @@ from headrace.seal import MIN_KEY_BYTES, UNSEALED, Mac, Seal
 
 CREDENTIAL = "headrace_mac_key"
 ENCRYPTION_CREDENTIAL = "headrace_encryption_key"
-_OWN_KEY = "mac_key"
+OWN_KEY = "mac_key"
 _BLANK_BYTES = 1  # what systemd hands on where there is no such file: an end of line
 
 
@@ -77,9 +77,9 @@ def _of(path: Path) -> Seal:
 
 
 def _own_key(directory: Path) -> Path:
-    path = directory / _OWN_KEY
+    path = directory / OWN_KEY
     if not path.exists():
-        fresh = directory / f".{_OWN_KEY}-{os.getpid()}"
+        fresh = directory / f".{OWN_KEY}-{os.getpid()}"
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(os.urandom(32).hex().encode())
         fresh.rename(path)

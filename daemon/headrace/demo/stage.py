@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from headrace.config.sealing import OWN_KEY
 from headrace.embedded import running_url
 from headrace.errors import StartupError
 
@@ -89,7 +90,11 @@ class Stage:
         self.grpc, self.http = json.loads(await daemon.wait_for("daemon.started"))["addresses"]
         self._tell(f"  gRPC on {self.grpc}, HTTP on {self.http}")
         self._tell("starting a worker beside it")
-        theirs = {"HEADRACE_STATE__DIR": str(home / "worker"), "HEADRACE_REDIS__URL": running_url(home / "valkey") or ""}
+        theirs = {
+            "HEADRACE_STATE__DIR": str(home / "worker"),
+            "HEADRACE_STATE__MAC_KEY_FILE": str(home / OWN_KEY),
+            "HEADRACE_REDIS__URL": running_url(home / "valkey") or "",
+        }
         worker = await stack.enter_async_context(Child("worker", "--config", str(config), environ=environ | theirs, home=home))
         await worker.wait_for("worker.started")
 
