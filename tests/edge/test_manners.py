@@ -164,3 +164,19 @@ async def test_models_take_no_body(valkey_url: str, tmp_path: Path) -> None:
     async with called(valkey_url, tmp_path) as (stub, server, _):
         assert await status_of(stub, "GET", "/v1/models", length, *[b"x" * 600_000] * 3) == 413
         assert server.calls == 0
+
+
+@pytest.mark.parametrize("whose", ["ours", "upstream's"])
+async def test_refused_while_it_still_speaks(valkey_url: str, tmp_path: Path, whose: str) -> None:
+    """Over gRPC too a caller hears why it was refused, though it was still sending: not its own library's INTERNAL."""
+    chunks = [b"x" * 600_000] * 10
+
+    async def refuse(line: Line) -> None:
+        await line.answer(409, b"{}", "content-type: application/json", "connection: close")
+
+    async with serving(refuse) as server, daemon(valkey_url, server.url, tmp_path) as one, grpc_door(one, tmp_path) as channel:
+        stub = api_service_pb2_grpc.ApiServiceStub(channel)
+        path, status = ("/v1/fil%65s", 400) if whose == "ours" else ("/v1/files", 409)
+        for _ in range(10):
+            assert await status_of(stub, "POST", path, [], *chunks) == status
+        assert server.calls == (0 if whose == "ours" else 10)

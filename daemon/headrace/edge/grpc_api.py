@@ -8,6 +8,8 @@ up here. A repeat is a hit by the bytes of its first part, where they are all of
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
@@ -21,11 +23,12 @@ from headrace.edge.grpc_calls import Who, guarded
 from headrace.edge.grpc_parts import Beginning, beginning, more
 from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
 from headrace.edge.taken import whole_body
-from headrace.errors import HeadraceError, TooSlow
+from headrace.errors import HeadraceError, TooSlow, UnknownCaller
 from headrace.heads import readable
 from headrace.model import Call
 from headrace.v1 import api_service_pb2
 
+_HEARD_OUT_S = 2.0  # as over HTTP
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
 _HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].number << 3 | 2
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
@@ -59,7 +62,7 @@ class ApiServicer:
             return await self._give(hit, context)
         first = await beginning(raw)
         try:
-            return await self._answer(raw, first, parts, context, writer)
+            await self._answer(raw, first, parts, context, writer)
         except HeadraceError as error:
             if writer.has_begun and (isinstance(error, TooSlow) or not writer.has_events):
                 raise  # the status is gone: the RPC itself has to fail, and so where nobody would read a last event
@@ -68,7 +71,12 @@ class ApiServicer:
             if writer.has_begun:
                 # The error is the stream's last event, as upstream itself would have it.
                 return await writer.body(http_errors.error_event(error, new_id()))
-            return await writer.say(error)
+            await writer.say(error)
+            if isinstance(error, UnknownCaller):
+                return None
+        if writer.is_refusal and not _is_whole(first, _headers(first.head)):
+            await _hear_out(parts)
+        return None
 
     async def refuse(self, context: Any, error: HeadraceError) -> None:
         """Say that a request is refused, of which nothing was read: as HTTP says it."""
@@ -199,11 +207,19 @@ async def _chunks(first: bytes, second: bytes, parts: AsyncIterator[bytes]) -> A
         yield await more(raw)
 
 
+async def _hear_out(parts: AsyncIterator[bytes]) -> None:
+    """Let a caller send what it will of a refused body for a moment: one that is cut off hears INTERNAL, of its own library."""
+    with contextlib.suppress(TimeoutError, HeadraceError):
+        async with asyncio.timeout(_HEARD_OUT_S):  # by the loop: it is a socket's
+            async for _ in parts:
+                pass
+
+
 class _Writer:
     """Writes a response in its parts."""
 
     def __init__(self, context: Any) -> None:
-        self.has_begun = self.has_events = False
+        self.has_begun = self.has_events = self.is_refusal = False
         self._context = context
 
     async def pass_on(self, response: Response) -> None:
@@ -217,7 +233,7 @@ class _Writer:
         await self.body(said.body)
 
     async def begin(self, status: int, headers: _Pairs) -> None:
-        self.has_begun = True
+        self.has_begun, self.is_refusal = True, status >= 400
         said = [(name.lower(), value) for name, value in headers]
         self.has_events = is_events(said)
         await self._context.write(_said(_response_head(said, status).SerializeToString()))
