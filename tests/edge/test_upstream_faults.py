@@ -35,7 +35,9 @@ from scripted import (
     serving,
 )
 
-ERRAND = Errand(caller=Caller("a"), lane="standard", arrival=time.time(), deadline=time.time() + 600)
+ERRAND = Errand(
+    caller=Caller("a"), lane="standard", arrival=time.time(), deadline=time.time() + 86_400
+)  # also for the last test
 
 # Upstream that breaks.
 

@@ -146,13 +146,15 @@ def typed(model: str) -> messages_pb2.MessageParams:
     return messages_pb2.MessageParams(model=model, max_tokens=5, messages=[asked])
 
 
-@pytest.mark.parametrize("name", ["some blocks", "one text", "some events"])
+WAYS = {"some blocks": [False, True], "one text": [False], "some events": [True, False]}  # no event is as large as that text
+
+
+@pytest.mark.parametrize("name", WAYS)
 async def test_typed(here, name):
     """Over gRPC, typed, in both forms, new and kept."""
     async with grpc.aio.insecure_channel(here.grpc, options=UNBOUND) as channel:
         stub = MessagesServiceStub(channel)
-        ways = [False, True] if name in SAID else [True, False]
-        for is_stream in (*ways, *ways):
+        for is_stream in WAYS[name] * 2:
             async with here.at_ease(f"{name}, {'events' if is_stream else 'whole'}"):
                 if is_stream:
                     asked = messages_service_pb2.StreamMessageRequest(params=typed(name))

@@ -74,7 +74,9 @@ if succeeded and wanted_us > 0 then
 end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
 if live and redis.call('ZREM', live, ARGV[1]) == 1 and t[7] then
-    redis.call('HINCRBY', t[7], 'sum', 0 - (redis.call('HGET', t[7], ARGV[1]) or 0))
+    -- What others may have left there counts as nothing.
+    local sum, own = unpack(redis.call('HMGET', t[7], 'sum', ARGV[1]))
+    redis.call('HSET', t[7], 'sum', string.format('%.0f', math.max(0, (tonumber(sum or 0) or 0) - (tonumber(own or 0) or 0))))
     redis.call('HDEL', t[7], ARGV[1])
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
