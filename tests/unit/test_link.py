@@ -278,11 +278,19 @@ async def test_closed_while_it_connects():
             await asked
 
 
+async def turns_until(condition):
+    """Give the loop its turns, one by one, until something holds."""
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never held")
+
+
 async def test_opening_is_cancelled(link):
     """Whoever cancels the opening of a connection, as the end of a loop does, leaves nobody waiting."""
     asked = link.do("PING")
-    while link._opening is None:
-        await asyncio.sleep(0)
+    await turns_until(lambda: link._opening is not None)
     link._opening.cancel()
 
     with pytest.raises(RedisAway):
@@ -309,8 +317,7 @@ async def test_closed(valkey_url):
     link = Link(valkey_url)
     await link.do("PING")
     in_the_air = link.do("PING")
-    while not link._pipe.owed:
-        await asyncio.sleep(0)
+    await turns_until(lambda: link._pipe.owed)
     await link.aclose()
     with pytest.raises(RedisAway, match="closed"):
         await in_the_air
