@@ -24,7 +24,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ demo: install                ## Show the main job, on loopback. UPSTREAM=https:/
 
 test: dev $(NODE_TESTS)      ## Run all tests.
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or two.
+	$(BIN)/pytest -n 2 --dist worksteal --long
 
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit

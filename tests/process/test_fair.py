@@ -53,6 +53,7 @@ class Pressing:
             assert isinstance(outcome, asyncio.CancelledError), outcome
 
 
+@pytest.mark.long  # its short form is a row of `make truth-short`
 async def test_weights(valkey_url, long):
     """Two callers of weights 3 and 1, each at both daemons, have tokens three to one."""
     async with simulated(Options.instant(answer_tokens=(TOKENS, TOKENS))) as simulator:
@@ -71,6 +72,7 @@ async def test_weights(valkey_url, long):
     assert share == pytest.approx(0.75, rel=0.05)
 
 
+@pytest.mark.long  # its short form is a row of `make truth-short`
 async def test_flood(valkey_url):
     """While one caller floods the batch lane at both daemons, another's calls in the interactive lane hardly wait."""
     async with simulated(Options.instant(answer_tokens=(TOKENS, TOKENS))) as simulator:

@@ -76,8 +76,13 @@ STREAMS = {
         b"".join(events({"type": "message_delta", "delta": {}, "usage": USAGE})) * 100_000 + b"event: content_block_stop",
     ),
 }
+LONG = {"long stream", "long chat", "cut off", "choices"}  # run with --long alone
 CHATS = {"kept chat": lambda: chat(170_000), "long chat": lambda: chat(450_000)}
 CHOICE = json.loads(CHAT)["choices"][0]
+
+
+def some(names: Iterable[str]) -> list[object]:
+    return [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names]
 
 
 async def talk(request: web.BaseRequest) -> web.StreamResponse:
@@ -112,7 +117,7 @@ async def here():
         yield made
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", some(SAID))
 async def test_whole(here, name):
     """Whole answers, good and bad, once and twice, and in the other form."""
     async with here.at_ease(name):
@@ -122,7 +127,7 @@ async def test_whole(here, name):
         await ask(here, name, stream=True)
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", some(STREAMS))
 async def test_streams(here, name):
     """Streams, and in the other form what was kept of them."""
     async with here.at_ease(name):
@@ -133,7 +138,7 @@ async def test_streams(here, name):
         await ask(here, name)
 
 
-@pytest.mark.parametrize("name", [*CHATS, "choices"])
+@pytest.mark.parametrize("name", some([*CHATS, "choices"]))
 async def test_chats(here, name):
     """Chats, which have no other form."""
     async with here.at_ease(name):

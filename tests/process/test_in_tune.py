@@ -92,6 +92,7 @@ def measured(simulator: Simulator, since: float) -> tuple[float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # its short form is a row of `make truth-short`
 async def test_no_limit(valkey_url, http):
     """With nothing configured, what upstream says is enough: hardly an attempt is refused, and what there is is used."""
     async with simulated(LIMITED) as simulator, pair(simulator, valkey_url) as urls:
@@ -103,6 +104,7 @@ async def test_no_limit(valkey_url, http):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # its short form is a row of `make truth-short`
 async def test_others(valkey_url, http):
     """Where others take a third of what is configured, their use is seen, and hardly an attempt of ours is refused."""
     async with simulated(LIMITED) as simulator, pair(simulator, valkey_url, LIMIT=CONFIGURED) as urls:

@@ -9,6 +9,7 @@ import signal
 import time
 
 import aiohttp
+import pytest
 
 from fleet import daemon, simulated
 from headrace.simulator import Options
@@ -35,6 +36,7 @@ def in_the_air(visits, moments):
     return [sum(visit.at_monotonic <= moment < visit.at_monotonic + visit.took_s for visit in visits) for moment in moments]
 
 
+@pytest.mark.long  # its short form is a row of `make truth-short`
 async def test_killed_and_stopped(valkey_url, long):
     """One of four is killed and one stopped for six seconds: the limit is used by the others, two seconds later at the most."""
     measured_s = 45.0 if long else 22.0

@@ -65,7 +65,10 @@ class Load:
                 self.failures[(caller % 4, round(time.monotonic() - began, 1), *what)] += 1
 
 
-@pytest.mark.parametrize("faults", [False, True], ids=["plain", "parked"])
+PLAIN = pytest.param(False, id="plain", marks=pytest.mark.long)  # its short form is a row of `make truth-short`
+
+
+@pytest.mark.parametrize("faults", [PLAIN, pytest.param(True, id="parked")])
 async def test_paused_then_killed(tmp_path, faults):
     """Redis stands still for two seconds, is killed a while later and started again on its data: no call fails."""
     process, url = start_valkey(tmp_path, *ON_DISK)

@@ -8,7 +8,7 @@ import copy
 import gzip
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import aiohttp
 import brotli
@@ -86,14 +86,19 @@ async def pieces(raw: bytes, size: int) -> AsyncIterator[bytes]:
         yield raw[begin : begin + size]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-async def test_http(here: Watched, shape: str) -> None:
+def some(shapes: Iterable[str], *for_long: str) -> list[object]:
+    """Return shapes to try, those named last in the long form alone: they are much like others."""
+    return [pytest.param(shape, marks=pytest.mark.long) if shape in for_long else shape for shape in shapes]
+
+
+@pytest.mark.parametrize("shape", some(SHAPES, "long words", "one letter", "links", "quotes"))
+async def test_http(here: Watched, shape: str, long: bool) -> None:
     """Over HTTP, one and two dozen at once."""
     first = SHAPES[shape](0)
     async with here.at_ease(f"one: {shape}"):
         await post(here.http, first)
         await post(here.http, first)
-    many = MANY.get(shape, 2)
+    many = MANY.get(shape, 2) if long else 4
     bodies = [SHAPES[shape](n) for n in range(1, many + 1)]
     async with here.at_ease(f"{many} at once: {shape}"):
         await asyncio.gather(*(post(here.http, raw) for raw in bodies))
@@ -198,7 +203,7 @@ async def call(made: grpc.aio.Channel, raw: bytes, **head: object) -> int:
     return parts[0].head.status
 
 
-@pytest.mark.parametrize("shape", ["plain text", "long words", "integers", "keys"])
+@pytest.mark.parametrize("shape", some(["plain text", "long words", "integers", "keys"], "long words", "keys"))
 async def test_grpc(here: Watched, shape: str) -> None:
     """Over gRPC, as HTTP has it, one and a dozen at once."""
     async with channel(here) as made:

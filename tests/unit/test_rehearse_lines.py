@@ -121,7 +121,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_the_ledger_says_the_same(steps) -> None:
     """Ranks, charges, corrections, permits, debts and windows: each question, and each moment at which somebody could go."""
