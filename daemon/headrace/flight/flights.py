@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from headrace import observe
+from headrace.allowance import SLICE, Allowance
 from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Call, Event, Headers, Source
@@ -105,8 +106,8 @@ class Member:
             while seen < len(flight.events):
                 yield flight.events[seen]
                 seen += 1
-                if not seen % _AT_ONCE:
-                    await asyncio.sleep(0)  # others have their turn: who writes them need not wait for anything
+                if not seen % _AT_ONCE and not flight.allowance.has_room(SLICE):  # who writes them need not wait for anything
+                    await flight.allowance.turn(SLICE)
             if flight.landing is not None:
                 if flight.landing.error is not None:
                     raise flight.landing.error.again()
@@ -117,8 +118,9 @@ class Member:
 class Flight:
     """One call in the air: who its members are, what was said so far, and how it ended."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, allowance: Allowance | None = None) -> None:
         self.key = key
+        self.allowance = allowance or Allowance()
         self.events: list[Event] = []
         self.is_open = False  # the first content is here: from now on a retry would be seen
         self.setback: HeadraceError | None = None  # the last failed attempt, while the next one is awaited
@@ -271,6 +273,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_key: dict[str, Flight] = {}
+        self._allowance = Allowance()  # of those that tell their members what was said before
         self._background = Background("flights")
 
     def __repr__(self) -> str:
@@ -318,7 +321,7 @@ class Flights:
         flight = self._by_key.get(key)
         observe.FLIGHTS.inc("led" if flight is None else "joined")
         if flight is None:
-            flight = self._by_key[key] = Flight(key)
+            flight = self._by_key[key] = Flight(key, self._allowance)
             flight.start(self._fly(flight, fly))
         member = Member(flight, call, is_live)
         flight.enter(member)

@@ -24,6 +24,7 @@ from importlib.metadata import version as installed_version
 from types import TracebackType
 
 from headrace import endpoints, forms, observe
+from headrace.allowance import Allowance
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
 from headrace.heads import identifier, is_sendable
@@ -111,6 +112,7 @@ class Upstream:
         self._transport = Transport(self._base_url, most=most, connect_s=connect_s, proxy=proxy)
         self._target = functools.lru_cache(64)(self._transport.target)
         self._on_head = on_head
+        self._allowance = Allowance()
         self.in_the_air = 0
 
     def __repr__(self) -> str:
@@ -142,7 +144,7 @@ class Upstream:
         asked = self._ask(call, _Bound.NONE)
         async with asked as response:
             await _check(response)
-            events = Stream(response, forms.dialect(call.endpoint))
+            events = Stream(response, forms.dialect(call.endpoint), self._allowance)
             yield events
             if events.complete:
                 asked.outcome = "answered"

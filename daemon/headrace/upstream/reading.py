@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from headrace import forms
+from headrace.allowance import SLICE, Allowance
 from headrace.aside import joined
 from headrace.errors import AttemptFailed
 from headrace.heads import identifier
@@ -34,7 +35,6 @@ _MAX_EVENTS = 500_000  # of a stream
 _MAX_EVENT_BYTES = 16 << 20  # it is looked at whole, by the loop
 _MAX_ERROR_BYTES = 1 << 20
 _MAX_TOLD_BYTES = 1 << 18  # of a whole answer in place of its events
-_AT_ONCE_BYTES = 1 << 14  # of a stream, of which the smallest event is two bytes
 _BOM = b"\xef\xbb\xbf"  # RFC 8259, 8.1: whoever reads JSON may ignore it
 _JSON_BEGINS = b'{["0123456789'  # and no stream of events
 
@@ -48,13 +48,19 @@ async def judge_here(payload: bytes, endpoint: str) -> Usage | forms.Wrong:
 
 
 class Stream:
-    """The events of one answer as they come, up to the last. An error among them is raised."""
+    """
+    The events of one answer as they come, up to the last. An error among them is raised.
 
-    def __init__(self, response: Response, dialect: forms.Dialect) -> None:
+    Args:
+        allowance: from which all streams take what they read.
+    """
+
+    def __init__(self, response: Response, dialect: forms.Dialect, allowance: Allowance) -> None:
         self.request_id: str = _request_id(response)
         self.headers = remarks(response.headers)
         self.complete = False
         self._dialect = dialect
+        self._allowance = allowance
         self._error_headers = response.headers
         self._chunks = response.unpacked()
         self._splitter = forms.Splitter()
@@ -95,14 +101,14 @@ class Stream:
             raise _too_large(self.request_id)
 
     async def _next(self) -> bytes | None:
-        if self._came:
-            await asyncio.sleep(0)
-        else:
+        if not self._came:
             try:
                 self._came = await anext(self._chunks, b"")
             except NETWORK_ERRORS as error:
                 raise failure_of(error, self.request_id) from error
-        chunk, self._came = self._came[:_AT_ONCE_BYTES], self._came[_AT_ONCE_BYTES:]
+        chunk, self._came = self._came[:SLICE], self._came[SLICE:]
+        if not self._allowance.has_room(len(chunk)):
+            await self._allowance.turn(len(chunk))
         return chunk or None
 
     def _begin(self, chunk: bytes) -> None:
