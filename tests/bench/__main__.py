@@ -141,8 +141,8 @@ def load(kind: str, address: str, what: str, connections: int, seconds: float) -
 
 
 @contextlib.contextmanager
-def rig(kinds: set[str]) -> Iterator[dict[str, str]]:
-    """Run upstream, the floors and the daemon; yields their addresses."""
+def rig(kinds: set[str], memory: list[str]) -> Iterator[dict[str, str]]:
+    """Run upstream, the floors and the daemon; yields their addresses. At the end a line on the daemon's memory is there."""
     upstream = free_address()
     addresses = {kind: free_address() for kind in sorted(kinds | {"headrace-grpc", "headrace-http"})}
     with contextlib.ExitStack() as stack:
@@ -160,7 +160,7 @@ def rig(kinds: set[str]) -> Iterator[dict[str, str]]:
         daemon = stack.enter_context(server(0, *command, address=addresses["headrace-http"]))
         at_rest = resident_mb(daemon)
         yield addresses
-        print(f"- memory: {at_rest:.0f} MB at rest, {resident_mb(daemon):.0f} MB at the end, caches filled")
+        memory.append(f"- memory: {at_rest:.0f} MB at rest, {resident_mb(daemon):.0f} MB at the end, caches filled")
 
 
 def take_turns(addresses: dict[str, str], row: Row, rounds: int, seconds: float, connections: int) -> list[Turn]:
@@ -241,8 +241,9 @@ def main() -> int:
     single = [row for row in ROWS[:2] if row in rows]
     turns: dict[str, list[Turn]] = {row[0]: [] for row in rows}
     alone: dict[str, list[Turn]] = {row[0]: [] for row in single}
+    memory: list[str] = []
     for start in range(starts):
-        with rig({row[3] for row in rows}) as addresses:
+        with rig({row[3] for row in rows}, memory) as addresses:
             for row in rows:
                 turns[row[0]] += take_turns(addresses, row, rounds, seconds, options.connections)
             for row in single:
@@ -253,6 +254,7 @@ def main() -> int:
     missed = [row[0] for row in rows if print_row(row, turns[row[0]]) < row[4] * share]
     print()
     slow = [f"{row[0]}, one call in the air" for row in single if print_alone(row, alone[row[0]]) > MOST_ALONE]
+    print(memory[-1])
     if not options.short:
         litellm(seconds, options.connections)
     missed += [] if options.short else slow  # one short turn says nothing of a p50
