@@ -56,7 +56,7 @@ demo: install                ## Show the main job, on loopback. UPSTREAM=https:/
 	$(BIN)/headrace demo $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 test: dev $(NODE_TESTS)      ## Run all tests.
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or two.
 	$(BIN)/pytest -n 2 --dist worksteal --long
