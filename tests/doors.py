@@ -115,7 +115,7 @@ async def say(door: HttpServer, *headers: str | bytes, body: object = BODY, targ
     head = [f"POST {target} HTTP/1.1", "host: localhost", "connection: close", f"content-length: {len(raw)}", *headers]
     with contextlib.closing(writer):
         writer.write(b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in head) + b"\r\n\r\n" + raw)
-        came = await asyncio.wait_for(reader.read(), 10)
+        came = await asyncio.wait_for(reader.read(), 60)
     return int(came.split()[1]), came
 
 
