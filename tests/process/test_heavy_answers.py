@@ -76,7 +76,20 @@ STREAMS = {
         b"".join(events({"type": "message_delta", "delta": {}, "usage": USAGE})) * 100_000 + b"event: content_block_stop",
     ),
 }
-LONG = {"long stream", "long chat", "cut off", "choices"}  # run with --long alone
+LONG = {
+    "one text",
+    "some blocks",
+    "cut off",
+    "no answer",
+    "an error",
+    "integers",
+    "some events",
+    "long stream",
+    "one delta",
+    "told often",
+    "long chat",
+    "choices",
+}  # run with --long alone
 CHATS = {"kept chat": lambda: chat(170_000), "long chat": lambda: chat(450_000)}
 CHOICE = json.loads(CHAT)["choices"][0]
 
@@ -154,7 +167,7 @@ def typed(model: str) -> messages_pb2.MessageParams:
 WAYS = {"some blocks": [False, True], "one text": [False], "some events": [True, False]}  # no event is as large as that text
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", some(WAYS))
 async def test_typed(here, name):
     """Over gRPC, typed, in both forms, new and kept."""
     async with grpc.aio.insecure_channel(here.grpc, options=UNBOUND) as channel:
@@ -169,7 +182,7 @@ async def test_typed(here, name):
                     assert said.message.content
 
 
-@pytest.mark.parametrize("name", ["many blocks", "one text"])
+@pytest.mark.parametrize("name", some(["many blocks", "one text"]))
 async def test_tickets(here, name):
     """Of a submitted call, whose answer is written down, read again and shown."""
     async with grpc.aio.insecure_channel(here.grpc, options=UNBOUND) as channel, here.at_ease(name):

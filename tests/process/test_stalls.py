@@ -86,12 +86,12 @@ async def pieces(raw: bytes, size: int) -> AsyncIterator[bytes]:
         yield raw[begin : begin + size]
 
 
-def some(shapes: Iterable[str], *for_long: str) -> list[object]:
+def some(shapes: Iterable[str | bytes], *for_long: str | bytes) -> list[object]:
     """Return shapes to try, those named last in the long form alone: they are much like others."""
     return [pytest.param(shape, marks=pytest.mark.long) if shape in for_long else shape for shape in shapes]
 
 
-@pytest.mark.parametrize("shape", some(SHAPES, "long words", "one letter", "links", "quotes"))
+@pytest.mark.parametrize("shape", some(SHAPES, "plain text", "long words", "one letter", "base64", "links", "quotes", "keys"))
 async def test_http(here: Watched, shape: str, long: bool) -> None:
     """Over HTTP, one and two dozen at once."""
     first = SHAPES[shape](0)
@@ -104,6 +104,7 @@ async def test_http(here: Watched, shape: str, long: bool) -> None:
         await asyncio.gather(*(post(here.http, raw) for raw in bodies))
 
 
+@pytest.mark.long
 async def test_same(here: Watched) -> None:
     """Two dozen of the very same, one after the other: they are compared, and share one."""
     raw = SHAPES["plain text"](0)
@@ -111,6 +112,7 @@ async def test_same(here: Watched) -> None:
         assert await asyncio.gather(*(post(here.http, raw) for _ in range(AT_ONCE))) == [200] * AT_ONCE
 
 
+@pytest.mark.long
 async def test_carried(here: Watched) -> None:
     """What is only carried, and of which the beginning may be held."""
     async with here.at_ease("carried"):
@@ -136,7 +138,7 @@ def told(http: str, sent: bytes) -> bytes:
     return b""
 
 
-@pytest.mark.parametrize("target", [b"/v1/messages", b"/v1/files", b"/healthz"])
+@pytest.mark.parametrize("target", some([b"/v1/messages", b"/v1/files", b"/healthz"], b"/v1/files", b"/healthz"))
 async def test_tiny_chunks(here: Watched, target: bytes) -> None:
     """A million chunks of a byte each, from many at once."""
     sent = chunked(target, TINY)
@@ -161,7 +163,10 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "deflate", gzip.zlib.compress(bytes(256 << 20), 6)
 
 
-@pytest.mark.parametrize("line", [b"GET /healthz", b"GET /nothing", b"POST /metrics", b"POST /v1/messages", b"POST /v1/files"])
+LINES = [b"GET /healthz", b"GET /nothing", b"POST /metrics", b"POST /v1/messages", b"POST /v1/files"]
+
+
+@pytest.mark.parametrize("line", some(LINES, *LINES[1:4]))
 async def test_bombs(line: bytes) -> None:
     """A few kilobytes that are packed gigabytes, without a key, half a dozen at once."""
     async with house(AUTH__REQUIRED="true") as here:
@@ -172,6 +177,7 @@ async def test_bombs(line: bytes) -> None:
                 await asyncio.gather(*(asyncio.to_thread(told, here.http, sent) for _ in range(6)))
 
 
+@pytest.mark.long
 async def test_bombs_with_a_key(here: Watched) -> None:
     """The same from callers who are known: refused, and unpacked by nobody in the loop."""
     for encoding, packed in bombs():
@@ -203,7 +209,7 @@ async def call(made: grpc.aio.Channel, raw: bytes, **head: object) -> int:
     return parts[0].head.status
 
 
-@pytest.mark.parametrize("shape", some(["plain text", "long words", "integers", "keys"], "long words", "keys"))
+@pytest.mark.parametrize("shape", some(["plain text", "long words", "integers", "keys"], "plain text", "long words", "keys"))
 async def test_grpc(here: Watched, shape: str) -> None:
     """Over gRPC, as HTTP has it, one and a dozen at once."""
     async with channel(here) as made:
@@ -248,7 +254,7 @@ TYPED = {
 }
 
 
-@pytest.mark.parametrize("shape", TYPED)
+@pytest.mark.parametrize("shape", some(TYPED, *list(TYPED)[1:]))
 async def test_typed(here: Watched, shape: str) -> None:
     """Over gRPC, typed."""
     first = TYPED[shape]()
@@ -264,6 +270,7 @@ async def test_typed(here: Watched, shape: str) -> None:
             await asyncio.gather(*said, return_exceptions=True)
 
 
+@pytest.mark.long
 async def test_submitted(here: Watched) -> None:
     """A large call that goes on without its caller: it is written down, and read again."""
     params = TYPED["one text"]().params
@@ -275,6 +282,7 @@ async def test_submitted(here: Watched) -> None:
         assert said.ticket.state == tickets_pb2.TICKET_STATE_SUCCEEDED
 
 
+@pytest.mark.long
 async def test_idempotent(here: Watched) -> None:
     """The same of one with an idempotency key."""
     raw = SHAPES["plain text"](0)
