@@ -20,7 +20,9 @@ HEADRACE = str(Path(sys.executable).with_name("headrace"))
 def environment(directory: Path, **more: str) -> dict[str, str]:
     """Return an environment in which *directory* is all that there is: no configuration, no key, no runtime directory."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return kept | {"HOME": str(directory), "HEADRACE_STATE__DIR": str(directory), "HEADRACE_LISTEN__HTTP": "127.0.0.1:0"} | more
+    # As by default, but for the ports: another test may run beside this one.
+    ports = {"HEADRACE_LISTEN__GRPC": '["unix:headrace.sock", "127.0.0.1:0"]', "HEADRACE_LISTEN__HTTP": "127.0.0.1:0"}
+    return kept | {"HOME": str(directory), "HEADRACE_STATE__DIR": str(directory)} | ports | more
 
 
 def headrace(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -29,12 +29,14 @@ const (
 //
 // Looks into the cache, and empties it.
 type CacheServiceClient interface {
-	// Returns what each tier holds and did, as this daemon sees it. Costs nothing.
+	// Returns what each tier holds and did, as this daemon sees it. Where the daemon tells callers apart, those without the role
+	// observer, operator or admin see how much there is of their own only.
 	GetCacheStats(ctx context.Context, in *GetCacheStatsRequest, opts ...grpc.CallOption) (*GetCacheStatsResponse, error)
 	// Removes kept answers from every tier on every host.
 	//
-	// Idempotent. Where the daemon asks for keys, only the caller's own answers are meant, and another caller's name is
-	// PERMISSION_DENIED. UNAVAILABLE means that Redis is away and other hosts could not be told: try again.
+	// Idempotent. Where the daemon tells callers apart, only an admin may remove what is not its own: another caller's name, or
+	// answers that callers share, are PERMISSION_DENIED, and all else means the caller's own. UNAVAILABLE means that Redis is
+	// away and other hosts could not be told: try again.
 	PurgeCache(ctx context.Context, in *PurgeCacheRequest, opts ...grpc.CallOption) (*PurgeCacheResponse, error)
 }
 
@@ -72,12 +74,14 @@ func (c *cacheServiceClient) PurgeCache(ctx context.Context, in *PurgeCacheReque
 //
 // Looks into the cache, and empties it.
 type CacheServiceServer interface {
-	// Returns what each tier holds and did, as this daemon sees it. Costs nothing.
+	// Returns what each tier holds and did, as this daemon sees it. Where the daemon tells callers apart, those without the role
+	// observer, operator or admin see how much there is of their own only.
 	GetCacheStats(context.Context, *GetCacheStatsRequest) (*GetCacheStatsResponse, error)
 	// Removes kept answers from every tier on every host.
 	//
-	// Idempotent. Where the daemon asks for keys, only the caller's own answers are meant, and another caller's name is
-	// PERMISSION_DENIED. UNAVAILABLE means that Redis is away and other hosts could not be told: try again.
+	// Idempotent. Where the daemon tells callers apart, only an admin may remove what is not its own: another caller's name, or
+	// answers that callers share, are PERMISSION_DENIED, and all else means the caller's own. UNAVAILABLE means that Redis is
+	// away and other hosts could not be told: try again.
 	PurgeCache(context.Context, *PurgeCacheRequest) (*PurgeCacheResponse, error)
 	mustEmbedUnimplementedCacheServiceServer()
 }

@@ -206,7 +206,8 @@ export const PurgeCacheResponseSchema: GenMessage<PurgeCacheResponse> = /*@__PUR
  */
 export const CacheService: GenService<{
   /**
-   * Returns what each tier holds and did, as this daemon sees it. Costs nothing.
+   * Returns what each tier holds and did, as this daemon sees it. Where the daemon tells callers apart, those without the role
+   * observer, operator or admin see how much there is of their own only.
    *
    * @generated from rpc headrace.v1.CacheService.GetCacheStats
    */
@@ -218,8 +219,9 @@ export const CacheService: GenService<{
   /**
    * Removes kept answers from every tier on every host.
    *
-   * Idempotent. Where the daemon asks for keys, only the caller's own answers are meant, and another caller's name is
-   * PERMISSION_DENIED. UNAVAILABLE means that Redis is away and other hosts could not be told: try again.
+   * Idempotent. Where the daemon tells callers apart, only an admin may remove what is not its own: another caller's name, or
+   * answers that callers share, are PERMISSION_DENIED, and all else means the caller's own. UNAVAILABLE means that Redis is
+   * away and other hosts could not be told: try again.
    *
    * @generated from rpc headrace.v1.CacheService.PurgeCache
    */
