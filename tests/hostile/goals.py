@@ -28,11 +28,13 @@ _BOUNDS: Goals = {
 TIMES = (*HITS, "stall")
 
 # What is not as wanted yet, and must not be lost. All calls at gRPC's ports stand in one line before the loop, 0.3 ms
-# each: a new connection brings as many as `listen.max_streams` at one go, and nobody can look at them before.
+# each: a new connection brings as many as `listen.max_streams` at one go, and nobody can look at them before. With 128 in
+# place of 1024 a flood costs others 0.2 to 0.4 s, but gRPC refuses two in five of the calls of a client with a thousand.
 _REACHED: Mapping[str, Mapping[str, float]] = {
-    "grpc-unfinished-known": {"gRPC": 2500},
-    "rapid-reset": {"gRPC": 2000},
-    "rapid-reset-known": {"gRPC": 2000},
+    "grpc-unfinished-known": {"gRPC": 4000},
+    "grpc-unread": {"gRPC": 3000},
+    "rapid-reset": {"gRPC": 6000},
+    "rapid-reset-known": {"gRPC": 6000},
 }
 
 
