@@ -91,7 +91,7 @@ def some(shapes: Iterable[str | bytes], *for_long: str | bytes) -> list[object]:
     return [pytest.param(shape, marks=pytest.mark.long) if shape in for_long else shape for shape in shapes]
 
 
-@pytest.mark.parametrize("shape", some(SHAPES, "plain text", "long words", "one letter", "base64", "links", "quotes", "keys"))
+@pytest.mark.parametrize("shape", some(SHAPES, "plain text", "long words", "one letter", "base64", "links", "quotes", "keys", "integers"))
 async def test_http(here: Watched, shape: str, long: bool) -> None:
     """Over HTTP, one and two dozen at once."""
     first = SHAPES[shape](0)
@@ -209,7 +209,7 @@ async def call(made: grpc.aio.Channel, raw: bytes, **head: object) -> int:
     return parts[0].head.status
 
 
-@pytest.mark.parametrize("shape", some(["plain text", "long words", "integers", "keys"], "plain text", "long words", "keys"))
+@pytest.mark.parametrize("shape", some(["plain text", "long words", "integers", "keys"], "long words", "integers", "keys"))
 async def test_grpc(here: Watched, shape: str) -> None:
     """Over gRPC, as HTTP has it, one and a dozen at once."""
     async with channel(here) as made:
