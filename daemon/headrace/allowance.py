@@ -27,23 +27,17 @@ class Allowance:
     def __repr__(self) -> str:
         return f"<Allowance [{self._taken} of {self._most} bytes taken, {len(self._waiting)} waiting]>"
 
-    def has_room(self, size: int) -> bool:
-        """Take so much of this turn's allowance, and return True; or return False, and `turn` has to be awaited."""
-        if self._waiting or self._taken >= self._most:
-            return False
-        self._take(size)
-        return True
-
-    async def turn(self, size: int) -> None:
-        """Wait for a turn of the loop that has something left of its allowance."""
-        if self.has_room(size):
+    async def take(self, size: int) -> None:
+        """Take so many bytes of this turn of the loop, or of the first to come that has some left."""
+        if not self._waiting and self._taken < self._most:
+            self._count(size)
             return
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((called, size))
         self._begin()
         await called
 
-    def _take(self, size: int) -> None:
+    def _count(self, size: int) -> None:
         self._taken += size
         self._begin()
 
@@ -58,6 +52,6 @@ class Allowance:
             called, size = self._waiting.popleft()
             if not called.done():  # else whoever waited was cancelled
                 called.set_result(None)
-                self._take(size)
+                self._count(size)
         if self._waiting:
             self._begin()

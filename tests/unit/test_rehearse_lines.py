@@ -121,11 +121,12 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(STEPS)
-def test_the_ledger_says_the_same(steps) -> None:
+def test_the_ledger_says_the_same(long) -> None:
     """Ranks, charges, corrections, permits, debts and windows: each question, and each moment at which somebody could go."""
+    settings(max_examples=500 if long else 40, deadline=None)(given(STEPS)(mirrored))()
 
+
+def mirrored(steps) -> None:
     async def go() -> None:
         mirror = Mirror()
         for number, (pause_us, what, flow, names, cost, part) in enumerate(steps):

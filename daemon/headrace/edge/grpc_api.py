@@ -22,13 +22,13 @@ from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Respons
 from headrace.edge.grpc_calls import Who, guarded
 from headrace.edge.grpc_parts import Beginning, beginning, more
 from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
+from headrace.edge.http_protocol import LINGER_S
 from headrace.edge.taken import whole_body
 from headrace.errors import HeadraceError, TooSlow, UnknownCaller
 from headrace.heads import readable
 from headrace.model import Call
 from headrace.v1 import api_service_pb2
 
-_HEARD_OUT_S = 2.0  # as over HTTP
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
 _HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].number << 3 | 2
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
@@ -210,7 +210,7 @@ async def _chunks(first: bytes, second: bytes, parts: AsyncIterator[bytes]) -> A
 async def _hear_out(parts: AsyncIterator[bytes]) -> None:
     """Let a caller send what it will of a refused body for a moment: one that is cut off hears INTERNAL, of its own library."""
     with contextlib.suppress(TimeoutError, HeadraceError):
-        async with asyncio.timeout(_HEARD_OUT_S):  # by the loop: it is a socket's
+        async with asyncio.timeout(LINGER_S):  # by the loop: it is a socket's
             async for _ in parts:
                 pass
 

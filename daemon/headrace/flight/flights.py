@@ -106,8 +106,8 @@ class Member:
             while seen < len(flight.events):
                 yield flight.events[seen]
                 seen += 1
-                if not seen % _AT_ONCE and not flight.allowance.has_room(SLICE):  # who writes them need not wait for anything
-                    await flight.allowance.turn(SLICE)
+                if not seen % _AT_ONCE:  # who writes them need not wait for anything, so nobody else would have a turn
+                    await flight.allowance.take(SLICE)
             if flight.landing is not None:
                 if flight.landing.error is not None:
                     raise flight.landing.error.again()

@@ -104,17 +104,21 @@ class Handover:
         Raises `RedisAway`, and `BrokenStream` when callers here have had some of another source.
         """
         try:
-            while news := await self._link.do("XRANGE", log, f"(1-{len(flight.events)}", "+", "COUNT", _PIECE):
-                if landing := self._read_piece(flight, log, source, news):
-                    return landing
+            news = await self._read_piece(log, f"1-{len(flight.events)}")
+            while (landing := self._landing(flight, log, source, news)) is None and len(news) == _PIECE:
+                news = await self._read_piece(log, f"1-{len(flight.events)}")
+            return landing
         except ValueError:
             records.unreadable("flight", log)
             if flight.is_open:
                 raise broken_off() from None
             return Landing(error=Refusal("what was handed over cannot be read"))  # so we ask anew who leads
-        return None
 
-    def _read_piece(self, flight: Flight, log: str, source: str, news: News) -> Landing | None:
+    def _read_piece(self, log: str, position: str) -> asyncio.Future[News]:
+        return self._link.do("XRANGE", log, f"({position}", "+", "COUNT", _PIECE)
+
+    def _landing(self, flight: Flight, log: str, source: str, news: News) -> Landing | None:
+        """Append the news of a flight, and return its landing, if it is among them."""
         for _, fields in news:
             item = self._seal.open(log, items.item_of(fields))
             if items.is_landing(item):
@@ -140,15 +144,11 @@ class Handover:
                     nudged.clear()
                     with contextlib.suppress(RedisAway):
                         self._link.run(_JOIN, [keys.audience(name)], [self._link.inbox, self.follow_ms])
-                        while news := await self._link.do("XRANGE", _log(ticket), f"({read}", "+", "COUNT", _PIECE):
-                            newest = await self._newest(ticket, news)
-                            try:
-                                self._take_in(flight, ticket, news, newest)
-                            except ValueError:
-                                records.unreadable("flight", _log(ticket))
-                                if flight.is_open:
-                                    raise broken_off() from None
+                        while news := await self._read_piece(_log(ticket), read):
+                            self._take_in(flight, ticket, news, await self._newest(ticket, news))
                             read = news[-1][0].decode()
+                            if len(news) < _PIECE:
+                                break
                     with contextlib.suppress(TimeoutError):
                         async with self._clock.timeout(self.follow_ms / 3000):
                             await nudged.wait()
@@ -163,15 +163,20 @@ class Handover:
         return news[-1][0].partition(b"-")[0]
 
     def _take_in(self, flight: Flight, ticket: str, news: News, newest: bytes) -> None:
-        """Append the news of a ticket; its newest attempt is known."""
-        for where, fields in news:
-            item = self._seal.open(_log(ticket), items.item_of(fields))
-            attempt = where.partition(b"-")[0]
-            if attempt != newest and not flight.is_open:
-                continue  # an attempt that ended before anybody here had any of it
-            event = items.decode_event(item, flight)
-            flight.begin(f"{ticket}-{attempt.decode()}")
-            flight.append(event, is_content=True)
+        """Append the news of a ticket; its newest attempt is known. Raises as `follow` does."""
+        try:
+            for where, fields in news:
+                item = self._seal.open(_log(ticket), items.item_of(fields))
+                attempt = where.partition(b"-")[0]
+                if attempt != newest and not flight.is_open:
+                    continue  # an attempt that ended before anybody here had any of it
+                event = items.decode_event(item, flight)
+                flight.begin(f"{ticket}-{attempt.decode()}")
+                flight.append(event, is_content=True)
+        except ValueError:
+            records.unreadable("flight", _log(ticket))
+            if flight.is_open:
+                raise broken_off() from None
 
     # Publishing.
 

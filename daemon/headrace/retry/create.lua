@@ -36,34 +36,23 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     return {'created', ARGV[1]}
 end
 
--- Who else may write to Redis may have left rubbish there: it counts as nothing.
-local function bytes_of(field)
-    local bytes = tonumber(redis.call('HGET', KEYS[6], field) or 0)
-    return bytes and bytes >= 0 and bytes < 2^53 and bytes or 0
-end
-
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 local lease_us, want_us = tonumber(ARGV[3]), tonumber(ARGV[5])
 
 -- A ticket that goes with its RPC is bounded by what waits in that RPC's process.
 if want_us == 0 then
-    local bytes = bytes_of('sum')
     for _, ended in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now_us))) do
-        bytes = math.max(0, bytes - bytes_of(ended))
-        redis.call('HDEL', KEYS[6], ended)
-        redis.call('ZREM', KEYS[5], ended)
+        leave(KEYS[5], KEYS[6], ended)
     end
-    redis.call('HSET', KEYS[6], 'sum', string.format('%.0f', bytes))
-    local live = redis.call('ZCARD', KEYS[5])
+    local live, sum, bytes = redis.call('ZCARD', KEYS[5]), bytes_of(KEYS[6], 'sum'), tonumber(ARGV[10])
     if live >= tonumber(ARGV[8]) then
         return {'full', tostring(live)}
     end
-    if live > 0 and bytes + ARGV[10] > tonumber(ARGV[11]) then
-        return {'heavy', string.format('%.0f', bytes)}
+    if live > 0 and sum + bytes > tonumber(ARGV[11]) then
+        return {'heavy', string.format('%.0f', sum)}
     end
-    redis.call('ZADD', KEYS[5], ARGV[9], ARGV[1])
-    redis.call('HSET', KEYS[6], ARGV[1], ARGV[10], 'sum', string.format('%.0f', bytes + ARGV[10]))
+    enter(KEYS[5], KEYS[6], ARGV[1], ARGV[9], bytes)
     redis.call('PEXPIRE', KEYS[5], ARGV[7])
     redis.call('PEXPIRE', KEYS[6], ARGV[7])
     redis.call('HSET', KEYS[1], 'live', KEYS[5], 'live_bytes', KEYS[6])

@@ -73,11 +73,8 @@ if succeeded and wanted_us > 0 then
     keep_ms = math.min(keep_ms, HANDED_OVER_MS)
 end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
-if live and redis.call('ZREM', live, ARGV[1]) == 1 and t[7] then
-    -- What others may have left there counts as nothing.
-    local sum, own = unpack(redis.call('HMGET', t[7], 'sum', ARGV[1]))
-    redis.call('HSET', t[7], 'sum', string.format('%.0f', math.max(0, (tonumber(sum or 0) or 0) - (tonumber(own or 0) or 0))))
-    redis.call('HDEL', t[7], ARGV[1])
+if live and t[7] then
+    leave(live, t[7], ARGV[1])
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 -- After a failed first, its idempotency key is free again.

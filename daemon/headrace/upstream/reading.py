@@ -107,8 +107,7 @@ class Stream:
             except NETWORK_ERRORS as error:
                 raise failure_of(error, self.request_id) from error
         chunk, self._came = self._came[:SLICE], self._came[SLICE:]
-        if not self._allowance.has_room(len(chunk)):
-            await self._allowance.turn(len(chunk))
+        await self._allowance.take(len(chunk))
         return chunk or None
 
     def _begin(self, chunk: bytes) -> None:
