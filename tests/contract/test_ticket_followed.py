@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 
 import pytest
 
@@ -9,6 +10,7 @@ from conftest import until
 from headrace import keys
 from headrace.errors import BrokenStream
 from headrace.flight.flights import Flight
+from headrace.model import Event
 from lease_parts import EVENTS, hosts
 
 
@@ -86,6 +88,23 @@ async def test_late_follower_of_a_ticket(valkey_url):
             await until(lambda: first.events == EVENTS[3:])
             async with one.handover.publishing(said(*EVENTS[:3]), "t-1", 2, "second"), heard(one, "t-1") as (late, _):
                 await until(lambda: late.events == EVENTS[:3])
+
+
+async def test_long_attempts(valkey_url):
+    """However long they are: who comes late has all of the newest, though it is read in pieces, and nothing of those before."""
+    first, second = ([Event("e", b"{}", b"%d %d\n\n" % (attempt, n)) for n in range(700)] for attempt in (1, 2))
+    async with hosts(valkey_url, 2) as (one, two):
+        for attempt, events in enumerate((first, second), 1):
+            await hold(one, "t-1", f"holder {attempt}")
+            async with one.handover.publishing(said(*events), "t-1", attempt, f"holder {attempt}"):
+                await until(partial(_has, one, 700 * attempt))
+        async with heard(two, "t-1") as (late, _):
+            await until(lambda: len(late.events) == 700)
+            assert late.events == second
+
+
+async def _has(host, events):
+    return await host.link.do("XLEN", keys.log("flight:ticket:t-1:log")) == events
 
 
 async def test_overtaken_attempt_is_silent(valkey_url):
