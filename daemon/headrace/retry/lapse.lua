@@ -8,6 +8,8 @@
 -- ARGV[2]  lease_us                of a ticket
 -- ARGV[3]  silent_us               who took or renewed the ticket so lately is not dead, though it was not heard yet
 -- ARGV[4]  most                    how many tickets are let go at once
+-- ARGV[5]  prefix                  of the keys that say since when a process is missed
+-- ARGV[6]  missed_us               who is missed for so long is dead: one that only lost its connections is back by then
 --
 -- Returns how many were let go. Sent twice, it finds nothing the second time.
 --
@@ -25,8 +27,19 @@ if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then
 end
 
 local MOST_PROCESSES = 10000
+local FORGOTTEN_MS = 3000
 
 local silent_us, most, ended = tonumber(ARGV[3]), tonumber(ARGV[4]), 0
+
+local function is_dead(inbox)
+    if redis.call('ZSCORE', KEYS[3], inbox) then
+        return false
+    end
+    local missed = ARGV[5] .. inbox
+    redis.pcall('SET', missed, string.format('%.0f', now_us), 'NX', 'PX', FORGOTTEN_MS)
+    local since_us = redis.pcall('GET', missed)
+    return type(since_us) ~= 'string' or (tonumber(since_us) or 0) + tonumber(ARGV[6]) <= now_us
+end
 
 local function let_go(holder, id)
     local ticket = ARGV[1] .. id
@@ -50,7 +63,7 @@ for _ = 1, MOST_PROCESSES do
     if not first then break end
     local inbox = string.match(first, '^(.*)|') or first
     from = '(' .. inbox .. '|\255'
-    if not redis.call('ZSCORE', KEYS[3], inbox) then
+    if is_dead(inbox) then
         for _, held in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], '[' .. first, from, 'LIMIT', 0, most)) do
             local holder, id = string.match(held, '^(%S*) (%S+)$')
             if not id or let_go(holder, id) then

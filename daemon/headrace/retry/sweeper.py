@@ -26,6 +26,7 @@ _RESCUE = Script(__package__, "rescue.lua", after=("held.lua",))
 _LAPSE = Script(__package__, "lapse.lua")
 _BATCH = 200
 _MOST_CRASHES = 3  # a call whose attempts kill their process is a dead letter then
+_MISSED_S = 0.75  # who is killed is missed about a second later
 _SILENT_S = 1.5  # who took or renewed a ticket so lately is not dead, though it was not heard yet: it may just have started
 
 Alarm = tuple[str, int, int]  # ticket, attempt, rescue
@@ -124,7 +125,8 @@ class Sweeper:
 
     async def _let_lapse(self) -> None:
         """Let the leases of dead processes end. Where somebody else's value is in the way, they end by themselves."""
-        args = [keys.ticket(""), self._tickets.lease_us, round(_SILENT_S * 1e6), _BATCH]
+        spans = self._tickets.lease_us, round(_SILENT_S * 1e6)
+        args = [keys.ticket(""), *spans, _BATCH, keys.missed(""), round(_MISSED_S * 1e6)]
         with contextlib.suppress(RedisRefused):
             await self._link.run(_LAPSE, [keys.HELD, keys.TICKETS, keys.HEARD, keys.PULSE], args)
 
