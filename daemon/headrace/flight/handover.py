@@ -79,6 +79,7 @@ class Handover:
         self.follow_ms = follow_ms
         self._nudges = Nudges()
         link.on("log", self._on_log)
+        link.on_connect(self._nudges.nudge_all)
 
     def __repr__(self) -> str:
         return f"<Handover [{self.stats().followed} followed]>"
