@@ -49,6 +49,7 @@ from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
 from headrace.keystore import Hashing
 from headrace.link import Link
+from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
@@ -188,7 +189,7 @@ class Parts:
         self.alarms = Queue(redis_url)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
         self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, seal=seal)
-        self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
+        self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
@@ -206,9 +207,10 @@ class Parts:
             Replies(clock, self.cache, keeping, self.crowd),
         )  # fmt: skip
         self.pursuits = Pursuits(
-            clock, self.flow, self.flights, self.attempts, self.parking, self.handover, policy, self.tickets, self.outcomes,
+            clock, self.flow, self.flights, self.attempts, self.handover, policy, self.tickets, self.outcomes,
             Hands(settings.retry.max_running, self.schedule, clock),
         )  # fmt: skip
+        self.once = Once(clock, self.flow, self.flights, self.parking, self.tickets, self.pursuits, self.answers)
         auth = settings.auth
         self.guard = Guard(Owners(self.link, clock), is_on=auth.keeps_apart, shares_unknown=auth.shares_unknown)
         self.aside = Aside((reader.JOB, grpc_params.JOB))
@@ -229,6 +231,7 @@ class Parts:
             clock,
             self.flow,
             self.pursuits,
+            self.once,
             self.carrier,
             self.admission,
             self.outcomes,

@@ -6,6 +6,7 @@
 -- KEYS[4]  the idempotency key     hash: fingerprint, ticket   (the ticket's own key when there is none)
 -- KEYS[5]  the caller's live ones   zset: tickets that stand for themselves and have not ended, by when they surely have (us)
 -- KEYS[6]  their bodies' bytes       hash: bytes by ticket, and their sum as 'sum'
+-- KEYS[7]  what is held              zset: "<holder> <id>" of each running ticket
 -- ARGV[1]  id
 -- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
 -- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
@@ -63,6 +64,9 @@ redis.call('HSET', KEYS[1],
     'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
     'lease_us', string.format('%.0f', now_us + lease_us))
 redis.call('ZADD', KEYS[2], lease_us > 0 and string.format('%.0f', now_us + lease_us) or ARGV[4], ARGV[1])
+if lease_us > 0 then
+    note_held(KEYS[7], redis.call('HGET', KEYS[1], 'holder'), ARGV[1])
+end
 
 -- The list is trimmed as it grows: whatever is older has ended, and its hash is gone.
 redis.call('ZADD', KEYS[3], string.format('%.0f', now_us), ARGV[1])

@@ -4,6 +4,7 @@
 -- KEYS[2]  tickets to look after   zset
 -- KEYS[3]  its audience            zset: inboxes of waiting processes by lease end (us)
 -- KEYS[4]  its idempotency key     hash: fingerprint, ticket   (the ticket's own key when it has none)
+-- KEYS[5]  what is held           zset: "<holder> <id>" of each running ticket
 -- ARGV[1]  id
 -- ARGV[2]  by                      token of this finish: sent twice, it wins twice
 -- ARGV[3]  state                   SUCCEEDED, FAILED, CANCELED or EXPIRED
@@ -18,8 +19,8 @@
 --                                  'queued'    only if no attempt is being made
 -- ARGV[9]  inbox                   of this process
 -- ARGV[10] ended                   unix s, to show
--- ARGV[11] holder                  whose attempt failed: only who holds the ticket may end it by an error of its attempt;
---                                  '' for an answer, and for who ends it from outside
+-- ARGV[11] holder                  whose attempt it was: only who holds the ticket may end it by what came of its attempt;
+--                                  '' for who ends it from outside
 --
 -- Returns 1 if this finish won, else 0.
 
@@ -87,6 +88,7 @@ for _, inbox in ipairs(audience) do
 end
 redis.call('DEL', KEYS[3])
 if state == 'RUNNING' then
+    note_let_go(KEYS[5], t[3], ARGV[1])
     redis.call('PUBLISH', string.match(t[3], '^(.*)|'), 'ticket ' .. ARGV[1])
 end
 return 1

@@ -17,7 +17,7 @@ from headrace.model import Call
 from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, encode_ticket
 from headrace.seal import UNSEALED, Seal
 
-_CREATE = Script(__package__, "create.lua", after=("books.lua",))
+_CREATE = Script(__package__, "create.lua", after=("books.lua", "held.lua"))
 
 _DAY_MS = 86_400_000
 _LISTED_MS = 8 * _DAY_MS
@@ -82,7 +82,7 @@ class Making:
         )
         fields = await aloof(call.body, sealed)
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
-        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner)]
+        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.HELD]
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",
