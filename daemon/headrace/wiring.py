@@ -55,10 +55,12 @@ from headrace.pursuit import Pursuits
 from headrace.redis_check import RedisCheck
 from headrace.replying import Replies
 from headrace.resources import Guard, Owners
+from headrace.retry.letters import Letters
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
+from headrace.retry.ticket import Keep
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
@@ -187,7 +189,9 @@ class Parts:
         )
         self.alarms = Queue(redis_url)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
-        self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, seal=seal)
+        keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
+        self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, keep=keep, seal=seal)
+        self.letters = Letters(self.link, clock, self.tickets)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)

@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  the ticket              hash
 -- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
+-- KEYS[3]  its watchers            set: inboxes of processes
 -- ARGV[1]  id
 -- ARGV[2]  max_broken              attempts that died with their process count among the broken ones
 -- ARGV[3]  again_us                when to look again if nothing changes meanwhile
@@ -54,4 +55,5 @@ if tonumber(t[3]) + 1 >= tonumber(ARGV[2]) then
 end
 local due = string.format('%.6f', now_us / 1e6)
 redis.call('HSET', KEYS[1], 'state', 'QUEUED', 'holder', '', 'due', due, 'rescues', 0, 'broken', tonumber(t[3]) + 1)
+moved(KEYS[3], ARGV[1])
 return {'lapsed', attempt, due, 0}

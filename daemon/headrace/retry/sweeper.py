@@ -21,7 +21,7 @@ from headrace.retry.tickets import Tickets
 
 log = structlog.get_logger()
 
-_RESCUE = Script(__package__, "rescue.lua")
+_RESCUE = Script(__package__, "rescue.lua", after=("moved.lua",))
 _BATCH = 200
 
 Alarm = tuple[str, int, int]  # ticket, attempt, rescue
@@ -116,7 +116,9 @@ class Sweeper:
         await self._link.do("ZREM", keys.TICKETS, ticket_id)
 
     def _rescue(self, ticket_id: str) -> asyncio.Future[list[Any]]:
-        return self._link.run(_RESCUE, [keys.ticket(ticket_id), keys.TICKETS], [ticket_id, *self._args])
+        return self._link.run(
+            _RESCUE, [keys.ticket(ticket_id), keys.TICKETS, keys.watchers(ticket_id)], [ticket_id, *self._args]
+        )
 
     async def _look_for_alarms(self, overdue: list[tuple[str, int, float, int]]) -> None:
         waiting = await self._alarms.are_waiting([(ticket_id, attempt, n) for ticket_id, attempt, _, n in overdue])

@@ -30,23 +30,37 @@ from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.owner import Owner
 from headrace.retry.holds import Hold, Holds
+from headrace.retry.listing import Listing
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Same, State, Ticket, Timing, encode_end, lost
+from headrace.retry.ticket import (
+    ASKED,
+    FULL,
+    RUN,
+    Alarms,
+    Claimed,
+    Conflict,
+    Keep,
+    Same,
+    State,
+    Ticket,
+    Timing,
+    encode_end,
+    lost,
+)
 from headrace.retry.waits import Waits, not_found
+from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
 
 log = structlog.get_logger()
 
-_START = Script(__package__, "start.lua")
-_PARK = Script(__package__, "park.lua")
+_START = Script(__package__, "start.lua", after=("moved.lua",))
+_PARK = Script(__package__, "park.lua", after=("moved.lua",))
 _RENEW = Script(__package__, "renew.lua")
-_FINISH = Script(__package__, "finish.lua", after=("books.lua",))
+_FINISH = Script(__package__, "finish.lua", after=("books.lua", "moved.lua"))
 
 _BOUNDS = 10_000, 1_000_000_000
-_DAY_MS = 86_400_000
-_KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,7 @@ class Tickets:
 
     Args:
         bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        keep: how long those are kept that have ended.
         seal: of what tickets hold; one without it is not there.
     """
 
@@ -74,6 +89,7 @@ class Tickets:
         *,
         timing: Timing | None = None,
         bounds: tuple[int, int] = _BOUNDS,
+        keep: Keep | None = None,
         seal: Seal = UNSEALED,
     ) -> None:
         self._seal = seal
@@ -81,10 +97,13 @@ class Tickets:
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
+        self._keep = keep or Keep()
         self._making = Making(link, clock, self._timing, *bounds, seal)
         self._held = Holds(link.inbox)
-        self._looks = Looks(link, clock, seal)
+        self.looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self._timing)
+        self.listing = Listing(link, clock, seal)
+        self.watching = Watching(link, clock, self.looks, self._waits)
         self._background = Background("tickets", clock)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
@@ -113,6 +132,11 @@ class Tickets:
         if isinstance(outcome, Claimed):
             await self._set_alarm(outcome.ticket, 1, now)
         return outcome
+
+    async def requeue(self, letter: Ticket, call: Call) -> None:
+        """Make a ticket of a dead letter again, due at once; raises `QueueFull` as `submit` does, and `TicketNotFound`."""
+        await self._making.requeue(letter, call)
+        await self._set_alarm(letter.id, 1, self._clock.now(), rescue=letter.attempts)
 
     async def claim(self, call: Call) -> Claimed | Same | Conflict:
         """
@@ -186,7 +210,7 @@ class Tickets:
     async def asked(self, ticket_id: str) -> Call | None:
         """Return the call of a ticket, without its body, while there is anything to do for it."""
         with contextlib.suppress(TicketNotFound):
-            return (await self._looks.read(ticket_id, ASKED)).call
+            return (await self.looks.read(ticket_id, ASKED)).call
         return None
 
     async def start(self, ticket_id: str, attempt: int) -> Ticket | None:
@@ -204,13 +228,13 @@ class Tickets:
             raise
 
     async def _take(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
-        names = [keys.ticket(ticket_id), keys.TICKETS]
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.watchers(ticket_id)]
         outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self._timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
         try:
-            ticket = await self._looks.read(ticket_id, RUN)
+            ticket = await self.looks.read(ticket_id, RUN)
         except TicketNotFound:
             await self.finish(ticket_id, error=lost())
             return None
@@ -237,7 +261,7 @@ class Tickets:
 
     async def _repark(self, ticket_id: str, hold: Hold, attempts: int, broken: int, due: float) -> None:
         args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
-        alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS], args)
+        alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS, keys.watchers(ticket_id)], args)
         self._held.drop(ticket_id, hold)
         if alarm:
             observe.TICKETS.inc(State.QUEUED)
@@ -295,10 +319,11 @@ class Tickets:
                 stood still and was succeeded must not end what its successor works on. An answer counts all the same.
         """
         said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
-        keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
+        keep_ms, letter_ms = round(1e3 * self._keep.results_s), round(1e3 * self._keep.letters_s)
         now = repr(self._clock.now())
         holder = by.holder if by is not None and error is not None else ""
         args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now, holder]
+        args += [letter_ms, self._keep.letters]
         # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
         hold = None if condition else self._held.get(ticket_id)
         if by is not None and hold is not by and holder:
@@ -316,6 +341,7 @@ class Tickets:
     async def _send_end(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket]
+        names += [keys.watchers(ticket_id), keys.LETTERS]
         won = bool(await self._link.run(_FINISH, names, args))
         # Now that it has ended, whoever holds it works for nothing; one that was not first to end it may hold it no more.
         loser = self._held.get(ticket_id) if won else hold
@@ -364,18 +390,10 @@ class Tickets:
 
     async def get(self, ticket_id: str, owner: Owner) -> Ticket:
         """Return an owner's ticket as it is now. Another's is not found."""
-        ticket = await insist(self._clock, lambda: self._looks.read(ticket_id, FULL))
+        ticket = await insist(self._clock, lambda: self.looks.read(ticket_id, FULL))
         if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
-
-    async def list(
-        self, owner: Owner, *, page_size: int = 50, page_token: str = "", state: State | None = None
-    ) -> tuple[list[Ticket], str]:
-        """Return a page of an owner's tickets, newest first and without answers, and the token of the next page."""
-        return await insist(
-            self._clock, lambda: self._looks.page(owner.text, page_size=page_size, page_token=page_token, state=state)
-        )
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
         """
@@ -386,7 +404,7 @@ class Tickets:
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(timeout):
                 await self._waits.ended(ticket_id)
-        return await (self._looks.ended(ticket_id) if timeout is None else self._looks.read(ticket_id, FULL))
+        return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")
