@@ -57,7 +57,7 @@ The ground
     room        how many connections fit      weight      what a body holds
     memory      given back after a flood      cipher      a seal that hides
     globs       those that callers send       unpacking   what comes packed
-    allowance   of a turn of the loop
+    allowance   of a turn of the loop         disconnect  a caller that has gone
     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from headrace.attempts import Attempts
 from headrace.background import Background
 from headrace.clock import Clock
 from headrace.deadline import Bound, until
+from headrace.disconnect import OnDisconnect
 from headrace.errors import (
     Abandoned,
     AttemptFailed,
@@ -113,6 +115,9 @@ class Pursuits:
     async def submit(self, call: Call) -> Ticket:
         """Queue a call, durably, and return its ticket; a worker pursues it."""
         self._flow.refuse_if_draining()
+        if call.on_disconnect is OnDisconnect.CANCEL:
+            problem = "on_disconnect: a submitted call has no RPC to wait in, so it cannot be canceled by its end"
+            raise InvalidCall(problem, metadata={"field": "on_disconnect"})
         if call.credential:
             raise InvalidCall("a call with its caller's own key cannot be submitted: no key goes into a queue")
         claim = await self._tickets.submit(call)
@@ -120,11 +125,11 @@ class Pursuits:
             raise _conflict()
         return await self._tickets.get(claim.ticket, call.owner)
 
-    # With an idempotency key.
+    # With an idempotency key, or going on without its caller.
 
     @contextlib.asynccontextmanager
     async def answer_once(self, call: Call, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
-        """Answer a call with an idempotency key, as `Flow.answer` does: all who come with the key get the same answer."""
+        """Answer a call that has a ticket, as `Flow.answer` does: all who come with its idempotency key get the same answer."""
         self._flow.refuse_if_draining()
         async with in_time(call, self._join_once(call), self._clock, self._attempts.answers.events, opens_s) as reply:
             yield reply
@@ -132,9 +137,11 @@ class Pursuits:
     @contextlib.asynccontextmanager
     async def _join_once(self, call: Call) -> AsyncIterator[Reply]:
         """Join those in this process who came with the same key and call; the one that leads claims the key."""
-        key = f"once:{call.owner.text}:{call.fingerprint}:{call.idempotency_key}"
+        name = f"={call.idempotency_key}" if call.idempotency_key else os.urandom(8).hex()  # without a key nobody can join it
+        key = f"once:{call.owner.text}:{call.fingerprint}:{name}"
         while True:
             with self._flights.join(key, call, self._fly_once, is_live=call.stream) as member:
+                member.flight.goes_on |= call.goes_on
                 if reply := await self._flow.replies.of_member(member):
                     yield reply
                     return
@@ -143,6 +150,8 @@ class Pursuits:
         """Claim the key and answer for all, or wait for the ticket of whoever claimed it before; the flight's task."""
         while True:
             leader = flight.lead()
+            if leader.call.on_disconnect is OnDisconnect.CONTINUE:
+                flight.outside = _somebody  # it goes on from the very beginning
             try:
                 claim = await self._tickets.claim(leader.call)
             except Refusal as no:
@@ -151,6 +160,7 @@ class Pursuits:
             if isinstance(claim, Conflict):
                 _refuse_all(flight, _conflict())
             elif isinstance(claim, Same):
+                flight.outside = _nobody
                 if landing := await self._wait_for(flight, claim):
                     return landing
             else:
@@ -183,11 +193,19 @@ class Pursuits:
 
     async def _answer_for_all(self, call: Call, claim: Claimed, flight: Flight) -> Landing:
         """Answer the call that claimed a key, whether its caller stays or not."""
-        flight.ticket, flight.outside = claim.ticket, _somebody
+        flight.ticket = claim.ticket
+        flight.outside = lambda: self._is_sought(flight)
         try:
             return await self._answer_for_ticket(replace(call, idempotency_key="", ticket=claim.ticket), flight)
+        except asyncio.CancelledError:
+            if not flight.waiting and not flight.goes_on:  # they have all gone, and wanted it to end with them
+                self._tickets.let_go(claim.ticket)
+            raise
         finally:
             flight.outside = _nobody
+
+    async def _is_sought(self, flight: Flight) -> bool:
+        return flight.goes_on or await self._tickets.has_company(flight.ticket)
 
     async def _answer_for_ticket(self, call: Call, flight: Flight, *, spared: tuple[type[HeadraceError], ...] = ()) -> Landing:
         """Go along the whole line with a call whose ticket is in our hands; the ticket ends with what comes of it."""

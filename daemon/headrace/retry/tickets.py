@@ -140,12 +140,13 @@ class Tickets:
 
     async def claim(self, call: Call) -> Claimed | Same | Conflict:
         """
-        Claim the call's idempotency key. If it is `Claimed`, attempt 1 of the ticket is ours: `park` or `finish` it.
+        Claim the call's idempotency key, if it has one. `Claimed`: attempt 1 of the ticket is ours; `park` or `finish` it.
 
         Raises `QueueFull` as `submit` does.
         """
         ticket_id, hold = new_id(), self._held.new()
-        hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
+        if call.idempotency_key:
+            hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
         hold.is_bound = bool(call.credential)
         claiming = self._moves.start(self._claim(ticket_id, call, hold))
         try:
@@ -167,11 +168,24 @@ class Tickets:
     async def _unclaim(self, ticket_id: str, hold: Hold, claiming: asyncio.Task[Any]) -> None:
         """End what was claimed for one who is gone; whoever came with the key meanwhile has it made, if others can make it."""
         await asyncio.wait([claiming])
+        if not await self._abandon_alone(ticket_id, hold):
+            await self._untake(ticket_id, hold, 0, claiming)
+
+    async def _abandon_alone(self, ticket_id: str, hold: Hold) -> bool:
         with contextlib.suppress(RedisAway):
             is_sought = ticket_id in self._waits and not hold.is_bound
-            if not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone"):
-                return
-        await self._untake(ticket_id, hold, 0, claiming)
+            return not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone")
+        return False
+
+    def let_go(self, ticket_id: str) -> None:
+        """Give a ticket in our hands up, for those who have gone; it is queued again for whoever waits for it all the same."""
+        if (hold := self._held.get(ticket_id)) is not None:
+            self._moves.start(self._let_go(ticket_id, hold))
+
+    async def _let_go(self, ticket_id: str, hold: Hold) -> None:
+        if not await self._abandon_alone(ticket_id, hold):
+            with contextlib.suppress(RedisAway):  # else `keep` and `leave` see to it
+                await self._repark(ticket_id, hold, -1, -1, self._clock.now())
 
     async def park(self, call: Call, *, attempts: int, broken: int, due: float, by: Hold | None = None) -> str:
         """
@@ -365,6 +379,11 @@ class Tickets:
         error = Canceled("the ticket was canceled by its caller")
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
         return await self.get(ticket_id, owner)
+
+    async def has_company(self, ticket_id: str) -> bool:
+        """Whether anybody waits for a ticket in another process; raises `RedisAway`."""
+        inboxes = await self._link.do("ZRANGE", keys.audience(f"ticket:{ticket_id}"), 0, -1)
+        return any(inbox.decode(errors="replace") != self._link.inbox for inbox in inboxes)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
         """
