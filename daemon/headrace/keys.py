@@ -36,6 +36,7 @@ upstream where that is what goes there (owner.py).
 | headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
 | headrace:live:<owner> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:live-bytes:<owner> | hash | the bytes of their bodies, one by one and as `sum` | with them |
+| headrace:retries | hash | first attempts and retries at upstream, by bins of 5 s | a minute after the last |
 | headrace:owners | zset | whose tickets there are, by the latest one's creation (us) | 8 days after that |
 | headrace:letters | zset | dead letters, "<id>|<owner>", by failure (us) | `keep_letters` after the last |
 | headrace:watchers:<id> | set | inboxes of the processes where a ticket is watched | half a minute after the last look |
@@ -77,6 +78,7 @@ LETTERS = "headrace:letters"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"
 OWNERS = "headrace:owners"
+RETRIES = "headrace:retries"
 PULSE = "headrace:{budget}:pulse"
 TICKETS = "headrace:tickets"
 USAGE_TRAFFIC = "headrace:{usage}:traffic"

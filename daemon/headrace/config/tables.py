@@ -148,6 +148,7 @@ class Retry(Table, frozen=True):
     max_attempts: Count = 8
     backoff: Backoff = (0.5, 30.0)
     max_age: Duration = 570.0
+    budget: Share = 1.0
     max_running: Count = 1000
     max_tickets: Count = 10_000
     max_ticket_bytes: Size = 1_000_000_000
