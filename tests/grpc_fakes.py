@@ -150,7 +150,7 @@ async def serving(
     flow = flow or FakeFlow()
     clock, budget = SystemClock(), lambda call: ()
     exchange = Exchange(
-        clock, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
+        clock, flow, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
         Guard(None, is_on=False), Answers(aside),  # type: ignore[arg-type]
         budget_headers=budget, upstream_url="http://u", opens_s=10.0,
     )  # fmt: skip

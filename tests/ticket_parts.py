@@ -72,7 +72,7 @@ class Process:
         self.alarms = Alarms()
         self.tickets = Tickets(self.link, SystemClock(), self.alarms, timing=timing, keep=keep, **bounds)
         self.letters = Letters(self.link, SystemClock(), self.tickets)
-        self.sweeper = Sweeper(self.link, SystemClock(), self.tickets, self.alarms, max_broken=3, again_s=again_s, grace_s=0.0)
+        self.sweeper = Sweeper(self.link, SystemClock(), self.tickets, self.alarms, again_s=again_s, grace_s=0.0)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> Process:

@@ -23,6 +23,7 @@ The line
     endpoints   how each is treated           carry       the way of what is only carried
     admission   bytes into a Call             bodies/     what a body asks
     answers     judged, and told in two forms
+    once        one key, one answer
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     budgets/    seen and steered by people

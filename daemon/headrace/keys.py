@@ -1,4 +1,4 @@
-"""
+r"""
 Every Redis key and channel we write: what is in it, and when it goes.
 
 All budget keys carry the hash tag `{budget}`, because one script takes from many of them at once. RQ's own keys start with
@@ -33,6 +33,8 @@ upstream where that is what goes there (owner.py).
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | `keep_results` after its end; dead letters `keep_letters` |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
+| headrace:held | zset | "<holder> <ticket>" of all tickets that run, a holder being "<inbox>\|<token>" | attempt by attempt |
+| headrace:missed:<inbox> | string | since when a process that holds tickets is not heard (us) | 3 s later |
 | headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
 | headrace:live:<owner> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:live-bytes:<owner> | hash | the bytes of their bodies, one by one and as `sum` | with them |
@@ -68,6 +70,7 @@ CACHE_BYTES = "headrace:cache:bytes"
 CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
 HEARD = "headrace:{budget}:heard"
+HELD = "headrace:held"
 HOLDING = "headrace:{budget}:holding"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
@@ -134,6 +137,10 @@ def ticket(ticket_id: str) -> str:
 
 def watchers(ticket_id: str) -> str:
     return f"headrace:watchers:{ticket_id}"
+
+
+def missed(inbox: str) -> str:
+    return f"headrace:missed:{inbox}"
 
 
 def tickets_of(owner: str) -> str:

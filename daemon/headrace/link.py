@@ -39,6 +39,7 @@ _TRIES = 2
 # one convoy.
 _TURNS = 4
 _FEW = 4
+_SLOW_S = 1.0
 
 
 class Script:
@@ -96,6 +97,7 @@ class Link:
         self._listener = Listener(url, (self.inbox, keys.ALL), clock or SystemClock(), timeout_s=timeout_s, quiet_s=quiet_s)
         self._refusals = Refusals(time.monotonic)  # only measured: what Redis did of late
         self._is_closed = False
+        self._on_return: list[Callable[[], object]] = []
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
@@ -115,6 +117,15 @@ class Link:
     def is_listening(self) -> bool:
         """Whether nudges arrive."""
         return self._listener.is_listening
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether Redis is away, or has owed us a reply for longer than it takes when all is well."""
+        return not self.is_up or self._opening is not None or (self._pipe is not None and self._pipe.owed_s > _SLOW_S)
+
+    def on_return(self, callback: Callable[[], object]) -> None:
+        """Call back whenever Redis answers again after it was away; it must not block."""
+        self._on_return.append(callback)
 
     @property
     def trouble(self) -> str:
@@ -177,10 +188,16 @@ class Link:
         if isinstance(value, ResponseError):
             self._refused(command, value)
             return
-        self.is_up = True
+        self._heard()
         reply = command.reply
         if not reply.done():  # else its caller was cancelled
             reply.set_result(value)
+
+    def _heard(self) -> None:
+        was_up, self.is_up = self.is_up, True
+        if not was_up:
+            for callback in self._on_return:
+                callback()
 
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":
@@ -192,7 +209,7 @@ class Link:
                 self._pipe.close()
             self._again([command], error)
         else:
-            self.is_up = True
+            self._heard()
             self._refusals.note(command.name, error)
             _give_up(command.reply, replies.ours(error, command.name) or error)
 

@@ -49,6 +49,7 @@ from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
 from headrace.keystore import Hashing
 from headrace.link import Link
+from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
@@ -193,7 +194,7 @@ class Parts:
         keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
         self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, keep=keep, seal=seal)
         self.letters = Letters(self.link, clock, self.tickets)
-        self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
+        self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
@@ -212,9 +213,10 @@ class Parts:
             Replies(clock, self.cache, keeping, self.crowd),
         )  # fmt: skip
         self.pursuits = Pursuits(
-            clock, self.flow, self.flights, self.attempts, self.parking, self.handover, policy, self.tickets, self.outcomes,
+            clock, self.flow, self.flights, self.attempts, self.handover, policy, self.tickets, self.outcomes,
             Hands(settings.retry.max_running, self.schedule, clock),
         )  # fmt: skip
+        self.once = Once(clock, self.flow, self.flights, self.parking, self.tickets, self.pursuits, self.answers)
         auth = settings.auth
         self.guard = Guard(Owners(self.link, clock), is_on=auth.keeps_apart, shares_unknown=auth.shares_unknown)
         self.aside = Aside((reader.JOB, grpc_params.JOB))
@@ -235,6 +237,7 @@ class Parts:
             clock,
             self.flow,
             self.pursuits,
+            self.once,
             self.carrier,
             self.admission,
             self.outcomes,

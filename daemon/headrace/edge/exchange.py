@@ -39,6 +39,7 @@ from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotCached
 from headrace.flow import Flow
 from headrace.model import Call, Caller, Errand, Event, Form, Headers, Reply, Source
+from headrace.once import Once
 from headrace.outcome import Outcomes, Record
 from headrace.pursuit import Pursuits
 from headrace.resources import Guard, Visit
@@ -116,6 +117,7 @@ class Exchange:
         clock: Clock,
         flow: Flow,
         pursuits: Pursuits,
+        once: Once,
         carrier: Carrier,
         admission: Admission,
         outcomes: Outcomes,
@@ -129,6 +131,7 @@ class Exchange:
     ) -> None:
         self.outcomes = outcomes
         self.pursuits = pursuits
+        self._once = once
         self._clock = clock
         self._flow = flow
         self._carrier = carrier
@@ -165,7 +168,7 @@ class Exchange:
 
     def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
-        way = self.pursuits.answer_once if call.has_ticket else self._flow.answer
+        way = self._once.answer if call.has_ticket else self._flow.answer
         told = _Told(self.outcomes.of(edge, call), lambda: way(call, opens_s=opens_s))
         return self._noted(call, told) if call.no_keep and self.guard.is_on else told
 

@@ -77,6 +77,8 @@ def say(error: Exception, request_id: str) -> Said:
         headers.append(("retry-after", _seconds(retry_after_s)))
     if not row.repeat_helps or (row.status == 429 and retry_after_s is None) or _is_long(retry_after_s):
         headers.append(("x-should-retry", "false"))
+    elif row.status == 503:
+        headers.append(("x-should-retry", "true"))
     return Said(row.status, error_body(row.type, message, request_id), tuple(headers))
 
 

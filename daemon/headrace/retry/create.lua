@@ -6,7 +6,8 @@
 -- KEYS[4]  the idempotency key     hash: fingerprint, ticket   (the ticket's own key when there is none)
 -- KEYS[5]  the caller's live ones   zset: tickets that stand for themselves and have not ended, by when they surely have (us)
 -- KEYS[6]  their bodies' bytes       hash: bytes by ticket, and their sum as 'sum'
--- KEYS[7]  owners of tickets         zset: by the latest one's creation (us)
+-- KEYS[7]  what is held              zset: "<holder> <id>" of each running ticket
+-- KEYS[8]  owners of tickets         zset: by the latest one's creation (us)
 -- ARGV[1]  id
 -- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
 -- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
@@ -59,14 +60,17 @@ redis.call('HSET', KEYS[1],
     'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
     'lease_us', string.format('%.0f', now_us + lease_us))
 redis.call('ZADD', KEYS[2], lease_us > 0 and string.format('%.0f', now_us + lease_us) or ARGV[4], ARGV[1])
+if lease_us > 0 then
+    note_held(KEYS[7], redis.call('HGET', KEYS[1], 'holder'), ARGV[1])
+end
 
 -- The list is trimmed as it grows: whatever is older has ended, and its hash is gone.
 redis.call('ZADD', KEYS[3], string.format('%.0f', now_us), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now_us - tonumber(ARGV[7]) * 1e3))
 redis.call('PEXPIRE', KEYS[3], ARGV[7])
-redis.call('ZADD', KEYS[7], string.format('%.0f', now_us), ARGV[12])
-redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', string.format('%.0f', now_us - tonumber(ARGV[7]) * 1e3))
-redis.call('PEXPIRE', KEYS[7], ARGV[7])
+redis.call('ZADD', KEYS[8], string.format('%.0f', now_us), ARGV[12])
+redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', string.format('%.0f', now_us - tonumber(ARGV[7]) * 1e3))
+redis.call('PEXPIRE', KEYS[8], ARGV[7])
 
 if ARGV[2] ~= '' then
     redis.call('HSET', KEYS[4], 'fingerprint', ARGV[2], 'ticket', ARGV[1])

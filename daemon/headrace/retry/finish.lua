@@ -4,8 +4,9 @@
 -- KEYS[2]  tickets to look after   zset
 -- KEYS[3]  its audience            zset: inboxes of waiting processes by lease end (us)
 -- KEYS[4]  its idempotency key     hash: fingerprint, ticket   (the ticket's own key when it has none)
--- KEYS[5]  its watchers            set: inboxes of processes
--- KEYS[6]  dead letters            zset: "<id>|<owner>" by failure (us)
+-- KEYS[5]  what is held           zset: "<holder> <id>" of each running ticket
+-- KEYS[6]  its watchers            set: inboxes of processes
+-- KEYS[7]  dead letters            zset: "<id>|<owner>" by failure (us)
 -- ARGV[1]  id
 -- ARGV[2]  by                      token of this finish: sent twice, it wins twice
 -- ARGV[3]  state                   SUCCEEDED, FAILED, CANCELED or EXPIRED
@@ -20,8 +21,8 @@
 --                                  'queued'    only if no attempt is being made
 -- ARGV[9]  inbox                   of this process
 -- ARGV[10] ended                   unix s, to show
--- ARGV[11] holder                  whose attempt failed: only who holds the ticket may end it by an error of its attempt;
---                                  '' for an answer, and for who ends it from outside
+-- ARGV[11] holder                  whose attempt it was: only who holds the ticket may end it by what came of its attempt;
+--                                  '' for who ends it from outside
 -- ARGV[12] letter_ms               how long it is kept if it becomes a dead letter: failed, and it stood for itself
 -- ARGV[13] letters                 how many dead letters are kept
 --
@@ -91,7 +92,7 @@ if succeeded and wanted_us > 0 then
 end
 if ARGV[3] == 'FAILED' and wanted_us == 0 then
     keep_ms = tonumber(ARGV[12])
-    keep_letter(KEYS[6], ARGV[1], t[8] or '', now_us, keep_ms, tonumber(ARGV[13]), KEYS[1])
+    keep_letter(KEYS[7], ARGV[1], t[8] or '', now_us, keep_ms, tonumber(ARGV[13]), KEYS[1])
 end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
 if live and t[7] then
@@ -107,8 +108,9 @@ for _, inbox in ipairs(audience) do
     redis.call('PUBLISH', inbox, 'ticket ' .. ARGV[1])
 end
 redis.call('DEL', KEYS[3])
-moved(KEYS[5], ARGV[1])
+moved(KEYS[6], ARGV[1])
 if state == 'RUNNING' then
+    note_let_go(KEYS[5], t[3], ARGV[1])
     redis.call('PUBLISH', string.match(t[3], '^(.*)|'), 'ticket ' .. ARGV[1])
 end
 return 1

@@ -18,7 +18,7 @@ from headrace.retry.ticket import Claimed, Conflict, Same, State, Ticket, Timing
 from headrace.retry.waits import not_found
 from headrace.seal import UNSEALED, Seal
 
-_CREATE = Script(__package__, "create.lua", after=("books.lua",))
+_CREATE = Script(__package__, "create.lua", after=("books.lua", "held.lua"))
 _REQUEUE = Script(__package__, "requeue.lua", after=("books.lua", "moved.lua"))
 
 _DAY_MS = 86_400_000
@@ -84,7 +84,7 @@ class Making:
         )
         fields = await aloof(call.body, sealed)
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
-        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.OWNERS]
+        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.HELD, keys.OWNERS]
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",

@@ -28,7 +28,7 @@ enter(KEYS[5], KEYS[6], ARGV[1], ARGV[7], tonumber(ARGV[8]))
 redis.call('PEXPIRE', KEYS[5], ARGV[5])
 redis.call('PEXPIRE', KEYS[6], ARGV[5])
 
-redis.call('HDEL', KEYS[1], 'by', 'error', 'ended', 'source')
+redis.call('HDEL', KEYS[1], 'by', 'error', 'ended', 'source', 'crashes')
 redis.call('HSET', KEYS[1], unpack(ARGV, 10))
 redis.call('HSET', KEYS[1], 'wanted_us', '0', 'lease_us', '0', 'live', KEYS[5], 'live_bytes', KEYS[6])
 redis.call('PERSIST', KEYS[1])

@@ -2,9 +2,11 @@
 --
 -- KEYS[1]  the ticket              hash
 -- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
--- KEYS[3]  its watchers            set: inboxes of processes
+-- KEYS[3]  what is held            zset: "<holder> <id>" of each running ticket
+-- KEYS[4]  the pulse               string: "<from_us> <until_us>"; between the two, leases that have ended are over
+-- KEYS[5]  its watchers            set: inboxes of processes
 -- ARGV[1]  id
--- ARGV[2]  max_broken              attempts that died with their process count among the broken ones
+-- ARGV[2]  max_crashes             after so many attempts that died with their process there is no other, whatever was to be tried
 -- ARGV[3]  again_us                when to look again if nothing changes meanwhile
 -- ARGV[4]  grace_us                how long after its deadline a ticket is ended that nobody works on
 --
@@ -14,6 +16,11 @@
 --       | {'overdue', attempt, due, rescues}            still queued past its time: is there an alarm?
 --
 -- Of several sweepers one gets the ticket: the look moves it on in the index.
+--
+-- Leases are measured by Redis's clock, which runs on while Redis is away and hears nobody. So after that nobody's ticket is taken
+-- away until those who live have had the time to say that they do, and how their tickets ended meanwhile.
+
+local SETTLING_US = 500000
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
@@ -22,7 +29,8 @@ if look_us > now_us then
     return {'none'}
 end
 
-local t = redis.call('HMGET', KEYS[1], 'state', 'attempts', 'broken', 'due', 'deadline', 'lease_us', 'wanted_us', 'bound', 'rescues')
+local t = redis.call('HMGET', KEYS[1], 'state', 'attempts', 'broken', 'due', 'deadline', 'lease_us', 'wanted_us', 'bound',
+    'rescues', 'holder', 'crashes')
 local state = t[1]
 if state ~= 'QUEUED' and state ~= 'RUNNING' then
     redis.call('ZREM', KEYS[2], ARGV[1])
@@ -33,6 +41,11 @@ local lease_us, wanted_us = tonumber(t[6]), tonumber(t[7])
 -- Past its deadline, too, a running ticket is left to its holder: a stream that has begun ends when upstream ends it.
 if state == 'RUNNING' and lease_us > now_us then
     redis.call('ZADD', KEYS[2], t[6], ARGV[1])
+    return {'none'}
+end
+local from_us, until_us = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+)$')
+if state == 'RUNNING' and from_us and not (tonumber(from_us) <= now_us and now_us <= tonumber(until_us)) then
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now_us + SETTLING_US), ARGV[1])
     return {'none'}
 end
 
@@ -50,10 +63,15 @@ end
 if t[8] == '1' then
     return {'bound'}
 end
-if tonumber(t[3]) + 1 >= tonumber(ARGV[2]) then
+local crashes = (tonumber(t[11]) or 0) + 1
+if crashes >= tonumber(ARGV[2]) then
     return {'crashed'}
 end
 local due = string.format('%.6f', now_us / 1e6)
-redis.call('HSET', KEYS[1], 'state', 'QUEUED', 'holder', '', 'due', due, 'rescues', 0, 'broken', tonumber(t[3]) + 1)
-moved(KEYS[3], ARGV[1])
+redis.call('HSET', KEYS[1], 'state', 'QUEUED', 'holder', '', 'due', due, 'rescues', 0, 'broken', tonumber(t[3]) + 1,
+    'crashes', crashes)
+note_let_go(KEYS[3], t[10], ARGV[1])
+-- One that only stood still hears it as soon as it wakes.
+redis.call('PUBLISH', string.match(t[10], '^(.*)|') or '', 'lost ' .. t[10] .. ' ' .. ARGV[1])
+moved(KEYS[5], ARGV[1])
 return {'lapsed', attempt, due, 0}

@@ -8,6 +8,7 @@ here waits for it: an attempt made twice is impossible, an alarm rung twice is h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, Protocol
 
 import structlog
@@ -21,8 +22,12 @@ from headrace.retry.tickets import Tickets
 
 log = structlog.get_logger()
 
-_RESCUE = Script(__package__, "rescue.lua", after=("moved.lua",))
+_RESCUE = Script(__package__, "rescue.lua", after=("held.lua", "moved.lua"))
+_LAPSE = Script(__package__, "lapse.lua")
 _BATCH = 200
+_MOST_CRASHES = 3  # a call whose attempts kill their process is a dead letter then
+_MISSED_S = 0.75  # who is killed is missed about a second later
+_SILENT_S = 1.5  # who took or renewed a ticket so lately is not dead, though it was not heard yet: it may just have started
 
 Alarm = tuple[str, int, int]  # ticket, attempt, rescue
 
@@ -39,7 +44,6 @@ class Sweeper:
     Looks after tickets that should have moved. Run `run` as a task.
 
     Args:
-        max_broken: `retry.max_attempts`; an attempt that died with its process counts as broken.
         every_s: how often to sweep.
         again_s: when to look again at what is overdue but has an alarm (the workers are busy).
         grace_s: how long after a deadline to leave a running ticket to its holder.
@@ -52,8 +56,7 @@ class Sweeper:
         tickets: Tickets,
         alarms: Clockwork,
         *,
-        max_broken: int = 8,
-        every_s: float = 1.0,
+        every_s: float = 0.5,
         again_s: float = 10.0,
         grace_s: float = 5.0,
     ) -> None:
@@ -61,7 +64,7 @@ class Sweeper:
         self._clock = clock
         self._tickets = tickets
         self._alarms = alarms
-        self._args = [max_broken, round(again_s * 1e6), round(grace_s * 1e6)]
+        self._args = [_MOST_CRASHES, round(again_s * 1e6), round(grace_s * 1e6)]
         self._every_s = every_s
         self.rescued = 0
 
@@ -80,6 +83,7 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """Look after the tickets whose time has come; return how many were looked at."""
+        await self._let_lapse()
         # By Redis' clock in the script; by ours here, with a little more, only to find candidates.
         now_us = round((self._clock.now() + 1) * 1e6)
         found: list[bytes] = await self._link.do("ZRANGEBYSCORE", keys.TICKETS, "-inf", now_us, "LIMIT", 0, _BATCH)
@@ -116,9 +120,15 @@ class Sweeper:
         await self._link.do("ZREM", keys.TICKETS, ticket_id)
 
     def _rescue(self, ticket_id: str) -> asyncio.Future[list[Any]]:
-        return self._link.run(
-            _RESCUE, [keys.ticket(ticket_id), keys.TICKETS, keys.watchers(ticket_id)], [ticket_id, *self._args]
-        )
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.PULSE, keys.watchers(ticket_id)]
+        return self._link.run(_RESCUE, names, [ticket_id, *self._args])
+
+    async def _let_lapse(self) -> None:
+        """Let the leases of dead processes end. Where somebody else's value is in the way, they end by themselves."""
+        spans = self._tickets.lease_us, round(_SILENT_S * 1e6)
+        args = [keys.ticket(""), *spans, _BATCH, keys.missed(""), round(_MISSED_S * 1e6)]
+        with contextlib.suppress(RedisRefused):
+            await self._link.run(_LAPSE, [keys.HELD, keys.TICKETS, keys.HEARD, keys.PULSE], args)
 
     async def _look_for_alarms(self, overdue: list[tuple[str, int, float, int]]) -> None:
         waiting = await self._alarms.are_waiting([(ticket_id, attempt, n) for ticket_id, attempt, _, n in overdue])

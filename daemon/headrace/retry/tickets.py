@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from headrace import keys, observe
-from headrace.aside import aloof
 from headrace.background import Background
 from headrace.clock import Clock
 from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
@@ -29,36 +26,22 @@ from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.owner import Owner
+from headrace.retry.ends import Ends
 from headrace.retry.holds import Hold, Holds
 from headrace.retry.listing import Listing
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import (
-    ASKED,
-    FULL,
-    RUN,
-    Alarms,
-    Claimed,
-    Conflict,
-    Keep,
-    Same,
-    State,
-    Ticket,
-    Timing,
-    encode_end,
-    lost,
-)
+from headrace.retry.renewals import Renewals
+from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
 from headrace.retry.waits import Waits, not_found
 from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
 
 log = structlog.get_logger()
 
-_START = Script(__package__, "start.lua", after=("moved.lua",))
-_PARK = Script(__package__, "park.lua", after=("moved.lua",))
-_RENEW = Script(__package__, "renew.lua")
-_FINISH = Script(__package__, "finish.lua", after=("books.lua", "moved.lua"))
+_START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
+_PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
 _BOUNDS = 10_000, 1_000_000_000
 
@@ -97,9 +80,10 @@ class Tickets:
         self._clock = clock
         self._alarms = alarms
         self._timing = timing or Timing()
-        self._keep = keep or Keep()
         self._making = Making(link, clock, self._timing, *bounds, seal)
         self._held = Holds(link.inbox)
+        self._ends = Ends(link, clock, self._held, keep or Keep(), seal)
+        self._renewals = Renewals(link, clock, self._held, self._timing.lease_s, self._release)
         self.looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self._timing)
         self.listing = Listing(link, clock, seal)
@@ -107,6 +91,7 @@ class Tickets:
         self._background = Background("tickets", clock)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
+        link.on("lost", self._on_lost)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -115,6 +100,11 @@ class Tickets:
     def stats(self) -> TicketsStats:
         """Return its state now."""
         return TicketsStats(len(self._held), len(self._waits))
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether Redis is away, or slow to answer: then nothing of a ticket can be known, or made known."""
+        return self._link.is_silent
 
     # Making one.
 
@@ -157,12 +147,13 @@ class Tickets:
 
     async def _claim(self, ticket_id: str, call: Call, hold: Hold) -> Claimed | Same | Conflict:
         now = self._clock.now()
-        outcome = await insist(
-            self._clock,
-            lambda: self._making.create(ticket_id, call, State.RUNNING, due=now, attempts=1, holder=hold.holder),
-        )
-        if isinstance(outcome, Claimed):
-            self._held.put(ticket_id, hold)
+        with self._held.asking(hold):
+            outcome = await insist(
+                self._clock,
+                lambda: self._making.create(ticket_id, call, State.RUNNING, due=now, attempts=1, holder=hold.holder),
+            )
+            if isinstance(outcome, Claimed):
+                self._held.put(ticket_id, hold)
         return outcome
 
     async def _unclaim(self, ticket_id: str, hold: Hold, claiming: asyncio.Task[Any]) -> None:
@@ -242,7 +233,11 @@ class Tickets:
             raise
 
     async def _take(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.watchers(ticket_id)]
+        with self._held.asking(hold):
+            return await self._taken(ticket_id, attempt, hold)
+
+    async def _taken(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id)]
         outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self._timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
@@ -263,7 +258,15 @@ class Tickets:
         try:
             await self._repark(ticket_id, hold, attempts, -1, self._clock.now())
         except RedisAway:
-            self._held.drop(ticket_id, hold)  # its lease lapses
+            self._held.drop(ticket_id, hold)  # a stray, should Redis have it in our hands
+
+    async def _release(self, ticket_id: str, holder: str) -> None:
+        """Give back what Redis has in our hands though nobody here has it: its attempt was not made."""
+        attempts, known, is_bound = await self._link.do("HMGET", keys.ticket(ticket_id), "attempts", "holder", "bound")
+        if known == holder.encode() and attempts.isdigit():
+            log.warning(observe.TICKET_STRAY, ticket=ticket_id)
+            await self._give_back(ticket_id, Hold(holder, is_bound=is_bound == b"1"), int(attempts) - 1)
+        await self._link.do("ZREM", keys.HELD, f"{holder} {ticket_id}")
 
     def hold(self, ticket_id: str) -> Hold:
         """Return the hold on a ticket in our hands, by which its attempt says what came of it; `Canceled` if there is none."""
@@ -275,7 +278,8 @@ class Tickets:
 
     async def _repark(self, ticket_id: str, hold: Hold, attempts: int, broken: int, due: float) -> None:
         args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
-        alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS, keys.watchers(ticket_id)], args)
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id)]
+        alarm = await self._link.run(_PARK, names, args)
         self._held.drop(ticket_id, hold)
         if alarm:
             observe.TICKETS.inc(State.QUEUED)
@@ -286,29 +290,34 @@ class Tickets:
         await self._held.empty()
 
     async def leave(self) -> None:
-        """Give all tickets in our hands back to the queue: this process goes, and will do no more for them."""
-        await self._moves.settled()
-        mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]
-        await asyncio.gather(*(self._give_back(ticket_id, hold) for ticket_id, hold in mine))
+        """
+        Say how tickets in our hands ended, and give the others back to the queue: this process goes, and does no more for them.
 
-    async def _give_back(self, ticket_id: str, hold: Hold) -> None:
+        Raises `RedisAway` if that was in vain; their leases lapse then.
+        """
+        await self._moves.settled()
+        try:
+            await self._ends.settle()
+        finally:
+            mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]
+            await asyncio.gather(*(self._give_back(ticket_id, hold) for ticket_id, hold in mine))
+
+    async def _give_back(self, ticket_id: str, hold: Hold, attempts: int = -1) -> None:
         if hold.is_bound:
             await self.finish(ticket_id, error=Draining("the daemon left before there was an answer", retry_after_s=1.0))
         else:
-            await self._repark(ticket_id, hold, -1, -1, self._clock.now())
+            await self._repark(ticket_id, hold, attempts, -1, self._clock.now())
 
     async def keep(self) -> None:
-        """Renew the leases of all tickets in our hands, until cancelled. Run it as a task."""
-        while True:
-            await self._clock.sleep(self._timing.lease_s / 3)
-            await asyncio.gather(*(self._renew(ticket_id, hold) for ticket_id, hold in self._held.items()))
+        """Keep all tickets in our hands, and say how they ended until Redis has heard it, until cancelled. Run it as a task."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ends.keep())
+            group.create_task(self._renewals.keep())
 
-    async def _renew(self, ticket_id: str, hold: Hold) -> None:
-        with contextlib.suppress(RedisAway):
-            if hold.ending is not None:
-                await self._send_end(ticket_id, hold.idempotency, hold.ending, hold)
-            elif not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, us(self._timing.lease_s)]):
-                self._held.lose(ticket_id, hold)
+    @property
+    def lease_us(self) -> int:
+        """How long a ticket runs without a word from its holder."""
+        return us(self._timing.lease_s)
 
     # Ending one.
 
@@ -326,45 +335,16 @@ class Tickets:
         """
         End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
 
-        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it.
+        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it. Until then
+        this returns True; whether it counts, `Hold.counts` knows.
 
         Args:
-            by: the hold of the attempt that says so. Its error counts only while it is the one that holds the ticket: who
-                stood still and was succeeded must not end what its successor works on. An answer counts all the same.
+            by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
+                and was succeeded must not end what its successor works on, by whatever came of its attempt.
         """
-        said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
-        keep_ms, letter_ms = round(1e3 * self._keep.results_s), round(1e3 * self._keep.letters_s)
-        now = repr(self._clock.now())
-        holder = by.holder if by is not None and error is not None else ""
-        args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now, holder]
-        args += [letter_ms, self._keep.letters]
-        # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
-        hold = None if condition else self._held.get(ticket_id)
-        if by is not None and hold is not by and holder:
-            return False  # the hold is lost, and so is the right to say how the ticket ends
-        if hold is None:
-            idempotency = await self._link.do("HGET", keys.ticket(ticket_id), "idempotency")
-            return await self._send_end(ticket_id, (idempotency or b"").decode(), args, None)
-        hold.ending = args
-        try:
-            return await self._send_end(ticket_id, hold.idempotency, args, hold)
-        except RedisAway:
-            log.warning(observe.TICKET_DELAYED, ticket=ticket_id, state=said[0])
-            return True
-
-    async def _send_end(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
-        ticket = keys.ticket(ticket_id)
-        names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket]
-        names += [keys.watchers(ticket_id), keys.LETTERS]
-        won = bool(await self._link.run(_FINISH, names, args))
-        # Now that it has ended, whoever holds it works for nothing; one that was not first to end it may hold it no more.
-        loser = self._held.get(ticket_id) if won else hold
-        if loser is not None and self._held.drop(ticket_id, loser):
-            loser.halt()
-        if won:
-            observe.TICKETS.inc(args[2])
-            log.info(observe.TICKET_ENDED, ticket=ticket_id, state=args[2])
-        return won
+        return await self._ends.finish(
+            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by
+        )
 
     async def end(self, ticket_id: str, why: str) -> None:
         """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
@@ -429,6 +409,12 @@ class Tickets:
         ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
+            self._held.lose(ticket_id, hold)
+
+    def _on_lost(self, payload: bytes) -> None:
+        holder, _, ticket_id = payload.decode(errors="replace").partition(" ")
+        hold = self._held.get(ticket_id)
+        if hold is not None and hold.holder == holder:
             self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:

@@ -29,6 +29,7 @@ class Waits:
         self._clock = clock
         self._timing = timing
         self._nudges = Nudges()
+        link.on_connect(self._nudges.nudge_all)
 
     def __repr__(self) -> str:
         return f"<Waits [{len(self)} waited for]>"
