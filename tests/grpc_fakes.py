@@ -144,6 +144,7 @@ async def serving(
     *,
     callers: Any = None,
     tickets: Any = None,
+    letters: Any = None,
     cache: Any = None,
     is_shared: bool = False,
     **options: Any,
@@ -162,7 +163,7 @@ async def serving(
     )  # fmt: skip
     callers = callers or FakeCallers()
     server = GrpcServer(
-        exchange, flow, admission, callers, tickets, cache, None, None, clock=clock, budget_headers=budget,
+        exchange, flow, admission, callers, tickets, letters, cache, None, None, clock=clock, budget_headers=budget,
         runtime_dir=directory, **options,
     )  # fmt: skip
     await server.start()

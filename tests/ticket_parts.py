@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 from conftest import until
 from headrace.clock import SystemClock
@@ -12,8 +13,9 @@ from headrace.errors import RedisAway, UpstreamError
 from headrace.link import Link
 from headrace.model import Answer, Call, Caller, Form, Lane, Usage
 from headrace.owner import Owner
+from headrace.retry.letters import Letters
 from headrace.retry.sweeper import Sweeper
-from headrace.retry.ticket import State, Timing
+from headrace.retry.ticket import Keep, State, Timing
 from headrace.retry.tickets import Tickets
 
 ANSWER = Answer(Form.JSON, b'{"type":"message"}\n', 1.5, Usage(1, 2, 3, 4), "req_1")
@@ -63,10 +65,13 @@ def a_call(**changes) -> Call:
 class Process:
     """One process's tickets, on a link of its own."""
 
-    def __init__(self, url: str, timing: Timing | None = None, again_s: float = 0.2) -> None:
+    def __init__(
+        self, url: str, timing: Timing | None = None, again_s: float = 0.2, *, keep: Keep | None = None, **bounds: Any
+    ) -> None:
         self.link = Link(url)
         self.alarms = Alarms()
-        self.tickets = Tickets(self.link, SystemClock(), self.alarms, timing=timing)
+        self.tickets = Tickets(self.link, SystemClock(), self.alarms, timing=timing, keep=keep, **bounds)
+        self.letters = Letters(self.link, SystemClock(), self.tickets)
         self.sweeper = Sweeper(self.link, SystemClock(), self.tickets, self.alarms, again_s=again_s, grace_s=0.0)
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -25,6 +25,7 @@ from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import Answer, Call, Event, Form, Usage
 from headrace.outcome import Outcomes
+from headrace.retry.budget import RetryBudget
 from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
 from headrace.upstream.client import Upstream
@@ -46,6 +47,7 @@ class Attempts:
         upstream: Upstream,
         outcomes: Outcomes,
         answers: Answers,
+        retries: RetryBudget,
     ) -> None:
         self.answers = answers
         self._clock = clock
@@ -55,6 +57,7 @@ class Attempts:
         self._schedule = schedule
         self._upstream = upstream
         self._outcomes = outcomes
+        self._retries = retries
         # No two attempts have one id, wherever they are made.
         self._name, self._numbers = os.urandom(8).hex(), itertools.count(1)
 
@@ -76,7 +79,9 @@ class Attempts:
 
     async def _make(self, call: Call, flight: Flight, lease: Lease | None, number: int) -> Landing:
         hold_id = f"{self._name}-{next(self._numbers)}-{number}"
+        await self._retries.permit(call, number)
         async with self._schedule.turn(call, hold_id) as turn:
+            self._retries.sent(number)
             flight.begin(hold_id)
             flight.attempts = number
             flight.waited_s += turn.waited_s

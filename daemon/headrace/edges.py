@@ -35,6 +35,7 @@ class Edges:
             parts.admission,
             parts.callers,
             parts.tickets,
+            parts.letters,
             parts.cache,
             parts.usage,
             parts.board,

@@ -31,13 +31,17 @@ upstream where that is what goes there (owner.py).
 | headrace:flight:<fingerprint> | hash | token, inbox and ticket of the leader; lease end (us) | landing, or a day |
 | headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
-| headrace:ticket:<id> | hash | one ticket | a day after its end; dead letters a week |
+| headrace:ticket:<id> | hash | one ticket | `keep_results` after its end; dead letters `keep_letters` |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
 | headrace:held | zset | "<holder> <ticket>" of all tickets that run, a holder being "<inbox>\|<token>" | attempt by attempt |
 | headrace:missed:<inbox> | string | since when a process that holds tickets is not heard (us) | 3 s later |
 | headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
 | headrace:live:<owner> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:live-bytes:<owner> | hash | the bytes of their bodies, one by one and as `sum` | with them |
+| headrace:retries | hash | first attempts and retries at upstream, by bins of 5 s | a minute after the last |
+| headrace:owners | zset | whose tickets there are, by the latest one's creation (us) | 8 days after that |
+| headrace:letters | zset | dead letters, "<id>|<owner>", by failure (us) | `keep_letters` after the last |
+| headrace:watchers:<id> | set | inboxes of the processes where a ticket is watched | half a minute after the last look |
 | headrace:idempotency:<owner>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, how it was hashed, prefix, created, expires, role | revocation |
 | headrace:keys:used | hash | key id -> when it was used last (Unix seconds) | with the key |
@@ -73,8 +77,11 @@ KEYS = "headrace:keys"
 KEYS_USED = "headrace:keys:used"
 KEYS_VERSION = "headrace:keys:version"
 LEARNED = "headrace:limits:learned"
+LETTERS = "headrace:letters"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"
+OWNERS = "headrace:owners"
+RETRIES = "headrace:retries"
 PULSE = "headrace:{budget}:pulse"
 TICKETS = "headrace:tickets"
 USAGE_TRAFFIC = "headrace:{usage}:traffic"
@@ -126,6 +133,10 @@ def audience(name: str) -> str:
 
 def ticket(ticket_id: str) -> str:
     return f"headrace:ticket:{ticket_id}"
+
+
+def watchers(ticket_id: str) -> str:
+    return f"headrace:watchers:{ticket_id}"
 
 
 def missed(inbox: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace import keyring, steering
+from headrace import keyring, letterbox, steering
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
 
@@ -38,6 +38,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(cache_app, name="cache")
 steering.add_to(app)
 keyring.add_to(app)
+letterbox.add_to(app)
 
 
 def run() -> None:

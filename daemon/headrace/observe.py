@@ -111,6 +111,7 @@ COST = Counter("headrace_cost_usd_total", "What they cost, by row of prices.", "
 SAVED_TOKENS = Counter("headrace_saved_tokens_total", "Tokens of answers that were kept, or shared.", "how")
 SAVED_COST = Counter("headrace_saved_usd_total", "What it would have cost to ask for them again.", "how", per=1_000_000_000)
 RESERVATIONS = Counter("headrace_reservations_total", "Budget reservations by outcome.", "outcome")
+RETRIES = Counter("headrace_retries_total", "Retries by what the retry budget said: granted, refused.", "decision")
 TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", "state")
 SHADOW = Counter(
     "headrace_shadow_decisions_total", "What limits in the shadow would have decided: granted, held, refused, unknown.",
@@ -147,6 +148,7 @@ SLOTS_WAITING = Gauge("headrace_upstream_slots_waiting", "Calls that have their 
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
 REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers and does what it is asked.")
 REDIS_LISTENING = Gauge("headrace_redis_listening", "1 while nudges from other processes arrive.")
+RETRIES_WAITING = Gauge("headrace_retries_waiting", "Retries that wait for the retry budget.")
 ATTEMPTS_RUNNING = Gauge("headrace_attempts_running", "Attempts of tickets that are made here, or wait for their turn.")
 WORKER_UP = Gauge("headrace_worker_up", "1 while the retry worker takes jobs.")
 
@@ -163,7 +165,7 @@ _ALL = (
     RESERVATIONS, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, BAD_RECORDS, WORDS, GATES,
     LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
-    UPSTREAM_TIME,
+    UPSTREAM_TIME, RETRIES, RETRIES_WAITING,
 )  # fmt: skip
 
 

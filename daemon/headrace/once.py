@@ -1,19 +1,23 @@
 """
-One key, one answer: calls that come with an idempotency key.
+One key, one answer: calls that come with an idempotency key, or are to go on without their caller.
 
 The first one claims the key with a ticket, and goes along the whole line for all who come with it; it goes on when its caller
-leaves. Others wait for the ticket, on whatever host they are. What is handed out is what the ticket ended by: whoever has an
-answer and cannot know yet whether it is the first waits for that, and whoever lost the ticket waits for it as the others do.
+leaves, unless all of them said that it should not (disconnect.py). Others wait for the ticket, on whatever host they are. What
+is handed out is what the ticket ended by: whoever has an answer and cannot know yet whether it is the first waits for that, and
+whoever lost the ticket waits for it as the others do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from headrace.answers import Answers
 from headrace.clock import Clock
+from headrace.disconnect import OnDisconnect
 from headrace.errors import Abandoned, Canceled, DeadlinePassed, HeadraceError, OutOfTime, RedisAway, Refusal, TicketNotFound
 from headrace.flight.flights import Flight, Flights, Landing, Member, broken_off
 from headrace.flight.succession import pass_on, refuse_likewise
@@ -27,7 +31,7 @@ from headrace.retry.tickets import Tickets
 
 
 class Once:
-    """Answers calls that have an idempotency key."""
+    """Answers calls that have a ticket from the beginning."""
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class Once:
 
     @contextlib.asynccontextmanager
     async def answer(self, call: Call, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
-        """Answer a call with an idempotency key, as `Flow.answer` does: all who come with the key get the same answer."""
+        """Answer a call that has a ticket, as `Flow.answer` does: all who come with its idempotency key get the same answer."""
         self._flow.refuse_if_draining()
         try:
             async with in_time(call, self._join_once(call), self._clock, self._answers.events, opens_s) as reply:
@@ -65,9 +69,11 @@ class Once:
     @contextlib.asynccontextmanager
     async def _join_once(self, call: Call) -> AsyncIterator[Reply]:
         """Join those in this process who came with the same key and call; the one that leads claims the key."""
-        key = f"once:{call.owner.text}:{call.fingerprint}:{call.idempotency_key}"
+        name = f"={call.idempotency_key}" if call.idempotency_key else os.urandom(8).hex()  # without a key nobody can join it
+        key = f"once:{call.owner.text}:{call.fingerprint}:{name}"
         while True:
             with self._flights.join(key, call, self._fly_once, is_live=call.stream) as member:
+                member.flight.goes_on |= call.goes_on
                 if reply := await self._reply_to(member):
                     yield reply
                     return
@@ -85,6 +91,8 @@ class Once:
         """Claim the key and answer for all, or wait for the ticket of whoever claimed it before; the flight's task."""
         while True:
             leader = flight.lead()
+            if leader.call.on_disconnect is OnDisconnect.CONTINUE:
+                flight.outside = _somebody  # it goes on from the very beginning
             try:
                 claim = await self._tickets.claim(leader.call)
             except Refusal as no:
@@ -93,6 +101,7 @@ class Once:
             if isinstance(claim, Conflict):
                 _refuse_all(flight, conflict())
             elif isinstance(claim, Same):
+                flight.outside = _nobody
                 if landing := await self._wait_for(flight, claim):
                     return landing
             else:
@@ -125,11 +134,19 @@ class Once:
 
     async def _answer_for_all(self, call: Call, claim: Claimed, flight: Flight) -> Landing:
         """Answer the call that claimed a key, whether its caller stays or not."""
-        flight.ticket, flight.outside = claim.ticket, _somebody
+        flight.ticket = claim.ticket
+        flight.outside = lambda: self._is_sought(flight)
         try:
             return await self._pursuits.answer_for_ticket(replace(call, idempotency_key="", ticket=claim.ticket), flight)
+        except asyncio.CancelledError:
+            if not flight.waiting and not flight.goes_on:  # they have all gone, and wanted it to end with them
+                self._tickets.let_go(claim.ticket)
+            raise
         finally:
             flight.outside = _nobody
+
+    async def _is_sought(self, flight: Flight) -> bool:
+        return flight.goes_on or await self._tickets.has_company(flight.ticket)
 
 
 def _refuse_all(flight: Flight, no: HeadraceError) -> None:

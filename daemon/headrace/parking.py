@@ -15,6 +15,7 @@ import structlog
 from headrace import forms, observe
 from headrace.clock import Clock
 from headrace.crowd import Crowd
+from headrace.disconnect import OnDisconnect
 from headrace.errors import BrokenStream, DeadlinePassed, OutOfTime, QueueFull, RedisAway
 from headrace.flight.flights import Flight, Landing, broken_off
 from headrace.flight.handover import Handover
@@ -67,9 +68,9 @@ class Parking:
                     await self._leases.note_ticket(lease, ticket)
                 return await self._wait_in_time(call, flight, ticket, last_word, due)
         except (asyncio.CancelledError, QueueFull, BrokenStream) as error:
-            # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on; so does
-            # one for which somebody comes back who has had nothing of the stream that broke off.
-            if not call.ticket:
+            # Nobody waits any more. A ticket that stands for itself goes on, unless its callers said that it ends with them; so
+            # does one for which somebody comes back who has had nothing of the stream that broke off.
+            if not call.ticket or call.on_disconnect is OnDisconnect.CANCEL:
                 is_left = isinstance(error, BrokenStream) and lease is not None
                 self._tickets.cancel_soon(ticket, in_s=_COME_BACK_S if is_left else 0.0)
             raise

@@ -23,6 +23,7 @@ from headrace.attempts import Attempts
 from headrace.background import Background
 from headrace.clock import Clock
 from headrace.deadline import Bound, margin_s, until
+from headrace.disconnect import OnDisconnect
 from headrace.errors import (
     AttemptFailed,
     BrokenStream,
@@ -105,6 +106,9 @@ class Pursuits:
     async def submit(self, call: Call) -> Ticket:
         """Queue a call, durably, and return its ticket; a worker pursues it."""
         self._flow.refuse_if_draining()
+        if call.on_disconnect is OnDisconnect.CANCEL:
+            problem = "on_disconnect: a submitted call has no RPC to wait in, so it cannot be canceled by its end"
+            raise InvalidCall(problem, metadata={"field": "on_disconnect"})
         if call.credential:
             raise InvalidCall("a call with its caller's own key cannot be submitted: no key goes into a queue")
         claim = await self._tickets.submit(call)

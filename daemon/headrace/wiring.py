@@ -56,10 +56,13 @@ from headrace.pursuit import Pursuits
 from headrace.redis_check import RedisCheck
 from headrace.replying import Replies
 from headrace.resources import Guard, Owners
+from headrace.retry.budget import Bounds, RetryBudget
+from headrace.retry.letters import Letters
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
+from headrace.retry.ticket import Keep
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
@@ -188,7 +191,9 @@ class Parts:
         )
         self.alarms = Queue(redis_url)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
-        self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, seal=seal)
+        keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
+        self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, keep=keep, seal=seal)
+        self.letters = Letters(self.link, clock, self.tickets)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms)
         self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
@@ -200,7 +205,8 @@ class Parts:
         if traffic is not None:
             self.outcomes.listen(traffic.heed, kept=False)
         asked = self.schedule, self.upstream, self.outcomes, self.answers
-        self.attempts = Attempts(clock, self.cache, keeping, self.leases, *asked)
+        self.retries = RetryBudget(self.link, clock, Bounds(settings.retry.budget))
+        self.attempts = Attempts(clock, self.cache, keeping, self.leases, *asked, self.retries)
         self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
         self.flow = Flow(
             clock, self.cache, keeping, self.flights, self.leases, self.attempts, self.parking, policy,
@@ -225,7 +231,7 @@ class Parts:
             guard=self.guard,
         )
         pace = settings.upstream.carried_pace, settings.upstream.carried_patience
-        self.carrier = Carrier(clock, self.schedule, self.upstream, policy, pace)
+        self.carrier = Carrier(clock, self.schedule, self.upstream, policy, pace, self.retries)
         self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
         self.exchange = Exchange(
             clock,
@@ -272,6 +278,7 @@ class Parts:
             stack.push_async_callback(self.batches.close)
             stack.push_async_callback(self.guard.owners.close)
             stack.push_async_callback(self.alarms.aclose)
+            stack.push_async_callback(self.retries.close)
             stack.push_async_callback(self.upstream.aclose)
             stack.push_async_callback(self.aside.aclose)
             stack.push_async_callback(self.answers.aside.aclose)
@@ -287,6 +294,7 @@ class Parts:
             self.schedule.slots.measure()
             self.borrowing.measure()
             observe.ATTEMPTS_RUNNING.read = lambda: self.pursuits.stats().running
+            observe.RETRIES_WAITING.read = lambda: self.retries.stats().waiting
             observe.LEARNED_CLASSES.read = lambda: len(self.tuner.learner.stats().known)
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(not self.link.trouble)
@@ -301,6 +309,7 @@ class Parts:
         start(self.borrowing.keep, "borrowing")
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
+        start(self.retries.keep, "retry-budget")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
         start(self.overrides.keep, "overrides")

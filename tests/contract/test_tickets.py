@@ -15,6 +15,7 @@ from headrace import keys
 from headrace.errors import BudgetExhausted, Canceled, DeadlinePassed, InvalidCall, TicketNotFound
 from headrace.model import CacheControl, Lane, Source
 from headrace.owner import Owner
+from headrace.retry.listing import Wanted
 from headrace.retry.ticket import Claimed, State, Timing, decode_call, encode_call
 from ticket_parts import ANSWER, ERROR, a_call
 
@@ -218,7 +219,7 @@ async def test_anothers_ticket(here):
     for attempt in (here.tickets.get(ticket_id, Owner("other")), here.tickets.cancel(ticket_id, Owner("other"))):
         with pytest.raises(TicketNotFound):
             await attempt
-    assert await here.tickets.list(Owner("other")) == ([], "")
+    assert await here.tickets.listing.page("other") == ([], "")
     assert await here.state(ticket_id) is State.QUEUED
 
 
@@ -228,12 +229,12 @@ async def test_list(here):
     await here.tickets.finish(ids[1], answer=ANSWER)
     seen, token = [], ""
     for size in (2, 2, 1):
-        page, token = await here.tickets.list(Owner("checkout"), page_size=2, page_token=token)
+        page, token = await here.tickets.listing.page("checkout", page_size=2, page_token=token)
         assert len(page) == size
         seen += [ticket.id for ticket in page]
     assert (seen, token) == (ids[::-1], "")
 
-    page, token = await here.tickets.list(Owner("checkout"), state=State.SUCCEEDED)
+    page, token = await here.tickets.listing.page("checkout", Wanted(state=State.SUCCEEDED))
     assert ([ticket.id for ticket in page], page[0].answer, token) == ([ids[1]], None, "")
     with pytest.raises(InvalidCall):
-        await here.tickets.list(Owner("checkout"), page_token="x")
+        await here.tickets.listing.page("checkout", page_token="x")

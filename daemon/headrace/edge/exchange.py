@@ -21,7 +21,7 @@ from types import TracebackType
 
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import endpoints, roles
+from headrace import disconnect, endpoints, roles
 from headrace.admission import Admission, Ask, check_size
 from headrace.answers import Answers
 from headrace.aside import Aside
@@ -168,7 +168,7 @@ class Exchange:
 
     def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
-        way = self._once.answer if call.idempotency_key else self._flow.answer
+        way = self._once.answer if call.has_ticket else self._flow.answer
         told = _Told(self.outcomes.of(edge, call), lambda: way(call, opens_s=opens_s))
         return self._noted(call, told) if call.no_keep and self.guard.is_on else told
 
@@ -300,6 +300,7 @@ class Exchange:
         asks = cache_control(headers)
         if asks.only_if_cached:
             raise NotCached("only-if-cached was asked, and answers of this endpoint are never kept")
+        disconnect.check_carried(headers)
         now = self._clock.now()
         wait = read_wait(headers, request.timeout_s)
         moments = self._admission.moments(now, wait, endpoint, request.caller, is_stream=True)

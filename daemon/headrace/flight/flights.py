@@ -133,6 +133,7 @@ class Flight:
         self.landing: Landing | None = None
         self.leader: Member | None = None
         self.outside: Callable[[], Awaitable[bool]] = _nobody  # does another process follow?
+        self.goes_on = False  # it does not end with its last member, of those that have a ticket
         self.is_asking = False  # an attempt is being made here
         self.on_open: Callable[[], None] | None = None
         self._said_by = ""

@@ -24,25 +24,24 @@ from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Source
 from headrace.retry.holds import Hold, Holds
-from headrace.retry.ticket import State, encode_end
+from headrace.retry.ticket import Keep, encode_end
 from headrace.seal import Seal
 
 log = structlog.get_logger()
 
-_FINISH = Script(__package__, "finish.lua", after=("books.lua", "held.lua"))
+_FINISH = Script(__package__, "finish.lua", after=("books.lua", "held.lua", "moved.lua"))
 
-_DAY_MS = 86_400_000
-_KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 _AGAIN_S = 0.25
 
 
 class Ends:
     """Ends tickets."""
 
-    def __init__(self, link: Link, clock: Clock, held: Holds, seal: Seal) -> None:
+    def __init__(self, link: Link, clock: Clock, held: Holds, keep: Keep, seal: Seal) -> None:
         self._link = link
         self._clock = clock
         self._held = held
+        self._keep_ms, self._letters = round(1e3 * keep.results_s), (round(1e3 * keep.letters_s), keep.letters)
         self._seal = seal
         self._unheard = asyncio.Event()
 
@@ -62,9 +61,9 @@ class Ends:
     ) -> bool:
         """As `Tickets.finish`."""
         said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
-        keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
         holder, now = by.holder if by is not None else "", repr(self._clock.now())
-        args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now, holder]
+        args = [ticket_id, os.urandom(8).hex(), *said, attempts, self._keep_ms, condition, self._link.inbox, now, holder]
+        args += self._letters
         # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
         hold = None if condition else self._held.get(ticket_id)
         if by is not None and hold is not by:
@@ -83,6 +82,7 @@ class Ends:
     async def _say(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket, keys.HELD]
+        names += [keys.watchers(ticket_id), keys.LETTERS]
         won = bool(await self._link.run(_FINISH, names, args))
         is_news = hold is None or hold.ending is not None
         if hold is not None:

@@ -3,6 +3,7 @@
 -- KEYS[1]  the ticket              hash
 -- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
 -- KEYS[3]  what is held           zset: "<holder> <id>" of each running ticket
+-- KEYS[4]  its watchers            set: inboxes of processes
 -- ARGV[1]  id
 -- ARGV[2]  holder                  only whoever holds it may park it
 -- ARGV[3]  attempts                made so far; one that began but was not made is taken back; -1 leaves the count
@@ -31,4 +32,5 @@ local rescues = attempts < tonumber(t[3]) and tonumber(t[5]) + 1 or 0
 redis.call('HSET', KEYS[1], 'state', 'QUEUED', 'attempts', attempts, 'broken', broken, 'rescues', rescues, 'due', ARGV[5])
 redis.call('ZADD', KEYS[2], ARGV[6], ARGV[1])
 note_let_go(KEYS[3], ARGV[2], ARGV[1])
+moved(KEYS[4], ARGV[1])
 return {attempts + 1, rescues}

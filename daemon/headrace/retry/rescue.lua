@@ -4,6 +4,7 @@
 -- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
 -- KEYS[3]  what is held            zset: "<holder> <id>" of each running ticket
 -- KEYS[4]  the pulse               string: "<from_us> <until_us>"; between the two, leases that have ended are over
+-- KEYS[5]  its watchers            set: inboxes of processes
 -- ARGV[1]  id
 -- ARGV[2]  max_crashes             after so many attempts that died with their process there is no other, whatever was to be tried
 -- ARGV[3]  again_us                when to look again if nothing changes meanwhile
@@ -72,4 +73,5 @@ redis.call('HSET', KEYS[1], 'state', 'QUEUED', 'holder', '', 'due', due, 'rescue
 note_let_go(KEYS[3], t[10], ARGV[1])
 -- One that only stood still hears it as soon as it wakes.
 redis.call('PUBLISH', string.match(t[10], '^(.*)|') or '', 'lost ' .. t[10] .. ' ' .. ARGV[1])
+moved(KEYS[5], ARGV[1])
 return {'lapsed', attempt, due, 0}

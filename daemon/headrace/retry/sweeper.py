@@ -22,7 +22,7 @@ from headrace.retry.tickets import Tickets
 
 log = structlog.get_logger()
 
-_RESCUE = Script(__package__, "rescue.lua", after=("held.lua",))
+_RESCUE = Script(__package__, "rescue.lua", after=("held.lua", "moved.lua"))
 _LAPSE = Script(__package__, "lapse.lua")
 _BATCH = 200
 _MOST_CRASHES = 3  # a call whose attempts kill their process is a dead letter then
@@ -120,7 +120,7 @@ class Sweeper:
         await self._link.do("ZREM", keys.TICKETS, ticket_id)
 
     def _rescue(self, ticket_id: str) -> asyncio.Future[list[Any]]:
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.PULSE]
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.PULSE, keys.watchers(ticket_id)]
         return self._link.run(_RESCUE, names, [ticket_id, *self._args])
 
     async def _let_lapse(self) -> None:

@@ -56,6 +56,21 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """
+    How long tickets are kept that have ended.
+
+    Args:
+        results_s: one that has its answer, or was given up.
+        letters_s, letters: dead letters, and how many of them; beyond that the eldest go.
+    """
+
+    results_s: float = 86_400.0
+    letters_s: float = 7 * 86_400.0
+    letters: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """
     The durable record of a call that may outlive its RPC.
@@ -64,6 +79,10 @@ class Ticket:
         owner: whose it is, as `Owner.text` has it.
         attempts: tries at upstream begun so far; `broken` of them failed in a way that counts.
         due: when the next attempt is due, while QUEUED.
+        lane: the class of traffic that it waits in; "" for one of an earlier version.
+        ended: when it reached its terminal state; 0 before.
+        is_bound: its call needs its caller's own key, which is not kept.
+        is_wanted: it lives as long as somebody waits for it, and is no dead letter in the end.
         is_submitted: it was handed over with SubmitMessage.
         idempotency: the Redis key of its idempotency key, if it has one. A ticket with neither goes with its RPC.
         source: where the answer came from.
@@ -82,7 +101,11 @@ class Ticket:
     attempts: int = 0
     broken: int = 0
     is_stream: bool = False
+    lane: str = ""
+    ended: float = 0.0
     is_submitted: bool = False
+    is_wanted: bool = False
+    is_bound: bool = False
     idempotency: str = field(default="", repr=False)
     source: str = ""
     answer: Answer | None = field(default=None, repr=False)
@@ -119,7 +142,7 @@ class Alarms(Protocol):
 # What is read of a ticket: always, when it is looked at closely, and when it is run.
 SUMMARY = (
     "caller", "state", "model", "fingerprint", "created", "due", "deadline", "attempts", "broken", "stream", "submitted",
-    "idempotency", "source", "error", "facts",
+    "idempotency", "source", "error", "facts", "lane", "ended", "wanted_us", "bound",
 )  # fmt: skip
 FULL = (*SUMMARY, "answer")
 ASKED = (*SUMMARY, "call")
@@ -150,6 +173,7 @@ def encode_ticket(
     fields: dict[str, Any] = {
         "caller": call.owner.text,
         "state": state,
+        "lane": call.lane,
         "model": call.model.encode(errors="replace"),
         "fingerprint": call.fingerprint,
         "created": repr(created),
@@ -218,7 +242,11 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
         attempts=codec.count(text["attempts"]),
         broken=codec.count(text["broken"]),
         is_stream=text["stream"] == "1",
+        lane=text["lane"],
+        ended=_moment(text["ended"] or "0"),
         is_submitted=text["submitted"] == "1",
+        is_wanted=text["wanted_us"] not in ("", "0"),
+        is_bound=text["bound"] == "1",
         idempotency=text["idempotency"],
         source=Source(text["source"]) if text["source"] else "",
         answer=codec.decode_answer(answer) if (answer := opened("answer")) else None,

@@ -28,18 +28,20 @@ from headrace.model import Answer, Call, Source
 from headrace.owner import Owner
 from headrace.retry.ends import Ends
 from headrace.retry.holds import Hold, Holds
+from headrace.retry.listing import Listing
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
 from headrace.retry.renewals import Renewals
-from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Same, State, Ticket, Timing, lost
+from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
 from headrace.retry.waits import Waits, not_found
+from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
 
 log = structlog.get_logger()
 
-_START = Script(__package__, "start.lua", after=("held.lua",))
-_PARK = Script(__package__, "park.lua", after=("held.lua",))
+_START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
+_PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
 _BOUNDS = 10_000, 1_000_000_000
 
@@ -58,6 +60,7 @@ class Tickets:
 
     Args:
         bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        keep: how long those are kept that have ended.
         seal: of what tickets hold; one without it is not there.
     """
 
@@ -69,6 +72,7 @@ class Tickets:
         *,
         timing: Timing | None = None,
         bounds: tuple[int, int] = _BOUNDS,
+        keep: Keep | None = None,
         seal: Seal = UNSEALED,
     ) -> None:
         self._seal = seal
@@ -78,10 +82,12 @@ class Tickets:
         self._timing = timing or Timing()
         self._making = Making(link, clock, self._timing, *bounds, seal)
         self._held = Holds(link.inbox)
-        self._ends = Ends(link, clock, self._held, seal)
+        self._ends = Ends(link, clock, self._held, keep or Keep(), seal)
         self._renewals = Renewals(link, clock, self._held, self._timing.lease_s, self._release)
-        self._looks = Looks(link, clock, seal)
+        self.looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self._timing)
+        self.listing = Listing(link, clock, seal)
+        self.watching = Watching(link, clock, self.looks, self._waits)
         self._background = Background("tickets", clock)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
@@ -117,14 +123,20 @@ class Tickets:
             await self._set_alarm(outcome.ticket, 1, now)
         return outcome
 
+    async def requeue(self, letter: Ticket, call: Call) -> None:
+        """Make a ticket of a dead letter again, due at once; raises `QueueFull` as `submit` does, and `TicketNotFound`."""
+        await self._making.requeue(letter, call)
+        await self._set_alarm(letter.id, 1, self._clock.now(), rescue=letter.attempts)
+
     async def claim(self, call: Call) -> Claimed | Same | Conflict:
         """
-        Claim the call's idempotency key. If it is `Claimed`, attempt 1 of the ticket is ours: `park` or `finish` it.
+        Claim the call's idempotency key, if it has one. `Claimed`: attempt 1 of the ticket is ours; `park` or `finish` it.
 
         Raises `QueueFull` as `submit` does.
         """
         ticket_id, hold = new_id(), self._held.new()
-        hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
+        if call.idempotency_key:
+            hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
         hold.is_bound = bool(call.credential)
         claiming = self._moves.start(self._claim(ticket_id, call, hold))
         try:
@@ -147,11 +159,24 @@ class Tickets:
     async def _unclaim(self, ticket_id: str, hold: Hold, claiming: asyncio.Task[Any]) -> None:
         """End what was claimed for one who is gone; whoever came with the key meanwhile has it made, if others can make it."""
         await asyncio.wait([claiming])
+        if not await self._abandon_alone(ticket_id, hold):
+            await self._untake(ticket_id, hold, 0, claiming)
+
+    async def _abandon_alone(self, ticket_id: str, hold: Hold) -> bool:
         with contextlib.suppress(RedisAway):
             is_sought = ticket_id in self._waits and not hold.is_bound
-            if not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone"):
-                return
-        await self._untake(ticket_id, hold, 0, claiming)
+            return not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone")
+        return False
+
+    def let_go(self, ticket_id: str) -> None:
+        """Give a ticket in our hands up, for those who have gone; it is queued again for whoever waits for it all the same."""
+        if (hold := self._held.get(ticket_id)) is not None:
+            self._moves.start(self._let_go(ticket_id, hold))
+
+    async def _let_go(self, ticket_id: str, hold: Hold) -> None:
+        if not await self._abandon_alone(ticket_id, hold):
+            with contextlib.suppress(RedisAway):  # else `keep` and `leave` see to it
+                await self._repark(ticket_id, hold, -1, -1, self._clock.now())
 
     async def park(self, call: Call, *, attempts: int, broken: int, due: float, by: Hold | None = None) -> str:
         """
@@ -190,7 +215,7 @@ class Tickets:
     async def asked(self, ticket_id: str) -> Call | None:
         """Return the call of a ticket, without its body, while there is anything to do for it."""
         with contextlib.suppress(TicketNotFound):
-            return (await self._looks.read(ticket_id, ASKED)).call
+            return (await self.looks.read(ticket_id, ASKED)).call
         return None
 
     async def start(self, ticket_id: str, attempt: int) -> Ticket | None:
@@ -212,13 +237,13 @@ class Tickets:
             return await self._taken(ticket_id, attempt, hold)
 
     async def _taken(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD]
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id)]
         outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self._timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
         try:
-            ticket = await self._looks.read(ticket_id, RUN)
+            ticket = await self.looks.read(ticket_id, RUN)
         except TicketNotFound:
             await self.finish(ticket_id, error=lost())
             return None
@@ -253,7 +278,8 @@ class Tickets:
 
     async def _repark(self, ticket_id: str, hold: Hold, attempts: int, broken: int, due: float) -> None:
         args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
-        alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS, keys.HELD], args)
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id)]
+        alarm = await self._link.run(_PARK, names, args)
         self._held.drop(ticket_id, hold)
         if alarm:
             observe.TICKETS.inc(State.QUEUED)
@@ -334,6 +360,11 @@ class Tickets:
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
         return await self.get(ticket_id, owner)
 
+    async def has_company(self, ticket_id: str) -> bool:
+        """Whether anybody waits for a ticket in another process; raises `RedisAway`."""
+        inboxes = await self._link.do("ZRANGE", keys.audience(f"ticket:{ticket_id}"), 0, -1)
+        return any(inbox.decode(errors="replace") != self._link.inbox for inbox in inboxes)
+
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
         """
         Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
@@ -358,18 +389,10 @@ class Tickets:
 
     async def get(self, ticket_id: str, owner: Owner) -> Ticket:
         """Return an owner's ticket as it is now. Another's is not found."""
-        ticket = await insist(self._clock, lambda: self._looks.read(ticket_id, FULL))
+        ticket = await insist(self._clock, lambda: self.looks.read(ticket_id, FULL))
         if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
-
-    async def list(
-        self, owner: Owner, *, page_size: int = 50, page_token: str = "", state: State | None = None
-    ) -> tuple[list[Ticket], str]:
-        """Return a page of an owner's tickets, newest first and without answers, and the token of the next page."""
-        return await insist(
-            self._clock, lambda: self._looks.page(owner.text, page_size=page_size, page_token=page_token, state=state)
-        )
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
         """
@@ -380,7 +403,7 @@ class Tickets:
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(timeout):
                 await self._waits.ended(ticket_id)
-        return await (self._looks.ended(ticket_id) if timeout is None else self._looks.read(ticket_id, FULL))
+        return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")

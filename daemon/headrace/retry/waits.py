@@ -53,7 +53,7 @@ class Waits:
         while True:
             nudged.clear()
             with contextlib.suppress(RedisAway):
-                if await self._look(ticket_id):
+                if await self.look(ticket_id):
                     return
             # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
             with contextlib.suppress(TimeoutError):
@@ -61,7 +61,8 @@ class Waits:
                 async with self._clock.timeout(self._timing.want_s / 6 * jitter()):
                     await nudged.wait()
 
-    async def _look(self, ticket_id: str) -> bool:
+    async def look(self, ticket_id: str) -> bool:
+        """Say that somebody waits for a ticket, and return whether it has ended; raises `TicketNotFound` and `RedisAway`."""
         want_us = round(self._timing.want_s * 1e6)
         names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
         state = (await self._link.run(_LOOK, names, [self._link.inbox, want_us, want_us])).decode(errors="replace")
