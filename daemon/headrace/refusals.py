@@ -16,7 +16,7 @@ from headrace import observe, replies
 
 log = structlog.get_logger()
 
-_OVER_S = 15.0  # every process writes at least every five seconds (budget/hosts.py)
+_OVER_S = 8.0  # every process writes at least every five seconds (budget/hosts.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,16 @@ class Refusals:
             log.warning(observe.REDIS_REFUSED, what=refused.what, code=refused.code)
         self._last[refused] = self._time()
 
+    def forget_server(self) -> None:
+        """Forget what a server refused that could not serve us at all: there is another connection now."""
+        self._forget([refused for refused in list(self._last) if replies.is_not_here(refused.code)])
+
     def now(self) -> tuple[Refused, ...]:
         """Return what is refused now and concerns all calls: a foreign value in one key is that call's trouble alone."""
-        self._forget()
+        self._forget([refused for refused, last in list(self._last.items()) if self._time() - last > _OVER_S])
         return tuple(refused for refused in list(self._last) if replies.concerns_all(refused.code))
 
-    def _forget(self) -> None:
-        over = [refused for refused, last in list(self._last.items()) if self._time() - last > _OVER_S]
+    def _forget(self, over: list[Refused]) -> None:
         for refused in over:
             if self._last.pop(refused, None) is not None:
                 log.info(observe.REDIS_ALLOWED, what=refused.what, code=refused.code)

@@ -17,7 +17,7 @@ from headrace.model import Call
 from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, encode_ticket
 from headrace.seal import UNSEALED, Seal
 
-_CREATE = Script(__package__, "create.lua", after=("books.lua",))
+_CREATE = Script(__package__, "create.lua", after=("books.lua",), is_sure=True)
 
 _DAY_MS = 86_400_000
 _LISTED_MS = 8 * _DAY_MS

@@ -42,7 +42,7 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua")
 _PARK = Script(__package__, "park.lua")
 _RENEW = Script(__package__, "renew.lua")
-_FINISH = Script(__package__, "finish.lua", after=("books.lua",))
+_FINISH = Script(__package__, "finish.lua", after=("books.lua",), is_sure=True)
 
 _BOUNDS = 10_000, 1_000_000_000
 _DAY_MS = 86_400_000
