@@ -60,14 +60,16 @@ class Callers:
             name = f"{next(self._numbers):07d}"
             is_keyed = way == "submitted" or self._dice.random() < 0.5
             call = self.books.open(Call(name, way, key=f"key-{name}" if is_keyed else ""))
-            await self._pursue(call, self._patience.call_s)
+            await self.pursue(call, self._patience.call_s)
             await asyncio.sleep(self._dice.uniform(*self._patience.pause_s))
 
-    async def _pursue(self, call: Call, patience_s: float) -> None:
+    async def pursue(self, call: Call, patience_s: float, first: Host | None = None) -> None:
+        """Ask until there is an answer; *first* is the daemon that is asked first, if it matters."""
         began = time.monotonic()
         while (left_s := began + patience_s - time.monotonic()) > 0:
             try:
-                await self._ask_once(call, min(self._patience.try_s, max(1.0, left_s)))
+                host, first = first or self._dice.choice(self._house.daemons), None
+                await self._ask_once(call, host, min(self._patience.try_s, max(1.0, left_s)))
             except Again as again:
                 call.words.append(str(again))
                 pause_s = max(self._dice.uniform(*_PAUSE_S), min(again.after_s, _MOST_PAUSE_S))
@@ -84,9 +86,8 @@ class Callers:
             call.end = End.UNANSWERED
         call.took_s = time.monotonic() - began
 
-    async def _ask_once(self, call: Call, timeout_s: float) -> None:
-        host, began = self._dice.choice(self._house.daemons), time.monotonic()
-        life = host.starts
+    async def _ask_once(self, call: Call, host: Host, timeout_s: float) -> None:
+        began, life = time.monotonic(), host.starts
         call.tries += 1
         try:
             async with asyncio.timeout(timeout_s + _HANGS_S):
@@ -110,7 +111,7 @@ class Callers:
         async def look(call: Call) -> None:
             before = call.end
             async with once:
-                await self._pursue(call, patience_s)
+                await self.pursue(call, patience_s)
             if call.end is End.UNANSWERED or (before is End.ANSWERED and call.end is End.REFUSED):
                 call.end = End.LOST
             elif before is not End.ANSWERED:

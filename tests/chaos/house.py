@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,11 +228,11 @@ async def house(
             valkey = stack.enter_context(await asyncio.to_thread(Valkey, root / "v", "--enable-debug-command", "yes"))
             wire = await stack.enter_async_context(wired(root / "v" / "valkey.sock", root / "w"))
             more["REDIS__URL"] = f"unix://{root}/w"
-        hosts = [*(_host(root, f"d{n}", "serve", more) for n in range(daemons))]
-        hosts += [_host(root, f"w{n}", "worker", more) for n in range(0 if own_valkey else workers)]
-        for host in hosts:
-            stack.push_async_callback(host.stop)
-        await asyncio.gather(*(host.start() for host in hosts))
+        hosts = [*(host(root, f"d{n}", "serve", more) for n in range(daemons))]
+        hosts += [host(root, f"w{n}", "worker", more) for n in range(0 if own_valkey else workers)]
+        for each in hosts:
+            stack.push_async_callback(each.stop)
+        await asyncio.gather(*(each.start() for each in hosts))
         yield House(root, simulator, hosts, valkey, wire, group)
 
 
@@ -254,7 +254,8 @@ class CannotMount(Exception):
     """This user may mount nothing."""
 
 
-def _host(root: Path, name: str, command: str, settings: dict[str, str]) -> Host:
+def host(root: Path, name: str, command: str, settings: Mapping[str, str]) -> Host:
+    """Return a daemon ("serve") or a worker that has a directory of its own; it is yet to be started."""
     directory = root / name
     directory.mkdir()
     more = {f"HEADRACE_{key}": value for key, value in settings.items()}

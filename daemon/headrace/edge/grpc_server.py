@@ -94,7 +94,7 @@ class GrpcServer:
         self._who = who = Who(callers, passes_credentials=passes_credentials)
         kept = functools.partial(KeptRpc, exchange, admission, hits, who)
         self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
-        self._tickets = TicketsServicer(tickets, who, exchange.guard, exchange.answers)
+        self._tickets = TicketsServicer(tickets, who, exchange.guard, exchange.answers, exchange.last_word)
         self._cache = CacheServicer(cache, admission, who)
         self._usage = UsageServicer(usage, clock, who)
         self._budgets = BudgetsServicer(board, clock, who)

@@ -12,6 +12,7 @@ from headrace.aside import joined
 from headrace.edge import status, trailers, translate
 from headrace.edge.grpc_asks import SOURCES
 from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.edge.last_word import LastWord
 from headrace.errors import HeadraceError, InvalidCall, UpstreamError
 from headrace.model import Answer, Form, Source
 from headrace.owner import Owner
@@ -36,8 +37,9 @@ class Asking(Protocol):
 class TicketsServicer:
     """One short method per RPC."""
 
-    def __init__(self, tickets: Tickets, who: Who, guard: Guard, answers: Answers) -> None:
+    def __init__(self, tickets: Tickets, who: Who, guard: Guard, answers: Answers, last_word: LastWord) -> None:
         self._tickets = tickets
+        self._last_word = last_word
         self._guard = guard
         self._answers = answers
         self._who = who
@@ -65,7 +67,8 @@ class TicketsServicer:
         owner = self._owner("WaitTicket", request, context)
         ticket = await self._tickets.get(_id(request.id), owner)  # not another's
         if not ticket.state.is_terminal:
-            ticket = await self._tickets.wait(ticket.id)
+            with self._last_word.call():
+                ticket = await self._tickets.wait(ticket.id)
         await self._noted(ticket, owner)
         return await self._said(tickets_service_pb2.WaitTicketResponse, ticket)
 
