@@ -21,7 +21,17 @@ from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded
 from headrace.edge.grpc_parts import Beginning, beginning, more
-from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
+from headrace.edge.hits import (
+    TOLD_S,
+    Hit,
+    Hits,
+    constant_headers,
+    digest,
+    http_digest,
+    outcome_of,
+    payload,
+    varying_headers,
+)
 from headrace.edge.http_protocol import LINGER_S
 from headrace.edge.taken import whole_body
 from headrace.errors import HeadraceError, TooSlow, UnknownCaller
@@ -129,10 +139,16 @@ class ApiServicer:
     async def _give(self, hit: Hit, context: Any) -> None:
         self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
         kept, *chunks = _kept(hit)
-        own = [*varying_headers(hit), *self._budget_headers(hit.seen)]
-        await context.write(_said(kept + _response_head(own).SerializeToString()))
+        await context.write(_said(kept + self._varying(hit)))
         for chunk in chunks:
             await context.write(chunk)
+
+    def _varying(self, hit: Hit) -> bytes:
+        made, age_s, told = hit.entry.answer.created, hit.age_s, hit.seen.told
+        if told is None or told[0] != made or not 0 <= age_s - told[1] < TOLD_S:
+            own = [*varying_headers(hit), *self._budget_headers(hit.seen)]
+            told = hit.seen.told = made, age_s, _response_head(own).SerializeToString()
+        return told[2]
 
 
 # Hits: serialised once, but for the headers that differ from hit to hit.

@@ -23,14 +23,12 @@ from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Keys, Who, guarded
 from headrace.edge.grpc_params import Parted, take_apart
-from headrace.edge.hits import Hit, Hits, digest, outcome_of
+from headrace.edge.hits import TOLD_S, Hit, Hits, digest, outcome_of
 from headrace.errors import InvalidCall, UpstreamError
 from headrace.model import Answer, Call, Caller, Event, Form, Reply
 from headrace.v1 import options_pb2
 
 JOB = "headrace.edge.grpc_answers:job"
-
-_TOLD_S = 0.01
 
 
 class Method(Protocol):
@@ -224,7 +222,7 @@ class _Kept:
         """Return the origin, to be appended to the first response; it is a hundredth of a second old at most."""
         entry, age_s = hit.entry, hit.age_s
         told: tuple[float, bytes] | None = entry.renditions.get(self._told)
-        if told is not None and 0 <= age_s - told[0] < _TOLD_S:  # what many ask for at once is told them in the same words
+        if told is not None and 0 <= age_s - told[0] < TOLD_S:
             return told[1]
         self._age.seconds = int(age_s)
         self._age.nanos = int(age_s % 1 * 1000) * 1_000_000
