@@ -38,6 +38,7 @@ _TRIES = 2
 # one convoy.
 _TURNS = 4
 _FEW = 4
+_PROBE_MS = 1000
 
 
 class Script:
@@ -140,7 +141,7 @@ class Link:
 
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
-        if script.is_sure and self._replicas:
+        if self._replicas and script.is_sure:
             return self._start(sure.run_surely(self._sure, self._replicas, script, names, args))
         return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script.text)
 
@@ -192,7 +193,6 @@ class Link:
         error = _closed() if opening.cancelled() else opening.exception()
         if error is None:
             self._pipe = opening.result()
-            self._refusals.forget_server()
         else:
             batch, self._batch = self._batch, []
             self._fail(batch, error, "a connection")
@@ -246,8 +246,11 @@ class Link:
             _give_up(command.reply, replies.ours(error, command.name) or error)
 
     async def ping(self) -> None:
-        """Ask whether Redis is there; raises `RedisAway`."""
+        """Ask whether Redis is there, and whether it takes writes if it did not of late; raises `RedisAway`."""
         await self.do("PING")
+        if self._refusals.are_of_server:
+            await self.do("SET", keys.PROBE, "1", "PX", _PROBE_MS)
+            self._refusals.forget_server()
 
     # Listening.
 

@@ -2,7 +2,8 @@
 What Redis refuses just now, so that health and the log say so once, however often it is asked.
 
 A refusal is news when it begins and when it is over: a command that has not been refused for a while is taken for allowed
-again. So neither a success has to be looked at, nor is anything asked to find out.
+again. So no success has to be looked at. What is refused for the state in which the server is (full, a replica) is over as soon
+as it takes a write again; the link tries that now and then (`Link.ping`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from headrace import observe, replies
 
 log = structlog.get_logger()
 
-_OVER_S = 8.0  # every process writes at least every five seconds (budget/hosts.py)
+_OVER_S = 15.0  # every process writes at least every five seconds (budget/hosts.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,14 @@ class Refusals:
             log.warning(observe.REDIS_REFUSED, what=refused.what, code=refused.code)
         self._last[refused] = self._time()
 
+    @property
+    def are_of_server(self) -> bool:
+        """Whether something is refused for what the server is like now: full, a replica, loading."""
+        return any(replies.is_away_code(refused.code) for refused in list(self._last))
+
     def forget_server(self) -> None:
-        """Forget what a server refused that could not serve us at all: there is another connection now."""
-        self._forget([refused for refused in list(self._last) if replies.is_not_here(refused.code)])
+        """Forget all that was refused for that: it has taken a write."""
+        self._forget([refused for refused in list(self._last) if replies.is_away_code(refused.code)])
 
     def now(self) -> tuple[Refused, ...]:
         """Return what is refused now and concerns all calls: a foreign value in one key is that call's trouble alone."""

@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -285,15 +285,19 @@ async def cut_cache(house: House, dice: random.Random, form: Form) -> None:
                 os.truncate(file, file.stat().st_size // 2)
 
 
-def _fill(path: Path) -> None:
-    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+@contextlib.contextmanager
+def filled(ballast: Path) -> Iterator[None]:
+    """Leave no room on the disk where *ballast* lies for as long as the block lasts."""
+    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
         while file.write(bytes(1 << 16)):
             pass
+    try:
+        yield
+    finally:
+        ballast.unlink(missing_ok=True)
 
 
 async def fill_disk(house: House, dice: random.Random, form: Form) -> None:
     """Nothing can be written where the state lies; after a while there is room again."""
-    ballast = house.root / house.hosts[0].name / "ballast"
-    await asyncio.to_thread(_fill, ballast)
-    await asyncio.sleep(dice.uniform(*form.spell_s))
-    ballast.unlink(missing_ok=True)
+    with filled(house.root / house.hosts[0].name / "ballast"):
+        await asyncio.sleep(dice.uniform(*form.spell_s))
