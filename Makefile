@@ -24,7 +24,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -113,6 +113,15 @@ any-order: dev               ## Let daemons, Redis and clocks do what they will,
 
 fuzz: dev                    ## Give every decoder a million changed inputs. TARGET="bodies.chat sse.splitter" picks some, N=1000 fewer, SEED=2 others.
 	$(BIN)/python -m tests.fuzz $(TARGET) $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED))
+
+chaos: dev                   ## Kill, stop, cut and fill everything at any moment, and count what callers notice. ROW="kills redis" picks some, SEED=2 other chance.
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ROW)
+
+chaos-short: dev             ## The same in its short form, every fault once.
+	$(BIN)/python -m tests.chaos --short $(if $(SEED),--seed $(SEED)) $(ROW)
+
+chaos-nth: dev               ## Lose, double and delay each command that a call says to Redis, one at a time. ROW="claim park" picks some paths.
+	$(BIN)/python -m tests.chaos.paths $(ROW)
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s

@@ -13,12 +13,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as redis_asyncio
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from headrace import keys, observe, replies
+from headrace import keys, observe, replies, servers
 from headrace.clock import Clock
 from headrace.replies import Meaning
 
@@ -104,7 +103,7 @@ class RedisCheck:
 
 async def look(url: str) -> tuple[Lack, ...]:
     """Return what the Redis at *url* lacks. Raises what redis-py raises when it is away."""
-    pool = redis_asyncio.ConnectionPool.from_url(url, socket_connect_timeout=_TIMEOUT_S)
+    pool = servers.pool(url, socket_connect_timeout=_TIMEOUT_S)
     connection = pool.make_connection()  # type: ignore[no-untyped-call]  # the library's own gap
     try:
         async with asyncio.timeout(_TIMEOUT_S):  # by the loop: it is a socket's

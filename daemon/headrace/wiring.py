@@ -108,10 +108,12 @@ class Parts:
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_draining = False
+        self.own_redis: Callable[[], str] = str
+        """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
         self.clock = clock
         self._background = Background("parts", clock)
-        self.link = Link(redis_url, clock=clock)
+        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
@@ -364,6 +366,7 @@ class Parts:
         """Return why this daemon should not be asked, a line each; [] if all is well."""
         checks = (
             (self.is_draining, "draining"),
+            (bool(why := self.own_redis()), why),
             (bool(trouble := self.link.trouble), trouble),
             (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
             (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),

@@ -26,7 +26,7 @@ from redis.retry import Retry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 
-from headrace import replies
+from headrace import replies, servers
 from headrace.background import Background
 from headrace.errors import RedisAway
 from headrace.replies import Meaning
@@ -47,7 +47,7 @@ for _name in ("rq.worker", "rq.queue", "rq.job", "rq.scheduler", "rq.registry"):
 
 def connect(url: str, *, timeout_s: float) -> redis.Redis:
     """Return a client of its own for RQ: its blocking calls and its retries are nobody else's business."""
-    return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
+    return servers.blocking(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
 
 
 @dataclass(frozen=True, slots=True)

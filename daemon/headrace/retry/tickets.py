@@ -21,7 +21,7 @@ import structlog
 from headrace import keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketLost, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
@@ -398,12 +398,17 @@ class Tickets:
         """
         Wait until a ticket ends, and return it; after *timeout* seconds return it as it is.
 
-        A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out.
+        A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out. Raises `TicketLost`
+        when it is not there: who waits for a ticket knows that it was.
         """
-        with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(timeout):
-                await self._waits.ended(ticket_id)
-        return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(timeout):
+                    await self._waits.ended(ticket_id)
+            return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+        except TicketNotFound as error:
+            self._waits.note_lost()
+            raise TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata) from None
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")
