@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := daemon tests clients
+SOURCES := daemon tests clients deploy hatch_build.py
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
 ROW ?=
@@ -24,7 +24,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -158,6 +158,9 @@ pins: .venv-tools/installed  ## Find out anew which versions go together, and pi
 
 sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of materials (CycloneDX), to sbom.json.
 	$(TOOLS)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
+
+third-parties: dev           ## Write THIRD-PARTY.md: whose work is installed with us, and under which licences.
+	$(BIN)/python -m deploy.third_parties > THIRD-PARTY.md
 
 large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
 	$(BIN)/pytest tests/process/test_large_bodies.py --long -s
