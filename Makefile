@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := daemon tests clients
+SOURCES := daemon tests clients deploy hatch_build.py
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
 ROW ?=
@@ -24,7 +24,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged docs fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -168,6 +168,26 @@ pins: .venv-tools/installed  ## Find out anew which versions go together, and pi
 sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of materials (CycloneDX), to sbom.json.
 	$(TOOLS)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
 
+# Programs in Go that make and check packages, at the versions that go.sum has the hashes of.
+$(TOOLS)/nfpm $(TOOLS)/kubeconform &: deploy/tools/go.mod .venv-tools/installed
+	cd deploy/tools && GOBIN=$(CURDIR)/$(TOOLS) go install tool
+
+wheels: dev                  ## Build wheels and sdists of the daemon and of the client into dist/.
+	$(BIN)/python -m deploy.release dist wheels
+
+packages: dev $(TOOLS)/nfpm  ## Build deb and rpm into dist/.
+	$(BIN)/python -m deploy.release dist packages
+
+release: dev $(NODE_MODULES) $(TOOLS)/nfpm   ## Build all that a release has into dist/: wheels, sdists, npm package, deb, rpm, bill of materials, checksums.
+	rm -rf dist
+	$(BIN)/python -m deploy.release dist
+
+packaged: dev $(NODE_TESTS) $(TOOLS)/nfpm $(TOOLS)/kubeconform   ## Build all that, install it into empty places, and use it there; check what runs beside it.
+	$(BIN)/pytest --long tests/packaged
+
+third-parties: dev           ## Write THIRD-PARTY.md: whose work is installed with us, and under which licences.
+	$(BIN)/python -m deploy.third_parties > THIRD-PARTY.md
+
 large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
 	$(BIN)/pytest tests/process/test_large_bodies.py --long -s
 
@@ -181,4 +201,4 @@ hostile-short: dev          ## The same in its short form: what was reached must
 	$(BIN)/python -m tests.hostile --short $(ROW)
 
 clean:                       ## Remove what was installed and cached.
-	rm -rf .venv .venv-others .venv-tools sbom.json clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-others .venv-tools dist site sbom.json clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
