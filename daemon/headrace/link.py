@@ -241,6 +241,12 @@ class Link:
         """Ask whether Redis is there; raises `RedisAway`."""
         await self.do("PING")
 
+    async def set_clock(self, clock: Clock) -> None:
+        """Let a clock go by Redis's. Raises `RedisAway`."""
+        asked = clock.span()
+        seconds, micros = await self.do("TIME")
+        clock.go_by(int(seconds) + int(micros) / 1e6, asked, clock.span())
+
     # Listening.
 
     def on(self, topic: str, handler: Handler) -> None:
