@@ -86,7 +86,7 @@ class Worker:
     """
 
     def __init__(self, url: str, clock: Clock | None = None, *, concurrency: int = 1000, at_hand: int = 1) -> None:
-        self._clock = clock or SystemClock()
+        self._clock = Alarm.clock = clock or SystemClock()
         self._at_hand = at_hand
         self._concurrency = concurrency
         self._stopping = threading.Event()
