@@ -269,6 +269,12 @@ class Link:
             await self.do("SET", keys.PROBE, "1", "PX", _PROBE_MS)
             self._refusals.forget_server()
 
+    async def set_clock(self, clock: Clock) -> None:
+        """Let a clock go by Redis's. Raises `RedisAway`."""
+        asked = clock.span()
+        seconds, micros = await self.do("TIME")
+        clock.go_by(int(seconds) + int(micros) / 1e6, asked, clock.span())
+
     # Listening.
 
     def on(self, topic: str, handler: Handler) -> None:

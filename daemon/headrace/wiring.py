@@ -191,13 +191,13 @@ class Parts:
         self.account: Account | None = Account(
             clock, asked_by(self.upstream, clock), lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
-        self.alarms = Queue(redis_url)
+        self.alarms = Queue(redis_url, clock)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
         keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
         self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, keep=keep, seal=seal)
         self.letters = Letters(self.link, clock, self.tickets)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms)
-        self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
+        self.worker = Worker(redis_url, clock, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
         traffic = Traffic() if settings.usage.traffic == "on" else None
@@ -326,6 +326,7 @@ class Parts:
     async def working(self) -> AsyncIterator[None]:
         """Make the attempts of tickets, this process's or any other's."""
         serve_with(self.pursuits.run, self.clock)
+        await self.look()
         self.worker.start()
         try:
             yield
@@ -351,9 +352,9 @@ class Parts:
             await self.tickets.leave()
 
     async def look(self) -> None:
-        """Look whether Redis is there; what follows from it, `wrong` says."""
+        """Look whether Redis is there, and what time it is by its clock; what follows from it, `wrong` says."""
         with contextlib.suppress(RedisAway):
-            await self.link.ping()
+            await self.link.set_clock(self.clock)
 
     async def settle_in(self) -> None:
         """Wait until the worker takes jobs, so that nobody is told of a start as of a fault; not for a Redis that is away."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from rq.job import Job, JobStatus
 
 from headrace import replies, servers
 from headrace.background import Background
+from headrace.clock import Clock, SystemClock
 from headrace.errors import RedisAway
 from headrace.replies import Meaning
 from headrace.retry.alarm import ENDLESS, FAILURE_TTL_S, FUNCTION, NAME, RESULT_TTL_S, SERIALIZER, TRIES
@@ -60,7 +60,8 @@ class QueueStats:
 class Queue:
     """Sets alarms; any number of workers hear them."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._client = connect(url, timeout_s=5.0)
         self._queue = rq.Queue(NAME, connection=self._client, serializer=SERIALIZER)
         self._thread = ThreadPoolExecutor(1, "rq-queue")
@@ -125,7 +126,7 @@ class Queue:
                     "description": "",
                     "pipeline": pipe,
                 }
-                if due - time.time() <= _SLEPT_S:
+                if due - self._clock.now() <= _SLEPT_S:
                     self._queue.enqueue(FUNCTION, **options)
                 else:
                     self._queue.enqueue_at(datetime.fromtimestamp(due - _AHEAD_S, UTC), FUNCTION, **options)
