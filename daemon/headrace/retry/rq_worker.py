@@ -79,11 +79,9 @@ class Worker:
 
     Args:
         concurrency: attempts at once, those that sleep their last second included.
-        at_hand: alarms that are taken from the queue for each of them; whoever takes them in hand decides which comes next.
     """
 
-    def __init__(self, url: str, *, concurrency: int = 1000, at_hand: int = 1) -> None:
-        self._at_hand = at_hand
+    def __init__(self, url: str, *, concurrency: int = 1000) -> None:
         self._concurrency = concurrency
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -134,7 +132,7 @@ class Worker:
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._worker is None and not self._stopping.is_set():
             try:
-                self._worker = AsyncioWorker(self._client, loop, self._stopping, concurrency=self._concurrency * self._at_hand)
+                self._worker = AsyncioWorker(self._client, loop, self._stopping, concurrency=self._concurrency)
                 self._connecting.made()
             except Exception as error:  # it asks Redis for its own address
                 self._connecting.lost(error)
