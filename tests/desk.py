@@ -18,7 +18,10 @@ PARAMS = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content"
 class SilentAlarms:
     """Alarms that never ring: the tests make the attempts."""
 
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def schedule(self, ticket_id: str, attempt: int, due: float) -> None:
+        pass
+
+    def wake(self) -> None:
         pass
 
 

@@ -26,20 +26,19 @@ QUICK = Timing(lease_s=0.3, want_s=0.3, grace_s=0.0)
 
 
 class Alarms:
-    """Remembers what was set; says that whatever is in `waiting` waits in the queue."""
+    """Remembers what was set."""
 
     def __init__(self) -> None:
-        self.set: list[tuple[str, int, float, int]] = []
-        self.waiting: set[tuple[str, int, int]] = set()
+        self.set: list[tuple[str, int, float]] = []
         self.is_away = False
 
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def schedule(self, ticket_id: str, attempt: int, due: float) -> None:
         if self.is_away:
             raise RedisAway("away")
-        self.set.append((ticket_id, attempt, due, rescue))
+        self.set.append((ticket_id, attempt, due))
 
-    async def are_waiting(self, alarms: list[tuple[str, int, int]]) -> list[bool]:
-        return [alarm in self.waiting for alarm in alarms]
+    def wake(self) -> None:
+        pass
 
 
 def a_call(**changes) -> Call:

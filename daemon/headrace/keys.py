@@ -33,6 +33,7 @@ upstream where that is what goes there (owner.py).
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | `keep_results` after its end; dead letters `keep_letters` |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
+| headrace:due | zset | tickets that wait, by the moment of their next attempt (us) | its start, or their end |
 | headrace:held | zset | "<holder> <ticket>" of all tickets that run, a holder being "<inbox>\|<token>" | attempt by attempt |
 | headrace:missed:<inbox> | string | since when a process that holds tickets is not heard (us) | 3 s later |
 | headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
@@ -70,6 +71,7 @@ CACHE_ABOUT = "headrace:cache:about"
 CACHE_BYTES = "headrace:cache:bytes"
 CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
+DUE = "headrace:due"
 HEARD = "headrace:{budget}:heard"
 HELD = "headrace:held"
 HOLDING = "headrace:{budget}:holding"

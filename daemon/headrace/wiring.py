@@ -59,6 +59,7 @@ from headrace.resources import Guard, Owners
 from headrace.retry.budget import Bounds, RetryBudget
 from headrace.retry.letters import Letters
 from headrace.retry.policy import RetryPolicy
+from headrace.retry.ringer import Ringer
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
@@ -194,10 +195,14 @@ class Parts:
         self.alarms = Queue(redis_url, clock)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
         keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
-        self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, keep=keep, seal=seal)
+        self.ringer = Ringer(
+            self.link, clock, self.alarms, lambda ticket, attempt: self.pursuits.run(ticket, attempt),
+            most=settings.retry.max_running * _AT_HAND,
+        )  # fmt: skip
+        self.tickets = Tickets(self.link, clock, self.ringer, bounds=bounds, keep=keep, seal=seal)
         self.letters = Letters(self.link, clock, self.tickets)
-        self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms)
-        self.worker = Worker(redis_url, clock, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
+        self.sweeper = Sweeper(self.link, clock, self.tickets, self.ringer)
+        self.worker = Worker(redis_url, clock, concurrency=settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
         traffic = Traffic() if settings.usage.traffic == "on" else None
@@ -325,8 +330,9 @@ class Parts:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Make the attempts of tickets, this process's or any other's."""
-        serve_with(self.pursuits.run, self.clock)
+        serve_with(self.ringer.ring, self.clock)
         await self.look()
+        self._background.lasting(self.ringer.keep, "ringer")
         self.worker.start()
         try:
             yield
@@ -341,6 +347,7 @@ class Parts:
     async def _leave(self) -> None:
         """Let what goes on without a caller end, too, as long as there is time; then hand over what is left of it."""
         leave_by = self._leave_by or self.clock.now() + self.settings.drain.time
+        await self.ringer.stop()
         await self.worker.stop(max(0.0, leave_by - self.clock.now()))
         with contextlib.suppress(TimeoutError):
             async with self.clock.timeout(leave_by - self.clock.now()):

@@ -77,7 +77,7 @@ async def test_parked_again_and_again(here):
     """Attempts and broken ones are counted from park to park; only the awaited attempt starts."""
     call = a_call()
     ticket_id = await here.tickets.park(call, attempts=1, broken=1, due=call.arrival + 9)
-    assert here.alarms.set == [(ticket_id, 2, call.arrival + 9, 0)]
+    assert here.alarms.set == [(ticket_id, 2, call.arrival + 9)]
 
     for wrong in (0, 1, 3):
         assert await here.tickets.start(ticket_id, wrong) is None
@@ -87,16 +87,16 @@ async def test_parked_again_and_again(here):
     assert await here.tickets.park(ticket.call, attempts=2, broken=1, due=call.arrival + 20) == ticket_id
     ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.broken, ticket.due) == (State.QUEUED, 2, 1, call.arrival + 20)
-    assert here.alarms.set[1:] == [(ticket_id, 3, call.arrival + 20, 0)]
+    assert here.alarms.set[1:] == [(ticket_id, 3, call.arrival + 20)]
 
 
 async def test_attempt_taken_back(here):
-    """An attempt that began but was not made is awaited anew, by alarms of other names."""
+    """An attempt that began but was not made is awaited anew."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
-    for n in (1, 2):
+    for _ in range(2):
         ticket = await here.tickets.start(ticket_id, 1)
         await here.tickets.park(ticket.call, attempts=0, broken=0, due=5.0)
-        assert here.alarms.set[-1] == (ticket_id, 1, 5.0, n)
+        assert here.alarms.set[-1] == (ticket_id, 1, 5.0)
     await here.tickets.start(ticket_id, 1)
     await here.tickets.finish(ticket_id, answer=ANSWER, attempts=0)
     assert (await here.tickets.get(ticket_id, Owner("checkout"))).attempts == 0

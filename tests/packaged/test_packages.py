@@ -138,7 +138,9 @@ def test_rpm(built, system, tmp_path):
     looks_right()
     assert run("rpm", *database, "--verify", "--nodeps", "--nogroup", "headrace") == ""
     # The deb names the folders above as well, and ends those that are its own with a slash.
-    theirs = {line.split()[-1] for line in run("dpkg-deb", "--contents", str(deb)).splitlines() if not line.startswith(("d", "l"))}
+    theirs = {
+        line.split()[-1] for line in run("dpkg-deb", "--contents", str(deb)).splitlines() if not line.startswith(("d", "l"))
+    }
     ours = {line for line in run("rpm", "--query", "--list", "--package", str(package)).splitlines() if Path(line).is_file()}
     assert {f".{name}" for name in ours if not Path(name).is_symlink()} == theirs
     run(*RPM, *database, "--erase", "headrace")

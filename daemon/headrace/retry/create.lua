@@ -8,6 +8,7 @@
 -- KEYS[6]  their bodies' bytes       hash: bytes by ticket, and their sum as 'sum'
 -- KEYS[7]  what is held              zset: "<holder> <id>" of each running ticket
 -- KEYS[8]  owners of tickets         zset: by the latest one's creation (us)
+-- KEYS[9]  due tickets             zset: ids by the moment (us)
 -- ARGV[1]  id
 -- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
 -- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
@@ -20,7 +21,8 @@
 -- ARGV[10] bytes                   of its body
 -- ARGV[11] max_bytes               of the bodies of a caller's live tickets; a single one may have more
 -- ARGV[12] owner                    whose it is
--- ARGV[13..] field, value, ...     of the ticket
+-- ARGV[13] in_us                   until the next attempt of a queued one
+-- ARGV[14..] field, value, ...     of the ticket
 --
 -- Returns {'created', id} | {'same', id of the first ticket} | {'conflict', ''} if the key stands for another call
 --       | {'full', how many live} | {'heavy', how many bytes they have}.
@@ -52,16 +54,18 @@ if want_us == 0 then
     enter(KEYS[5], KEYS[6], ARGV[1], ARGV[9], tonumber(ARGV[10]))
     redis.call('PEXPIRE', KEYS[5], ARGV[7])
     redis.call('PEXPIRE', KEYS[6], ARGV[7])
-    redis.call('HSET', KEYS[1], 'live', KEYS[5], 'live_bytes', KEYS[6])
+    redis.call('HSET', KEYS[1], 'live', '1')
 end
 
-redis.call('HSET', KEYS[1], unpack(ARGV, 13))
+redis.call('HSET', KEYS[1], unpack(ARGV, 14))
 redis.call('HSET', KEYS[1],
     'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
     'lease_us', string.format('%.0f', now_us + lease_us))
 redis.call('ZADD', KEYS[2], lease_us > 0 and string.format('%.0f', now_us + lease_us) or ARGV[4], ARGV[1])
 if lease_us > 0 then
     note_held(KEYS[7], redis.call('HGET', KEYS[1], 'holder'), ARGV[1])
+else
+    redis.call('ZADD', KEYS[9], string.format('%.0f', now_us + tonumber(ARGV[13])), ARGV[1])
 end
 
 -- The list is trimmed as it grows: whatever is older has ended, and its hash is gone.

@@ -7,6 +7,7 @@
 -- KEYS[5]  what is held           zset: "<holder> <id>" of each running ticket
 -- KEYS[6]  its watchers            set: inboxes of processes
 -- KEYS[7]  dead letters            zset: "<id>|<owner>" by failure (us)
+-- KEYS[8]  due tickets             zset: ids by the moment (us)
 -- ARGV[1]  id
 -- ARGV[2]  by                      token of this finish: sent twice, it wins twice
 -- ARGV[3]  state                   SUCCEEDED, FAILED, CANCELED or EXPIRED
@@ -25,6 +26,7 @@
 --                                  '' for who ends it from outside
 -- ARGV[12] letter_ms               how long it is kept if it becomes a dead letter: failed, and it stood for itself
 -- ARGV[13] letters                 how many dead letters are kept
+-- ARGV[14], ARGV[15]               prefixes of the books of live tickets, and of their bytes, by owner
 --
 -- Returns 1 if this finish won, else 0.
 
@@ -46,8 +48,8 @@ end
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
-local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'live', 'live_bytes', 'caller')
-local state, wanted_us, live = t[1], tonumber(t[4]), t[6]  -- live: where it counts as a live one of its caller, if it does
+local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'live', 'caller')
+local state, wanted_us, live = t[1], tonumber(t[4]), t[6]  -- live: it counts as a live one of its caller
 if state ~= 'QUEUED' and state ~= 'RUNNING' then
     return t[2] == ARGV[2] and 1 or 0
 end
@@ -92,13 +94,14 @@ if succeeded and wanted_us > 0 then
 end
 if ARGV[3] == 'FAILED' and wanted_us == 0 then
     keep_ms = tonumber(ARGV[12])
-    keep_letter(KEYS[7], ARGV[1], t[8] or '', now_us, keep_ms, tonumber(ARGV[13]), KEYS[1])
+    keep_letter(KEYS[7], ARGV[1], t[7] or '', now_us, keep_ms, tonumber(ARGV[13]), KEYS[1])
 end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
-if live and t[7] then
-    leave(live, t[7], ARGV[1])
+if live then
+    leave(ARGV[14] .. (t[7] or ''), ARGV[15] .. (t[7] or ''), ARGV[1])
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[8], ARGV[1])
 -- After a failed first, its idempotency key is free again.
 if not succeeded and KEYS[4] ~= KEYS[1] and redis.call('HGET', KEYS[4], 'ticket') == ARGV[1] then
     redis.call('DEL', KEYS[4])

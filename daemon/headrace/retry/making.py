@@ -84,7 +84,7 @@ class Making:
         )
         fields = await aloof(call.body, sealed)
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
-        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.HELD, keys.OWNERS]
+        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.HELD, keys.OWNERS, keys.DUE]
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",
@@ -98,6 +98,7 @@ class Making:
             len(call.body),
             self._max_bytes,
             owner,
+            us(max(0.0, due - self._clock.now())),
         ]
         outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
         if outcome in (b"full", b"heavy"):
@@ -127,7 +128,7 @@ class Making:
         fields = await aloof(call.body, sealed)
         names = [
             keys.ticket(ticket.id), keys.TICKETS, keys.LETTERS, ticket.idempotency or keys.ticket(ticket.id),
-            keys.live_tickets_of(ticket.owner), keys.live_bytes_of(ticket.owner), keys.watchers(ticket.id),
+            keys.live_tickets_of(ticket.owner), keys.live_bytes_of(ticket.owner), keys.watchers(ticket.id), keys.DUE,
         ]  # fmt: skip
         args = [
             ticket.id, ticket.owner, us(now + self._timing.grace_s), _DAY_MS, _LISTED_MS, self._max_tickets,

@@ -7,6 +7,7 @@
 -- KEYS[5]  its caller's live ones   zset
 -- KEYS[6]  their bodies' bytes      hash
 -- KEYS[7]  its watchers             set: inboxes of processes
+-- KEYS[8]  due tickets              zset: ids by the moment (us)
 -- ARGV[1]  id
 -- ARGV[2]  owner
 -- ARGV[3]  look_us                  when the sweeper should look (unix, us)
@@ -30,9 +31,11 @@ redis.call('PEXPIRE', KEYS[6], ARGV[5])
 
 redis.call('HDEL', KEYS[1], 'by', 'error', 'ended', 'source', 'crashes')
 redis.call('HSET', KEYS[1], unpack(ARGV, 10))
-redis.call('HSET', KEYS[1], 'wanted_us', '0', 'lease_us', '0', 'live', KEYS[5], 'live_bytes', KEYS[6])
+redis.call('HSET', KEYS[1], 'wanted_us', '0', 'lease_us', '0', 'live', '1')
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[8], time[1] .. string.format('%06d', time[2]), ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1] .. '|' .. ARGV[2])
 -- Another call may have taken its key meanwhile; then that one keeps it.
 if KEYS[4] ~= KEYS[1] and redis.call('EXISTS', KEYS[4]) == 0 then

@@ -82,12 +82,10 @@ class Worker:
 
     Args:
         concurrency: attempts at once, those that sleep their last second included.
-        at_hand: alarms that are taken from the queue for each of them; whoever takes them in hand decides which comes next.
     """
 
-    def __init__(self, url: str, clock: Clock | None = None, *, concurrency: int = 1000, at_hand: int = 1) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, *, concurrency: int = 1000) -> None:
         self._clock = Alarm.clock = clock or SystemClock()
-        self._at_hand = at_hand
         self._concurrency = concurrency
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -138,7 +136,7 @@ class Worker:
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._worker is None and not self._stopping.is_set():
             try:
-                self._worker = AsyncioWorker(self._client, loop, self._stopping, concurrency=self._concurrency * self._at_hand)
+                self._worker = AsyncioWorker(self._client, loop, self._stopping, concurrency=self._concurrency)
                 self._connecting.made()
             except Exception as error:  # it asks Redis for its own address
                 self._connecting.lost(error)

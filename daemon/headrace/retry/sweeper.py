@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -30,15 +30,6 @@ _MOST_CRASHES = 3  # a call whose attempts kill their process is a dead letter t
 _MISSED_S = 0.75  # who is killed is missed about a second later
 _SILENT_S = 1.5  # who took or renewed a ticket so lately is not dead, though it was not heard yet: it may just have started
 
-Alarm = tuple[str, int, int]  # ticket, attempt, rescue
-
-
-class Clockwork(Alarms, Protocol):
-    """Alarms that can also be looked at."""
-
-    async def are_waiting(self, alarms: list[Alarm]) -> list[bool]:
-        """Return which of these wait in the queue, so that some worker will come to them. Raises `RedisAway`."""
-
 
 class Sweeper:
     """
@@ -46,7 +37,7 @@ class Sweeper:
 
     Args:
         every_s: how often to sweep.
-        again_s: when to look again at what is overdue but has an alarm (the workers are busy).
+        again_s: when to look again at what is overdue (the workers are busy).
         grace_s: how long after a deadline to leave a running ticket to its holder.
     """
 
@@ -55,7 +46,7 @@ class Sweeper:
         link: Link,
         clock: Clock,
         tickets: Tickets,
-        alarms: Clockwork,
+        alarms: Alarms,
         *,
         every_s: float = 0.5,
         again_s: float = 10.0,
@@ -78,6 +69,7 @@ class Sweeper:
             try:
                 while await self.sweep() == _BATCH:
                     pass
+                self._alarms.wake()
             except RedisAway:
                 log.debug(observe.REDIS_LOST)
             await self._clock.sleep(self._every_s)
@@ -93,23 +85,18 @@ class Sweeper:
             if not name.isascii():
                 await self._drop(name)
         moves = await asyncio.gather(*(self._rescued(ticket_id) for ticket_id in ids))
-        overdue = []
         for ticket_id, (what, *alarm) in zip(ids, moves, strict=True):
-            if what == b"overdue":
-                overdue.append((ticket_id, alarm[0], float(alarm[1]), alarm[2]))
-            elif what == b"lapsed":
-                await self._ring(ticket_id, alarm[0], float(alarm[1]), 0)
+            if what in (b"overdue", b"lapsed"):
+                await self._ring(ticket_id, alarm[0], alarm[1])
             elif what != b"none":
                 await self._end(ticket_id, what.decode())
-        if overdue:
-            await self._look_for_alarms(overdue)
         return len(found) - [what for what, *_ in moves].count(b"none")
 
     async def _rescued(self, ticket_id: str) -> list[Any]:
         """Return what is to be done for a ticket; one that is none is looked after no more, lest it hold up the others."""
         try:
             what, *alarm = await self._rescue(ticket_id)
-            return [what, int(alarm[0]), float(alarm[1]), int(alarm[2])] if alarm else [what]
+            return [what, int(alarm[0]), float(alarm[1])] if alarm else [what]
         except (RedisRefused, ValueError) as error:
             if isinstance(error, RedisRefused) and not records.is_misfit(error):
                 raise
@@ -121,7 +108,7 @@ class Sweeper:
         await self._link.do("ZREM", keys.TICKETS, ticket_id)
 
     def _rescue(self, ticket_id: str) -> asyncio.Future[list[Any]]:
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.PULSE, keys.watchers(ticket_id)]
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.PULSE, keys.watchers(ticket_id), keys.DUE]
         return self._link.run(_RESCUE, names, [ticket_id, *self._args])
 
     async def _let_lapse(self) -> None:
@@ -131,16 +118,8 @@ class Sweeper:
         with contextlib.suppress(RedisRefused):
             await self._link.run(_LAPSE, [keys.HELD, keys.TICKETS, keys.HEARD, keys.PULSE], args)
 
-    async def _look_for_alarms(self, overdue: list[tuple[str, int, float, int]]) -> None:
-        waiting = await self._alarms.are_waiting([(ticket_id, attempt, n) for ticket_id, attempt, _, n in overdue])
-        for (ticket_id, attempt, due, rescues), is_waiting in zip(overdue, waiting, strict=True):
-            if not is_waiting:
-                # Under a new number: what is left of the old job is no concern of the new one.
-                await self._link.do("HSET", keys.ticket(ticket_id), "rescues", rescues + 1)
-                await self._ring(ticket_id, attempt, due, rescues + 1)
-
-    async def _ring(self, ticket_id: str, attempt: int, due: float, rescue: int) -> None:
-        await self._alarms.schedule(ticket_id, attempt, due, rescue=rescue)
+    async def _ring(self, ticket_id: str, attempt: int, due: float) -> None:
+        await self._alarms.schedule(ticket_id, attempt, due)
         self.rescued += 1
         log.warning(observe.TICKET_RESCUED, ticket=ticket_id, attempt=attempt)
 

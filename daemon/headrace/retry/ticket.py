@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import msgspec
 
 from headrace import codec, observe, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
-from headrace.model import Answer, Call, Source
+from headrace.model import Answer, Call, Caller, Source
 from headrace.seal import UNSEALED, Broken, Seal
 
 _END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
@@ -133,10 +133,13 @@ class Conflict:
 
 
 class Alarms(Protocol):
-    """What rings when an attempt is due: `rq.Queue`."""
+    """What rings when an attempt is due: `ringer.Ringer`."""
 
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def schedule(self, ticket_id: str, attempt: int, due: float) -> None:
         """Have this attempt made, not before *due*; durable when it returns. Raises `RedisAway`."""
+
+    def wake(self) -> None:
+        """Look what is due now."""
 
 
 # What is read of a ticket: always, when it is looked at closely, and when it is run.
@@ -181,7 +184,6 @@ def encode_ticket(
         "deadline": repr(call.deadline),
         "attempts": attempts,
         "broken": broken,
-        "rescues": 0,
         "stream": int(call.stream),
         "submitted": int(submitted),
         "bound": int(bool(call.credential)),
@@ -279,12 +281,32 @@ def readable_ticket(
 
 
 def encode_call(call: Call) -> bytes:
-    """Return a call as JSON, less its body, its credential and its idempotency key."""
+    """Return a call as JSON, less its body, its credential and its idempotency key, and less what is as usual."""
     bare = replace(call, body=b"", credential="", idempotency_key="", ticket="")
+    said = _unusual(msgspec.to_builtins(bare), _USUAL)
+    said["caller"] = _unusual(said["caller"], _USUAL_CALLER)
     try:
-        return msgspec.json.encode(bare)
+        return msgspec.json.encode(said)
     except UnicodeEncodeError:  # a lone surrogate in the model's name: JSON all the same
-        return json.dumps(msgspec.to_builtins(bare)).encode()
+        return json.dumps(said).encode()
+
+
+def _unusual(said: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name not in usual or usual[name] != value}
+
+
+def _defaults(cls: type[Any]) -> dict[str, Any]:
+    """Return what the fields of a dataclass are that nobody says, as they stand in JSON."""
+    found = {}
+    for each in fields(cls):
+        if each.default is not MISSING:
+            found[each.name] = msgspec.to_builtins(each.default)
+        elif each.default_factory is not MISSING:
+            found[each.name] = msgspec.to_builtins(each.default_factory())
+    return found
+
+
+_USUAL, _USUAL_CALLER = _defaults(Call), _defaults(Caller)
 
 
 def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:

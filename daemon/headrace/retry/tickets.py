@@ -126,7 +126,7 @@ class Tickets:
     async def requeue(self, letter: Ticket, call: Call) -> None:
         """Make a ticket of a dead letter again, due at once; raises `QueueFull` as `submit` does, and `TicketNotFound`."""
         await self._making.requeue(letter, call)
-        await self._set_alarm(letter.id, 1, self._clock.now(), rescue=letter.attempts)
+        await self._set_alarm(letter.id, 1, self._clock.now())
 
     async def claim(self, call: Call) -> Claimed | Same | Conflict:
         """
@@ -203,10 +203,10 @@ class Tickets:
             raise
         return ticket_id
 
-    async def _set_alarm(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def _set_alarm(self, ticket_id: str, attempt: int, due: float) -> None:
         # The ticket itself is durable by now; if its alarm is not, the sweeper will find it overdue.
         try:
-            await self._alarms.schedule(ticket_id, attempt, due, rescue=rescue)
+            await self._alarms.schedule(ticket_id, attempt, due)
         except RedisAway:
             log.warning(observe.ALARM_FAILED, ticket=ticket_id, attempt=attempt)
 
@@ -242,7 +242,7 @@ class Tickets:
             return await self._taken(ticket_id, attempt, hold)
 
     async def _taken(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id)]
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id), keys.DUE]
         outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self.timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
@@ -282,13 +282,13 @@ class Tickets:
         return self._held.doing(ticket_id)
 
     async def _repark(self, ticket_id: str, hold: Hold, attempts: int, broken: int, due: float) -> None:
-        args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
-        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id)]
+        args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due), us(max(0.0, due - self._clock.now()))]
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id), keys.DUE]
         alarm = await self._link.run(_PARK, names, args)
         self._held.drop(ticket_id, hold)
         if alarm:
             observe.TICKETS.inc(State.QUEUED)
-            await self._set_alarm(ticket_id, alarm[0], due, rescue=alarm[1])
+            await self._set_alarm(ticket_id, alarm[0], due)
 
     async def idle(self) -> None:
         """Wait until no ticket is in our hands."""
