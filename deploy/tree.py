@@ -1,8 +1,10 @@
 """
-The tree of files that deb and rpm install: an environment of Python in /opt/headrace that needs nothing but the system's own Python.
+The tree of files that deb and rpm install: an environment of Python in /opt/headrace that needs only the system's Python.
 
-It is made beside the place where it will lie, so nothing in it may name where it was made, and nothing may depend on when: what pip
-notes for itself goes, and every file bears the same time. Compiled files are made when the package is installed.
+It is made beside the place where it will lie, so nothing in it may name where it was made, and nothing may depend on when: what
+pip notes for itself goes, and every file bears the same time. Compiled files are made when the package is installed.
+
+pip chooses for the system's Python, not for the one that runs it: what is needed differs between 3.11.2 and 3.11.4.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def lay(stage: Path, wheel: Path, seconds: int) -> None:
 
 def _lay_environment(home: Path, wheel: Path) -> None:
     packages = home / "lib" / PYTHON / "site-packages"
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-compile", "--target", packages)
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", f"/usr/bin/{PYTHON}", "install")
+    pip = (*pip, "--no-compile", "--target", str(packages))
     run(*pip, "--require-hashes", "--only-binary=:all:", "-r", "constraints.txt")
     shutil.rmtree(packages / "bin")  # programs of others, which name the Python that made them
     run(*pip, "--no-deps", "--no-index", wheel)

@@ -1,4 +1,8 @@
-"""The manifests: what Kubernetes' own schemas say of them, and what they promise. (PodMonitor's schema is the operator's: not at hand.)"""
+"""
+The manifests: what Kubernetes' own schemas say of them, and what they promise.
+
+A PodMonitor is the operator's, whose schema is in no package that could be pinned: it is left out.
+"""
 
 from __future__ import annotations
 

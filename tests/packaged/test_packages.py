@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from headrace_client import Headrace
 from tests.packaged.place import first_answer, simulating
 
 from conftest import missing
 from daemon_process import Served, serving
-from headrace_client import Headrace
 
 pytestmark = pytest.mark.long
 PLACES = [Path(name) for name in ("/opt/headrace", "/etc/headrace", "/var/lib/headrace", "/run/headrace", "/usr/bin/headrace")]
@@ -90,7 +90,7 @@ def is_the_users(served: Served) -> bool:
 
 
 def looks_right() -> None:
-    """What both packages bring: a program, units that systemd takes, a configuration that is right and is the group's to read."""
+    """What both packages bring: a program, units that systemd takes, a configuration that is right, for its group to read."""
     said = run("/usr/bin/headrace", "--version")
     assert re.search(r"commit [0-9a-f]{12}\)\nPython 3\.\d+\.\d+\nValkey 9", said), said
     if shutil.which("systemd-analyze"):
@@ -137,10 +137,8 @@ def test_rpm(built, system, tmp_path):
     run(*RPM, *database, "--install", str(package))
     looks_right()
     assert run("rpm", *database, "--verify", "--nodeps", "--nogroup", "headrace") == ""
-    # The deb names the folders above as well, and ends those that are its own with a slash.
-    theirs = {
-        line.split()[-1] for line in run("dpkg-deb", "--contents", str(deb)).splitlines() if not line.startswith(("d", "l"))
-    }
+    rows = run("dpkg-deb", "--contents", str(deb)).splitlines()
+    theirs = {row.split()[-1] for row in rows if not row.startswith(("d", "l"))}
     ours = {line for line in run("rpm", "--query", "--list", "--package", str(package)).splitlines() if Path(line).is_file()}
     assert {f".{name}" for name in ours if not Path(name).is_symlink()} == theirs
     run(*RPM, *database, "--erase", "headrace")
