@@ -11,6 +11,7 @@ TOOLS := .venv-tools/bin
 TARGET ?=
 N ?=
 SEED ?=
+MINUTES ?=
 OTHERS := .venv-others/bin
 CLIENT_V1 := clients/python/headrace_client/v1
 # Only what goes wrong, but that: with --silent a failure has no words.
@@ -24,7 +25,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -122,6 +123,9 @@ chaos-short: dev             ## The same in its short form, every fault once.
 
 chaos-nth: dev               ## Lose, double and delay each command that a call says to Redis, one at a time. ROW="claim park" picks some paths.
 	$(BIN)/python -m tests.chaos.paths $(ROW)
+
+soak: dev                    ## Let daemons work for half an hour, and look whether anything grows; draws docs/soak.png. MINUTES=5 is shorter.
+	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s

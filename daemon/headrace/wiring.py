@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from headrace import answers, observe
+from headrace import answers, memory, observe
 from headrace.admission import Admission
 from headrace.answers import Answers
 from headrace.aside import Aside
@@ -322,6 +322,7 @@ class Parts:
         start(self.overrides.keep, "overrides")
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
+        start(lambda: memory.keep_small(self.clock, lambda: self.crowd.stats().calls), "memory")
         start(self.tuner.learner.keep, "learner")
         start(self.tuner.own_limits.keep, "own-limits")
         if self.account is not None and self._keys.admin:

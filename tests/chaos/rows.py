@@ -13,7 +13,7 @@ from tests.chaos import faults
 from tests.chaos.faults import Fault
 
 _SLOWLY = ("--first-token", "0.05", "--tokens-per-second", "200")
-_WAYS = ("http", "http-stream", "grpc", "grpc-stream", "submitted", "sdk", "sdk-stream")
+EVERY_WAY = ("http", "http-stream", "grpc", "grpc-stream", "submitted", "sdk", "sdk-stream")
 _OTHERS = ("go", "go-stream", "ts", "ts-stream")
 
 
@@ -37,7 +37,7 @@ class Row:
     rounds: int = 3
     short: int = 0
     callers: int = 16
-    ways: tuple[str, ...] = _WAYS
+    ways: tuple[str, ...] = EVERY_WAY
     others: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     upstream: tuple[str, ...] = _SLOWLY

@@ -64,9 +64,10 @@ class Running:
     def leave(self, error: BaseException | None) -> Draining | None:
         """Go out of the block; return what is to be raised instead of the cancellation, if that was ours alone."""
         self._all.discard(self)
-        if not self._is_ended or self._task is None:
+        task, self._task = self._task, None  # else the two would keep each other
+        if not self._is_ended or task is None:
             return None
-        if self._task.uncancel() > self._cancels or not isinstance(error, asyncio.CancelledError):
+        if task.uncancel() > self._cancels or not isinstance(error, asyncio.CancelledError):
             return None  # its caller has left besides, or it had ended already
         return Draining("the daemon leaves, and had no time left for this call", retry_after_s=_AGAIN_S)
 

@@ -25,11 +25,11 @@ class Told:
             self._way = self._go()
             reply = await self._way.__aenter__()
         except BaseException as error:
-            said = self._running.leave(error) or error
-            self._record.__exit__(type(said), said, said.__traceback__)
-            if said is error:
-                raise
-            raise said from None
+            if said := self._running.leave(error):
+                self._record.__exit__(type(said), said, None)
+                raise said from None
+            self._record.__exit__(type(error), error, error.__traceback__)
+            raise
         self._record.reply = reply
         return reply
 

@@ -1,9 +1,11 @@
 // Command asker asks a daemon what it is told to, line by line, for tests that are written in another language.
 //
-// A line of JSON on its input is a question: name, key, way ("unary", "stream" or "wait"), grpc (host:port), prompt (for "wait" a
-// ticket), timeout_ms. For each of them there is one on its output: name; the id and text of what came; why it ended otherwise,
-// the reason in it, whether to ask again; took_ms. How long one takes is measured by the clock of this process, not by gRPC's:
-// past its deadline and two seconds a call that has not ended is said to hang.
+// A line of JSON on its input is a question: name, key, way ("unary", "stream", "submit", or "wait", whose prompt is a ticket), grpc
+// (host:port), prompt, timeout_ms. For each of them there is one on its output: name; the id and text of what came; why it ended
+// otherwise, the reason in it, whether to ask again; took_ms.
+//
+// gRPC's own clock would end a call at its deadline, whatever the daemon does. So the deadline is told to the daemon alone, and it is
+// the daemon's word that is waited for: two seconds past the deadline a call that has not ended is said to hang.
 package main
 
 import (
@@ -87,14 +89,17 @@ func (a *asker) say(asked Asked) {
 }
 
 func (a *asker) ask(asked Asked, limit time.Duration) Heard {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	within, cancel := context.WithTimeout(context.Background(), limit+hangs)
 	defer cancel()
+	ctx := told{within, time.Now().Add(limit)}
 	var heard Heard
 	client, err := a.client(asked.Grpc)
 	if err == nil {
 		switch asked.Way {
 		case "stream":
 			err = stream(ctx, client, asked, &heard)
+		case "submit":
+			err = submit(ctx, client, asked, &heard)
 		case "wait":
 			err = wait(ctx, client, asked, &heard)
 		default:
@@ -111,6 +116,14 @@ func (a *asker) ask(asked Asked, limit time.Duration) Heard {
 	}
 	return heard
 }
+
+// told is a context whose deadline is told, and not kept: it is done when the one inside is.
+type told struct {
+	context.Context
+	deadline time.Time
+}
+
+func (t told) Deadline() (time.Time, bool) { return t.deadline, true }
 
 func (a *asker) client(address string) (*headrace.Client, error) {
 	a.lock.Lock()
@@ -168,6 +181,15 @@ func stream(ctx context.Context, client *headrace.Client, asked Asked, heard *He
 		heard.Text += event.GetContentBlockDelta().GetDelta().GetTextDelta().GetText()
 		isWhole = isWhole || event.GetMessageStop() != nil
 	}
+}
+
+func submit(ctx context.Context, client *headrace.Client, asked Asked, heard *Heard) error {
+	said, options := params(asked)
+	reply, err := client.Messages.SubmitMessage(ctx, &v1.SubmitMessageRequest{Params: said, Options: options})
+	if err == nil {
+		heard.ID = reply.GetTicket().GetId()
+	}
+	return err
 }
 
 func wait(ctx context.Context, client *headrace.Client, asked Asked, heard *Heard) error {
