@@ -31,6 +31,8 @@ The line
     embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
     batches/    what message batches used     resources/  whose things at upstream are
+    meters      by caller, limit and class    call_log    a line a call
+    trails      of tickets, in Redis
 
 The ground
     link        one client for Redis          pipe        its connection
@@ -56,7 +58,8 @@ The ground
     room        how many connections fit      weight      what a body holds
     memory      given back after a flood      cipher      a seal that hides
     globs       those that callers send       unpacking   what comes packed
-    allowance   of a turn of the loop
+    allowance   of a turn of the loop         trail       a call's id, tries and waits
+    few         names that metrics may have
     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

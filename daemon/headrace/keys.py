@@ -32,6 +32,7 @@ upstream where that is what goes there (owner.py).
 | headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | a day after its end; dead letters a week |
+| headrace:trail:<ticket> | hash | the tries of a ticket, by number | a day after the last |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
 | headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
 | headrace:live:<owner> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
@@ -123,6 +124,10 @@ def audience(name: str) -> str:
 
 def ticket(ticket_id: str) -> str:
     return f"headrace:ticket:{ticket_id}"
+
+
+def trail(ticket_id: str) -> str:
+    return f"headrace:trail:{ticket_id}"
 
 
 def tickets_of(owner: str) -> str:

@@ -185,7 +185,9 @@ class Pursuits:
         """Answer the call that claimed a key, whether its caller stays or not."""
         flight.ticket, flight.outside = claim.ticket, _somebody
         try:
-            return await self._answer_for_ticket(replace(call, idempotency_key="", ticket=claim.ticket), flight)
+            return await self._answer_for_ticket(
+                replace(call, idempotency_key="", ticket=claim.ticket, trail=flight.trail), flight
+            )
         finally:
             flight.outside = _nobody
 

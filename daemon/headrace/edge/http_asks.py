@@ -48,6 +48,7 @@ def read_ask(
     endpoint: Endpoint,
     credential: str,
     wait: Wait,
+    id: str = "",
 ) -> Ask:
     """Return what the request asks; raises `InvalidCall` for a header that makes no sense."""
     return Ask(
@@ -70,6 +71,7 @@ def read_ask(
         method=method,
         endpoint=endpoint,
         credential=credential,
+        id=id,
     )
 
 
