@@ -23,7 +23,8 @@ TIMING_HEADER = "server-timing"
 # What is waited for beside limits, which have names of their own.
 SLOTS, HOLD, LEARNING = "slots", "hold", "learning"
 
-_is_id = re.compile(r"[A-Za-z0-9._:+/=@-]{1,120}").fullmatch
+MAX_ID = 120  # characters
+_is_id = re.compile(rf"[A-Za-z0-9._:+/=@-]{{1,{MAX_ID}}}").fullmatch
 _LEAST_S = 0.001  # shorter waits are none
 _MOST_SHOWN = 8  # tries in a header, the last ones
 

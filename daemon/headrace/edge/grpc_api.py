@@ -46,6 +46,7 @@ _HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].numbe
 _HEADERS_FIELD: int = api_service_pb2.CallResponseHead.DESCRIPTOR.fields_by_name["headers"].number
 _VALUE_FIELD: int = api_service_pb2.Header.DESCRIPTOR.fields_by_name["value"].number
 _ID_NAME = api_service_pb2.Header(name=ID_HEADER).SerializeToString()
+_NAMED = b"ApiService.Call\n"  # begins what its bytes' digests are made of
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 _Pairs = Iterable[tuple[str, str]]
 
@@ -73,7 +74,7 @@ class ApiServicer:
         writer = _Writer(context)
         raw = await anext(parts, b"")
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
-        if not self._who.asks_for_keys and (hit := self._hits.glance(await self._digest(raw, b""))):
+        if not self._who.asks_for_keys and (hit := await self._find(_NAMED, raw)):
             return await self._give(hit, context)
         first = await beginning(raw)
         try:
@@ -97,16 +98,18 @@ class ApiServicer:
         """Say that a request is refused, of which nothing was read: as HTTP says it."""
         await _Writer(context).say(error)
 
-    async def _digest(self, raw: bytes, scope: bytes) -> bytes:
-        return await aloof(raw, digest, b"ApiService.Call\n" + scope, raw)
+    async def _find(self, head: bytes, raw: bytes) -> Hit | None:
+        if (hit := self._hits.near(head, raw)) is None and (hit := self._hits.glance(await aloof(raw, digest, head, raw))):
+            self._hits.bring_near(head, raw, hit)
+        return hit
 
     async def _answer(self, raw: bytes, first: Beginning, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
         head, headers = first.head, _headers(first.head)
         give(headers.get(GIVEN_HEADER))
         key, own_key, scope, given = self._who.keys(context, headers)
-        digests = [await self._digest(raw, scope)]
-        if self._who.asks_for_keys and (hit := self._hits.glance(digests[0])):
+        if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, raw)):
             return await self._give(hit, context, given)
+        digests = [await aloof(raw, digest, _NAMED + scope, raw)]
         request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,

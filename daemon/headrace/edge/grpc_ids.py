@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from headrace.trail import GIVEN_HEADER, ID_HEADER, TIMING_HEADER, Trail, id_of, timing
+from headrace.trail import GIVEN_HEADER, ID_HEADER, MAX_ID, TIMING_HEADER, Trail, id_of, timing
 from headrace.v1 import options_pb2
 
 Metadata = tuple[tuple[str, str], ...]
@@ -54,6 +54,11 @@ def delimited(number: int, raw: bytes) -> bytes:
     return b"%c%b%b" % (number << 3 | 2, length, raw)
 
 
-def origin_of(id: str, number: int) -> bytes:
-    """Return the field *number*, an `Origin`, that says the id alone: a reader adds it to the `Origin` that came before."""
-    return delimited(number, delimited(_ID_FIELD, id.encode()))
+def named_so(number: int) -> tuple[bytes, ...]:
+    """
+    Return, by an id's length, what comes before it in the field *number*, an `Origin` that says the id alone.
+
+    A reader adds it to the `Origin` that came before.
+    """
+    ids = [b"0" * length for length in range(MAX_ID + 1)]
+    return tuple(delimited(number, delimited(_ID_FIELD, each)).removesuffix(each) for each in ids)

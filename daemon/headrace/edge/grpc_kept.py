@@ -17,12 +17,12 @@ from google.protobuf.message import Message
 from headrace import roles
 from headrace.admission import Admission, Ask
 from headrace.answers import SMALL_BYTES, is_light
-from headrace.aside import LIGHT_BYTES, aloof
+from headrace.aside import aloof
 from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Keys, Who, guarded
-from headrace.edge.grpc_ids import call_id, origin_of, trailers
+from headrace.edge.grpc_ids import call_id, named_so, trailers
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.hits import TOLD_S, Hit, Hits, digest, outcome_of
 from headrace.errors import InvalidCall, UpstreamError
@@ -88,7 +88,7 @@ class KeptRpc:
         self._named = method.name.encode() + b"\n"
         self._kept = _Kept(method)
         self._rendition = f"grpc.{method.name}"
-        self._origin: int = method.response.DESCRIPTOR.fields_by_name["origin"].number
+        self._named_so = named_so(method.response.DESCRIPTOR.fields_by_name["origin"].number)
         self._hit_count = self._miss_count = 0
 
     def __repr__(self) -> str:
@@ -103,20 +103,25 @@ class KeptRpc:
     def unary(self, raw: bytes, context: Any) -> bytes | Awaitable[bytes]:
         """Return one answer whole: at once, if it is a hit."""
         keys = self._who.keys(context)
-        if len(raw) > LIGHT_BYTES:
-            return self._heavy(raw, context, keys)
-        seen = digest(self._named + keys.scope, raw)
-        hit = self._glance(seen)
-        return self._ask(raw, context, keys, seen) if hit is None else self._give(hit, keys.id)
+        hit = self._near(self._named + keys.scope, raw)
+        return self._look_up(raw, context, keys) if hit is None else self._give(hit, keys.id)
 
-    def _glance(self, seen: bytes) -> Hit | None:
-        hit = self._hits.glance(seen)
+    async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
+        seen, hit = await self._far(self._named + keys.scope, raw)
+        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit, keys.id)
+
+    def _near(self, head: bytes, raw: bytes) -> Hit | None:
+        hit = self._hits.near(head, raw)
         return hit if hit is None or self._kept.is_at_hand(hit) else None
 
-    async def _heavy(self, raw: bytes, context: Any, keys: Keys) -> bytes:
-        seen = await aloof(raw, digest, self._named + keys.scope, raw)
-        hit = self._glance(seen)
-        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit, keys.id)
+    async def _far(self, head: bytes, raw: bytes) -> tuple[bytes, Hit | None]:
+        """Return the digest of these bytes, and what is found by it."""
+        seen = await aloof(raw, digest, head, raw)
+        hit = self._hits.glance(seen)
+        if hit is None or not self._kept.is_at_hand(hit):
+            return seen, None
+        self._hits.bring_near(head, raw, hit)
+        return seen, hit
 
     def _give(self, hit: Hit, given: str) -> bytes:
         return self._kept.responses(hit)[0] + self._kept.tail(hit) + self._tell(hit, given)
@@ -126,7 +131,7 @@ class KeptRpc:
         self._hit_count += 1
         call = id_of(given)
         self._exchange.outcomes.tell(outcome_of(hit, "grpc", call))
-        return origin_of(call, self._origin)
+        return self._named_so[len(call)] + call.encode()
 
     def refused(self, error: Exception, context: Any) -> None:
         """Tell of a request that was refused before it was a call; for `guarded`."""
@@ -146,8 +151,10 @@ class KeptRpc:
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
         keys = self._who.keys(context)
-        seen = await aloof(raw, digest, self._named + keys.scope, raw)
-        if hit := self._glance(seen):
+        head, seen = self._named + keys.scope, b""
+        if (hit := self._near(head, raw)) is None:
+            seen, hit = await self._far(head, raw)
+        if hit is not None:
             await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, keys.id))
             return
         call = await self._admit(raw, context, keys)
