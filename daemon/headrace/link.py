@@ -23,15 +23,18 @@ from importlib import resources
 from typing import Any
 
 import redis.asyncio as redis_asyncio
+import structlog
 from redis.exceptions import ResponseError
 
-from headrace import keys, replies
+from headrace import keys, observe, replies
 from headrace.clock import Clock, SystemClock, Timers
 from headrace.errors import RedisAway
 from headrace.listener import Handler, Listener
 from headrace.pipe import Command, Pipe, open_pipe
 from headrace.refusals import Refusals, Refused
 from headrace.replies import Meaning
+
+log = structlog.get_logger()
 
 _TRIES = 2
 # Commands wait for others over so many turns of the loop, until there are a few. Beside leaving after one turn that costs a
@@ -96,6 +99,7 @@ class Link:
         self._listener = Listener(url, (self.inbox, keys.ALL), clock or SystemClock(), timeout_s=timeout_s, quiet_s=quiet_s)
         self._refusals = Refusals(time.monotonic)  # only measured: what Redis did of late
         self._is_closed = False
+        self._where, self._why = replies.where(url), ""
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
@@ -120,7 +124,7 @@ class Link:
     def trouble(self) -> str:
         """Why Redis is of no use to us now, in a line; "" if it is."""
         if not self.is_up:
-            return "Redis cannot be reached"
+            return f"Redis cannot be reached at {self._where}: {self._why}"
         return "; ".join(map(str, self._refusals.now()))
 
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
@@ -177,7 +181,8 @@ class Link:
         if isinstance(value, ResponseError):
             self._refused(command, value)
             return
-        self.is_up = True
+        if not self.is_up:
+            self._back()
         reply = command.reply
         if not reply.done():  # else its caller was cancelled
             reply.set_result(value)
@@ -192,7 +197,8 @@ class Link:
                 self._pipe.close()
             self._again([command], error)
         else:
-            self.is_up = True
+            if not self.is_up:
+                self._back()
             self._refusals.note(command.name, error)
             _give_up(command.reply, replies.ours(error, command.name) or error)
 
@@ -214,11 +220,21 @@ class Link:
     def _fail(self, commands: Sequence[Command], error: BaseException, what: str) -> None:
         """Tell commands that they are given up; *what* was refused, if the error is a reply of Redis."""
         if commands and not isinstance(error, RedisAway):
-            self.is_up = False
+            self._gone(error)
             if replies.code(error):
                 self._refusals.note(what, error)
         for command in commands:
             _give_up(command.reply, replies.ours(error, command.name) or error)
+
+    def _gone(self, error: BaseException) -> None:
+        why = replies.cause(error)
+        if self.is_up or why != self._why:
+            log.warning(observe.REDIS_LOST, part="link", address=self._where, error=why)
+        self.is_up, self._why = False, why
+
+    def _back(self) -> None:
+        log.warning(observe.REDIS_BACK, part="link", address=self._where)
+        self.is_up, self._why = True, ""
 
     async def ping(self) -> None:
         """Ask whether Redis is there; raises `RedisAway`."""

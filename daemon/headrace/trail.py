@@ -26,7 +26,7 @@ SLOTS, HOLD, LEARNING = "slots", "hold", "learning"
 MAX_ID = 120  # characters
 _is_id = re.compile(rf"[A-Za-z0-9._:+/=@-]{{1,{MAX_ID}}}").fullmatch
 _LEAST_S = 0.001  # shorter waits are none
-_MOST_SHOWN = 8  # tries in a header, the last ones
+_MOST_SHOWN, _LONGEST = 8, 40  # tries in a header, the last ones; characters of a name
 
 # This process's own part, and a number: an id need not be a secret, and every hit has one.
 _PROCESS = f"hr_{os.urandom(8).hex()}"
@@ -150,5 +150,5 @@ def timing(trail: Trail | None, now: float = 0.0) -> str:
 
 
 def _metric(name: str, seconds: float, what: str = "") -> str:
-    about = f';desc="{what}"' if what else ""
+    about = f';desc="{what[:_LONGEST]}"' if what else ""
     return f"{name};dur={seconds * 1000:.0f}{about}"
