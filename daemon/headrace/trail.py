@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -70,10 +70,12 @@ class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Trail:
     """The tries and the waits of one call or flight, and those of the flights that it follows."""
 
-    __slots__ = ("_followed", "_going", "_tries", "_waits")
+    __slots__ = ("_followed", "_going", "_tries", "_waits", "holding")
 
     def __init__(self) -> None:
         self._going: float | None = None
+        self.holding: Callable[[], Iterable[tuple[str, float]]] = tuple
+        """What holds it at the moment, and for how long (s) by now: a caller may leave while it waits."""
         self._tries: list[Try] = []
         self._waits: list[tuple[str, float]] = []
         self._followed: tuple[Trail, ...] = ()
@@ -97,7 +99,7 @@ class Trail:
     def waits(self) -> dict[str, float]:
         """How long what held it, in seconds; a limit's name, "slots", "hold" or "learning"."""
         held: dict[str, float] = {}
-        for what, seconds in itertools.chain(self._waits, *(other.waits.items() for other in self._followed)):
+        for what, seconds in itertools.chain(self._waits, self.holding(), *(other.waits.items() for other in self._followed)):
             held[what] = held.get(what, 0.0) + seconds
         return held
 
@@ -122,7 +124,8 @@ class Trail:
             self._tries.append(made)
 
     def waited(self, held: Iterable[tuple[str, float]]) -> None:
-        """Note what held it for how long (s)."""
+        """Note what held it for how long (s), now that it is over."""
+        self.holding = tuple
         self._waits += [(what, seconds) for what, seconds in held if seconds >= _LEAST_S]
 
 

@@ -89,4 +89,6 @@ class LimitGauges:
         return made
 
     def _key(self, want: Want) -> Key:
-        return want.limit, want.kind, self._classes.of(shared_by(want.bucket_id).get("model", ""))
+        whose = shared_by(want.bucket_id)
+        model_class = whose.get("class") or self._schedule.tuner.classes.of(whose.get("model", ""))
+        return want.limit, want.kind, self._classes.of(model_class)

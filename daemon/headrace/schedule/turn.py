@@ -56,6 +56,8 @@ class Turn:
     async def __aenter__(self) -> Turn:
         came = self._schedule.now()
         urgency = self._schedule.urgency(self._call)
+        if self._trail is not None:
+            self._trail.holding = lambda: self._counted.held(self._schedule.now())
         try:
             self._hold = await self._schedule.take(self._call, self._hold.id, urgency, self._counted)
             await self._take_slot(urgency)
@@ -72,8 +74,8 @@ class Turn:
         self.waited_s = max(0.0, now - came)
         if held := self._counted.held(now):
             self.held_by = max(held, key=lambda each: each[1])[0]
-            if self._trail is not None:
-                self._trail.waited(held)
+        if self._trail is not None:
+            self._trail.waited(held)
 
     async def _take_anew(self, urgency: Urgency) -> None:
         self._give_slot_back()
