@@ -36,7 +36,7 @@ def page(name: str) -> str:
 
 def metrics() -> Iterator[str]:
     for value in vars(observe).values():
-        if isinstance(value, observe.Counter | observe.Gauge | observe.Histogram):
+        if isinstance(value, observe.Counter | observe.Gauge | observe.Gauges | observe.Histogram):
             yield value.name
 
 

@@ -20,6 +20,7 @@ from headrace import codec, observe, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
 from headrace.model import Answer, Call, Caller, Source
 from headrace.seal import UNSEALED, Broken, Seal
+from headrace.trail import Trail
 
 _END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
 
@@ -282,7 +283,7 @@ def readable_ticket(
 
 def encode_call(call: Call) -> bytes:
     """Return a call as JSON, less its body, its credential and its idempotency key, and less what is as usual."""
-    bare = replace(call, body=b"", credential="", idempotency_key="", ticket="")
+    bare = replace(call, body=b"", credential="", idempotency_key="", ticket="", trail=None)
     said = _unusual(msgspec.to_builtins(bare), _USUAL)
     said["caller"] = _unusual(said["caller"], _USUAL_CALLER)
     try:
@@ -312,7 +313,7 @@ _USUAL, _USUAL_CALLER = _defaults(Call), _defaults(Caller)
 def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:
     """Return the call that `encode_call` made these bytes of, with its body and its ticket; ValueError if it did not."""
     try:
-        return replace(_decoded(raw), body=body, ticket=ticket_id)
+        return replace(_decoded(raw), body=body, ticket=ticket_id, trail=Trail())
     except (ValueError, OverflowError, RecursionError) as error:
         raise ValueError("not a call that we encoded") from error
 
