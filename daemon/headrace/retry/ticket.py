@@ -297,10 +297,12 @@ def _unusual(said: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
-    """Return what the fields of a dataclass are that nobody says, as they stand in JSON."""
+    """Return what the fields of a dataclass are that nobody says, as they stand in JSON; its trail is its own."""
     found = {}
     for each in fields(cls):
-        if each.default is not MISSING:
+        if each.type == "Trail | None":
+            found[each.name] = None
+        elif each.default is not MISSING:
             found[each.name] = msgspec.to_builtins(each.default)
         elif each.default_factory is not MISSING:
             found[each.name] = msgspec.to_builtins(each.default_factory())
