@@ -25,7 +25,7 @@ from headrace.clock import SystemClock
 from headrace.edge import grpc_kept, grpc_params, grpc_tickets
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_server import GrpcServer
-from headrace.edge.hits import Hit
+from headrace.edge.hits import Hit, digest
 from headrace.errors import UnknownCaller
 from headrace.model import Answer, Call, Caller, Event, Form, Reply, Role, Source
 from headrace.outcome import Outcomes
@@ -77,11 +77,18 @@ class FakeFlow:
         self.left = 0
         self._known: dict[bytes, Call] = {}
         self._kept: dict[str, Entry] = {}
+        self._near: dict[tuple[bytes, bytes], bytes] = {}
 
     def glance(self, digest: bytes) -> Hit | None:
         call = self._known.get(digest)
         entry = self._kept.get(call.fingerprint) if call else None
         return Hit(entry, 1.5, call) if call and entry else None
+
+    def near(self, head: bytes, body: bytes) -> Hit | None:
+        return self.glance(self._near.get((head, body), b""))
+
+    def bring_near(self, head: bytes, body: bytes, hit: Hit) -> None:
+        self._near[head, body] = digest(head, body)
 
     def remember(self, digest: bytes, call: Call) -> None:
         self._known[digest] = call

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from daemon_process import Served, environment, serving
@@ -19,6 +20,15 @@ from scripted import MESSAGE
 
 STALLS = Path(__file__).parent / "stalls"
 MOST_S = 0.05
+
+
+class Stalled(AssertionError):
+    """The loop was held up for too long."""
+
+
+# What the daemon does holds its loop up each time; what a busy machine does, with its caches and its memory, does not. So a
+# stall has to be seen in three daemons, one after the other.
+SEEN_AGAIN = pytest.mark.flaky(reruns=2, only_rerun=["Stalled"])
 
 CHAT = json.dumps({
     "id": "c", "object": "chat.completion", "created": 1, "model": "m",
@@ -52,7 +62,8 @@ class Watched:
         yield
         stall_s, said = await asyncio.to_thread(self.longest)
         print(f"{what}: {said}")
-        assert stall_s < most_s, f"{what}: {said}"
+        if stall_s >= most_s:
+            raise Stalled(f"{what}: {said}")
 
 
 @contextlib.contextmanager

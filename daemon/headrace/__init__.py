@@ -10,7 +10,7 @@ Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
     steering    its limits, hold, release     keyring     its keys
     letterbox   its dead letters              terminal    what commands share
-    certificates  shown at the doors
+    certificates  shown at the doors          about       what runs here
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     TOML and the environment      rehearse/   a configuration, simulated
@@ -58,7 +58,10 @@ The ground
     room        how many connections fit      weight      what a body holds
     memory      given back after a flood      cipher      a seal that hides
     globs       those that callers send       unpacking   what comes packed
-    allowance   of a turn of the loop         disconnect  a caller that has gone
+    allowance   of a turn of the loop         servers     ways to Redis, or to its primary
+    sentinels   who know the primary          sure        what no failover may lose
+    rations     no log is flooded             deaths      when a server is started again
+    disk        can it be written             disconnect  a caller that has gone
     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

@@ -139,16 +139,12 @@ class Callers:
         everybodys = Role.CALLER if required else default_role
         self._others = functools.lru_cache(_MEMO_SIZE)(functools.partial(_by_default, role=everybodys))
         self._certificates = dict(certificates or {})
+        self.knows_certificates = bool(certificates)
         self._hashing = hashing or Hashing()
         # What a presented key is, remembered until we hear of other keys: so a revoked one is refused from that moment on.
         self._remembered = functools.lru_cache(_MEMO_SIZE)(self._look_up)
         self.required = required
         self._stale.set()
-
-    @property
-    def knows_certificates(self) -> bool:
-        """Whether a client certificate may say who asks."""
-        return bool(self._certificates)
 
     def identify(self, key: str, named: str) -> Caller:
         """

@@ -58,15 +58,15 @@ def _leave(error: Exception, code: int) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from headrace import about
 
-        typer.echo(f"headrace {version('headrace')}")
+        typer.echo("\n".join(about.lines()))
         raise typer.Exit
 
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Run one of the commands below."""
 

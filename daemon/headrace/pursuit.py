@@ -51,6 +51,9 @@ log = structlog.get_logger()
 
 _COME_BACK_S = 2.0  # to a queue that was full
 _TELL_AGAIN_S = 0.5  # Redis, when it was away
+# So often has a process died with an attempt. It may be the fault of the call, or of one beside it: which, is seen when only
+# one such call is made at a time, and the others do not die with it once more.
+_SUSPECT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Pursuits:
         self._outcomes = outcomes
         self._hands = hands
         self._running: set[asyncio.Task[None]] = set()
+        self._suspects = asyncio.Lock()
         self._background = Background("pursuit", clock)
 
     def __repr__(self) -> str:
@@ -144,7 +148,7 @@ class Pursuits:
 
         Who has had nothing waits as long as it waits for answers; who only lacks the end of a stream is not kept so long.
         """
-        if not flight.is_open:
+        if not (flight.is_open and flight.waiting):
             return await hold.counts()
         now, ends = self._clock.now(), call.ends
         wait_s = max(call.begin_by - now, PATIENCE_S)
@@ -184,16 +188,25 @@ class Pursuits:
         Take a ticket in hand for the attempt that it awaits; nothing happens if it awaits another, or has ended.
 
         Returns when it is in hand: the job that rang has done its work, and its place in the queue's worker is free. From here
-        on the order is that of the schedule, and not that of the queue.
+        on the order is that of the schedule, and not that of the queue. Of those whose attempts have died with their processes
+        one is made after the other, in each process.
         """
+        if attempt > _SUSPECT and await self._tickets.crashes(ticket_id) >= _SUSPECT:
+            async with self._suspects:
+                if task := await self._begin(ticket_id, attempt):
+                    await asyncio.wait([task])
+        else:
+            await self._begin(ticket_id, attempt)
+
+    async def _begin(self, ticket_id: str, attempt: int) -> asyncio.Task[None] | None:
         hand = await self._hands.take(lambda: self._tickets.asked(ticket_id))
         if hand is None:
-            return
+            return None
         try:
             ticket = await self._tickets.start(ticket_id, attempt)
             if ticket is None or ticket.call is None:
                 self._hands.give_back(hand)
-                return
+                return None
         except BaseException:
             self._hands.give_back(hand)
             raise
@@ -207,6 +220,7 @@ class Pursuits:
             self._hands.give_back(hand)
         else:
             task.add_done_callback(lambda _: self._hands.give_back(hand))
+        return task
 
     async def _pursue(self, call: Call) -> None:
         """Go with a submitted call along the whole line."""

@@ -101,9 +101,14 @@ def is_away(error: BaseException) -> bool:
     return meaning(error) in (Meaning.GONE, Meaning.NOT_HERE, Meaning.NOT_NOW)
 
 
+def is_away_code(said: str) -> bool:
+    """Whether a code tells that this server cannot do it, or not now, whoever asks."""
+    return said in _NOT_HERE or said in _NOT_NOW
+
+
 def concerns_all(said: str) -> bool:
     """Whether a code tells of the server or of its settings, and not of the one command that was refused."""
-    return said in _NOT_HERE or said in _NOT_NOW or said in _SETTINGS
+    return is_away_code(said) or said in _SETTINGS
 
 
 def reason(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from headrace import answers, observe
+from headrace import answers, memory, observe
 from headrace.admission import Admission
 from headrace.answers import Answers
 from headrace.aside import Aside
@@ -109,10 +109,12 @@ class Parts:
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_draining = False
+        self.own_redis: Callable[[], str] = str
+        """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
         self.clock = clock
         self._background = Background("parts", clock)
-        self.link = Link(redis_url, clock=clock)
+        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
@@ -190,7 +192,7 @@ class Parts:
         self.account: Account | None = Account(
             clock, asked_by(self.upstream, clock), lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
-        self.alarms = Queue(redis_url)
+        self.alarms = Queue(redis_url, clock)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes, settings.retry.max_all_ticket_bytes
         keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
         self.ringer = Ringer(
@@ -200,7 +202,7 @@ class Parts:
         self.tickets = Tickets(self.link, clock, self.ringer, bounds=bounds, keep=keep, seal=seal)
         self.letters = Letters(self.link, clock, self.tickets)
         self.sweeper = Sweeper(self.link, clock, self.tickets, self.ringer)
-        self.worker = Worker(redis_url, concurrency=settings.retry.max_running)
+        self.worker = Worker(redis_url, clock, concurrency=settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
         traffic = Traffic() if settings.usage.traffic == "on" else None
@@ -320,6 +322,7 @@ class Parts:
         start(self.overrides.keep, "overrides")
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
+        start(lambda: memory.keep_small(self.clock, lambda: self.crowd.stats().calls), "memory")
         start(self.tuner.learner.keep, "learner")
         start(self.tuner.own_limits.keep, "own-limits")
         if self.account is not None and self._keys.admin:
@@ -329,6 +332,7 @@ class Parts:
     async def working(self) -> AsyncIterator[None]:
         """Make the attempts of tickets, this process's or any other's."""
         serve_with(self.ringer.ring, self.clock)
+        await self.look()
         self._background.lasting(self.ringer.keep, "ringer")
         self.worker.start()
         try:
@@ -356,9 +360,9 @@ class Parts:
             await self.tickets.leave()
 
     async def look(self) -> None:
-        """Look whether Redis is there; what follows from it, `wrong` says."""
+        """Look whether Redis is there, and what time it is by its clock; what follows from it, `wrong` says."""
         with contextlib.suppress(RedisAway):
-            await self.link.ping()
+            await self.link.set_clock(self.clock)
 
     async def settle_in(self) -> None:
         """Wait until the worker takes jobs, so that nobody is told of a start as of a fault; not for a Redis that is away."""
@@ -371,6 +375,7 @@ class Parts:
         """Return why this daemon should not be asked, a line each; [] if all is well."""
         checks = (
             (self.is_draining, "draining"),
+            (bool(why := self.own_redis()), why),
             (bool(trouble := self.link.trouble), trouble),
             (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
             (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),

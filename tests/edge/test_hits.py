@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 
 from doors import BODY, open_grpc_door
+from headrace.cache.selector import Selector
 from headrace.callers import KeyStore
 from headrace.edge.grpc_kept import KeptRpcStats
 from headrace.edge.hits import digest
@@ -129,7 +130,8 @@ async def test_asks_for_more(valkey_url: str, tmp_path: Path, way: Way) -> None:
 async def test_draining(valkey_url: str, tmp_path: Path, name: str) -> None:
     """A daemon that leaves gives no hits either."""
     async with opened(valkey_url, tmp_path) as doors:
-        await WAYS[name](doors)
+        for _ in range(3):  # the third is found by its bytes alone
+            await WAYS[name](doors)
         doors.daemon.flow.is_draining = True
         with pytest.raises((AssertionError, grpc.aio.AioRpcError, KeyError)):
             await WAYS[name](doors)
@@ -139,11 +141,41 @@ async def test_forgets(valkey_url: str, tmp_path: Path) -> None:
     """After a reload nothing is remembered of what callers were before; the answers are still there."""
     async with opened(valkey_url, tmp_path) as doors:
         parts = doors.daemon.parts
-        await WAYS["CreateMessage"](doors)
-        assert repr(parts.hits) == "<Hits [1 remembered]>"
+        for _ in range(3):
+            await WAYS["CreateMessage"](doors)
+        assert (parts.hits.stats().remembered, parts.hits.stats().near) == (1, 1)
         parts.reload(parts.settings)
-        assert repr(parts.hits) == "<Hits [0 remembered]>"
+        assert repr(parts.hits) == "<Hits [0 remembered, 0 near of 0 bytes]>"
         assert (await WAYS["CreateMessage"](doors))[0] == "cache"
+
+
+@pytest.mark.parametrize("name", ["CreateMessage", "StreamMessage", "Call /v1/messages"])
+async def test_purged(valkey_url: str, tmp_path: Path, name: str) -> None:
+    """What was found again and again is asked for anew once it is purged."""
+    async with opened(valkey_url, tmp_path) as doors:
+        for _ in range(3):
+            await WAYS[name](doors)
+        assert doors.daemon.parts.hits.stats().near == 1
+        await doors.daemon.parts.cache.purge(Selector(all=True))
+        assert (await WAYS[name](doors))[0] == "upstream"
+    assert doors.server.calls == 2
+
+
+async def test_near_is_bounded(valkey_url: str, tmp_path: Path) -> None:
+    """What is kept near is some megabytes, whatever is found; a large body is not kept there at all."""
+    async with opened(valkey_url, tmp_path) as doors:
+        await WAYS["CreateMessage"](doors)
+        await WAYS["CreateMessage"](doors)
+        hits = doors.daemon.parts.hits
+        (key, seen), *_ = hits._near.items()
+        hit = hits._fresh(seen)
+        for number in range(60):
+            hits.bring_near(b"%d" % number, bytes(1_000_000), hit)
+            hits.bring_near(b"%d" % number, bytes(1_000_000), hit)
+            assert hits.stats().near_bytes == sum(200 + len(body) for _, body in hits._near) < 16_000_001
+        assert key not in hits._near
+        hits.bring_near(b"", bytes(2_000_000), hit)
+        assert hits.near(b"", bytes(2_000_000)) is None
 
 
 async def test_budget_is_shown(valkey_url: str, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from headrace.v1 import content_pb2, messages_pb2, messages_service_pb2, tickets
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
 from headrace.v1.tickets_service_pb2_grpc import TicketsServiceStub
 from scripted import MESSAGE
-from stalling import CHAT, Watched, house
+from stalling import CHAT, SEEN_AGAIN, Watched, house
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, SEEN_AGAIN]
 
 UNBOUND = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 USAGE = {"input_tokens": 1, "output_tokens": 5}

@@ -40,9 +40,10 @@ GRACE_S = 0.3  # on the way to upstream's door, beside what is measured; what a 
 
 LAST: dict[str, float] = {}  # when each prompt was last asked for upstream
 ROUNDS: list[float] = []  # how long each /healthz took meanwhile, from this loop through the daemon's and back (s)
-# The daemon speaks half a second before an SDK's clock rings. Where the machine takes longer than that for a request
-# that asks nothing, a clock that rang says nothing of the daemon: what rang then is asked again, with less beside it.
-LATE_S = 0.25  # one way each
+# The daemon speaks half a second before an SDK's clock rings, and a call is late on its way five times: connecting, asking, at
+# the gate (which is in Redis), waking up, and answering. Where a request that asks nothing takes a fifth of that half second,
+# a clock that rang says nothing of the daemon: what rang then is asked again, with less beside it.
+LATE_S = 0.1
 AGAIN = 8  # times at most
 
 RANG = (anthropic.APITimeoutError, openai.APITimeoutError)

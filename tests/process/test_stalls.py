@@ -27,9 +27,9 @@ from headrace.v1 import (
 )
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
 from headrace.v1.tickets_service_pb2_grpc import TicketsServiceStub
-from stalling import Watched, house
+from stalling import SEEN_AGAIN, Watched, house
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, SEEN_AGAIN]
 
 UNBOUND = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 AT_ONCE = 24

@@ -113,6 +113,7 @@ class Redis(Table, frozen=True):
     tls_ca: OptionalFile = ""
     tls_certificate: OptionalFile = ""
     tls_key: OptionalFile = ""
+    wait_replicas: Least = 0
 
 
 class Auth(Table, frozen=True):

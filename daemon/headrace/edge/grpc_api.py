@@ -21,7 +21,17 @@ from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded
 from headrace.edge.grpc_parts import Beginning, beginning, more
-from headrace.edge.hits import Hit, Hits, constant_headers, digest, http_digest, outcome_of, payload, varying_headers
+from headrace.edge.hits import (
+    TOLD_S,
+    Hit,
+    Hits,
+    constant_headers,
+    digest,
+    http_digest,
+    outcome_of,
+    payload,
+    varying_headers,
+)
 from headrace.edge.http_protocol import LINGER_S
 from headrace.edge.taken import whole_body
 from headrace.errors import HeadraceError, TooSlow, UnknownCaller
@@ -31,6 +41,7 @@ from headrace.v1 import api_service_pb2
 
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
 _HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].number << 3 | 2
+_NAMED = b"ApiService.Call\n"  # begins what its bytes' digests are made of
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 _Pairs = Iterable[tuple[str, str]]
 
@@ -58,7 +69,7 @@ class ApiServicer:
         writer = _Writer(context)
         raw = await anext(parts, b"")
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
-        if not self._who.asks_for_keys and (hit := self._hits.glance(await self._digest(raw, b""))):
+        if not self._who.asks_for_keys and (hit := await self._find(_NAMED, raw)):
             return await self._give(hit, context)
         first = await beginning(raw)
         try:
@@ -82,15 +93,17 @@ class ApiServicer:
         """Say that a request is refused, of which nothing was read: as HTTP says it."""
         await _Writer(context).say(error)
 
-    async def _digest(self, raw: bytes, scope: bytes) -> bytes:
-        return await aloof(raw, digest, b"ApiService.Call\n" + scope, raw)
+    async def _find(self, head: bytes, raw: bytes) -> Hit | None:
+        if (hit := self._hits.near(head, raw)) is None and (hit := self._hits.glance(await aloof(raw, digest, head, raw))):
+            self._hits.bring_near(head, raw, hit)
+        return hit
 
     async def _answer(self, raw: bytes, first: Beginning, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
         head, headers = first.head, _headers(first.head)
         key, own_key, scope = self._who.keys(context, headers)
-        digests = [await self._digest(raw, scope)]
-        if self._who.asks_for_keys and (hit := self._hits.glance(digests[0])):
+        if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, raw)):
             return await self._give(hit, context)
+        digests = [await aloof(raw, digest, _NAMED + scope, raw)]
         request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
@@ -129,10 +142,16 @@ class ApiServicer:
     async def _give(self, hit: Hit, context: Any) -> None:
         self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
         kept, *chunks = _kept(hit)
-        own = [*varying_headers(hit), *self._budget_headers(hit.seen)]
-        await context.write(_said(kept + _response_head(own).SerializeToString()))
+        await context.write(_said(kept + self._varying(hit)))
         for chunk in chunks:
             await context.write(chunk)
+
+    def _varying(self, hit: Hit) -> bytes:
+        made, age_s, told = hit.entry.answer.created, hit.age_s, hit.seen.told
+        if told is None or told[0] != made or not 0 <= age_s - told[1] < TOLD_S:
+            own = [*varying_headers(hit), *self._budget_headers(hit.seen)]
+            told = hit.seen.told = made, age_s, _response_head(own).SerializeToString()
+        return told[2]
 
 
 # Hits: serialised once, but for the headers that differ from hit to hit.

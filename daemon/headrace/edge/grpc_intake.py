@@ -4,7 +4,7 @@ What is under way over gRPC at this moment: every message that a call waits for,
 grpcio takes a message in whole before it shows any of it, and says nothing of its size; and it waits for ever for a client that
 reads nothing. So each of these is known here from its beginning, and whoever watches the connections (grpc_watch.py) has
 them settled now and then: what does not come is ended, and the largest while too much is coming. A hit's message is there at
-once, and costs an entry in a set.
+once, and costs an entry in a dict: only what is still there when somebody looks becomes a `Passage`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from headrace.edge import status
 from headrace.edge.tcp_lines import Line, Peer
 from headrace.errors import DeadlinePassed, HeadraceError, InvalidCall, QueueFull
 
-Run = Callable[[Any, Any], Awaitable[Any]]
+Run = Callable[[Any, Any], Any]  # bytes that are known at once, or an awaitable
+Task = asyncio.Task[Any] | None
 
 _MOST_BYTES = 68_000_000  # that may be coming at once, over all connections: one of the largest, or two that upstream takes
 _LITTLE_BYTES = 1024  # that is no progress: answers to pings come and go
@@ -49,28 +50,22 @@ class Passage:
     How far: bytes that came over it, for one that comes; that were taken, for one that goes.
     """
 
-    __slots__ = ("before", "context", "error", "last", "moved", "peer", "since", "task")
+    __slots__ = ("before", "error", "last", "moved", "peer", "since", "task")
 
-    def __init__(self, context: Any) -> None:
-        self.context = context
-        self.task = asyncio.current_task()
+    def __init__(self, peer: Peer | None, task: Task, now: float, so_far: int) -> None:
+        self.peer, self.task = peer, task
         self.error: HeadraceError | None = None
-        self.peer: Peer | None = None
-        self.since: float | None = None  # until somebody looks
-        self.moved = 0.0
-        self.before = self.last = 0
+        self.since = self.moved = now
+        self.before = self.last = so_far
 
     def see(self, now: float, so_far: int) -> None:
         """Take note of how far its connection is."""
-        if self.since is None:
-            self.since = self.moved = now
-            self.before = self.last = so_far
-        elif so_far - self.last > _LITTLE_BYTES:
+        if so_far - self.last > _LITTLE_BYTES:
             self.last, self.moved = so_far, now
 
     def is_late(self, now: float, patience_s: float) -> bool:
         """Whether it has not gone on for so long, or has taken far too long altogether."""
-        return now - self.moved > patience_s or now - (self.since or now) > _SLOW * patience_s
+        return now - self.moved > patience_s or now - self.since > _SLOW * patience_s
 
     def end(self, error: HeadraceError) -> None:
         """Give it up: its call ends with the error."""
@@ -79,9 +74,12 @@ class Passage:
             self.task.cancel()
 
 
+Under = dict[Any, Task | Passage]  # what is under way, by its call's context: its task, or its passage once somebody has looked
+
+
 class Intake:
     """
-    All passages; and what each connection has asked, while somebody wants it counted.
+    All that is under way; and what each connection has asked, while somebody wants it counted.
 
     Args:
         left: is told the peer of a call whose caller left before its message was here.
@@ -95,8 +93,8 @@ class Intake:
         self.counts = False
         self.bytes = 0  # that were coming when all was last settled
         self._asked: Counter[Peer] = Counter()
-        self._coming: set[Passage] = set()
-        self._going: set[Passage] = set()
+        self._coming: Under = {}
+        self._going: Under = {}
         self._awaited: set[Peer] = set()
         self._left = left
         self._body_s, self._write_s = body_s, write_s
@@ -125,31 +123,28 @@ class Intake:
             look: finds the connection with a peer, counted anew; None where there is none that can be seen.
         """
         now = self._now()
-        lines: dict[Peer, Line | None] = {}
-        size: Counter[Peer] = Counter()
-        for passage in self._coming:
-            line = _line(passage, lines, look)
-            passage.see(now, line.received if line else 0)
-            if passage.is_late(now, self._body_s):
-                passage.end(DeadlinePassed(f"The request stopped coming: nothing of it for {self._body_s:g} s."))
-            elif line is not None:
-                size[line.peer] = max(size[line.peer], line.received - passage.before)
+        lines = _Lines(look)
+        coming = [_seen(self._coming, context, now, lines.received) for context in list(self._coming)]
         self._awaited = set(lines)
-        self._relieve(size)
-        for passage in self._going:
-            line = _line(passage, lines, look)
-            passage.see(now, line.taken if line else 0)
-        return [one.peer for one in self._going if one.peer and one.is_late(now, self._write_s)]
+        size: Counter[Peer] = Counter()
+        for one in coming:
+            if one.is_late(now, self._body_s):
+                one.end(DeadlinePassed(f"The request stopped coming: nothing of it for {self._body_s:g} s."))
+            elif one.peer is not None:
+                size[one.peer] = max(size[one.peer], lines.received(one.peer) - one.before)
+        self._relieve(size, coming)
+        going = [_seen(self._going, context, now, lines.taken) for context in list(self._going)]
+        return [one.peer for one in going if one.peer and one.is_late(now, self._write_s)]
 
-    def _relieve(self, size: Counter[Peer]) -> None:
+    def _relieve(self, size: Counter[Peer], coming: list[Passage]) -> None:
         total = self.bytes = sum(size.values())
         for peer, came in size.most_common():
             if total <= _MOST_BYTES:
                 return
             total -= came
-            for passage in self._coming:
-                if passage.peer == peer:
-                    passage.end(QueueFull("Too many bytes are coming at once.", retry_after_s=_AGAIN_S))
+            for one in coming:
+                if one.peer == peer:
+                    one.end(QueueFull("Too many bytes are coming at once.", retry_after_s=_AGAIN_S))
 
     def unary(self, run: Run) -> grpc.RpcMethodHandler:
         """Return the handler of a method that is asked once and answers once."""
@@ -169,80 +164,106 @@ class Intake:
 
     async def messages(self, context: Any) -> AsyncIterator[bytes]:
         """Yield a call's messages as they come; raises what a reading was ended with."""
-        if (first := await self._read_first(context)) is None:
-            return
-        yield first
-        while (raw := await self.read(context)) is not None:
+        if (raw := await self.read(context)) is None:
+            await self._left_unheard(context)
+        while raw is not None:
             yield raw
+            raw = await self.read(context)
 
     async def read(self, context: Any) -> bytes | None:
         """Return the next message, None after the last; raises what the reading was ended with."""
-        passage = Passage(context)
-        self._coming.add(passage)
+        coming = self._coming
+        coming[context] = asyncio.current_task()
         try:
             raw = await context.read()
         except asyncio.CancelledError:
-            if passage.error is None:
+            if (error := _ended_with(coming[context])) is None:
                 await self._left(context.peer())
                 raise
-            passage.task.uncancel()  # type: ignore[union-attr]  # it was its task that was cancelled
-            raise passage.error from None
+            raise error from None
         finally:
-            self._coming.discard(passage)
+            del coming[context]
         if raw is grpc.aio.EOF:
             return None
         if self.counts and (peer := peer_of(context.peer())):
             self._asked[peer] += len(raw) + _CALL_BYTES
         return raw  # type: ignore[no-any-return]
 
-    async def _read_first(self, context: Any) -> bytes | None:
+    async def _left_unheard(self, context: Any) -> None:
         # Who ends a call without a word has left it, too: grpcio tells the one or the other, by chance.
-        if (raw := await self.read(context)) is None:
-            await self._left(context.peer())
-        return raw
+        await self._left(context.peer())
 
     def _asked_once(self, run: Run, answering: type[_Answering] | None = None) -> Run:
         async def take(_: Any, context: Any) -> Any:
             try:
-                if (raw := await self._read_first(context)) is None:
+                if (raw := await self.read(context)) is None:
+                    await self._left_unheard(context)
                     raise InvalidCall("the request is missing")
             except HeadraceError as error:
                 return await status.abort(context, error)
-            return await run(raw, answering(context, self._going) if answering else context)
+            said = run(raw, answering(context, self._going) if answering else context)
+            return said if isinstance(said, bytes) else await said
 
         return take
 
 
 class _Answering:
-    # The context of a call that answers message by message, and the passage of each.
+    # The context of a call that answers message by message, each of which is under way until it is taken.
 
-    def __init__(self, context: Any, going: set[Passage]) -> None:
+    def __init__(self, context: Any, going: Under) -> None:
         self._context = context
         self._write = context.write
-        self._passage = Passage(context)
+        self._task = asyncio.current_task()
         self._going = going
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def write(self, message: bytes) -> None:
-        passage = self._passage
-        passage.since = None
-        self._going.add(passage)
+        self._going[self] = self._task
         try:
             await self._write(message)
         except grpc.aio.InternalError:  # nobody is there to take it: as if they had said so
             raise asyncio.CancelledError from None
         finally:
-            self._going.discard(passage)
+            del self._going[self]
 
 
-def _line(passage: Passage, lines: dict[Peer, Line | None], look: Callable[[Peer], Line | None]) -> Line | None:
-    if passage.since is None:
-        passage.peer = peer_of(passage.context.peer())
-    peer = passage.peer
-    if peer is None:
+def _ended_with(under: Task | Passage) -> HeadraceError | None:
+    # Why its task was cancelled, where that was done here; then it is not to be, any more.
+    if not isinstance(under, Passage) or under.error is None:
         return None
-    if peer not in lines:
-        lines[peer] = look(peer)
-    return lines[peer]
+    if under.task is not None:
+        under.task.uncancel()
+    return under.error
+
+
+class _Lines(dict[Peer, Line | None]):
+    # The connections that were asked for in one look.
+
+    def __init__(self, look: Callable[[Peer], Line | None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def __missing__(self, peer: Peer) -> Line | None:
+        line = self[peer] = self._look(peer)
+        return line
+
+    def received(self, peer: Peer | None) -> int:
+        line = self[peer] if peer else None
+        return line.received if line else 0
+
+    def taken(self, peer: Peer | None) -> int:
+        line = self[peer] if peer else None
+        return line.taken if line else 0
+
+
+def _seen(under: Under, context: Any, now: float, so_far: Callable[[Peer | None], int]) -> Passage:
+    # What is under way for this call, as it is now; a passage from the first look on.
+    one = under[context]
+    if isinstance(one, Passage):
+        one.see(now, so_far(one.peer))
+        return one
+    peer = peer_of(context.peer())
+    passage = under[context] = Passage(peer, one, now, so_far(peer))
+    return passage

@@ -17,20 +17,18 @@ from google.protobuf.message import Message
 from headrace import roles
 from headrace.admission import Admission, Ask
 from headrace.answers import SMALL_BYTES, is_light
-from headrace.aside import LIGHT_BYTES, aloof
+from headrace.aside import aloof
 from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Keys, Who, guarded
 from headrace.edge.grpc_params import Parted, take_apart
-from headrace.edge.hits import Hit, Hits, digest, outcome_of
+from headrace.edge.hits import TOLD_S, Hit, Hits, digest, outcome_of
 from headrace.errors import InvalidCall, UpstreamError
 from headrace.model import Answer, Call, Caller, Event, Form, Reply
 from headrace.v1 import options_pb2
 
 JOB = "headrace.edge.grpc_answers:job"
-
-_TOLD_S = 0.01
 
 
 class Method(Protocol):
@@ -102,20 +100,25 @@ class KeptRpc:
     def unary(self, raw: bytes, context: Any) -> bytes | Awaitable[bytes]:
         """Return one answer whole: at once, if it is a hit."""
         keys = self._who.keys(context)
-        if len(raw) > LIGHT_BYTES:
-            return self._heavy(raw, context, keys)
-        seen = digest(self._named + keys.scope, raw)
-        hit = self._glance(seen)
-        return self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
+        hit = self._near(self._named + keys.scope, raw)
+        return self._look_up(raw, context, keys) if hit is None else self._give(hit)
 
-    def _glance(self, seen: bytes) -> Hit | None:
-        hit = self._hits.glance(seen)
+    async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
+        seen, hit = await self._far(self._named + keys.scope, raw)
+        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
+
+    def _near(self, head: bytes, raw: bytes) -> Hit | None:
+        hit = self._hits.near(head, raw)
         return hit if hit is None or self._kept.is_at_hand(hit) else None
 
-    async def _heavy(self, raw: bytes, context: Any, keys: Keys) -> bytes:
-        seen = await aloof(raw, digest, self._named + keys.scope, raw)
-        hit = self._glance(seen)
-        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
+    async def _far(self, head: bytes, raw: bytes) -> tuple[bytes, Hit | None]:
+        """Return the digest of these bytes, and what is found by it."""
+        seen = await aloof(raw, digest, head, raw)
+        hit = self._hits.glance(seen)
+        if hit is None or not self._kept.is_at_hand(hit):
+            return seen, None
+        self._hits.bring_near(head, raw, hit)
+        return seen, hit
 
     def _give(self, hit: Hit) -> bytes:
         self._tell(hit)
@@ -137,8 +140,10 @@ class KeptRpc:
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
         keys = self._who.keys(context)
-        seen = await aloof(raw, digest, self._named + keys.scope, raw)
-        if hit := self._glance(seen):
+        head, seen = self._named + keys.scope, b""
+        if (hit := self._near(head, raw)) is None:
+            seen, hit = await self._far(head, raw)
+        if hit is not None:
             self._tell(hit)
             await _write(context, self._kept.responses(hit), self._kept.tail(hit))
             return
@@ -224,7 +229,7 @@ class _Kept:
         """Return the origin, to be appended to the first response; it is a hundredth of a second old at most."""
         entry, age_s = hit.entry, hit.age_s
         told: tuple[float, bytes] | None = entry.renditions.get(self._told)
-        if told is not None and 0 <= age_s - told[0] < _TOLD_S:  # what many ask for at once is told them in the same words
+        if told is not None and 0 <= age_s - told[0] < TOLD_S:
             return told[1]
         self._age.seconds = int(age_s)
         self._age.nanos = int(age_s % 1 * 1000) * 1_000_000

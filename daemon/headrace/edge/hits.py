@@ -4,6 +4,9 @@ Hits by the very bytes: the hot path of every door.
 A door makes a digest of a call's bytes, and of whatever else decides the answer, and looks here before it parses anything. What
 a call asks is remembered by its digest once it has been parsed; a repeat of the same bytes is then a look-up, and is answered
 with what the entry's `renditions` hold ready. No I/O, no parsing, no locks.
+
+To make a digest takes longer than all the rest of it. So bytes that have been found once are kept near as they are, some
+megabytes of them, and the next look-up is by themselves.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ from headrace.owner import text_of
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
 
+TOLD_S = 0.01  # what many ask for at once is told them in the same words, be they so old
+_COMMON_BYTES = 512  # of a head that may be that of many calls
+_NEAR_BYTES = 16_000_000  # of calls' bytes that are kept near, each with a weight beside it
+_NEAR_WEIGHT = 200
 _MEMO = 65_536  # digests remembered; about 300 bytes each
 _COUNTS = ("anthropic-", "cache-control", "x-headrace-lane", "x-headrace-labels")  # headers; ours for the budget shown
 
@@ -42,6 +49,7 @@ class Seen:
 
     Args:
         owner: whose call it was, as `Owner.text` has it.
+        told: what a door said last to such bytes that differs from hit to hit: of an answer made when, at what age, the words.
     """
 
     fingerprint: str
@@ -53,6 +61,7 @@ class Seen:
     stream: bool
     max_age_s: float | None
     labels: Labels = ()
+    told: tuple[float, float, bytes] | None = None
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -71,9 +80,11 @@ class Drains(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HitsStats:
-    """How many digests are remembered."""
+    """How many digests are remembered; how many calls are kept near, and their bytes."""
 
     remembered: int
+    near: int
+    near_bytes: int
 
 
 class Hits:
@@ -89,18 +100,39 @@ class Hits:
         self._cache = cache
         self._flow = flow
         self._memo: OrderedDict[bytes, Seen] = OrderedDict()
+        self._near: dict[tuple[bytes, bytes], Seen] = {}
+        self._near_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Hits [{self.stats().remembered} remembered]>"
+        stats = self.stats()
+        return f"<Hits [{stats.remembered} remembered, {stats.near} near of {stats.near_bytes} bytes]>"
 
     def stats(self) -> HitsStats:
         """Return its state."""
-        return HitsStats(len(self._memo))
+        return HitsStats(len(self._memo), len(self._near), self._near_bytes)
+
+    def near(self, head: bytes, body: bytes) -> Hit | None:
+        """Return what `glance` would, if these bytes, of which `digest` would be made, are kept near."""
+        seen = self._near.get((head, body)) if len(body) <= LIGHT_BYTES else None
+        return None if seen is None else self._fresh(seen)
+
+    def bring_near(self, head: bytes, body: bytes, hit: Hit) -> None:
+        """Keep bytes near that have been found, unless they are many; when all are too many, they begin anew."""
+        if len(body) > LIGHT_BYTES or (head, body) in self._near:
+            return
+        self._near_bytes += len(body) + _NEAR_WEIGHT
+        if self._near_bytes > _NEAR_BYTES:
+            self._near.clear()
+            self._near_bytes = len(body) + _NEAR_WEIGHT
+        self._near[head, body] = hit.seen
 
     def glance(self, digest: bytes) -> Hit | None:
         """Return the fresh answer to the very bytes of this digest, if it lies in memory, and telling it takes but a moment."""
         seen = self._memo.get(digest)
-        if seen is None or self._flow.is_draining:
+        return None if seen is None else self._fresh(seen)
+
+    def _fresh(self, seen: Seen) -> Hit | None:
+        if self._flow.is_draining:
             return None
         now = self._clock.now()
         entry = self._cache.glance(seen.fingerprint, now, seen.max_age_s)
@@ -131,15 +163,22 @@ class Hits:
     def forget(self) -> None:
         """Forget all digests: what the configuration says of callers has changed."""
         self._memo.clear()
+        self._near.clear()
+        self._near_bytes = 0
 
 
 def digest(head: bytes, body: bytes) -> bytes:
     """Return the hash of all that decides an answer. The length keeps the parts apart: no two different calls run together."""
-    if len(body) <= LIGHT_BYTES:
-        return hashlib.sha256(b"%d:%b%b" % (len(head), head, body)).digest()
-    whole = hashlib.sha256(b"%d:%b" % (len(head), head))
+    whole = _begun(head).copy() if len(head) < _COMMON_BYTES else _begin(head)
     whole.update(body)  # as it is: a copy of a large one would hold up all other threads
     return whole.digest()
+
+
+def _begin(head: bytes) -> hashlib._Hash:
+    return hashlib.sha256(b"%d:%b" % (len(head), head))
+
+
+_begun = functools.lru_cache(256)(_begin)  # most calls of a method begin alike, and to begin takes as long as a body of 1 KB
 
 
 def http_digest(caller: str, credential: str, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:

@@ -42,6 +42,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.NotCached: Row(504, "timeout_error", False),
     errors.IdempotencyConflict: Row(409, "conflict_error", False),
     errors.TicketNotFound: Row(404, "not_found_error", False),
+    errors.TicketLost: Row(503, "api_error", True),
     errors.ResourceNotFound: Row(404, "not_found_error", False),
     errors.LimitNotFound: Row(404, "not_found_error", False),
     errors.OverrideNotFound: Row(404, "not_found_error", False),

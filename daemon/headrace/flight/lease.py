@@ -263,6 +263,7 @@ class Leases:
             if self._led.get(lease.name) is lease:
                 del self._led[lease.name]
             lease.publication.stop()
+            lease.flight = None  # which knows it, too
 
     def begin_landing(self, flight: Flight, lease: Lease, landing: Landing) -> None:
         """Send the end of the flight, so that it shares a round trip; `land` follows, and sees to it that it is known."""

@@ -18,7 +18,7 @@ from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, RedisAway
 from headrace.link import Link, Script
 from headrace.model import Errand
-from headrace.retry.policy import jitter
+from headrace.retry.policy import RETRY_BUDGET, jitter
 
 _TALLY = Script(__package__, "budget.lua")
 
@@ -95,7 +95,7 @@ class RetryBudget:
             raise BudgetExhausted(
                 "retries are at their share of upstream calls, and the call's deadline comes before its next one may go",
                 retry_after_s=_ASK_AGAIN_S,
-                metadata={"limit": "retry.budget"},
+                metadata={"limit": RETRY_BUDGET},
             ) from error
         finally:
             if granted in self._waiting:

@@ -29,7 +29,7 @@ from headrace.seal import Seal
 
 log = structlog.get_logger()
 
-_FINISH = Script(__package__, "finish.lua", after=("books.lua", "held.lua", "moved.lua"))
+_FINISH = Script(__package__, "finish.lua", after=("books.lua", "held.lua", "moved.lua"), is_sure=True)
 
 _AGAIN_S = 0.25
 

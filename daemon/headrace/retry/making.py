@@ -18,8 +18,8 @@ from headrace.retry.ticket import Claimed, Conflict, Same, State, Ticket, Timing
 from headrace.retry.waits import not_found
 from headrace.seal import UNSEALED, Seal
 
-_CREATE = Script(__package__, "create.lua", after=("books.lua", "held.lua"))
-_REQUEUE = Script(__package__, "requeue.lua", after=("books.lua", "moved.lua"))
+_CREATE = Script(__package__, "create.lua", after=("books.lua", "held.lua"), is_sure=True)
+_REQUEUE = Script(__package__, "requeue.lua", after=("books.lua", "moved.lua"), is_sure=True)
 
 _DAY_MS = 86_400_000
 _LISTED_MS = 8 * _DAY_MS

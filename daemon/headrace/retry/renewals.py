@@ -53,10 +53,10 @@ class Renewals:
 
     async def keep(self) -> None:
         """Renew the leases of all tickets in our hands, and compare, until cancelled."""
-        renewed = looked = self._clock.now()
+        renewed = looked = self._clock.span()
         while True:
             await self._nap(min(_COMPARE_S, self._every_s))
-            now = self._clock.now()
+            now = self._clock.span()
             is_due = self._is_back.is_set() or now - renewed >= self._every_s or now - looked >= _COMPARE_S + _STOOD_STILL_S
             looked = now
             self._is_back.clear()

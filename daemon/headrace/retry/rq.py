@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ import rq
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from headrace import replies
+from headrace import replies, servers
 from headrace.background import Background
+from headrace.clock import Clock, SystemClock
 from headrace.errors import RedisAway
 from headrace.replies import Meaning
 from headrace.retry.alarm import ENDLESS, FAILURE_TTL_S, FUNCTION, NAME, RESULT_TTL_S, SERIALIZER, TRIES
@@ -47,7 +47,7 @@ for _name in ("rq.worker", "rq.queue", "rq.job", "rq.scheduler", "rq.registry"):
 
 def connect(url: str, *, timeout_s: float) -> redis.Redis:
     """Return a client of its own for RQ: its blocking calls and its retries are nobody else's business."""
-    return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
+    return servers.blocking(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ class QueueStats:
 class Queue:
     """Sets alarms; any number of workers hear them."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._client = connect(url, timeout_s=5.0)
         self._queue = rq.Queue(NAME, connection=self._client, serializer=SERIALIZER)
         self._thread = ThreadPoolExecutor(1, "rq-queue")
@@ -120,13 +121,13 @@ class Queue:
                     "job_id": job_id(ticket_id, attempt),
                     "job_timeout": ENDLESS,
                     "result_ttl": RESULT_TTL_S,
-                    "ttl": max(0, math.ceil(due - time.time())) + _LEFT_S,
+                    "ttl": max(0, math.ceil(due - self._clock.now())) + _LEFT_S,
                     "failure_ttl": FAILURE_TTL_S,
                     "retry": rq.Retry(max=TRIES),
                     "description": "",
                     "pipeline": pipe,
                 }
-                if due - time.time() <= _SLEPT_S:
+                if due - self._clock.now() <= _SLEPT_S:
                     self._queue.enqueue(FUNCTION, **options)
                 else:
                     self._queue.enqueue_at(datetime.fromtimestamp(due - _AHEAD_S, UTC), FUNCTION, **options)

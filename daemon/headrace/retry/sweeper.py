@@ -17,6 +17,7 @@ from headrace import keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, RedisAway, RedisRefused, UpstreamError
 from headrace.link import Link, Script
+from headrace.retry.making import us
 from headrace.retry.ticket import Alarms
 from headrace.retry.tickets import Tickets
 
@@ -112,7 +113,7 @@ class Sweeper:
 
     async def _let_lapse(self) -> None:
         """Let the leases of dead processes end. Where somebody else's value is in the way, they end by themselves."""
-        spans = self._tickets.lease_us, round(_SILENT_S * 1e6)
+        spans = us(self._tickets.timing.lease_s), round(_SILENT_S * 1e6)
         args = [keys.ticket(""), *spans, _BATCH, keys.missed(""), round(_MISSED_S * 1e6)]
         with contextlib.suppress(RedisRefused):
             await self._link.run(_LAPSE, [keys.HELD, keys.TICKETS, keys.HEARD, keys.PULSE], args)

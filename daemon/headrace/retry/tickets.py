@@ -21,7 +21,7 @@ import structlog
 from headrace import keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketLost, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
@@ -79,13 +79,13 @@ class Tickets:
         self._link = link
         self._clock = clock
         self._alarms = alarms
-        self._timing = timing or Timing()
-        self._making = Making(link, clock, self._timing, *bounds, seal)
+        self.timing = timing or Timing()
+        self._making = Making(link, clock, self.timing, *bounds, seal)
         self._held = Holds(link.inbox)
         self._ends = Ends(link, clock, self._held, keep or Keep(), seal)
-        self._renewals = Renewals(link, clock, self._held, self._timing.lease_s, self._release)
+        self._renewals = Renewals(link, clock, self._held, self.timing.lease_s, self._release)
         self.looks = Looks(link, clock, seal)
-        self._waits = Waits(link, clock, self._timing)
+        self._waits = Waits(link, clock, self.timing)
         self.listing = Listing(link, clock, seal)
         self.watching = Watching(link, clock, self.looks, self._waits)
         self._background = Background("tickets", clock)
@@ -188,7 +188,7 @@ class Tickets:
         """
         if call.ticket:
             hold = self._held.get(call.ticket)
-            if hold is not None and by in (None, hold):
+            if hold is not None and hold.ending is None and by in (None, hold):
                 await asyncio.shield(self._moves.start(self._repark(call.ticket, hold, attempts, broken, due)))
             return call.ticket
         ticket_id = new_id()
@@ -218,6 +218,11 @@ class Tickets:
             return (await self.looks.read(ticket_id, ASKED)).call
         return None
 
+    async def crashes(self, ticket_id: str) -> int:
+        """Return how many of a ticket's attempts died with their process."""
+        said = await self._link.do("HGET", keys.ticket(ticket_id), "crashes") or b""
+        return int(said) if said.isdigit() else 0
+
     async def start(self, ticket_id: str, attempt: int) -> Ticket | None:
         """
         Take a ticket into our hands for this attempt, and return it with its call; None if that is not to be made.
@@ -238,7 +243,7 @@ class Tickets:
 
     async def _taken(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id), keys.DUE]
-        outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self._timing.lease_s)])
+        outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self.timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
@@ -314,11 +319,6 @@ class Tickets:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ends.keep())
             group.create_task(self._renewals.keep())
-
-    @property
-    def lease_us(self) -> int:
-        """How long a ticket runs without a word from its holder."""
-        return us(self._timing.lease_s)
 
     # Ending one.
 
@@ -402,12 +402,17 @@ class Tickets:
         """
         Wait until a ticket ends, and return it; after *timeout* seconds return it as it is.
 
-        A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out.
+        A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out. Raises `TicketLost`
+        when it is not there: who waits for a ticket knows that it was.
         """
-        with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(timeout):
-                await self._waits.ended(ticket_id)
-        return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(timeout):
+                    await self._waits.ended(ticket_id)
+            return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+        except TicketNotFound as error:
+            self._waits.note_lost()
+            raise TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata) from None
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")
@@ -422,4 +427,4 @@ class Tickets:
             self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:
-        return us(due + self._timing.grace_s)
+        return us(due + self.timing.grace_s)

@@ -10,13 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from headrace import keys, records
+import structlog
+
+from headrace import keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import RedisAway, TicketNotFound
 from headrace.link import Link, Script
 from headrace.nudges import Nudges
 from headrace.retry.policy import jitter
 from headrace.retry.ticket import State, Timing
+
+log = structlog.get_logger()
+
+_LOST_S = 60.0  # by then whoever waits has looked
 
 _LOOK = Script(__package__, "look.lua")
 
@@ -30,6 +36,7 @@ class Waits:
         self._timing = timing
         self._nudges = Nudges()
         link.on_connect(self._nudges.nudge_all)
+        self._lost_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Waits [{len(self)} waited for]>"
@@ -60,6 +67,13 @@ class Waits:
                 # A little different each time: thousands that wait must not all look at once.
                 async with self._clock.timeout(self._timing.want_s / 6 * jitter()):
                     await nudged.wait()
+
+    def note_lost(self) -> None:
+        """Say once that Redis has lost data: all that waited will find it out one by one, over the next seconds."""
+        now = self._clock.now()
+        if now - self._lost_at > _LOST_S:
+            log.error(observe.REDIS_LOST_DATA)
+        self._lost_at = now
 
     async def look(self, ticket_id: str) -> bool:
         """Say that somebody waits for a ticket, and return whether it has ended; raises `TicketNotFound` and `RedisAway`."""
