@@ -58,12 +58,14 @@ class Ends:
         attempts: int,
         condition: str,
         by: Hold | None,
+        waited_s: float = 0.0,
     ) -> bool:
         """As `Tickets.finish`."""
         said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
         holder, now = by.holder if by is not None else "", repr(self._clock.now())
         args = [ticket_id, os.urandom(8).hex(), *said, attempts, self._keep_ms, condition, self._link.inbox, now, holder]
         args += [*self._letters, keys.live_tickets_of(""), keys.live_bytes_of("")]
+        args.append(round(1e6 * (waited_s + by.waited_s if by is not None else 0.0)))
         # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
         hold = None if condition else self._held.get(ticket_id)
         if by is not None and hold is not by:
@@ -82,7 +84,7 @@ class Ends:
     async def _say(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket, keys.HELD]
-        names += [keys.watchers(ticket_id), keys.LETTERS, keys.DUE]
+        names += [keys.watchers(ticket_id), keys.LETTERS, keys.DUE, keys.LIVE_BYTES]
         won = bool(await self._link.run(_FINISH, names, args))
         is_news = hold is None or hold.ending is not None
         if hold is not None:

@@ -44,7 +44,7 @@ _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
 _CANCEL_AGAIN_S = 1.0
-_BOUNDS = 10_000, 1_000_000_000
+_BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Tickets:
     All tickets, as one process sees them. Run `keep` as a task.
 
     Args:
-        bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        bounds: submitted and idempotent calls of one caller that may live at once, their bodies' bytes, and all callers'.
         keep: how long those are kept that have ended.
         seal: of what tickets hold; one without it is not there.
     """
@@ -72,7 +72,7 @@ class Tickets:
         alarms: Alarms,
         *,
         timing: Timing | None = None,
-        bounds: tuple[int, int] = _BOUNDS,
+        bounds: tuple[int, int, int] = _BOUNDS,
         keep: Keep | None = None,
         seal: Seal = UNSEALED,
     ) -> None:
@@ -254,6 +254,7 @@ class Tickets:
             await self.finish(ticket_id, error=lost())
             return None
         hold.idempotency = ticket.idempotency
+        hold.waited_s = max(0.0, self._clock.now() - (ticket.created if attempt == 1 else ticket.due))
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
         return ticket
@@ -332,6 +333,7 @@ class Tickets:
         attempts: int = -1,
         condition: str = "",
         by: Hold | None = None,
+        waited_s: float = 0.0,
     ) -> bool:
         """
         End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
@@ -342,10 +344,12 @@ class Tickets:
         Args:
             by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
                 and was succeeded must not end what its successor works on, by whatever came of its attempt.
+            waited_s: how long its attempt waited for its turn.
         """
         return await self._ends.finish(
-            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by
-        )
+            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by,
+            waited_s=waited_s,
+        )  # fmt: skip
 
     async def end(self, ticket_id: str, why: str) -> None:
         """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
