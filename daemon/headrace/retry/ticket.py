@@ -298,7 +298,7 @@ def _unusual(said: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
     """Return what the fields of a dataclass are that nobody says, as they stand in JSON; its trail is its own."""
-    found = {}
+    found: dict[str, Any] = {}
     for each in fields(cls):
         if each.type == "Trail | None":
             found[each.name] = None
