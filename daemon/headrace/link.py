@@ -157,7 +157,7 @@ class Link:
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
         if self._replicas and script.is_sure:
-            return self._start(sure.run_surely(self._sure, self._replicas, script, names, args))
+            return self._start(sure.surely(self._sure, self._replicas, lambda: self._sure.run(script, names, args)))
         return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script.text)
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -170,6 +170,12 @@ class Link:
     def do(self, *command: Any) -> asyncio.Future[Any]:
         """Run one command. Replies are bytes, integers and lists, as Redis sends them."""
         return self._enqueue(command)
+
+    def read_surely(self, *command: Any) -> asyncio.Future[Any]:
+        """Run one command; where replicas are waited for at all, what it reads is on so many of them, too."""
+        if self._replicas:
+            return self._start(sure.surely(self._sure, self._replicas, lambda: self._sure.do(*command)))
+        return self.do(*command)
 
     def _enqueue(self, words: tuple[Any, ...], script: str = "") -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()

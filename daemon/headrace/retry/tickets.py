@@ -33,7 +33,7 @@ from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
 from headrace.retry.renewals import Renewals
-from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
+from headrace.retry.ticket import ASKED, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
 from headrace.retry.waits import Waits, not_found
 from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
@@ -44,6 +44,7 @@ _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
 _CANCEL_AGAIN_S = 1.0
+_TAKEN_BACK_S = 0.25
 _BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
@@ -397,7 +398,7 @@ class Tickets:
 
     async def get(self, ticket_id: str, owner: Owner) -> Ticket:
         """Return an owner's ticket as it is now. Another's is not found."""
-        ticket = await insist(self._clock, lambda: self.looks.read(ticket_id, FULL))
+        ticket = await insist(self._clock, lambda: self.looks.whole(ticket_id))
         if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
@@ -412,11 +413,19 @@ class Tickets:
         try:
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(timeout):
-                    await self._waits.ended(ticket_id)
-            return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+                    return await self._ended(ticket_id)
+            return await self.looks.whole(ticket_id)
         except TicketNotFound as error:
             self._waits.note_lost()
             raise TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata) from None
+
+    async def _ended(self, ticket_id: str) -> Ticket:
+        while True:
+            await self._waits.ended(ticket_id)
+            ticket = await self.looks.ended(ticket_id)
+            if ticket.state.is_terminal:
+                return ticket
+            await self._clock.sleep(_TAKEN_BACK_S)  # a failover has taken back the end that we looked at
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")
