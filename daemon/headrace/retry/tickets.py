@@ -43,6 +43,7 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
+_CANCEL_AGAIN_S = 1.0
 _BOUNDS = 10_000, 1_000_000_000
 
 
@@ -91,7 +92,7 @@ class Tickets:
         self._background = Background("tickets", clock)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
-        link.on("lost", self._on_lost)
+        link.on("lost", self._held.on_lost)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -369,7 +370,7 @@ class Tickets:
         """
         Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
 
-        If that fails, its want lapses.
+        While Redis is away that is tried again, until its want has lapsed.
         """
         if ticket_id not in self._waits:
             self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
@@ -378,9 +379,12 @@ class Tickets:
         if after is not None:
             await asyncio.wait([after])
         await self._clock.sleep(in_s)
-        with contextlib.suppress(RedisAway):
-            if ticket_id not in self._waits:
+        give_up = self._clock.span() + self.timing.want_s
+        while ticket_id not in self._waits and self._clock.span() < give_up:
+            with contextlib.suppress(RedisAway):
                 await self._abandon(ticket_id, "alone")
+                return
+            await self._clock.sleep(_CANCEL_AGAIN_S)
 
     async def _abandon(self, ticket_id: str, condition: str) -> bool:
         return await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition=condition)
@@ -414,12 +418,6 @@ class Tickets:
         ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
-            self._held.lose(ticket_id, hold)
-
-    def _on_lost(self, payload: bytes) -> None:
-        holder, _, ticket_id = payload.decode(errors="replace").partition(" ")
-        hold = self._held.get(ticket_id)
-        if hold is not None and hold.holder == holder:
             self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:
