@@ -58,6 +58,7 @@ class Ends:
         attempts: int = -1,
         condition: str = "",
         by: Hold | None = None,
+        waited_s: float = 0.0,
     ) -> bool:
         """
         End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
@@ -68,11 +69,13 @@ class Ends:
         Args:
             by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
                 and was succeeded must not end what its successor works on, by whatever came of its attempt.
+            waited_s: how long its attempt waited for its turn.
         """
         said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
         holder, now = by.holder if by is not None else "", repr(self._clock.now())
         args = [ticket_id, os.urandom(8).hex(), *said, attempts, self._keep_ms, condition, self._link.inbox, now, holder]
         args += [*self._letters, keys.live_tickets_of(""), keys.live_bytes_of("")]
+        args.append(round(1e6 * (waited_s + by.waited_s if by is not None else 0.0)))
         # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
         hold = None if condition else self._held.get(ticket_id)
         if by is not None and hold is not by:
@@ -91,7 +94,7 @@ class Ends:
     async def _say(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket, keys.HELD]
-        names += [keys.watchers(ticket_id), keys.LETTERS, keys.DUE]
+        names += [keys.watchers(ticket_id), keys.LETTERS, keys.DUE, keys.LIVE_BYTES]
         won = bool(await self._link.run(_FINISH, names, args))
         is_news = hold is None or hold.ending is not None
         if hold is not None:

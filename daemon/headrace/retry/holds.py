@@ -27,6 +27,7 @@ class Hold:
         idempotency: the Redis key of the ticket's idempotency key, if it has one.
         is_bound: it needs its caller's own key, which only this process has.
         task, stop: who does its work inside `Holds.doing`, and what stops that.
+        waited_s: how long the ticket waited in the queue for this.
         ending: a finish that Redis has not heard yet.
         is_lost: Redis gave the ticket to others, or it had ended before we said how.
     """
@@ -36,6 +37,7 @@ class Hold:
     is_bound: bool = False
     task: asyncio.Task[Any] | None = None
     stop: Callable[[], None] | None = None
+    waited_s: float = 0.0
     ending: Sequence[Any] | None = None
     is_lost: bool = False
     _heard: asyncio.Future[bool] | None = None

@@ -44,7 +44,7 @@ _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
 _CANCEL_AGAIN_S = 1.0
-_BOUNDS = 10_000, 1_000_000_000
+_BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Tickets:
     All tickets, as one process sees them. Run `keep` as a task.
 
     Args:
-        bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        bounds: submitted and idempotent calls of one caller that may live at once, their bodies' bytes, and all callers'.
         keep: how long those are kept that have ended.
         seal: of what tickets hold; one without it is not there.
     """
@@ -72,7 +72,7 @@ class Tickets:
         alarms: Alarms,
         *,
         timing: Timing | None = None,
-        bounds: tuple[int, int] = _BOUNDS,
+        bounds: tuple[int, int, int] = _BOUNDS,
         keep: Keep | None = None,
         seal: Seal = UNSEALED,
     ) -> None:
@@ -255,6 +255,7 @@ class Tickets:
             await self.finish(ticket_id, error=lost())
             return None
         hold.idempotency = ticket.idempotency
+        hold.waited_s = max(0.0, self._clock.now() - (ticket.created if attempt == 1 else ticket.due))
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
         return ticket
@@ -343,11 +344,7 @@ class Tickets:
         return any(inbox.decode(errors="replace") != self._link.inbox for inbox in inboxes)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
-        """
-        Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
-
-        While Redis is away that is tried again, until its want has lapsed.
-        """
+        """Cancel a ticket whose RPC went away, in so many seconds, unless others wait for it; Redis away is waited out."""
         if ticket_id not in self._waits:
             self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
 
