@@ -21,10 +21,10 @@ import structlog
 from headrace import keys, observe
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketLost, TicketNotFound
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, RedisAway, TicketLost, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
-from headrace.model import Answer, Call, Source
+from headrace.model import Call
 from headrace.owner import Owner
 from headrace.retry.ends import Ends
 from headrace.retry.holds import Hold, Holds
@@ -85,6 +85,7 @@ class Tickets:
         self._making = Making(link, clock, self.timing, *bounds, seal)
         self._held = Holds(link.inbox)
         self._ends = Ends(link, clock, self._held, keep or Keep(), seal)
+        self.finish = self._ends.finish
         self._renewals = Renewals(link, clock, self._held, self.timing.lease_s, self._release)
         self.looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self.timing)
@@ -324,34 +325,6 @@ class Tickets:
 
     # Ending one.
 
-    async def finish(
-        self,
-        ticket_id: str,
-        *,
-        answer: Answer | None = None,
-        error: HeadraceError | None = None,
-        source: Source = Source.UPSTREAM,
-        attempts: int = -1,
-        condition: str = "",
-        by: Hold | None = None,
-        waited_s: float = 0.0,
-    ) -> bool:
-        """
-        End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
-
-        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it. Until then
-        this returns True; whether it counts, `Hold.counts` knows.
-
-        Args:
-            by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
-                and was succeeded must not end what its successor works on, by whatever came of its attempt.
-            waited_s: how long its attempt waited for its turn.
-        """
-        return await self._ends.finish(
-            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by,
-            waited_s=waited_s,
-        )  # fmt: skip
-
     async def end(self, ticket_id: str, why: str) -> None:
         """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
         if why == "late":
@@ -372,11 +345,7 @@ class Tickets:
         return any(inbox.decode(errors="replace") != self._link.inbox for inbox in inboxes)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
-        """
-        Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
-
-        While Redis is away that is tried again, until its want has lapsed.
-        """
+        """Cancel a ticket whose RPC went away, in so many seconds, unless others wait for it; Redis away is waited out."""
         if ticket_id not in self._waits:
             self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
 
