@@ -148,7 +148,7 @@ class Once:
             flight.outside = _nobody
 
     async def _is_sought(self, flight: Flight) -> bool:
-        return flight.goes_on or await self._tickets.has_company(flight.ticket)
+        return flight.goes_on or await self._tickets.unwanted.has_company(flight.ticket)
 
 
 def _refuse_all(flight: Flight, no: HeadraceError) -> None:

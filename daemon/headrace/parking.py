@@ -83,7 +83,7 @@ class Parking:
             # does one for which somebody comes back who has had nothing of the stream that broke off.
             if not call.ticket or call.on_disconnect is OnDisconnect.CANCEL:
                 is_left = isinstance(error, BrokenStream) and lease is not None
-                self._tickets.cancel_soon(ticket, in_s=_COME_BACK_S if is_left else 0.0)
+                self._tickets.unwanted.cancel_soon(ticket, in_s=_COME_BACK_S if is_left else 0.0)
             raise
 
     async def _wait_in_time(self, call: Call, flight: Flight, ticket: str, last_word: OutOfTime, due: float) -> Landing:

@@ -63,13 +63,13 @@ async def test_cancel_soon_spares_others(processes):
     ticket_id = await one.tickets.park(a_call(), attempts=1, broken=0, due=time.time() + 30)
     wait = asyncio.create_task(two.tickets.wait(ticket_id))
     await until(lambda: one.link.do("EXISTS", keys.audience(f"ticket:{ticket_id}")))
-    one.tickets.cancel_soon(ticket_id)
-    await until(lambda: not one.tickets._background)
+    one.tickets.unwanted.cancel_soon(ticket_id)
+    await until(lambda: not one.tickets.unwanted._background)
     assert await one.state(ticket_id) is State.QUEUED
 
     wait.cancel()
     await asyncio.gather(wait, return_exceptions=True)
-    two.tickets.cancel_soon(ticket_id)
+    two.tickets.unwanted.cancel_soon(ticket_id)
 
     async def canceled():
         return await one.state(ticket_id) is State.CANCELED

@@ -18,8 +18,10 @@ from scripted import Line
 LIMIT = '[{"name": "org", "concurrency": 4}]'
 
 
-@pytest.mark.parametrize(("left_s", "flood_s"), [(4.0, 10.0), pytest.param(30.0, 90.0, marks=pytest.mark.long)])
-async def test_flood(valkey_url: str, tmp_path: Path, left_s: float, flood_s: float) -> None:
+@pytest.mark.parametrize(
+    ("left_s", "flood_s", "least"), [(5.0, 9.0, 0.7), pytest.param(30.0, 90.0, 0.95, marks=pytest.mark.long)]
+)
+async def test_flood(valkey_url: str, tmp_path: Path, left_s: float, flood_s: float, least: float) -> None:
     """Three times as many are submitted as can be worked: few of those that are taken in run out of time."""
 
     async def slow(line: Line) -> None:
@@ -49,4 +51,4 @@ async def test_flood(valkey_url: str, tmp_path: Path, left_s: float, flood_s: fl
     assert refused > number / 4
     assert limits == {"deadline"}
     assert min(waits) >= 1.0
-    assert taken[State.SUCCEEDED.encode()] >= 0.8 * len(tickets)  # what came before a pace was known, and a busy machine
+    assert taken[State.SUCCEEDED.encode()] >= least * len(tickets)  # what came before a pace was known, and a busy machine

@@ -4,9 +4,9 @@
 
 -- Pace: 'since' (us), 'ends' and 'waits' (us, in all) of the spell that is being measured; 'pace' (ends a second) and 'wait' (us, on
 -- average) of the last one. A caller of whom nothing lives has none: what it did long ago says nothing.
-local SPELL_US, SPELL_ENDS = 2e6, 10
+local SPELL_US, SPELL_ENDS = 1e6, 10
 local MOST = 9e15  -- what a number here can be, moments in us among them
-local WAITS_US = 1e6  -- whose tickets wait less is not held up by its own queue, however slowly they end
+local WAITS_US = 0.5e6  -- whose tickets wait less is not held up by its own queue, however slowly they end
 
 -- What is no number, as others may have left it there, is nothing.
 local function bytes_of(books, field)

@@ -19,9 +19,8 @@ from typing import Any
 import structlog
 
 from headrace import keys, observe
-from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, RedisAway, TicketLost, TicketNotFound
+from headrace.errors import Canceled, DeadlinePassed, Draining, RedisAway, TicketLost, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Call
@@ -34,6 +33,7 @@ from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
 from headrace.retry.renewals import Renewals
 from headrace.retry.ticket import ASKED, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
+from headrace.retry.unwanted import Unwanted
 from headrace.retry.waits import Waits, not_found
 from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
@@ -43,7 +43,6 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
-_CANCEL_AGAIN_S = 1.0
 _TAKEN_BACK_S = 0.25
 _BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
@@ -91,7 +90,7 @@ class Tickets:
         self._waits = Waits(link, clock, self.timing)
         self.listing = Listing(link, clock, seal)
         self.watching = Watching(link, clock, self.looks, self._waits)
-        self._background = Background("tickets", clock)
+        self.unwanted = Unwanted(link, clock, self.finish, self._waits, self.timing.want_s)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
         link.on("lost", self._held.on_lost)
@@ -162,14 +161,8 @@ class Tickets:
     async def _unclaim(self, ticket_id: str, hold: Hold, claiming: asyncio.Task[Any]) -> None:
         """End what was claimed for one who is gone; whoever came with the key meanwhile has it made, if others can make it."""
         await asyncio.wait([claiming])
-        if not await self._abandon_alone(ticket_id, hold):
+        if not await self.unwanted.abandon_alone(ticket_id, is_bound=hold.is_bound):
             await self._untake(ticket_id, hold, 0, claiming)
-
-    async def _abandon_alone(self, ticket_id: str, hold: Hold) -> bool:
-        with contextlib.suppress(RedisAway):
-            is_sought = ticket_id in self._waits and not hold.is_bound
-            return not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone")
-        return False
 
     def let_go(self, ticket_id: str) -> None:
         """Give a ticket in our hands up, for those who have gone; it is queued again for whoever waits for it all the same."""
@@ -177,7 +170,7 @@ class Tickets:
             self._moves.start(self._let_go(ticket_id, hold))
 
     async def _let_go(self, ticket_id: str, hold: Hold) -> None:
-        if not await self._abandon_alone(ticket_id, hold):
+        if not await self.unwanted.abandon_alone(ticket_id, is_bound=hold.is_bound):
             with contextlib.suppress(RedisAway):  # else `keep` and `leave` see to it
                 await self._repark(ticket_id, hold, -1, -1, self._clock.now())
 
@@ -202,7 +195,7 @@ class Tickets:
             await asyncio.shield(creating)
             await self._set_alarm(ticket_id, attempts + 1, due)
         except (asyncio.CancelledError, RedisAway):
-            self.cancel_soon(ticket_id, after=creating)  # it may be there all the same
+            self.unwanted.cancel_soon(ticket_id, after=creating)  # it may be there all the same
             raise
         return ticket_id
 
@@ -330,7 +323,7 @@ class Tickets:
         if why == "late":
             await self.finish(ticket_id, error=DeadlinePassed("the call's deadline passed before there was an answer"))
         elif why == "unwanted":
-            await self._abandon(ticket_id, why)
+            await self.unwanted.abandon(ticket_id, why)
 
     async def cancel(self, ticket_id: str, owner: Owner) -> Ticket:
         """Cancel an owner's ticket, and return it; one that has ended stays as it is."""
@@ -338,30 +331,6 @@ class Tickets:
         error = Canceled("the ticket was canceled by its caller")
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
         return await self.get(ticket_id, owner)
-
-    async def has_company(self, ticket_id: str) -> bool:
-        """Whether anybody waits for a ticket in another process; raises `RedisAway`."""
-        inboxes = await self._link.do("ZRANGE", keys.audience(f"ticket:{ticket_id}"), 0, -1)
-        return any(inbox.decode(errors="replace") != self._link.inbox for inbox in inboxes)
-
-    def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
-        """Cancel a ticket whose RPC went away, in so many seconds, unless others wait for it; Redis away is waited out."""
-        if ticket_id not in self._waits:
-            self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
-
-    async def _cancel_alone(self, ticket_id: str, after: asyncio.Task[Any] | None, in_s: float) -> None:
-        if after is not None:
-            await asyncio.wait([after])
-        await self._clock.sleep(in_s)
-        give_up = self._clock.span() + self.timing.want_s
-        while ticket_id not in self._waits and self._clock.span() < give_up:
-            with contextlib.suppress(RedisAway):
-                await self._abandon(ticket_id, "alone")
-                return
-            await self._clock.sleep(_CANCEL_AGAIN_S)
-
-    async def _abandon(self, ticket_id: str, condition: str) -> bool:
-        return await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition=condition)
 
     # Looking.
 
