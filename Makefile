@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := daemon tests clients
+SOURCES := daemon tests clients deploy hatch_build.py
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
 UPSTREAM ?=
 ROW ?=
@@ -11,6 +11,7 @@ TOOLS := .venv-tools/bin
 TARGET ?=
 N ?=
 SEED ?=
+MINUTES ?=
 OTHERS := .venv-others/bin
 CLIENT_V1 := clients/python/headrace_client/v1
 # Only what goes wrong, but that: with --silent a failure has no words.
@@ -24,7 +25,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -114,6 +115,18 @@ any-order: dev               ## Let daemons, Redis and clocks do what they will,
 fuzz: dev                    ## Give every decoder a million changed inputs. TARGET="bodies.chat sse.splitter" picks some, N=1000 fewer, SEED=2 others.
 	$(BIN)/python -m tests.fuzz $(TARGET) $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED))
 
+chaos: dev                   ## Kill, stop, cut and fill everything at any moment, and count what callers notice. ROW="kills redis" picks some, SEED=2 other chance.
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ROW)
+
+chaos-short: dev             ## The same in its short form, every fault once.
+	$(BIN)/python -m tests.chaos --short $(if $(SEED),--seed $(SEED)) $(ROW)
+
+chaos-nth: dev               ## Lose, double and delay each command that a call says to Redis, one at a time. ROW="claim park" picks some paths.
+	$(BIN)/python -m tests.chaos.paths $(ROW)
+
+soak: dev                    ## Let daemons work for half an hour, and look whether anything grows; draws docs/soak.png. MINUTES=5 is shorter.
+	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES))
+
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s
 
@@ -159,6 +172,29 @@ pins: .venv-tools/installed  ## Find out anew which versions go together, and pi
 sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of materials (CycloneDX), to sbom.json.
 	$(TOOLS)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
 
+# Programs in Go that make and check packages, at the versions that go.sum has the hashes of.
+$(TOOLS)/nfpm $(TOOLS)/kubeconform &: deploy/tools/go.mod .venv-tools/installed
+	cd deploy/tools && GOBIN=$(CURDIR)/$(TOOLS) go install tool
+
+wheels: dev                  ## Build wheels and sdists of the daemon and of the client into dist/.
+	$(BIN)/python -m deploy.release dist wheels
+
+packages: dev $(TOOLS)/nfpm  ## Build deb and rpm into dist/.
+	$(BIN)/python -m deploy.release dist packages
+
+release: dev $(NODE_MODULES) $(TOOLS)/nfpm   ## Build all that a release has into dist/: wheels, sdists, npm package, deb, rpm, bill of materials, checksums.
+	rm -rf dist
+	$(BIN)/python -m deploy.release dist
+
+packaged: dev $(NODE_TESTS) $(TOOLS)/nfpm $(TOOLS)/kubeconform   ## Build all that, install it into empty places, and use it there; check what runs beside it.
+	$(BIN)/pytest --long tests/packaged
+
+dashboard: dev               ## Write deploy/grafana/headrace.json from the table in deploy/dashboard.py.
+	$(BIN)/python -m deploy.dashboard > deploy/grafana/headrace.json
+
+third-parties: dev           ## Write THIRD-PARTY.md: whose work is installed with us, and under which licences.
+	$(BIN)/python -m deploy.third_parties > THIRD-PARTY.md
+
 large: dev                   ## Carry a gigabyte each way, and look at the daemon's memory.
 	$(BIN)/pytest tests/process/test_large_bodies.py --long -s
 
@@ -172,4 +208,4 @@ hostile-short: dev          ## The same in its short form: what was reached must
 	$(BIN)/python -m tests.hostile --short $(ROW)
 
 clean:                       ## Remove what was installed and cached.
-	rm -rf .venv .venv-others .venv-tools sbom.json clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-others .venv-tools dist site sbom.json clients/typescript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

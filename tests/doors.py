@@ -71,7 +71,8 @@ async def grpc_server(one: Daemon, path: Path, **settings: str) -> AsyncIterator
     """Open a daemon's gRPC port."""
     parts = one.parts
     door = GrpcServer(
-        parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.cache, parts.usage, parts.board,
+        parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.letters, parts.cache,
+        parts.usage, parts.board,
         clock=parts.clock, addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
         passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
     )  # fmt: skip

@@ -32,26 +32,27 @@ QUICK = {"HEADRACE_RETRY__BACKOFF": "0.05s..0.2s", "HEADRACE_CACHE__DISK": "0"}
 
 
 class Bells:
-    """Alarms that ring in this very process, at their time; in place of the queue, whose threads take a second to stop."""
+    """A clockwork that rings in this very process, at its time; in place of the queue, whose threads take a second to stop."""
 
     def __init__(self) -> None:
         self.parts: Parts | None = None
         self.is_mute = False
         self._ringing: set[asyncio.Task[None]] = set()
 
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def schedule(self, ticket_id: str, attempt: int, due: float) -> None:
         ringing = asyncio.create_task(self._ring(ticket_id, attempt, due))
         self._ringing.add(ringing)
         ringing.add_done_callback(self._ringing.discard)
 
     async def _ring(self, ticket_id: str, attempt: int, due: float) -> None:
         await asyncio.sleep(due - time.time())
-        if self.parts is not None and not self.is_mute:
-            with contextlib.suppress(RedisAway):
-                await self.parts.pursuits.run(ticket_id, attempt)
+        if self.parts is not None:
+            await self.parts.ringer.ring(ticket_id, attempt)
 
-    async def are_waiting(self, alarms: list[tuple[str, int, int]]) -> list[bool]:
-        return [False for _ in alarms]
+    async def run(self, ticket_id: str, attempt: int) -> None:
+        """Make an attempt, unless all attempts are others' to make."""
+        if self.parts is not None and not self.is_mute:
+            await self.parts.pursuits.run(ticket_id, attempt)
 
     async def aclose(self) -> None:
         for ringing in self._ringing:
@@ -123,11 +124,14 @@ async def daemon(
     parts.leases._lease_ms = lease_ms
     bells = Bells()
     await parts.alarms.aclose()
-    parts.alarms = parts.tickets._alarms = parts.sweeper._alarms = bells  # type: ignore[assignment]
-    bells.parts = parts
+    parts.alarms = parts.ringer._clockwork = bells  # type: ignore[assignment]
+    bells.parts, parts.ringer._run = parts, bells.run
     async with parts.running():
         await asyncio.wait_for(parts.link.listening(), 30)
+        ringing = asyncio.create_task(parts.ringer.keep())
         yield Daemon(parts)
+        ringing.cancel()
+        await parts.ringer.stop()
         await parts.pursuits.close()
         await parts.flights.aclose()
         with contextlib.suppress(RedisAway):

@@ -144,6 +144,7 @@ async def serving(
     *,
     callers: Any = None,
     tickets: Any = None,
+    letters: Any = None,
     cache: Any = None,
     is_shared: bool = False,
     **options: Any,
@@ -156,13 +157,13 @@ async def serving(
     flow = flow or FakeFlow()
     clock, budget = SystemClock(), lambda call: ()
     exchange = Exchange(
-        clock, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
+        clock, flow, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
         Guard(None, is_on=False), Answers(aside),  # type: ignore[arg-type]
         budget_headers=budget, upstream_url="http://u", opens_s=10.0,
     )  # fmt: skip
     callers = callers or FakeCallers()
     server = GrpcServer(
-        exchange, flow, admission, callers, tickets, cache, None, None, clock=clock, budget_headers=budget,
+        exchange, flow, admission, callers, tickets, letters, cache, None, None, clock=clock, budget_headers=budget,
         runtime_dir=directory, **options,
     )  # fmt: skip
     await server.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 from conftest import until
 from headrace.clock import SystemClock
@@ -12,8 +13,9 @@ from headrace.errors import RedisAway, UpstreamError
 from headrace.link import Link
 from headrace.model import Answer, Call, Caller, Form, Lane, Usage
 from headrace.owner import Owner
+from headrace.retry.letters import Letters
 from headrace.retry.sweeper import Sweeper
-from headrace.retry.ticket import State, Timing
+from headrace.retry.ticket import Keep, State, Timing
 from headrace.retry.tickets import Tickets
 
 ANSWER = Answer(Form.JSON, b'{"type":"message"}\n', 1.5, Usage(1, 2, 3, 4), "req_1")
@@ -24,20 +26,19 @@ QUICK = Timing(lease_s=0.3, want_s=0.3, grace_s=0.0)
 
 
 class Alarms:
-    """Remembers what was set; says that whatever is in `waiting` waits in the queue."""
+    """Remembers what was set."""
 
     def __init__(self) -> None:
-        self.set: list[tuple[str, int, float, int]] = []
-        self.waiting: set[tuple[str, int, int]] = set()
+        self.set: list[tuple[str, int, float]] = []
         self.is_away = False
 
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def schedule(self, ticket_id: str, attempt: int, due: float) -> None:
         if self.is_away:
             raise RedisAway("away")
-        self.set.append((ticket_id, attempt, due, rescue))
+        self.set.append((ticket_id, attempt, due))
 
-    async def are_waiting(self, alarms: list[tuple[str, int, int]]) -> list[bool]:
-        return [alarm in self.waiting for alarm in alarms]
+    def wake(self) -> None:
+        pass
 
 
 def a_call(**changes) -> Call:
@@ -63,11 +64,14 @@ def a_call(**changes) -> Call:
 class Process:
     """One process's tickets, on a link of its own."""
 
-    def __init__(self, url: str, timing: Timing | None = None, again_s: float = 0.2) -> None:
+    def __init__(
+        self, url: str, timing: Timing | None = None, again_s: float = 0.2, *, keep: Keep | None = None, **bounds: Any
+    ) -> None:
         self.link = Link(url)
         self.alarms = Alarms()
-        self.tickets = Tickets(self.link, SystemClock(), self.alarms, timing=timing)
-        self.sweeper = Sweeper(self.link, SystemClock(), self.tickets, self.alarms, max_broken=3, again_s=again_s, grace_s=0.0)
+        self.tickets = Tickets(self.link, SystemClock(), self.alarms, timing=timing, keep=keep, **bounds)
+        self.letters = Letters(self.link, SystemClock(), self.tickets)
+        self.sweeper = Sweeper(self.link, SystemClock(), self.tickets, self.alarms, again_s=again_s, grace_s=0.0)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> Process:

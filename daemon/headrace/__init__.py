@@ -9,7 +9,8 @@ and `make lint` checks them.
 Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
     steering    its limits, hold, release     keyring     its keys
-    terminal    what commands share           certificates  shown at the doors
+    letterbox   its dead letters              terminal    what commands share
+    certificates  shown at the doors          about       what runs here
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     TOML and the environment      rehearse/   a configuration, simulated
@@ -22,6 +23,7 @@ The line
     endpoints   how each is treated           carry       the way of what is only carried
     admission   bytes into a Call             bodies/     what a body asks
     answers     judged, and told in two forms
+    once        one key, one answer
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
     budgets/    seen and steered by people
@@ -51,15 +53,18 @@ The ground
     sockets     where unix sockets lie        notify      systemd
     crowd       all that waits, counted       nudges      events by name
     values      frozen, and quickly made      timeouts    a bound on a block of code
-    insist      what cannot do without Redis  terminal    tables for people
+    insist      what cannot do without Redis
     share       one bound for many callers    pace        what is carried has to get on
     records     those that cannot be read     seal        who wrote what is in Redis
     aside       a process for heavy work      guard       no cores, no open files, no texts
     room        how many connections fit      weight      what a body holds
     memory      given back after a flood      cipher      a seal that hides
     globs       those that callers send       unpacking   what comes packed
-    allowance   of a turn of the loop         trail       a call's id, tries and waits
-    few         names that metrics may have
+    allowance   of a turn of the loop         servers     ways to Redis, or to its primary
+    sentinels   who know the primary          sure        what no failover may lose
+    rations     no log is flooded             deaths      when a server is started again
+    disk        can it be written             disconnect  a caller that has gone
+    trail       a call's id, tries, waits     few         names that metrics may have
     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

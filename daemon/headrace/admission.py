@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict, Unpack
 
+from headrace import disconnect
 from headrace.aside import Aside
 from headrace.bodies.read import NOTHING, Reading
 from headrace.bodies.reader import Reader
@@ -55,6 +56,7 @@ class Ask(Said):
         stream: what the edge knows of the form; None leaves it to the body.
         version, lane: "" for the usual one, and for the caller's own.
         wait: how long the caller will wait.
+        on_disconnect: as disconnect.py reads it.
     """
 
     endpoint: Endpoint
@@ -64,6 +66,7 @@ class Ask(Said):
     wait: Wait
     cache: CacheControl
     idempotency_key: str
+    on_disconnect: NotRequired[str]
 
 
 class Admission:
@@ -131,6 +134,7 @@ class Admission:
         wait: Wait,
         cache: CacheControl,
         idempotency_key: str,
+        on_disconnect: str = "",
         **said: Unpack[Said],
     ) -> Call:
         """
@@ -171,6 +175,7 @@ class Admission:
             ends=moments.ends,
             cache=self._keeping.wish(cache, caller),
             idempotency_key=_idempotency_key(idempotency_key),
+            on_disconnect=disconnect.read(on_disconnect),
             endpoint=endpoint.name,
         )
 

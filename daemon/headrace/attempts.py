@@ -25,6 +25,7 @@ from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import Answer, Call, Event, Form, Usage
 from headrace.outcome import Outcomes
+from headrace.retry.budget import RetryBudget
 from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
 from headrace.trail import Try
@@ -49,6 +50,7 @@ class Attempts:
         outcomes: Outcomes,
         answers: Answers,
         trails: Trails,
+        retries: RetryBudget,
     ) -> None:
         self.answers = answers
         self._clock = clock
@@ -59,6 +61,7 @@ class Attempts:
         self._upstream = upstream
         self._outcomes = outcomes
         self._trails = trails
+        self._retries = retries
         # No two attempts have one id, wherever they are made.
         self._name, self._numbers = os.urandom(8).hex(), itertools.count(1)
 
@@ -80,7 +83,9 @@ class Attempts:
 
     async def _make(self, call: Call, flight: Flight, lease: Lease | None, number: int) -> Landing:
         hold_id = f"{self._name}-{next(self._numbers)}-{number}"
+        await self._retries.permit(call, number)
         async with self._schedule.turn(call, hold_id, trail=flight.trail) as turn:
+            self._retries.sent(number)
             flight.begin(hold_id)
             flight.attempts = number
             flight.waited_s += turn.waited_s

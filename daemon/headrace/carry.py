@@ -18,6 +18,7 @@ from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
 from headrace.model import Errand, Headers, Usage
 from headrace.pace import Going, Pace, coming
+from headrace.retry.budget import RetryBudget
 from headrace.retry.policy import RetryPolicy, Tries
 from headrace.schedule import Schedule
 from headrace.trail import Trail, Try
@@ -45,8 +46,10 @@ class Carrier:
     """
 
     def __init__(
-        self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy, pace: tuple[int, float]
-    ) -> None:
+        self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy, pace: tuple[int, float],
+        retries: RetryBudget,
+    ) -> None:  # fmt: skip
+        self._retries = retries
         self._pace = pace
         self._clock = clock
         self._schedule = schedule
@@ -84,10 +87,12 @@ class Carrier:
 
     @contextlib.asynccontextmanager
     async def _attempt(self, load: Load, number: int) -> AsyncIterator[Carried]:
+        await self._retries.permit(load.errand, number)
         content = load.body.content
         held_bytes = len(content) if isinstance(content, bytes) else 0
         async with self._schedule.turn(load.errand, f"{os.urandom(8).hex()}-{number}", size=held_bytes) as turn:
             turn.sent()
+            self._retries.sent(number)
             trail = load.errand.trail or Trail()
             trail.going = asked = self._clock.now()
             status, outcome, request_id = 0, "abandoned", ""

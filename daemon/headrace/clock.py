@@ -2,10 +2,13 @@
 Time, handed in from outside, so that tests turn it by hand.
 
 A deadline is a moment in Unix seconds: it travels with the call, through the queue and to other hosts. Redis keeps its own
-clock for everything that several hosts must agree on.
+clock for everything that several hosts must agree on. So a process goes by Redis's clock as soon as it has heard it, and in
+between by the machine's monotonic one: however wrong a host's own clock is, and however often somebody sets it, a moment is the
+same for all.
 
-Two things do not go by this clock. What is only measured goes by `time.monotonic`. And patience with a socket or a process goes
-by the loop's time or the machine's: those are real in every test, and a hand that turns the clock must not turn them.
+Two things do not go by this clock. What is only measured goes by `time.monotonic`, or by `span` where tests turn it. And
+patience with a socket or a process goes by the loop's time or the machine's: those are real in every test, and a hand that
+turns the clock must not turn them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from headrace.timeouts import LoopTimeout
+
+_APART_S = 0.05
 
 
 class Timeout(Protocol):
@@ -41,6 +46,12 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return the time in Unix seconds."""
+
+    def span(self) -> float:
+        """Return seconds that only go forward, to measure by."""
+
+    def go_by(self, moment: float, asked: float, heard: float) -> None:
+        """Go by another clock, which said *moment* (Unix seconds) between two moments by `span`."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait; zero and below only yields."""
@@ -73,9 +84,23 @@ class Timers(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's clock as it was when the process began, until it hears of a better one."""
 
-    now = staticmethod(time.time)
+    _ahead = time.time() - time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<SystemClock [{self.now():.3f}]>"
+
+    def now(self) -> float:
+        return time.monotonic() + self._ahead
+
+    span = staticmethod(time.monotonic)
+
+    def go_by(self, moment: float, asked: float, heard: float) -> None:
+        ahead = moment - (asked + heard) / 2
+        # A clock that runs on undisturbed is worth more than one that is heard anew over a network each time.
+        if abs(ahead - self._ahead) > max(_APART_S, (heard - asked) / 2):
+            self._ahead = ahead
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
@@ -100,6 +125,11 @@ class HandClock:
 
     def now(self) -> float:
         return self._now
+
+    span = now
+
+    def go_by(self, moment: float, asked: float, heard: float) -> None:
+        pass  # a test says what time it is
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:

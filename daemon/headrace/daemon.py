@@ -116,6 +116,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ), seal=sealed)
         await stack.enter_async_context(parts.running())
         if valkey is not None:
+            parts.own_redis = lambda: valkey.why
             await _adopt(parts.link, sealed, valkey)
         await stack.enter_async_context(parts.working())
         await parts.settle_in()

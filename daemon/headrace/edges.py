@@ -20,12 +20,15 @@ from headrace.edge.http_times import Times
 from headrace.room import connections_of
 from headrace.wiring import Parts
 
+_WORD_S = 1.0  # what it takes to tell thousands that there is no more time
+
 
 class Edges:
     """The doors of a daemon: gRPC and HTTP. `StartupError` where the certificates are no good."""
 
     def __init__(self, parts: Parts, runtime_dir: Path) -> None:
         self._background = Background("edges", parts.clock)
+        self._last_word = parts.exchange.last_word
         settings = parts.settings
         certificates = self.certificates = _certificates(settings.listen, parts.clock)
         passes_credentials = settings.upstream.credentials == "caller"
@@ -35,6 +38,7 @@ class Edges:
             parts.admission,
             parts.callers,
             parts.tickets,
+            parts.letters,
             parts.cache,
             parts.usage,
             parts.board,
@@ -100,8 +104,13 @@ class Edges:
         await self._grpc.set_serving(is_serving)
 
     async def drain(self, grace_s: float) -> None:
-        """Give the calls that run *grace_s* seconds to end, then end them."""
-        await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
+        """Give the calls that run *grace_s* seconds to end; those that will not have are told so, and all is over by then."""
+        word_s = max(_WORD_S, grace_s / 10) if grace_s > 2 * _WORD_S else grace_s / 2
+        telling = asyncio.get_running_loop().call_later(grace_s - word_s, self._last_word.say)  # by the loop: sockets wait
+        try:
+            await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
+        finally:
+            telling.cancel()
 
 
 def _certificates(listen: Listen, clock: Clock) -> Certificates | None:

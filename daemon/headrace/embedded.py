@@ -36,7 +36,8 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from headrace import observe, sockets
+from headrace import disk, observe, sockets
+from headrace.deaths import Deaths
 from headrace.errors import StartupError
 from headrace.lockfile import StateLock, holder, open_lock_file, write_pid
 
@@ -98,6 +99,7 @@ class EmbeddedValkey:
         self._socket = self._directory / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._adopted: int | None = None
+        self._deaths = Deaths(time.monotonic)
         self.starts = 0
 
     def __repr__(self) -> str:
@@ -145,16 +147,21 @@ class EmbeddedValkey:
 
     def ensure(self) -> bool:
         """
-        Start the server again if it has died; whether it had. Never waits: until it answers, Redis is away.
+        Start the server again if it has died; whether it was started. Never waits: until it answers, Redis is away.
 
-        Call it from the main thread.
+        One that dies again and again is started ever more rarely, and none while nothing can be written here: it would die at
+        its first word. Call it from the main thread, every second.
         """
         self._rotate_log()
         if self.pid is None or self._is_alive():
+            self._deaths.lives()
             return False
         if not self._life_is_free():  # a child of its own, rewriting the data, lingers for a moment
             return False
-        log.error(observe.VALKEY_DIED, pid=self.pid, tail=self._tail())
+        if self._deaths.note(disk.cannot_write(self._directory)):
+            log.error(observe.VALKEY_DIED, pid=self.pid, reason=self.why, tail=self._tail())
+        if not self._deaths.is_due:
+            return False
         try:
             self._spawn()
         except (StartupError, OSError) as error:
@@ -162,6 +169,11 @@ class EmbeddedValkey:
             return False
         self._adopted = None
         return True
+
+    @property
+    def why(self) -> str:
+        """Why there is no server now, as health says it; "" if there is one."""
+        return self._deaths.why
 
     def stop(self) -> None:
         """Let the server finish, wait until it is gone, and give the directory back."""

@@ -157,6 +157,12 @@ class TicketNotFound(Refusal):
     reason = "TICKET_NOT_FOUND"
 
 
+class TicketLost(TicketNotFound):
+    """A ticket that was there and is not any more: Redis has lost data. Whoever asks again begins anew."""
+
+    reason = "TICKET_LOST"
+
+
 class ResourceNotFound(Refusal):
     """What the call names at upstream is not there for this caller: another made it, or nobody did through us."""
 

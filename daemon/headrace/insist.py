@@ -22,14 +22,14 @@ _T = TypeVar("_T")
 
 async def insist(clock: Clock, ask: Callable[[], Awaitable[_T]]) -> _T:
     """Return what *ask* comes to; raises `RedisAway` after five seconds in vain, and `RedisRefused` at once."""
-    give_up, pause_s = clock.now() + PATIENCE_S, _PAUSE_S
+    give_up, pause_s = clock.span() + PATIENCE_S, _PAUSE_S
     while True:
         try:
             return await ask()
         except RedisRefused:  # there is nothing to wait for
             raise
         except RedisAway:
-            left_s = give_up - clock.now()
+            left_s = give_up - clock.span()
             if left_s <= 0:
                 raise
             await clock.sleep(min(pause_s, left_s))

@@ -1,4 +1,4 @@
-"""
+r"""
 Every Redis key and channel we write: what is in it, and when it goes.
 
 All budget keys carry the hash tag `{budget}`, because one script takes from many of them at once. RQ's own keys start with
@@ -31,12 +31,19 @@ upstream where that is what goes there (owner.py).
 | headrace:flight:<fingerprint> | hash | token, inbox and ticket of the leader; lease end (us) | landing, or a day |
 | headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
-| headrace:ticket:<id> | hash | one ticket | a day after its end; dead letters a week |
+| headrace:ticket:<id> | hash | one ticket | `keep_results` after its end; dead letters `keep_letters` |
 | headrace:trail:<ticket> | hash | the tries of a ticket, by number | a day after the last |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
+| headrace:due | zset | tickets that wait, by the moment of their next attempt (us) | its start, or their end |
+| headrace:held | zset | "<holder> <ticket>" of all tickets that run, a holder being "<inbox>\|<token>" | attempt by attempt |
+| headrace:missed:<inbox> | string | since when a process that holds tickets is not heard (us) | 3 s later |
 | headrace:tickets:<owner> | zset | an owner's tickets by creation (us) | with the ticket |
 | headrace:live:<owner> | zset | its own-standing tickets that have not ended, by when they surely have (us) | one by one |
 | headrace:live-bytes:<owner> | hash | the bytes of their bodies, one by one and as `sum` | with them |
+| headrace:retries | hash | first attempts and retries at upstream, by bins of 5 s | a minute after the last |
+| headrace:owners | zset | whose tickets there are, by the latest one's creation (us) | 8 days after that |
+| headrace:letters | zset | dead letters, "<id>|<owner>", by failure (us) | `keep_letters` after the last |
+| headrace:watchers:<id> | set | inboxes of the processes where a ticket is watched | half a minute after the last look |
 | headrace:idempotency:<owner>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, how it was hashed, prefix, created, expires, role | revocation |
 | headrace:keys:used | hash | key id -> when it was used last (Unix seconds) | with the key |
@@ -51,6 +58,7 @@ upstream where that is what goes there (owner.py).
 | headrace:{usage}:month:<month> | hash | the same of one month | 13 months after it |
 | headrace:{usage}:posted:<instance> | string | a process's last post by number, against posts sent twice | two days |
 | headrace:{usage}:traffic | list | one line a call, as JSON, where `usage.traffic` is on | line by line; 8 days |
+| headrace:probe | string | nothing: whether Redis takes a write again | a second |
 | headrace:inbox:<instance> | channel | nudges for one process: "<topic> <payload>" | |
 | headrace:all | channel | nudges for every process | |
 """
@@ -64,15 +72,21 @@ CACHE_ABOUT = "headrace:cache:about"
 CACHE_BYTES = "headrace:cache:bytes"
 CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
+DUE = "headrace:due"
 HEARD = "headrace:{budget}:heard"
+HELD = "headrace:held"
 HOLDING = "headrace:{budget}:holding"
 HOSTS = "headrace:hosts"
 KEYS = "headrace:keys"
 KEYS_USED = "headrace:keys:used"
 KEYS_VERSION = "headrace:keys:version"
 LEARNED = "headrace:limits:learned"
+LETTERS = "headrace:letters"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"
+OWNERS = "headrace:owners"
+PROBE = "headrace:probe"
+RETRIES = "headrace:retries"
 PULSE = "headrace:{budget}:pulse"
 TICKETS = "headrace:tickets"
 USAGE_TRAFFIC = "headrace:{usage}:traffic"
@@ -124,6 +138,14 @@ def audience(name: str) -> str:
 
 def ticket(ticket_id: str) -> str:
     return f"headrace:ticket:{ticket_id}"
+
+
+def watchers(ticket_id: str) -> str:
+    return f"headrace:watchers:{ticket_id}"
+
+
+def missed(inbox: str) -> str:
+    return f"headrace:missed:{inbox}"
 
 
 def trail(ticket_id: str) -> str:

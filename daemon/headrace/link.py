@@ -17,16 +17,15 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-import redis.asyncio as redis_asyncio
 import structlog
 from redis.exceptions import ResponseError
 
-from headrace import keys, observe, replies
+from headrace import keys, observe, replies, servers, sure
 from headrace.clock import Clock, SystemClock, Timers
 from headrace.errors import RedisAway
 from headrace.listener import Handler, Listener
@@ -42,13 +41,20 @@ _TRIES = 2
 # one convoy.
 _TURNS = 4
 _FEW = 4
+_SLOW_S = 1.0
+_PROBE_MS = 1000
 
 
 class Script:
-    """A Lua script that ships beside the module that runs it; *after* others, in one text with them, if it uses theirs."""
+    """
+    A Lua script that ships beside the module that runs it; *after* others, in one text with them, if it uses theirs.
 
-    def __init__(self, package: str, filename: str, *, after: Sequence[str] = ()) -> None:
+    *is_sure* is for what no failover may lose: where replicas are waited for at all, its reply waits for them.
+    """
+
+    def __init__(self, package: str, filename: str, *, after: Sequence[str] = (), is_sure: bool = False) -> None:
         self.name = filename
+        self.is_sure = is_sure
         self.text = "".join(resources.files(package).joinpath(name).read_text() for name in (*after, filename))
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
@@ -76,6 +82,7 @@ class Link:
         url: redis://, rediss:// or unix://.
         timeout_s: how long connecting may take, and how long Redis may owe us a reply in silence, before it counts as away.
         quiet_s: after how long a silence the listening connection must give a sign of life.
+        replicas: how many must have what a script writes that says it is to be sure (`Script.is_sure`).
         timers: by which the commands' patience is measured; the loop's own unless a test turns them.
         tells: whether it says in the log that it lost Redis, and has it back; a command on the command line says it itself.
     """
@@ -86,6 +93,7 @@ class Link:
         *,
         timeout_s: float = 2.0,
         quiet_s: float = 5.0,
+        replicas: int = 0,
         clock: Clock | None = None,
         timers: Timers | None = None,
         tells: bool = False,
@@ -94,7 +102,11 @@ class Link:
         self.inbox = keys.inbox(self.instance)
         self._timeout_s = timeout_s
         self._timers = timers
-        self._pool = redis_asyncio.ConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=timeout_s)
+        self._pool = servers.pool(url, socket_timeout=None, socket_connect_timeout=timeout_s)
+        # For what replicas must have, too; on a connection of its own, since WAIT holds up what is behind it.
+        self._replicas = replicas
+        self._sure = Link(url, timeout_s=timeout_s, clock=clock, timers=timers) if replicas else self
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[Pipe] | None = None
         self._batch: list[Command] = []
@@ -103,6 +115,7 @@ class Link:
         self._is_closed = False
         self._where, self._why = replies.where(url), ""
         self._tells = tells
+        self._on_return: list[Callable[[], object]] = []
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
@@ -124,15 +137,38 @@ class Link:
         return self._listener.is_listening
 
     @property
+    def is_silent(self) -> bool:
+        """Whether Redis is away, or has owed us a reply for longer than it takes when all is well."""
+        return not self.is_up or self._opening is not None or (self._pipe is not None and self._pipe.owed_s > _SLOW_S)
+
+    def on_return(self, callback: Callable[[], object]) -> None:
+        """Call back whenever Redis answers again after it was away; it must not block."""
+        self._on_return.append(callback)
+
+    @property
     def trouble(self) -> str:
         """Why Redis is of no use to us now, in a line; "" if it is."""
         if not self.is_up:
             return f"Redis cannot be reached at {self._where}: {self._why}"
         return "; ".join(map(str, self._refusals.now()))
 
+    @property
+    def connection(self) -> Pipe | None:
+        """The connection on which commands go now; None while there is none."""
+        return self._pipe
+
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
+        if self._replicas and script.is_sure:
+            return self._start(sure.run_surely(self._sure, self._replicas, script, names, args))
         return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script.text)
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
+        return task
 
     def do(self, *command: Any) -> asyncio.Future[Any]:
         """Run one command. Replies are bytes, integers and lists, as Redis sends them."""
@@ -184,11 +220,16 @@ class Link:
         if isinstance(value, ResponseError):
             self._refused(command, value)
             return
-        if not self.is_up:
-            self._back()
+        self._heard()
         reply = command.reply
         if not reply.done():  # else its caller was cancelled
             reply.set_result(value)
+
+    def _heard(self) -> None:
+        if not self.is_up:
+            self._back()
+            for callback in self._on_return:
+                callback()
 
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":
@@ -200,8 +241,7 @@ class Link:
                 self._pipe.close()
             self._again([command], error)
         else:
-            if not self.is_up:
-                self._back()
+            self._heard()
             self._refusals.note(command.name, error)
             _give_up(command.reply, replies.ours(error, command.name) or error)
 
@@ -241,8 +281,17 @@ class Link:
         self.is_up, self._why = True, ""
 
     async def ping(self) -> None:
-        """Ask whether Redis is there; raises `RedisAway`."""
+        """Ask whether Redis is there, and whether it takes writes if it did not of late; raises `RedisAway`."""
         await self.do("PING")
+        if self._refusals.are_of_server:
+            await self.do("SET", keys.PROBE, "1", "PX", _PROBE_MS)
+            self._refusals.forget_server()
+
+    async def set_clock(self, clock: Clock) -> None:
+        """Let a clock go by Redis's. Raises `RedisAway`."""
+        asked = clock.span()
+        seconds, micros = await self.do("TIME")
+        clock.go_by(int(seconds) + int(micros) / 1e6, asked, clock.span())
 
     # Listening.
 
@@ -269,6 +318,8 @@ class Link:
     async def aclose(self) -> None:
         """Close the connection; commands in the air fail with `RedisAway`."""
         self._is_closed = True
+        if self._sure is not self:
+            await self._sure.aclose()
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)

@@ -23,7 +23,7 @@ import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from headrace import observe, replies
+from headrace import observe, replies, servers
 from headrace.clock import Clock
 
 log = structlog.get_logger()
@@ -108,7 +108,7 @@ class Listener:
         # One connection, from its making to its end. No retries by the library: it would connect anew behind our back, and
         # nobody would be told that nudges may have been missed.
         options: dict[str, Any] = {} if self._url.startswith("unix:") else {"socket_keepalive": True}
-        client = redis_asyncio.Redis.from_url(
+        client = servers.client(
             self._url, socket_timeout=None, socket_connect_timeout=self._timeout_s, retry=Retry(NoBackoff(), 0), **options
         )
         try:

@@ -1,5 +1,5 @@
 """
-How logs are set up: JSON lines on stderr, colours on a terminal, and no text of any error.
+How logs are set up: JSON lines on stderr, colours on a terminal, no text of any error, and no floods (rations.py).
 
 An error's text may quote a prompt, an answer or a key, whoever raised it; its kind and its place never do. So these two are all
 that is logged of it, and of what libraries log themselves only the words that stand in their source.
@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import MutableMapping
 from typing import Any
@@ -20,9 +21,21 @@ import structlog
 
 from headrace import observe
 from headrace.errors import HeadraceError
+from headrace.rations import Rations
 
 _WORDS = re.compile(r"[A-Za-z0-9 ,.:;%/_-]{0,200}")
 _MOST_CAUSES = 8
+_TELLING = (
+    "what",
+    "part",
+    "code",
+    "kind",
+    "error",
+    "reason",
+    "library",
+    "text",
+    "tier",
+)  # lines that differ in these are other lines
 
 
 def _to_json(event: Any, **_: Any) -> str:
@@ -40,6 +53,7 @@ def set_up_logs(*, console: bool | None = None, level: int = logging.INFO) -> No
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _without_texts,
+            _Rationed(),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -61,6 +75,23 @@ def _without_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
         if isinstance(error, HeadraceError):
             event["reason"] = error.reason
     return event
+
+
+class _Rationed:
+    """Leaves out what is said too often. A ticket that went its way is told for each, and calls have rations of their own."""
+
+    def __init__(self) -> None:
+        self._rations = Rations(time.monotonic)
+
+    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if event["event"] == observe.CALL_ENDED or (event["level"] == "info" and "ticket" in event):
+            return event
+        left_out = self._rations.take((event["event"], *(event.get(name) for name in _TELLING)))
+        if left_out is None:
+            raise structlog.DropEvent
+        if left_out:
+            event["left_out"] = left_out
+        return event
 
 
 def trace(error: BaseException) -> str:

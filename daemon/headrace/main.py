@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace import keyring, steering
+from headrace import keyring, letterbox, steering
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
 
@@ -38,6 +38,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(cache_app, name="cache")
 steering.add_to(app)
 keyring.add_to(app)
+letterbox.add_to(app)
 
 
 def run() -> None:
@@ -57,15 +58,15 @@ def _leave(error: Exception, code: int) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from headrace import about
 
-        typer.echo(f"headrace {version('headrace')}")
+        typer.echo("\n".join(about.lines()))
         raise typer.Exit
 
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Run one of the commands below."""
 

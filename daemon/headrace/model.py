@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from headrace.disconnect import OnDisconnect
 from headrace.owner import Owner
 from headrace.trail import Trail
 from headrace.values import quick
@@ -167,7 +168,8 @@ class Call(Errand):
         fingerprint: hex SHA-256 of the canonical form, its cache scope included.
         scope: the cache scope inside the fingerprint: the caller's name, or "" when shared.
         no_keep: why an answer to this call may not be kept ("" if it may), as `Cache-Status` puts it.
-        ticket: the ticket that stands for this call already, if it was submitted or has an idempotency key.
+        on_disconnect: what becomes of it if its RPC ends before it has an answer.
+        ticket: the ticket that stands for this call already, if it was submitted or goes on without its caller.
         weight: what its body holds, where that was found out when it was read: of large ones.
     """
 
@@ -180,9 +182,20 @@ class Call(Errand):
     scope: str
     cache: CacheControl = field(default_factory=CacheControl)
     idempotency_key: str = ""
+    on_disconnect: OnDisconnect = OnDisconnect.USUAL
     no_keep: str = ""
     ticket: str = ""
     weight: Weight | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on if its RPC ends before it has an answer."""
+        return self.on_disconnect.goes_on(has_key=bool(self.idempotency_key))
+
+    @property
+    def has_ticket(self) -> bool:
+        """Whether it has a ticket from the beginning, since it may go on, or be sought again."""
+        return bool(self.idempotency_key) or self.goes_on
 
 
 @quick(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class Nudges:
         for nudged in self._by_name.get(name, ()):
             nudged.set()
 
+    async def nudge_all(self) -> None:
+        """Wake all who wait: nudges may have been lost. As `Link.on_connect` calls back."""
+        for name in self._by_name:
+            self.nudge(name)
+
     def of(self, name: str) -> Nudged:
         """Return a context that has an event set at each nudge for this name."""
         return Nudged(self._by_name, name)

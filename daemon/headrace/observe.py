@@ -216,6 +216,10 @@ RESERVATIONS = Counter(
     "outcome",
     known=(("granted", "waited", "refused", "cancelled"),),
 )
+RETRIES = Counter(
+    "headrace_retries_total", "Retries by what the retry budget said: granted, refused.", "decision",
+    known=(("granted", "refused"),),
+)  # fmt: skip
 TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", "state", known=(_STATES,))
 SHADOW = Counter(
     "headrace_shadow_decisions_total", "What limits in the shadow would have decided: granted, held, refused, unknown.",
@@ -299,6 +303,7 @@ SLOTS_WAITING = Gauge("headrace_upstream_slots_waiting", "Calls that have their 
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
 REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers and does what it is asked.")
 REDIS_LISTENING = Gauge("headrace_redis_listening", "1 while nudges from other processes arrive.")
+RETRIES_WAITING = Gauge("headrace_retries_waiting", "Retries that wait for the retry budget.")
 ATTEMPTS_RUNNING = Gauge("headrace_attempts_running", "Attempts of tickets that are made here, or wait for their turn.")
 WORKER_UP = Gauge("headrace_worker_up", "1 while the retry worker takes jobs.")
 
@@ -353,7 +358,8 @@ _ALL = (
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
     UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME, CALLER_CALLS, CALLER_ERRORS, CALLER_TOKENS, CALLER_COST, CALLER_WAITED,
     LIMIT_REFUSALS, UPSTREAM_ANSWERS, LIMIT_CAPACITY, LIMIT_LEVEL, LIMIT_DEBT, LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST,
-    TICKETS_NOW, OLDEST_PARKED, BUILD_INFO, CONFIG_INFO, CONFIG_OK, CONFIG_AT, UPSTREAM_STATE, UPSTREAM_SINCE,
+    RETRIES, RETRIES_WAITING, TICKETS_NOW, OLDEST_PARKED, BUILD_INFO, CONFIG_INFO, CONFIG_OK, CONFIG_AT, UPSTREAM_STATE,
+    UPSTREAM_SINCE,
 )  # fmt: skip
 
 
@@ -406,6 +412,7 @@ TICKET_ENDED = "ticket.ended"
 TICKET_RESCUED = "ticket.rescued"
 TICKET_DELAYED = "ticket.delayed"
 TICKET_LOST = "ticket.lost"
+TICKET_STRAY = "ticket.stray"
 ALARM_FAILED = "alarm.failed"
 TIER_FAILED = "cache.tier_failed"
 PURGE_UNREADABLE = "cache.purge_unreadable"
@@ -415,6 +422,7 @@ KEYS_STALE = "keys.stale"
 KEYS_BACK = "keys.back"
 KEY_UNREADABLE = "key.unreadable"
 KEY_PEPPER_UNKNOWN = "key.pepper_unknown"
+REDIS_LOST_DATA = "redis.lost_data"
 REDIS_LACKS = "redis.lacks"
 CACHE_PURGED = "cache.purged"
 HELPER_STARTED = "helper.started"

@@ -15,12 +15,13 @@ import structlog
 from headrace import forms, observe
 from headrace.clock import Clock
 from headrace.crowd import Crowd
-from headrace.errors import BrokenStream, DeadlinePassed, OutOfTime, QueueFull, RedisAway
+from headrace.disconnect import OnDisconnect
+from headrace.errors import BrokenStream, BudgetExhausted, DeadlinePassed, OutOfTime, QueueFull, RedisAway
 from headrace.flight.flights import Flight, Landing, broken_off
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Lease, Leases
 from headrace.model import Answer, Call, Form, Source
-from headrace.retry.policy import Tries
+from headrace.retry.policy import RETRY_BUDGET, Tries
 from headrace.retry.ticket import Ticket
 from headrace.retry.tickets import Tickets
 from headrace.trails import Trails
@@ -64,17 +65,23 @@ class Parking:
         """
         Wait for the ticket of a call that was just parked; whoever leads after us is told of it.
 
-        Raises *last_word*, upstream's on the latest attempt, if the next has not begun by the moment past which none may.
+        Raises *last_word*, upstream's on the latest attempt, if the next has not begun by the moment past which none may, or
+        may not begin since retries are at their share.
         """
         try:
             with self._crowd.waiting("parked", size=len(call.body), caller=call.owner.text):
                 if lease is not None:
                     await self._leases.note_ticket(lease, ticket)
                 return await self._wait_in_time(call, flight, ticket, last_word, due)
+        except BudgetExhausted as error:
+            if error.metadata.get("limit") != RETRY_BUDGET:
+                raise
+            last_word.retry_after_s = error.retry_after_s
+            raise last_word from error
         except (asyncio.CancelledError, QueueFull, BrokenStream) as error:
-            # Nobody waits any more. A ticket that stands for itself (submitted, or with an idempotency key) goes on; so does
-            # one for which somebody comes back who has had nothing of the stream that broke off.
-            if not call.ticket:
+            # Nobody waits any more. A ticket that stands for itself goes on, unless its callers said that it ends with them; so
+            # does one for which somebody comes back who has had nothing of the stream that broke off.
+            if not call.ticket or call.on_disconnect is OnDisconnect.CANCEL:
                 is_left = isinstance(error, BrokenStream) and lease is not None
                 self._tickets.cancel_soon(ticket, in_s=_COME_BACK_S if is_left else 0.0)
             raise

@@ -114,6 +114,11 @@ class Pipe(asyncio.Protocol):
         """How many replies are awaited."""
         return len(self._owed)
 
+    @property
+    def owed_s(self) -> float:
+        """For how long the oldest of them has been awaited, in seconds."""
+        return self._timers.time() - self._owed[0].sent if self._owed else 0.0
+
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands; what becomes of each is told to `answered` or to `lost`."""
         now = self._timers.time()

@@ -2,8 +2,8 @@
 Calls that go on without their caller: those with a ticket that stands for itself, or an attempt of one that is parked.
 
 - A *submitted* call is queued; some worker goes with it along the whole line.
-- The first call with an *idempotency key* is answered for all who come with the key; it goes on when its caller leaves. Others
-  wait for its ticket, on whatever host they are.
+- The first call with an *idempotency key* is answered for all who come with the key (once.py), and goes on when its caller
+  leaves.
 - A *parked* call comes back into the line at `schedule`, for one attempt; then its ticket has ended or a due time for the next.
 
 In each case a ticket is in our hands, and ends by its work: by the answer, or by whatever error comes of it.
@@ -22,9 +22,9 @@ from headrace import forms, observe
 from headrace.attempts import Attempts
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.deadline import Bound, until
+from headrace.deadline import Bound, margin_s, until
+from headrace.disconnect import OnDisconnect
 from headrace.errors import (
-    Abandoned,
     AttemptFailed,
     BrokenStream,
     Canceled,
@@ -32,23 +32,18 @@ from headrace.errors import (
     HeadraceError,
     IdempotencyConflict,
     InvalidCall,
-    OutOfTime,
     QueueFull,
     RedisAway,
-    Refusal,
-    TicketNotFound,
 )
-from headrace.flight.flights import Flight, Flights, Landing, broken_off
+from headrace.flight.flights import Flight, Flights, Landing
 from headrace.flight.handover import Handover
-from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.flow import Flow
+from headrace.insist import PATIENCE_S
 from headrace.model import Answer, Call, Event, Reply
 from headrace.outcome import Outcomes
-from headrace.parking import Parking
-from headrace.patience import in_time
 from headrace.retry.holds import Hold
 from headrace.retry.policy import RetryPolicy, Tries, jitter
-from headrace.retry.ticket import Claimed, Conflict, Same, Ticket
+from headrace.retry.ticket import Conflict, Ticket
 from headrace.retry.tickets import Tickets
 from headrace.schedule.hands import Hands
 
@@ -56,6 +51,9 @@ log = structlog.get_logger()
 
 _COME_BACK_S = 2.0  # to a queue that was full
 _TELL_AGAIN_S = 0.5  # Redis, when it was away
+# So often has a process died with an attempt. It may be the fault of the call, or of one beside it: which, is seen when only
+# one such call is made at a time, and the others do not die with it once more.
+_SUSPECT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,6 @@ class Pursuits:
         flow: Flow,
         flights: Flights,
         attempts: Attempts,
-        parking: Parking,
         handover: Handover,
         policy: RetryPolicy,
         tickets: Tickets,
@@ -91,13 +88,13 @@ class Pursuits:
         self._flow = flow
         self._flights = flights
         self._attempts = attempts
-        self._parking = parking
         self._handover = handover
         self._policy = policy
         self._tickets = tickets
         self._outcomes = outcomes
         self._hands = hands
         self._running: set[asyncio.Task[None]] = set()
+        self._suspects = asyncio.Lock()
         self._background = Background("pursuit", clock)
 
     def __repr__(self) -> str:
@@ -113,107 +110,74 @@ class Pursuits:
     async def submit(self, call: Call) -> Ticket:
         """Queue a call, durably, and return its ticket; a worker pursues it."""
         self._flow.refuse_if_draining()
+        if call.on_disconnect is OnDisconnect.CANCEL:
+            problem = "on_disconnect: a submitted call has no RPC to wait in, so it cannot be canceled by its end"
+            raise InvalidCall(problem, metadata={"field": "on_disconnect"})
         if call.credential:
             raise InvalidCall("a call with its caller's own key cannot be submitted: no key goes into a queue")
         claim = await self._tickets.submit(call)
         if isinstance(claim, Conflict):
-            raise _conflict()
+            raise conflict()
         return await self._tickets.get(claim.ticket, call.owner)
 
-    # With an idempotency key.
+    # A ticket in our hands.
 
-    @contextlib.asynccontextmanager
-    async def answer_once(self, call: Call, *, opens_s: float | None = None) -> AsyncIterator[Reply]:
-        """Answer a call with an idempotency key, as `Flow.answer` does: all who come with the key get the same answer."""
-        self._flow.refuse_if_draining()
-        async with in_time(call, self._join_once(call), self._clock, self._attempts.answers.events, opens_s) as reply:
-            yield reply
+    async def answer_for_ticket(self, call: Call, flight: Flight, *, spared: tuple[type[HeadraceError], ...] = ()) -> Landing:
+        """
+        Go along the whole line with a call whose ticket is in our hands; the ticket ends with what comes of it.
 
-    @contextlib.asynccontextmanager
-    async def _join_once(self, call: Call) -> AsyncIterator[Reply]:
-        """Join those in this process who came with the same key and call; the one that leads claims the key."""
-        key = f"once:{call.owner.text}:{call.fingerprint}:{call.idempotency_key}"
-        while True:
-            with self._flights.join(key, call, self._fly_once, is_live=call.stream) as member:
-                if reply := await self._flow.replies.of_member(member):
-                    yield reply
-                    return
-
-    async def _fly_once(self, flight: Flight) -> Landing:
-        """Claim the key and answer for all, or wait for the ticket of whoever claimed it before; the flight's task."""
-        while True:
-            leader = flight.lead()
-            try:
-                claim = await self._tickets.claim(leader.call)
-            except Refusal as no:
-                pass_on(flight, leader, no, self._clock.now())
-                continue
-            if isinstance(claim, Conflict):
-                _refuse_all(flight, _conflict())
-            elif isinstance(claim, Same):
-                if landing := await self._wait_for(flight, claim):
-                    return landing
-            else:
-                try:
-                    return await self._answer_for_all(leader.call, claim, flight)
-                except Canceled:
-                    # It was canceled, or its hold was lost and it goes on in other hands: its ticket says which.
-                    if landing := await self._wait_for(flight, Same(claim.ticket)):
-                        return landing
-                except (Refusal, OutOfTime) as no:
-                    if flight.is_open:
-                        raise broken_off() from no
-                    pass_on(flight, leader, no, self._clock.now())
-
-    async def _wait_for(self, flight: Flight, claim: Same) -> Landing | None:
-        """Wait for the ticket that the key stands for; None if that ended by another's own no: then the key is free again."""
-        try:
-            return await self._parking.wait(flight, claim.ticket)
-        except Abandoned:
-            return None  # its caller left before anybody else had come
-        except (Canceled, TicketNotFound) as error:
-            _refuse_all(flight, error)
-        except (Refusal, OutOfTime) as no:  # the first one's own: its budget, its time
-            if flight.is_open:
-                raise broken_off() from no
-            if isinstance(no, OutOfTime):
-                refuse_likewise(flight, flight.lead().call, no, self._clock.now())
-                await self._clock.sleep(no.retry_after_s or 0.0)
-        return None
-
-    async def _answer_for_all(self, call: Call, claim: Claimed, flight: Flight) -> Landing:
-        """Answer the call that claimed a key, whether its caller stays or not."""
-        flight.ticket, flight.outside = claim.ticket, _somebody
-        try:
-            return await self._answer_for_ticket(
-                replace(call, idempotency_key="", ticket=claim.ticket, trail=flight.trail), flight
-            )
-        finally:
-            flight.outside = _nobody
-
-    async def _answer_for_ticket(self, call: Call, flight: Flight, *, spared: tuple[type[HeadraceError], ...] = ()) -> Landing:
-        """Go along the whole line with a call whose ticket is in our hands; the ticket ends with what comes of it."""
+        Raises `Canceled` if it ended otherwise, or is in other hands, and `RedisAway` if a stream cannot be concluded since
+        nobody can say so.
+        """
         hold = self._tickets.hold(call.ticket)
         async with self._ending(call, spared=spared) as bound, self._flow.walk(call, is_live=call.stream) as reply:
             bound.move(call.ends)
-            answer = reply.answer or await self._listen(flight, reply, call)
-        # Redis is away only for a ticket that is no longer in our hands: it was parked, and whoever made the attempt ended it.
-        with contextlib.suppress(RedisAway):
-            await self._tickets.finish(call.ticket, by=hold, answer=answer, source=reply.source, attempts=reply.attempts)
+            answer, rest = (reply.answer, []) if reply.answer else await self._listen(flight, reply, call)
+        await self._tickets.finish(call.ticket, by=hold, answer=answer, source=reply.source, attempts=reply.attempts)
+        if not await self._counts(hold, flight, call):
+            raise Canceled("the ticket ended before its answer came")
+        for event in rest:
+            flight.append(event, is_content=True)
         return Landing(answer, source=reply.source, attempts=reply.attempts, ticket=call.ticket, waited_s=reply.waited_s)
 
-    async def _listen(self, flight: Flight, reply: Reply, call: Call) -> Answer:
-        """Pass a live stream on to those who wait for the ticket's flight, and return it as a whole."""
+    async def _counts(self, hold: Hold, flight: Flight, call: Call) -> bool:
+        """
+        Wait until it is known whether our answer is the ticket's, and return it; if it was parked, it is.
+
+        Who has had nothing waits as long as it waits for answers; who only lacks the end of a stream is not kept so long.
+        """
+        if not (flight.is_open and flight.waiting):
+            return await hold.counts()
+        now, ends = self._clock.now(), call.ends
+        wait_s = max(call.begin_by - now, PATIENCE_S)
+        if ends is not None:
+            wait_s = min(wait_s, ends - now - margin_s(ends - now))
+        try:
+            async with self._clock.timeout(wait_s):
+                return await hold.counts()
+        except TimeoutError:
+            raise unrecorded() from None
+
+    async def _listen(self, flight: Flight, reply: Reply, call: Call) -> tuple[Answer, list[Event]]:
+        """
+        Pass a live stream on to those who wait for the ticket's flight, but for its conclusion; return it as a whole, and that.
+
+        An answer is whole for its callers only once it is the ticket's: before, they may yet be given another.
+        """
+        rest: list[Event] = []
         flight.request_id, flight.headers = reply.request_id, reply.headers
         flight.attempts, flight.source = reply.attempts, reply.source
         flight.begin(call.ticket)
         async for event in reply.events or _silence():
-            flight.append(event, is_content=True)
+            if rest or forms.concludes(event):
+                rest.append(event)
+            else:
+                flight.append(event, is_content=True)
         if reply.whole is not None and (answer := reply.whole()):
-            return answer
-        now, request_id = self._clock.now(), reply.request_id
-        answer = forms.answer_of_events(flight.events, created=now, request_id=request_id, endpoint=call.endpoint)
-        return replace(answer, headers=reply.headers)
+            return answer, rest
+        now, request_id, events = self._clock.now(), reply.request_id, [*flight.events, *rest]
+        answer = forms.answer_of_events(events, created=now, request_id=request_id, endpoint=call.endpoint)
+        return replace(answer, headers=reply.headers), rest
 
     # A worker's: what is due.
 
@@ -222,16 +186,25 @@ class Pursuits:
         Take a ticket in hand for the attempt that it awaits; nothing happens if it awaits another, or has ended.
 
         Returns when it is in hand: the job that rang has done its work, and its place in the queue's worker is free. From here
-        on the order is that of the schedule, and not that of the queue.
+        on the order is that of the schedule, and not that of the queue. Of those whose attempts have died with their processes
+        one is made after the other, in each process.
         """
+        if attempt > _SUSPECT and await self._tickets.crashes(ticket_id) >= _SUSPECT:
+            async with self._suspects:
+                if task := await self._begin(ticket_id, attempt):
+                    await asyncio.wait([task])
+        else:
+            await self._begin(ticket_id, attempt)
+
+    async def _begin(self, ticket_id: str, attempt: int) -> asyncio.Task[None] | None:
         hand = await self._hands.take(lambda: self._tickets.asked(ticket_id))
         if hand is None:
-            return
+            return None
         try:
             ticket = await self._tickets.start(ticket_id, attempt)
             if ticket is None or ticket.call is None:
                 self._hands.give_back(hand)
-                return
+                return None
         except BaseException:
             self._hands.give_back(hand)
             raise
@@ -245,12 +218,13 @@ class Pursuits:
             self._hands.give_back(hand)
         else:
             task.add_done_callback(lambda _: self._hands.give_back(hand))
+        return task
 
     async def _pursue(self, call: Call) -> None:
         """Go with a submitted call along the whole line."""
         try:
             with self._outcomes.of("queue", call) as record:
-                landing = await self._answer_for_ticket(call, Flight(call.ticket), spared=(QueueFull, RedisAway))
+                landing = await self.answer_for_ticket(call, Flight(call.ticket), spared=(QueueFull, RedisAway))
                 record.reply = _reply_of(landing, self._clock.now())
         except (QueueFull, RedisAway):
             # Not the call's fault; the ticket is still ours, and its first attempt is not made.
@@ -321,12 +295,12 @@ class Pursuits:
                 yield bound
         except HeadraceError as error:
             if not isinstance(error, (Canceled, *spared)):
-                with contextlib.suppress(RedisAway):
-                    await self._tickets.finish(call.ticket, by=hold, error=error)
+                await self._tickets.finish(call.ticket, by=hold, error=error)
+                if hold.is_lost:
+                    raise Canceled("the ticket ended before its attempt failed") from error
             raise
         except Exception:  # the fault is ours; the ticket would stay in our hands until its deadline
-            with contextlib.suppress(RedisAway):
-                await self._tickets.finish(call.ticket, by=hold, error=HeadraceError("internal error"))
+            await self._tickets.finish(call.ticket, by=hold, error=HeadraceError("internal error"))
             raise
 
     # Leaving.
@@ -353,25 +327,16 @@ def _reply_of(landing: Landing, now: float) -> Reply:
     )
 
 
-def _refuse_all(flight: Flight, no: HeadraceError) -> None:
-    """Tell a no to all members, for it holds for each of them; it is raised when the last one has heard it."""
-    for member in flight.members:
-        flight.refuse(member, no.again())
-    raise no
-
-
-async def _somebody() -> bool:
-    return True
-
-
-async def _nobody() -> bool:
-    return False
-
-
 async def _silence() -> AsyncIterator[Event]:
     return
     yield
 
 
-def _conflict() -> IdempotencyConflict:
+def unrecorded() -> RedisAway:
+    """Return what callers are told who cannot be told an answer, since nobody can say whether it counts."""
+    return RedisAway("Redis is away: nobody can say which answer counts; it is recorded when Redis is back", retry_after_s=1.0)
+
+
+def conflict() -> IdempotencyConflict:
+    """Return what is told to who comes with a key that stands for another call."""
     return IdempotencyConflict("this idempotency key was used for another call in the last 24 hours")

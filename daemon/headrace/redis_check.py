@@ -13,12 +13,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as redis_asyncio
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from headrace import keys, observe, replies
+from headrace import keys, observe, replies, servers
 from headrace.clock import Clock
 from headrace.replies import Meaning
 
@@ -40,13 +39,14 @@ EVAL r 1 K|EVALSHA s 1 K
 """
 _ON_OURS = """
 HVALS K|HSCAN K 0|HLEN K|INCR K|INCRBY K 1|DECRBY K 1|EXPIREAT K 1|PEXPIREAT K 1
-ZCOUNT K 0 1|ZREVRANGE K 0 1|ZREVRANK K m|ZINCRBY K 1 m|XRANGE K - +|XREVRANGE K + -|XINFO STREAM K|LTRIM K 0 1
+TYPE K|ZCOUNT K 0 1|ZLEXCOUNT K - +|ZRANGEBYLEX K - +|ZREVRANGE K 0 1|ZREVRANK K m|ZINCRBY K 1 m|XRANGE K - +|XREVRANGE K + -
+XINFO STREAM K|LTRIM K 0 1
 """
 _ON_RQS = """
 BLMOVE K K LEFT RIGHT 1|RPUSH K v|LRANGE K 0 1|LREM K 1 v|LLEN K|HEXISTS K f|HINCRBYFLOAT K f 1|PERSIST K
 SADD K m|SREM K m|SMEMBERS K|SCARD K
 """
-_ON_NONE = "PING|TIME|INFO memory|CLIENT SETNAME check|CLIENT INFO|SCRIPT LOAD r"
+_ON_NONE = "PING|TIME|INFO memory|CLIENT SETNAME check|CLIENT INFO|SCRIPT LOAD r|WAIT 0 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class RedisCheck:
 
 async def look(url: str) -> tuple[Lack, ...]:
     """Return what the Redis at *url* lacks. Raises what redis-py raises when it is away."""
-    pool = redis_asyncio.ConnectionPool.from_url(url, socket_connect_timeout=_TIMEOUT_S)
+    pool = servers.pool(url, socket_connect_timeout=_TIMEOUT_S)
     connection = pool.make_connection()  # type: ignore[no-untyped-call]  # the library's own gap
     try:
         async with asyncio.timeout(_TIMEOUT_S):  # by the loop: it is a socket's

@@ -2,7 +2,8 @@
 What Redis refuses just now, so that health and the log say so once, however often it is asked.
 
 A refusal is news when it begins and when it is over: a command that has not been refused for a while is taken for allowed
-again. So neither a success has to be looked at, nor is anything asked to find out.
+again. So no success has to be looked at. What is refused for the state in which the server is (full, a replica) is over as soon
+as it takes a write again; the link tries that now and then (`Link.ping`).
 """
 
 from __future__ import annotations
@@ -63,13 +64,21 @@ class Refusals:
             log.warning(observe.REDIS_REFUSED, what=refused.what, code=refused.code)
         self._last[refused] = self._time()
 
+    @property
+    def are_of_server(self) -> bool:
+        """Whether something is refused for what the server is like now: full, a replica, loading."""
+        return any(replies.is_away_code(refused.code) for refused in list(self._last))
+
+    def forget_server(self) -> None:
+        """Forget all that was refused for that: it has taken a write."""
+        self._forget([refused for refused in list(self._last) if replies.is_away_code(refused.code)])
+
     def now(self) -> tuple[Refused, ...]:
         """Return what is refused now and concerns all calls: a foreign value in one key is that call's trouble alone."""
-        self._forget()
+        self._forget([refused for refused, last in list(self._last.items()) if self._time() - last > _OVER_S])
         return tuple(refused for refused in list(self._last) if replies.concerns_all(refused.code))
 
-    def _forget(self) -> None:
-        over = [refused for refused, last in list(self._last.items()) if self._time() - last > _OVER_S]
+    def _forget(self, over: list[Refused]) -> None:
         for refused in over:
             if self._last.pop(refused, None) is not None:
                 log.info(observe.REDIS_ALLOWED, what=refused.what, code=refused.code)

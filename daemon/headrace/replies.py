@@ -113,9 +113,14 @@ def is_away(error: BaseException) -> bool:
     return meaning(error) in (Meaning.GONE, Meaning.NOT_HERE, Meaning.NOT_NOW)
 
 
+def is_away_code(said: str) -> bool:
+    """Whether a code tells that this server cannot do it, or not now, whoever asks."""
+    return said in _NOT_HERE or said in _NOT_NOW
+
+
 def concerns_all(said: str) -> bool:
     """Whether a code tells of the server or of its settings, and not of the one command that was refused."""
-    return said in _NOT_HERE or said in _NOT_NOW or said in _SETTINGS
+    return is_away_code(said) or said in _SETTINGS
 
 
 def reason(error: BaseException) -> str:
@@ -134,8 +139,8 @@ def where(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return f"unix://{parts.path}"
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-    return f"{parts.scheme}://{host}:{parts.port or 6379}{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2]  # of sentinels many
+    return f"{parts.scheme}://{hosts}{parts.path}"
 
 
 def _unreached(error: BaseException) -> str:

@@ -50,6 +50,8 @@ CALLS = Rule()
 OWN = Rule(all_from=None)
 SEEN = Rule(all_from=Role.OBSERVER)
 """What observers see of all."""
+LETTERS = Rule(all_from=Role.OPERATOR)
+"""What failed for good: its caller's to try again, and an operator's."""
 STEERED = Rule(Role.OPERATOR)
 LENT = Rule(all_from=Role.ADMIN)
 """What upstream holds for callers under our one key, and what they share."""
@@ -68,7 +70,13 @@ _LENT = (
     "MessageBatchesService.DeleteMessageBatch", "MessageBatchesService.StreamMessageBatchResults",
     "CacheService.PurgeCache",
 )  # fmt: skip
-_OWN = ("TicketsService.GetTicket", "TicketsService.WaitTicket", "TicketsService.CancelTicket", "TicketsService.ListTickets")
+_OWN = (
+    "TicketsService.GetTicket", "TicketsService.WaitTicket", "TicketsService.WatchTicket", "TicketsService.CancelTicket",
+    "TicketsService.ListTickets",  # others' for ADMINS, by a field of the request
+)  # fmt: skip
+_LETTERS = (
+    "LettersService.ListLetters", "LettersService.GetLetter", "LettersService.RequeueLetter", "LettersService.DropLetter",
+)  # fmt: skip
 _SEEN = ("CacheService.GetCacheStats", "UsageService.GetUsage", "BudgetsService.ListBudgets", "BudgetsService.GetBudget")
 _STEERED = (
     "BudgetsService.SetLimit", "BudgetsService.DeleteLimit", "BudgetsService.HoldCaller", "BudgetsService.ReleaseCaller",
@@ -89,7 +97,7 @@ _PUBLIC = (
 
 RPCS: dict[str, Rule] = {
     **{f"headrace.v1.{name}": rule for rule, names in (
-        (CALLS, _CALLS), (LENT, _LENT), (OWN, _OWN), (SEEN, _SEEN), (STEERED, _STEERED), (ADMINS, _ADMINS),
+        (CALLS, _CALLS), (LENT, _LENT), (OWN, _OWN), (LETTERS, _LETTERS), (SEEN, _SEEN), (STEERED, _STEERED), (ADMINS, _ADMINS),
     ) for name in names},
     **dict.fromkeys(_PUBLIC, PUBLIC),
 }  # fmt: skip

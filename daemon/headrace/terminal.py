@@ -37,6 +37,10 @@ KeyOption = Annotated[
 ]
 
 
+class Absent(StartupError):
+    """The daemon has no such thing."""
+
+
 def load(option: Path | None) -> tuple[Settings, Callable[[], Settings]]:
     """Return the settings, and what reads them anew; raises `ConfigError`."""
     from headrace import config
@@ -61,7 +65,8 @@ def ask_daemon(option: Path | None, key: str, service: str, method: str, request
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
                 raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
-            raise StartupError(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
+            kind = Absent if error.code() is grpc.StatusCode.NOT_FOUND else StartupError
+            raise kind(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
 
 
 def daemon_address(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headrace import answers, observe
+from headrace import answers, memory, observe
 from headrace.admission import Admission
 from headrace.answers import Answers
 from headrace.aside import Aside
@@ -53,17 +53,22 @@ from headrace.flow import Flow
 from headrace.keystore import Hashing
 from headrace.link import Link
 from headrace.meters import Meters
+from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
 from headrace.redis_check import RedisCheck
 from headrace.replying import Replies
 from headrace.resources import Guard, Owners
+from headrace.retry.budget import Bounds, RetryBudget
+from headrace.retry.letters import Letters
 from headrace.retry.policy import RetryPolicy
 from headrace.retry.queue_gauges import QueueGauges
+from headrace.retry.ringer import Ringer
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
 from headrace.retry.sweeper import Sweeper
+from headrace.retry.ticket import Keep
 from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
@@ -110,10 +115,12 @@ class Parts:
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_draining = False
+        self.own_redis: Callable[[], str] = str
+        """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
         self.clock = clock
         self._background = Background("parts", clock)
-        self.link = Link(redis_url, clock=clock, tells=True)
+        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock, tells=True)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
@@ -192,11 +199,17 @@ class Parts:
         self.account: Account | None = Account(
             clock, asked_by(self.upstream, clock), lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
-        self.alarms = Queue(redis_url)
+        self.alarms = Queue(redis_url, clock)
         bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
-        self.tickets = Tickets(self.link, clock, self.alarms, bounds=bounds, seal=seal)
-        self.sweeper = Sweeper(self.link, clock, self.tickets, self.alarms, max_broken=settings.retry.max_attempts)
-        self.worker = Worker(redis_url, concurrency=settings.retry.max_running, at_hand=_AT_HAND)
+        keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
+        self.ringer = Ringer(
+            self.link, clock, self.alarms, lambda ticket, attempt: self.pursuits.run(ticket, attempt),
+            most=settings.retry.max_running * _AT_HAND,
+        )  # fmt: skip
+        self.tickets = Tickets(self.link, clock, self.ringer, bounds=bounds, keep=keep, seal=seal)
+        self.letters = Letters(self.link, clock, self.tickets)
+        self.sweeper = Sweeper(self.link, clock, self.tickets, self.ringer)
+        self.worker = Worker(redis_url, clock, concurrency=settings.retry.max_running)
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
         traffic = Traffic() if settings.usage.traffic == "on" else None
@@ -213,16 +226,18 @@ class Parts:
             self.outcomes.listen(traffic.heed, kept=False)
         trails = Trails(self.link, seal)
         asked = self.schedule, self.upstream, self.outcomes, self.answers, trails
-        self.attempts = Attempts(clock, self.cache, keeping, self.leases, *asked)
+        self.retries = RetryBudget(self.link, clock, Bounds(settings.retry.budget))
+        self.attempts = Attempts(clock, self.cache, keeping, self.leases, *asked, self.retries)
         self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd, trails)
         self.flow = Flow(
             clock, self.cache, keeping, self.flights, self.leases, self.attempts, self.parking, policy,
             Replies(clock, self.cache, keeping, self.crowd),
         )  # fmt: skip
         self.pursuits = Pursuits(
-            clock, self.flow, self.flights, self.attempts, self.parking, self.handover, policy, self.tickets, self.outcomes,
+            clock, self.flow, self.flights, self.attempts, self.handover, policy, self.tickets, self.outcomes,
             Hands(settings.retry.max_running, self.schedule, clock),
         )  # fmt: skip
+        self.once = Once(clock, self.flow, self.flights, self.parking, self.tickets, self.pursuits, self.answers)
         auth = settings.auth
         self.guard = Guard(Owners(self.link, clock), is_on=auth.keeps_apart, shares_unknown=auth.shares_unknown)
         self.aside = Aside((reader.JOB, grpc_params.JOB))
@@ -237,12 +252,13 @@ class Parts:
             guard=self.guard,
         )
         pace = settings.upstream.carried_pace, settings.upstream.carried_patience
-        self.carrier = Carrier(clock, self.schedule, self.upstream, policy, pace)
+        self.carrier = Carrier(clock, self.schedule, self.upstream, policy, pace, self.retries)
         self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
         self.exchange = Exchange(
             clock,
             self.flow,
             self.pursuits,
+            self.once,
             self.carrier,
             self.admission,
             self.outcomes,
@@ -283,6 +299,7 @@ class Parts:
             stack.push_async_callback(self.batches.close)
             stack.push_async_callback(self.guard.owners.close)
             stack.push_async_callback(self.alarms.aclose)
+            stack.push_async_callback(self.retries.close)
             stack.push_async_callback(self.upstream.aclose)
             stack.push_async_callback(self.aside.aclose)
             stack.push_async_callback(self.answers.aside.aclose)
@@ -301,6 +318,7 @@ class Parts:
             self.limit_gauges.measure()
             self.upstream.troubles.measure()
             observe.ATTEMPTS_RUNNING.read = lambda: self.pursuits.stats().running
+            observe.RETRIES_WAITING.read = lambda: self.retries.stats().waiting
             observe.LEARNED_CLASSES.read = lambda: len(self.tuner.learner.stats().known)
             observe.IN_FLIGHT.read = lambda: len(self.flights)
             observe.REDIS_UP.read = lambda: float(not self.link.trouble)
@@ -316,11 +334,13 @@ class Parts:
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
         start(QueueGauges(self.link, self.clock).keep, "queue-gauges")
+        start(self.retries.keep, "retry-budget")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
         start(self.overrides.keep, "overrides")
         start(self.usage.keep, "usage")
         start(self.check.run, "redis-check")
+        start(lambda: memory.keep_small(self.clock, lambda: self.crowd.stats().calls), "memory")
         start(self.tuner.learner.keep, "learner")
         start(self.tuner.own_limits.keep, "own-limits")
         if self.account is not None and self._keys.admin:
@@ -329,7 +349,9 @@ class Parts:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Make the attempts of tickets, this process's or any other's."""
-        serve_with(self.pursuits.run, self.clock)
+        serve_with(self.ringer.ring, self.clock)
+        await self.look()
+        self._background.lasting(self.ringer.keep, "ringer")
         self.worker.start()
         try:
             yield
@@ -344,6 +366,7 @@ class Parts:
     async def _leave(self) -> None:
         """Let what goes on without a caller end, too, as long as there is time; then hand over what is left of it."""
         leave_by = self._leave_by or self.clock.now() + self.settings.drain.time
+        await self.ringer.stop()
         await self.worker.stop(max(0.0, leave_by - self.clock.now()))
         with contextlib.suppress(TimeoutError):
             async with self.clock.timeout(leave_by - self.clock.now()):
@@ -355,9 +378,9 @@ class Parts:
             await self.tickets.leave()
 
     async def look(self) -> None:
-        """Look whether Redis is there; what follows from it, `wrong` says."""
+        """Look whether Redis is there, and what time it is by its clock; what follows from it, `wrong` says."""
         with contextlib.suppress(RedisAway):
-            await self.link.ping()
+            await self.link.set_clock(self.clock)
 
     async def settle_in(self) -> None:
         """Wait until the worker takes jobs, so that nobody is told of a start as of a fault; not for a Redis that is away."""
@@ -374,6 +397,7 @@ class Parts:
         """Return why this daemon should not be asked, a line each; [] if all is well."""
         checks = (
             (self.is_draining, "draining"),
+            (bool(why := self.own_redis()), why),
             (bool(trouble := self.link.trouble), trouble),
             (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
             (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),

@@ -59,8 +59,8 @@ async def processes(valkey_url):
     """A maker of processes on one Redis."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(*args) -> Process:
-            process = await Process(valkey_url, *args).start()
+        async def make(*args, **options) -> Process:
+            process = await Process(valkey_url, *args, **options).start()
             stack.push_async_callback(process.aclose)
             return process
 

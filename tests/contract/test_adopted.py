@@ -60,7 +60,7 @@ async def test_go_on(link, tickets, seal):
     assert (await now.get(made["answered"], WHO)).answer == ANSWER
     assert str((await now.get(made["failed"], WHO)).error) == str(ERROR)
     assert (await now.start(made["queued"], 1)).call.body == a_call().body
-    assert len((await now.list(WHO))[0]) == 3
+    assert len((await now.listing.page(WHO.text))[0]) == 3
 
 
 async def test_times(link, tickets):

@@ -71,9 +71,9 @@ async def test_tickets(link, tickets, wrong):
     await link.do("ZADD", keys.tickets_of("other"), 1, changed)
     for field in ("call", "body"):
         await link.do("HSET", keys.ticket(moved), field, await link.do("HGET", keys.ticket(mine), field))
-    listed, _ = await ours.list(Owner("checkout"))
+    listed, _ = await ours.listing.page("checkout")
     assert {each.id for each in listed} == {mine, moved}
-    assert await ours.list(Owner("other")) == ([], "")
+    assert await ours.listing.page("other") == ([], "")
     for ticket_id in (planted, changed):
         with pytest.raises(TicketNotFound):
             await ours.get(ticket_id, Owner("checkout"))

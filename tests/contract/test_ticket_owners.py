@@ -22,8 +22,8 @@ async def test_owners(here):
         for attempt in (here.tickets.get(first.ticket, owner), here.tickets.cancel(first.ticket, owner)):
             with pytest.raises(TicketNotFound):
                 await attempt
-    assert [ticket.id for ticket in (await here.tickets.list(mine.owner))[0]] == [first.ticket]
-    assert [ticket.id for ticket in (await here.tickets.list(yours.owner))[0]] == [second.ticket]
+    assert [ticket.id for ticket in (await here.tickets.listing.page(mine.owner.text))[0]] == [first.ticket]
+    assert [ticket.id for ticket in (await here.tickets.listing.page(yours.owner.text))[0]] == [second.ticket]
     assert (await here.tickets.cancel(first.ticket, mine.owner)).state is State.CANCELED
     stored = [*await here.link.do("KEYS", "*"), *await here.link.do("HVALS", keys.ticket(second.ticket))]
     assert not any(b"yours" in value for value in stored)

@@ -15,6 +15,7 @@ from headrace import keys
 from headrace.errors import BudgetExhausted, Canceled, DeadlinePassed, InvalidCall, TicketNotFound
 from headrace.model import CacheControl, Lane, Source
 from headrace.owner import Owner
+from headrace.retry.listing import Wanted
 from headrace.retry.ticket import Claimed, State, Timing, decode_call, encode_call
 from ticket_parts import ANSWER, ERROR, a_call
 
@@ -76,7 +77,7 @@ async def test_parked_again_and_again(here):
     """Attempts and broken ones are counted from park to park; only the awaited attempt starts."""
     call = a_call()
     ticket_id = await here.tickets.park(call, attempts=1, broken=1, due=call.arrival + 9)
-    assert here.alarms.set == [(ticket_id, 2, call.arrival + 9, 0)]
+    assert here.alarms.set == [(ticket_id, 2, call.arrival + 9)]
 
     for wrong in (0, 1, 3):
         assert await here.tickets.start(ticket_id, wrong) is None
@@ -86,16 +87,16 @@ async def test_parked_again_and_again(here):
     assert await here.tickets.park(ticket.call, attempts=2, broken=1, due=call.arrival + 20) == ticket_id
     ticket = await here.tickets.get(ticket_id, Owner("checkout"))
     assert (ticket.state, ticket.attempts, ticket.broken, ticket.due) == (State.QUEUED, 2, 1, call.arrival + 20)
-    assert here.alarms.set[1:] == [(ticket_id, 3, call.arrival + 20, 0)]
+    assert here.alarms.set[1:] == [(ticket_id, 3, call.arrival + 20)]
 
 
 async def test_attempt_taken_back(here):
-    """An attempt that began but was not made is awaited anew, by alarms of other names."""
+    """An attempt that began but was not made is awaited anew."""
     ticket_id = (await here.tickets.submit(a_call())).ticket
-    for n in (1, 2):
+    for _ in range(2):
         ticket = await here.tickets.start(ticket_id, 1)
         await here.tickets.park(ticket.call, attempts=0, broken=0, due=5.0)
-        assert here.alarms.set[-1] == (ticket_id, 1, 5.0, n)
+        assert here.alarms.set[-1] == (ticket_id, 1, 5.0)
     await here.tickets.start(ticket_id, 1)
     await here.tickets.finish(ticket_id, answer=ANSWER, attempts=0)
     assert (await here.tickets.get(ticket_id, Owner("checkout"))).attempts == 0
@@ -218,7 +219,7 @@ async def test_anothers_ticket(here):
     for attempt in (here.tickets.get(ticket_id, Owner("other")), here.tickets.cancel(ticket_id, Owner("other"))):
         with pytest.raises(TicketNotFound):
             await attempt
-    assert await here.tickets.list(Owner("other")) == ([], "")
+    assert await here.tickets.listing.page("other") == ([], "")
     assert await here.state(ticket_id) is State.QUEUED
 
 
@@ -228,12 +229,12 @@ async def test_list(here):
     await here.tickets.finish(ids[1], answer=ANSWER)
     seen, token = [], ""
     for size in (2, 2, 1):
-        page, token = await here.tickets.list(Owner("checkout"), page_size=2, page_token=token)
+        page, token = await here.tickets.listing.page("checkout", page_size=2, page_token=token)
         assert len(page) == size
         seen += [ticket.id for ticket in page]
     assert (seen, token) == (ids[::-1], "")
 
-    page, token = await here.tickets.list(Owner("checkout"), state=State.SUCCEEDED)
+    page, token = await here.tickets.listing.page("checkout", Wanted(state=State.SUCCEEDED))
     assert ([ticket.id for ticket in page], page[0].answer, token) == ([ids[1]], None, "")
     with pytest.raises(InvalidCall):
-        await here.tickets.list(Owner("checkout"), page_token="x")
+        await here.tickets.listing.page("checkout", page_token="x")

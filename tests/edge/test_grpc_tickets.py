@@ -12,66 +12,30 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from conftest import until
-from grpc_fakes import MESSAGE, FakeFlow, details, json_answer, serving
+from desk import Desk, SilentAlarms, Submitting
+from grpc_fakes import MESSAGE, FakeCallers, details, json_answer, serving
 from headrace.clock import SystemClock
 from headrace.edge import translate
 from headrace.errors import UpstreamError
 from headrace.link import Link
-from headrace.model import Call
-from headrace.retry.ticket import Claimed, Ticket
+from headrace.model import Role
+from headrace.owner import Owner
+from headrace.retry.ticket import State
 from headrace.retry.tickets import Tickets
 from headrace.v1 import (
-    messages_service_pb2,
-    messages_service_pb2_grpc,
+    options_pb2,
     tickets_pb2,
     tickets_service_pb2,
-    tickets_service_pb2_grpc,
 )
 
 Get = tickets_service_pb2.GetTicketRequest
 Wait = tickets_service_pb2.WaitTicketRequest
 Cancel = tickets_service_pb2.CancelTicketRequest
+Watch = tickets_service_pb2.WatchTicketRequest
 List = tickets_service_pb2.ListTicketsRequest
-PARAMS = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": {"text": "hi"}}]}
-
-
-class SilentAlarms:
-    """Alarms that never ring: the tests make the attempts."""
-
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
-        pass
-
-
-class Submitting(FakeFlow):
-    """A flow that only takes calls in."""
-
-    def __init__(self, tickets: Tickets) -> None:
-        super().__init__()
-        self._tickets = tickets
-
-    async def submit(self, call: Call) -> Ticket:
-        claim = await self._tickets.submit(call)
-        assert isinstance(claim, Claimed)
-        return await self._tickets.get(claim.ticket, call.owner)
-
-
-class Desk:
-    """Both services, and the tickets behind them."""
-
-    def __init__(self, tickets: Tickets, channel: grpc.aio.Channel) -> None:
-        self.tickets = tickets
-        self.service = tickets_service_pb2_grpc.TicketsServiceStub(channel)
-        self._messages = messages_service_pb2_grpc.MessagesServiceStub(channel)
-
-    async def submit(self, **request: Any) -> tickets_pb2.Ticket:
-        response = await self._messages.SubmitMessage(messages_service_pb2.SubmitMessageRequest(params=PARAMS, **request))
-        return response.ticket
-
-    async def finish(self, ticket_id: str, **end: Any) -> None:
-        assert await self.tickets.start(ticket_id, 1)
-        await self.tickets.finish(ticket_id, **end)
 
 
 @pytest.fixture
@@ -151,6 +115,85 @@ async def test_list(desk: Desk) -> None:
     assert [ticket.id for ticket in done.tickets] == ids[:1]
 
 
+async def test_list_filtered(desk: Desk) -> None:
+    """By model, lane and time; and everybody's, where nobody is told apart."""
+    mine = await desk.submit(options={"caller": "me", "lane": options_pb2.LANE_BATCH})
+    yours = await desk.submit(options={"caller": "you"})
+    me, later = {"caller": "me"}, Timestamp(seconds=int(time.time()) + 100)
+    assert (mine.caller, mine.lane) == ("me", "batch")
+    for asked, found in (
+        ({"options": me, "lane": "batch", "model": "m*"}, [mine.id]),
+        ({"options": me, "lane": "standard"}, []),
+        ({"options": me, "model": "x*"}, []),
+        ({"options": me, "until_time": later}, [mine.id]),
+        ({"options": me, "since_time": later}, []),
+        ({"owner": "you"}, [yours.id]),
+        ({"owner": "*"}, [yours.id, mine.id]),
+    ):
+        page = await desk.service.ListTickets(List(**asked))  # type: ignore[arg-type]
+        assert [ticket.id for ticket in page.tickets] == found, asked
+
+
+async def test_list_others(tmp_path: Path, link: Link) -> None:
+    """Where callers are told apart, others' tickets are for admins to list."""
+    tickets = Tickets(link, SystemClock(), SilentAlarms())
+    callers = FakeCallers({"ka": "ann", "kb": "boss", "ko": "ops"}, boss=Role.ADMIN, ops=Role.OPERATOR)
+    async with serving(tmp_path, Submitting(tickets), tickets=tickets, callers=callers) as (_, channel):
+        desk = Desk(tickets, channel)
+        ticket = await desk.submit(metadata=(("x-api-key", "ka"),))
+        for owner in ("ann", "*"):
+            for key in ("ka", "ko"):
+                if (key, owner) != ("ka", "ann"):
+                    with pytest.raises(grpc.aio.AioRpcError) as refused:
+                        await desk.service.ListTickets(List(owner=owner), metadata=(("x-api-key", key),))
+                    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            page = await desk.service.ListTickets(List(owner=owner), metadata=(("x-api-key", "kb"),))
+            assert [each.id for each in page.tickets] == [ticket.id]
+
+
+async def test_watch(desk: Desk) -> None:
+    """Whoever watches is told each state, and the answer with the last."""
+    ticket = await desk.submit()
+    told = desk.service.WatchTicket(Watch(id=ticket.id))
+    states = [(await told.read()).ticket.state]
+    assert await desk.tickets.start(ticket.id, 1)
+    states.append((await told.read()).ticket.state)
+    await desk.tickets.finish(ticket.id, answer=json_answer(), attempts=1)
+    last = (await told.read()).ticket
+    assert [*states, last.state] == [
+        tickets_pb2.TICKET_STATE_QUEUED, tickets_pb2.TICKET_STATE_RUNNING, tickets_pb2.TICKET_STATE_SUCCEEDED,
+    ]  # fmt: skip
+    assert json.loads(translate.write(last.message)) == MESSAGE
+    assert last.end_time.ToSeconds() > 0
+    assert await told.read() == grpc.aio.EOF
+    assert await told.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("rpc", ["WaitTicket", "WatchTicket"])
+async def test_drain_is_heard(tmp_path: Path, link: Link, rpc: str) -> None:
+    """Who waits for a ticket, or watches one, hears at once that the daemon drains; the ticket goes on."""
+    tickets = Tickets(link, SystemClock(), SilentAlarms())
+    async with serving(tmp_path, Submitting(tickets), tickets=tickets) as (server, channel):
+        desk = Desk(tickets, channel)
+        ticket = await desk.submit()
+        if rpc == "WatchTicket":
+            watching = desk.service.WatchTicket(Watch(id=ticket.id))
+            await watching.read()
+            waiting = asyncio.ensure_future(watching.read())
+        else:
+            waiting = asyncio.ensure_future(desk.service.WaitTicket(Wait(id=ticket.id)))
+            await until(lambda: "1 waited for" in repr(tickets))
+        draining = asyncio.create_task(server.drain(30))
+        with pytest.raises(grpc.aio.AioRpcError) as left:
+            await asyncio.wait_for(waiting, 5)
+        await draining
+    assert left.value.code() is grpc.StatusCode.UNAVAILABLE
+    said = details(left.value)
+    assert said["ErrorInfo"].reason == "DRAINING"
+    assert "RetryInfo" in said
+    assert (await tickets.get(ticket.id, Owner("default"))).state is State.QUEUED
+
+
 async def test_anothers(desk: Desk) -> None:
     """One caller's ticket does not exist for another."""
     mine = await desk.submit(options={"caller": "me"})
@@ -158,6 +201,7 @@ async def test_anothers(desk: Desk) -> None:
         desk.service.GetTicket(Get(id=mine.id)),
         desk.service.WaitTicket(Wait(id=mine.id)),
         desk.service.CancelTicket(Cancel(id=mine.id, options={"caller": "you"})),
+        desk.service.WatchTicket(Watch(id=mine.id)).read(),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call

@@ -162,7 +162,7 @@ async def test_ticket(valkey_url: str, tmp_path: Path) -> None:
         for _ in range(2):
             await say(door, "idempotency-key: k", body=ASK | {"stream": True}, target="/v1/chat/completions")
         assert server.calls == 1
-        (ticket,), _ = await one.parts.tickets.list(Owner("default"))
+        (ticket,), _ = await one.parts.tickets.listing.page("default")
         said = ticket_message(await one.parts.tickets.get(ticket.id, Owner("default")))
         assert said.other_answer == b"".join(CHUNKS)
         assert not said.HasField("message")

@@ -169,7 +169,7 @@ async def test_lost_lease(valkey_url: str, tmp_path: Path) -> None:
         [(ticket, hold)] = one.parts.tickets._held.items()
         with redis.Redis.from_url(valkey_url) as client:
             client.hset(keys.ticket(ticket), "holder", "headrace:inbox:another|1")
-            await one.parts.tickets._renew(ticket, hold)
+            await one.parts.tickets._renewals._renew(ticket, hold)
             await until(lambda: one.parts.upstream.in_the_air == 0)
             await asyncio.sleep(0.05)
             assert client.hget(keys.ticket(ticket), "state") == b"RUNNING"

@@ -55,7 +55,7 @@ async def test_submission_cut_off(valkey_url: str, tmp_path: Path, step: int) ->
         asked.cancel()
         await asyncio.wait([asked])
         again = await one.parts.pursuits.submit(call)
-        tickets, _ = await one.parts.tickets.list(call.owner)
+        tickets, _ = await one.parts.tickets.listing.page(call.owner.text)
         assert [ticket.id for ticket in tickets] == [again.id]
         assert (await asyncio.wait_for(one.parts.tickets.wait(again.id), 20)).state is State.SUCCEEDED
         assert server.calls == 1

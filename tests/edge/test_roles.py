@@ -22,14 +22,16 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from headrace import endpoints, roles
+from headrace import endpoints, keys, roles
 from headrace.callers import KeyStore
 from headrace.edge.grpc_routes import FILES, ROUTES
+from headrace.errors import UpstreamError
 from headrace.model import Role
 from headrace.v1 import api_service_pb2 as api
 from headrace.v1 import (
     budgets_service_pb2,
     cache_service_pb2,
+    letters_service_pb2,
     message_batches_service_pb2,
     messages_service_pb2,
     tickets_service_pb2,
@@ -40,7 +42,15 @@ from lent import CALL, House, opened
 PARAMS = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": {"text": "hi"}}]}
 SERVICES = [
     service
-    for file in (tickets_service_pb2, cache_service_pb2, usage_service_pb2, budgets_service_pb2, api, *FILES)
+    for file in (
+        tickets_service_pb2,
+        letters_service_pb2,
+        cache_service_pb2,
+        usage_service_pb2,
+        budgets_service_pb2,
+        api,
+        *FILES,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
 ]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -206,6 +216,26 @@ async def listed_ticket(house: House) -> tuple[Message, Callable[[bytes], bool]]
     return tickets_service_pb2.ListTicketsRequest(), lambda raw: ticket.encode() in raw
 
 
+async def _letter(house: House) -> str:
+    ticket, tickets = await _ticket(house), house.one.parts.tickets
+    await tickets.finish(ticket, error=UpstreamError("no", status=400))
+    if not await house.one.parts.link.do("ZSCORE", keys.LETTERS, f"{ticket}|ann"):
+        return await _letter(house)  # the worker was quicker, and it was answered
+    return ticket
+
+
+def of_letter(cls: type[Message]) -> Anns:
+    async def make(house: House) -> tuple[Message, None]:
+        return cls(id=await _letter(house)), None
+
+    return make
+
+
+async def listed_letter(house: House) -> tuple[Message, Callable[[bytes], bool]]:
+    letter = await _letter(house)
+    return letters_service_pb2.ListLettersRequest(), lambda raw: letter.encode() in raw
+
+
 def of_batch(cls: type[Message]) -> Anns:
     async def make(house: House) -> tuple[Message, None]:
         return cls(id=await house.make("ann", "/v1/messages/batches")), None
@@ -233,7 +263,12 @@ ANNS: dict[str, Anns] = {
     "TicketsService.GetTicket": of_ticket(tickets_service_pb2.GetTicketRequest),
     "TicketsService.WaitTicket": of_ticket(tickets_service_pb2.WaitTicketRequest),
     "TicketsService.CancelTicket": of_ticket(tickets_service_pb2.CancelTicketRequest),
+    "TicketsService.WatchTicket": of_ticket(tickets_service_pb2.WatchTicketRequest),
     "TicketsService.ListTickets": listed_ticket,
+    "LettersService.GetLetter": of_letter(letters_service_pb2.GetLetterRequest),
+    "LettersService.RequeueLetter": of_letter(letters_service_pb2.RequeueLetterRequest),
+    "LettersService.DropLetter": of_letter(letters_service_pb2.DropLetterRequest),
+    "LettersService.ListLetters": listed_letter,
     "MessageBatchesService.GetMessageBatch": of_batch(message_batches_service_pb2.GetMessageBatchRequest),
     "MessageBatchesService.CancelMessageBatch": of_batch(message_batches_service_pb2.CancelMessageBatchRequest),
     "MessageBatchesService.DeleteMessageBatch": of_batch(message_batches_service_pb2.DeleteMessageBatchRequest),

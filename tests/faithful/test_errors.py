@@ -69,6 +69,14 @@ def test_all_rows() -> None:
 def test_waits() -> None:
     """A wait is said by whatever has one: waiting rows are those that the code gives a length, or knows to help."""
     named = {row[0].partition("`,")[0].strip("`") for row in OURS if "RetryInfo" in row[3]}
-    assert named == {"BUDGET_EXHAUSTED", "UPSTREAM_OVERLOADED", "CALLER_ON_HOLD", "QUEUE_FULL", "DRAINING", "REDIS_AWAY"}
+    assert named == {
+        "BUDGET_EXHAUSTED",
+        "UPSTREAM_OVERLOADED",
+        "CALLER_ON_HOLD",
+        "QUEUE_FULL",
+        "DRAINING",
+        "REDIS_AWAY",
+        "TICKET_LOST",
+    }
     for row in OURS:
         assert ("RetryInfo" in row[3]) == ("with a wait" in row[0]), row

@@ -123,7 +123,7 @@ def steering(data: bytes) -> None:
 
 def listed(data: bytes) -> None:
     request = parse(tickets_service_pb2.ListTicketsRequest, data)
-    grpc_tickets._page_size(request.page_size)
+    grpc_tickets.page_size(request.page_size)
     grpc_tickets._state(request.state)
 
 

@@ -347,7 +347,7 @@ async def test_audit(valkey_url: str, tmp_path: Path, gate: str) -> None:
         for line in one.served.log.splitlines():
             _search("a line of the log", line, key)
         print(f"{_searched.total()} outputs searched: {dict(_searched)}")
-        assert _searched.total() > 500
+        assert _searched.total() > 400  # lines of one kind are rationed
 
 
 @contextlib.contextmanager

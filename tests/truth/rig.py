@@ -48,6 +48,8 @@ class Upstream:
     async def __aexit__(self, *_: object) -> None:
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     async def arrivals(self) -> list[Arrival]:
         """Return its log of calls, in the order in which they came."""
@@ -58,9 +60,10 @@ class Upstream:
 class Valkey:
     """A real Valkey on a socket, that can be stopped for a while and started anew on what it had."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self._directory = directory
-        self._process, self.url = start_valkey(directory, *_AOF)
+        self._options = (*_AOF, *options)
+        self._process, self.url = start_valkey(directory, *self._options)
 
     def __enter__(self) -> Valkey:
         return self
@@ -75,7 +78,7 @@ class Valkey:
     async def restart(self) -> None:
         """Kill it, and start it on the same socket with what it had written."""
         self._end()
-        self._process, _ = await asyncio.to_thread(start_valkey, self._directory, *_AOF)
+        self._process, _ = await asyncio.to_thread(start_valkey, self._directory, *self._options)
 
     def _end(self) -> None:
         self._process.kill()

@@ -19,7 +19,14 @@ from headrace.edge import http_errors, status
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "daemon" / "headrace"
 PAGES = sorted(
-    path for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md"))
+    path
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "SECURITY.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+    )
 )
 
 
@@ -67,6 +74,12 @@ def test_configuration() -> None:
     """docs/configuration.md has a row for every key."""
     said = page("docs/configuration.md")
     assert [key for key in settings() if f"| `{key}` |" not in said] == []
+
+
+def test_example() -> None:
+    """config.example.toml has every key, as README says: with a value, or in a remark beside one."""
+    said = page("config.example.toml")
+    assert [key for key in settings() if not re.search(rf"\b{key.rpartition('.')[2]}\b", said)] == []
 
 
 def test_make_targets() -> None:

@@ -60,6 +60,7 @@ OURS = [
     (errors.NotCached("m"), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.IdempotencyConflict("m"), StatusCode.ALREADY_EXISTS, {"ResourceInfo"}),
     (errors.TicketNotFound("m", metadata={"ticket": "t1"}), StatusCode.NOT_FOUND, {"ResourceInfo"}),
+    (errors.TicketLost("m", retry_after_s=1.0), StatusCode.UNAVAILABLE, {"RetryInfo"}),
     (errors.ResourceNotFound("m", metadata={"resource": "file_1"}), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.LimitNotFound("m", metadata={"limit": "org"}), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.OverrideNotFound("m"), StatusCode.NOT_FOUND, {"ResourceInfo"}),

@@ -79,6 +79,59 @@ func (Lane) EnumDescriptor() ([]byte, []int) {
 	return file_headrace_v1_options_proto_rawDescGZIP(), []int{0}
 }
 
+// Says what becomes of a call whose RPC ends before it has an answer: its caller has gone, or its connection.
+type OnDisconnect int32
+
+const (
+	// Goes on if it was submitted or has an idempotency key, and else is given up.
+	OnDisconnect_ON_DISCONNECT_UNSPECIFIED OnDisconnect = 0
+	// Is given up, unless somebody else waits for the same answer. Makes no sense for SubmitMessage.
+	OnDisconnect_ON_DISCONNECT_CANCEL OnDisconnect = 1
+	// Goes on to its end: it has a ticket from the beginning, by which its answer is found later.
+	OnDisconnect_ON_DISCONNECT_CONTINUE OnDisconnect = 2
+)
+
+// Enum value maps for OnDisconnect.
+var (
+	OnDisconnect_name = map[int32]string{
+		0: "ON_DISCONNECT_UNSPECIFIED",
+		1: "ON_DISCONNECT_CANCEL",
+		2: "ON_DISCONNECT_CONTINUE",
+	}
+	OnDisconnect_value = map[string]int32{
+		"ON_DISCONNECT_UNSPECIFIED": 0,
+		"ON_DISCONNECT_CANCEL":      1,
+		"ON_DISCONNECT_CONTINUE":    2,
+	}
+)
+
+func (x OnDisconnect) Enum() *OnDisconnect {
+	p := new(OnDisconnect)
+	*p = x
+	return p
+}
+
+func (x OnDisconnect) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnDisconnect) Descriptor() protoreflect.EnumDescriptor {
+	return file_headrace_v1_options_proto_enumTypes[1].Descriptor()
+}
+
+func (OnDisconnect) Type() protoreflect.EnumType {
+	return &file_headrace_v1_options_proto_enumTypes[1]
+}
+
+func (x OnDisconnect) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnDisconnect.Descriptor instead.
+func (OnDisconnect) EnumDescriptor() ([]byte, []int) {
+	return file_headrace_v1_options_proto_rawDescGZIP(), []int{1}
+}
+
 // Names where an answer came from. New values may be added.
 type AnswerSource int32
 
@@ -124,11 +177,11 @@ func (x AnswerSource) String() string {
 }
 
 func (AnswerSource) Descriptor() protoreflect.EnumDescriptor {
-	return file_headrace_v1_options_proto_enumTypes[1].Descriptor()
+	return file_headrace_v1_options_proto_enumTypes[2].Descriptor()
 }
 
 func (AnswerSource) Type() protoreflect.EnumType {
-	return &file_headrace_v1_options_proto_enumTypes[1]
+	return &file_headrace_v1_options_proto_enumTypes[2]
 }
 
 func (x AnswerSource) Number() protoreflect.EnumNumber {
@@ -137,7 +190,7 @@ func (x AnswerSource) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AnswerSource.Descriptor instead.
 func (AnswerSource) EnumDescriptor() ([]byte, []int) {
-	return file_headrace_v1_options_proto_rawDescGZIP(), []int{1}
+	return file_headrace_v1_options_proto_rawDescGZIP(), []int{2}
 }
 
 // Says how the daemon treats one call. Nothing in it reaches upstream but the version, the betas and the headers.
@@ -165,7 +218,9 @@ type CallOptions struct {
 	Labels map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Chooses the lane by its name, for those of the daemon's configuration that `Lane` does not know. Beside `lane` it has to
 	// name the same one.
-	LaneName      string `protobuf:"bytes,9,opt,name=lane_name,json=laneName,proto3" json:"lane_name,omitempty"`
+	LaneName string `protobuf:"bytes,9,opt,name=lane_name,json=laneName,proto3" json:"lane_name,omitempty"`
+	// Says what becomes of the call if this RPC ends before it has an answer. Unspecified means what is usual for such a call.
+	OnDisconnect  OnDisconnect `protobuf:"varint,10,opt,name=on_disconnect,json=onDisconnect,proto3,enum=headrace.v1.OnDisconnect" json:"on_disconnect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +316,13 @@ func (x *CallOptions) GetLaneName() string {
 		return x.LaneName
 	}
 	return ""
+}
+
+func (x *CallOptions) GetOnDisconnect() OnDisconnect {
+	if x != nil {
+		return x.OnDisconnect
+	}
+	return OnDisconnect_ON_DISCONNECT_UNSPECIFIED
 }
 
 // Directs the cache in HTTP's own terms: RFC 9111, and RFC 5861 for stale_if_error.
@@ -449,7 +511,7 @@ var File_headrace_v1_options_proto protoreflect.FileDescriptor
 
 const file_headrace_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x19headrace/v1/options.proto\x12\vheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc3\x04\n" +
+	"\x19headrace/v1/options.proto\x12\vheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\x83\x05\n" +
 	"\vCallOptions\x12>\n" +
 	"\rcache_control\x18\x01 \x01(\v2\x19.headrace.v1.CacheControlR\fcacheControl\x12%\n" +
 	"\x04lane\x18\x02 \x01(\x0e2\x11.headrace.v1.LaneR\x04lane\x12'\n" +
@@ -459,7 +521,9 @@ const file_headrace_v1_options_proto_rawDesc = "" +
 	"\x0fanthropic_betas\x18\x06 \x03(\tR\x0eanthropicBetas\x12[\n" +
 	"\x11anthropic_headers\x18\a \x03(\v2..headrace.v1.CallOptions.AnthropicHeadersEntryR\x10anthropicHeaders\x12<\n" +
 	"\x06labels\x18\b \x03(\v2$.headrace.v1.CallOptions.LabelsEntryR\x06labels\x12\x1b\n" +
-	"\tlane_name\x18\t \x01(\tR\blaneName\x1aC\n" +
+	"\tlane_name\x18\t \x01(\tR\blaneName\x12>\n" +
+	"\ron_disconnect\x18\n" +
+	" \x01(\x0e2\x19.headrace.v1.OnDisconnectR\fonDisconnect\x1aC\n" +
 	"\x15AnthropicHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -486,7 +550,11 @@ const file_headrace_v1_options_proto_rawDesc = "" +
 	"\x10LANE_INTERACTIVE\x10\x01\x12\x11\n" +
 	"\rLANE_STANDARD\x10\x02\x12\x0e\n" +
 	"\n" +
-	"LANE_BATCH\x10\x03*\x95\x01\n" +
+	"LANE_BATCH\x10\x03*c\n" +
+	"\fOnDisconnect\x12\x1d\n" +
+	"\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n" +
+	"\x16ON_DISCONNECT_CONTINUE\x10\x02*\x95\x01\n" +
 	"\fAnswerSource\x12\x1d\n" +
 	"\x19ANSWER_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ANSWER_SOURCE_UPSTREAM\x10\x01\x12\x18\n" +
@@ -507,32 +575,34 @@ func file_headrace_v1_options_proto_rawDescGZIP() []byte {
 	return file_headrace_v1_options_proto_rawDescData
 }
 
-var file_headrace_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_headrace_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_headrace_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_headrace_v1_options_proto_goTypes = []any{
 	(Lane)(0),                   // 0: headrace.v1.Lane
-	(AnswerSource)(0),           // 1: headrace.v1.AnswerSource
-	(*CallOptions)(nil),         // 2: headrace.v1.CallOptions
-	(*CacheControl)(nil),        // 3: headrace.v1.CacheControl
-	(*Origin)(nil),              // 4: headrace.v1.Origin
-	nil,                         // 5: headrace.v1.CallOptions.AnthropicHeadersEntry
-	nil,                         // 6: headrace.v1.CallOptions.LabelsEntry
-	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
+	(OnDisconnect)(0),           // 1: headrace.v1.OnDisconnect
+	(AnswerSource)(0),           // 2: headrace.v1.AnswerSource
+	(*CallOptions)(nil),         // 3: headrace.v1.CallOptions
+	(*CacheControl)(nil),        // 4: headrace.v1.CacheControl
+	(*Origin)(nil),              // 5: headrace.v1.Origin
+	nil,                         // 6: headrace.v1.CallOptions.AnthropicHeadersEntry
+	nil,                         // 7: headrace.v1.CallOptions.LabelsEntry
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
 }
 var file_headrace_v1_options_proto_depIdxs = []int32{
-	3, // 0: headrace.v1.CallOptions.cache_control:type_name -> headrace.v1.CacheControl
+	4, // 0: headrace.v1.CallOptions.cache_control:type_name -> headrace.v1.CacheControl
 	0, // 1: headrace.v1.CallOptions.lane:type_name -> headrace.v1.Lane
-	5, // 2: headrace.v1.CallOptions.anthropic_headers:type_name -> headrace.v1.CallOptions.AnthropicHeadersEntry
-	6, // 3: headrace.v1.CallOptions.labels:type_name -> headrace.v1.CallOptions.LabelsEntry
-	7, // 4: headrace.v1.CacheControl.max_age:type_name -> google.protobuf.Duration
-	7, // 5: headrace.v1.CacheControl.stale_if_error:type_name -> google.protobuf.Duration
-	1, // 6: headrace.v1.Origin.source:type_name -> headrace.v1.AnswerSource
-	7, // 7: headrace.v1.Origin.age:type_name -> google.protobuf.Duration
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	6, // 2: headrace.v1.CallOptions.anthropic_headers:type_name -> headrace.v1.CallOptions.AnthropicHeadersEntry
+	7, // 3: headrace.v1.CallOptions.labels:type_name -> headrace.v1.CallOptions.LabelsEntry
+	1, // 4: headrace.v1.CallOptions.on_disconnect:type_name -> headrace.v1.OnDisconnect
+	8, // 5: headrace.v1.CacheControl.max_age:type_name -> google.protobuf.Duration
+	8, // 6: headrace.v1.CacheControl.stale_if_error:type_name -> google.protobuf.Duration
+	2, // 7: headrace.v1.Origin.source:type_name -> headrace.v1.AnswerSource
+	8, // 8: headrace.v1.Origin.age:type_name -> google.protobuf.Duration
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_headrace_v1_options_proto_init() }
@@ -545,7 +615,7 @@ func file_headrace_v1_options_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_headrace_v1_options_proto_rawDesc), len(file_headrace_v1_options_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -93,7 +93,8 @@ func (TicketState) EnumDescriptor() ([]byte, []int) {
 
 // Records a call that may outlive its RPC: one that was submitted, had an idempotency key, or was parked for a retry.
 //
-// It reaches exactly one terminal state, and is kept for a day after that; a failed one for a week.
+// It reaches exactly one terminal state, and is kept for a while after that (`retry.keep_results`; a dead letter
+// `retry.keep_letters`).
 type Ticket struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identifies the ticket; only its caller can use it.
@@ -117,7 +118,13 @@ type Ticket struct {
 	// Says why there is no answer, once the state is FAILED, CANCELED or EXPIRED.
 	Error *TicketError `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
 	// Holds the answer of a call that asked for no message (a chat, a count of tokens) in place of `message`: its HTTP body.
-	OtherAnswer   []byte `protobuf:"bytes,11,opt,name=other_answer,json=otherAnswer,proto3" json:"other_answer,omitempty"`
+	OtherAnswer []byte `protobuf:"bytes,11,opt,name=other_answer,json=otherAnswer,proto3" json:"other_answer,omitempty"`
+	// Names whose it is: the caller.
+	Caller string `protobuf:"bytes,12,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Names the class of traffic in which its attempts wait for their turn. Empty for a ticket of an earlier version.
+	Lane string `protobuf:"bytes,13,opt,name=lane,proto3" json:"lane,omitempty"`
+	// Says when it reached its terminal state.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +236,27 @@ func (x *Ticket) GetOtherAnswer() []byte {
 	return nil
 }
 
+func (x *Ticket) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *Ticket) GetLane() string {
+	if x != nil {
+		return x.Lane
+	}
+	return ""
+}
+
+func (x *Ticket) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
 // Says why there is no answer.
 type TicketError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -324,7 +352,7 @@ var File_headrace_v1_tickets_proto protoreflect.FileDescriptor
 
 const file_headrace_v1_tickets_proto_rawDesc = "" +
 	"\n" +
-	"\x19headrace/v1/tickets.proto\x12\vheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheadrace/v1/messages.proto\x1a\x19headrace/v1/options.proto\"\xe3\x03\n" +
+	"\x19headrace/v1/tickets.proto\x12\vheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheadrace/v1/messages.proto\x1a\x19headrace/v1/options.proto\"\xc6\x04\n" +
 	"\x06Ticket\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.headrace.v1.TicketStateR\x05state\x12\x14\n" +
@@ -339,7 +367,10 @@ const file_headrace_v1_tickets_proto_rawDesc = "" +
 	"\x06origin\x18\t \x01(\v2\x13.headrace.v1.OriginR\x06origin\x12.\n" +
 	"\x05error\x18\n" +
 	" \x01(\v2\x18.headrace.v1.TicketErrorR\x05error\x12!\n" +
-	"\fother_answer\x18\v \x01(\fR\votherAnswer\"\xa2\x02\n" +
+	"\fother_answer\x18\v \x01(\fR\votherAnswer\x12\x16\n" +
+	"\x06caller\x18\f \x01(\tR\x06caller\x12\x12\n" +
+	"\x04lane\x18\r \x01(\tR\x04lane\x125\n" +
+	"\bend_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\xa2\x02\n" +
 	"\vTicketError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -391,12 +422,13 @@ var file_headrace_v1_tickets_proto_depIdxs = []int32{
 	5, // 4: headrace.v1.Ticket.message:type_name -> headrace.v1.Message
 	6, // 5: headrace.v1.Ticket.origin:type_name -> headrace.v1.Origin
 	2, // 6: headrace.v1.Ticket.error:type_name -> headrace.v1.TicketError
-	3, // 7: headrace.v1.TicketError.metadata:type_name -> headrace.v1.TicketError.MetadataEntry
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	4, // 7: headrace.v1.Ticket.end_time:type_name -> google.protobuf.Timestamp
+	3, // 8: headrace.v1.TicketError.metadata:type_name -> headrace.v1.TicketError.MetadataEntry
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_headrace_v1_tickets_proto_init() }

@@ -9,6 +9,7 @@ package headracev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -223,6 +224,107 @@ func (x *WaitTicketResponse) GetTicket() *Ticket {
 	return nil
 }
 
+// Asks to be told of a ticket's changes.
+type WatchTicketRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identifies the ticket.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Says who asks; only `caller` counts.
+	Options       *CallOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTicketRequest) Reset() {
+	*x = WatchTicketRequest{}
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTicketRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTicketRequest) ProtoMessage() {}
+
+func (x *WatchTicketRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTicketRequest.ProtoReflect.Descriptor instead.
+func (*WatchTicketRequest) Descriptor() ([]byte, []int) {
+	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *WatchTicketRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WatchTicketRequest) GetOptions() *CallOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// Holds a ticket as it has become.
+type WatchTicketResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ticket; without its answer until it has ended.
+	Ticket        *Ticket `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTicketResponse) Reset() {
+	*x = WatchTicketResponse{}
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTicketResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTicketResponse) ProtoMessage() {}
+
+func (x *WatchTicketResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTicketResponse.ProtoReflect.Descriptor instead.
+func (*WatchTicketResponse) Descriptor() ([]byte, []int) {
+	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WatchTicketResponse) GetTicket() *Ticket {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
 // Cancels a ticket.
 type CancelTicketRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -236,7 +338,7 @@ type CancelTicketRequest struct {
 
 func (x *CancelTicketRequest) Reset() {
 	*x = CancelTicketRequest{}
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[4]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -248,7 +350,7 @@ func (x *CancelTicketRequest) String() string {
 func (*CancelTicketRequest) ProtoMessage() {}
 
 func (x *CancelTicketRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[4]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -261,7 +363,7 @@ func (x *CancelTicketRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTicketRequest.ProtoReflect.Descriptor instead.
 func (*CancelTicketRequest) Descriptor() ([]byte, []int) {
-	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{4}
+	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CancelTicketRequest) GetId() string {
@@ -289,7 +391,7 @@ type CancelTicketResponse struct {
 
 func (x *CancelTicketResponse) Reset() {
 	*x = CancelTicketResponse{}
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[5]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +403,7 @@ func (x *CancelTicketResponse) String() string {
 func (*CancelTicketResponse) ProtoMessage() {}
 
 func (x *CancelTicketResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[5]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +416,7 @@ func (x *CancelTicketResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTicketResponse.ProtoReflect.Descriptor instead.
 func (*CancelTicketResponse) Descriptor() ([]byte, []int) {
-	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{5}
+	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CancelTicketResponse) GetTicket() *Ticket {
@@ -329,20 +431,31 @@ type ListTicketsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Bounds the number of tickets in the response. 0 means 50; at most 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Goes on where the response with this `next_page_token` ended. Empty for the first page.
+	// Goes on where the response with this `next_page_token` ended, under the same filters. Empty for the first page. It is good
+	// whatever is made, ends or goes meanwhile: no ticket is listed twice, and none is left out that was there all the time.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Lists only tickets in this state. Unspecified means all. A page may then hold fewer tickets than asked for, even none,
-	// with more to follow.
+	// Lists only tickets in this state. Unspecified means all. With any filter a page may hold fewer tickets than asked for, even
+	// none, with more to follow.
 	State TicketState `protobuf:"varint,3,opt,name=state,proto3,enum=headrace.v1.TicketState" json:"state,omitempty"`
 	// Says who asks; only `caller` counts.
-	Options       *CallOptions `protobuf:"bytes,4,opt,name=options,proto3" json:"options,omitempty"`
+	Options *CallOptions `protobuf:"bytes,4,opt,name=options,proto3" json:"options,omitempty"`
+	// Lists this caller's tickets in place of one's own, or with "*" everybody's: for admins (PERMISSION_DENIED for others).
+	Owner string `protobuf:"bytes,5,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Lists only tickets of models that match this pattern, as "claude-*". Empty means all.
+	Model string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
+	// Lists only tickets of the lane of this name. Empty means all.
+	Lane string `protobuf:"bytes,7,opt,name=lane,proto3" json:"lane,omitempty"`
+	// Lists only tickets that were made at this moment or later.
+	SinceTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
+	// Lists only tickets that were made before this moment.
+	UntilTime     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=until_time,json=untilTime,proto3" json:"until_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListTicketsRequest) Reset() {
 	*x = ListTicketsRequest{}
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[6]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +467,7 @@ func (x *ListTicketsRequest) String() string {
 func (*ListTicketsRequest) ProtoMessage() {}
 
 func (x *ListTicketsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[6]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +480,7 @@ func (x *ListTicketsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTicketsRequest.ProtoReflect.Descriptor instead.
 func (*ListTicketsRequest) Descriptor() ([]byte, []int) {
-	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{6}
+	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListTicketsRequest) GetPageSize() int32 {
@@ -398,6 +511,41 @@ func (x *ListTicketsRequest) GetOptions() *CallOptions {
 	return nil
 }
 
+func (x *ListTicketsRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *ListTicketsRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ListTicketsRequest) GetLane() string {
+	if x != nil {
+		return x.Lane
+	}
+	return ""
+}
+
+func (x *ListTicketsRequest) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
+}
+
+func (x *ListTicketsRequest) GetUntilTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UntilTime
+	}
+	return nil
+}
+
 // Holds a page of tickets.
 type ListTicketsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -411,7 +559,7 @@ type ListTicketsResponse struct {
 
 func (x *ListTicketsResponse) Reset() {
 	*x = ListTicketsResponse{}
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[7]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +571,7 @@ func (x *ListTicketsResponse) String() string {
 func (*ListTicketsResponse) ProtoMessage() {}
 
 func (x *ListTicketsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_headrace_v1_tickets_service_proto_msgTypes[7]
+	mi := &file_headrace_v1_tickets_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +584,7 @@ func (x *ListTicketsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTicketsResponse.ProtoReflect.Descriptor instead.
 func (*ListTicketsResponse) Descriptor() ([]byte, []int) {
-	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{7}
+	return file_headrace_v1_tickets_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListTicketsResponse) GetTickets() []*Ticket {
@@ -457,7 +605,7 @@ var File_headrace_v1_tickets_service_proto protoreflect.FileDescriptor
 
 const file_headrace_v1_tickets_service_proto_rawDesc = "" +
 	"\n" +
-	"!headrace/v1/tickets_service.proto\x12\vheadrace.v1\x1a\x19headrace/v1/options.proto\x1a\x19headrace/v1/tickets.proto\"V\n" +
+	"!headrace/v1/tickets_service.proto\x12\vheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19headrace/v1/options.proto\x1a\x19headrace/v1/tickets.proto\"V\n" +
 	"\x10GetTicketRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
 	"\aoptions\x18\x02 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"@\n" +
@@ -467,25 +615,38 @@ const file_headrace_v1_tickets_service_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
 	"\aoptions\x18\x02 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"A\n" +
 	"\x12WaitTicketResponse\x12+\n" +
+	"\x06ticket\x18\x01 \x01(\v2\x13.headrace.v1.TicketR\x06ticket\"X\n" +
+	"\x12WatchTicketRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
+	"\aoptions\x18\x02 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"B\n" +
+	"\x13WatchTicketResponse\x12+\n" +
 	"\x06ticket\x18\x01 \x01(\v2\x13.headrace.v1.TicketR\x06ticket\"Y\n" +
 	"\x13CancelTicketRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
 	"\aoptions\x18\x02 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"C\n" +
 	"\x14CancelTicketResponse\x12+\n" +
-	"\x06ticket\x18\x01 \x01(\v2\x13.headrace.v1.TicketR\x06ticket\"\xb4\x01\n" +
+	"\x06ticket\x18\x01 \x01(\v2\x13.headrace.v1.TicketR\x06ticket\"\xea\x02\n" +
 	"\x12ListTicketsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\x12.\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x18.headrace.v1.TicketStateR\x05state\x122\n" +
-	"\aoptions\x18\x04 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"l\n" +
+	"\aoptions\x18\x04 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\x12\x14\n" +
+	"\x05owner\x18\x05 \x01(\tR\x05owner\x12\x14\n" +
+	"\x05model\x18\x06 \x01(\tR\x05model\x12\x12\n" +
+	"\x04lane\x18\a \x01(\tR\x04lane\x129\n" +
+	"\n" +
+	"since_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x129\n" +
+	"\n" +
+	"until_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tuntilTime\"l\n" +
 	"\x13ListTicketsResponse\x12-\n" +
 	"\atickets\x18\x01 \x03(\v2\x13.headrace.v1.TicketR\atickets\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xd2\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xa6\x03\n" +
 	"\x0eTicketsService\x12J\n" +
 	"\tGetTicket\x12\x1d.headrace.v1.GetTicketRequest\x1a\x1e.headrace.v1.GetTicketResponse\x12M\n" +
 	"\n" +
-	"WaitTicket\x12\x1e.headrace.v1.WaitTicketRequest\x1a\x1f.headrace.v1.WaitTicketResponse\x12S\n" +
+	"WaitTicket\x12\x1e.headrace.v1.WaitTicketRequest\x1a\x1f.headrace.v1.WaitTicketResponse\x12R\n" +
+	"\vWatchTicket\x12\x1f.headrace.v1.WatchTicketRequest\x1a .headrace.v1.WatchTicketResponse0\x01\x12S\n" +
 	"\fCancelTicket\x12 .headrace.v1.CancelTicketRequest\x1a!.headrace.v1.CancelTicketResponse\x12P\n" +
 	"\vListTickets\x12\x1f.headrace.v1.ListTicketsRequest\x1a .headrace.v1.ListTicketsResponseB3\n" +
 	"\x0fdev.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3"
@@ -502,43 +663,52 @@ func file_headrace_v1_tickets_service_proto_rawDescGZIP() []byte {
 	return file_headrace_v1_tickets_service_proto_rawDescData
 }
 
-var file_headrace_v1_tickets_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_headrace_v1_tickets_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_headrace_v1_tickets_service_proto_goTypes = []any{
-	(*GetTicketRequest)(nil),     // 0: headrace.v1.GetTicketRequest
-	(*GetTicketResponse)(nil),    // 1: headrace.v1.GetTicketResponse
-	(*WaitTicketRequest)(nil),    // 2: headrace.v1.WaitTicketRequest
-	(*WaitTicketResponse)(nil),   // 3: headrace.v1.WaitTicketResponse
-	(*CancelTicketRequest)(nil),  // 4: headrace.v1.CancelTicketRequest
-	(*CancelTicketResponse)(nil), // 5: headrace.v1.CancelTicketResponse
-	(*ListTicketsRequest)(nil),   // 6: headrace.v1.ListTicketsRequest
-	(*ListTicketsResponse)(nil),  // 7: headrace.v1.ListTicketsResponse
-	(*CallOptions)(nil),          // 8: headrace.v1.CallOptions
-	(*Ticket)(nil),               // 9: headrace.v1.Ticket
-	(TicketState)(0),             // 10: headrace.v1.TicketState
+	(*GetTicketRequest)(nil),      // 0: headrace.v1.GetTicketRequest
+	(*GetTicketResponse)(nil),     // 1: headrace.v1.GetTicketResponse
+	(*WaitTicketRequest)(nil),     // 2: headrace.v1.WaitTicketRequest
+	(*WaitTicketResponse)(nil),    // 3: headrace.v1.WaitTicketResponse
+	(*WatchTicketRequest)(nil),    // 4: headrace.v1.WatchTicketRequest
+	(*WatchTicketResponse)(nil),   // 5: headrace.v1.WatchTicketResponse
+	(*CancelTicketRequest)(nil),   // 6: headrace.v1.CancelTicketRequest
+	(*CancelTicketResponse)(nil),  // 7: headrace.v1.CancelTicketResponse
+	(*ListTicketsRequest)(nil),    // 8: headrace.v1.ListTicketsRequest
+	(*ListTicketsResponse)(nil),   // 9: headrace.v1.ListTicketsResponse
+	(*CallOptions)(nil),           // 10: headrace.v1.CallOptions
+	(*Ticket)(nil),                // 11: headrace.v1.Ticket
+	(TicketState)(0),              // 12: headrace.v1.TicketState
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_headrace_v1_tickets_service_proto_depIdxs = []int32{
-	8,  // 0: headrace.v1.GetTicketRequest.options:type_name -> headrace.v1.CallOptions
-	9,  // 1: headrace.v1.GetTicketResponse.ticket:type_name -> headrace.v1.Ticket
-	8,  // 2: headrace.v1.WaitTicketRequest.options:type_name -> headrace.v1.CallOptions
-	9,  // 3: headrace.v1.WaitTicketResponse.ticket:type_name -> headrace.v1.Ticket
-	8,  // 4: headrace.v1.CancelTicketRequest.options:type_name -> headrace.v1.CallOptions
-	9,  // 5: headrace.v1.CancelTicketResponse.ticket:type_name -> headrace.v1.Ticket
-	10, // 6: headrace.v1.ListTicketsRequest.state:type_name -> headrace.v1.TicketState
-	8,  // 7: headrace.v1.ListTicketsRequest.options:type_name -> headrace.v1.CallOptions
-	9,  // 8: headrace.v1.ListTicketsResponse.tickets:type_name -> headrace.v1.Ticket
-	0,  // 9: headrace.v1.TicketsService.GetTicket:input_type -> headrace.v1.GetTicketRequest
-	2,  // 10: headrace.v1.TicketsService.WaitTicket:input_type -> headrace.v1.WaitTicketRequest
-	4,  // 11: headrace.v1.TicketsService.CancelTicket:input_type -> headrace.v1.CancelTicketRequest
-	6,  // 12: headrace.v1.TicketsService.ListTickets:input_type -> headrace.v1.ListTicketsRequest
-	1,  // 13: headrace.v1.TicketsService.GetTicket:output_type -> headrace.v1.GetTicketResponse
-	3,  // 14: headrace.v1.TicketsService.WaitTicket:output_type -> headrace.v1.WaitTicketResponse
-	5,  // 15: headrace.v1.TicketsService.CancelTicket:output_type -> headrace.v1.CancelTicketResponse
-	7,  // 16: headrace.v1.TicketsService.ListTickets:output_type -> headrace.v1.ListTicketsResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	10, // 0: headrace.v1.GetTicketRequest.options:type_name -> headrace.v1.CallOptions
+	11, // 1: headrace.v1.GetTicketResponse.ticket:type_name -> headrace.v1.Ticket
+	10, // 2: headrace.v1.WaitTicketRequest.options:type_name -> headrace.v1.CallOptions
+	11, // 3: headrace.v1.WaitTicketResponse.ticket:type_name -> headrace.v1.Ticket
+	10, // 4: headrace.v1.WatchTicketRequest.options:type_name -> headrace.v1.CallOptions
+	11, // 5: headrace.v1.WatchTicketResponse.ticket:type_name -> headrace.v1.Ticket
+	10, // 6: headrace.v1.CancelTicketRequest.options:type_name -> headrace.v1.CallOptions
+	11, // 7: headrace.v1.CancelTicketResponse.ticket:type_name -> headrace.v1.Ticket
+	12, // 8: headrace.v1.ListTicketsRequest.state:type_name -> headrace.v1.TicketState
+	10, // 9: headrace.v1.ListTicketsRequest.options:type_name -> headrace.v1.CallOptions
+	13, // 10: headrace.v1.ListTicketsRequest.since_time:type_name -> google.protobuf.Timestamp
+	13, // 11: headrace.v1.ListTicketsRequest.until_time:type_name -> google.protobuf.Timestamp
+	11, // 12: headrace.v1.ListTicketsResponse.tickets:type_name -> headrace.v1.Ticket
+	0,  // 13: headrace.v1.TicketsService.GetTicket:input_type -> headrace.v1.GetTicketRequest
+	2,  // 14: headrace.v1.TicketsService.WaitTicket:input_type -> headrace.v1.WaitTicketRequest
+	4,  // 15: headrace.v1.TicketsService.WatchTicket:input_type -> headrace.v1.WatchTicketRequest
+	6,  // 16: headrace.v1.TicketsService.CancelTicket:input_type -> headrace.v1.CancelTicketRequest
+	8,  // 17: headrace.v1.TicketsService.ListTickets:input_type -> headrace.v1.ListTicketsRequest
+	1,  // 18: headrace.v1.TicketsService.GetTicket:output_type -> headrace.v1.GetTicketResponse
+	3,  // 19: headrace.v1.TicketsService.WaitTicket:output_type -> headrace.v1.WaitTicketResponse
+	5,  // 20: headrace.v1.TicketsService.WatchTicket:output_type -> headrace.v1.WatchTicketResponse
+	7,  // 21: headrace.v1.TicketsService.CancelTicket:output_type -> headrace.v1.CancelTicketResponse
+	9,  // 22: headrace.v1.TicketsService.ListTickets:output_type -> headrace.v1.ListTicketsResponse
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_headrace_v1_tickets_service_proto_init() }
@@ -554,7 +724,7 @@ func file_headrace_v1_tickets_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_headrace_v1_tickets_service_proto_rawDesc), len(file_headrace_v1_tickets_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	TicketsService_GetTicket_FullMethodName    = "/headrace.v1.TicketsService/GetTicket"
 	TicketsService_WaitTicket_FullMethodName   = "/headrace.v1.TicketsService/WaitTicket"
+	TicketsService_WatchTicket_FullMethodName  = "/headrace.v1.TicketsService/WatchTicket"
 	TicketsService_CancelTicket_FullMethodName = "/headrace.v1.TicketsService/CancelTicket"
 	TicketsService_ListTickets_FullMethodName  = "/headrace.v1.TicketsService/ListTickets"
 )
@@ -31,8 +32,9 @@ const (
 //
 // Keeps track of calls that may outlive their RPC.
 //
-// A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-// UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+// A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+// return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+// has failed for good is a dead letter: see LettersService.
 type TicketsServiceClient interface {
 	// Returns a ticket as it is now, with its answer or its error if it has ended.
 	GetTicket(ctx context.Context, in *GetTicketRequest, opts ...grpc.CallOption) (*GetTicketResponse, error)
@@ -41,6 +43,10 @@ type TicketsServiceClient interface {
 	// A failed call is no failure of this RPC: look at the state. DEADLINE_EXCEEDED says that the ticket has not ended by the
 	// gRPC deadline; it goes on, and can be waited for again.
 	WaitTicket(ctx context.Context, in *WaitTicketRequest, opts ...grpc.CallOption) (*WaitTicketResponse, error)
+	// Tells a ticket as it is now, and again at each change, until it ends: then its answer or error comes with it, as the last.
+	//
+	// Changes that follow each other closely may come as one. Any daemon tells them. A failed call is no failure of this RPC.
+	WatchTicket(ctx context.Context, in *WatchTicketRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTicketResponse], error)
 	// Cancels a ticket, and returns it. Idempotent: one that has ended stays as it is.
 	//
 	// Upstream may still finish and bill an attempt that runs at this moment.
@@ -77,6 +83,25 @@ func (c *ticketsServiceClient) WaitTicket(ctx context.Context, in *WaitTicketReq
 	return out, nil
 }
 
+func (c *ticketsServiceClient) WatchTicket(ctx context.Context, in *WatchTicketRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTicketResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TicketsService_ServiceDesc.Streams[0], TicketsService_WatchTicket_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTicketRequest, WatchTicketResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TicketsService_WatchTicketClient = grpc.ServerStreamingClient[WatchTicketResponse]
+
 func (c *ticketsServiceClient) CancelTicket(ctx context.Context, in *CancelTicketRequest, opts ...grpc.CallOption) (*CancelTicketResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CancelTicketResponse)
@@ -103,8 +128,9 @@ func (c *ticketsServiceClient) ListTickets(ctx context.Context, in *ListTicketsR
 //
 // Keeps track of calls that may outlive their RPC.
 //
-// A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-// UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+// A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+// return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+// has failed for good is a dead letter: see LettersService.
 type TicketsServiceServer interface {
 	// Returns a ticket as it is now, with its answer or its error if it has ended.
 	GetTicket(context.Context, *GetTicketRequest) (*GetTicketResponse, error)
@@ -113,6 +139,10 @@ type TicketsServiceServer interface {
 	// A failed call is no failure of this RPC: look at the state. DEADLINE_EXCEEDED says that the ticket has not ended by the
 	// gRPC deadline; it goes on, and can be waited for again.
 	WaitTicket(context.Context, *WaitTicketRequest) (*WaitTicketResponse, error)
+	// Tells a ticket as it is now, and again at each change, until it ends: then its answer or error comes with it, as the last.
+	//
+	// Changes that follow each other closely may come as one. Any daemon tells them. A failed call is no failure of this RPC.
+	WatchTicket(*WatchTicketRequest, grpc.ServerStreamingServer[WatchTicketResponse]) error
 	// Cancels a ticket, and returns it. Idempotent: one that has ended stays as it is.
 	//
 	// Upstream may still finish and bill an attempt that runs at this moment.
@@ -134,6 +164,9 @@ func (UnimplementedTicketsServiceServer) GetTicket(context.Context, *GetTicketRe
 }
 func (UnimplementedTicketsServiceServer) WaitTicket(context.Context, *WaitTicketRequest) (*WaitTicketResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitTicket not implemented")
+}
+func (UnimplementedTicketsServiceServer) WatchTicket(*WatchTicketRequest, grpc.ServerStreamingServer[WatchTicketResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchTicket not implemented")
 }
 func (UnimplementedTicketsServiceServer) CancelTicket(context.Context, *CancelTicketRequest) (*CancelTicketResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelTicket not implemented")
@@ -198,6 +231,17 @@ func _TicketsService_WaitTicket_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TicketsService_WatchTicket_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTicketRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TicketsServiceServer).WatchTicket(m, &grpc.GenericServerStream[WatchTicketRequest, WatchTicketResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TicketsService_WatchTicketServer = grpc.ServerStreamingServer[WatchTicketResponse]
+
 func _TicketsService_CancelTicket_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CancelTicketRequest)
 	if err := dec(in); err != nil {
@@ -258,6 +302,12 @@ var TicketsService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TicketsService_ListTickets_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchTicket",
+			Handler:       _TicketsService_WatchTicket_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "headrace/v1/tickets_service.proto",
 }

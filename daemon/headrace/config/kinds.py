@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
 from headrace import units
+from headrace.sentinels import SENTINELS, sentinels
 
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _MODE = re.compile(r"0?[0-7]{3}")
@@ -146,6 +147,9 @@ def _http_url(text: str) -> Url:
 
 
 def _redis_url(text: str) -> Url:
+    if text.startswith(SENTINELS):
+        sentinels(text)  # raises ValueError where it names none
+        return Url(text)
     parts = _split(text)
     has_place = bool(parts.path) if parts.scheme == "unix" else bool(parts.hostname)
     if text and (parts.scheme not in ("redis", "rediss", "unix") or not has_place):
@@ -293,7 +297,8 @@ BaseUrl = Annotated[Url, Spelling('a URL such as "https://api.anthropic.com"', _
 RedisUrl = Annotated[
     Url,
     Spelling(
-        'empty, or a URL such as "redis://host:6379/0", "rediss://user:password@host:6379" or "unix:///run/redis.sock"',
+        'empty, or a URL such as "redis://host:6379/0", "rediss://user:password@host:6379", "unix:///run/redis.sock" or '
+        '"redis+sentinel://host:26379,host:26379/NAME/0"',
         _text(_redis_url),
         hide_password,
     ),

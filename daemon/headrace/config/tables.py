@@ -114,6 +114,7 @@ class Redis(Table, frozen=True):
     tls_ca: OptionalFile = ""
     tls_certificate: OptionalFile = ""
     tls_key: OptionalFile = ""
+    wait_replicas: Least = 0
 
 
 class Auth(Table, frozen=True):
@@ -149,9 +150,13 @@ class Retry(Table, frozen=True):
     max_attempts: Count = 8
     backoff: Backoff = (0.5, 30.0)
     max_age: Duration = 570.0
+    budget: Share = 1.0
     max_running: Count = 1000
     max_tickets: Count = 10_000
     max_ticket_bytes: Size = 1_000_000_000
+    keep_results: Duration = 86_400.0
+    keep_letters: Duration = 604_800.0
+    max_letters: Count = 10_000
 
 
 class Schedule(Table, frozen=True):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from headrace.config.kinds import split_address
 from headrace.config.tables import Settings
+from headrace.sentinels import sentinels
 
 
 def contradictions(settings: Settings) -> Iterator[str]:
@@ -25,8 +26,10 @@ def contradictions(settings: Settings) -> Iterator[str]:
     if settings.listen.tls_clients and not settings.listen.tls_client_ca:
         yield "listen.tls_clients: no client is asked for its certificate; name listen.tls_client_ca, who signs them"
     redis = settings.redis
-    if (redis.tls_ca or redis.tls_certificate) and urlsplit(redis.url).scheme != "rediss":
-        yield "redis.tls_ca, tls_certificate: are for TLS, and redis.url does not ask for it; begin it with rediss://"
+    if (redis.tls_ca or redis.tls_certificate) and not redis.url.startswith("rediss"):
+        yield "redis.tls_ca, tls_certificate: are for TLS, and redis.url does not ask for it; begin it with rediss"
+    if redis.wait_replicas and (not redis.url or redis.url.startswith("unix")):
+        yield "redis.wait_replicas: is for a Redis with replicas; name it in redis.url"
     if not settings.listen.insecure:
         for address, why, mend in _open(settings):
             yield f"listen: {address}: {why}; {mend}, or listen on loopback (listen.insecure = true lets it be)"
@@ -42,9 +45,8 @@ def warnings(settings: Settings) -> Iterator[str]:
     """Yield what is allowed but hardly meant, or meant and dangerous."""
     for address, why, mend in _open(settings):
         yield f"listen.insecure = true: {address}: {why}; {mend}"
-    parts = urlsplit(settings.redis.url)
-    if parts.scheme == "redis" and not is_loopback(parts.hostname or ""):
-        yield f"redis.url: budgets, answers and tickets go to {parts.hostname} unencrypted; use rediss://"
+    for host in _redis_in_the_clear(settings.redis.url):
+        yield f"redis.url: budgets, answers and tickets go to {host} unencrypted; use rediss"
     for name, path in (
         ("listen.tls_key", settings.listen.tls_key),
         ("redis.tls_key", settings.redis.tls_key),
@@ -52,6 +54,17 @@ def warnings(settings: Settings) -> Iterator[str]:
     ):
         if path and is_open_to_all(Path(path)):
             yield f"{name}: every user of this machine may read {path}; chmod it to 0600"
+
+
+def _redis_in_the_clear(url: str) -> list[str]:
+    """Return the hosts to which we would speak without TLS, and not on this machine."""
+    named = sentinels(url)
+    if named is not None:
+        hosts = [] if url.startswith("rediss") else [host for host, _ in named.addresses]
+    else:
+        parts = urlsplit(url)
+        hosts = [parts.hostname or ""] if parts.scheme == "redis" else []
+    return [host for host in hosts if not is_loopback(host)][:1]
 
 
 def _open(settings: Settings) -> Iterator[tuple[str, str, str]]:

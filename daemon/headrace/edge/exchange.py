@@ -17,11 +17,10 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import endpoints, roles
+from headrace import disconnect, endpoints, roles
 from headrace.admission import Admission, Ask, check_size
 from headrace.answers import Answers
 from headrace.aside import Aside
@@ -32,14 +31,17 @@ from headrace.clock import Clock
 from headrace.edge.addresses import readdressed
 from headrace.edge.hits import JSON, SSE, Seen
 from headrace.edge.http_asks import cache_control, labels, read_ask
+from headrace.edge.last_word import LastWord
 from headrace.edge.taken import bounded, whole_body
+from headrace.edge.told import Told
 from headrace.edge.visits import entered, walk
 from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotCached
 from headrace.flow import Flow
 from headrace.model import Call, Caller, Errand, Event, Form, Headers, Reply, Source
-from headrace.outcome import Outcomes, Record
+from headrace.once import Once
+from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
 from headrace.resources import Guard, Visit
 from headrace.trail import TIMING_HEADER, Trail, timing
@@ -122,6 +124,7 @@ class Exchange:
         clock: Clock,
         flow: Flow,
         pursuits: Pursuits,
+        once: Once,
         carrier: Carrier,
         admission: Admission,
         outcomes: Outcomes,
@@ -135,12 +138,14 @@ class Exchange:
     ) -> None:
         self.outcomes = outcomes
         self.pursuits = pursuits
+        self._once = once
         self._clock = clock
         self._flow = flow
         self._carrier = carrier
         self._admission = admission
         self.guard = guard
         self.answers = answers
+        self.last_word = LastWord()
         self._batches = batches
         self._budget_headers = budget_headers
         self._upstream_url = upstream_url.encode()
@@ -171,12 +176,12 @@ class Exchange:
 
     def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
-        way = self.pursuits.answer_once if call.idempotency_key else self._flow.answer
-        told = _Told(self.outcomes.of(edge, call), lambda: way(call, opens_s=opens_s))
+        way = self._once.answer if call.has_ticket else self._flow.answer
+        told = Told(self.outcomes.of(edge, call), self.last_word.call(), lambda: way(call, opens_s=opens_s))
         return self._noted(call, told) if call.no_keep and self.guard.is_on else told
 
     @contextlib.asynccontextmanager
-    async def _noted(self, call: Call, told: _Told) -> AsyncIterator[Reply]:
+    async def _noted(self, call: Call, told: Told) -> AsyncIterator[Reply]:
         has_thread = b'"thread"' in call.body
         async with told as reply:
             if reply.answer is not None and self.guard.may_tell(reply.answer, has_thread=has_thread):
@@ -262,7 +267,7 @@ class Exchange:
     async def _carried(self, request: Request, endpoint: Endpoint) -> AsyncIterator[Response]:
         self._flow.refuse_if_draining()
         load = self._load(request, endpoint)
-        with self.outcomes.of(request.edge, load.errand) as record:
+        with self.outcomes.of(request.edge, load.errand) as record, self.last_word.call():
             if visit := self.guard.visit(load.errand):
                 load = await entered(visit, load)
             if visit and visit.is_list:
@@ -314,6 +319,7 @@ class Exchange:
         asks = cache_control(headers)
         if asks.only_if_cached:
             raise NotCached("only-if-cached was asked, and answers of this endpoint are never kept")
+        disconnect.check_carried(headers)
         now = self._clock.now()
         wait = read_wait(headers, request.timeout_s)
         moments = self._admission.moments(now, wait, endpoint, request.caller, is_stream=True)
@@ -334,31 +340,6 @@ class Exchange:
         body = Body(bounded(request.body, endpoint), request.length)
         onward = tuple((name.lower(), value) for name, value in headers.items())
         return Load(errand, endpoint, readable(onward) if endpoint.batch == "results" else onward, body)
-
-
-class _Told:
-    """A way to a reply, and the telling of what came of it. On the way of every call, so a class."""
-
-    __slots__ = ("_go", "_record", "_way")
-
-    def __init__(self, record: Record, go: Callable[[], AbstractAsyncContextManager[Reply]]) -> None:
-        self._record, self._go = record, go
-
-    async def __aenter__(self) -> Reply:
-        try:
-            self._way = self._go()
-            reply = await self._way.__aenter__()
-        except BaseException as error:
-            self._record.__exit__(type(error), error, error.__traceback__)
-            raise
-        self._record.reply = reply
-        return reply
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        with self._record:  # however it leaves
-            await self._way.__aexit__(kind, error, tb)
-            if error is not None:
-                raise error
 
 
 def endpoint_of(method: str, target: str) -> Endpoint:

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 
+from headrace import disconnect
 from headrace.admission import Ask
 from headrace.deadline import Wait
 from headrace.endpoints import MESSAGES, Endpoint
@@ -21,6 +22,11 @@ _LANES = {
     options_pb2.LANE_INTERACTIVE: "interactive",
     options_pb2.LANE_STANDARD: "standard",
     options_pb2.LANE_BATCH: "batch",
+}
+_ON_DISCONNECT = {
+    options_pb2.ON_DISCONNECT_UNSPECIFIED: "",
+    options_pb2.ON_DISCONNECT_CANCEL: "cancel",
+    options_pb2.ON_DISCONNECT_CONTINUE: "continue",
 }
 SOURCES = {
     Source.UPSTREAM: options_pb2.ANSWER_SOURCE_UPSTREAM,
@@ -71,6 +77,7 @@ class _Said(TypedDict):
     labels: Labels
     cache: CacheControl
     idempotency_key: str
+    on_disconnect: str
 
 
 @functools.lru_cache(256)
@@ -85,6 +92,7 @@ def _said(serialised: bytes, caller: Caller) -> _Said:
         labels=labels_of(options.labels.items(), caller),
         cache=_cache_control(options.cache_control),
         idempotency_key=options.idempotency_key,
+        on_disconnect=_on_disconnect(options),
     )
 
 
@@ -97,6 +105,7 @@ def headers(options: options_pb2.CallOptions) -> Headers:
         "x-headrace-lane": _lane(options),
         HEADER: header_of(tuple(sorted(_label(name, value) for name, value in options.labels.items()))),
         "idempotency-key": options.idempotency_key,
+        disconnect.HEADER: _on_disconnect(options),
     }
     further = sorted(_header(name, value) for name, value in options.anthropic_headers.items())
     return (*((name, value) for name, value in said.items() if value), *further)
@@ -158,6 +167,11 @@ def _lane(options: options_pb2.CallOptions) -> str:
         field = "options.lane_name"
         raise InvalidCall(f"{field}: {named[:32]!r} is not the {known!r} that options.lane chooses", metadata={"field": field})
     return named or known
+
+
+def _on_disconnect(options: options_pb2.CallOptions) -> str:
+    # A value that we do not know is one that nobody can keep.
+    return _ON_DISCONNECT.get(options.on_disconnect, str(options.on_disconnect))
 
 
 def _label(name: str, value: str) -> tuple[str, str]:

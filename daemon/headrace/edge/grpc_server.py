@@ -29,6 +29,7 @@ from headrace.edge.grpc_calls import Who
 from headrace.edge.grpc_gate import Gate
 from headrace.edge.grpc_health import SERVICE_NAME, Health
 from headrace.edge.grpc_kept import KeptRpc
+from headrace.edge.grpc_letters import LettersServicer
 from headrace.edge.grpc_messages import MessagesServicer
 from headrace.edge.grpc_options import options
 from headrace.edge.grpc_routes import FILES
@@ -37,14 +38,23 @@ from headrace.edge.grpc_typed import TypedServicer
 from headrace.edge.grpc_usage import UsageServicer
 from headrace.edge.grpc_watch import Bounds, Watch
 from headrace.edge.hits import Hits
+from headrace.retry.letters import Letters
 from headrace.retry.tickets import Tickets
 from headrace.usage import Store
-from headrace.v1 import api_service_pb2, budgets_service_pb2, cache_service_pb2, tickets_service_pb2, usage_service_pb2
+from headrace.v1 import (
+    api_service_pb2,
+    budgets_service_pb2,
+    cache_service_pb2,
+    letters_service_pb2,
+    tickets_service_pb2,
+    usage_service_pb2,
+)
 
 _SERVICES = tuple(
     service.full_name
     for file in (
         tickets_service_pb2,
+        letters_service_pb2,
         cache_service_pb2,
         usage_service_pb2,
         budgets_service_pb2,
@@ -77,6 +87,7 @@ class GrpcServer:
         admission: Admission,
         callers: Callers,
         tickets: Tickets,
+        letters: Letters,
         cache: Cache,
         usage: Store,
         board: Board,
@@ -95,6 +106,7 @@ class GrpcServer:
         kept = functools.partial(KeptRpc, exchange, admission, hits, who)
         self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
         self._tickets = TicketsServicer(tickets, who, exchange.guard, exchange.answers)
+        self._letters = LettersServicer(letters, who)
         self._cache = CacheServicer(cache, admission, who)
         self._usage = UsageServicer(usage, clock, who)
         self._budgets = BudgetsServicer(board, clock, who)
@@ -151,6 +163,7 @@ class GrpcServer:
     async def drain(self, grace_s: float) -> None:
         """Say NOT_SERVING, take no new calls, and give those that run *grace_s* seconds; then end the rest (UNAVAILABLE)."""
         await self._health.leave()
+        self._tickets.leave()
         await self._stop(grace_s)
 
     async def stop(self) -> None:
@@ -174,11 +187,12 @@ class GrpcServer:
         once = {
             "MessagesService": self._messages.unary,
             "TicketsService": self._tickets.unary,
+            "LettersService": self._letters.unary,
             "CacheService": self._cache.unary,
             "UsageService": self._usage.unary,
             "BudgetsService": self._budgets.unary,
         }
-        many = {"MessagesService": self._messages.streaming}
+        many = {"MessagesService": self._messages.streaming, "TicketsService": self._tickets.streaming}
         methods: dict[str, grpc.RpcMethodHandler] = {}
         for service in _SERVICES:
             name = service.rpartition(".")[2]

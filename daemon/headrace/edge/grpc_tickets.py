@@ -6,16 +6,18 @@ from typing import Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from headrace import forms
+from headrace import forms, globs, roles
 from headrace.answers import Answers, is_light
 from headrace.aside import joined
 from headrace.edge import status, trailers, translate
 from headrace.edge.grpc_asks import SOURCES
-from headrace.edge.grpc_calls import Handler, Who, guarded, parse
+from headrace.edge.grpc_calls import Asker, Handler, Who, guarded, parse
+from headrace.edge.leaving import Leaving
 from headrace.errors import HeadraceError, InvalidCall, UpstreamError
 from headrace.model import Answer, Form, Source
-from headrace.owner import Owner
+from headrace.owner import Owner, name_in
 from headrace.resources import Guard
+from headrace.retry.listing import Wanted
 from headrace.retry.ticket import State, Ticket
 from headrace.retry.tickets import Tickets
 from headrace.v1 import messages_pb2, options_pb2, tickets_pb2, tickets_service_pb2
@@ -41,6 +43,7 @@ class TicketsServicer:
         self._guard = guard
         self._answers = answers
         self._who = who
+        self._leaving = Leaving("the daemon is draining; the ticket goes on, so ask another one, or again in a moment")
 
     def __repr__(self) -> str:
         return f"<TicketsServicer {self._tickets!r}>"
@@ -50,12 +53,21 @@ class TicketsServicer:
         """The methods that answer once."""
         return {"GetTicket": self.get, "WaitTicket": self.wait, "CancelTicket": self.cancel, "ListTickets": self.list}
 
+    @property
+    def streaming(self) -> dict[str, Handler]:
+        """The method that answers many times."""
+        return {"WatchTicket": self.watch}
+
+    def leave(self) -> None:
+        """End what waits: the daemon drains, and any other can be asked."""
+        self._leaving.begin()
+
     @guarded
     async def get(self, raw: bytes, context: Any) -> bytes:
         """Return a ticket as it is now."""
         request = parse(tickets_service_pb2.GetTicketRequest, raw)
         owner = self._owner("GetTicket", request, context)
-        ticket = await self._noted(await self._tickets.get(_id(request.id), owner), owner)
+        ticket = await self._noted(await self._tickets.get(ticket_id(request.id), owner), owner)
         return await self._said(tickets_service_pb2.GetTicketResponse, ticket)
 
     @guarded
@@ -63,32 +75,51 @@ class TicketsServicer:
         """Return a ticket once it has ended."""
         request = parse(tickets_service_pb2.WaitTicketRequest, raw)
         owner = self._owner("WaitTicket", request, context)
-        ticket = await self._tickets.get(_id(request.id), owner)  # not another's
+        ticket = await self._tickets.get(ticket_id(request.id), owner)  # not another's
         if not ticket.state.is_terminal:
-            ticket = await self._tickets.wait(ticket.id)
+            async with self._leaving.unless():
+                ticket = await self._tickets.wait(ticket.id)
         await self._noted(ticket, owner)
         return await self._said(tickets_service_pb2.WaitTicketResponse, ticket)
+
+    @guarded
+    async def watch(self, raw: bytes, context: Any) -> None:
+        """Tell a ticket at each change, until it ends."""
+        request = parse(tickets_service_pb2.WatchTicketRequest, raw)
+        owner = self._owner("WatchTicket", request, context)
+        async with self._leaving.unless():
+            async for ticket in self._tickets.watching.changes(ticket_id(request.id), owner):
+                await self._noted(ticket, owner)
+                await context.write(await self._said(tickets_service_pb2.WatchTicketResponse, ticket))
 
     @guarded
     async def cancel(self, raw: bytes, context: Any) -> bytes:
         """Cancel a ticket, and return it."""
         request = parse(tickets_service_pb2.CancelTicketRequest, raw)
-        ticket = await self._tickets.cancel(_id(request.id), self._owner("CancelTicket", request, context))
+        ticket = await self._tickets.cancel(ticket_id(request.id), self._owner("CancelTicket", request, context))
         return await self._said(tickets_service_pb2.CancelTicketResponse, ticket)
 
     @guarded
     async def list(self, raw: bytes, context: Any) -> bytes:
-        """Return a page of the caller's tickets."""
+        """Return a page of the caller's tickets, or for admins of others'."""
         request = parse(tickets_service_pb2.ListTicketsRequest, raw)
-        tickets, token = await self._tickets.list(
-            self._owner("ListTickets", request, context),
-            page_size=_page_size(request.page_size),
+        asker = self._who.ask(context, "TicketsService.ListTickets", request.options.caller)
+        tickets, token = await self._tickets.listing.page(
+            self._whose(request.owner, asker),
+            _wanted(request),
+            page_size=page_size(request.page_size),
             page_token=request.page_token,
-            state=_state(request.state),
         )
         return tickets_service_pb2.ListTicketsResponse(
             tickets=[ticket_message(ticket, is_whole=False) for ticket in tickets], next_page_token=token
         ).SerializeToString()
+
+    def _whose(self, asked: str, asker: Asker) -> str:
+        if asked in ("", asker.owner.text):
+            return asker.owner.text
+        if self._who.tells_apart:
+            roles.ADMINS.check(asker.caller.role)
+        return asked
 
     async def _noted(self, ticket: Ticket, owner: Owner) -> Ticket:
         if ticket.answer is not None and self._guard.may_tell(ticket.answer, has_thread=True):
@@ -115,11 +146,14 @@ def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Tick
         id=ticket.id,
         state=tickets_pb2.TicketState.Value(f"TICKET_STATE_{ticket.state.value}"),
         model=ticket.model.encode("utf-8", "replace").decode(),
-        create_time=_time(ticket.created),
-        expire_time=_time(ticket.deadline),
-        attempt_time=_time(ticket.due) if ticket.state is State.QUEUED else None,
+        create_time=timestamp(ticket.created),
+        expire_time=timestamp(ticket.deadline),
+        attempt_time=timestamp(ticket.due) if ticket.state is State.QUEUED else None,
         attempts=ticket.attempts,
         error=_error(ticket.error) if ticket.error is not None else None,
+        caller=name_in(ticket.owner),
+        lane=ticket.lane,
+        end_time=timestamp(ticket.ended) if ticket.ended else None,
     )
     if is_whole and ticket.answer is not None:
         _add_answer(said, ticket.answer)
@@ -178,22 +212,40 @@ def _error(error: HeadraceError) -> tickets_pb2.TicketError:
     )
 
 
-def _time(seconds: float) -> Timestamp:
+def timestamp(seconds: float) -> Timestamp:
+    """Return a moment (Unix seconds), to the millisecond."""
     time = Timestamp()
     time.FromMilliseconds(round(seconds * 1000))
     return time
 
 
-def _id(text: str) -> str:
+def ticket_id(text: str) -> str:
+    """Return a ticket's id as a request has it; raises `InvalidCall` if it is missing."""
     if not text:
         raise InvalidCall("id: must be a ticket's, and is missing", metadata={"field": "id"})
     return text
 
 
-def _page_size(asked: int) -> int:
+def page_size(asked: int) -> int:
+    """Return how many a page may hold; raises `InvalidCall` for less than 0."""
     if asked < 0:
         raise InvalidCall(f"page_size: must be 0 or more, not {asked}", metadata={"field": "page_size"})
     return min(asked or _PAGE, _MAX_PAGE)
+
+
+def _wanted(request: tickets_service_pb2.ListTicketsRequest) -> Wanted:
+    globs.check(request.model, "model")
+    return Wanted(
+        state=_state(request.state),
+        model=request.model or "*",
+        lane=request.lane.lower(),
+        since=_seconds(request.since_time) if request.HasField("since_time") else 0.0,
+        until=_seconds(request.until_time) if request.HasField("until_time") else None,
+    )
+
+
+def _seconds(time: Timestamp) -> float:
+    return max(0.0, time.seconds + time.nanos / 1e9)
 
 
 def _state(asked: tickets_pb2.TicketState.ValueType) -> State | None:

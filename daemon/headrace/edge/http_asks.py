@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from headrace import disconnect
 from headrace.admission import Ask
 from headrace.cache.control import parse_cache_control
 from headrace.callers import is_key
@@ -67,6 +68,7 @@ def read_ask(
         wait=wait,
         cache=cache_control(headers),
         idempotency_key=headers.get("idempotency-key", ""),
+        on_disconnect=headers.get(disconnect.HEADER, ""),
         path=path,
         method=method,
         endpoint=endpoint,

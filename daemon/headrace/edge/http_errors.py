@@ -43,6 +43,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.NotCached: Row(504, "timeout_error", False),
     errors.IdempotencyConflict: Row(409, "conflict_error", False),
     errors.TicketNotFound: Row(404, "not_found_error", False),
+    errors.TicketLost: Row(503, "api_error", True),
     errors.ResourceNotFound: Row(404, "not_found_error", False),
     errors.LimitNotFound: Row(404, "not_found_error", False),
     errors.OverrideNotFound: Row(404, "not_found_error", False),
@@ -78,6 +79,8 @@ def say(error: Exception, request_id: str) -> Said:
         headers.append(("retry-after", _seconds(retry_after_s)))
     if not row.repeat_helps or (row.status == 429 and retry_after_s is None) or _is_long(retry_after_s):
         headers.append(("x-should-retry", "false"))
+    elif row.status == 503:
+        headers.append(("x-should-retry", "true"))
     return Said(row.status, error_body(row.type, message, request_id), tuple(headers))
 
 

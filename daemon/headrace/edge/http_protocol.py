@@ -98,6 +98,13 @@ class Connection(RequestHandler):
         self.handshake: Idle | None = None  # what counted in its place until it spoke TLS
         self.peer = ""
 
+    async def start(self) -> None:
+        """Serve, until the connection ends; what ends it leaves no frames behind that know each other."""
+        try:
+            await super().start()
+        except asyncio.CancelledError as error:
+            raise error.with_traceback(None)  # noqa: B904  # as flight/flights.py has it
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, if there is room."""
         self.peer = peer_of(transport.get_extra_info("peername"))
@@ -116,6 +123,7 @@ class Connection(RequestHandler):
         self._counted.leave(self)
         self._end_intake()
         super().connection_lost(exc)
+        self._body, self.writer, self._watched = EMPTY_PAYLOAD, None, None  # they know us, too
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what came was refused already."""

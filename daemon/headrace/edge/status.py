@@ -75,6 +75,7 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.NotCached: Row(StatusCode.NOT_FOUND, (_resource("answer"),)),
     errors.IdempotencyConflict: Row(StatusCode.ALREADY_EXISTS, (_resource("idempotency_key"),)),
     errors.TicketNotFound: Row(StatusCode.NOT_FOUND, (_resource("ticket"),)),
+    errors.TicketLost: _AWAY,
     errors.ResourceNotFound: Row(StatusCode.NOT_FOUND, (_resource("resource"),)),
     errors.LimitNotFound: Row(StatusCode.NOT_FOUND, (_resource("limit"),)),
     errors.OverrideNotFound: Row(StatusCode.NOT_FOUND, (_resource("override"),)),

@@ -135,6 +135,7 @@ class Flight:
         self.landing: Landing | None = None
         self.leader: Member | None = None
         self.outside: Callable[[], Awaitable[bool]] = _nobody  # does another process follow?
+        self.goes_on = False  # it does not end with its last member, of those that have a ticket
         self.is_asking = False  # an attempt is being made here
         self.on_open: Callable[[], None] | None = None
         self._said_by = ""
@@ -172,6 +173,12 @@ class Flight:
         """Let a member go. What is being asked for it goes on as long as there are others."""
         self._members.pop(member, None)
         self._live.discard(member)
+        self.rest()
+
+    def rest(self) -> None:
+        """Forget who led, once it has landed and nobody is left: the two know each other."""
+        if self.landing is not None and not self._members:
+            self.task = self.leader = None
 
     def lead(self) -> Member:
         """
@@ -343,13 +350,16 @@ class Flights:
             flight.land(await fly(flight))
         except HeadraceError as error:
             flight.land(Landing(error=error, ticket=flight.ticket))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             flight.land(Landing(error=Refusal("the call was cancelled")))
-            raise
+            # The task keeps it, with all the frames that it has passed, which know the flight and so the task: garbage that
+            # is found only by a collection so large that it would hold the loop. Thousands who leave together leave none.
+            raise error.with_traceback(None)  # noqa: B904
         except Exception as error:  # the fault is ours; whoever waits must not wait for ever
             log.exception(observe.FLIGHT_CRASHED, kind=type(error).__name__)
             flight.land(Landing(error=HeadraceError("internal error")))
         finally:
+            flight.rest()
             self._forget(flight)
 
     def _forget(self, flight: Flight) -> None:

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
-from headrace import keys, observe, records
+from headrace import forms, keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import RedisAway, Refusal
 from headrace.flight import items
@@ -79,6 +79,7 @@ class Handover:
         self.follow_ms = follow_ms
         self._nudges = Nudges()
         link.on("log", self._on_log)
+        link.on_connect(self._nudges.nudge_all)
 
     def __repr__(self) -> str:
         return f"<Handover [{self.stats().followed} followed]>"
@@ -171,6 +172,8 @@ class Handover:
                 if attempt != newest and not flight.is_open:
                     continue  # an attempt that ended before anybody here had any of it
                 event = items.decode_event(item, flight)
+                if forms.concludes(event):
+                    continue  # that the answer is whole is said by the ticket's end alone: until then another may count
                 flight.begin(f"{ticket}-{attempt.decode()}")
                 flight.append(event, is_content=True)
         except ValueError:

@@ -24,10 +24,14 @@ from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flights import Flight, Flights, Landing, broken_off
 from headrace.flight.handover import LOG_MS, Handover, Publication
+from headrace.flight.strays import Strays
 from headrace.link import Link, Script
 from headrace.model import Source
 
 LEASE_MS = 15_000
+
+_ASK_AGAIN_S = 1.0
+_SILENT_US = 1_500_000
 
 _LEAD = Script(__package__, "lead.lua")
 _RENEW = Script(__package__, "renew.lua")
@@ -107,7 +111,10 @@ class Leases:
         self._handover = handover
         self._lease_ms = lease_ms
         self._led: dict[str, Lease] = {}
+        self._strays = Strays(clock, self._give_up_stray)
         self._asked = 0
+        self._is_back = asyncio.Event()
+        link.on_return(self._is_back.set)
         link.on("audience", self._on_audience)
 
     def __repr__(self) -> str:
@@ -157,7 +164,8 @@ class Leases:
         try:
             # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
             with self._handover.nudged(name) as nudged, contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(self._lease_ms / 3000):
+                # So soon that a leader's death is found in time; the nudge of a landing may be lost, too.
+                async with self._clock.timeout(min(self._lease_ms / 3000, _ASK_AGAIN_S)):
                     while True:
                         nudged.clear()
                         if landing := await self._read(flight, token):
@@ -199,8 +207,8 @@ class Leases:
     async def _ask(self, flight: Flight, token: str, fresh_ms: int) -> Lease | Recalled | Following:
         """Recall, lead or follow, in one step; asked again with the same token, nothing changes."""
         key, name = flight.key, _name(flight.key)
-        names = (keys.cache_entry(key), keys.flight(key), keys.audience(name))
-        reply = self._link.run(_LEAD, names, (token, self._link.inbox, self._lease_ms, fresh_ms, name))
+        names = (keys.cache_entry(key), keys.flight(key), keys.audience(name), keys.HEARD, keys.PULSE)
+        reply = self._link.run(_LEAD, names, (token, self._link.inbox, self._lease_ms, fresh_ms, name, _SILENT_US))
         # As `asyncio.shield` does, for a third of the time: who is cancelled must not take the reply along.
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         reply.add_done_callback(lambda _: _wake(heard))
@@ -208,6 +216,7 @@ class Leases:
             await heard
             what, value = reply.result()
         except RedisAway as error:
+            self._strays.add(key, token)
             raise NoLease from error
         except asyncio.CancelledError:
             # The script may have made us the leader of what nobody here flies. Not undone before it is known: a question that
@@ -219,7 +228,10 @@ class Leases:
         return Recalled(value) if what == b"recalled" else Following(value.decode(errors="replace"))
 
     def _undo(self, flight: Flight, token: str, reply: asyncio.Future[Any]) -> None:
-        if reply.cancelled() or reply.exception() is not None:
+        if reply.cancelled():
+            return
+        if reply.exception() is not None:
+            self._strays.add(flight.key, token)
             return
         what, value = reply.result()
         if what == b"leading":
@@ -251,6 +263,7 @@ class Leases:
             if self._led.get(lease.name) is lease:
                 del self._led[lease.name]
             lease.publication.stop()
+            lease.flight = None  # which knows it, too
 
     def begin_landing(self, flight: Flight, lease: Lease, landing: Landing) -> None:
         """Send the end of the flight, so that it shares a round trip; `land` follows, and sees to it that it is known."""
@@ -320,10 +333,21 @@ class Leases:
     def _renew(self, lease: Lease, lease_ms: int) -> asyncio.Future[int]:
         return self._link.run(_RENEW, [keys.flight(lease.fingerprint)], [lease.token, lease_ms, lease.ticket])
 
+    async def _give_up_stray(self, fingerprint: str, token: str) -> bool:
+        return await self._send_give_up(Lease(fingerprint, token)) >= 0
+
     async def keep(self) -> None:
-        """Renew the leases of all flights that we lead, until cancelled. Run it as a task."""
+        """Renew the leases of all flights that we lead, and give up what we lead by mistake. Run it as a task."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._strays.keep())
+            group.create_task(self._keep_leading())
+
+    async def _keep_leading(self) -> None:
         while True:
-            await self._clock.sleep(self._lease_ms / 3000)
+            self._is_back.clear()
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(self._lease_ms / 3000):
+                    await self._is_back.wait()
             renewals = [self._renew(lease, self._lease_ms) for lease in self._led.values()]
             await asyncio.gather(*renewals, return_exceptions=True)
             for lease in self._led.values():

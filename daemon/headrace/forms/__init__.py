@@ -16,7 +16,7 @@ from typing import Any
 from headrace.endpoints import MESSAGES
 from headrace.forms import exact, sse
 from headrace.forms.assemble import message_bytes, message_of_events, usage_of, usage_of_json
-from headrace.forms.dialects import Counting, Dialect, dialect, is_an_error
+from headrace.forms.dialects import Counting, Dialect, concludes, dialect, is_an_error
 from headrace.forms.exact import parse
 from headrace.forms.sse import Splitter, by_pieces, error_of, is_content, is_sound, is_terminal, join, make_event, split
 from headrace.forms.tell import events_of_json, events_of_message
@@ -29,6 +29,7 @@ __all__ = [
     "Wrong",
     "answer_of_events",
     "by_pieces",
+    "concludes",
     "counted",
     "dialect",
     "error_of",

@@ -222,6 +222,11 @@ def _chat_usage(usage: Any) -> Usage:
     return Usage(input_tokens=count(usage.get("prompt_tokens")), output_tokens=count(usage["completion_tokens"]))
 
 
+def concludes(event: Event) -> bool:
+    """Whether an answer is complete with this event, in whatever dialect it is said."""
+    return any(each.is_terminal(event) for each in _DIALECTS.values())
+
+
 _DIALECTS: dict[str, Dialect] = {MESSAGES.name: _Messages(), CHAT.name: _Chat()}
 _PLAIN = _Plain()
 

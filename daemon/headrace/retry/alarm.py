@@ -10,15 +10,15 @@ whatever else lies there is moved aside, and neither imported nor tried.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import redis
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 
 from headrace import replies
+from headrace.clock import Clock, SystemClock
 
 NAME = "headrace"
 SERIALIZER = "json"
@@ -53,7 +53,13 @@ class Attempt(NamedTuple):
 
 
 class Alarm(Job):
-    """A job of the queue. `attempt` says what it asks for, if it is ours."""
+    """
+    A job of the queue. `attempt` says what it asks for, if it is ours.
+
+    `clock` is the process's: by the host's own clock, which may be wrong, what is due now may be hours ahead.
+    """
+
+    clock: ClassVar[Clock] = SystemClock()
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Read a job's hash: what we write there, in the shape in which we write it, and nothing else."""
@@ -71,15 +77,15 @@ class Alarm(Job):
         """Return what the job asks for; None if it is none of ours."""
         try:
             is_ours = self.func_name == FUNCTION and self.instance is None and self.kwargs == {}
-            return _attempt(self.args) if is_ours else None
+            return _attempt(self.args, self.clock.now()) if is_ours else None
         except DeserializationError:
             return None
 
 
-def _attempt(args: Any) -> Attempt | None:
+def _attempt(args: Any, now: float) -> Attempt | None:
     match args:
         case [str(ticket), int(number), int() | float() as due] if not isinstance(number, bool) and not isinstance(due, bool):
-            is_right = _TICKET.fullmatch(ticket) and 1 <= number <= _MOST_ATTEMPTS and 0 <= due < time.time() + _FAR_S
+            is_right = _TICKET.fullmatch(ticket) and 1 <= number <= _MOST_ATTEMPTS and 0 <= due < now + _FAR_S
             return Attempt(ticket, number, due) if is_right else None
     return None
 

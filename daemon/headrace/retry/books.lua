@@ -23,3 +23,18 @@ local function leave(live, books, id)
         redis.call('HDEL', books, id)
     end
 end
+
+-- Returns nothing if one more of so many bytes may live beside them; else why not, and how many there are.
+local function room(live, books, max_live, bytes, max_bytes)
+    local time = redis.call('TIME')
+    for _, ended in ipairs(redis.call('ZRANGEBYSCORE', live, '-inf', time[1] .. string.format('%06d', time[2]))) do
+        leave(live, books, ended)
+    end
+    local count, sum = redis.call('ZCARD', live), bytes_of(books, 'sum')
+    if count >= tonumber(max_live) then
+        return 'full', tostring(count)
+    end
+    if count > 0 and sum + tonumber(bytes) > tonumber(max_bytes) then
+        return 'heavy', string.format('%.0f', sum)
+    end
+end

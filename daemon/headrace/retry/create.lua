@@ -6,6 +6,9 @@
 -- KEYS[4]  the idempotency key     hash: fingerprint, ticket   (the ticket's own key when there is none)
 -- KEYS[5]  the caller's live ones   zset: tickets that stand for themselves and have not ended, by when they surely have (us)
 -- KEYS[6]  their bodies' bytes       hash: bytes by ticket, and their sum as 'sum'
+-- KEYS[7]  what is held              zset: "<holder> <id>" of each running ticket
+-- KEYS[8]  owners of tickets         zset: by the latest one's creation (us)
+-- KEYS[9]  due tickets             zset: ids by the moment (us)
 -- ARGV[1]  id
 -- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
 -- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
@@ -17,7 +20,9 @@
 -- ARGV[9]  live_until_us           when this one has surely ended (unix, us)
 -- ARGV[10] bytes                   of its body
 -- ARGV[11] max_bytes               of the bodies of a caller's live tickets; a single one may have more
--- ARGV[12..] field, value, ...     of the ticket
+-- ARGV[12] owner                    whose it is
+-- ARGV[13] in_us                   until the next attempt of a queued one
+-- ARGV[14..] field, value, ...     of the ticket
 --
 -- Returns {'created', id} | {'same', id of the first ticket} | {'conflict', ''} if the key stands for another call
 --       | {'full', how many live} | {'heavy', how many bytes they have}.
@@ -42,32 +47,34 @@ local lease_us, want_us = tonumber(ARGV[3]), tonumber(ARGV[5])
 
 -- A ticket that goes with its RPC is bounded by what waits in that RPC's process.
 if want_us == 0 then
-    for _, ended in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now_us))) do
-        leave(KEYS[5], KEYS[6], ended)
+    local refused, how = room(KEYS[5], KEYS[6], ARGV[8], ARGV[10], ARGV[11])
+    if refused then
+        return {refused, how}
     end
-    local live, sum, bytes = redis.call('ZCARD', KEYS[5]), bytes_of(KEYS[6], 'sum'), tonumber(ARGV[10])
-    if live >= tonumber(ARGV[8]) then
-        return {'full', tostring(live)}
-    end
-    if live > 0 and sum + bytes > tonumber(ARGV[11]) then
-        return {'heavy', string.format('%.0f', sum)}
-    end
-    enter(KEYS[5], KEYS[6], ARGV[1], ARGV[9], bytes)
+    enter(KEYS[5], KEYS[6], ARGV[1], ARGV[9], tonumber(ARGV[10]))
     redis.call('PEXPIRE', KEYS[5], ARGV[7])
     redis.call('PEXPIRE', KEYS[6], ARGV[7])
-    redis.call('HSET', KEYS[1], 'live', KEYS[5], 'live_bytes', KEYS[6])
+    redis.call('HSET', KEYS[1], 'live', '1')
 end
 
-redis.call('HSET', KEYS[1], unpack(ARGV, 12))
+redis.call('HSET', KEYS[1], unpack(ARGV, 14))
 redis.call('HSET', KEYS[1],
     'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
     'lease_us', string.format('%.0f', now_us + lease_us))
 redis.call('ZADD', KEYS[2], lease_us > 0 and string.format('%.0f', now_us + lease_us) or ARGV[4], ARGV[1])
+if lease_us > 0 then
+    note_held(KEYS[7], redis.call('HGET', KEYS[1], 'holder'), ARGV[1])
+else
+    redis.call('ZADD', KEYS[9], string.format('%.0f', now_us + tonumber(ARGV[13])), ARGV[1])
+end
 
 -- The list is trimmed as it grows: whatever is older has ended, and its hash is gone.
 redis.call('ZADD', KEYS[3], string.format('%.0f', now_us), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now_us - tonumber(ARGV[7]) * 1e3))
 redis.call('PEXPIRE', KEYS[3], ARGV[7])
+redis.call('ZADD', KEYS[8], string.format('%.0f', now_us), ARGV[12])
+redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', string.format('%.0f', now_us - tonumber(ARGV[7]) * 1e3))
+redis.call('PEXPIRE', KEYS[8], ARGV[7])
 
 if ARGV[2] ~= '' then
     redis.call('HSET', KEYS[4], 'fingerprint', ARGV[2], 'ticket', ARGV[1])

@@ -4,6 +4,10 @@
 -- KEYS[2]  tickets to look after   zset
 -- KEYS[3]  its audience            zset: inboxes of waiting processes by lease end (us)
 -- KEYS[4]  its idempotency key     hash: fingerprint, ticket   (the ticket's own key when it has none)
+-- KEYS[5]  what is held           zset: "<holder> <id>" of each running ticket
+-- KEYS[6]  its watchers            set: inboxes of processes
+-- KEYS[7]  dead letters            zset: "<id>|<owner>" by failure (us)
+-- KEYS[8]  due tickets             zset: ids by the moment (us)
 -- ARGV[1]  id
 -- ARGV[2]  by                      token of this finish: sent twice, it wins twice
 -- ARGV[3]  state                   SUCCEEDED, FAILED, CANCELED or EXPIRED
@@ -18,18 +22,34 @@
 --                                  'queued'    only if no attempt is being made
 -- ARGV[9]  inbox                   of this process
 -- ARGV[10] ended                   unix s, to show
--- ARGV[11] holder                  whose attempt failed: only who holds the ticket may end it by an error of its attempt;
---                                  '' for an answer, and for who ends it from outside
+-- ARGV[11] holder                  whose attempt it was: only who holds the ticket may end it by what came of its attempt;
+--                                  '' for who ends it from outside
+-- ARGV[12] letter_ms               how long it is kept if it becomes a dead letter: failed, and it stood for itself
+-- ARGV[13] letters                 how many dead letters are kept
+-- ARGV[14], ARGV[15]               prefixes of the books of live tickets, and of their bytes, by owner
 --
 -- Returns 1 if this finish won, else 0.
 
 local HANDED_OVER_MS = 60000
 
+-- Of too many letters the eldest goes, its ticket with it.
+local function keep_letter(letters, id, owner, now_us, keep_ms, most, ticket)
+    redis.call('ZADD', letters, string.format('%.0f', now_us), id .. '|' .. owner)
+    redis.call('PEXPIRE', letters, keep_ms)
+    redis.call('ZREMRANGEBYSCORE', letters, '-inf', string.format('%.0f', now_us - keep_ms * 1e3))
+    local prefix = string.sub(ticket, 1, -#id - 1)
+    local over = redis.call('ZCARD', letters) - most
+    for _, eldest in ipairs(over > 0 and redis.call('ZRANGE', letters, 0, over - 1) or {}) do
+        redis.call('ZREM', letters, eldest)
+        redis.call('DEL', prefix .. string.match(eldest, '^[^|]*'))
+    end
+end
+
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
-local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'live', 'live_bytes')
-local state, wanted_us, live = t[1], tonumber(t[4]), t[6]  -- live: where it counts as a live one of its caller, if it does
+local t = redis.call('HMGET', KEYS[1], 'state', 'by', 'holder', 'wanted_us', 'lease_us', 'live', 'caller')
+local state, wanted_us, live = t[1], tonumber(t[4]), t[6]  -- live: it counts as a live one of its caller
 if state ~= 'QUEUED' and state ~= 'RUNNING' then
     return t[2] == ARGV[2] and 1 or 0
 end
@@ -72,11 +92,16 @@ local keep_ms = tonumber(ARGV[7])
 if succeeded and wanted_us > 0 then
     keep_ms = math.min(keep_ms, HANDED_OVER_MS)
 end
+if ARGV[3] == 'FAILED' and wanted_us == 0 then
+    keep_ms = tonumber(ARGV[12])
+    keep_letter(KEYS[7], ARGV[1], t[7] or '', now_us, keep_ms, tonumber(ARGV[13]), KEYS[1])
+end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
-if live and t[7] then
-    leave(live, t[7], ARGV[1])
+if live then
+    leave(ARGV[14] .. (t[7] or ''), ARGV[15] .. (t[7] or ''), ARGV[1])
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[8], ARGV[1])
 -- After a failed first, its idempotency key is free again.
 if not succeeded and KEYS[4] ~= KEYS[1] and redis.call('HGET', KEYS[4], 'ticket') == ARGV[1] then
     redis.call('DEL', KEYS[4])
@@ -86,7 +111,9 @@ for _, inbox in ipairs(audience) do
     redis.call('PUBLISH', inbox, 'ticket ' .. ARGV[1])
 end
 redis.call('DEL', KEYS[3])
+moved(KEYS[6], ARGV[1])
 if state == 'RUNNING' then
+    note_let_go(KEYS[5], t[3], ARGV[1])
     redis.call('PUBLISH', string.match(t[3], '^(.*)|'), 'ticket ' .. ARGV[1])
 end
 return 1

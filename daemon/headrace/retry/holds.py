@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class Hold:
         is_bound: it needs its caller's own key, which only this process has.
         task, stop: who does its work inside `Holds.doing`, and what stops that.
         ending: a finish that Redis has not heard yet.
+        is_lost: Redis gave the ticket to others, or it had ended before we said how.
     """
 
     holder: str
@@ -36,6 +37,24 @@ class Hold:
     task: asyncio.Task[Any] | None = None
     stop: Callable[[], None] | None = None
     ending: Sequence[Any] | None = None
+    is_lost: bool = False
+    _heard: asyncio.Future[bool] | None = None
+
+    def end_by(self, ending: Sequence[Any]) -> None:
+        """Keep what the ticket ends by until Redis has heard it."""
+        self.ending, self._heard = ending, asyncio.get_running_loop().create_future()
+
+    def ended(self, *, is_first: bool) -> None:
+        """Redis has heard the end, and it was the first one, or not."""
+        self.ending, self.is_lost = None, not is_first
+        if self._heard is not None and not self._heard.done():
+            self._heard.set_result(is_first)
+
+    async def counts(self) -> bool:
+        """Wait until Redis has heard how the ticket ended, if we said so, and return whether that counts."""
+        if self._heard is not None:
+            await asyncio.shield(self._heard)
+        return not self.is_lost
 
     def halt(self) -> None:
         """Stop the work, unless it is the work itself that says so."""
@@ -49,6 +68,7 @@ class Holds:
     def __init__(self, inbox: str) -> None:
         self._inbox = inbox
         self._by_id: dict[str, Hold] = {}
+        self._asked: set[str] = set()
         self._emptied = asyncio.Event()
 
     async def empty(self) -> None:
@@ -64,11 +84,25 @@ class Holds:
         """Return a hold to be `put` once Redis agreed to it."""
         return Hold(f"{self._inbox}|{os.urandom(8).hex()}")
 
+    @contextlib.contextmanager
+    def asking(self, hold: Hold) -> Iterator[None]:
+        """Remember that Redis is asked for this hold: it may be noted there before we hear of it."""
+        self._asked.add(hold.holder)
+        try:
+            yield
+        finally:
+            self._asked.discard(hold.holder)
+
+    def holders(self) -> set[str]:
+        """Return by which names Redis knows our holds, those included for which it is being asked."""
+        return self._asked | {hold.holder for hold in self._by_id.values()}
+
     def put(self, ticket_id: str, hold: Hold) -> None:
         """Take a ticket in; the work of an older hold on it stops, since Redis gave it to this one."""
         older = self._by_id.get(ticket_id)
         self._by_id[ticket_id] = hold
         if older is not None:
+            older.is_lost = True
             older.halt()
 
     def get(self, ticket_id: str) -> Hold | None:
@@ -95,6 +129,7 @@ class Holds:
     def lose(self, ticket_id: str, hold: Hold) -> None:
         """Stop the work for a ticket that is no longer ours, unless it is done and only Redis does not know."""
         if hold.ending is None and self.drop(ticket_id, hold):
+            hold.is_lost = True
             hold.halt()
 
     @contextlib.asynccontextmanager

@@ -14,10 +14,12 @@ from headrace.clock import Clock
 from headrace.errors import QueueFull
 from headrace.link import Link, Script
 from headrace.model import Call
-from headrace.retry.ticket import Claimed, Conflict, Same, State, Timing, encode_ticket
+from headrace.retry.ticket import Claimed, Conflict, Same, State, Ticket, Timing, encode_ticket
+from headrace.retry.waits import not_found
 from headrace.seal import UNSEALED, Seal
 
-_CREATE = Script(__package__, "create.lua", after=("books.lua",))
+_CREATE = Script(__package__, "create.lua", after=("books.lua", "held.lua"), is_sure=True)
+_REQUEUE = Script(__package__, "requeue.lua", after=("books.lua", "moved.lua"), is_sure=True)
 
 _DAY_MS = 86_400_000
 _LISTED_MS = 8 * _DAY_MS
@@ -82,7 +84,7 @@ class Making:
         )
         fields = await aloof(call.body, sealed)
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
-        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner)]
+        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.HELD, keys.OWNERS, keys.DUE]
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",
@@ -95,6 +97,8 @@ class Making:
             us(call.deadline + _SURELY_ENDED_S),
             len(call.body),
             self._max_bytes,
+            owner,
+            us(max(0.0, due - self._clock.now())),
         ]
         outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
         if outcome in (b"full", b"heavy"):
@@ -103,6 +107,39 @@ class Making:
             return Same(other.decode()) if outcome == b"same" else Conflict()
         observe.TICKETS.inc(state)
         return Claimed(ticket_id)
+
+    async def requeue(self, ticket: Ticket, call: Call) -> None:
+        """Make a ticket of a dead letter again, for a call with a new deadline; raises `QueueFull` and `TicketNotFound`."""
+        now = self._clock.now()
+        sealed = functools.partial(
+            encode_ticket,
+            call,
+            ticket_id=ticket.id,
+            seal=self._seal,
+            state=State.QUEUED,
+            created=ticket.created,
+            due=now,
+            attempts=0,
+            broken=0,
+            submitted=ticket.is_submitted,
+            idempotency=ticket.idempotency,
+            holder="",
+        )
+        fields = await aloof(call.body, sealed)
+        names = [
+            keys.ticket(ticket.id), keys.TICKETS, keys.LETTERS, ticket.idempotency or keys.ticket(ticket.id),
+            keys.live_tickets_of(ticket.owner), keys.live_bytes_of(ticket.owner), keys.watchers(ticket.id), keys.DUE,
+        ]  # fmt: skip
+        args = [
+            ticket.id, ticket.owner, us(now + self._timing.grace_s), _DAY_MS, _LISTED_MS, self._max_tickets,
+            us(call.deadline + _SURELY_ENDED_S), len(call.body), self._max_bytes,
+        ]  # fmt: skip
+        outcome, how = await self._link.run(_REQUEUE, names, [*args, *fields])
+        if outcome in (b"full", b"heavy"):
+            raise _too_many(int(how), is_heavy=outcome == b"heavy")
+        if outcome == b"gone":
+            raise not_found(ticket.id)
+        observe.TICKETS.inc(State.QUEUED)
 
 
 def new_id() -> str:

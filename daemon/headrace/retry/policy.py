@@ -15,6 +15,7 @@ from headrace.clock import Clock
 from headrace.errors import AttemptFailed, OutOfTime, UpstreamError
 from headrace.model import Errand
 
+RETRY_BUDGET = "retry.budget"  # the limit that an error names where retries are at their share
 _MAX_DOUBLINGS = 30  # keeps 2**n a sane float in a storm of hours
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ import redis
 import rq
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from rq.intermediate_queue import IntermediateQueue
-from rq.job import Job, JobStatus
 
-from headrace import replies
+from headrace import replies, servers
 from headrace.background import Background
+from headrace.clock import Clock, SystemClock
 from headrace.errors import RedisAway
 from headrace.replies import Meaning
 from headrace.retry.alarm import ENDLESS, FAILURE_TTL_S, FUNCTION, NAME, RESULT_TTL_S, SERIALIZER, TRIES
@@ -47,7 +45,7 @@ for _name in ("rq.worker", "rq.queue", "rq.job", "rq.scheduler", "rq.registry"):
 
 def connect(url: str, *, timeout_s: float) -> redis.Redis:
     """Return a client of its own for RQ: its blocking calls and its retries are nobody else's business."""
-    return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
+    return servers.blocking(url, socket_timeout=timeout_s, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,8 @@ class QueueStats:
 class Queue:
     """Sets alarms; any number of workers hear them."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._client = connect(url, timeout_s=5.0)
         self._queue = rq.Queue(NAME, connection=self._client, serializer=SERIALIZER)
         self._thread = ThreadPoolExecutor(1, "rq-queue")
@@ -75,10 +74,10 @@ class Queue:
         """Return its state now."""
         return QueueStats(len(self._asked))
 
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def schedule(self, ticket_id: str, attempt: int, due: float) -> None:
         """Have an attempt made, not before *due* (Unix seconds); durable when it returns. Raises `RedisAway`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked.append(((ticket_id, attempt, due, rescue), done))
+        self._asked.append(((ticket_id, attempt, due), done))
         if self._flushing is None:
             self._flushing = self._background.start(self._flush(), "flush")
         await done
@@ -114,10 +113,10 @@ class Queue:
             # RQ starts the transaction itself when the first job is to be queued at once, but that fails if one to be
             # scheduled came before it.
             pipe.multi()
-            for ticket_id, attempt, due, rescue in alarms:
+            for ticket_id, attempt, due in alarms:
                 options = {
                     "args": (ticket_id, attempt, due),
-                    "job_id": job_id(ticket_id, attempt, rescue),
+                    "job_id": job_id(ticket_id, attempt),
                     "job_timeout": ENDLESS,
                     "result_ttl": RESULT_TTL_S,
                     "failure_ttl": FAILURE_TTL_S,
@@ -125,30 +124,11 @@ class Queue:
                     "description": "",
                     "pipeline": pipe,
                 }
-                if due - time.time() <= _SLEPT_S:
+                if due - self._clock.now() <= _SLEPT_S:
                     self._queue.enqueue(FUNCTION, **options)
                 else:
                     self._queue.enqueue_at(datetime.fromtimestamp(due - _AHEAD_S, UTC), FUNCTION, **options)
             pipe.execute()
-
-    async def are_waiting(self, alarms: list[tuple[str, int, int]]) -> list[bool]:
-        """
-        Return which alarms wait in the queue, so that some worker will come to them.
-
-        One that is still in the schedule although its time has come, or was taken and not begun, does not count.
-        """
-        return await self._run(lambda: self._look([job_id(*alarm) for alarm in alarms]))
-
-    def _look(self, job_ids: list[str]) -> list[bool]:
-        with self._client.pipeline(transaction=False) as pipe:
-            pipe.lrange(IntermediateQueue.get_intermediate_queue_key(self._queue.key), 0, -1)
-            for each in job_ids:
-                pipe.hget(Job.key_for(each), "status")
-            taken, *states = pipe.execute()
-        return [
-            state == JobStatus.QUEUED.value.encode() and each.encode() not in taken
-            for each, state in zip(job_ids, states, strict=True)
-        ]
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         try:
@@ -178,6 +158,6 @@ class Queue:
         self._client.close()
 
 
-def job_id(ticket_id: str, attempt: int, rescue: int = 0) -> str:
+def job_id(ticket_id: str, attempt: int) -> str:
     """Return the id of the job that rings for this attempt."""
-    return f"{ticket_id}-{attempt}-{rescue}" if rescue else f"{ticket_id}-{attempt}"
+    return f"{ticket_id}-{attempt}"

@@ -21,6 +21,7 @@ from rq.scheduler import RQScheduler
 from rq.scripts import acquire_or_refresh_lock, release_lock
 
 from headrace import observe
+from headrace.clock import Clock, SystemClock
 from headrace.retry.alarm import NAME, SERIALIZER, Alarm, fetch_all
 from headrace.retry.asyncio_worker import AsyncioWorker
 from headrace.retry.contact import Contact
@@ -35,7 +36,9 @@ _AT_ONCE = 1000
 
 
 class _Scheduler(RQScheduler):
-    # RQ's scheduler, driven from a thread of ours in place of a process of its own.
+    # RQ's scheduler, driven from a thread of ours in place of a process of its own, and by our clock.
+
+    clock: Clock = SystemClock()
 
     def tick(self) -> bool:
         """Enqueue what is due, if the lock is ours; return whether it is."""
@@ -50,7 +53,7 @@ class _Scheduler(RQScheduler):
         """Ring what is due; an entry that is no job is dropped, lest it hold up the others."""
         queue = Queue(NAME, connection=self.connection, job_class=Alarm, serializer=SERIALIZER)
         key = ScheduledJobRegistry(queue=queue).key  # type: ignore[no-untyped-call]
-        while due := self.connection.zrangebyscore(key, "-inf", time.time(), 0, _AT_ONCE):
+        while due := self.connection.zrangebyscore(key, "-inf", self.clock.now(), 0, _AT_ONCE):
             jobs = fetch_all(due, self.connection)
             with self.connection.pipeline() as pipe:
                 for job_id in due:
@@ -79,11 +82,10 @@ class Worker:
 
     Args:
         concurrency: attempts at once, those that sleep their last second included.
-        at_hand: alarms that are taken from the queue for each of them; whoever takes them in hand decides which comes next.
     """
 
-    def __init__(self, url: str, *, concurrency: int = 1000, at_hand: int = 1) -> None:
-        self._at_hand = at_hand
+    def __init__(self, url: str, clock: Clock | None = None, *, concurrency: int = 1000) -> None:
+        self._clock = Alarm.clock = clock or SystemClock()
         self._concurrency = concurrency
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -134,7 +136,7 @@ class Worker:
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._worker is None and not self._stopping.is_set():
             try:
-                self._worker = AsyncioWorker(self._client, loop, self._stopping, concurrency=self._concurrency * self._at_hand)
+                self._worker = AsyncioWorker(self._client, loop, self._stopping, concurrency=self._concurrency)
                 self._connecting.made()
             except Exception as error:  # it asks Redis for its own address
                 self._connecting.lost(error)
@@ -146,6 +148,7 @@ class Worker:
     def _schedule(self) -> None:
         scheduler = _Scheduler([NAME], connection=self._client, logging_level="WARNING", serializer=SERIALIZER)
         scheduler._connection = self._client  # type: ignore[assignment]  # or it would make one of its own
+        scheduler.clock = self._clock
         is_ours = False
         while True:
             try:

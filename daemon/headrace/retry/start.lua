@@ -2,6 +2,9 @@
 --
 -- KEYS[1]  the ticket              hash
 -- KEYS[2]  tickets to look after   zset: ids by the moment the sweeper should look (us)
+-- KEYS[3]  what is held           zset: "<holder> <id>" of each running ticket
+-- KEYS[4]  its watchers            set: inboxes of processes
+-- KEYS[5]  due tickets             zset: ids by the moment (us)
 -- ARGV[1]  id
 -- ARGV[2]  attempt                 only the one that is awaited starts: an alarm may ring twice, or late
 -- ARGV[3]  holder                  '<inbox>|<token>' of this attempt
@@ -31,4 +34,7 @@ end
 local until_us = string.format('%.0f', now_us + tonumber(ARGV[4]))
 redis.call('HSET', KEYS[1], 'state', 'RUNNING', 'attempts', ARGV[2], 'holder', ARGV[3], 'lease_us', until_us)
 redis.call('ZADD', KEYS[2], until_us, ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
+note_held(KEYS[3], ARGV[3], ARGV[1])
+moved(KEYS[4], ARGV[1])
 return 'started'

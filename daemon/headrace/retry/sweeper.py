@@ -8,7 +8,8 @@ here waits for it: an attempt made twice is impossible, an alarm rung twice is h
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+import contextlib
+from typing import Any
 
 import structlog
 
@@ -16,22 +17,18 @@ from headrace import keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, RedisAway, RedisRefused, UpstreamError
 from headrace.link import Link, Script
+from headrace.retry.making import us
 from headrace.retry.ticket import Alarms
 from headrace.retry.tickets import Tickets
 
 log = structlog.get_logger()
 
-_RESCUE = Script(__package__, "rescue.lua")
+_RESCUE = Script(__package__, "rescue.lua", after=("held.lua", "moved.lua"))
+_LAPSE = Script(__package__, "lapse.lua")
 _BATCH = 200
-
-Alarm = tuple[str, int, int]  # ticket, attempt, rescue
-
-
-class Clockwork(Alarms, Protocol):
-    """Alarms that can also be looked at."""
-
-    async def are_waiting(self, alarms: list[Alarm]) -> list[bool]:
-        """Return which of these wait in the queue, so that some worker will come to them. Raises `RedisAway`."""
+_MOST_CRASHES = 3  # a call whose attempts kill their process is a dead letter then
+_MISSED_S = 0.75  # who is killed is missed about a second later
+_SILENT_S = 1.5  # who took or renewed a ticket so lately is not dead, though it was not heard yet: it may just have started
 
 
 class Sweeper:
@@ -39,9 +36,8 @@ class Sweeper:
     Looks after tickets that should have moved. Run `run` as a task.
 
     Args:
-        max_broken: `retry.max_attempts`; an attempt that died with its process counts as broken.
         every_s: how often to sweep.
-        again_s: when to look again at what is overdue but has an alarm (the workers are busy).
+        again_s: when to look again at what is overdue (the workers are busy).
         grace_s: how long after a deadline to leave a running ticket to its holder.
     """
 
@@ -50,10 +46,9 @@ class Sweeper:
         link: Link,
         clock: Clock,
         tickets: Tickets,
-        alarms: Clockwork,
+        alarms: Alarms,
         *,
-        max_broken: int = 8,
-        every_s: float = 1.0,
+        every_s: float = 0.5,
         again_s: float = 10.0,
         grace_s: float = 5.0,
     ) -> None:
@@ -61,7 +56,7 @@ class Sweeper:
         self._clock = clock
         self._tickets = tickets
         self._alarms = alarms
-        self._args = [max_broken, round(again_s * 1e6), round(grace_s * 1e6)]
+        self._args = [_MOST_CRASHES, round(again_s * 1e6), round(grace_s * 1e6)]
         self._every_s = every_s
         self.rescued = 0
 
@@ -74,12 +69,14 @@ class Sweeper:
             try:
                 while await self.sweep() == _BATCH:
                     pass
+                self._alarms.wake()
             except RedisAway:
                 log.debug(observe.REDIS_LOST)
             await self._clock.sleep(self._every_s)
 
     async def sweep(self) -> int:
         """Look after the tickets whose time has come; return how many were looked at."""
+        await self._let_lapse()
         # By Redis' clock in the script; by ours here, with a little more, only to find candidates.
         now_us = round((self._clock.now() + 1) * 1e6)
         found: list[bytes] = await self._link.do("ZRANGEBYSCORE", keys.TICKETS, "-inf", now_us, "LIMIT", 0, _BATCH)
@@ -88,23 +85,18 @@ class Sweeper:
             if not name.isascii():
                 await self._drop(name)
         moves = await asyncio.gather(*(self._rescued(ticket_id) for ticket_id in ids))
-        overdue = []
         for ticket_id, (what, *alarm) in zip(ids, moves, strict=True):
-            if what == b"overdue":
-                overdue.append((ticket_id, alarm[0], float(alarm[1]), alarm[2]))
-            elif what == b"lapsed":
-                await self._ring(ticket_id, alarm[0], float(alarm[1]), 0)
+            if what in (b"overdue", b"lapsed"):
+                await self._ring(ticket_id, alarm[0], alarm[1])
             elif what != b"none":
                 await self._end(ticket_id, what.decode())
-        if overdue:
-            await self._look_for_alarms(overdue)
         return len(found) - [what for what, *_ in moves].count(b"none")
 
     async def _rescued(self, ticket_id: str) -> list[Any]:
         """Return what is to be done for a ticket; one that is none is looked after no more, lest it hold up the others."""
         try:
             what, *alarm = await self._rescue(ticket_id)
-            return [what, int(alarm[0]), float(alarm[1]), int(alarm[2])] if alarm else [what]
+            return [what, int(alarm[0]), float(alarm[1])] if alarm else [what]
         except (RedisRefused, ValueError) as error:
             if isinstance(error, RedisRefused) and not records.is_misfit(error):
                 raise
@@ -116,18 +108,18 @@ class Sweeper:
         await self._link.do("ZREM", keys.TICKETS, ticket_id)
 
     def _rescue(self, ticket_id: str) -> asyncio.Future[list[Any]]:
-        return self._link.run(_RESCUE, [keys.ticket(ticket_id), keys.TICKETS], [ticket_id, *self._args])
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.PULSE, keys.watchers(ticket_id), keys.DUE]
+        return self._link.run(_RESCUE, names, [ticket_id, *self._args])
 
-    async def _look_for_alarms(self, overdue: list[tuple[str, int, float, int]]) -> None:
-        waiting = await self._alarms.are_waiting([(ticket_id, attempt, n) for ticket_id, attempt, _, n in overdue])
-        for (ticket_id, attempt, due, rescues), is_waiting in zip(overdue, waiting, strict=True):
-            if not is_waiting:
-                # Under a new number: what is left of the old job is no concern of the new one.
-                await self._link.do("HSET", keys.ticket(ticket_id), "rescues", rescues + 1)
-                await self._ring(ticket_id, attempt, due, rescues + 1)
+    async def _let_lapse(self) -> None:
+        """Let the leases of dead processes end. Where somebody else's value is in the way, they end by themselves."""
+        spans = us(self._tickets.timing.lease_s), round(_SILENT_S * 1e6)
+        args = [keys.ticket(""), *spans, _BATCH, keys.missed(""), round(_MISSED_S * 1e6)]
+        with contextlib.suppress(RedisRefused):
+            await self._link.run(_LAPSE, [keys.HELD, keys.TICKETS, keys.HEARD, keys.PULSE], args)
 
-    async def _ring(self, ticket_id: str, attempt: int, due: float, rescue: int) -> None:
-        await self._alarms.schedule(ticket_id, attempt, due, rescue=rescue)
+    async def _ring(self, ticket_id: str, attempt: int, due: float) -> None:
+        await self._alarms.schedule(ticket_id, attempt, due)
         self.rescued += 1
         log.warning(observe.TICKET_RESCUED, ticket=ticket_id, attempt=attempt)
 

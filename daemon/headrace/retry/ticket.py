@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import msgspec
 
 from headrace import codec, observe, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
-from headrace.model import Answer, Call, Source
+from headrace.model import Answer, Call, Caller, Source
 from headrace.seal import UNSEALED, Broken, Seal
 from headrace.trail import Trail
 
@@ -57,6 +57,21 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """
+    How long tickets are kept that have ended.
+
+    Args:
+        results_s: one that has its answer, or was given up.
+        letters_s, letters: dead letters, and how many of them; beyond that the eldest go.
+    """
+
+    results_s: float = 86_400.0
+    letters_s: float = 7 * 86_400.0
+    letters: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """
     The durable record of a call that may outlive its RPC.
@@ -65,6 +80,10 @@ class Ticket:
         owner: whose it is, as `Owner.text` has it.
         attempts: tries at upstream begun so far; `broken` of them failed in a way that counts.
         due: when the next attempt is due, while QUEUED.
+        lane: the class of traffic that it waits in; "" for one of an earlier version.
+        ended: when it reached its terminal state; 0 before.
+        is_bound: its call needs its caller's own key, which is not kept.
+        is_wanted: it lives as long as somebody waits for it, and is no dead letter in the end.
         is_submitted: it was handed over with SubmitMessage.
         idempotency: the Redis key of its idempotency key, if it has one. A ticket with neither goes with its RPC.
         source: where the answer came from.
@@ -83,7 +102,11 @@ class Ticket:
     attempts: int = 0
     broken: int = 0
     is_stream: bool = False
+    lane: str = ""
+    ended: float = 0.0
     is_submitted: bool = False
+    is_wanted: bool = False
+    is_bound: bool = False
     idempotency: str = field(default="", repr=False)
     source: str = ""
     answer: Answer | None = field(default=None, repr=False)
@@ -111,16 +134,19 @@ class Conflict:
 
 
 class Alarms(Protocol):
-    """What rings when an attempt is due: `rq.Queue`."""
+    """What rings when an attempt is due: `ringer.Ringer`."""
 
-    async def schedule(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def schedule(self, ticket_id: str, attempt: int, due: float) -> None:
         """Have this attempt made, not before *due*; durable when it returns. Raises `RedisAway`."""
+
+    def wake(self) -> None:
+        """Look what is due now."""
 
 
 # What is read of a ticket: always, when it is looked at closely, and when it is run.
 SUMMARY = (
     "caller", "state", "model", "fingerprint", "created", "due", "deadline", "attempts", "broken", "stream", "submitted",
-    "idempotency", "source", "error", "facts",
+    "idempotency", "source", "error", "facts", "lane", "ended", "wanted_us", "bound",
 )  # fmt: skip
 FULL = (*SUMMARY, "answer")
 ASKED = (*SUMMARY, "call")
@@ -151,6 +177,7 @@ def encode_ticket(
     fields: dict[str, Any] = {
         "caller": call.owner.text,
         "state": state,
+        "lane": call.lane,
         "model": call.model.encode(errors="replace"),
         "fingerprint": call.fingerprint,
         "created": repr(created),
@@ -158,7 +185,6 @@ def encode_ticket(
         "deadline": repr(call.deadline),
         "attempts": attempts,
         "broken": broken,
-        "rescues": 0,
         "stream": int(call.stream),
         "submitted": int(submitted),
         "bound": int(bool(call.credential)),
@@ -219,7 +245,11 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
         attempts=codec.count(text["attempts"]),
         broken=codec.count(text["broken"]),
         is_stream=text["stream"] == "1",
+        lane=text["lane"],
+        ended=_moment(text["ended"] or "0"),
         is_submitted=text["submitted"] == "1",
+        is_wanted=text["wanted_us"] not in ("", "0"),
+        is_bound=text["bound"] == "1",
         idempotency=text["idempotency"],
         source=Source(text["source"]) if text["source"] else "",
         answer=codec.decode_answer(answer) if (answer := opened("answer")) else None,
@@ -252,12 +282,35 @@ def readable_ticket(
 
 
 def encode_call(call: Call) -> bytes:
-    """Return a call as JSON, less its body, its credential and its idempotency key."""
+    """Return a call as JSON, less its body, its credential and its idempotency key, and less what is as usual."""
     bare = replace(call, body=b"", credential="", idempotency_key="", ticket="", trail=None)
+    said = _unusual(msgspec.to_builtins(bare), _USUAL)
+    del said["trail"]
+    said["caller"] = _unusual(said["caller"], _USUAL_CALLER)
     try:
-        return msgspec.json.encode(bare)
+        return msgspec.json.encode(said)
     except UnicodeEncodeError:  # a lone surrogate in the model's name: JSON all the same
-        return json.dumps(msgspec.to_builtins(bare)).encode()
+        return json.dumps(said).encode()
+
+
+def _unusual(said: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name not in usual or usual[name] != value}
+
+
+def _defaults(cls: type[Any]) -> dict[str, Any]:
+    """Return what the fields of a dataclass are that nobody says, as they stand in JSON."""
+    found = {}
+    for each in fields(cls):
+        if each.name == "trail":  # which is told elsewhere
+            continue
+        if each.default is not MISSING:
+            found[each.name] = msgspec.to_builtins(each.default)
+        elif each.default_factory is not MISSING:
+            found[each.name] = msgspec.to_builtins(each.default_factory())
+    return found
+
+
+_USUAL, _USUAL_CALLER = _defaults(Call), _defaults(Caller)
 
 
 def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:

@@ -13,40 +13,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from headrace import keys, observe
-from headrace.aside import aloof
 from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketNotFound
+from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketLost, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Answer, Call, Source
 from headrace.owner import Owner
+from headrace.retry.ends import Ends
 from headrace.retry.holds import Hold, Holds
+from headrace.retry.listing import Listing
 from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
-from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Same, State, Ticket, Timing, encode_end, lost
+from headrace.retry.renewals import Renewals
+from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
 from headrace.retry.waits import Waits, not_found
+from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
 
 log = structlog.get_logger()
 
-_START = Script(__package__, "start.lua")
-_PARK = Script(__package__, "park.lua")
-_RENEW = Script(__package__, "renew.lua")
-_FINISH = Script(__package__, "finish.lua", after=("books.lua",))
+_START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
+_PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
 _BOUNDS = 10_000, 1_000_000_000
-_DAY_MS = 86_400_000
-_KEEP_MS = {State.FAILED: 7 * _DAY_MS}  # dead letters; the others a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,7 @@ class Tickets:
 
     Args:
         bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        keep: how long those are kept that have ended.
         seal: of what tickets hold; one without it is not there.
     """
 
@@ -74,20 +72,26 @@ class Tickets:
         *,
         timing: Timing | None = None,
         bounds: tuple[int, int] = _BOUNDS,
+        keep: Keep | None = None,
         seal: Seal = UNSEALED,
     ) -> None:
         self._seal = seal
         self._link = link
         self._clock = clock
         self._alarms = alarms
-        self._timing = timing or Timing()
-        self._making = Making(link, clock, self._timing, *bounds, seal)
+        self.timing = timing or Timing()
+        self._making = Making(link, clock, self.timing, *bounds, seal)
         self._held = Holds(link.inbox)
-        self._looks = Looks(link, clock, seal)
-        self._waits = Waits(link, clock, self._timing)
+        self._ends = Ends(link, clock, self._held, keep or Keep(), seal)
+        self._renewals = Renewals(link, clock, self._held, self.timing.lease_s, self._release)
+        self.looks = Looks(link, clock, seal)
+        self._waits = Waits(link, clock, self.timing)
+        self.listing = Listing(link, clock, seal)
+        self.watching = Watching(link, clock, self.looks, self._waits)
         self._background = Background("tickets", clock)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
+        link.on("lost", self._on_lost)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -96,6 +100,11 @@ class Tickets:
     def stats(self) -> TicketsStats:
         """Return its state now."""
         return TicketsStats(len(self._held), len(self._waits))
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether Redis is away, or slow to answer: then nothing of a ticket can be known, or made known."""
+        return self._link.is_silent
 
     # Making one.
 
@@ -114,14 +123,20 @@ class Tickets:
             await self._set_alarm(outcome.ticket, 1, now)
         return outcome
 
+    async def requeue(self, letter: Ticket, call: Call) -> None:
+        """Make a ticket of a dead letter again, due at once; raises `QueueFull` as `submit` does, and `TicketNotFound`."""
+        await self._making.requeue(letter, call)
+        await self._set_alarm(letter.id, 1, self._clock.now())
+
     async def claim(self, call: Call) -> Claimed | Same | Conflict:
         """
-        Claim the call's idempotency key. If it is `Claimed`, attempt 1 of the ticket is ours: `park` or `finish` it.
+        Claim the call's idempotency key, if it has one. `Claimed`: attempt 1 of the ticket is ours; `park` or `finish` it.
 
         Raises `QueueFull` as `submit` does.
         """
         ticket_id, hold = new_id(), self._held.new()
-        hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
+        if call.idempotency_key:
+            hold.idempotency = keys.idempotency(call.owner.text, call.idempotency_key)
         hold.is_bound = bool(call.credential)
         claiming = self._moves.start(self._claim(ticket_id, call, hold))
         try:
@@ -132,22 +147,36 @@ class Tickets:
 
     async def _claim(self, ticket_id: str, call: Call, hold: Hold) -> Claimed | Same | Conflict:
         now = self._clock.now()
-        outcome = await insist(
-            self._clock,
-            lambda: self._making.create(ticket_id, call, State.RUNNING, due=now, attempts=1, holder=hold.holder),
-        )
-        if isinstance(outcome, Claimed):
-            self._held.put(ticket_id, hold)
+        with self._held.asking(hold):
+            outcome = await insist(
+                self._clock,
+                lambda: self._making.create(ticket_id, call, State.RUNNING, due=now, attempts=1, holder=hold.holder),
+            )
+            if isinstance(outcome, Claimed):
+                self._held.put(ticket_id, hold)
         return outcome
 
     async def _unclaim(self, ticket_id: str, hold: Hold, claiming: asyncio.Task[Any]) -> None:
         """End what was claimed for one who is gone; whoever came with the key meanwhile has it made, if others can make it."""
         await asyncio.wait([claiming])
+        if not await self._abandon_alone(ticket_id, hold):
+            await self._untake(ticket_id, hold, 0, claiming)
+
+    async def _abandon_alone(self, ticket_id: str, hold: Hold) -> bool:
         with contextlib.suppress(RedisAway):
             is_sought = ticket_id in self._waits and not hold.is_bound
-            if not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone"):
-                return
-        await self._untake(ticket_id, hold, 0, claiming)
+            return not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone")
+        return False
+
+    def let_go(self, ticket_id: str) -> None:
+        """Give a ticket in our hands up, for those who have gone; it is queued again for whoever waits for it all the same."""
+        if (hold := self._held.get(ticket_id)) is not None:
+            self._moves.start(self._let_go(ticket_id, hold))
+
+    async def _let_go(self, ticket_id: str, hold: Hold) -> None:
+        if not await self._abandon_alone(ticket_id, hold):
+            with contextlib.suppress(RedisAway):  # else `keep` and `leave` see to it
+                await self._repark(ticket_id, hold, -1, -1, self._clock.now())
 
     async def park(self, call: Call, *, attempts: int, broken: int, due: float, by: Hold | None = None) -> str:
         """
@@ -159,7 +188,7 @@ class Tickets:
         """
         if call.ticket:
             hold = self._held.get(call.ticket)
-            if hold is not None and by in (None, hold):
+            if hold is not None and hold.ending is None and by in (None, hold):
                 await asyncio.shield(self._moves.start(self._repark(call.ticket, hold, attempts, broken, due)))
             return call.ticket
         ticket_id = new_id()
@@ -174,10 +203,10 @@ class Tickets:
             raise
         return ticket_id
 
-    async def _set_alarm(self, ticket_id: str, attempt: int, due: float, *, rescue: int = 0) -> None:
+    async def _set_alarm(self, ticket_id: str, attempt: int, due: float) -> None:
         # The ticket itself is durable by now; if its alarm is not, the sweeper will find it overdue.
         try:
-            await self._alarms.schedule(ticket_id, attempt, due, rescue=rescue)
+            await self._alarms.schedule(ticket_id, attempt, due)
         except RedisAway:
             log.warning(observe.ALARM_FAILED, ticket=ticket_id, attempt=attempt)
 
@@ -186,8 +215,13 @@ class Tickets:
     async def asked(self, ticket_id: str) -> Call | None:
         """Return the call of a ticket, without its body, while there is anything to do for it."""
         with contextlib.suppress(TicketNotFound):
-            return (await self._looks.read(ticket_id, ASKED)).call
+            return (await self.looks.read(ticket_id, ASKED)).call
         return None
+
+    async def crashes(self, ticket_id: str) -> int:
+        """Return how many of a ticket's attempts died with their process."""
+        said = await self._link.do("HGET", keys.ticket(ticket_id), "crashes") or b""
+        return int(said) if said.isdigit() else 0
 
     async def start(self, ticket_id: str, attempt: int) -> Ticket | None:
         """
@@ -204,13 +238,17 @@ class Tickets:
             raise
 
     async def _take(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
-        names = [keys.ticket(ticket_id), keys.TICKETS]
-        outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self._timing.lease_s)])
+        with self._held.asking(hold):
+            return await self._taken(ticket_id, attempt, hold)
+
+    async def _taken(self, ticket_id: str, attempt: int, hold: Hold) -> Ticket | None:
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id), keys.DUE]
+        outcome = await self._link.run(_START, names, [ticket_id, attempt, hold.holder, us(self.timing.lease_s)])
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
         try:
-            ticket = await self._looks.read(ticket_id, RUN)
+            ticket = await self.looks.read(ticket_id, RUN)
         except TicketNotFound:
             await self.finish(ticket_id, error=lost())
             return None
@@ -225,7 +263,15 @@ class Tickets:
         try:
             await self._repark(ticket_id, hold, attempts, -1, self._clock.now())
         except RedisAway:
-            self._held.drop(ticket_id, hold)  # its lease lapses
+            self._held.drop(ticket_id, hold)  # a stray, should Redis have it in our hands
+
+    async def _release(self, ticket_id: str, holder: str) -> None:
+        """Give back what Redis has in our hands though nobody here has it: its attempt was not made."""
+        attempts, known, is_bound = await self._link.do("HMGET", keys.ticket(ticket_id), "attempts", "holder", "bound")
+        if known == holder.encode() and attempts.isdigit():
+            log.warning(observe.TICKET_STRAY, ticket=ticket_id)
+            await self._give_back(ticket_id, Hold(holder, is_bound=is_bound == b"1"), int(attempts) - 1)
+        await self._link.do("ZREM", keys.HELD, f"{holder} {ticket_id}")
 
     def hold(self, ticket_id: str) -> Hold:
         """Return the hold on a ticket in our hands, by which its attempt says what came of it; `Canceled` if there is none."""
@@ -236,41 +282,42 @@ class Tickets:
         return self._held.doing(ticket_id)
 
     async def _repark(self, ticket_id: str, hold: Hold, attempts: int, broken: int, due: float) -> None:
-        args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due)]
-        alarm = await self._link.run(_PARK, [keys.ticket(ticket_id), keys.TICKETS], args)
+        args = [ticket_id, hold.holder, attempts, broken, repr(due), self._look_us(due), us(max(0.0, due - self._clock.now()))]
+        names = [keys.ticket(ticket_id), keys.TICKETS, keys.HELD, keys.watchers(ticket_id), keys.DUE]
+        alarm = await self._link.run(_PARK, names, args)
         self._held.drop(ticket_id, hold)
         if alarm:
             observe.TICKETS.inc(State.QUEUED)
-            await self._set_alarm(ticket_id, alarm[0], due, rescue=alarm[1])
+            await self._set_alarm(ticket_id, alarm[0], due)
 
     async def idle(self) -> None:
         """Wait until no ticket is in our hands."""
         await self._held.empty()
 
     async def leave(self) -> None:
-        """Give all tickets in our hands back to the queue: this process goes, and will do no more for them."""
-        await self._moves.settled()
-        mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]
-        await asyncio.gather(*(self._give_back(ticket_id, hold) for ticket_id, hold in mine))
+        """
+        Say how tickets in our hands ended, and give the others back to the queue: this process goes, and does no more for them.
 
-    async def _give_back(self, ticket_id: str, hold: Hold) -> None:
+        Raises `RedisAway` if that was in vain; their leases lapse then.
+        """
+        await self._moves.settled()
+        try:
+            await self._ends.settle()
+        finally:
+            mine = [(ticket_id, hold) for ticket_id, hold in self._held.items() if hold.ending is None]
+            await asyncio.gather(*(self._give_back(ticket_id, hold) for ticket_id, hold in mine))
+
+    async def _give_back(self, ticket_id: str, hold: Hold, attempts: int = -1) -> None:
         if hold.is_bound:
             await self.finish(ticket_id, error=Draining("the daemon left before there was an answer", retry_after_s=1.0))
         else:
-            await self._repark(ticket_id, hold, -1, -1, self._clock.now())
+            await self._repark(ticket_id, hold, attempts, -1, self._clock.now())
 
     async def keep(self) -> None:
-        """Renew the leases of all tickets in our hands, until cancelled. Run it as a task."""
-        while True:
-            await self._clock.sleep(self._timing.lease_s / 3)
-            await asyncio.gather(*(self._renew(ticket_id, hold) for ticket_id, hold in self._held.items()))
-
-    async def _renew(self, ticket_id: str, hold: Hold) -> None:
-        with contextlib.suppress(RedisAway):
-            if hold.ending is not None:
-                await self._send_end(ticket_id, hold.idempotency, hold.ending, hold)
-            elif not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, us(self._timing.lease_s)]):
-                self._held.lose(ticket_id, hold)
+        """Keep all tickets in our hands, and say how they ended until Redis has heard it, until cancelled. Run it as a task."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ends.keep())
+            group.create_task(self._renewals.keep())
 
     # Ending one.
 
@@ -288,43 +335,16 @@ class Tickets:
         """
         End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
 
-        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it.
+        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it. Until then
+        this returns True; whether it counts, `Hold.counts` knows.
 
         Args:
-            by: the hold of the attempt that says so. Its error counts only while it is the one that holds the ticket: who
-                stood still and was succeeded must not end what its successor works on. An answer counts all the same.
+            by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
+                and was succeeded must not end what its successor works on, by whatever came of its attempt.
         """
-        said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
-        keep_ms = _KEEP_MS.get(said[0], _DAY_MS)
-        now = repr(self._clock.now())
-        holder = by.holder if by is not None and error is not None else ""
-        args = [ticket_id, os.urandom(8).hex(), *said, attempts, keep_ms, condition, self._link.inbox, now, holder]
-        # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
-        hold = None if condition else self._held.get(ticket_id)
-        if by is not None and hold is not by and holder:
-            return False  # the hold is lost, and so is the right to say how the ticket ends
-        if hold is None:
-            idempotency = await self._link.do("HGET", keys.ticket(ticket_id), "idempotency")
-            return await self._send_end(ticket_id, (idempotency or b"").decode(), args, None)
-        hold.ending = args
-        try:
-            return await self._send_end(ticket_id, hold.idempotency, args, hold)
-        except RedisAway:
-            log.warning(observe.TICKET_DELAYED, ticket=ticket_id, state=said[0])
-            return True
-
-    async def _send_end(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
-        ticket = keys.ticket(ticket_id)
-        names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket]
-        won = bool(await self._link.run(_FINISH, names, args))
-        # Now that it has ended, whoever holds it works for nothing; one that was not first to end it may hold it no more.
-        loser = self._held.get(ticket_id) if won else hold
-        if loser is not None and self._held.drop(ticket_id, loser):
-            loser.halt()
-        if won:
-            observe.TICKETS.inc(args[2])
-            log.info(observe.TICKET_ENDED, ticket=ticket_id, state=args[2])
-        return won
+        return await self._ends.finish(
+            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by
+        )
 
     async def end(self, ticket_id: str, why: str) -> None:
         """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
@@ -339,6 +359,11 @@ class Tickets:
         error = Canceled("the ticket was canceled by its caller")
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
         return await self.get(ticket_id, owner)
+
+    async def has_company(self, ticket_id: str) -> bool:
+        """Whether anybody waits for a ticket in another process; raises `RedisAway`."""
+        inboxes = await self._link.do("ZRANGE", keys.audience(f"ticket:{ticket_id}"), 0, -1)
+        return any(inbox.decode(errors="replace") != self._link.inbox for inbox in inboxes)
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
         """
@@ -364,29 +389,26 @@ class Tickets:
 
     async def get(self, ticket_id: str, owner: Owner) -> Ticket:
         """Return an owner's ticket as it is now. Another's is not found."""
-        ticket = await insist(self._clock, lambda: self._looks.read(ticket_id, FULL))
+        ticket = await insist(self._clock, lambda: self.looks.read(ticket_id, FULL))
         if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
-
-    async def list(
-        self, owner: Owner, *, page_size: int = 50, page_token: str = "", state: State | None = None
-    ) -> tuple[list[Ticket], str]:
-        """Return a page of an owner's tickets, newest first and without answers, and the token of the next page."""
-        return await insist(
-            self._clock, lambda: self._looks.page(owner.text, page_size=page_size, page_token=page_token, state=state)
-        )
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
         """
         Wait until a ticket ends, and return it; after *timeout* seconds return it as it is.
 
-        A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out.
+        A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out. Raises `TicketLost`
+        when it is not there: who waits for a ticket knows that it was.
         """
-        with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(timeout):
-                await self._waits.ended(ticket_id)
-        return await (self._looks.ended(ticket_id) if timeout is None else self._looks.read(ticket_id, FULL))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(timeout):
+                    await self._waits.ended(ticket_id)
+            return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+        except TicketNotFound as error:
+            self._waits.note_lost()
+            raise TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata) from None
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")
@@ -394,5 +416,11 @@ class Tickets:
         if hold := self._held.get(ticket_id):
             self._held.lose(ticket_id, hold)
 
+    def _on_lost(self, payload: bytes) -> None:
+        holder, _, ticket_id = payload.decode(errors="replace").partition(" ")
+        hold = self._held.get(ticket_id)
+        if hold is not None and hold.holder == holder:
+            self._held.lose(ticket_id, hold)
+
     def _look_us(self, due: float) -> int:
-        return us(due + self._timing.grace_s)
+        return us(due + self.timing.grace_s)

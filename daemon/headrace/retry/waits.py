@@ -10,13 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from headrace import keys, records
+import structlog
+
+from headrace import keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import RedisAway, TicketNotFound
 from headrace.link import Link, Script
 from headrace.nudges import Nudges
 from headrace.retry.policy import jitter
 from headrace.retry.ticket import State, Timing
+
+log = structlog.get_logger()
+
+_LOST_S = 60.0  # by then whoever waits has looked
 
 _LOOK = Script(__package__, "look.lua")
 
@@ -29,6 +35,8 @@ class Waits:
         self._clock = clock
         self._timing = timing
         self._nudges = Nudges()
+        link.on_connect(self._nudges.nudge_all)
+        self._lost_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Waits [{len(self)} waited for]>"
@@ -52,7 +60,7 @@ class Waits:
         while True:
             nudged.clear()
             with contextlib.suppress(RedisAway):
-                if await self._look(ticket_id):
+                if await self.look(ticket_id):
                     return
             # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
             with contextlib.suppress(TimeoutError):
@@ -60,7 +68,15 @@ class Waits:
                 async with self._clock.timeout(self._timing.want_s / 6 * jitter()):
                     await nudged.wait()
 
-    async def _look(self, ticket_id: str) -> bool:
+    def note_lost(self) -> None:
+        """Say once that Redis has lost data: all that waited will find it out one by one, over the next seconds."""
+        now = self._clock.now()
+        if now - self._lost_at > _LOST_S:
+            log.error(observe.REDIS_LOST_DATA)
+        self._lost_at = now
+
+    async def look(self, ticket_id: str) -> bool:
+        """Say that somebody waits for a ticket, and return whether it has ended; raises `TicketNotFound` and `RedisAway`."""
         want_us = round(self._timing.want_s * 1e6)
         names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
         state = (await self._link.run(_LOOK, names, [self._link.inbox, want_us, want_us])).decode(errors="replace")

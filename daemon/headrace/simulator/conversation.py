@@ -83,7 +83,7 @@ class Conversation:
             saying = Saying(
                 request=call.request,
                 ask=ask,
-                script=write(ask, self._options.answer_tokens, self._new_id("toolu")),
+                script=write(ask, self._options.answer_tokens, self._new_id("toolu"), message_id),
                 form=form,
                 message_id=message_id,
                 request_id=visit.request_id,

@@ -9,7 +9,8 @@ shape a real one:
   fits the tool's schema;
 - thinking `enabled` or `adaptive` gives a thinking block with a signature first;
 - a `json_schema` format gives JSON of that schema;
-- the words "answer in 120 tokens" say how long the answer is.
+- the words "answer in 120 tokens" say how long the answer is;
+- the words "sign every word" give the answer's own id, word for word: who has read it knows whether it is of one piece.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from headrace.simulator.tokens import BYTES_PER_TOKEN, cut, text_tokens
 
 _EXCERPT = 60
 _MOST_SCHEMA_DEPTH = 16
+_SIGNED = "sign every word"
 _ASKED_LENGTH = re.compile(r"\banswer in (\d{1,6}) tokens\b")
 
 _RIVER = (
@@ -65,12 +67,12 @@ class Script:
         return sum(text_tokens(block.text) for block in self.blocks)
 
 
-def write(ask: Ask, answer_tokens: tuple[int, int], tool_use_id: str) -> Script:
+def write(ask: Ask, answer_tokens: tuple[int, int], tool_use_id: str, message_id: str = "") -> Script:
     """Return what this call is answered."""
     thinking = _thinking(ask)
     left = ask.max_tokens - sum(text_tokens(block.text) for block in thinking)
     tool = _tool(ask)
-    spoken = _use(tool, ask, left, tool_use_id) if tool else _speak(ask, left, answer_tokens)
+    spoken = _use(tool, ask, left, tool_use_id) if tool else _speak(ask, left, answer_tokens, message_id)
     return Script((*thinking, *spoken.blocks), spoken.stop_reason, spoken.stop_sequence)
 
 
@@ -109,6 +111,12 @@ def excerpt(prompt: str) -> str:
     return prompt[:_EXCERPT]
 
 
+def signed(message_id: str, length: int) -> str:
+    """Return so many characters of an answer that is signed word for word."""
+    word = f"{message_id} "
+    return (word * (length // len(word) + 1))[:length].rstrip()
+
+
 def _thinking(ask: Ask) -> tuple[Block, ...]:
     kind = (ask.body.get("thinking") or {}).get("type")
     if kind not in ("enabled", "adaptive"):
@@ -140,8 +148,8 @@ def _use(tool: Mapping[str, Any], ask: Ask, left: int, tool_use_id: str) -> Scri
     return Script((Block("tool_use", given, name=tool["name"], id=tool_use_id),), "tool_use")
 
 
-def _speak(ask: Ask, left: int, answer_tokens: tuple[int, int]) -> Script:
-    text = _whole_text(ask, answer_tokens)
+def _speak(ask: Ask, left: int, answer_tokens: tuple[int, int], message_id: str) -> Script:
+    text = _whole_text(ask, answer_tokens, message_id)
     said = cut(text, max(0, left))
     reason, stopped_by = ("max_tokens" if len(said) < len(text) or not left else "end_turn"), None
     if ends := [(said.find(end), end) for end in ask.body.get("stop_sequences") or () if end and end in said]:
@@ -150,12 +158,14 @@ def _speak(ask: Ask, left: int, answer_tokens: tuple[int, int]) -> Script:
     return Script((Block("text", said),) if said else (), reason, stopped_by)
 
 
-def _whole_text(ask: Ask, answer_tokens: tuple[int, int]) -> str:
+def _whole_text(ask: Ask, answer_tokens: tuple[int, int], message_id: str) -> str:
     wanted = (ask.body.get("output_config") or {}).get("format") or ask.body.get("output_format") or {}
     if isinstance(wanted, Mapping) and wanted.get("type") == "json_schema":
         return msgspec.json.encode(sample(wanted.get("schema"), ask.prompt)).decode()
     dice = zlib.crc32(ask.prompt.encode())
     length = _length(ask.prompt, answer_tokens, dice) * BYTES_PER_TOKEN
+    if _SIGNED in ask.prompt:
+        return signed(message_id, length)
     quote = f'You said: "{excerpt(ask.prompt)}". '
     return (quote + _flow(dice, max(0, length - len(quote)))).rstrip()
 

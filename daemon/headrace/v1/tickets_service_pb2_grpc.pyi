@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class TicketsServiceStub:
     """Keeps track of calls that may outlive their RPC.
 
-    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-    UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+    return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+    has failed for good is a dead letter: see LettersService.
     """
 
     @_typing.overload
@@ -45,6 +46,11 @@ class TicketsServiceStub:
     A failed call is no failure of this RPC: look at the state. DEADLINE_EXCEEDED says that the ticket has not ended by the
     gRPC deadline; it goes on, and can be waited for again.
     """
+    WatchTicket: _grpc.UnaryStreamMultiCallable[_tickets_service_pb2.WatchTicketRequest, _tickets_service_pb2.WatchTicketResponse]
+    """Tells a ticket as it is now, and again at each change, until it ends: then its answer or error comes with it, as the last.
+
+    Changes that follow each other closely may come as one. Any daemon tells them. A failed call is no failure of this RPC.
+    """
     CancelTicket: _grpc.UnaryUnaryMultiCallable[_tickets_service_pb2.CancelTicketRequest, _tickets_service_pb2.CancelTicketResponse]
     """Cancels a ticket, and returns it. Idempotent: one that has ended stays as it is.
 
@@ -57,8 +63,9 @@ class TicketsServiceStub:
 class TicketsServiceAsyncStub(TicketsServiceStub):
     """Keeps track of calls that may outlive their RPC.
 
-    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-    UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+    return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+    has failed for good is a dead letter: see LettersService.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -69,6 +76,11 @@ class TicketsServiceAsyncStub(TicketsServiceStub):
 
     A failed call is no failure of this RPC: look at the state. DEADLINE_EXCEEDED says that the ticket has not ended by the
     gRPC deadline; it goes on, and can be waited for again.
+    """
+    WatchTicket: _aio.UnaryStreamMultiCallable[_tickets_service_pb2.WatchTicketRequest, _tickets_service_pb2.WatchTicketResponse]  # type: ignore[assignment]
+    """Tells a ticket as it is now, and again at each change, until it ends: then its answer or error comes with it, as the last.
+
+    Changes that follow each other closely may come as one. Any daemon tells them. A failed call is no failure of this RPC.
     """
     CancelTicket: _aio.UnaryUnaryMultiCallable[_tickets_service_pb2.CancelTicketRequest, _tickets_service_pb2.CancelTicketResponse]  # type: ignore[assignment]
     """Cancels a ticket, and returns it. Idempotent: one that has ended stays as it is.
@@ -81,8 +93,9 @@ class TicketsServiceAsyncStub(TicketsServiceStub):
 class TicketsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps track of calls that may outlive their RPC.
 
-    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-    UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+    return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+    has failed for good is a dead letter: see LettersService.
     """
 
     @_abc_1.abstractmethod
@@ -103,6 +116,17 @@ class TicketsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A failed call is no failure of this RPC: look at the state. DEADLINE_EXCEEDED says that the ticket has not ended by the
         gRPC deadline; it goes on, and can be waited for again.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTicket(
+        self,
+        request: _tickets_service_pb2.WatchTicketRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tickets_service_pb2.WatchTicketResponse], _abc.AsyncIterator[_tickets_service_pb2.WatchTicketResponse]]:
+        """Tells a ticket as it is now, and again at each change, until it ends: then its answer or error comes with it, as the last.
+
+        Changes that follow each other closely may come as one. Any daemon tells them. A failed call is no failure of this RPC.
         """
 
     @_abc_1.abstractmethod

@@ -48,6 +48,30 @@ LANE_BATCH: Lane.ValueType  # 3
 """Nobody is waiting."""
 Global___Lane: _TypeAlias = Lane  # noqa: Y015
 
+class _OnDisconnect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
+    """Goes on if it was submitted or has an idempotency key, and else is given up."""
+    ON_DISCONNECT_CANCEL: _OnDisconnect.ValueType  # 1
+    """Is given up, unless somebody else waits for the same answer. Makes no sense for SubmitMessage."""
+    ON_DISCONNECT_CONTINUE: _OnDisconnect.ValueType  # 2
+    """Goes on to its end: it has a ticket from the beginning, by which its answer is found later."""
+
+class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+    """Says what becomes of a call whose RPC ends before it has an answer: its caller has gone, or its connection."""
+
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
+"""Goes on if it was submitted or has an idempotency key, and else is given up."""
+ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 1
+"""Is given up, unless somebody else waits for the same answer. Makes no sense for SubmitMessage."""
+ON_DISCONNECT_CONTINUE: OnDisconnect.ValueType  # 2
+"""Goes on to its end: it has a ticket from the beginning, by which its answer is found later."""
+Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
+
 class _AnswerSource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -135,6 +159,7 @@ class CallOptions(_message.Message):
     ANTHROPIC_HEADERS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     LANE_NAME_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     lane: Global___Lane.ValueType
     """Chooses the class of traffic. Unspecified means the caller's own, from the daemon's configuration."""
     idempotency_key: _builtins.str
@@ -152,6 +177,8 @@ class CallOptions(_message.Message):
     """Chooses the lane by its name, for those of the daemon's configuration that `Lane` does not know. Beside `lane` it has to
     name the same one.
     """
+    on_disconnect: Global___OnDisconnect.ValueType
+    """Says what becomes of the call if this RPC ends before it has an answer. Unspecified means what is usual for such a call."""
     @_builtins.property
     def cache_control(self) -> Global___CacheControl:
         """Says what the cache may do for this call."""
@@ -182,10 +209,11 @@ class CallOptions(_message.Message):
         anthropic_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         lane_name: _builtins.str = ...,
+        on_disconnect: Global___OnDisconnect.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_control", b"cache_control"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anthropic_betas", b"anthropic_betas", "anthropic_headers", b"anthropic_headers", "anthropic_version", b"anthropic_version", "cache_control", b"cache_control", "caller", b"caller", "idempotency_key", b"idempotency_key", "labels", b"labels", "lane", b"lane", "lane_name", b"lane_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anthropic_betas", b"anthropic_betas", "anthropic_headers", b"anthropic_headers", "anthropic_version", b"anthropic_version", "cache_control", b"cache_control", "caller", b"caller", "idempotency_key", b"idempotency_key", "labels", b"labels", "lane", b"lane", "lane_name", b"lane_name", "on_disconnect", b"on_disconnect"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,7 +66,8 @@ Global___TicketState: _TypeAlias = TicketState  # noqa: Y015
 class Ticket(_message.Message):
     """Records a call that may outlive its RPC: one that was submitted, had an idempotency key, or was parked for a retry.
 
-    It reaches exactly one terminal state, and is kept for a day after that; a failed one for a week.
+    It reaches exactly one terminal state, and is kept for a while after that (`retry.keep_results`; a dead letter
+    `retry.keep_letters`).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -82,6 +83,9 @@ class Ticket(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     OTHER_ANSWER_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the ticket; only its caller can use it."""
     state: Global___TicketState.ValueType
@@ -92,6 +96,10 @@ class Ticket(_message.Message):
     """Counts the tries at upstream so far."""
     other_answer: _builtins.bytes
     """Holds the answer of a call that asked for no message (a chat, a count of tokens) in place of `message`: its HTTP body."""
+    caller: _builtins.str
+    """Names whose it is: the caller."""
+    lane: _builtins.str
+    """Names the class of traffic in which its attempts wait for their turn. Empty for a ticket of an earlier version."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Says when the call was taken in."""
@@ -116,6 +124,10 @@ class Ticket(_message.Message):
     def error(self) -> Global___TicketError:
         """Says why there is no answer, once the state is FAILED, CANCELED or EXPIRED."""
 
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Says when it reached its terminal state."""
+
     def __init__(
         self,
         *,
@@ -130,10 +142,13 @@ class Ticket(_message.Message):
         origin: _options_pb2.Origin | None = ...,
         error: Global___TicketError | None = ...,
         other_answer: _builtins.bytes = ...,
+        caller: _builtins.str = ...,
+        lane: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "create_time", b"create_time", "error", b"error", "expire_time", b"expire_time", "message", b"message", "origin", b"origin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "message", b"message", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "attempts", b"attempts", "create_time", b"create_time", "error", b"error", "expire_time", b"expire_time", "id", b"id", "message", b"message", "model", b"model", "origin", b"origin", "other_answer", b"other_answer", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "attempts", b"attempts", "caller", b"caller", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "id", b"id", "lane", b"lane", "message", b"message", "model", b"model", "origin", b"origin", "other_answer", b"other_answer", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

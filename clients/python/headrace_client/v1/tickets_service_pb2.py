@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from headrace_client.v1 import options_pb2 as headrace_dot_v1_dot_options__pb2
 from headrace_client.v1 import tickets_pb2 as headrace_dot_v1_dot_tickets__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/tickets_service.proto\x12\x0bheadrace.v1\x1a\x19headrace/v1/options.proto\x1a\x19headrace/v1/tickets.proto\"I\n\x10GetTicketRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"8\n\x11GetTicketResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"J\n\x11WaitTicketRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"9\n\x12WaitTicketResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"L\n\x13\x43\x61ncelTicketRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\";\n\x14\x43\x61ncelTicketResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"\x8f\x01\n\x12ListTicketsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.headrace.v1.TicketState\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"T\n\x13ListTicketsResponse\x12$\n\x07tickets\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Ticket\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd2\x02\n\x0eTicketsService\x12J\n\tGetTicket\x12\x1d.headrace.v1.GetTicketRequest\x1a\x1e.headrace.v1.GetTicketResponse\x12M\n\nWaitTicket\x12\x1e.headrace.v1.WaitTicketRequest\x1a\x1f.headrace.v1.WaitTicketResponse\x12S\n\x0c\x43\x61ncelTicket\x12 .headrace.v1.CancelTicketRequest\x1a!.headrace.v1.CancelTicketResponse\x12P\n\x0bListTickets\x12\x1f.headrace.v1.ListTicketsRequest\x1a .headrace.v1.ListTicketsResponseB3\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/tickets_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19headrace/v1/options.proto\x1a\x19headrace/v1/tickets.proto\"I\n\x10GetTicketRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"8\n\x11GetTicketResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"J\n\x11WaitTicketRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"9\n\x12WaitTicketResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"K\n\x12WatchTicketRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\":\n\x13WatchTicketResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"L\n\x13\x43\x61ncelTicketRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\";\n\x14\x43\x61ncelTicketResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"\x9b\x02\n\x12ListTicketsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.headrace.v1.TicketState\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.headrace.v1.CallOptions\x12\r\n\x05owner\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0c\n\x04lane\x18\x07 \x01(\t\x12.\n\nsince_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x13ListTicketsResponse\x12$\n\x07tickets\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Ticket\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa6\x03\n\x0eTicketsService\x12J\n\tGetTicket\x12\x1d.headrace.v1.GetTicketRequest\x1a\x1e.headrace.v1.GetTicketResponse\x12M\n\nWaitTicket\x12\x1e.headrace.v1.WaitTicketRequest\x1a\x1f.headrace.v1.WaitTicketResponse\x12R\n\x0bWatchTicket\x12\x1f.headrace.v1.WatchTicketRequest\x1a .headrace.v1.WatchTicketResponse0\x01\x12S\n\x0c\x43\x61ncelTicket\x12 .headrace.v1.CancelTicketRequest\x1a!.headrace.v1.CancelTicketResponse\x12P\n\x0bListTickets\x12\x1f.headrace.v1.ListTicketsRequest\x1a .headrace.v1.ListTicketsResponseB3\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +35,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.tickets_service
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.headrace.v1P\001Z\036headrace.dev/client/headracev1'
-  _globals['_GETTICKETREQUEST']._serialized_start=104
-  _globals['_GETTICKETREQUEST']._serialized_end=177
-  _globals['_GETTICKETRESPONSE']._serialized_start=179
-  _globals['_GETTICKETRESPONSE']._serialized_end=235
-  _globals['_WAITTICKETREQUEST']._serialized_start=237
-  _globals['_WAITTICKETREQUEST']._serialized_end=311
-  _globals['_WAITTICKETRESPONSE']._serialized_start=313
-  _globals['_WAITTICKETRESPONSE']._serialized_end=370
-  _globals['_CANCELTICKETREQUEST']._serialized_start=372
-  _globals['_CANCELTICKETREQUEST']._serialized_end=448
-  _globals['_CANCELTICKETRESPONSE']._serialized_start=450
-  _globals['_CANCELTICKETRESPONSE']._serialized_end=509
-  _globals['_LISTTICKETSREQUEST']._serialized_start=512
-  _globals['_LISTTICKETSREQUEST']._serialized_end=655
-  _globals['_LISTTICKETSRESPONSE']._serialized_start=657
-  _globals['_LISTTICKETSRESPONSE']._serialized_end=741
-  _globals['_TICKETSSERVICE']._serialized_start=744
-  _globals['_TICKETSSERVICE']._serialized_end=1082
+  _globals['_GETTICKETREQUEST']._serialized_start=137
+  _globals['_GETTICKETREQUEST']._serialized_end=210
+  _globals['_GETTICKETRESPONSE']._serialized_start=212
+  _globals['_GETTICKETRESPONSE']._serialized_end=268
+  _globals['_WAITTICKETREQUEST']._serialized_start=270
+  _globals['_WAITTICKETREQUEST']._serialized_end=344
+  _globals['_WAITTICKETRESPONSE']._serialized_start=346
+  _globals['_WAITTICKETRESPONSE']._serialized_end=403
+  _globals['_WATCHTICKETREQUEST']._serialized_start=405
+  _globals['_WATCHTICKETREQUEST']._serialized_end=480
+  _globals['_WATCHTICKETRESPONSE']._serialized_start=482
+  _globals['_WATCHTICKETRESPONSE']._serialized_end=540
+  _globals['_CANCELTICKETREQUEST']._serialized_start=542
+  _globals['_CANCELTICKETREQUEST']._serialized_end=618
+  _globals['_CANCELTICKETRESPONSE']._serialized_start=620
+  _globals['_CANCELTICKETRESPONSE']._serialized_end=679
+  _globals['_LISTTICKETSREQUEST']._serialized_start=682
+  _globals['_LISTTICKETSREQUEST']._serialized_end=965
+  _globals['_LISTTICKETSRESPONSE']._serialized_start=967
+  _globals['_LISTTICKETSRESPONSE']._serialized_end=1051
+  _globals['_TICKETSSERVICE']._serialized_start=1054
+  _globals['_TICKETSSERVICE']._serialized_end=1476
 # @@protoc_insertion_point(module_scope)

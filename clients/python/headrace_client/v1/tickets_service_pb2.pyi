@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from headrace_client.v1 import options_pb2 as _options_pb2
 from headrace_client.v1 import tickets_pb2 as _tickets_pb2
@@ -125,6 +126,58 @@ class WaitTicketResponse(_message.Message):
 Global___WaitTicketResponse: _TypeAlias = WaitTicketResponse  # noqa: Y015
 
 @_typing.final
+class WatchTicketRequest(_message.Message):
+    """Asks to be told of a ticket's changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identifies the ticket."""
+    @_builtins.property
+    def options(self) -> _options_pb2.CallOptions:
+        """Says who asks; only `caller` counts."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        options: _options_pb2.CallOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTicketRequest: _TypeAlias = WatchTicketRequest  # noqa: Y015
+
+@_typing.final
+class WatchTicketResponse(_message.Message):
+    """Holds a ticket as it has become."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ticket(self) -> _tickets_pb2.Ticket:
+        """The ticket; without its answer until it has ended."""
+
+    def __init__(
+        self,
+        *,
+        ticket: _tickets_pb2.Ticket | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTicketResponse: _TypeAlias = WatchTicketResponse  # noqa: Y015
+
+@_typing.final
 class CancelTicketRequest(_message.Message):
     """Cancels a ticket."""
 
@@ -186,17 +239,38 @@ class ListTicketsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Bounds the number of tickets in the response. 0 means 50; at most 1000."""
     page_token: _builtins.str
-    """Goes on where the response with this `next_page_token` ended. Empty for the first page."""
-    state: _tickets_pb2.TicketState.ValueType
-    """Lists only tickets in this state. Unspecified means all. A page may then hold fewer tickets than asked for, even none,
-    with more to follow.
+    """Goes on where the response with this `next_page_token` ended, under the same filters. Empty for the first page. It is good
+    whatever is made, ends or goes meanwhile: no ticket is listed twice, and none is left out that was there all the time.
     """
+    state: _tickets_pb2.TicketState.ValueType
+    """Lists only tickets in this state. Unspecified means all. With any filter a page may hold fewer tickets than asked for, even
+    none, with more to follow.
+    """
+    owner: _builtins.str
+    """Lists this caller's tickets in place of one's own, or with "*" everybody's: for admins (PERMISSION_DENIED for others)."""
+    model: _builtins.str
+    """Lists only tickets of models that match this pattern, as "claude-*". Empty means all."""
+    lane: _builtins.str
+    """Lists only tickets of the lane of this name. Empty means all."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """Says who asks; only `caller` counts."""
+
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Lists only tickets that were made at this moment or later."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """Lists only tickets that were made before this moment."""
 
     def __init__(
         self,
@@ -205,10 +279,15 @@ class ListTicketsRequest(_message.Message):
         page_token: _builtins.str = ...,
         state: _tickets_pb2.TicketState.ValueType = ...,
         options: _options_pb2.CallOptions | None = ...,
+        owner: _builtins.str = ...,
+        model: _builtins.str = ...,
+        lane: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane", "model", b"model", "options", b"options", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "since_time", b"since_time", "state", b"state", "until_time", b"until_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,8 +28,9 @@ if _version_not_supported:
 class TicketsServiceStub:
     """Keeps track of calls that may outlive their RPC.
 
-    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-    UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+    return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+    has failed for good is a dead letter: see LettersService.
     """
 
     def __init__(self, channel):
@@ -48,6 +49,11 @@ class TicketsServiceStub:
                 request_serializer=headrace_dot_v1_dot_tickets__service__pb2.WaitTicketRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_tickets__service__pb2.WaitTicketResponse.FromString,
                 _registered_method=True)
+        self.WatchTicket = channel.unary_stream(
+                '/headrace.v1.TicketsService/WatchTicket',
+                request_serializer=headrace_dot_v1_dot_tickets__service__pb2.WatchTicketRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_tickets__service__pb2.WatchTicketResponse.FromString,
+                _registered_method=True)
         self.CancelTicket = channel.unary_unary(
                 '/headrace.v1.TicketsService/CancelTicket',
                 request_serializer=headrace_dot_v1_dot_tickets__service__pb2.CancelTicketRequest.SerializeToString,
@@ -63,8 +69,9 @@ class TicketsServiceStub:
 class TicketsServiceServicer:
     """Keeps track of calls that may outlive their RPC.
 
-    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-    UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+    return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+    has failed for good is a dead letter: see LettersService.
     """
 
     def GetTicket(self, request, context):
@@ -79,6 +86,15 @@ class TicketsServiceServicer:
 
         A failed call is no failure of this RPC: look at the state. DEADLINE_EXCEEDED says that the ticket has not ended by the
         gRPC deadline; it goes on, and can be waited for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTicket(self, request, context):
+        """Tells a ticket as it is now, and again at each change, until it ends: then its answer or error comes with it, as the last.
+
+        Changes that follow each other closely may come as one. Any daemon tells them. A failed call is no failure of this RPC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +129,11 @@ def add_TicketsServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_v1_dot_tickets__service__pb2.WaitTicketRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_tickets__service__pb2.WaitTicketResponse.SerializeToString,
             ),
+            'WatchTicket': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTicket,
+                    request_deserializer=headrace_dot_v1_dot_tickets__service__pb2.WatchTicketRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_tickets__service__pb2.WatchTicketResponse.SerializeToString,
+            ),
             'CancelTicket': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTicket,
                     request_deserializer=headrace_dot_v1_dot_tickets__service__pb2.CancelTicketRequest.FromString,
@@ -134,8 +155,9 @@ def add_TicketsServiceServicer_to_server(servicer, server):
 class TicketsService:
     """Keeps track of calls that may outlive their RPC.
 
-    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
-    UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+    A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+    return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+    has failed for good is a dead letter: see LettersService.
     """
 
     @staticmethod
@@ -182,6 +204,33 @@ class TicketsService:
             '/headrace.v1.TicketsService/WaitTicket',
             headrace_dot_v1_dot_tickets__service__pb2.WaitTicketRequest.SerializeToString,
             headrace_dot_v1_dot_tickets__service__pb2.WaitTicketResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTicket(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.v1.TicketsService/WatchTicket',
+            headrace_dot_v1_dot_tickets__service__pb2.WatchTicketRequest.SerializeToString,
+            headrace_dot_v1_dot_tickets__service__pb2.WatchTicketResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headrace/v1/options.proto.
  */
 export const file_headrace_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChloZWFkcmFjZS92MS9vcHRpb25zLnByb3RvEgtoZWFkcmFjZS52MSK5AwoLQ2FsbE9wdGlvbnMSMAoNY2FjaGVfY29udHJvbBgBIAEoCzIZLmhlYWRyYWNlLnYxLkNhY2hlQ29udHJvbBIfCgRsYW5lGAIgASgOMhEuaGVhZHJhY2UudjEuTGFuZRIXCg9pZGVtcG90ZW5jeV9rZXkYAyABKAkSDgoGY2FsbGVyGAQgASgJEhkKEWFudGhyb3BpY192ZXJzaW9uGAUgASgJEhcKD2FudGhyb3BpY19iZXRhcxgGIAMoCRJJChFhbnRocm9waWNfaGVhZGVycxgHIAMoCzIuLmhlYWRyYWNlLnYxLkNhbGxPcHRpb25zLkFudGhyb3BpY0hlYWRlcnNFbnRyeRI0CgZsYWJlbHMYCCADKAsyJC5oZWFkcmFjZS52MS5DYWxsT3B0aW9ucy5MYWJlbHNFbnRyeRIRCglsYW5lX25hbWUYCSABKAkaNwoVQW50aHJvcGljSGVhZGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKpAQoMQ2FjaGVDb250cm9sEhAKCG5vX3N0b3JlGAEgASgIEhAKCG5vX2NhY2hlGAIgASgIEioKB21heF9hZ2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFgoOb25seV9pZl9jYWNoZWQYBCABKAgSMQoOc3RhbGVfaWZfZXJyb3IYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24ixAEKBk9yaWdpbhIpCgZzb3VyY2UYASABKA4yGS5oZWFkcmFjZS52MS5BbnN3ZXJTb3VyY2USEAoIYXR0ZW1wdHMYAiABKAUSJgoDYWdlGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBnRpY2tldBgEIAEoCRIUCgxjYWNoZV9zdGF0dXMYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIbChNoZWFkcmFjZV9yZXF1ZXN0X2lkGAcgASgJKlUKBExhbmUSFAoQTEFORV9VTlNQRUNJRklFRBAAEhQKEExBTkVfSU5URVJBQ1RJVkUQARIRCg1MQU5FX1NUQU5EQVJEEAISDgoKTEFORV9CQVRDSBADKpUBCgxBbnN3ZXJTb3VyY2USHQoZQU5TV0VSX1NPVVJDRV9VTlNQRUNJRklFRBAAEhoKFkFOU1dFUl9TT1VSQ0VfVVBTVFJFQU0QARIYChRBTlNXRVJfU09VUkNFX1NIQVJFRBACEhcKE0FOU1dFUl9TT1VSQ0VfQ0FDSEUQAxIXChNBTlNXRVJfU09VUkNFX1NUQUxFEARCMwoPZGV2LmhlYWRyYWNlLnYxUAFaHmhlYWRyYWNlLmRldi9jbGllbnQvaGVhZHJhY2V2MWIGcHJvdG8z", [file_google_protobuf_duration]);
+  fileDesc("ChloZWFkcmFjZS92MS9vcHRpb25zLnByb3RvEgtoZWFkcmFjZS52MSLrAwoLQ2FsbE9wdGlvbnMSMAoNY2FjaGVfY29udHJvbBgBIAEoCzIZLmhlYWRyYWNlLnYxLkNhY2hlQ29udHJvbBIfCgRsYW5lGAIgASgOMhEuaGVhZHJhY2UudjEuTGFuZRIXCg9pZGVtcG90ZW5jeV9rZXkYAyABKAkSDgoGY2FsbGVyGAQgASgJEhkKEWFudGhyb3BpY192ZXJzaW9uGAUgASgJEhcKD2FudGhyb3BpY19iZXRhcxgGIAMoCRJJChFhbnRocm9waWNfaGVhZGVycxgHIAMoCzIuLmhlYWRyYWNlLnYxLkNhbGxPcHRpb25zLkFudGhyb3BpY0hlYWRlcnNFbnRyeRI0CgZsYWJlbHMYCCADKAsyJC5oZWFkcmFjZS52MS5DYWxsT3B0aW9ucy5MYWJlbHNFbnRyeRIRCglsYW5lX25hbWUYCSABKAkSMAoNb25fZGlzY29ubmVjdBgKIAEoDjIZLmhlYWRyYWNlLnYxLk9uRGlzY29ubmVjdBo3ChVBbnRocm9waWNIZWFkZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIqkBCgxDYWNoZUNvbnRyb2wSEAoIbm9fc3RvcmUYASABKAgSEAoIbm9fY2FjaGUYAiABKAgSKgoHbWF4X2FnZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg5vbmx5X2lmX2NhY2hlZBgEIAEoCBIxCg5zdGFsZV9pZl9lcnJvchgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiLEAQoGT3JpZ2luEikKBnNvdXJjZRgBIAEoDjIZLmhlYWRyYWNlLnYxLkFuc3dlclNvdXJjZRIQCghhdHRlbXB0cxgCIAEoBRImCgNhZ2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDgoGdGlja2V0GAQgASgJEhQKDGNhY2hlX3N0YXR1cxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhsKE2hlYWRyYWNlX3JlcXVlc3RfaWQYByABKAkqVQoETGFuZRIUChBMQU5FX1VOU1BFQ0lGSUVEEAASFAoQTEFORV9JTlRFUkFDVElWRRABEhEKDUxBTkVfU1RBTkRBUkQQAhIOCgpMQU5FX0JBVENIEAMqYwoMT25EaXNjb25uZWN0Eh0KGU9OX0RJU0NPTk5FQ1RfVU5TUEVDSUZJRUQQABIYChRPTl9ESVNDT05ORUNUX0NBTkNFTBABEhoKFk9OX0RJU0NPTk5FQ1RfQ09OVElOVUUQAiqVAQoMQW5zd2VyU291cmNlEh0KGUFOU1dFUl9TT1VSQ0VfVU5TUEVDSUZJRUQQABIaChZBTlNXRVJfU09VUkNFX1VQU1RSRUFNEAESGAoUQU5TV0VSX1NPVVJDRV9TSEFSRUQQAhIXChNBTlNXRVJfU09VUkNFX0NBQ0hFEAMSFwoTQU5TV0VSX1NPVVJDRV9TVEFMRRAEQjMKD2Rldi5oZWFkcmFjZS52MVABWh5oZWFkcmFjZS5kZXYvY2xpZW50L2hlYWRyYWNldjFiBnByb3RvMw", [file_google_protobuf_duration]);
 
 /**
  * Says how the daemon treats one call. Nothing in it reaches upstream but the version, the betas and the headers.
@@ -87,6 +87,13 @@ export type CallOptions = Message<"headrace.v1.CallOptions"> & {
    * @generated from field: string lane_name = 9;
    */
   laneName: string;
+
+  /**
+   * Says what becomes of the call if this RPC ends before it has an answer. Unspecified means what is usual for such a call.
+   *
+   * @generated from field: headrace.v1.OnDisconnect on_disconnect = 10;
+   */
+  onDisconnect: OnDisconnect;
 };
 
 /**
@@ -250,6 +257,40 @@ export const LaneSchema: GenEnum<Lane> = /*@__PURE__*/
   enumDesc(file_headrace_v1_options, 0);
 
 /**
+ * Says what becomes of a call whose RPC ends before it has an answer: its caller has gone, or its connection.
+ *
+ * @generated from enum headrace.v1.OnDisconnect
+ */
+export enum OnDisconnect {
+  /**
+   * Goes on if it was submitted or has an idempotency key, and else is given up.
+   *
+   * @generated from enum value: ON_DISCONNECT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Is given up, unless somebody else waits for the same answer. Makes no sense for SubmitMessage.
+   *
+   * @generated from enum value: ON_DISCONNECT_CANCEL = 1;
+   */
+  CANCEL = 1,
+
+  /**
+   * Goes on to its end: it has a ticket from the beginning, by which its answer is found later.
+   *
+   * @generated from enum value: ON_DISCONNECT_CONTINUE = 2;
+   */
+  CONTINUE = 2,
+}
+
+/**
+ * Describes the enum headrace.v1.OnDisconnect.
+ */
+export const OnDisconnectSchema: GenEnum<OnDisconnect> = /*@__PURE__*/
+  enumDesc(file_headrace_v1_options, 1);
+
+/**
  * Names where an answer came from. New values may be added.
  *
  * @generated from enum headrace.v1.AnswerSource
@@ -295,5 +336,5 @@ export enum AnswerSource {
  * Describes the enum headrace.v1.AnswerSource.
  */
 export const AnswerSourceSchema: GenEnum<AnswerSource> = /*@__PURE__*/
-  enumDesc(file_headrace_v1_options, 1);
+  enumDesc(file_headrace_v1_options, 2);
 

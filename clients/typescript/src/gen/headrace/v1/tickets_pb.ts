@@ -16,12 +16,13 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headrace/v1/tickets.proto.
  */
 export const file_headrace_v1_tickets: GenFile = /*@__PURE__*/
-  fileDesc("ChloZWFkcmFjZS92MS90aWNrZXRzLnByb3RvEgtoZWFkcmFjZS52MSL9AgoGVGlja2V0EgoKAmlkGAEgASgJEicKBXN0YXRlGAIgASgOMhguaGVhZHJhY2UudjEuVGlja2V0U3RhdGUSDQoFbW9kZWwYAyABKAkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxhdHRlbXB0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGF0dGVtcHRzGAcgASgFEiUKB21lc3NhZ2UYCCABKAsyFC5oZWFkcmFjZS52MS5NZXNzYWdlEiMKBm9yaWdpbhgJIAEoCzITLmhlYWRyYWNlLnYxLk9yaWdpbhInCgVlcnJvchgKIAEoCzIYLmhlYWRyYWNlLnYxLlRpY2tldEVycm9yEhQKDG90aGVyX2Fuc3dlchgLIAEoDCLXAQoLVGlja2V0RXJyb3ISDAoEY29kZRgBIAEoBRIOCgZyZWFzb24YAiABKAkSDwoHbWVzc2FnZRgDIAEoCRI4CghtZXRhZGF0YRgEIAMoCzImLmhlYWRyYWNlLnYxLlRpY2tldEVycm9yLk1ldGFkYXRhRW50cnkSFwoPdXBzdHJlYW1fc3RhdHVzGAUgASgFEhUKDXVwc3RyZWFtX2JvZHkYBiABKAwaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBKsgBCgtUaWNrZXRTdGF0ZRIcChhUSUNLRVRfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNUSUNLRVRfU1RBVEVfUVVFVUVEEAESGAoUVElDS0VUX1NUQVRFX1JVTk5JTkcQAhIaChZUSUNLRVRfU1RBVEVfU1VDQ0VFREVEEAMSFwoTVElDS0VUX1NUQVRFX0ZBSUxFRBAEEhkKFVRJQ0tFVF9TVEFURV9DQU5DRUxFRBAFEhgKFFRJQ0tFVF9TVEFURV9FWFBJUkVEEAZCMwoPZGV2LmhlYWRyYWNlLnYxUAFaHmhlYWRyYWNlLmRldi9jbGllbnQvaGVhZHJhY2V2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_headrace_v1_messages, file_headrace_v1_options]);
+  fileDesc("ChloZWFkcmFjZS92MS90aWNrZXRzLnByb3RvEgtoZWFkcmFjZS52MSLJAwoGVGlja2V0EgoKAmlkGAEgASgJEicKBXN0YXRlGAIgASgOMhguaGVhZHJhY2UudjEuVGlja2V0U3RhdGUSDQoFbW9kZWwYAyABKAkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxhdHRlbXB0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGF0dGVtcHRzGAcgASgFEiUKB21lc3NhZ2UYCCABKAsyFC5oZWFkcmFjZS52MS5NZXNzYWdlEiMKBm9yaWdpbhgJIAEoCzITLmhlYWRyYWNlLnYxLk9yaWdpbhInCgVlcnJvchgKIAEoCzIYLmhlYWRyYWNlLnYxLlRpY2tldEVycm9yEhQKDG90aGVyX2Fuc3dlchgLIAEoDBIOCgZjYWxsZXIYDCABKAkSDAoEbGFuZRgNIAEoCRIsCghlbmRfdGltZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi1wEKC1RpY2tldEVycm9yEgwKBGNvZGUYASABKAUSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSOAoIbWV0YWRhdGEYBCADKAsyJi5oZWFkcmFjZS52MS5UaWNrZXRFcnJvci5NZXRhZGF0YUVudHJ5EhcKD3Vwc3RyZWFtX3N0YXR1cxgFIAEoBRIVCg11cHN0cmVhbV9ib2R5GAYgASgMGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASrIAQoLVGlja2V0U3RhdGUSHAoYVElDS0VUX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTVElDS0VUX1NUQVRFX1FVRVVFRBABEhgKFFRJQ0tFVF9TVEFURV9SVU5OSU5HEAISGgoWVElDS0VUX1NUQVRFX1NVQ0NFRURFRBADEhcKE1RJQ0tFVF9TVEFURV9GQUlMRUQQBBIZChVUSUNLRVRfU1RBVEVfQ0FOQ0VMRUQQBRIYChRUSUNLRVRfU1RBVEVfRVhQSVJFRBAGQjMKD2Rldi5oZWFkcmFjZS52MVABWh5oZWFkcmFjZS5kZXYvY2xpZW50L2hlYWRyYWNldjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_headrace_v1_messages, file_headrace_v1_options]);
 
 /**
  * Records a call that may outlive its RPC: one that was submitted, had an idempotency key, or was parked for a retry.
  *
- * It reaches exactly one terminal state, and is kept for a day after that; a failed one for a week.
+ * It reaches exactly one terminal state, and is kept for a while after that (`retry.keep_results`; a dead letter
+ * `retry.keep_letters`).
  *
  * @generated from message headrace.v1.Ticket
  */
@@ -102,6 +103,27 @@ export type Ticket = Message<"headrace.v1.Ticket"> & {
    * @generated from field: bytes other_answer = 11;
    */
   otherAnswer: Uint8Array;
+
+  /**
+   * Names whose it is: the caller.
+   *
+   * @generated from field: string caller = 12;
+   */
+  caller: string;
+
+  /**
+   * Names the class of traffic in which its attempts wait for their turn. Empty for a ticket of an earlier version.
+   *
+   * @generated from field: string lane = 13;
+   */
+  lane: string;
+
+  /**
+   * Says when it reached its terminal state.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 14;
+   */
+  endTime?: Timestamp | undefined;
 };
 
 /**

@@ -4,6 +4,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { CallOptions } from "./options_pb.js";
 import { file_headrace_v1_options } from "./options_pb.js";
 import type { Ticket, TicketState } from "./tickets_pb.js";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headrace/v1/tickets_service.proto.
  */
 export const file_headrace_v1_tickets_service: GenFile = /*@__PURE__*/
-  fileDesc("CiFoZWFkcmFjZS92MS90aWNrZXRzX3NlcnZpY2UucHJvdG8SC2hlYWRyYWNlLnYxIkkKEEdldFRpY2tldFJlcXVlc3QSCgoCaWQYASABKAkSKQoHb3B0aW9ucxgCIAEoCzIYLmhlYWRyYWNlLnYxLkNhbGxPcHRpb25zIjgKEUdldFRpY2tldFJlc3BvbnNlEiMKBnRpY2tldBgBIAEoCzITLmhlYWRyYWNlLnYxLlRpY2tldCJKChFXYWl0VGlja2V0UmVxdWVzdBIKCgJpZBgBIAEoCRIpCgdvcHRpb25zGAIgASgLMhguaGVhZHJhY2UudjEuQ2FsbE9wdGlvbnMiOQoSV2FpdFRpY2tldFJlc3BvbnNlEiMKBnRpY2tldBgBIAEoCzITLmhlYWRyYWNlLnYxLlRpY2tldCJMChNDYW5jZWxUaWNrZXRSZXF1ZXN0EgoKAmlkGAEgASgJEikKB29wdGlvbnMYAiABKAsyGC5oZWFkcmFjZS52MS5DYWxsT3B0aW9ucyI7ChRDYW5jZWxUaWNrZXRSZXNwb25zZRIjCgZ0aWNrZXQYASABKAsyEy5oZWFkcmFjZS52MS5UaWNrZXQijwEKEkxpc3RUaWNrZXRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRInCgVzdGF0ZRgDIAEoDjIYLmhlYWRyYWNlLnYxLlRpY2tldFN0YXRlEikKB29wdGlvbnMYBCABKAsyGC5oZWFkcmFjZS52MS5DYWxsT3B0aW9ucyJUChNMaXN0VGlja2V0c1Jlc3BvbnNlEiQKB3RpY2tldHMYASADKAsyEy5oZWFkcmFjZS52MS5UaWNrZXQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMtICCg5UaWNrZXRzU2VydmljZRJKCglHZXRUaWNrZXQSHS5oZWFkcmFjZS52MS5HZXRUaWNrZXRSZXF1ZXN0Gh4uaGVhZHJhY2UudjEuR2V0VGlja2V0UmVzcG9uc2USTQoKV2FpdFRpY2tldBIeLmhlYWRyYWNlLnYxLldhaXRUaWNrZXRSZXF1ZXN0Gh8uaGVhZHJhY2UudjEuV2FpdFRpY2tldFJlc3BvbnNlElMKDENhbmNlbFRpY2tldBIgLmhlYWRyYWNlLnYxLkNhbmNlbFRpY2tldFJlcXVlc3QaIS5oZWFkcmFjZS52MS5DYW5jZWxUaWNrZXRSZXNwb25zZRJQCgtMaXN0VGlja2V0cxIfLmhlYWRyYWNlLnYxLkxpc3RUaWNrZXRzUmVxdWVzdBogLmhlYWRyYWNlLnYxLkxpc3RUaWNrZXRzUmVzcG9uc2VCMwoPZGV2LmhlYWRyYWNlLnYxUAFaHmhlYWRyYWNlLmRldi9jbGllbnQvaGVhZHJhY2V2MWIGcHJvdG8z", [file_headrace_v1_options, file_headrace_v1_tickets]);
+  fileDesc("CiFoZWFkcmFjZS92MS90aWNrZXRzX3NlcnZpY2UucHJvdG8SC2hlYWRyYWNlLnYxIkkKEEdldFRpY2tldFJlcXVlc3QSCgoCaWQYASABKAkSKQoHb3B0aW9ucxgCIAEoCzIYLmhlYWRyYWNlLnYxLkNhbGxPcHRpb25zIjgKEUdldFRpY2tldFJlc3BvbnNlEiMKBnRpY2tldBgBIAEoCzITLmhlYWRyYWNlLnYxLlRpY2tldCJKChFXYWl0VGlja2V0UmVxdWVzdBIKCgJpZBgBIAEoCRIpCgdvcHRpb25zGAIgASgLMhguaGVhZHJhY2UudjEuQ2FsbE9wdGlvbnMiOQoSV2FpdFRpY2tldFJlc3BvbnNlEiMKBnRpY2tldBgBIAEoCzITLmhlYWRyYWNlLnYxLlRpY2tldCJLChJXYXRjaFRpY2tldFJlcXVlc3QSCgoCaWQYASABKAkSKQoHb3B0aW9ucxgCIAEoCzIYLmhlYWRyYWNlLnYxLkNhbGxPcHRpb25zIjoKE1dhdGNoVGlja2V0UmVzcG9uc2USIwoGdGlja2V0GAEgASgLMhMuaGVhZHJhY2UudjEuVGlja2V0IkwKE0NhbmNlbFRpY2tldFJlcXVlc3QSCgoCaWQYASABKAkSKQoHb3B0aW9ucxgCIAEoCzIYLmhlYWRyYWNlLnYxLkNhbGxPcHRpb25zIjsKFENhbmNlbFRpY2tldFJlc3BvbnNlEiMKBnRpY2tldBgBIAEoCzITLmhlYWRyYWNlLnYxLlRpY2tldCKbAgoSTGlzdFRpY2tldHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJEicKBXN0YXRlGAMgASgOMhguaGVhZHJhY2UudjEuVGlja2V0U3RhdGUSKQoHb3B0aW9ucxgEIAEoCzIYLmhlYWRyYWNlLnYxLkNhbGxPcHRpb25zEg0KBW93bmVyGAUgASgJEg0KBW1vZGVsGAYgASgJEgwKBGxhbmUYByABKAkSLgoKc2luY2VfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdW50aWxfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiVAoTTGlzdFRpY2tldHNSZXNwb25zZRIkCgd0aWNrZXRzGAEgAygLMhMuaGVhZHJhY2UudjEuVGlja2V0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTKmAwoOVGlja2V0c1NlcnZpY2USSgoJR2V0VGlja2V0Eh0uaGVhZHJhY2UudjEuR2V0VGlja2V0UmVxdWVzdBoeLmhlYWRyYWNlLnYxLkdldFRpY2tldFJlc3BvbnNlEk0KCldhaXRUaWNrZXQSHi5oZWFkcmFjZS52MS5XYWl0VGlja2V0UmVxdWVzdBofLmhlYWRyYWNlLnYxLldhaXRUaWNrZXRSZXNwb25zZRJSCgtXYXRjaFRpY2tldBIfLmhlYWRyYWNlLnYxLldhdGNoVGlja2V0UmVxdWVzdBogLmhlYWRyYWNlLnYxLldhdGNoVGlja2V0UmVzcG9uc2UwARJTCgxDYW5jZWxUaWNrZXQSIC5oZWFkcmFjZS52MS5DYW5jZWxUaWNrZXRSZXF1ZXN0GiEuaGVhZHJhY2UudjEuQ2FuY2VsVGlja2V0UmVzcG9uc2USUAoLTGlzdFRpY2tldHMSHy5oZWFkcmFjZS52MS5MaXN0VGlja2V0c1JlcXVlc3QaIC5oZWFkcmFjZS52MS5MaXN0VGlja2V0c1Jlc3BvbnNlQjMKD2Rldi5oZWFkcmFjZS52MVABWh5oZWFkcmFjZS5kZXYvY2xpZW50L2hlYWRyYWNldjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_headrace_v1_options, file_headrace_v1_tickets]);
 
 /**
  * Asks for a ticket.
@@ -115,6 +117,55 @@ export const WaitTicketResponseSchema: GenMessage<WaitTicketResponse> = /*@__PUR
   messageDesc(file_headrace_v1_tickets_service, 3);
 
 /**
+ * Asks to be told of a ticket's changes.
+ *
+ * @generated from message headrace.v1.WatchTicketRequest
+ */
+export type WatchTicketRequest = Message<"headrace.v1.WatchTicketRequest"> & {
+  /**
+   * Identifies the ticket.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Says who asks; only `caller` counts.
+   *
+   * @generated from field: headrace.v1.CallOptions options = 2;
+   */
+  options?: CallOptions | undefined;
+};
+
+/**
+ * Describes the message headrace.v1.WatchTicketRequest.
+ * Use `create(WatchTicketRequestSchema)` to create a new message.
+ */
+export const WatchTicketRequestSchema: GenMessage<WatchTicketRequest> = /*@__PURE__*/
+  messageDesc(file_headrace_v1_tickets_service, 4);
+
+/**
+ * Holds a ticket as it has become.
+ *
+ * @generated from message headrace.v1.WatchTicketResponse
+ */
+export type WatchTicketResponse = Message<"headrace.v1.WatchTicketResponse"> & {
+  /**
+   * The ticket; without its answer until it has ended.
+   *
+   * @generated from field: headrace.v1.Ticket ticket = 1;
+   */
+  ticket?: Ticket | undefined;
+};
+
+/**
+ * Describes the message headrace.v1.WatchTicketResponse.
+ * Use `create(WatchTicketResponseSchema)` to create a new message.
+ */
+export const WatchTicketResponseSchema: GenMessage<WatchTicketResponse> = /*@__PURE__*/
+  messageDesc(file_headrace_v1_tickets_service, 5);
+
+/**
  * Cancels a ticket.
  *
  * @generated from message headrace.v1.CancelTicketRequest
@@ -140,7 +191,7 @@ export type CancelTicketRequest = Message<"headrace.v1.CancelTicketRequest"> & {
  * Use `create(CancelTicketRequestSchema)` to create a new message.
  */
 export const CancelTicketRequestSchema: GenMessage<CancelTicketRequest> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_tickets_service, 4);
+  messageDesc(file_headrace_v1_tickets_service, 6);
 
 /**
  * Holds the ticket that was to be cancelled.
@@ -161,7 +212,7 @@ export type CancelTicketResponse = Message<"headrace.v1.CancelTicketResponse"> &
  * Use `create(CancelTicketResponseSchema)` to create a new message.
  */
 export const CancelTicketResponseSchema: GenMessage<CancelTicketResponse> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_tickets_service, 5);
+  messageDesc(file_headrace_v1_tickets_service, 7);
 
 /**
  * Asks for a caller's tickets.
@@ -177,15 +228,16 @@ export type ListTicketsRequest = Message<"headrace.v1.ListTicketsRequest"> & {
   pageSize: number;
 
   /**
-   * Goes on where the response with this `next_page_token` ended. Empty for the first page.
+   * Goes on where the response with this `next_page_token` ended, under the same filters. Empty for the first page. It is good
+   * whatever is made, ends or goes meanwhile: no ticket is listed twice, and none is left out that was there all the time.
    *
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
 
   /**
-   * Lists only tickets in this state. Unspecified means all. A page may then hold fewer tickets than asked for, even none,
-   * with more to follow.
+   * Lists only tickets in this state. Unspecified means all. With any filter a page may hold fewer tickets than asked for, even
+   * none, with more to follow.
    *
    * @generated from field: headrace.v1.TicketState state = 3;
    */
@@ -197,6 +249,41 @@ export type ListTicketsRequest = Message<"headrace.v1.ListTicketsRequest"> & {
    * @generated from field: headrace.v1.CallOptions options = 4;
    */
   options?: CallOptions | undefined;
+
+  /**
+   * Lists this caller's tickets in place of one's own, or with "*" everybody's: for admins (PERMISSION_DENIED for others).
+   *
+   * @generated from field: string owner = 5;
+   */
+  owner: string;
+
+  /**
+   * Lists only tickets of models that match this pattern, as "claude-*". Empty means all.
+   *
+   * @generated from field: string model = 6;
+   */
+  model: string;
+
+  /**
+   * Lists only tickets of the lane of this name. Empty means all.
+   *
+   * @generated from field: string lane = 7;
+   */
+  lane: string;
+
+  /**
+   * Lists only tickets that were made at this moment or later.
+   *
+   * @generated from field: google.protobuf.Timestamp since_time = 8;
+   */
+  sinceTime?: Timestamp | undefined;
+
+  /**
+   * Lists only tickets that were made before this moment.
+   *
+   * @generated from field: google.protobuf.Timestamp until_time = 9;
+   */
+  untilTime?: Timestamp | undefined;
 };
 
 /**
@@ -204,7 +291,7 @@ export type ListTicketsRequest = Message<"headrace.v1.ListTicketsRequest"> & {
  * Use `create(ListTicketsRequestSchema)` to create a new message.
  */
 export const ListTicketsRequestSchema: GenMessage<ListTicketsRequest> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_tickets_service, 6);
+  messageDesc(file_headrace_v1_tickets_service, 8);
 
 /**
  * Holds a page of tickets.
@@ -232,13 +319,14 @@ export type ListTicketsResponse = Message<"headrace.v1.ListTicketsResponse"> & {
  * Use `create(ListTicketsResponseSchema)` to create a new message.
  */
 export const ListTicketsResponseSchema: GenMessage<ListTicketsResponse> = /*@__PURE__*/
-  messageDesc(file_headrace_v1_tickets_service, 7);
+  messageDesc(file_headrace_v1_tickets_service, 9);
 
 /**
  * Keeps track of calls that may outlive their RPC.
  *
- * A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket return at once.
- * UNAVAILABLE means that Redis, where tickets are kept, is away: try again.
+ * A caller has its own tickets only; another's are NOT_FOUND. None of these RPCs costs budget; all but WaitTicket and WatchTicket
+ * return at once. UNAVAILABLE means that Redis, where tickets are kept, is away, or that this daemon is leaving: try again. What
+ * has failed for good is a dead letter: see LettersService.
  *
  * @generated from service headrace.v1.TicketsService
  */
@@ -265,6 +353,18 @@ export const TicketsService: GenService<{
     methodKind: "unary";
     input: typeof WaitTicketRequestSchema;
     output: typeof WaitTicketResponseSchema;
+  },
+  /**
+   * Tells a ticket as it is now, and again at each change, until it ends: then its answer or error comes with it, as the last.
+   *
+   * Changes that follow each other closely may come as one. Any daemon tells them. A failed call is no failure of this RPC.
+   *
+   * @generated from rpc headrace.v1.TicketsService.WatchTicket
+   */
+  watchTicket: {
+    methodKind: "server_streaming";
+    input: typeof WatchTicketRequestSchema;
+    output: typeof WatchTicketResponseSchema;
   },
   /**
    * Cancels a ticket, and returns it. Idempotent: one that has ended stays as it is.

@@ -1,0 +1,202 @@
+"""
+The commands for dead letters: `headrace letters list`, `show`, `requeue` and `drop`.
+
+All of them ask the running daemon, over LettersService. Exit codes: 0, done; 1, the daemon cannot be asked, or says no; 2, a
+wrong configuration or option; 3, there is no such letter (of several, the others are done all the same).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.terminal import Absent, ConfigOption, KeyOption, ask_daemon, print_table
+
+if TYPE_CHECKING:
+    from headrace.v1.letters_service_pb2 import Letter
+
+letters_app = typer.Typer(help="Dead letters: calls that failed for good, kept for you.", no_args_is_help=True)
+
+COLUMNS = ("id", "caller", "model", "failed", "attempts", "reason", "message")
+
+_NOT_THERE = 3
+_PAGE = 500
+_MOST_SHOWN = 80  # characters of an error's message in a table
+
+JsonOption = Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")]
+CallerOption = Annotated[str, typer.Option("--caller", help="Only this caller's.")]
+ModelOption = Annotated[str, typer.Option("--model", help='Only of models that match, as "claude-*".')]
+AllOption = Annotated[bool, typer.Option("--all", help="All that `list` shows under the same filters.")]
+IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="As `list` shows them.")]
+ForOption = Annotated[str, typer.Option("--for", help='The time that each has from now on, as "10m"; else as at first.')]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.add_typer(letters_app, name="letters")
+
+
+@letters_app.command("list")
+def list_letters(
+    caller: CallerOption = "",
+    model: ModelOption = "",
+    most: Annotated[int, typer.Option("--most", min=1, help="Show so many, the latest failures first.")] = 100,
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List dead letters, the latest failure first."""
+    letters = [letter for letter, _ in zip(_letters(config, as_key, caller, model), range(most), strict=False)]
+    if as_json:
+        _echo([_plain(letter) for letter in letters])
+    else:
+        print_table(COLUMNS, [_row(letter) for letter in letters])
+
+
+@letters_app.command("show")
+def show_letter(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show one dead letter; what was asked, too, if it is your own."""
+    from headrace.v1.letters_service_pb2 import GetLetterRequest
+
+    def show(id: str) -> Any:
+        return _plain(ask_daemon(config, as_key, "Letters", "GetLetter", GetLetterRequest(id=id)).letter)
+
+    said = _each([id], show)[id]
+    if as_json:
+        _echo(said)
+        return
+    print_table(("", ""), [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in _flat(said)])
+
+
+@letters_app.command("requeue")
+def requeue_letters(
+    ids: IdsArgument = None,
+    all_of_them: AllOption = False,
+    caller: CallerOption = "",
+    model: ModelOption = "",
+    lasting: ForOption = "",
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make tickets of dead letters again, each with all its attempts before it."""
+    from headrace.v1.letters_service_pb2 import RequeueLetterRequest
+
+    lasts_us = _microseconds(lasting)
+
+    def requeue(id: str) -> Any:
+        request = RequeueLetterRequest(id=id)
+        if lasts_us:
+            request.answer_timeout.FromMicroseconds(lasts_us)
+        return _plain(ask_daemon(config, as_key, "Letters", "RequeueLetter", request).ticket)
+
+    _do(_chosen(ids, all_of_them, config, as_key, caller, model), requeue, "queued again", as_json=as_json)
+
+
+@letters_app.command("drop")
+def drop_letters(
+    ids: IdsArgument = None,
+    all_of_them: AllOption = False,
+    caller: CallerOption = "",
+    model: ModelOption = "",
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Drop dead letters for good."""
+    from headrace.v1.letters_service_pb2 import DropLetterRequest
+
+    def drop(id: str) -> Any:
+        return _plain(ask_daemon(config, as_key, "Letters", "DropLetter", DropLetterRequest(id=id)))
+
+    _do(_chosen(ids, all_of_them, config, as_key, caller, model), drop, "dropped", as_json=as_json)
+
+
+def _letters(config: Any, as_key: str, caller: str, model: str) -> Iterator[Letter]:
+    from headrace.v1.letters_service_pb2 import ListLettersRequest
+
+    token = ""
+    while True:
+        request = ListLettersRequest(page_size=_PAGE, page_token=token, owner=caller, model=model)
+        reply = ask_daemon(config, as_key, "Letters", "ListLetters", request)
+        yield from reply.letters
+        token = reply.next_page_token
+        if not token:
+            return
+
+
+def _chosen(ids: list[str] | None, all_of_them: bool, config: Any, as_key: str, caller: str, model: str) -> Sequence[str]:
+    if bool(ids) == all_of_them or (ids and (caller or model)):
+        raise typer.BadParameter("name letters by their ids, or take --all (with --caller and --model, if you like)")
+    return ids or [letter.ticket.id for letter in _letters(config, as_key, caller, model)]
+
+
+def _do(ids: Sequence[str], work: Callable[[str], Any], done: str, *, as_json: bool) -> None:
+    said = _each(ids, work, say=None if as_json else lambda each: typer.echo(f"{each} {done}"))
+    if as_json:
+        _echo(said)
+
+
+def _each(ids: Sequence[str], work: Callable[[str], Any], say: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Return what came of each; leave with an exit code of its own, in the end, if one of them is not there."""
+    said: dict[str, Any] = {}
+    is_whole = True
+    for each in ids:
+        try:
+            said[each] = work(each)
+            if say is not None:
+                say(each)
+        except Absent:
+            is_whole = False
+            typer.echo(f"headrace: {each} is no dead letter (of yours)", err=True)
+    if not is_whole:
+        if say is None and said:
+            _echo(said)
+        raise typer.Exit(_NOT_THERE)
+    return said
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    said: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    if body := getattr(message, "body", b""):
+        said["body"] = body.decode(errors="replace")
+    return said
+
+
+def _flat(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in said.items():
+        if name == "ticket":
+            yield from value.items()
+        else:
+            yield name, value
+
+
+def _row(letter: Letter) -> tuple[str, ...]:
+    ticket, error = letter.ticket, letter.ticket.error
+    failed = f"{letter.fail_time.ToDatetime():%Y-%m-%d %H:%M:%S}"
+    return (
+        ticket.id, ticket.caller, ticket.model, failed, str(ticket.attempts), error.reason, error.message[:_MOST_SHOWN],
+    )  # fmt: skip
+
+
+def _microseconds(lasting: str) -> int:
+    from headrace import units
+
+    try:
+        return round(units.parse_duration(lasting) * 1e6) if lasting else 0
+    except ValueError:
+        raise typer.BadParameter(f'--for {lasting}: give a duration such as "90s", "1h" or "9m30s"') from None
+
+
+def _echo(said: Any) -> None:
+    typer.echo(json.dumps(said, indent=2))

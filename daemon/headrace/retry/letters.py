@@ -1,0 +1,121 @@
+"""
+Dead letters: tickets that stood for themselves and failed for good, kept for a person.
+
+One is made where a ticket ends (finish.lua), so there is none without its ticket. It is looked at, made a ticket again, with
+all its attempts before it, or dropped. What was asked goes to its owner alone, whoever else may handle it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from headrace import keys
+from headrace.clock import Clock
+from headrace.errors import InvalidCall, TicketNotFound
+from headrace.insist import insist
+from headrace.link import Link, Script
+from headrace.model import Call
+from headrace.retry.pages import Place, behind, place
+from headrace.retry.ticket import ASKED, RUN, Ticket
+from headrace.retry.tickets import Tickets
+from headrace.retry.waits import not_found
+
+_DROP = Script(__package__, "drop.lua")
+
+_MOST_LOOKED_AT = 5000  # for one page; what is left is for the next
+_LONGEST_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter: its ticket, with its call as far as that was read, and when it failed (Unix seconds)."""
+
+    ticket: Ticket
+    failed: float
+
+
+class Letters:
+    """All dead letters. An *owner* is `Owner.text`; whoever may see them only through one sees no others."""
+
+    def __init__(self, link: Link, clock: Clock, tickets: Tickets) -> None:
+        self._link = link
+        self._clock = clock
+        self._tickets = tickets
+
+    def __repr__(self) -> str:
+        return "<Letters>"
+
+    async def page(
+        self, owner: str = "", *, model: str = "*", page_size: int = 50, page_token: str = ""
+    ) -> tuple[list[Letter], str]:
+        """
+        Return a page of an owner's letters ("": everybody's), the latest failure first, and the token of the next page.
+
+        Raises `InvalidCall` for a token that is none, and `RedisAway`.
+        """
+        at = place(page_token, "ListLetters")
+        return await insist(self._clock, lambda: self._page(owner, model, at, page_size))
+
+    async def _page(self, owner: str, model: str, at: Place, page_size: int) -> tuple[list[Letter], str]:
+        page: list[Letter] = []
+        looked_at = 0
+        while looked_at < _MOST_LOOKED_AT:
+            found = await behind(self._link, keys.LETTERS, at, page_size)
+            letters = await asyncio.gather(*(self._read(each, owner) for each in found))
+            for each, letter in zip(found, letters, strict=True):
+                at, looked_at = each, looked_at + 1
+                if letter is not None and fnmatchcase(letter.ticket.model, model):
+                    page.append(letter)
+                if len(page) == page_size:
+                    return page, at.token
+            if len(found) < page_size:
+                return page, ""
+        return page, at.token
+
+    async def _read(self, at: Place, owner: str) -> Letter | None:
+        ticket_id, _, whose = at.member.partition("|")
+        if owner not in ("", whose):
+            return None
+        try:
+            ticket = await self._tickets.looks.read(ticket_id, ASKED)
+        except TicketNotFound:
+            return None  # it has just gone
+        return Letter(ticket, at.score / 1e6) if ticket.owner == whose else None
+
+    async def get(self, ticket_id: str, owner: str = "") -> Letter:
+        """Return a letter with its call; raises `TicketNotFound` for what is none, or not the owner's, and `RedisAway`."""
+        return await insist(self._clock, lambda: self._get(ticket_id, owner))
+
+    async def _get(self, ticket_id: str, owner: str) -> Letter:
+        ticket = await self._tickets.looks.read(ticket_id, RUN)
+        failed = await self._link.do("ZSCORE", keys.LETTERS, f"{ticket_id}|{ticket.owner}")
+        if failed is None or owner not in ("", ticket.owner):
+            raise not_found(ticket_id)
+        return Letter(ticket, float(failed) / 1e6)
+
+    async def requeue(self, ticket_id: str, owner: str = "", *, lasts_s: float | None = None) -> Ticket:
+        """
+        Make a ticket of a letter again, due at once, and return it; *lasts_s* is its time from now, else as long as at first.
+
+        Raises as `get` does, `InvalidCall` if its call cannot be made again, and `QueueFull` as `Tickets.submit` does.
+        """
+        ticket = (await self.get(ticket_id, owner)).ticket
+        if ticket.call is None or ticket.is_bound:
+            raise InvalidCall("the call cannot be made again: it needs its caller's own key, which is not kept")
+        call = _anew(ticket.call, self._clock.now(), min(lasts_s or ticket.deadline - ticket.created, _LONGEST_S))
+        await insist(self._clock, lambda: self._tickets.requeue(ticket, call))
+        return await self._tickets.looks.read(ticket_id, ASKED)
+
+    async def drop(self, ticket_id: str, owner: str = "") -> None:
+        """Take a letter away for good, its ticket with it; raises as `get` does."""
+        ticket = (await self.get(ticket_id, owner)).ticket
+        names = [keys.ticket(ticket_id), keys.LETTERS, keys.tickets_of(ticket.owner)]
+        if not await insist(self._clock, lambda: self._link.run(_DROP, names, [ticket_id, ticket.owner])):
+            raise not_found(ticket_id)
+
+
+def _anew(call: Call, now: float, lasts_s: float) -> Call:
+    ends = None if call.ends is None else now + lasts_s
+    return replace(call, arrival=now, deadline=now + lasts_s, ends=ends)

@@ -1,0 +1,1 @@
+"""What makes Headrace into things to install, and what runs beside it: packages, an image, manifests, a dashboard, alerts."""

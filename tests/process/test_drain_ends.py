@@ -1,0 +1,175 @@
+"""The end of a drain, over the installed program: whoever still waits hears why, and when to come again, in its time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+
+import aiohttp
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from conftest import until
+from fleet import daemon_beside, simulated
+from headrace.simulator import Options
+from headrace.v1 import (
+    api_service_pb2,
+    api_service_pb2_grpc,
+    messages_service_pb2,
+    messages_service_pb2_grpc,
+    options_pb2,
+    tickets_service_pb2,
+    tickets_service_pb2_grpc,
+)
+
+DRAIN_S = 2.0
+HEADERS = {"anthropic-version": "2023-06-01", "x-api-key": "any"}
+OPTIONS = options_pb2.CallOptions(anthropic_version="2023-06-01")
+
+
+def body(text, **more):
+    return {"model": "claude-haiku-4-5", "max_tokens": 400, "messages": [{"role": "user", "content": text}]} | more
+
+
+async def http(one, method, path, sent=None, **headers):
+    """Ask, and return the status, the headers and all that came."""
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session,
+        session.request(method, f"{one.http}{path}", json=sent, headers=HEADERS | headers) as response,
+    ):
+        return response.status, response.headers, await response.read()
+
+
+def is_told(said):
+    status, headers, came = said
+    assert (status, headers.get("x-should-retry", "true"), headers["retry-after"]) == (503, "true", "1"), came
+    assert json.loads(came)["error"]["type"] == "api_error"
+    assert "leaves" in json.loads(came)["error"]["message"]
+
+
+async def unary(one):
+    is_told(await http(one, "POST", "/v1/messages", body("unary")))
+
+
+async def keyed(one):
+    is_told(await http(one, "POST", "/v1/messages", body("keyed"), **{"idempotency-key": "k"}))
+
+
+async def not_begun(one):
+    is_told(await http(one, "POST", "/v1/messages", body("not begun", stream=True)))
+
+
+async def begun(one):
+    """A stream that has begun ends in an error event."""
+    status, _, came = await http(one, "POST", "/v1/messages", body("begun answer in 300 tokens", stream=True))
+    assert status == 200
+    last = came.rstrip().rsplit(b"event: ", 1)[1]
+    assert last.startswith(b"error"), came[-300:]
+    assert b"leaves" in last
+
+
+async def carried(one):
+    is_told(await http(one, "GET", "/v1/files", **{"anthropic-beta": "files-api-2025-04-14"}))
+
+
+def status_of(error):
+    assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+    packed = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    found = [detail.Unpack(info) or detail.Unpack(retry) for detail in status_pb2.Status.FromString(packed).details]
+    assert all(found)
+    assert (info.reason, retry.retry_delay.seconds) == ("DRAINING", 1)
+
+
+def asked(request, text):
+    request.params.model, request.params.max_tokens = "claude-haiku-4-5", 400
+    request.params.messages.add(role="user").content.text = text
+    request.options.CopyFrom(OPTIONS)
+    return request
+
+
+async def grpc_unary(one):
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        stub = messages_service_pb2_grpc.MessagesServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.CreateMessage(asked(messages_service_pb2.CreateMessageRequest(), "grpc unary"), timeout=60)
+    status_of(caught.value)
+
+
+async def grpc_stream(one):
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        stub = messages_service_pb2_grpc.MessagesServiceStub(channel)
+        request = asked(messages_service_pb2.StreamMessageRequest(), "begun answer in 300 tokens, over grpc")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in stub.StreamMessage(request, timeout=60):
+                pass
+    status_of(caught.value)
+
+
+async def waiting(one):
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        request = asked(messages_service_pb2.SubmitMessageRequest(), "submitted")
+        ticket = (await messages_service_pb2_grpc.MessagesServiceStub(channel).SubmitMessage(request, timeout=60)).ticket
+        stub = tickets_service_pb2_grpc.TicketsServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.WaitTicket(tickets_service_pb2.WaitTicketRequest(id=ticket.id, options=OPTIONS), timeout=60)
+    status_of(caught.value)
+
+
+async def raw(one):
+    """ApiService.Call says it as HTTP does."""
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        headers = [api_service_pb2.Header(name=name, value=value) for name, value in HEADERS.items()]
+        head = api_service_pb2.CallRequestHead(method="POST", path="/v1/messages", headers=headers)
+        parts = [api_service_pb2.CallRequest(head=head), api_service_pb2.CallRequest(chunk=json.dumps(body("raw")).encode())]
+        replies = [reply async for reply in api_service_pb2_grpc.ApiServiceStub(channel).Call(iter(parts), timeout=60)]
+    said = {header.name: header.value for header in replies[0].head.headers}
+    is_told((replies[0].head.status, said, b"".join(reply.chunk for reply in replies)))
+
+
+ASKS = (unary, keyed, not_begun, begun, carried, grpc_unary, grpc_stream, waiting, raw)
+
+
+async def test_told() -> None:
+    """
+    Unary and stream, kept and carried, waited for and raw, at both doors: UNAVAILABLE with a reason and a time, in time.
+
+    Who waits for a ticket hears it at once, for that can be waited for elsewhere; all others have some time.
+    """
+    slowly = Options(first_token_s=0.2, tokens_per_s=10, jitter=0, answer_tokens=(300, 300))
+    async with simulated(slowly) as upstream, daemon_beside(upstream.url, DRAIN__TIME=f"{DRAIN_S:g}s") as one:
+        for text in ("unary", "keyed", "not begun", "submitted", "raw"):
+            upstream.faults.add("hang", text=text)
+        upstream.faults.add("hang", path="/v1/files")
+        told_at = []
+
+        async def told(ask):
+            await ask(one)
+            if ask is not waiting:
+                told_at.append(time.monotonic())
+
+        asking = [asyncio.create_task(told(ask)) for ask in ASKS]
+        await until(lambda: upstream.counts.running == len(ASKS) or any(task.done() for task in asking), within=20)
+        await asyncio.sleep(0.5)  # streams have begun
+        began = time.monotonic()
+        one.served.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*asking), 30)
+        assert max(told_at) - began < DRAIN_S + 0.5
+        assert min(told_at) - began > DRAIN_S / 3, "they had some time"
+        await asyncio.to_thread(one.served.process.wait, 30)
+        assert one.served.process.returncode == 0
+    assert "Traceback" not in one.served.log
+
+
+async def test_no_time_at_all() -> None:
+    """Where a drain has no time, callers hear it all the same."""
+    async with simulated() as upstream, daemon_beside(upstream.url, DRAIN__TIME="0s") as one:
+        upstream.faults.add("hang", count=9)
+        asking = [asyncio.create_task(ask(one)) for ask in (unary, grpc_unary)]
+        await until(lambda: upstream.counts.running == len(asking))
+        one.served.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*asking), 30)
