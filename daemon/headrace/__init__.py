@@ -64,7 +64,7 @@ The ground
     sentinels   who know the primary          sure        what no failover may lose
     rations     no log is flooded             deaths      when a server is started again
     disk        can it be written             disconnect  a caller that has gone
-    trail       a call's id, tries, waits     few         names that metrics may have
+    trail       a call's id, tries and waits  few         names that metrics may have
     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

@@ -44,6 +44,7 @@ upstream where that is what goes there (owner.py).
 | headrace:owners | zset | whose tickets there are, by the latest one's creation (us) | 8 days after that |
 | headrace:letters | zset | dead letters, "<id>|<owner>", by failure (us) | `keep_letters` after the last |
 | headrace:watchers:<id> | set | inboxes of the processes where a ticket is watched | half a minute after the last look |
+| headrace:live-bytes | hash | the bytes of all callers' as `sum` | with the last of them |
 | headrace:idempotency:<owner>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, how it was hashed, prefix, created, expires, role | revocation |
 | headrace:keys:used | hash | key id -> when it was used last (Unix seconds) | with the key |
@@ -81,6 +82,7 @@ KEYS = "headrace:keys"
 KEYS_USED = "headrace:keys:used"
 KEYS_VERSION = "headrace:keys:version"
 LEARNED = "headrace:limits:learned"
+LIVE_BYTES = "headrace:live-bytes"
 LETTERS = "headrace:letters"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"

@@ -113,9 +113,9 @@ class Link:
         self._listener = Listener(url, (self.inbox, keys.ALL), clock or SystemClock(), timeout_s=timeout_s, quiet_s=quiet_s)
         self._refusals = Refusals(time.monotonic)  # only measured: what Redis did of late
         self._is_closed = False
+        self._on_return: list[Callable[[], object]] = []
         self._where, self._why = replies.where(url), ""
         self._tells = tells
-        self._on_return: list[Callable[[], object]] = []
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
@@ -226,10 +226,11 @@ class Link:
             reply.set_result(value)
 
     def _heard(self) -> None:
-        if not self.is_up:
-            self._back()
-            for callback in self._on_return:
-                callback()
+        if self.is_up:
+            return
+        self._back()
+        for callback in self._on_return:
+            callback()
 
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":

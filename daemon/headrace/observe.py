@@ -216,11 +216,13 @@ RESERVATIONS = Counter(
     "outcome",
     known=(("granted", "waited", "refused", "cancelled"),),
 )
-RETRIES = Counter(
-    "headrace_retries_total", "Retries by what the retry budget said: granted, refused.", "decision",
-    known=(("granted", "refused"),),
-)  # fmt: skip
 TICKETS = Counter("headrace_tickets_total", "Ticket changes by the new state.", "state", known=(_STATES,))
+RETRIES = Counter(
+    "headrace_retries_total",
+    "Retries by what the retry budget said: granted, refused.",
+    "decision",
+    known=(("granted", "refused"),),
+)
 SHADOW = Counter(
     "headrace_shadow_decisions_total", "What limits in the shadow would have decided: granted, held, refused, unknown.",
     "limit", "decision",
@@ -358,8 +360,8 @@ _ALL = (
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
     UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME, CALLER_CALLS, CALLER_ERRORS, CALLER_TOKENS, CALLER_COST, CALLER_WAITED,
     LIMIT_REFUSALS, UPSTREAM_ANSWERS, LIMIT_CAPACITY, LIMIT_LEVEL, LIMIT_DEBT, LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST,
-    RETRIES, RETRIES_WAITING, TICKETS_NOW, OLDEST_PARKED, BUILD_INFO, CONFIG_INFO, CONFIG_OK, CONFIG_AT, UPSTREAM_STATE,
-    UPSTREAM_SINCE,
+    TICKETS_NOW, OLDEST_PARKED, BUILD_INFO, CONFIG_INFO, CONFIG_OK, CONFIG_AT, UPSTREAM_STATE, UPSTREAM_SINCE,
+    RETRIES, RETRIES_WAITING,
 )  # fmt: skip
 
 

@@ -200,7 +200,7 @@ class Parts:
             clock, asked_by(self.upstream, clock), lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
         self.alarms = Queue(redis_url, clock)
-        bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
+        bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes, settings.retry.max_all_ticket_bytes
         keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
         self.ringer = Ringer(
             self.link, clock, self.alarms, lambda ticket, attempt: self.pursuits.run(ticket, attempt),
@@ -333,8 +333,8 @@ class Parts:
         start(self.borrowing.keep, "borrowing")
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
-        start(QueueGauges(self.link, self.clock).keep, "queue-gauges")
         start(self.retries.keep, "retry-budget")
+        start(QueueGauges(self.link, self.clock).keep, "queue-gauges")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
         start(self.overrides.keep, "overrides")

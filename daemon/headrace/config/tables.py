@@ -154,6 +154,7 @@ class Retry(Table, frozen=True):
     max_running: Count = 1000
     max_tickets: Count = 10_000
     max_ticket_bytes: Size = 1_000_000_000
+    max_all_ticket_bytes: Size = 4_000_000_000
     keep_results: Duration = 86_400.0
     keep_letters: Duration = 604_800.0
     max_letters: Count = 10_000

@@ -285,7 +285,6 @@ def encode_call(call: Call) -> bytes:
     """Return a call as JSON, less its body, its credential and its idempotency key, and less what is as usual."""
     bare = replace(call, body=b"", credential="", idempotency_key="", ticket="", trail=None)
     said = _unusual(msgspec.to_builtins(bare), _USUAL)
-    del said["trail"]
     said["caller"] = _unusual(said["caller"], _USUAL_CALLER)
     try:
         return msgspec.json.encode(said)
@@ -298,12 +297,12 @@ def _unusual(said: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
-    """Return what the fields of a dataclass are that nobody says, as they stand in JSON."""
-    found = {}
+    """Return what the fields of a dataclass are that nobody says, as they stand in JSON; its trail is its own."""
+    found: dict[str, Any] = {}
     for each in fields(cls):
-        if each.name == "trail":  # which is told elsewhere
-            continue
-        if each.default is not MISSING:
+        if each.type == "Trail | None":
+            found[each.name] = None
+        elif each.default is not MISSING:
             found[each.name] = msgspec.to_builtins(each.default)
         elif each.default_factory is not MISSING:
             found[each.name] = msgspec.to_builtins(each.default_factory())

@@ -43,7 +43,8 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
-_BOUNDS = 10_000, 1_000_000_000
+_CANCEL_AGAIN_S = 1.0
+_BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Tickets:
     All tickets, as one process sees them. Run `keep` as a task.
 
     Args:
-        bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        bounds: submitted and idempotent calls of one caller that may live at once, their bodies' bytes, and all callers'.
         keep: how long those are kept that have ended.
         seal: of what tickets hold; one without it is not there.
     """
@@ -71,7 +72,7 @@ class Tickets:
         alarms: Alarms,
         *,
         timing: Timing | None = None,
-        bounds: tuple[int, int] = _BOUNDS,
+        bounds: tuple[int, int, int] = _BOUNDS,
         keep: Keep | None = None,
         seal: Seal = UNSEALED,
     ) -> None:
@@ -91,7 +92,7 @@ class Tickets:
         self._background = Background("tickets", clock)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
-        link.on("lost", self._on_lost)
+        link.on("lost", self._held.on_lost)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -253,6 +254,7 @@ class Tickets:
             await self.finish(ticket_id, error=lost())
             return None
         hold.idempotency = ticket.idempotency
+        hold.waited_s = max(0.0, self._clock.now() - (ticket.created if attempt == 1 else ticket.due))
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
         return ticket
@@ -331,6 +333,7 @@ class Tickets:
         attempts: int = -1,
         condition: str = "",
         by: Hold | None = None,
+        waited_s: float = 0.0,
     ) -> bool:
         """
         End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
@@ -341,10 +344,12 @@ class Tickets:
         Args:
             by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
                 and was succeeded must not end what its successor works on, by whatever came of its attempt.
+            waited_s: how long its attempt waited for its turn.
         """
         return await self._ends.finish(
-            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by
-        )
+            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by,
+            waited_s=waited_s,
+        )  # fmt: skip
 
     async def end(self, ticket_id: str, why: str) -> None:
         """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
@@ -369,7 +374,7 @@ class Tickets:
         """
         Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
 
-        If that fails, its want lapses.
+        While Redis is away that is tried again, until its want has lapsed.
         """
         if ticket_id not in self._waits:
             self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
@@ -378,9 +383,12 @@ class Tickets:
         if after is not None:
             await asyncio.wait([after])
         await self._clock.sleep(in_s)
-        with contextlib.suppress(RedisAway):
-            if ticket_id not in self._waits:
+        give_up = self._clock.span() + self.timing.want_s
+        while ticket_id not in self._waits and self._clock.span() < give_up:
+            with contextlib.suppress(RedisAway):
                 await self._abandon(ticket_id, "alone")
+                return
+            await self._clock.sleep(_CANCEL_AGAIN_S)
 
     async def _abandon(self, ticket_id: str, condition: str) -> bool:
         return await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition=condition)
@@ -414,12 +422,6 @@ class Tickets:
         ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
-            self._held.lose(ticket_id, hold)
-
-    def _on_lost(self, payload: bytes) -> None:
-        holder, _, ticket_id = payload.decode(errors="replace").partition(" ")
-        hold = self._held.get(ticket_id)
-        if hold is not None and hold.holder == holder:
             self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:
