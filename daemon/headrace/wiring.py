@@ -121,7 +121,7 @@ class Parts:
         self._leave_by: float | None = None
         self.clock = clock
         self._background = Background("parts", clock)
-        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock)
+        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock, tells=True)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
