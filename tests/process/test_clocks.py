@@ -99,4 +99,4 @@ async def test_wrong_clocks(valkey_url, tmp_path):
     waited = {text: round(later - first, 1) for text, (first, later) in upstream.asked.items()}
     print(waited)
     assert min(waited.values()) >= RETRY_AFTER_S - 0.05
-    assert max(waited.values()) <= RETRY_AFTER_S + 2.5
+    assert max(waited.values()) <= RETRY_AFTER_S + 10  # a wrong clock was a minute's wait; the rest is for a busy machine

@@ -68,13 +68,14 @@ def test_units_agree():
     }  # fmt: skip
 
 
-def test_sysusers():
-    """systemd-sysusers makes the user and the group, and joins them."""
+def test_sysusers(tmp_path):
+    """systemd-sysusers makes the user and the group, and joins them, where they are not there yet."""
     tool = shutil.which("systemd-sysusers") or missing("systemd-sysusers")
     source = str(SYSTEMD / "headrace.sysusers.conf")
     if "--dry-run" not in subprocess.run([tool, "--help"], capture_output=True, text=True, check=True).stdout:
         missing("a systemd-sysusers with --dry-run (250)")
-    done = subprocess.run([tool, "--dry-run", source], capture_output=True, text=True, check=False)
+    command = [tool, "--dry-run", f"--root={tmp_path}", source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "group 'headrace-clients'" in done.stderr + done.stdout
     assert "user 'headrace'" in done.stderr + done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -87,10 +89,17 @@ class TicketsServicer:
         """Tell a ticket at each change, until it ends."""
         request = parse(tickets_service_pb2.WatchTicketRequest, raw)
         owner = self._owner("WatchTicket", request, context)
-        async with self._leaving.unless():
-            async for ticket in self._tickets.watching.changes(ticket_id(request.id), owner):
+        changes = self._tickets.watching.changes(ticket_id(request.id), owner)
+        async with contextlib.aclosing(changes):
+            # Only the waiting ends when the daemon leaves: a message that is half said is said to its end.
+            while (ticket := await self._next(changes)) is not None:
                 await self._noted(ticket, owner)
                 await context.write(await self._said(tickets_service_pb2.WatchTicketResponse, ticket))
+
+    async def _next(self, changes: AsyncGenerator[Ticket, None]) -> Ticket | None:
+        async with self._leaving.unless():
+            return await anext(changes, None)
+        return None
 
     @guarded
     async def cancel(self, raw: bytes, context: Any) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
 from headrace import keys
 from headrace.clock import Clock
@@ -40,7 +39,7 @@ class Watching:
     def __repr__(self) -> str:
         return f"<Watching [{len(self._nudges)} watched]>"
 
-    async def changes(self, ticket_id: str, owner: Owner) -> AsyncIterator[Ticket]:
+    async def changes(self, ticket_id: str, owner: Owner) -> AsyncGenerator[Ticket, None]:
         """
         Yield an owner's ticket now and at each change, in the end with its answer; changes close together come as one.
 
