@@ -48,7 +48,7 @@ async def test_waits_for_replicas(tmp_path) -> None:
 
 def _create(link: Link, ticket_id: str) -> object:
     call = a_call(idempotency_key="key")
-    return Making(link, SystemClock(), Timing(), 10, 10**6).create(ticket_id, call, State.QUEUED, due=call.arrival)
+    return Making(link, SystemClock(), Timing(), 10, 10**6, 10**6).create(ticket_id, call, State.QUEUED, due=call.arrival)
 
 
 async def test_said_again_is_sure(tmp_path) -> None:
