@@ -183,6 +183,7 @@ def _reload(reload: Reload, parts: Parts, edges: Edges, notifier: Notifier) -> N
     try:
         parts.reload(reload())
     except ConfigError as error:
+        observe.CONFIG_OK.set(0.0)
         log.error(observe.CONFIG_REJECTED, error=str(error))
     else:
         log.info(observe.CONFIG_RELOADED)

@@ -32,6 +32,7 @@ upstream where that is what goes there (owner.py).
 | headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | `keep_results` after its end; dead letters `keep_letters` |
+| headrace:trail:<ticket> | hash | the tries of a ticket, by number | a day after the last |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
 | headrace:due | zset | tickets that wait, by the moment of their next attempt (us) | its start, or their end |
 | headrace:held | zset | "<holder> <ticket>" of all tickets that run, a holder being "<inbox>\|<token>" | attempt by attempt |
@@ -147,6 +148,10 @@ def watchers(ticket_id: str) -> str:
 
 def missed(inbox: str) -> str:
     return f"headrace:missed:{inbox}"
+
+
+def trail(ticket_id: str) -> str:
+    return f"headrace:trail:{ticket_id}"
 
 
 def tickets_of(owner: str) -> str:

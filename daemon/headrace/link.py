@@ -22,15 +22,18 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import structlog
 from redis.exceptions import ResponseError
 
-from headrace import keys, replies, servers, sure
+from headrace import keys, observe, replies, servers, sure
 from headrace.clock import Clock, SystemClock, Timers
 from headrace.errors import RedisAway
 from headrace.listener import Handler, Listener
 from headrace.pipe import Command, Pipe, open_pipe
 from headrace.refusals import Refusals, Refused
 from headrace.replies import Meaning
+
+log = structlog.get_logger()
 
 _TRIES = 2
 # Commands wait for others over so many turns of the loop, until there are a few. Beside leaving after one turn that costs a
@@ -109,6 +112,7 @@ class Link:
         self._refusals = Refusals(time.monotonic)  # only measured: what Redis did of late
         self._is_closed = False
         self._on_return: list[Callable[[], object]] = []
+        self._where, self._why = replies.where(url), ""
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
@@ -142,7 +146,7 @@ class Link:
     def trouble(self) -> str:
         """Why Redis is of no use to us now, in a line; "" if it is."""
         if not self.is_up:
-            return "Redis cannot be reached"
+            return f"Redis cannot be reached at {self._where}: {self._why}"
         return "; ".join(map(str, self._refusals.now()))
 
     @property
@@ -219,10 +223,11 @@ class Link:
             reply.set_result(value)
 
     def _heard(self) -> None:
-        was_up, self.is_up = self.is_up, True
-        if not was_up:
-            for callback in self._on_return:
-                callback()
+        if self.is_up:
+            return
+        self._back()
+        for callback in self._on_return:
+            callback()
 
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":
@@ -256,11 +261,21 @@ class Link:
     def _fail(self, commands: Sequence[Command], error: BaseException, what: str) -> None:
         """Tell commands that they are given up; *what* was refused, if the error is a reply of Redis."""
         if commands and not isinstance(error, RedisAway):
-            self.is_up = False
+            self._gone(error)
             if replies.code(error):
                 self._refusals.note(what, error)
         for command in commands:
             _give_up(command.reply, replies.ours(error, command.name) or error)
+
+    def _gone(self, error: BaseException) -> None:
+        why = replies.cause(error)
+        if self.is_up or why != self._why:
+            log.warning(observe.REDIS_LOST, part="link", address=self._where, error=why)
+        self.is_up, self._why = False, why
+
+    def _back(self) -> None:
+        log.warning(observe.REDIS_BACK, part="link", address=self._where)
+        self.is_up, self._why = True, ""
 
     async def ping(self) -> None:
         """Ask whether Redis is there, and whether it takes writes if it did not of late; raises `RedisAway`."""

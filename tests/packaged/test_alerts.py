@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 
+import pytest
 from tests.packaged.place import ROOT
 
 from conftest import missing
@@ -30,6 +31,7 @@ def test_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_bent(tmp_path) -> None:
     """An alert with bounds that nothing reaches does not pass the tests: they are no shrug."""
     tool = shutil.which("promtool") or missing("promtool")

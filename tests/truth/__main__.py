@@ -5,8 +5,7 @@ Measures what is promised of limits, order and loss, at the simulator's door, an
 
 Rows: no-limit, others, weights, lanes, lost-hosts, redis, commands, tickets, long. Daemons are the installed program, Valkey is
 real, and what is counted are arrivals at upstream. Fails where a goal that was reached is missed; see goals.py. In the short
-form a row that misses one is measured once more, by itself: what the machine did meanwhile goes by that, what the daemon does
-stays.
+form a row that misses one is measured once more, by itself: what the machine did goes by that, what the daemon does stays.
 """
 
 from __future__ import annotations

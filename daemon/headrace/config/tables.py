@@ -7,6 +7,7 @@ Each struct is a TOML table, each attribute a key of the same name. Durations ar
 
 from __future__ import annotations
 
+import hashlib
 from keyword import iskeyword
 from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
@@ -166,6 +167,15 @@ class Schedule(Table, frozen=True):
     borrow_at_most: Share = 0.1
 
 
+class Log(Table, frozen=True):
+    calls: Literal["off", "slow", "errors", "all"] = "slow"
+    slow: Duration = 30.0
+
+
+class Metrics(Table, frozen=True):
+    max_callers: Count = 200
+
+
 class Drain(Table, frozen=True):
     time: Duration = 30.0
 
@@ -277,6 +287,8 @@ class Settings(Table, frozen=True):
     retry: Retry = Retry()
     schedule: Schedule = Schedule()
     drain: Drain = Drain()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
     usage: UsageTable = UsageTable()
     limit: tuple[Limit, ...] = ()
     caller: dict[str, CallerSettings] = {}
@@ -324,6 +336,12 @@ def _caller(name: str, said: CallerSettings) -> Caller:
 def lanes(settings: Settings) -> dict[str, int]:
     """Return the shares of the lanes, in millionths: those that there always are, and those that are configured."""
     return LANES | {name: round(table.share * FULL_SHARE) for name, table in settings.lane.items()}
+
+
+def settings_hash(settings: Settings) -> str:
+    """Return a hash of what has to be the same on all hosts: limits, callers, lanes, classes and prices. No secret is in it."""
+    shared = {name: settings.redacted()[name] for name in ("limit", "caller", "lane", "class", "price")}
+    return hashlib.sha256(msgspec.json.encode(shared, order="sorted")).hexdigest()[:12]
 
 
 def classes(settings: Settings) -> ModelClasses:

@@ -15,6 +15,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
 from headrace.edge.hits import Hit, constant_headers, payload, varying_headers
+from headrace.trail import ID_HEADER
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -46,7 +47,7 @@ class Ready(web.StreamResponse):
 def response(request: web.BaseRequest, hit: Hit, budget: Pairs) -> web.StreamResponse:
     """Return the response to a hit; *budget* are the headers that show its caller's."""
     head, body = _kept(hit)
-    own = [*varying_headers(hit), *budget]
+    own = [*varying_headers(hit), _id(request), *budget]
     if _is_plain(request):
         return Ready(b"%b%bDate: %b\r\n\r\n%b" % (head, _lines(own), rfc822_formatted_time().encode(), body))
     return web.Response(body=body, headers=[*constant_headers(hit), *own])
@@ -55,9 +56,13 @@ def response(request: web.BaseRequest, hit: Hit, budget: Pairs) -> web.StreamRes
 def whole(request: web.BaseRequest, body: bytes, headers: Sequence[tuple[str, str]]) -> web.StreamResponse:
     """Return the response of an answer that has just come whole."""
     if _is_plain(request):
-        lines = _lines([*headers, *_ends(body), ("Date", rfc822_formatted_time())])
+        lines = _lines([*headers, _id(request), *_ends(body), ("Date", rfc822_formatted_time())])
         return Ready(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (lines, body))
     return web.Response(body=body, headers=headers)
+
+
+def _id(request: web.BaseRequest) -> tuple[str, str]:
+    return ID_HEADER, request.writer.call_id  # type: ignore[attr-defined]  # it is our `HeadWriter`
 
 
 def _is_plain(request: web.BaseRequest) -> bool:

@@ -70,10 +70,10 @@ class Ends:
         hold = None if condition else self._held.get(ticket_id)
         if by is not None and hold is not by:
             return False  # it is not in these hands any more, and so is the right to say how it ends
-        if hold is None:
+        if hold is None or (hold.ending is not None and by is None):
             idempotency = await self._link.do("HGET", keys.ticket(ticket_id), "idempotency")
             return await self._say(ticket_id, (idempotency or b"").decode(), args, None)
-        hold.end_by(args)
+        hold.end_by(args, is_own=by is not None)
         try:
             return await self._say(ticket_id, hold.idempotency, args, hold)
         except RedisAway:
@@ -92,6 +92,8 @@ class Ends:
         # Now that it has ended, whoever holds it works for nothing; one that was not first to end it may hold it no more.
         loser = self._held.get(ticket_id) if won else hold
         if loser is not None and self._held.drop(ticket_id, loser):
+            if loser is not hold:
+                loser.ended(is_first=False)
             loser.halt()
         if won and is_news:
             observe.TICKETS.inc(args[2])

@@ -43,6 +43,7 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
+_CANCEL_AGAIN_S = 1.0
 _BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
@@ -88,10 +89,10 @@ class Tickets:
         self._waits = Waits(link, clock, self.timing)
         self.listing = Listing(link, clock, seal)
         self.watching = Watching(link, clock, self.looks, self._waits)
-        self.unwanted = Unwanted(link, clock, self.finish, self._waits)
+        self.unwanted = Unwanted(link, clock, self.finish, self._waits, want_s=self.timing.want_s)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
-        link.on("lost", self._on_lost)
+        link.on("lost", self._held.on_lost)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -387,12 +388,6 @@ class Tickets:
         ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
-            self._held.lose(ticket_id, hold)
-
-    def _on_lost(self, payload: bytes) -> None:
-        holder, _, ticket_id = payload.decode(errors="replace").partition(" ")
-        hold = self._held.get(ticket_id)
-        if hold is not None and hold.holder == holder:
             self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:

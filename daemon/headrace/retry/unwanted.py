@@ -13,6 +13,8 @@ from headrace.errors import Abandoned, HeadraceError, RedisAway
 from headrace.link import Link
 from headrace.retry.waits import Waits
 
+_CANCEL_AGAIN_S = 1.0
+
 
 class Finish(Protocol):
     """`Tickets.finish`, as far as it is needed here."""
@@ -22,9 +24,15 @@ class Finish(Protocol):
 
 
 class Unwanted:
-    """Gives tickets up."""
+    """
+    Gives tickets up.
 
-    def __init__(self, link: Link, clock: Clock, finish: Finish, waits: Waits) -> None:
+    Args:
+        want_s: how long a ticket that goes with its RPC is wanted without a word.
+    """
+
+    def __init__(self, link: Link, clock: Clock, finish: Finish, waits: Waits, *, want_s: float) -> None:
+        self._want_s = want_s
         self._link = link
         self._clock = clock
         self._finish = finish
@@ -58,7 +66,7 @@ class Unwanted:
         """
         Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
 
-        If that fails, its want lapses.
+        While Redis is away that is tried again, until its want has lapsed.
         """
         if ticket_id not in self._waits:
             self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
@@ -67,6 +75,9 @@ class Unwanted:
         if after is not None:
             await asyncio.wait([after])
         await self._clock.sleep(in_s)
-        with contextlib.suppress(RedisAway):
-            if ticket_id not in self._waits:
+        give_up = self._clock.span() + self._want_s
+        while ticket_id not in self._waits and self._clock.span() < give_up:
+            with contextlib.suppress(RedisAway):
                 await self.abandon(ticket_id, "alone")
+                return
+            await self._clock.sleep(_CANCEL_AGAIN_S)

@@ -36,6 +36,7 @@ from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
 from headrace.upstream.reading import Judge, Stream, answer_of, judge_here, read_failure, read_whole
 from headrace.upstream.transport import InvalidURL, Request, Response, Transport
+from headrace.upstream.troubles import Troubles
 
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
@@ -113,6 +114,7 @@ class Upstream:
         self._target = functools.lru_cache(64)(self._transport.target)
         self._on_head = on_head
         self._allowance = Allowance()
+        self.troubles = Troubles(self._clock.now)
         self.in_the_air = 0
 
     def __repr__(self) -> str:
@@ -327,10 +329,13 @@ class _Asked:
     def _count(self, error: BaseException | None) -> None:
         if isinstance(error, AttemptFailed):
             self.outcome = str(error.failure)
+            self._upstream.troubles.failed(self._call, error)
         elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
             self.outcome = str(Failure.BROKEN)
+        elif self.outcome == "answered":
+            self._upstream.troubles.answered(self._call)
         observe.ATTEMPTS.inc(self.outcome)
-        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._what.value)
+        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._what.value, self.outcome)
 
 
 def _late() -> AttemptFailed:
