@@ -19,10 +19,14 @@ LIMIT = '[{"name": "org", "concurrency": 4}]'
 
 
 @pytest.mark.parametrize(
-    ("left_s", "flood_s", "least"), [(5.0, 9.0, 0.7), pytest.param(30.0, 90.0, 0.95, marks=pytest.mark.long)]
+    ("left_s", "flood_s", "least"), [(5.0, 9.0, 0.5), pytest.param(30.0, 90.0, 0.95, marks=pytest.mark.long)]
 )
 async def test_flood(valkey_url: str, tmp_path: Path, left_s: float, flood_s: float, least: float) -> None:
-    """Three times as many are submitted as can be worked: few of those that are taken in run out of time."""
+    """
+    Three times as many are submitted as can be worked: few of those that are taken in run out of time.
+
+    A third could be worked if all were taken. In the short form much came before a pace was known, and a busy machine has less.
+    """
 
     async def slow(line: Line) -> None:
         await asyncio.sleep(0.1)
@@ -51,4 +55,4 @@ async def test_flood(valkey_url: str, tmp_path: Path, left_s: float, flood_s: fl
     assert refused > number / 4
     assert limits == {"deadline"}
     assert min(waits) >= 1.0
-    assert taken[State.SUCCEEDED.encode()] >= least * len(tickets)  # what came before a pace was known, and a busy machine
+    assert taken[State.SUCCEEDED.encode()] >= least * len(tickets)

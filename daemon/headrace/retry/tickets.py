@@ -90,7 +90,7 @@ class Tickets:
         self._waits = Waits(link, clock, self.timing)
         self.listing = Listing(link, clock, seal)
         self.watching = Watching(link, clock, self.looks, self._waits)
-        self.unwanted = Unwanted(link, clock, self.finish, self._waits, self.timing.want_s)
+        self.unwanted = Unwanted(link, clock, self.finish, self._waits, want_s=self.timing.want_s)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
         link.on("lost", self._held.on_lost)
