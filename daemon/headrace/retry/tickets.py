@@ -43,7 +43,6 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
-_CANCEL_AGAIN_S = 1.0
 _BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
