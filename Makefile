@@ -65,7 +65,7 @@ test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or t
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test clients others packaged docs bench-short truth-short hostile-short   ## Everything that CI runs.
+check: lint types protos-check test clients others docs bench-short truth-short hostile-short   ## Everything that CI runs; `make packaged`, 9 minutes more, is for releases.
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)

@@ -10,6 +10,7 @@ Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
     steering    its limits, hold, release     keyring     its keys
     letterbox   its dead letters              terminal    what commands share
+    condition   ready, degraded or neither
     certificates  shown at the doors          about       what runs here
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name

@@ -17,11 +17,12 @@ from headrace import observe
 from headrace.clock import Clock
 from headrace.outcome import LEFT, Outcome
 from headrace.owner import name_in
+from headrace.rations import Rations
 from headrace.trail import Try
 
 Which = Literal["off", "slow", "errors", "all"]
 
-_BURST, _RATE = 100.0, 5.0  # lines at once, and a second
+_AT_ONCE, _EVERY_S = 100, 0.2
 _MOST_TRIES = 50  # in a line, the last ones
 _is_model = re.compile(r"[A-Za-z0-9._:@/\[\]-]{1,100}").fullmatch
 
@@ -38,13 +39,11 @@ class CallLog:
     """
 
     def __init__(self, clock: Clock, which: Which, slow_s: float) -> None:
-        self._clock = clock
-        self._left, self._left_at = _BURST, clock.now()
-        self._skipped = 0
+        self._rations = Rations(clock.now, at_once=_AT_ONCE, every_s=_EVERY_S)
         self.reload(which, slow_s)
 
     def __repr__(self) -> str:
-        return f"<CallLog {self.which} [{self._skipped} skipped]>"
+        return f"<CallLog {self.which} {self._rations!r}>"
 
     def reload(self, which: Which, slow_s: float) -> None:
         """Go by other settings from now on."""
@@ -54,27 +53,17 @@ class CallLog:
         """Write its line, if it is to have one."""
         if not self._is_wanted(outcome):
             return
-        if self.which != "all" and not self._has_ration():
-            self._skipped += 1
+        left_out = 0 if self.which == "all" else self._rations.take("call")
+        if left_out is None:
             observe.LINES_LEFT_OUT.inc()
             return
-        skipped, self._skipped = self._skipped, 0
-        log.info(observe.CALL_ENDED, **fields_of(outcome), **({"left_out": skipped} if skipped else {}))
+        log.info(observe.CALL_ENDED, **fields_of(outcome), **({"left_out": left_out} if left_out else {}))
 
     def _is_wanted(self, outcome: Outcome) -> bool:
         if self.which in ("off", "all"):
             return self.which == "all"
         is_error = self.which == "errors" and outcome.reason not in ("", LEFT)
         return is_error or outcome.took_s >= self._slow_s
-
-    def _has_ration(self) -> bool:
-        now = self._clock.now()
-        self._left = min(_BURST, self._left + max(0.0, now - self._left_at) * _RATE)
-        self._left_at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 def fields_of(outcome: Outcome) -> dict[str, Any]:

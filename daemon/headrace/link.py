@@ -84,6 +84,7 @@ class Link:
         quiet_s: after how long a silence the listening connection must give a sign of life.
         replicas: how many must have what a script writes that says it is to be sure (`Script.is_sure`).
         timers: by which the commands' patience is measured; the loop's own unless a test turns them.
+        tells: whether it says in the log that it lost Redis, and has it back; a command on the command line says it itself.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Link:
         replicas: int = 0,
         clock: Clock | None = None,
         timers: Timers | None = None,
+        tells: bool = False,
     ) -> None:
         self.instance = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self.inbox = keys.inbox(self.instance)
@@ -113,6 +115,7 @@ class Link:
         self._is_closed = False
         self._on_return: list[Callable[[], object]] = []
         self._where, self._why = replies.where(url), ""
+        self._tells = tells
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
@@ -157,7 +160,7 @@ class Link:
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
         if self._replicas and script.is_sure:
-            return self._start(sure.run_surely(self._sure, self._replicas, script, names, args))
+            return self._start(sure.surely(self._sure, self._replicas, lambda: self._sure.run(script, names, args)))
         return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script.text)
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -170,6 +173,12 @@ class Link:
     def do(self, *command: Any) -> asyncio.Future[Any]:
         """Run one command. Replies are bytes, integers and lists, as Redis sends them."""
         return self._enqueue(command)
+
+    def read_surely(self, *command: Any) -> asyncio.Future[Any]:
+        """Run one command; where replicas are waited for at all, what it reads is on so many of them, too."""
+        if self._replicas:
+            return self._start(sure.surely(self._sure, self._replicas, lambda: self._sure.do(*command)))
+        return self.do(*command)
 
     def _enqueue(self, words: tuple[Any, ...], script: str = "") -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
@@ -269,12 +278,13 @@ class Link:
 
     def _gone(self, error: BaseException) -> None:
         why = replies.cause(error)
-        if self.is_up or why != self._why:
+        if self._tells and (self.is_up or why != self._why):
             log.warning(observe.REDIS_LOST, part="link", address=self._where, error=why)
         self.is_up, self._why = False, why
 
     def _back(self) -> None:
-        log.warning(observe.REDIS_BACK, part="link", address=self._where)
+        if self._tells:
+            log.warning(observe.REDIS_BACK, part="link", address=self._where)
         self.is_up, self._why = True, ""
 
     async def ping(self) -> None:

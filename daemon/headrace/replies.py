@@ -139,8 +139,8 @@ def where(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return f"unix://{parts.path}"
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-    return f"{parts.scheme}://{host}:{parts.port or 6379}{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2]  # of sentinels many
+    return f"{parts.scheme}://{hosts}{parts.path}"
 
 
 def _unreached(error: BaseException) -> str:

@@ -40,6 +40,7 @@ from headrace.call_log import CallLog
 from headrace.callers import Callers
 from headrace.carry import Carrier
 from headrace.clock import Clock, SystemClock
+from headrace.condition import Condition, condition
 from headrace.config import Keys, Settings, callers, classes, lanes, prices, settings_hash
 from headrace.crowd import Crowd
 from headrace.edge import grpc_kept, grpc_params, grpc_tickets
@@ -114,13 +115,13 @@ class Parts:
         self.tally = Tally(prices(settings))
         self._read_keys = read_keys
         self._keys = read_keys()
-        self.is_draining = False
+        self.is_leaving = False  # whoever asks whether we are ready hears no; calls are still taken until `drain`
         self.own_redis: Callable[[], str] = str
         """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
         self.clock = clock
         self._background = Background("parts", clock)
-        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock)
+        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock, tells=True)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
@@ -192,6 +193,8 @@ class Parts:
             version=settings.upstream.version,
             clock=clock,
             max_in_flight=settings.upstream.max_in_flight,
+            gap_s=settings.upstream.silence_timeout,
+            attempt_s=settings.upstream.attempt_timeout,
             proxy="" if settings.upstream.proxy == "off" else settings.upstream.proxy,
             on_head=self.tuner.hear,
             judge=self.answers.judge,
@@ -360,7 +363,7 @@ class Parts:
 
     def drain(self) -> None:
         """Take no new calls; what runs has until `drain.time` from now."""
-        self.is_draining = self.flow.is_draining = True
+        self.is_leaving = self.flow.is_draining = True
         self._leave_by = self.clock.now() + self.settings.drain.time
 
     async def _leave(self) -> None:
@@ -391,20 +394,28 @@ class Parts:
 
     def details(self) -> list[str]:
         """Return what is amiss though this daemon can be asked, a line each."""
-        return [trouble.text for trouble in self.upstream.troubles.stats().now]
+        return [*self.condition().degraded, *(trouble.text for trouble in self.upstream.troubles.stats().now)]
 
     def wrong(self) -> list[str]:
         """Return why this daemon should not be asked, a line each; [] if all is well."""
-        checks = (
-            (self.is_draining, "draining"),
-            (bool(why := self.own_redis()), why),
-            (bool(trouble := self.link.trouble), trouble),
-            (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
-            (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
-            (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
-            (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
+        return self.condition().wrong
+
+    def condition(self) -> Condition:
+        """Return how it stands."""
+        return condition(
+            self._configured,
+            wrong=(
+                (self.is_leaving, "draining"),
+                (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
+                (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
+                (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
+            ),
+            without_redis=(
+                (bool(why := self.own_redis()), why),
+                (bool(trouble := self.link.trouble), trouble),
+                (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
+            ),
         )
-        return [reason for is_so, reason in checks if is_so]
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""

@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.chaos.resp import Frames, words
+from tests.chaos.wire import end
 
 import headrace
 from headrace.link import Script
@@ -83,13 +84,16 @@ class NthWire:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
-        with contextlib.suppress(OSError):
+        try:
             there, back = await asyncio.open_unix_connection(self._to)
             try:
                 await _Carried(self, reader, writer, there, back).run()
             finally:
-                back.close()
-        writer.transport.abort()
+                await end(back)
+        except OSError:
+            pass  # Valkey is away
+        finally:
+            await end(writer)
 
     def name(self, said: list[bytes]) -> str:
         """Return what kind of command this is."""

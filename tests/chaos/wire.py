@@ -47,7 +47,7 @@ class Wire:
             writer.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             there, back = await asyncio.open_unix_connection(self._to)
             self._writers |= {writer, back}
             try:
@@ -58,8 +58,11 @@ class Wire:
                 pass
             finally:
                 self._writers -= {writer, back}
-                back.transport.abort()
-        writer.transport.abort()
+                await end(back)
+        except OSError:
+            pass  # Valkey is away
+        finally:
+            await end(writer)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_PIECE):
@@ -69,6 +72,13 @@ class Wire:
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError  # and the other direction with it
+
+
+async def end(writer: asyncio.StreamWriter) -> None:
+    """Reset a connection, and wait until it is closed."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager

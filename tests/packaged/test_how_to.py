@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import grpc
 import pytest
+from deploy import site
 from headrace_client import Headrace
 from headrace_client.v1 import messages_service_pb2_grpc, models_service_pb2, models_service_pb2_grpc
 from tests.packaged.place import ROOT, Place, serving_at
@@ -18,7 +20,7 @@ from tests.packaged.place import ROOT, Place, serving_at
 from daemon_process import HEADRACE, environment, headrace
 
 PLACE = ROOT / "docs" / "how-to"
-PAGES = [*sorted(PLACE.glob("*.md")), ROOT / "README.md", ROOT / "docs" / "clients.md"]
+OURS = [*sorted(PLACE.glob("*.md")), ROOT / "docs" / "budgets.md", ROOT / "docs" / "usage.md"]  # whose commands are run
 # Commands that are not run here, and why.
 ELSEWHERE = {
     "headrace usage --export-traffic week.jsonl": "test_rehearse",
@@ -34,18 +36,18 @@ QUESTION = {"role": "user", "content": "What is a headrace?"}
 
 def blocks(page: Path, language: str) -> list[str]:
     """Return a page's blocks of code in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", page.read_text(), re.M | re.S)
 
 
 def configurations() -> list[tuple[str, str]]:
     """Return each configuration that a page shows, with the page's name."""
-    return [(page.stem, text) for page in PAGES for text in blocks(page, "toml")]
+    return [(page.stem, text) for page in site.pages() for text in blocks(ROOT / page, "toml")]
 
 
 @pytest.mark.parametrize(("page", "text"), configurations())
 def test_configuration(page: str, text: str, tmp_path: Path) -> None:
     """It is right, as it stands there."""
-    (tmp_path / "config.toml").write_text(text)
+    (tmp_path / "config.toml").write_text(textwrap.dedent(text))
     done = headrace("config", "check", "--config", str(tmp_path / "config.toml"), environ=environment(tmp_path))
     assert done.returncode == 0, done.stderr
 
@@ -61,7 +63,7 @@ def test_commands(place_of_teams: Place, tmp_path: Path) -> None:
     with Headrace(place_of_teams.grpc, caller="checkout") as client:
         client.messages.create(model="claude-haiku-4-5", max_tokens=20, messages=[QUESTION])
     runbook = (ROOT / "docs" / "runbook.md").read_text()
-    said = [line for page in sorted(PLACE.glob("*.md")) for line in commands(page) if line not in ELSEWHERE]
+    said = [line for page in OURS for line in commands(page) if line not in ELSEWHERE]
     said += [line for line in re.findall(r"`(headrace [^`]*|curl [^`]*)`", runbook) if line not in ELSEWHERE]
     said += ["headrace release reports", "headrace limits unset org"]
     assert len(said) > 12

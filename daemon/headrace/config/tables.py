@@ -76,6 +76,8 @@ class Upstream(Table, frozen=True):
     carried_share: Share = 0.5
     carried_pace: Size = 10_000
     carried_patience: Duration = 30.0
+    attempt_timeout: Duration = 600.0
+    silence_timeout: Duration = 90.0
     overload_gate: Literal["on", "off"] = "on"
     proxy: Proxy = Url("")  # `load` fills it in where the environment names one for `base_url`
 
@@ -177,6 +179,7 @@ class Metrics(Table, frozen=True):
 
 
 class Drain(Table, frozen=True):
+    delay: Duration = 0.0
     time: Duration = 30.0
 
 

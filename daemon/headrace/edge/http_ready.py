@@ -19,6 +19,8 @@ from headrace.trail import ID_HEADER
 
 Pairs = Iterable[tuple[str, str]]
 
+_ID = f"{ID_HEADER}: ".encode()
+
 
 class Ready(web.StreamResponse):
     """A response that is complete, head and body, and leaves the connection open."""
@@ -47,9 +49,10 @@ class Ready(web.StreamResponse):
 def response(request: web.BaseRequest, hit: Hit, budget: Pairs) -> web.StreamResponse:
     """Return the response to a hit; *budget* are the headers that show its caller's."""
     head, body = _kept(hit)
-    own = [*varying_headers(hit), _id(request), *budget]
+    own = [*varying_headers(hit), *budget]
     if _is_plain(request):
-        return Ready(b"%b%bDate: %b\r\n\r\n%b" % (head, _lines(own), rfc822_formatted_time().encode(), body))
+        name = request.writer.call_id.encode()  # type: ignore[attr-defined]  # it is our `HeadWriter`, and says it by itself else
+        return Ready(b"%b%b%b%b\r\nDate: %b\r\n\r\n%b" % (head, _lines(own), _ID, name, rfc822_formatted_time().encode(), body))
     return web.Response(body=body, headers=[*constant_headers(hit), *own])
 
 

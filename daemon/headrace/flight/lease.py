@@ -280,17 +280,19 @@ class Leases:
         """
         Hand the landing to whoever follows outside, and end the flight; once.
 
-        Redis away is no error here: followers will find the lease lapsed.
+        Redis away is no error here: when it is back the flight is given up, and followers ask anew.
         """
         if lease.is_landed:
             return
         lease.is_landed = True
         self.begin_landing(flight, lease, landing)
-        with contextlib.suppress(RedisAway):
+        try:
             if lease.ending is None or (not await lease.ending and not lease.is_told):
                 if _tells_events(lease, landing):
                     await self._handover.catch_up(flight, lease.publication)
                 await self._send_landing(flight, lease, landing)
+        except RedisAway:
+            self._strays.add(lease.fingerprint, lease.token)
 
     def _send_landing(self, flight: Flight, lease: Lease, landing: Landing) -> asyncio.Future[int]:
         """

@@ -52,15 +52,25 @@ class Ends:
         self,
         ticket_id: str,
         *,
-        answer: Answer | None,
-        error: HeadraceError | None,
-        source: Source,
-        attempts: int,
-        condition: str,
-        by: Hold | None,
+        answer: Answer | None = None,
+        error: HeadraceError | None = None,
+        source: Source = Source.UPSTREAM,
+        attempts: int = -1,
+        condition: str = "",
+        by: Hold | None = None,
         waited_s: float = 0.0,
     ) -> bool:
-        """As `Tickets.finish`."""
+        """
+        End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
+
+        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it. Until then
+        this returns True; whether it counts, `Hold.counts` knows.
+
+        Args:
+            by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
+                and was succeeded must not end what its successor works on, by whatever came of its attempt.
+            waited_s: how long its attempt waited for its turn.
+        """
         said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
         holder, now = by.holder if by is not None else "", repr(self._clock.now())
         args = [ticket_id, os.urandom(8).hex(), *said, attempts, self._keep_ms, condition, self._link.inbox, now, holder]

@@ -20,10 +20,10 @@ import structlog
 
 from headrace import keys, observe
 from headrace.clock import Clock
-from headrace.errors import Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketLost, TicketNotFound
+from headrace.errors import Canceled, DeadlinePassed, Draining, RedisAway, TicketLost, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
-from headrace.model import Answer, Call, Source
+from headrace.model import Call
 from headrace.owner import Owner
 from headrace.retry.ends import Ends
 from headrace.retry.holds import Hold, Holds
@@ -32,7 +32,7 @@ from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
 from headrace.retry.renewals import Renewals
-from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
+from headrace.retry.ticket import ASKED, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
 from headrace.retry.unwanted import Unwanted
 from headrace.retry.waits import Waits, not_found
 from headrace.retry.watching import Watching
@@ -43,6 +43,7 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
+_TAKEN_BACK_S = 0.25
 _BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
@@ -83,12 +84,13 @@ class Tickets:
         self._making = Making(link, clock, self.timing, *bounds, seal)
         self._held = Holds(link.inbox)
         self._ends = Ends(link, clock, self._held, keep or Keep(), seal)
+        self.finish = self._ends.finish
         self._renewals = Renewals(link, clock, self._held, self.timing.lease_s, self._release)
         self.looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self.timing)
         self.listing = Listing(link, clock, seal)
         self.watching = Watching(link, clock, self.looks, self._waits)
-        self.unwanted = Unwanted(link, clock, self.finish, self._waits, want_s=self.timing.want_s)
+        self.unwanted = Unwanted(link, clock, self.finish, self._waits, self.timing.want_s)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
         link.on("lost", self._held.on_lost)
@@ -316,34 +318,6 @@ class Tickets:
 
     # Ending one.
 
-    async def finish(
-        self,
-        ticket_id: str,
-        *,
-        answer: Answer | None = None,
-        error: HeadraceError | None = None,
-        source: Source = Source.UPSTREAM,
-        attempts: int = -1,
-        condition: str = "",
-        by: Hold | None = None,
-        waited_s: float = 0.0,
-    ) -> bool:
-        """
-        End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
-
-        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it. Until then
-        this returns True; whether it counts, `Hold.counts` knows.
-
-        Args:
-            by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
-                and was succeeded must not end what its successor works on, by whatever came of its attempt.
-            waited_s: how long its attempt waited for its turn.
-        """
-        return await self._ends.finish(
-            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by,
-            waited_s=waited_s,
-        )  # fmt: skip
-
     async def end(self, ticket_id: str, why: str) -> None:
         """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
         if why == "late":
@@ -362,7 +336,7 @@ class Tickets:
 
     async def get(self, ticket_id: str, owner: Owner) -> Ticket:
         """Return an owner's ticket as it is now. Another's is not found."""
-        ticket = await insist(self._clock, lambda: self.looks.read(ticket_id, FULL))
+        ticket = await insist(self._clock, lambda: self.looks.whole(ticket_id))
         if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
@@ -377,11 +351,19 @@ class Tickets:
         try:
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(timeout):
-                    await self._waits.ended(ticket_id)
-            return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+                    return await self._ended(ticket_id)
+            return await self.looks.whole(ticket_id)
         except TicketNotFound as error:
             self._waits.note_lost()
             raise TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata) from None
+
+    async def _ended(self, ticket_id: str) -> Ticket:
+        while True:
+            await self._waits.ended(ticket_id)
+            ticket = await self.looks.ended(ticket_id)
+            if ticket.state.is_terminal:
+                return ticket
+            await self._clock.sleep(_TAKEN_BACK_S)  # a failover has taken back the end that we looked at
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")

@@ -13,7 +13,7 @@ from headrace.errors import Abandoned, HeadraceError, RedisAway
 from headrace.link import Link
 from headrace.retry.waits import Waits
 
-_CANCEL_AGAIN_S = 1.0
+_AGAIN_S = 1.0
 
 
 class Finish(Protocol):
@@ -28,15 +28,15 @@ class Unwanted:
     Gives tickets up.
 
     Args:
-        want_s: how long a ticket that goes with its RPC is wanted without a word.
+        want_s: how long a ticket is wanted after the last word of whoever waited for it.
     """
 
-    def __init__(self, link: Link, clock: Clock, finish: Finish, waits: Waits, *, want_s: float) -> None:
-        self._want_s = want_s
+    def __init__(self, link: Link, clock: Clock, finish: Finish, waits: Waits, want_s: float) -> None:
         self._link = link
         self._clock = clock
         self._finish = finish
         self._waits = waits
+        self._want_s = want_s
         self._background = Background("tickets", clock)
 
     def __repr__(self) -> str:
@@ -64,9 +64,9 @@ class Unwanted:
 
     def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
         """
-        Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
+        Cancel a ticket whose RPC went away, in so many seconds, unless somebody else waits for it by then.
 
-        While Redis is away that is tried again, until its want has lapsed.
+        Redis away is waited out, for as long as it takes the ticket's want to lapse.
         """
         if ticket_id not in self._waits:
             self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
@@ -80,4 +80,4 @@ class Unwanted:
             with contextlib.suppress(RedisAway):
                 await self.abandon(ticket_id, "alone")
                 return
-            await self._clock.sleep(_CANCEL_AGAIN_S)
+            await self._clock.sleep(_AGAIN_S)
