@@ -65,7 +65,7 @@ test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or t
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test clients others bench-short truth-short hostile-short   ## Everything that CI runs.
+check: lint types protos-check test clients others docs bench-short truth-short hostile-short   ## Everything that CI runs; `make packaged`, 9 minutes more, is for releases.
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)
@@ -173,21 +173,26 @@ sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of ma
 	$(TOOLS)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
 
 # Programs in Go that make and check packages, at the versions that go.sum has the hashes of.
-$(TOOLS)/nfpm $(TOOLS)/kubeconform &: deploy/tools/go.mod .venv-tools/installed
+.venv-tools/installed-go: deploy/tools/go.mod .venv-tools/installed
 	cd deploy/tools && GOBIN=$(CURDIR)/$(TOOLS) go install tool
+	@touch $@
 
 wheels: dev                  ## Build wheels and sdists of the daemon and of the client into dist/.
 	$(BIN)/python -m deploy.release dist wheels
 
-packages: dev $(TOOLS)/nfpm  ## Build deb and rpm into dist/.
+packages: dev .venv-tools/installed-go   ## Build deb and rpm into dist/.
 	$(BIN)/python -m deploy.release dist packages
 
-release: dev $(NODE_MODULES) $(TOOLS)/nfpm   ## Build all that a release has into dist/: wheels, sdists, npm package, deb, rpm, bill of materials, checksums.
+release: dev $(NODE_MODULES) .venv-tools/installed-go   ## Build all that a release has into dist/: wheels, npm package, deb, rpm, bill of materials, checksums.
 	rm -rf dist
 	$(BIN)/python -m deploy.release dist
 
-packaged: dev $(NODE_TESTS) $(TOOLS)/nfpm $(TOOLS)/kubeconform   ## Build all that, install it into empty places, and use it there; check what runs beside it.
+packaged: dev $(NODE_TESTS) .venv-tools/installed-go   ## Build all that, install it into empty places, and use it there; check what runs beside it.
 	$(BIN)/pytest --long tests/packaged
+
+docs: .venv-tools/installed .venv/installed   ## Make the pages into a site, in site/; every link has to lead somewhere.
+	$(BIN)/python -m deploy.site
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/mkdocs build --quiet --strict
 
 dashboard: dev               ## Write deploy/grafana/headrace.json from the table in deploy/dashboard.py.
 	$(BIN)/python -m deploy.dashboard > deploy/grafana/headrace.json

@@ -38,9 +38,10 @@ def rate(name: str, by: str, more: str = "") -> str:
     return f"sum by ({by}) (rate({name}@({more})[$__rate_interval]))"
 
 
-def quantile(share: str, name: str) -> str:
+def quantile(share: str, name: str, by: str = "") -> str:
     """Return a histogram's quantile over all hosts."""
-    return f"histogram_quantile({share}, sum by (le) (rate({name}_bucket@[$__rate_interval])))"
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({share}, sum by ({labels}) (rate({name}_bucket@[$__rate_interval])))"
 
 
 CALLS, SPARED = "headrace_calls_total", 'source!="upstream"'
@@ -63,7 +64,38 @@ ROWS: dict[str, list[Panel]] = {
             },
         ),
     ],
+    "Callers": [
+        Panel("Calls by caller", "reqps", {"{{caller}}": rate("headrace_caller_calls_total", "caller")}),
+        Panel("Refused by caller", "reqps", {"{{caller}}": rate("headrace_caller_calls_total", "caller", 'result="refused"')}),
+        Panel(
+            "Held up by", "short", {"{{caller}}, {{held_by}}": rate("headrace_caller_wait_seconds_total", "caller, held_by")}
+        ),
+        Panel("Tokens by caller", "short", {"{{caller}}": rate("headrace_caller_tokens_total", "caller")}, "A second."),
+        Panel(
+            "Spent a day by caller",
+            "currencyUSD",
+            {"{{caller}}": "sum by (caller) (increase(headrace_caller_cost_usd_total@[1d]))"},
+        ),
+        Panel(
+            "How long calls take (p95)",
+            "s",
+            {"{{lane}}": quantile("0.95", "headrace_call_seconds", "lane")},
+            "But kept answers.",
+        ),
+    ],
     "Limits and waiting": [
+        Panel(
+            "Share of limits that is used",
+            "percentunit",
+            {"{{limit}}, {{kind}}, {{model_class}}": "max by (limit, kind, model_class) (headrace_limit_used_ratio@)"},
+            "Of each limit's fullest bucket; over 100 % is debt.",
+        ),
+        Panel(
+            "Oldest wait for a limit",
+            "s",
+            {"{{limit}}, {{kind}}": "max by (limit, kind) (headrace_limit_oldest_wait_seconds@)"},
+        ),
+        Panel("Refused by limit", "reqps", {"{{limit}}, {{reason}}": rate("headrace_limit_refusals_total", "limit, reason")}),
         Panel(
             "Wait for a turn",
             "s",
@@ -96,6 +128,8 @@ ROWS: dict[str, list[Panel]] = {
     "Queue": [
         Panel("Moves of tickets by state", "reqps", {"{{state}}": rate("headrace_tickets_total", "state")}),
         Panel("Attempts that run", "short", {"{{instance}}": "headrace_attempts_running@"}, "retry.max_running bounds them."),
+        Panel("Oldest that is parked", "s", {"": "max(headrace_oldest_parked_seconds@)"}),
+        Panel("Tickets that have not ended", "short", {"{{state}}": "max by (state) (headrace_tickets_live@)"}),
         Panel("Gates of overloaded models", "short", {"{{change}}": rate("headrace_gate_changes_total", "change")}),
     ],
     "Tokens and cost": [
@@ -113,6 +147,16 @@ ROWS: dict[str, list[Panel]] = {
             "Redis, worker",
             "bool_on_off",
             {"Redis, {{instance}}": "headrace_redis_up@", "worker, {{instance}}": "headrace_worker_up@"},
+        ),
+        Panel("Upstream's troubles", "bool_on_off", {"{{trouble}}": "max by (trouble) (headrace_upstream_trouble@)"}),
+        Panel(
+            "Versions and configurations",
+            "short",
+            {
+                "versions": "count(count by (version) (headrace_build_info@))",
+                "configurations": "count(count by (hash) (headrace_config_info@))",
+            },
+            "More than one of either: hosts do not go by the same.",
         ),
         Panel("CPU", "percentunit", {"{{instance}}": "rate(process_cpu_seconds_total@[$__rate_interval])"}, "Of one core."),
         Panel("Memory", "bytes", {"{{instance}}": "process_resident_memory_bytes@"}),
@@ -135,10 +179,11 @@ def panels() -> Iterator[dict[str, Any]]:
     for title, graphs in ROWS.items():
         number += 1
         yield {"id": number, "type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _at(0, y, 24, 1)}
-        for column, graph in enumerate(graphs):
+        for place, graph in enumerate(graphs):
             number += 1
-            yield drawn(graph) | {"id": number, "gridPos": _at(column * WIDE, y + 1, WIDE, HIGH)}
-        y += 1 + HIGH
+            down, across = divmod(place, 24 // WIDE)
+            yield drawn(graph) | {"id": number, "gridPos": _at(across * WIDE, y + 1 + down * HIGH, WIDE, HIGH)}
+        y += 1 + HIGH * -(-len(graphs) * WIDE // 24)
 
 
 def drawn(graph: Panel) -> dict[str, Any]:

@@ -80,6 +80,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {"wheels": wheels, "npm": npm, "pack
 def main(into: Path, asked: list[str]) -> None:
     """Make what is asked, or all."""
     os.environ["SOURCE_DATE_EPOCH"] = str(epoch())
+    os.umask(0o022)  # npm packs the modes that files happen to have
     into.mkdir(parents=True, exist_ok=True)
     for name in asked or MAKERS:
         MAKERS[name](into.resolve())

@@ -63,8 +63,10 @@ def _lay_environment(home: Path, wheel: Path) -> None:
 
 
 def _lay_pages(doc: Path) -> None:
-    (doc / "docs").mkdir(parents=True)
+    doc.mkdir()
     for name in PAGES:
         shutil.copy(ROOT / name, doc)
-    for page in sorted((ROOT / "docs").glob("*.md")):
-        shutil.copy(page, doc / "docs")
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        kept = doc / page.relative_to(ROOT)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(page, kept)

@@ -15,7 +15,9 @@ import redis
 from conftest import valkey_binary
 
 NAME = "ours"
-_DOWN_MS = 1000
+# Sentinels connect anew once a second at most. With a second and no more they take a primary to which they have just switched
+# for dead, and replace it while it lives.
+_DOWN_MS = 2000
 _AT_ONCE = ("--repl-diskless-sync-delay", "0")
 
 
@@ -80,9 +82,11 @@ class Group:
         self._watching[port] = _run(valkey_binary(), str(config), "--sentinel")
 
     def _is_watched(self) -> bool:
+        return all(one[b"num-slaves"] == b"2" and one[b"num-other-sentinels"] == b"2" for one in self._said())
+
+    def _said(self) -> list[dict[bytes, bytes]]:
         facts = [client.execute_command("SENTINEL", "MASTER", NAME) for client in self._sentinels()]
-        known = [dict(zip(said[::2], said[1::2], strict=True)) for said in facts]
-        return all(one[b"num-slaves"] == b"2" and one[b"num-other-sentinels"] == b"2" for one in known)
+        return [dict(zip(said[::2], said[1::2], strict=True)) for said in facts]
 
     def _sentinels(self) -> list[redis.Redis]:
         return [self.client(port, protocol=2) for port in self._watching]
@@ -95,6 +99,14 @@ class Group:
         said = [client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME) for client in self._sentinels()]
         ports = sorted(int(address[1]) for address in said)
         return ports[len(ports) // 2]
+
+    def failovers(self) -> int:
+        """Return how often the Sentinels have made another the primary."""
+        return max(int(one[b"config-epoch"]) for one in self._said())
+
+    def takes_primary_for_dead(self) -> bool:
+        """Return whether any Sentinel does just now."""
+        return any(b"s_down" in one[b"flags"] for one in self._said())
 
     def fail_over(self) -> None:
         """

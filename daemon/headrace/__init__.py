@@ -10,6 +10,7 @@ Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
     steering    its limits, hold, release     keyring     its keys
     letterbox   its dead letters              terminal    what commands share
+    condition   ready, degraded or neither
     certificates  shown at the doors          about       what runs here
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
@@ -33,6 +34,8 @@ The line
     embedded    our own Valkey
     outcome     what came of one call         usage/      all of that, added up
     batches/    what message batches used     resources/  whose things at upstream are
+    meters      by caller, limit and class    call_log    a line a call
+    trails      of tickets, in Redis
 
 The ground
     link        one client for Redis          pipe        its connection
@@ -62,6 +65,7 @@ The ground
     sentinels   who know the primary          sure        what no failover may lose
     rations     no log is flooded             deaths      when a server is started again
     disk        can it be written             disconnect  a caller that has gone
+    trail       a call's id, tries and waits  few         names that metrics may have
     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.

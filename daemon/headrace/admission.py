@@ -44,6 +44,7 @@ class Said(TypedDict):
     path: str
     credential: str
     labels: NotRequired[Labels]
+    id: str
 
 
 class Ask(Said):

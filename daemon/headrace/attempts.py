@@ -28,6 +28,8 @@ from headrace.outcome import Outcomes
 from headrace.retry.budget import RetryBudget
 from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
+from headrace.trail import Try
+from headrace.trails import Trails
 from headrace.upstream.client import Upstream
 
 _INPUT, _OUTPUT = observe.UPSTREAM_TOKENS.at("input"), observe.UPSTREAM_TOKENS.at("output")
@@ -47,6 +49,7 @@ class Attempts:
         upstream: Upstream,
         outcomes: Outcomes,
         answers: Answers,
+        trails: Trails,
         retries: RetryBudget,
     ) -> None:
         self.answers = answers
@@ -57,6 +60,7 @@ class Attempts:
         self._schedule = schedule
         self._upstream = upstream
         self._outcomes = outcomes
+        self._trails = trails
         self._retries = retries
         # No two attempts have one id, wherever they are made.
         self._name, self._numbers = os.urandom(8).hex(), itertools.count(1)
@@ -80,23 +84,26 @@ class Attempts:
     async def _make(self, call: Call, flight: Flight, lease: Lease | None, number: int) -> Landing:
         hold_id = f"{self._name}-{next(self._numbers)}-{number}"
         await self._retries.permit(call, number)
-        async with self._schedule.turn(call, hold_id) as turn:
+        async with self._schedule.turn(call, hold_id, trail=flight.trail) as turn:
             self._retries.sent(number)
             flight.begin(hold_id)
             flight.attempts = number
             flight.waited_s += turn.waited_s
-            asked = self._clock.now()
+            flight.trail.going = asked = self._clock.now()
             heard = _Heard(call.endpoint)
             turn.sent(lambda: heard.usage)
             try:
                 answer = await (self._stream(call, flight, turn, heard) if call.stream else self._upstream.ask(call))
             except AttemptFailed as failure:
+                self._note(call, flight, turn, asked, failure.error.status, failure)
                 self._tell_failed(call, heard.usage, is_untold=failure.sent and failure.failure.has_used)
                 await turn.fail(failure)
                 raise self._as_seen(failure, call, flight) from failure
             except BaseException:  # nobody waits for it any more
+                self._note(call, flight, turn, asked, 0)
                 self._tell_failed(call, heard.usage, is_untold=True)
                 raise
+            self._note(call, flight, turn, asked, 200, answer)
             self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
             _INPUT.count += answer.usage.metered_input_tokens
             _OUTPUT.count += answer.usage.output_tokens
@@ -122,6 +129,21 @@ class Attempts:
             no_keep = await self.answers.no_keep(call.endpoint, answer, told) or self._cache.no_keep(entry)
         answer = answer.decided(no_keep)
         return answer, None if no_keep else replace(entry, answer=answer)
+
+    def _note(
+        self, call: Call, flight: Flight, turn: Turn, asked: float, status: int, came: Answer | AttemptFailed | None = None
+    ) -> None:
+        """Note on the flight's trail what came of this try; of one for a ticket, others elsewhere hear, too."""
+        outcome, request_id = "abandoned", flight.request_id
+        if isinstance(came, Answer):
+            outcome, request_id = "answered", came.request_id
+        elif came is not None:
+            outcome, request_id = str(came.failure), came.metadata.get("request_id", "")
+        took_s = max(0.0, self._clock.now() - asked)
+        made = Try(flight.attempts, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id)
+        flight.trail.add(made)
+        if call.ticket:
+            self._trails.tell(call.ticket, (made,))
 
     def _tell_failed(self, call: Call, told: Usage, *, is_untold: bool) -> None:
         """Tell what upstream had said of an attempt's use before it ended too early."""

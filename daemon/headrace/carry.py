@@ -21,6 +21,7 @@ from headrace.pace import Going, Pace, coming
 from headrace.retry.budget import RetryBudget
 from headrace.retry.policy import RetryPolicy, Tries
 from headrace.schedule import Schedule
+from headrace.trail import Trail, Try
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried, Upstream
 
@@ -92,15 +93,24 @@ class Carrier:
         async with self._schedule.turn(load.errand, f"{os.urandom(8).hex()}-{number}", size=held_bytes) as turn:
             turn.sent()
             self._retries.sent(number)
+            trail = load.errand.trail or Trail()
+            trail.going = asked = self._clock.now()
+            status, outcome, request_id = 0, "abandoned", ""
             try:
                 async with (
                     self._upstream.carry(load.errand, load.headers, load.body) as carried,
                     Going(Pace(*self._pace)) as carried.going,
                 ):
+                    status, request_id = carried.status, carried.request_id
                     yield carried
+                outcome = "answered"
             except AttemptFailed as failure:
+                status, outcome = failure.error.status, str(failure.failure)
                 await turn.fail(failure)
                 raise
+            finally:
+                took_s = max(0.0, self._clock.now() - asked)
+                trail.add(Try(number, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id))
             await turn.settle(Usage())
 
     def _due(self, load: Load, failure: AttemptFailed, tries: Tries) -> float:

@@ -102,7 +102,7 @@ class Crowd:
 class Waiting:
     """A place in the crowd, for as long as the block lasts. It may be taken and given back any number of times."""
 
-    __slots__ = ("_caller", "_calls", "_crowd", "_is_counted", "_kind", "_size")
+    __slots__ = ("_caller", "_calls", "_crowd", "_held", "_is_counted", "_kind", "_size")
 
     def __init__(self, crowd: Crowd, kind: Kind, calls: int, size: int, caller: str) -> None:
         self._crowd = crowd
@@ -111,6 +111,7 @@ class Waiting:
         self._calls = calls
         self._size = size
         self._is_counted = False
+        self._held: list[tuple[str, float]] = []
 
     def __enter__(self) -> Waiting:
         self.take()
@@ -139,6 +140,18 @@ class Waiting:
         if self._is_counted:
             self._crowd.take(self._kind, 0, size, self._caller)
         self._size += size
+
+    def held_by(self, what: str, now: float) -> None:
+        """Say what holds it from now on: a limit's name, or one of those in trail.py."""
+        if not self._held or self._held[-1][0] != what:
+            self._held.append((what, now))
+
+    def held(self, until: float) -> list[tuple[str, float]]:
+        """Return what held it, each time for how many seconds."""
+        if not self._held:
+            return []
+        ends = [*(since for _, since in self._held[1:]), until]
+        return [(what, max(0.0, end - since)) for (what, since), end in zip(self._held, ends, strict=True)]
 
     def release(self) -> None:
         """Count no longer."""

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from headrace import guard, logs, observe, room
 from headrace.background import Background
+from headrace.condition import Condition
 from headrace.config import Settings, keys, redis_url, runtime_dir, seal, warnings
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ConfigError, RedisAway, StartupError
@@ -183,6 +184,7 @@ def _reload(reload: Reload, parts: Parts, edges: Edges, notifier: Notifier) -> N
     try:
         parts.reload(reload())
     except ConfigError as error:
+        observe.CONFIG_OK.set(0.0)
         log.error(observe.CONFIG_REJECTED, error=str(error))
     else:
         log.info(observe.CONFIG_RELOADED)
@@ -205,18 +207,18 @@ def _start_heart(parts: Parts, edges: Edges | None, notifier: Notifier, valkey: 
 
 async def _beat(parts: Parts, edges: Edges | None, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
     """Once a second: look whether all is well, and tell who wants to know."""
-    told: list[str] | None = None
+    told: Condition | None = None
     while True:
         if valkey is not None:
             valkey.ensure()
         await parts.look()
-        wrong = parts.wrong()
+        stands = parts.condition()
         if edges is not None:
-            await edges.set_serving(not wrong)
-        if wrong != told:
-            notifier.status("; ".join(wrong) or "serving")
-            log.info(observe.HEALTH_CHANGED, wrong=wrong)
-            told = wrong
+            await edges.set_serving(not stands.wrong)
+        if stands != told:
+            notifier.status("; ".join(stands.wrong or ["serving", *stands.degraded]))
+            log.info(observe.HEALTH_CHANGED, wrong=stands.wrong, degraded=stands.degraded)
+            told = stands
         # From the loop itself: when it is stuck, no word goes out, and systemd starts us anew.
         notifier.watchdog()
         await parts.clock.sleep(_BEAT_S)
@@ -226,10 +228,13 @@ async def _beat(parts: Parts, edges: Edges | None, notifier: Notifier, valkey: E
 
 
 async def _drain(parts: Parts, edges: Edges, notifier: Notifier) -> None:
-    grace_s = parts.settings.drain.time
+    delay_s, grace_s = parts.settings.drain.delay, parts.settings.drain.time
     notifier.stopping("draining")
-    notifier.extend(grace_s + 30)
-    log.info(observe.DAEMON_DRAINING, grace_s=grace_s, flow=repr(parts.flow))
-    parts.drain()
+    notifier.extend(delay_s + grace_s + 30)
+    log.info(observe.DAEMON_DRAINING, delay_s=delay_s, grace_s=grace_s, flow=repr(parts.flow))
+    # Health says no before the doors close: a balancer that looks every second sends nothing more by then.
+    parts.is_leaving = True
     await edges.set_serving(False)
+    await parts.clock.sleep(delay_s)
+    parts.drain()
     await edges.drain(grace_s)

@@ -60,6 +60,7 @@ class Edges:
             passes_credentials=passes_credentials,
             budget_headers=parts.schedule.budget_headers,
             readiness=parts.wrong,
+            details=parts.details,
             metrics=generate_latest,
             grace_s=settings.drain.time,
             crowd=parts.crowd,

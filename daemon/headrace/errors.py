@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Self
 
+from headrace.trail import Trail
+
 
 class HeadraceError(Exception):
     """Anything we say no with. `reason` is UPPER_SNAKE_CASE and stable."""
 
     reason = "INTERNAL"
     is_told = False  # an outcome was made of it already
+    trail: Trail | None = None  # of the call that it ended
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -37,7 +40,7 @@ class HeadraceError(Exception):
         """
         copy = self.__class__.__new__(self.__class__, *self.args)
         copy.__dict__.update(self.__dict__)
-        copy.is_told = False
+        copy.is_told, copy.trail = False, None
         return copy
 
 

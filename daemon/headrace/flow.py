@@ -185,7 +185,7 @@ class Flow:
     async def _wait_again(self, call: Call, flight: Flight, lease: Lease | None, tries: Tries) -> Landing | None:
         """Wait until the next attempt is due: parked in the queue, it is made by some worker; by None it is ours to make."""
         due = tries.due(call)
-        if ticket := await self._parking.park(call, tries, due):
+        if ticket := await self._parking.park(call, flight, tries, due):
             return await self._parking.wait_parked(call, flight, lease, ticket, tries.last_word(due), due)
         await self._clock.sleep(due - self._clock.now())
         return None

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from aiohttp import http_writer, web_protocol
 from multidict import CIMultiDict
 
+from headrace.trail import ID_HEADER
+
 _LONGEST_ID = 200
 _BREAKING = frozenset("\r\n\0")
 
@@ -54,11 +56,14 @@ class HeadWriter(http_writer.StreamWriter):
     """Writes heads as they are. `more` is what this connection's messages say besides, such as which pages may read them."""
 
     more: Mapping[str, str] = {}
+    call_id = ""  # of the call that is answered
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
         """Write a head; raises ValueError if a name or value would end its line."""
         for name, value in self.more.items():
             headers.add(name, value)
+        if self.call_id and ID_HEADER not in headers:
+            headers.add(ID_HEADER, self.call_id)
         if "".join(headers.values()).isascii():  # as nearly all are: aiohttp's writer, which is in C
             with contextlib.suppress(ValueError):
                 await super().write_headers(status_line, headers)

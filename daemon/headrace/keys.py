@@ -32,6 +32,7 @@ upstream where that is what goes there (owner.py).
 | headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | `keep_results` after its end; dead letters `keep_letters` |
+| headrace:trail:<ticket> | hash | the tries of a ticket, by number | a day after the last |
 | headrace:tickets | zset | tickets by the moment the sweeper should look at them (us) | terminal state |
 | headrace:due | zset | tickets that wait, by the moment of their next attempt (us) | its start, or their end |
 | headrace:held | zset | "<holder> <ticket>" of all tickets that run, a holder being "<inbox>\|<token>" | attempt by attempt |
@@ -43,6 +44,7 @@ upstream where that is what goes there (owner.py).
 | headrace:owners | zset | whose tickets there are, by the latest one's creation (us) | 8 days after that |
 | headrace:letters | zset | dead letters, "<id>|<owner>", by failure (us) | `keep_letters` after the last |
 | headrace:watchers:<id> | set | inboxes of the processes where a ticket is watched | half a minute after the last look |
+| headrace:live-bytes | hash | the bytes of all callers' as `sum` | with the last of them |
 | headrace:idempotency:<owner>:<hash> | hash | fingerprint and ticket of the first call | 24 h, or its failure |
 | headrace:keys | hash | key id -> JSON: name, digest, how it was hashed, prefix, created, expires, role | revocation |
 | headrace:keys:used | hash | key id -> when it was used last (Unix seconds) | with the key |
@@ -80,6 +82,7 @@ KEYS = "headrace:keys"
 KEYS_USED = "headrace:keys:used"
 KEYS_VERSION = "headrace:keys:version"
 LEARNED = "headrace:limits:learned"
+LIVE_BYTES = "headrace:live-bytes"
 LETTERS = "headrace:letters"
 ORGANISATION = "headrace:limits:organisation"
 OVERRIDES = "headrace:overrides"
@@ -145,6 +148,10 @@ def watchers(ticket_id: str) -> str:
 
 def missed(inbox: str) -> str:
     return f"headrace:missed:{inbox}"
+
+
+def trail(ticket_id: str) -> str:
+    return f"headrace:trail:{ticket_id}"
 
 
 def tickets_of(owner: str) -> str:

@@ -22,15 +22,18 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import structlog
 from redis.exceptions import ResponseError
 
-from headrace import keys, replies, servers, sure
+from headrace import keys, observe, replies, servers, sure
 from headrace.clock import Clock, SystemClock, Timers
 from headrace.errors import RedisAway
 from headrace.listener import Handler, Listener
 from headrace.pipe import Command, Pipe, open_pipe
 from headrace.refusals import Refusals, Refused
 from headrace.replies import Meaning
+
+log = structlog.get_logger()
 
 _TRIES = 2
 # Commands wait for others over so many turns of the loop, until there are a few. Beside leaving after one turn that costs a
@@ -81,6 +84,7 @@ class Link:
         quiet_s: after how long a silence the listening connection must give a sign of life.
         replicas: how many must have what a script writes that says it is to be sure (`Script.is_sure`).
         timers: by which the commands' patience is measured; the loop's own unless a test turns them.
+        tells: whether it says in the log that it lost Redis, and has it back; a command on the command line says it itself.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Link:
         replicas: int = 0,
         clock: Clock | None = None,
         timers: Timers | None = None,
+        tells: bool = False,
     ) -> None:
         self.instance = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self.inbox = keys.inbox(self.instance)
@@ -109,6 +114,8 @@ class Link:
         self._refusals = Refusals(time.monotonic)  # only measured: what Redis did of late
         self._is_closed = False
         self._on_return: list[Callable[[], object]] = []
+        self._where, self._why = replies.where(url), ""
+        self._tells = tells
         self.is_up = True
         """Whether the last command was answered at all; what is heard on the listening connection does not matter here."""
         self.round_trips = 0
@@ -142,7 +149,7 @@ class Link:
     def trouble(self) -> str:
         """Why Redis is of no use to us now, in a line; "" if it is."""
         if not self.is_up:
-            return "Redis cannot be reached"
+            return f"Redis cannot be reached at {self._where}: {self._why}"
         return "; ".join(map(str, self._refusals.now()))
 
     @property
@@ -153,7 +160,7 @@ class Link:
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script by its hash; Redis that has forgotten it is told it again. Sent even if nobody awaits it."""
         if self._replicas and script.is_sure:
-            return self._start(sure.run_surely(self._sure, self._replicas, script, names, args))
+            return self._start(sure.surely(self._sure, self._replicas, lambda: self._sure.run(script, names, args)))
         return self._enqueue(("EVALSHA", script.sha, len(names), *names, *args), script.text)
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -166,6 +173,12 @@ class Link:
     def do(self, *command: Any) -> asyncio.Future[Any]:
         """Run one command. Replies are bytes, integers and lists, as Redis sends them."""
         return self._enqueue(command)
+
+    def read_surely(self, *command: Any) -> asyncio.Future[Any]:
+        """Run one command; where replicas are waited for at all, what it reads is on so many of them, too."""
+        if self._replicas:
+            return self._start(sure.surely(self._sure, self._replicas, lambda: self._sure.do(*command)))
+        return self.do(*command)
 
     def _enqueue(self, words: tuple[Any, ...], script: str = "") -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
@@ -219,10 +232,11 @@ class Link:
             reply.set_result(value)
 
     def _heard(self) -> None:
-        was_up, self.is_up = self.is_up, True
-        if not was_up:
-            for callback in self._on_return:
-                callback()
+        if self.is_up:
+            return
+        self._back()
+        for callback in self._on_return:
+            callback()
 
     def _refused(self, command: Command, error: ResponseError) -> None:
         if command.script and replies.code(error) == "NOSCRIPT":
@@ -256,11 +270,22 @@ class Link:
     def _fail(self, commands: Sequence[Command], error: BaseException, what: str) -> None:
         """Tell commands that they are given up; *what* was refused, if the error is a reply of Redis."""
         if commands and not isinstance(error, RedisAway):
-            self.is_up = False
+            self._gone(error)
             if replies.code(error):
                 self._refusals.note(what, error)
         for command in commands:
             _give_up(command.reply, replies.ours(error, command.name) or error)
+
+    def _gone(self, error: BaseException) -> None:
+        why = replies.cause(error)
+        if self._tells and (self.is_up or why != self._why):
+            log.warning(observe.REDIS_LOST, part="link", address=self._where, error=why)
+        self.is_up, self._why = False, why
+
+    def _back(self) -> None:
+        if self._tells:
+            log.warning(observe.REDIS_BACK, part="link", address=self._where)
+        self.is_up, self._why = True, ""
 
     async def ping(self) -> None:
         """Ask whether Redis is there, and whether it takes writes if it did not of late; raises `RedisAway`."""

@@ -78,13 +78,13 @@ def _without_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
 
 
 class _Rationed:
-    """Leaves out what is said too often. A line about a ticket that went its way is said for each."""
+    """Leaves out what is said too often. A ticket that went its way is told for each, and calls have rations of their own."""
 
     def __init__(self) -> None:
         self._rations = Rations(time.monotonic)
 
     def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if event["level"] == "info" and "ticket" in event:
+        if event["event"] == observe.CALL_ENDED or (event["level"] == "info" and "ticket" in event):
             return event
         left_out = self._rations.take((event["event"], *(event.get(name) for name in _TELLING)))
         if left_out is None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from headrace.disconnect import OnDisconnect
 from headrace.owner import Owner
+from headrace.trail import Trail
 from headrace.values import quick
 from headrace.weight import Weight
 
@@ -117,6 +118,8 @@ class Errand:
         ends: the moment by which the whole must be done, a stream's end included; None: a stream that has begun takes its time.
         credential: the caller's own key where `upstream.credentials = "caller"`; never stored, never shown.
         labels: what the call is for, as its caller says.
+        id: how it is called in headers, logs and traces.
+        trail: what it goes through; None where nobody follows it.
     """
 
     caller: Caller
@@ -132,6 +135,8 @@ class Errand:
     ends: float | None = None
     credential: str = field(default="", repr=False)
     labels: Labels = ()
+    id: str = field(default="", compare=False)
+    trail: Trail | None = field(default_factory=Trail, compare=False, repr=False)
 
     @property
     def owner(self) -> Owner:

@@ -137,7 +137,9 @@ class Once:
         flight.ticket = claim.ticket
         flight.outside = lambda: self._is_sought(flight)
         try:
-            return await self._pursuits.answer_for_ticket(replace(call, idempotency_key="", ticket=claim.ticket), flight)
+            return await self._pursuits.answer_for_ticket(
+                replace(call, idempotency_key="", ticket=claim.ticket, trail=flight.trail), flight
+            )
         except asyncio.CancelledError:
             if not flight.waiting and not flight.goes_on:  # they have all gone, and wanted it to end with them
                 self._tickets.let_go(claim.ticket)
@@ -146,7 +148,7 @@ class Once:
             flight.outside = _nobody
 
     async def _is_sought(self, flight: Flight) -> bool:
-        return flight.goes_on or await self._tickets.has_company(flight.ticket)
+        return flight.goes_on or await self._tickets.unwanted.has_company(flight.ticket)
 
 
 def _refuse_all(flight: Flight, no: HeadraceError) -> None:

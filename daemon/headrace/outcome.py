@@ -23,6 +23,7 @@ from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
 from headrace.model import Call, Errand, Labels, Reply, Source, Usage
 from headrace.owner import text_of
+from headrace.trail import Try
 
 NOTHING_USED = Usage()
 _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE: "kept", Source.STALE: "kept"}
@@ -46,6 +47,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         deadline_s: how long after it came the call had to be answered; 0 where nobody knows.
         max_tokens, body_bytes: what it asked for at most, and how long its body is; 0 where nobody has read it.
         waited_s: for turns at the schedule, in all attempts.
+        id: how the call is called in headers and logs.
+        limit: which refused it, or else held it longest: its name, or one of those in trail.py; "" for none.
+        tries: at upstream, each with what it waited for; waits: how long (s) what held it, in all.
         began: when the call came, in Unix seconds; first_s until there was something to say, took_s until the end.
     """
 
@@ -71,6 +75,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     request_id: str = ""
     max_tokens: int = 0
     body_bytes: int = 0
+    id: str = ""
+    limit: str = ""
+    tries: tuple[Try, ...] = ()
+    waits: tuple[tuple[str, float], ...] = ()
 
 
 class Spent(msgspec.Struct, frozen=True, gc=False):
@@ -112,7 +120,7 @@ class Record:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if isinstance(error, HeadraceError):
-            error.is_told = True
+            error.is_told, error.trail = True, self._errand.trail
         self._outcomes.ended(self._edge, self._errand, self.reply, error)
 
 
@@ -135,6 +143,11 @@ class Outcomes:
         if kept:
             self._listeners_to_kept.append(listener)
 
+    def listen_to_kept(self, listener: Callable[[Outcome], None], *, is_on: bool) -> None:
+        """Have the outcomes of kept answers, too, or no longer."""
+        others = [each for each in self._listeners_to_kept if each != listener]
+        self._listeners_to_kept = [*others, listener] if is_on else others
+
     def listen_spent(self, listener: Callable[[Spent], None]) -> None:
         """Have what every attempt came to from now on; the listener must be quick, and raise nothing."""
         self._payers.append(listener)
@@ -155,12 +168,12 @@ class Outcomes:
         for listener in self._listeners_to_kept if outcome.cost_class == "kept" else self._listeners:
             listener(outcome)
 
-    def refused(self, edge: str, error: BaseException, endpoint: str = "") -> None:
+    def refused(self, edge: str, error: BaseException, *, id: str = "") -> None:
         """Tell of a request that was refused before it was a call, or that is none; an error is told once."""
         if getattr(error, "is_told", False):
             return
         reason = _reason(error)
-        self.tell(Outcome(edge, endpoint, "", "", "", reason=reason, status=_status(error), began=self._clock.now()))
+        self.tell(Outcome(edge, "", "", "", "", reason=reason, status=_status(error), began=self._clock.now(), id=id))
 
     def of(self, edge: str, errand: Errand) -> Record:
         """Tell what comes of a call in this block, whichever way the block ends."""
@@ -173,6 +186,7 @@ class Outcomes:
     def _outcome(self, edge: str, errand: Errand, reply: Reply | None, error: BaseException | None) -> Outcome:
         now, began = self._clock.now(), errand.arrival
         source = reply.source if reply is not None else None
+        waits = errand.trail.waits if errand.trail is not None else {}
         has_come = reply is not None and reply.came_at > 0
         return Outcome(
             edge=edge,
@@ -197,6 +211,10 @@ class Outcomes:
             request_id=reply.request_id if reply is not None else "",
             max_tokens=errand.max_tokens if isinstance(errand, Call) else 0,
             body_bytes=len(errand.body) if isinstance(errand, Call) else 0,
+            id=errand.id,
+            limit=_limit(error) or max(waits, key=lambda what: waits[what], default=""),
+            tries=errand.trail.tries if errand.trail is not None else (),
+            waits=tuple(waits.items()),
         )
 
 
@@ -218,6 +236,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, HeadraceError):
         return error.reason
     return LEFT if isinstance(error, asyncio.CancelledError | ConnectionError | GeneratorExit) else HeadraceError.reason
+
+
+def _limit(error: BaseException | None) -> str:
+    return error.metadata.get("limit", "") if isinstance(error, HeadraceError) else ""
 
 
 def _status(error: BaseException | None) -> int:

@@ -24,6 +24,7 @@ from headrace.model import Answer, Call, Form, Source
 from headrace.retry.policy import RETRY_BUDGET, Tries
 from headrace.retry.ticket import Ticket
 from headrace.retry.tickets import Tickets
+from headrace.trails import Trails
 
 log = structlog.get_logger()
 
@@ -33,17 +34,20 @@ _COME_BACK_S = 2.0  # how long those may take who go on waiting for a ticket
 class Parking:
     """Parks calls and waits for tickets."""
 
-    def __init__(self, clock: Clock, tickets: Tickets, leases: Leases, handover: Handover, crowd: Crowd) -> None:
+    def __init__(
+        self, clock: Clock, tickets: Tickets, leases: Leases, handover: Handover, crowd: Crowd, trails: Trails
+    ) -> None:
         self._clock = clock
         self._tickets = tickets
         self._leases = leases
         self._handover = handover
         self._crowd = crowd
+        self._trails = trails
 
     def __repr__(self) -> str:
         return f"<Parking {self._tickets!r}>"
 
-    async def park(self, call: Call, tries: Tries, due: float) -> str:
+    async def park(self, call: Call, flight: Flight, tries: Tries, due: float) -> str:
         """Queue a call for its next attempt, and return its ticket; "" if the call has to wait right here."""
         if call.credential:
             return ""  # a caller's own key goes into no queue: such a call dies with its RPC
@@ -51,7 +55,8 @@ class Parking:
             ticket = await self._tickets.park(call, attempts=tries.made, broken=tries.broken, due=due)
         except RedisAway:
             return ""
-        log.info(observe.CALL_PARKED, ticket=ticket, attempts=tries.made, due_s=round(due - self._clock.now(), 3))
+        self._trails.tell(ticket, flight.trail.tries)
+        log.info(observe.CALL_PARKED, ticket=ticket, id=call.id, attempts=tries.made, due_s=round(due - self._clock.now(), 3))
         return ticket
 
     async def wait_parked(
@@ -78,7 +83,7 @@ class Parking:
             # does one for which somebody comes back who has had nothing of the stream that broke off.
             if not call.ticket or call.on_disconnect is OnDisconnect.CANCEL:
                 is_left = isinstance(error, BrokenStream) and lease is not None
-                self._tickets.cancel_soon(ticket, in_s=_COME_BACK_S if is_left else 0.0)
+                self._tickets.unwanted.cancel_soon(ticket, in_s=_COME_BACK_S if is_left else 0.0)
             raise
 
     async def _wait_in_time(self, call: Call, flight: Flight, ticket: str, last_word: OutOfTime, due: float) -> Landing:
@@ -136,6 +141,7 @@ class Parking:
 
     async def _landing(self, flight: Flight, ended: Ticket) -> Landing:
         flight.attempts = ended.attempts
+        await self._trails.learn(ended.id, flight.trail)
         if ended.error is not None:
             raise ended.error
         if ended.answer is None:

@@ -133,7 +133,9 @@ class Pursuits:
         async with self._ending(call, spared=spared) as bound, self._flow.walk(call, is_live=call.stream) as reply:
             bound.move(call.ends)
             answer, rest = (reply.answer, []) if reply.answer else await self._listen(flight, reply, call)
-        await self._tickets.finish(call.ticket, by=hold, answer=answer, source=reply.source, attempts=reply.attempts)
+        await self._tickets.finish(
+            call.ticket, by=hold, answer=answer, source=reply.source, attempts=reply.attempts, waited_s=reply.waited_s
+        )
         if not await self._counts(hold, flight, call):
             raise Canceled("the ticket ended before its answer came")
         for event in rest:
@@ -256,7 +258,7 @@ class Pursuits:
         except HeadraceError:
             pass  # the ticket says it to whoever waits
         else:
-            await self._tickets.finish(ticket.id, by=hold, answer=landing.answer, attempts=number)
+            await self._tickets.finish(ticket.id, by=hold, answer=landing.answer, attempts=number, waited_s=landing.waited_s)
 
     async def _again(self, call: Call, hold: Hold, tries: Tries, failure: AttemptFailed) -> None:
         tries.failed(failure)

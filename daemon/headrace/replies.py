@@ -12,8 +12,10 @@ A reply's own text is never passed on: Redis quotes arguments in some of them.
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from enum import Enum, auto
+from urllib.parse import urlsplit
 
 from redis import exceptions
 
@@ -56,6 +58,16 @@ _GONE = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.Invalid
 _PIPELINE = re.compile(r".*caused error: ", re.DOTALL)
 _INNER = re.compile(r"(?:EXECABORT )?Transaction discarded because of: |(?:ERR )?Error running script.*: -", re.DOTALL)
 _CODE = re.compile(r"([A-Z][A-Z0-9]+) ")
+_NETWORK: tuple[tuple[type[BaseException], str], ...] = (
+    (ConnectionRefusedError, "the connection is refused"),
+    (socket.gaierror, "its host is unknown"),
+    (FileNotFoundError, "there is no such socket"),
+    (PermissionError, "no permission to connect"),
+    (exceptions.TimeoutError, "no answer in time"),
+    (TimeoutError, "no answer in time"),
+    (ConnectionResetError, "it hung up"),
+    (exceptions.InvalidResponse, "what answers is no Redis, or speaks TLS"),
+)
 _OUTER = ("ERR", "EXECABORT")  # what matters may be inside
 _TOO_MANY = "ERR max number of clients"
 
@@ -112,8 +124,33 @@ def concerns_all(said: str) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Return the reply's code, or the kind of error if there was no reply: what a log line may say."""
-    return code(error) or _distrust(error) or type(error).__name__
+    """Return the reply's code, or why there was no reply, or the kind of the error: what a log line may say."""
+    return code(error) or _distrust(error) or _unreached(error) or type(error).__name__
+
+
+def cause(error: BaseException) -> str:
+    """Return why Redis cannot be reached, for people; never a word of what was sent."""
+    said = code(error)
+    return f"{_HINTS[said]} ({said})" if said in _HINTS else reason(error)
+
+
+def where(url: str) -> str:
+    """Return the address in a URL of Redis, without user, password and options."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2]  # of sentinels many
+    return f"{parts.scheme}://{hosts}{parts.path}"
+
+
+def _unreached(error: BaseException) -> str:
+    # What the network says of it, in words of ours.
+    at: BaseException | None = error
+    while at is not None:
+        if words := next((words for kind, words in _NETWORK if isinstance(at, kind)), ""):
+            return words
+        at = at.__cause__ or at.__context__
+    return ""
 
 
 def _distrust(error: BaseException) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import platform
 from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,15 @@ from headrace.budget.loss import LossPolicy
 from headrace.budget.memory import MemoryLedger
 from headrace.budget.quanta import NOTHING, Terms
 from headrace.budget.redis import RedisLedger
-from headrace.budgets import Board, Census, Overrides
+from headrace.budgets import Board, Census, LimitGauges, Overrides
 from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
+from headrace.call_log import CallLog
 from headrace.callers import Callers
 from headrace.carry import Carrier
 from headrace.clock import Clock, SystemClock
-from headrace.config import Keys, Settings, callers, classes, lanes, prices
+from headrace.condition import Condition, condition
+from headrace.config import Keys, Settings, callers, classes, lanes, prices, settings_hash
 from headrace.crowd import Crowd
 from headrace.edge import grpc_kept, grpc_params, grpc_tickets
 from headrace.edge.exchange import Exchange
@@ -49,6 +53,7 @@ from headrace.flight.lease import LEASE_MS, Leases
 from headrace.flow import Flow
 from headrace.keystore import Hashing
 from headrace.link import Link
+from headrace.meters import Meters
 from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
@@ -59,6 +64,7 @@ from headrace.resources import Guard, Owners
 from headrace.retry.budget import Bounds, RetryBudget
 from headrace.retry.letters import Letters
 from headrace.retry.policy import RetryPolicy
+from headrace.retry.queue_gauges import QueueGauges
 from headrace.retry.ringer import Ringer
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
@@ -68,6 +74,7 @@ from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
 from headrace.seal import UNSEALED, Seal
+from headrace.trails import Trails
 from headrace.tuning.account import Account, asked_by
 from headrace.tuning.tuner import Tuner
 from headrace.upstream.client import Upstream
@@ -108,13 +115,13 @@ class Parts:
         self.tally = Tally(prices(settings))
         self._read_keys = read_keys
         self._keys = read_keys()
-        self.is_draining = False
+        self.is_leaving = False  # whoever asks whether we are ready hears no; calls are still taken until `drain`
         self.own_redis: Callable[[], str] = str
         """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
         self.clock = clock
         self._background = Background("parts", clock)
-        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock)
+        self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock, tells=True)
         self.check = RedisCheck(redis_url, clock)
         self.hosts = Hosts(self.link, clock)
         self.callers = Callers(**self._told_of_callers(settings), link=self.link, clock=clock)
@@ -174,6 +181,7 @@ class Parts:
             tuner=self.tuner,
             ask=lambda call: self.upstream.ask(call),
         )
+        self.limit_gauges = LimitGauges(self.schedule, clock)
         self.census = Census(self.link, clock, self.schedule)
         self.board = Board(self.link, clock, self.overrides, self.census)
         self.board.reload(settings.limit, self.schedule.limits)
@@ -185,6 +193,8 @@ class Parts:
             version=settings.upstream.version,
             clock=clock,
             max_in_flight=settings.upstream.max_in_flight,
+            gap_s=settings.upstream.silence_timeout,
+            attempt_s=settings.upstream.attempt_timeout,
             proxy="" if settings.upstream.proxy == "off" else settings.upstream.proxy,
             on_head=self.tuner.hear,
             judge=self.answers.judge,
@@ -193,7 +203,7 @@ class Parts:
             clock, asked_by(self.upstream, clock), lambda model: self.tuner.classes.of(model), self.tuner.hear_account
         )
         self.alarms = Queue(redis_url, clock)
-        bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes
+        bounds = settings.retry.max_tickets, settings.retry.max_ticket_bytes, settings.retry.max_all_ticket_bytes
         keep = Keep(settings.retry.keep_results, settings.retry.keep_letters, settings.retry.max_letters)
         self.ringer = Ringer(
             self.link, clock, self.alarms, lambda ticket, attempt: self.pursuits.run(ticket, attempt),
@@ -206,15 +216,22 @@ class Parts:
         policy = RetryPolicy(settings.retry.max_attempts, *settings.retry.backoff)
         self.outcomes = Outcomes(clock)
         traffic = Traffic() if settings.usage.traffic == "on" else None
-        self.usage = Store(self.link, clock, self.tally, traffic)
+        self.meters = Meters(lambda model: self.tuner.classes.of(model), settings.metrics.max_callers)
+        self._name_in_metrics(settings)
+        self.usage = Store(self.link, clock, self.tally, traffic, self.meters.used)
+        self.outcomes.listen(self.meters.heed, kept=False)
         self.outcomes.listen(self.tally.heed)
         self.outcomes.listen_spent(self.tally.spend)
+        self.call_log = CallLog(clock, settings.log.calls, settings.log.slow)
+        self.outcomes.listen(self.call_log.heed, kept=False)
+        self.outcomes.listen_to_kept(self.call_log.heed, is_on=settings.log.calls == "all")
         if traffic is not None:
             self.outcomes.listen(traffic.heed, kept=False)
-        asked = self.schedule, self.upstream, self.outcomes, self.answers
+        trails = Trails(self.link, seal)
+        asked = self.schedule, self.upstream, self.outcomes, self.answers, trails
         self.retries = RetryBudget(self.link, clock, Bounds(settings.retry.budget))
         self.attempts = Attempts(clock, self.cache, keeping, self.leases, *asked, self.retries)
-        self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd)
+        self.parking = Parking(clock, self.tickets, self.leases, self.handover, self.crowd, trails)
         self.flow = Flow(
             clock, self.cache, keeping, self.flights, self.leases, self.attempts, self.parking, policy,
             Replies(clock, self.cache, keeping, self.crowd),
@@ -300,6 +317,9 @@ class Parts:
             self.crowd.measure()
             self.schedule.slots.measure()
             self.borrowing.measure()
+            observe.BUILD_INFO.set({(version("headrace"), platform.python_version()): 1.0})
+            self.limit_gauges.measure()
+            self.upstream.troubles.measure()
             observe.ATTEMPTS_RUNNING.read = lambda: self.pursuits.stats().running
             observe.RETRIES_WAITING.read = lambda: self.retries.stats().waiting
             observe.LEARNED_CLASSES.read = lambda: len(self.tuner.learner.stats().known)
@@ -317,6 +337,7 @@ class Parts:
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
         start(self.retries.keep, "retry-budget")
+        start(QueueGauges(self.link, self.clock).keep, "queue-gauges")
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
         start(self.overrides.keep, "overrides")
@@ -342,7 +363,7 @@ class Parts:
 
     def drain(self) -> None:
         """Take no new calls; what runs has until `drain.time` from now."""
-        self.is_draining = self.flow.is_draining = True
+        self.is_leaving = self.flow.is_draining = True
         self._leave_by = self.clock.now() + self.settings.drain.time
 
     async def _leave(self) -> None:
@@ -371,18 +392,30 @@ class Parts:
         while self.link.is_up and not self.worker.is_healthy and self.clock.now() < give_up:
             await self.clock.sleep(_SETTLE_IN_TURN_S)
 
+    def details(self) -> list[str]:
+        """Return what is amiss though this daemon can be asked, a line each."""
+        return [*self.condition().degraded, *(trouble.text for trouble in self.upstream.troubles.stats().now)]
+
     def wrong(self) -> list[str]:
         """Return why this daemon should not be asked, a line each; [] if all is well."""
-        checks = (
-            (self.is_draining, "draining"),
-            (bool(why := self.own_redis()), why),
-            (bool(trouble := self.link.trouble), trouble),
-            (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
-            (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
-            (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
-            (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
+        return self.condition().wrong
+
+    def condition(self) -> Condition:
+        """Return how it stands."""
+        return condition(
+            self._configured,
+            wrong=(
+                (self.is_leaving, "draining"),
+                (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
+                (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
+                (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
+            ),
+            without_redis=(
+                (bool(why := self.own_redis()), why),
+                (bool(trouble := self.link.trouble), trouble),
+                (not self.worker.is_healthy, f"the retry worker does not take jobs: {self.worker.why}"),
+            ),
         )
-        return [reason for is_so, reason in checks if is_so]
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""
@@ -392,11 +425,23 @@ class Parts:
         self.tuner.learner.is_on = not settings.limit
         self.tally.prices = prices(settings)
         self._lanes = lanes(settings)
+        self._name_in_metrics(settings)
+        self.call_log.reload(settings.log.calls, settings.log.slow)
+        self.outcomes.listen_to_kept(self.call_log.heed, is_on=settings.log.calls == "all")
         self._go_by_limits()
         self.admission.reload(lanes(settings))
         self.hits.forget()  # what they remember of callers
         self.guard.reload(is_on=settings.auth.keeps_apart, shares_unknown=settings.auth.shares_unknown)
         self.callers.reload(**self._told_of_callers(settings))
+
+    def _name_in_metrics(self, settings: Settings) -> None:
+        for histogram in observe.REACHING:
+            histogram.reach(settings.retry.max_age)
+        limits = [limit.name for limit in settings.limit]
+        self.meters.reload(callers(settings), lanes(settings), limits, settings.metrics.max_callers)
+        observe.CONFIG_INFO.set({(settings_hash(settings),): 1.0})
+        observe.CONFIG_AT.set(self.clock.now())
+        observe.CONFIG_OK.set(1.0)
 
     def _told_of_callers(self, settings: Settings) -> dict[str, Any]:
         return {

@@ -132,6 +132,7 @@ async def _measured(at: House, callers: Callers, spells: list[Spell]) -> Measure
         f"{dict(told.ends())}, 99 % answered within {took:.1f} s; faults {_counts(spells)}",
         f"slowest recovery after {slow.name}: {slow.recovery_s:.1f} s" if slow else "no fault",
         f"heard in place of answers: {told.words().most_common(8)}",
+        *([f"the Sentinels changed the primary {at.group.failovers()} times in all"] if at.group else []),
         *told.troubles()[:12],
         *(_fate(at, call.ticket) for call in told.lost()[:6] if call.ticket and at.valkey),
     ]

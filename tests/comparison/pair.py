@@ -40,6 +40,7 @@ _RUN_S = 40 * 86_400  # a time this near is one of this run's; others are data
 _NOT_COMPARED = {
     "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "via",
     "age", "cache-control", "cache-status", "x-headrace-attempts", "x-headrace-source", "x-headrace-ticket",
+    "x-headrace-request-id", "server-timing",
     "anthropic-organization-id",
 }  # fmt: skip
 _BUDGET = (

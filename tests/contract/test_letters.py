@@ -128,7 +128,7 @@ async def test_its_key(here):
 
 async def test_bounds(processes):
     """Who has as many tickets as it may have gets none back."""
-    process = await processes(bounds=(1, 10_000))
+    process = await processes(bounds=(1, 10_000, 10_000))
     letter = await failed(process)
     await process.tickets.submit(a_call())
     with pytest.raises(QueueFull):

@@ -17,7 +17,6 @@ from headrace.retry.budget import Bounds, RetryBudget
 from ticket_parts import a_call
 
 BOUNDS = Bounds(share=0.2, window_s=60.0, least=3)
-CALL = a_call()
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def budget(link: Link, bounds: Bounds = BOUNDS, firsts: int = 0) -> RetryBudget:
 
 async def granted(made: RetryBudget, wanted: int) -> int:
     """Return how many of so many retries may go at once."""
-    tasks = [asyncio.create_task(made.permit(CALL, 2)) for _ in range(wanted)]
+    tasks = [asyncio.create_task(made.permit(a_call(), 2)) for _ in range(wanted)]
     await until(lambda: made.stats().waiting + sum(task.done() for task in tasks) == wanted)
     await asyncio.sleep(0.1)
     count = sum(task.done() for task in tasks)
@@ -75,7 +74,7 @@ async def test_any_window(link: Link) -> None:
     went: list[float] = []
 
     async def retry() -> None:
-        await made.permit(CALL, 2)
+        await made.permit(a_call(), 2)
         went.append(time.monotonic())
 
     tasks = [asyncio.create_task(retry()) for _ in range(8)]
@@ -90,7 +89,7 @@ async def test_first_asks_nobody(link: Link) -> None:
     made = budget(link)
     before = link.stats().round_trips
     for number in range(1000):
-        await made.permit(CALL, 1)
+        await made.permit(a_call(), 1)
         made.sent(1 + number % 2)
     assert link.stats().round_trips == before
     assert made._firsts == 500
@@ -103,7 +102,7 @@ async def test_order(link: Link) -> None:
     made, went = budget(link, bounds), []
 
     async def retry(name: int) -> None:
-        await made.permit(CALL, 2)
+        await made.permit(a_call(), 2)
         went.append(name)
 
     tasks = []

@@ -195,3 +195,25 @@ async def test_redis_away(bench) -> None:
     await until(lambda: one.ringer.stats().at_hand == 0)
     one.ringer.wake()
     await until(lambda: one.rung)
+
+
+async def test_next_attempt_of_what_is_at_hand(bench) -> None:
+    """A ticket that is at hand here for an attempt that another process made is rung for its next one, too, at its time."""
+    slow, other = await bench(is_open=False), await bench(most=0)
+    ticket_id = (await slow.process.tickets.submit(a_call())).ticket
+    await until(lambda: slow.rung)
+    ticket = await other.process.tickets.start(ticket_id, 1)
+    await other.process.tickets.park(ticket.call, attempts=1, broken=0, due=time.time() + 0.2)
+    slow.ringer.wake()
+    await until(lambda: (ticket_id, 2) in [each[:2] for each in slow.rung], within=2)
+
+
+async def test_at_hand_is_told_to_nobody_else(bench) -> None:
+    """What one process has at hand is told to no other at once, though all take what will be due in a moment."""
+    one, two = await bench(is_open=False), await bench()
+    await one.process.tickets.submit(a_call())
+    await until(lambda: one.rung)
+    for _ in range(10):
+        two.ringer.wake()
+        await asyncio.sleep(0.02)
+    assert two.ringer.stats().at_hand == 0

@@ -26,11 +26,12 @@ async def test_cancel(here):
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 async def test_cancel_stops_the_attempt(processes, where):
-    """Canceling a running ticket stops its attempt, in this process or another, at once."""
+    """Canceling a running ticket stops its attempt, in this process or another, at once; an answer of it does not count."""
     runner = await processes()
     canceler = runner if where == "here" else await processes()
     ticket_id = (await runner.tickets.submit(a_call())).ticket
     await runner.tickets.start(ticket_id, 1)
+    hold = runner.tickets.hold(ticket_id)
 
     async def attempt() -> None:
         async with runner.tickets.held(ticket_id):
@@ -41,6 +42,8 @@ async def test_cancel_stops_the_attempt(processes, where):
     await canceler.tickets.cancel(ticket_id, Owner("checkout"))
     with pytest.raises(Canceled):
         await asyncio.wait_for(task, 1)
+    assert not await runner.tickets.finish(ticket_id, by=hold, answer=ANSWER)
+    assert not await hold.counts()
     assert repr(runner.tickets) == "<Tickets [0 held, 0 waited for]>"
 
 
@@ -60,13 +63,13 @@ async def test_cancel_soon_spares_others(processes):
     ticket_id = await one.tickets.park(a_call(), attempts=1, broken=0, due=time.time() + 30)
     wait = asyncio.create_task(two.tickets.wait(ticket_id))
     await until(lambda: one.link.do("EXISTS", keys.audience(f"ticket:{ticket_id}")))
-    one.tickets.cancel_soon(ticket_id)
-    await until(lambda: not one.tickets._background)
+    one.tickets.unwanted.cancel_soon(ticket_id)
+    await until(lambda: not one.tickets.unwanted._background)
     assert await one.state(ticket_id) is State.QUEUED
 
     wait.cancel()
     await asyncio.gather(wait, return_exceptions=True)
-    two.tickets.cancel_soon(ticket_id)
+    two.tickets.unwanted.cancel_soon(ticket_id)
 
     async def canceled():
         return await one.state(ticket_id) is State.CANCELED

@@ -85,7 +85,7 @@ async def test_cancelled_where_it_does_not_start(here, valkey_url, tmp_path):
         await asyncio.wait_for(_said_something(gate), 10)
         await _cancel(starting)
         gate.open()
-        await until(lambda: not other.tickets._background)
+        await until(lambda: not other.tickets.unwanted._background)
         assert await here.state(ticket_id) is State.RUNNING
         assert repr(here.tickets) == "<Tickets [1 held, 0 waited for]>"
 

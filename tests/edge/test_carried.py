@@ -103,6 +103,7 @@ async def test_back(valkey_url: str, tmp_path: Path) -> None:
     assert (said.status, said.body) == (202, b"body")
     assert {name for name, _ in said.headers} - {"date", "server", "connection"} == {
         "content-length", "content-type", "request-id", "x-theirs", "anthropic-x", "x-headrace-source", "x-headrace-attempts",
+        "x-headrace-request-id", "server-timing",
     }  # fmt: skip
 
 

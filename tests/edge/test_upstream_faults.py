@@ -166,7 +166,7 @@ async def test_no_connection_in_time() -> None:
 
 async def test_silent() -> None:
     """A unary answer that does not come is given up at the longest silence."""
-    async with asking(hang, silence_s=0.2) as (upstream, server):
+    async with asking(hang, attempt_s=0.2) as (upstream, server):
         failed = await failure_of(upstream.ask(CALL))
         assert (failed.failure, failed.error.status, failed.error.type) == (Failure.BROKEN, 504, "timeout_error")
         assert failed.sent

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from deploy import dashboard
 from headrace_client import Headrace, HeadraceError
-from tests.packaged.place import ROOT, Place
+from tests.packaged.place import ROOT, Place, serving_at
 
 from conftest import missing
+from daemon_process import HEADRACE
 
 SHIPPED = ROOT / "deploy" / "grafana" / "headrace.json"
 QUESTION = {"role": "user", "content": "What is a headrace?"}
@@ -91,6 +92,15 @@ def scraping(target: str, directory: Path) -> Iterator[Prometheus]:
             process.terminate()
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A daemon with limits: one that is wide, and one that soon has nothing left."""
+    wide = {"name": "org", "requests_per_minute": 100_000}
+    narrow = {"name": "reports", "match": {"caller": "reports"}, "requests_per_minute": 20, "burst": "3s"}
+    with serving_at(HEADRACE, tmp_path_factory.mktemp("p"), LIMIT=json.dumps([wide, narrow])) as running:
+        yield running
+
+
 def calls(place: Place) -> None:
     """Make calls of all kinds: asked, kept, refused, submitted."""
     with Headrace(place.grpc, caller="checkout") as client:
@@ -99,6 +109,10 @@ def calls(place: Place) -> None:
             client.messages.create(model="claude-haiku-4-5", max_tokens=20, messages=[QUESTION])
         with contextlib.suppress(HeadraceError):
             client.messages.create(model="no-such-model", max_tokens=20, messages=[QUESTION])
+        with contextlib.suppress(HeadraceError):
+            narrow = client.with_options(caller="reports", timeout=2)
+            while True:  # one is granted, one waits, and one is refused
+                narrow.messages.create(model="claude-haiku-4-5", max_tokens=20, messages=[QUESTION], cache_control="no-store")
         ticket = client.messages.submit(model="claude-haiku-4-5", max_tokens=20, messages=[QUESTION | {"content": "later"}])
         client.tickets.wait(ticket.id)
 

@@ -1,4 +1,4 @@
-"""A release: everything there, its checksums right, and the same bytes from the same commit, wherever and whenever it is built."""
+"""A release: everything there, its checksums right, and the same bytes from the same commit, wherever it is built and when."""
 
 from __future__ import annotations
 

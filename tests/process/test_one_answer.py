@@ -7,6 +7,7 @@ Upstream says in each answer which attempt it is of, so that two answers to one 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import json
 import signal
@@ -27,32 +28,30 @@ from scripted import Line, serving
 
 pytestmark = pytest.mark.slow
 
-KEYED = {"cache_control": "no-store", "idempotency_key": "k"}  # a kept answer would hide a second one
-
 
 @dataclass
 class Upstream:
-    """Answers when it is let go, each attempt with an id of its own."""
+    """Answers the first attempt of each call when it is let go, and others at once, each with an id of its own."""
 
-    asked: int = 0
-    said: int = 0
+    asked: collections.Counter[str] = field(default_factory=collections.Counter)
+    said: set[str] = field(default_factory=set)
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def talk(self, line: Line) -> None:
-        self.asked += 1
-        number = self.asked
-        if number == 1:
-            if json.loads(line.body).get("stream"):
-                await self._begin(line, number)
-            await self.go.wait()
-        elif json.loads(line.body).get("stream"):
+        asked = json.loads(line.body)
+        text, is_stream = asked["messages"][0]["content"], bool(asked.get("stream"))
+        self.asked[text] += 1
+        number = self.asked[text]
+        if is_stream:
             await self._begin(line, number)
-        if json.loads(line.body).get("stream"):
+        if number == 1:
+            await self.go.wait()
+        if is_stream:
             await self._end(line)
         else:
             message = self._message(number) | {"content": [{"type": "text", "text": f"answer {number}"}]}
             await line.answer(200, json.dumps(message | {"stop_reason": "end_turn"}).encode(), "content-type: application/json")
-        self.said += 1
+        self.said.add(text)
 
     async def _begin(self, line: Line, number: int) -> None:
         await line.begin_stream()
@@ -89,37 +88,36 @@ class Told:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-async def unary_http(at, timeout_s=60.0) -> Told:
-    sent = {"anthropic-version": "2023-06-01", "x-headrace-timeout-ms": str(round(timeout_s * 1000))}
-    sent |= {name.replace("_", "-"): value for name, value in KEYED.items()}
+async def unary_http(at, text, timeout_s=60.0) -> Told:
+    # A kept answer would hide a second one.
+    sent = {"anthropic-version": "2023-06-01", "x-headrace-timeout-ms": str(round(timeout_s * 1000)), "idempotency-key": text}
     try:
         async with (
             aiohttp.ClientSession() as session,
-            session.post(at.http + "/v1/messages", json=body_of("hi"), headers=sent) as response,
+            session.post(
+                at.http + "/v1/messages", json=body_of(text), headers=sent | {"cache-control": "no-store"}
+            ) as response,
         ):
             said, headers = await response.json(), dict(response.headers)
-            return (
-                Told(WHOLE, said["id"], headers=headers)
-                if response.status == 200
-                else Told(str(response.status), headers=headers)
-            )
+            is_whole = response.status == 200
+            return Told(WHOLE if is_whole else str(response.status), said.get("id", ""), headers=headers)
     except aiohttp.ClientError:
         return Told("broken")
 
 
-async def stream_http(at, timeout_s=60.0) -> Told:
+async def stream_http(at, text, timeout_s=60.0) -> Told:
     try:
-        heard = await over_http(at, "hi", timeout_s=timeout_s, **KEYED)
+        heard = await over_http(at, text, timeout_s=timeout_s, idempotency_key=text, cache_control="no-store")
     except aiohttp.ClientError:
         return Told("broken")
     return Told(heard.ending, "".join(heard.ids), headers=heard.headers)
 
 
-async def unary_grpc(at, timeout_s=60.0) -> Told:
+async def unary_grpc(at, text, timeout_s=60.0) -> Told:
     asked = messages_service_pb2.CreateMessageRequest()
     asked.params.model, asked.params.max_tokens = "claude-haiku-4-5", 40
-    asked.params.messages.add(role="user").content.text = "hi"
-    asked.options.anthropic_version, asked.options.idempotency_key = "2023-06-01", "k"
+    asked.params.messages.add(role="user").content.text = text
+    asked.options.anthropic_version, asked.options.idempotency_key = "2023-06-01", text
     asked.options.cache_control.no_store = True
     async with grpc.aio.insecure_channel(at.grpc) as channel:
         try:
@@ -129,12 +127,21 @@ async def unary_grpc(at, timeout_s=60.0) -> Told:
     return Told(WHOLE, reply.message.id)
 
 
-async def stream_grpc(at, timeout_s=60.0) -> Told:
-    heard = await over_messages(at, "hi", timeout_s=timeout_s, idempotency_key="k")
+async def stream_grpc(at, text, timeout_s=60.0) -> Told:
+    heard = await over_messages(at, text, timeout_s=timeout_s, idempotency_key=text)
     return Told(heard.ending, "".join(heard.ids))
 
 
 DOORS = {"http": unary_http, "http stream": stream_http, "gRPC": unary_grpc, "gRPC stream": stream_grpc}
+
+
+def asking(at, doors=DOORS, timeout_s=60.0) -> list[asyncio.Task[Told]]:
+    """Ask over every door, each with a call and a key of its own."""
+    return [asyncio.create_task(DOORS[door](at, door, timeout_s)) for door in doors]
+
+
+async def told(tasks: list[asyncio.Task[Told]], within: float = 30.0) -> dict[str, Told]:
+    return dict(zip(DOORS, await asyncio.wait_for(asyncio.gather(*tasks), within), strict=False))
 
 
 @contextlib.asynccontextmanager
@@ -150,87 +157,77 @@ async def two_daemons(valkey_url, tmp_path, *, both=False):
 
 
 @pytest.mark.parametrize("how", ["killed", "terminated", "away"])
-@pytest.mark.parametrize("door", DOORS)
-async def test_cut_while_answered(valkey_url, tmp_path, door, how):
+async def test_cut_while_answered(valkey_url, tmp_path, how):
     """
-    Redis is cut off while a keyed call is answered, and the daemon killed soon after, or told to leave with Redis back, or
+    Redis is cut off while keyed calls are answered, and the daemon killed soon after, or told to leave with Redis back, or
     nothing of that: who repeats elsewhere is given the answer that the first one was given, if it was given any.
     """
-    ask = DOORS[door]
     async with two_daemons(valkey_url, tmp_path) as (upstream, wire, one, two):
-        first = asyncio.create_task(ask(one))
-        await until(lambda: upstream.asked == 1)
+        asked = asking(one)
+        await until(lambda: len(upstream.asked) == len(DOORS))
         wire.cut()
         upstream.go.set()
-        await until(lambda: upstream.said == 1)
+        await until(lambda: len(upstream.said) == len(DOORS))
         await asyncio.sleep(0.7)
         wire.mend()
         if how == "killed":
-            await asyncio.sleep(0.1)  # too short for an end to be said again by a clock that ticks every five seconds
+            await asyncio.sleep(0.1)
             one.served.process.kill()
         elif how == "terminated":
             one.served.process.send_signal(signal.SIGTERM)
-        told = await asyncio.wait_for(first, 30)
-        repeated = await asyncio.wait_for(ask(two), 30)
-    assert repeated.ending == WHOLE
-    if told.ending == WHOLE:
-        assert told.answer == repeated.answer
+        first, repeated = await told(asked), await told(asking(two))
+    assert {each.ending for each in repeated.values()} == {WHOLE}
+    for door in DOORS:
+        assert first[door].ending != WHOLE or first[door].answer == repeated[door].answer, door
     if how != "killed":
-        assert told.ending == WHOLE, "Redis came back while it waited"
-        assert upstream.asked == 1
+        assert {each.ending for each in first.values()} == {WHOLE}, "Redis came back while they waited"
+        assert set(upstream.asked.values()) == {1}
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_away_for_longer_than_a_caller_waits(valkey_url, tmp_path, door):
-    """Redis is away for longer than the caller waits: it is told UNAVAILABLE, to ask again; the repeat gets the answer."""
-    ask = DOORS[door]
+async def test_away_for_longer_than_callers_wait(valkey_url, tmp_path):
+    """Redis is away for longer than callers wait: they are told UNAVAILABLE, to ask again; the repeat gets the answer."""
     async with two_daemons(valkey_url, tmp_path, both=True) as (upstream, wire, one, two):
-        first = asyncio.create_task(ask(one, 4.0))
-        await until(lambda: upstream.asked == 1)
+        asked = asking(one, timeout_s=5.0)
+        await until(lambda: len(upstream.asked) == len(DOORS))
         wire.cut()
         upstream.go.set()
-        told = await asyncio.wait_for(first, 30)
-        assert told.ending in ("503", "api_error", "UNAVAILABLE")
-        if told.ending == "503":
-            assert told.headers["x-should-retry"] == "true"
+        first = await told(asked)
+        assert [each.ending for each in first.values()] == ["503", "api_error", "UNAVAILABLE", "UNAVAILABLE"]
+        assert first["http"].headers["x-should-retry"] == "true"
         wire.mend()
         mended = time.monotonic()
-        repeated = await asyncio.gather(ask(one), ask(two))
-    assert max(each.at for each in repeated) - mended < 3.0
-    assert [each.ending for each in repeated] == [WHOLE, WHOLE]
-    assert {each.answer for each in repeated} == {"msg_1"}
-    assert upstream.asked == 1
+        repeated = [*(await told(asking(one))).values(), *(await told(asking(two))).values()]
+    assert {(each.ending, each.answer) for each in repeated} == {(WHOLE, "msg_1")}
+    assert max(each.at for each in repeated) - mended < 4.0
+    assert set(upstream.asked.values()) == {1}
 
 
-async def test_away_for_longer_than_a_lease(valkey_url, tmp_path, long):
+@pytest.mark.long
+async def test_away_for_longer_than_a_lease(valkey_url, tmp_path):
     """The whole of Redis stands still for 25 s, and nothing is killed: nobody runs a ticket again."""
-    seconds = 25.0 if long else 4.0
     async with two_daemons(valkey_url, tmp_path) as (upstream, _, one, two):
-        first = asyncio.create_task(unary_http(one, 60.0))
-        await until(lambda: upstream.asked == 1)
+        asked = asking(one)
+        await until(lambda: len(upstream.asked) == len(DOORS))
         with redis.Redis.from_url(valkey_url) as client:
-            client.client_pause(round(seconds * 1000))
+            client.client_pause(25_000)
         upstream.go.set()
-        told = await asyncio.wait_for(first, seconds + 20)
-        repeated = await asyncio.wait_for(unary_http(two), 30)
-    assert (told.ending, told.answer) == (repeated.ending, repeated.answer) == (WHOLE, "msg_1")
-    assert upstream.asked == 1
+        both = [*(await told(asked, 50)).values(), *(await told(asking(two))).values()]
+    assert {(each.ending, each.answer) for each in both} == {(WHOLE, "msg_1")}
+    assert set(upstream.asked.values()) == {1}
 
 
-@pytest.mark.parametrize("door", ["http", "gRPC"])
-async def test_stopped_and_woken(valkey_url, tmp_path, door):
-    """A daemon stands still until another one has its tickets; woken, it gives its callers what the ticket ended by."""
-    ask = DOORS[door]
+async def test_stopped_and_woken(valkey_url, tmp_path):
+    """A daemon stands still until another one has its tickets; woken, it gives its callers what the tickets ended by."""
+    doors = ("http", "gRPC")
     async with two_daemons(valkey_url, tmp_path) as (upstream, _, one, two):
-        first = asyncio.create_task(ask(one))
-        await until(lambda: upstream.asked == 1)
+        asked = asking(one, doors)
+        await until(lambda: len(upstream.asked) == len(doors))
         one.served.process.send_signal(signal.SIGSTOP)
         try:
-            upstream.go.set()  # the answer lies in the socket of a process that does not read
-            repeated = asyncio.create_task(ask(two))
-            await until(lambda: upstream.asked == 2, within=30)
-            again = await asyncio.wait_for(repeated, 30)
+            upstream.go.set()  # the answers lie in the sockets of a process that does not read
+            repeated = [each.answer for each in await asyncio.gather(*asking(two, doors))]
         finally:
             one.served.process.send_signal(signal.SIGCONT)
-        told = await asyncio.wait_for(first, 30)
-    assert (told.ending, told.answer) == (again.ending, again.answer) == (WHOLE, "msg_2")
+        first = await asyncio.wait_for(asyncio.gather(*asked), 30)
+    assert [(each.ending, each.answer) for each in first] == [(WHOLE, "msg_2")] * 2
+    assert repeated == ["msg_2"] * 2

@@ -30,6 +30,7 @@ async def test_poison(valkey_url):
         if text == "poison":
             # Those beside it are at upstream, too; what has killed twice is made with no others of that kind.
             await until(lambda: len(attempts) == NEIGHBOURS + 1 and min(attempts.values()) >= min(2, attempts["poison"]))
+            await until(lambda: line.headers["x-api-key"] in daemons)  # it has begun, and we know of it
             daemons[line.headers["x-api-key"]].served.process.send_signal(signal.SIGKILL)
         else:
             await asyncio.sleep(30 if attempts[text] <= 2 else 1)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import pytest
 from tests.chaos.rows import ROWS
 from tests.chaos.run import LONG, SHORT_PLAN, run
 
+from headrace.clock import SystemClock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
+from headrace.retry.making import Making
+from headrace.retry.ticket import Claimed, Same, State, Timing
+from headrace.retry.tickets import Tickets
 from sentinels import Group
+from ticket_parts import ANSWER, Alarms, a_call
 
 SURE = Script("headrace.budget", "hosts.lua", is_sure=True)
 
@@ -35,11 +41,60 @@ async def test_waits_for_replicas(tmp_path) -> None:
             await ask()
             with group.without_a_replica(), pytest.raises(RedisAway, match="1 of 2 replicas"):
                 await ask()
-            while True:
-                try:
-                    await ask()
-                except RedisAway:
-                    continue
-                break
+            await _insisted(ask)
         finally:
             await link.aclose()
+
+
+def _create(link: Link, ticket_id: str) -> object:
+    call = a_call(idempotency_key="key")
+    return Making(link, SystemClock(), Timing(), 10, 10**6).create(ticket_id, call, State.QUEUED, due=call.arrival)
+
+
+async def test_said_again_is_sure(tmp_path) -> None:
+    """
+    What is there already is acknowledged when replicas have it, too: a ticket that another's key stands for, and an answer.
+
+    Whoever finds them writes nothing, over a connection that has written nothing.
+    """
+    with await asyncio.to_thread(Group, tmp_path) as group:
+        hasty, link = Link(group.url), Link(group.url, replicas=2)
+        mine, theirs = (Tickets(each, SystemClock(), Alarms()) for each in (hasty, link))
+        try:
+            with group.without_a_replica():
+                assert isinstance(await _create(hasty, "tkt_1"), Claimed)
+                with pytest.raises(RedisAway, match="1 of 2 replicas"):
+                    await _create(link, "tkt_2")
+            assert await _insisted(lambda: _create(link, "tkt_2")) == Same("tkt_1")
+
+            with group.without_a_replica():
+                assert await mine.finish("tkt_1", answer=ANSWER)
+                with pytest.raises(RedisAway, match="1 of 2 replicas"):
+                    await theirs.looks.whole("tkt_1")
+                waiting = asyncio.create_task(theirs.wait("tkt_1"))
+                await asyncio.wait([waiting], timeout=1.5)
+                assert not waiting.done()
+            assert (await asyncio.wait_for(waiting, 30)).answer == ANSWER
+        finally:
+            await hasty.aclose()
+            await link.aclose()
+
+
+async def _insisted(ask):
+    while True:
+        try:
+            return await ask()
+        except RedisAway:
+            continue
+
+
+async def test_group_is_calm(tmp_path) -> None:
+    """The group of these tests changes its primary when it is told to, and not once more: a living one would lose writes."""
+    with await asyncio.to_thread(Group, tmp_path) as group:
+        for number in range(1, 4):
+            await asyncio.to_thread(group.fail_over)
+            give_up = time.monotonic() + 2.5
+            while time.monotonic() < give_up:
+                assert not await asyncio.to_thread(group.takes_primary_for_dead)
+                await asyncio.sleep(0.02)
+            assert group.failovers() == number

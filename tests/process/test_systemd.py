@@ -64,7 +64,7 @@ def test_units_agree():
         "Description", "ExecStart", "Group", "RuntimeDirectory", "RuntimeDirectoryMode",
     }  # fmt: skip
     assert {key for key, _ in daemon - worker} - {key for key, _ in worker - daemon} == {
-        "ExecReload", "SupplementaryGroups", "SystemCallFilter", "StateDirectory", "StateDirectoryMode",
+        "Environment", "ExecReload", "SupplementaryGroups", "SystemCallFilter", "StateDirectory", "StateDirectoryMode",
     }  # fmt: skip
 
 

@@ -3,9 +3,9 @@ Measures what is promised of limits, order and loss, at the simulator's door, an
 
     python -m tests.truth [--short] [ROW ...]
 
-Rows: no-limit, others, weights, lanes, lost-hosts, redis, commands, long. Daemons are the installed program, Valkey is real,
-and what is counted are arrivals at upstream. Fails where a goal that was reached is missed; see goals.py. In the short form a
-row that misses one is measured once more, by itself: what the machine did meanwhile goes by that, what the daemon does stays.
+Rows: no-limit, others, weights, lanes, lost-hosts, redis, commands, tickets, long. Daemons are the installed program, Valkey is
+real, and what is counted are arrivals at upstream. Fails where a goal that was reached is missed; see goals.py. In the short
+form a row that misses one is measured once more, by itself: what the machine did goes by that, what the daemon does stays.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.truth.long import long
 from tests.truth.loss import lost_hosts, redis
 from tests.truth.measured import Measured, Row
 from tests.truth.order import lanes, weights
+from tests.truth.tickets import tickets
 from tests.truth.tune import no_limit, others
 
 ROWS: dict[str, Row] = {
@@ -37,10 +38,11 @@ ROWS: dict[str, Row] = {
     "lost-hosts": lost_hosts,
     "redis": redis,
     "commands": commands,
+    "tickets": tickets,
     "long": long,
 }
 # In the short form, those that keep the machine least busy are measured side by side.
-TOGETHER = (("no-limit", "others", "weights", "lost-hosts", "redis"), ("lanes",), ("commands",), ("long",))
+TOGETHER = (("no-limit", "others", "weights", "lost-hosts", "redis"), ("lanes",), ("commands",), ("tickets",), ("long",))
 
 
 async def measure(names: Sequence[str], *, is_short: bool) -> bool:

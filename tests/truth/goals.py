@@ -102,6 +102,13 @@ GOALS: Mapping[str, Goals] = {
     "commands": {
         "metering": Goal("Redis commands for metering, a call", 0.05, today=2, reached=0.05, short=0.2),
     },
+    "tickets": {
+        "in": Goal("tickets durable, a second", 500, at_least=True, today=500, reached=400, short=60),
+        "out": Goal("tickets worked, a second, meanwhile", 500, at_least=True, today=120, reached=400, short=60),
+        "bytes": Goal("Redis's bytes for a ticket of 430, waiting or ended", 3072, today=9000, reached=3072, short=3300),
+        "unanswered": Goal("accepted tickets without an answer", 0, reached=0),
+        "twice": Goal("attempts more than tickets", 0, reached=0, short=5),
+    },
     "long": {
         "reserved_over": Goal("windows of reserved use over the bound", 0, reached=0),
         "unsound": Goal("holds that gave back what they had not", 0, reached=0),

@@ -94,7 +94,7 @@ class Host:
         self._environ = environment(directory, HEADRACE_CONFIG=str(self._file), HEADRACE_AUDIT=AUDIT)
         self._stack = contextlib.ExitStack()
         self._served: Served | None = None
-        self.url = ""
+        self.url = self.grpc = ""
 
     @property
     def is_up(self) -> bool:
@@ -104,7 +104,7 @@ class Host:
         async with _STARTING:
             beginning = serving(self._environ, within=_STARTS_WITHIN_S)
             self._served = await asyncio.to_thread(self._stack.enter_context, beginning)
-        self.url = _address(self._served.log)
+        self.url, self.grpc = _address(self._served.log), _address(self._served.log, "127")
 
     async def kill(self) -> None:
         """Let it die at once; nobody is sent there any more."""
@@ -180,7 +180,7 @@ def _config(more: str, upstream: str, redis_url: str, directory: Path) -> str:
 base_url = "{upstream}"
 api_key = "ours"
 [listen]
-grpc = []
+grpc = ["127.0.0.1:0"]
 http = "127.0.0.1:0"
 [state]
 dir = "{directory}"
@@ -202,10 +202,10 @@ def takes(setting: str) -> bool:
     return "no such key" not in done.stdout + done.stderr
 
 
-def _address(log: str) -> str:
+def _address(log: str, beginning: str = "http") -> str:
     for line in log.splitlines():
         with contextlib.suppress(ValueError):
             said = json.loads(line)
             if said.get("event") == "daemon.started":
-                return next(address for address in said["addresses"] if address.startswith("http"))
+                return next(address for address in said["addresses"] if address.startswith(beginning))
     raise AssertionError(f"it does not say where it listens:\n{log}")

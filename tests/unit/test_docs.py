@@ -25,7 +25,7 @@ PAGES = sorted(
         ROOT / "CHANGELOG.md",
         ROOT / "SECURITY.md",
         ROOT / "CONTRIBUTING.md",
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
     )
 )
 
@@ -36,7 +36,7 @@ def page(name: str) -> str:
 
 def metrics() -> Iterator[str]:
     for value in vars(observe).values():
-        if isinstance(value, observe.Counter | observe.Gauge | observe.Histogram):
+        if isinstance(value, observe.Counter | observe.Gauge | observe.Gauges | observe.Histogram):
             yield value.name
 
 

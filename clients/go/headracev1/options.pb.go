@@ -421,9 +421,11 @@ type Origin struct {
 	// Explains what the cache did, as the value of the HTTP header `Cache-Status` (RFC 9211). Its key is what PurgeCache takes.
 	CacheStatus string `protobuf:"bytes,5,opt,name=cache_status,json=cacheStatus,proto3" json:"cache_status,omitempty"`
 	// Identifies the answer at upstream: its `request-id`.
-	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Identifies the call here, in logs, metadata and headers: the caller's own `x-request-id`, or an id of ours.
+	HeadraceRequestId string `protobuf:"bytes,7,opt,name=headrace_request_id,json=headraceRequestId,proto3" json:"headrace_request_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Origin) Reset() {
@@ -498,6 +500,13 @@ func (x *Origin) GetRequestId() string {
 	return ""
 }
 
+func (x *Origin) GetHeadraceRequestId() string {
+	if x != nil {
+		return x.HeadraceRequestId
+	}
+	return ""
+}
+
 var File_headrace_v1_options_proto protoreflect.FileDescriptor
 
 const file_headrace_v1_options_proto_rawDesc = "" +
@@ -526,7 +535,7 @@ const file_headrace_v1_options_proto_rawDesc = "" +
 	"\bno_cache\x18\x02 \x01(\bR\anoCache\x122\n" +
 	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12$\n" +
 	"\x0eonly_if_cached\x18\x04 \x01(\bR\fonlyIfCached\x12?\n" +
-	"\x0estale_if_error\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\fstaleIfError\"\xde\x01\n" +
+	"\x0estale_if_error\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\fstaleIfError\"\x8e\x02\n" +
 	"\x06Origin\x121\n" +
 	"\x06source\x18\x01 \x01(\x0e2\x19.headrace.v1.AnswerSourceR\x06source\x12\x1a\n" +
 	"\battempts\x18\x02 \x01(\x05R\battempts\x12+\n" +
@@ -534,7 +543,8 @@ const file_headrace_v1_options_proto_rawDesc = "" +
 	"\x06ticket\x18\x04 \x01(\tR\x06ticket\x12!\n" +
 	"\fcache_status\x18\x05 \x01(\tR\vcacheStatus\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tR\trequestId*U\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\x12.\n" +
+	"\x13headrace_request_id\x18\a \x01(\tR\x11headraceRequestId*U\n" +
 	"\x04Lane\x12\x14\n" +
 	"\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10LANE_INTERACTIVE\x10\x01\x12\x11\n" +

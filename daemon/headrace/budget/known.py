@@ -37,6 +37,14 @@ class Known:
         for want, level in zip(wants, levels, strict=False):
             self._levels[want.bucket_id] = level, now
 
+    def left(self, want: Want, now: float) -> int | None:
+        """Return how much is left in a bucket, by what was seen of it last; None if nothing was."""
+        seen = self._levels.get(want.bucket_id)
+        if seen is None:
+            return None
+        level, at = seen
+        return min(want.capacity, level + int((now - at) * want.rate_per_minute / 60))
+
     def headers(self, wants: tuple[Want, ...], now: float) -> Headers:
         """Return the headers for a call that draws from these buckets, a tenth of a second old at most."""
         # By identity: equal calls share one tuple of buckets, and hashing it would cost as much as spelling.
@@ -52,8 +60,7 @@ class Known:
         tightest: dict[str, tuple[int, Want]] = {}
         for want in wants:
             if want.kind in _NAMES and not want.is_shadow and want.bucket_id in self._levels:
-                level, at = self._levels[want.bucket_id]
-                left = min(want.capacity, level + int((now - at) * want.rate_per_minute / 60))
+                left = self.left(want, now) or 0
                 if want.kind not in tightest or left < tightest[want.kind][0]:
                     tightest[want.kind] = left, want
         return tuple(header for left, want in tightest.values() for header in _headers(want, left, now))

@@ -17,7 +17,7 @@ from headrace.config.checks import warnings
 from headrace.config.places import Keys, api_key, keys, peppers, redis_url, resolve, runtime_dir
 from headrace.config.reading import find_file, load
 from headrace.config.sealing import seal
-from headrace.config.tables import Settings, callers, classes, lanes, prices
+from headrace.config.tables import Settings, callers, classes, lanes, prices, settings_hash
 
 __all__ = [
     "Keys",
@@ -35,5 +35,6 @@ __all__ = [
     "resolve",
     "runtime_dir",
     "seal",
+    "settings_hash",
     "warnings",
 ]

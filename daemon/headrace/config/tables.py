@@ -7,6 +7,7 @@ Each struct is a TOML table, each attribute a key of the same name. Durations ar
 
 from __future__ import annotations
 
+import hashlib
 from keyword import iskeyword
 from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
@@ -75,6 +76,8 @@ class Upstream(Table, frozen=True):
     carried_share: Share = 0.5
     carried_pace: Size = 10_000
     carried_patience: Duration = 30.0
+    attempt_timeout: Duration = 600.0
+    silence_timeout: Duration = 90.0
     overload_gate: Literal["on", "off"] = "on"
     proxy: Proxy = Url("")  # `load` fills it in where the environment names one for `base_url`
 
@@ -153,6 +156,7 @@ class Retry(Table, frozen=True):
     max_running: Count = 1000
     max_tickets: Count = 10_000
     max_ticket_bytes: Size = 1_000_000_000
+    max_all_ticket_bytes: Size = 4_000_000_000
     keep_results: Duration = 86_400.0
     keep_letters: Duration = 604_800.0
     max_letters: Count = 10_000
@@ -165,7 +169,17 @@ class Schedule(Table, frozen=True):
     borrow_at_most: Share = 0.1
 
 
+class Log(Table, frozen=True):
+    calls: Literal["off", "slow", "errors", "all"] = "slow"
+    slow: Duration = 30.0
+
+
+class Metrics(Table, frozen=True):
+    max_callers: Count = 200
+
+
 class Drain(Table, frozen=True):
+    delay: Duration = 0.0
     time: Duration = 30.0
 
 
@@ -276,6 +290,8 @@ class Settings(Table, frozen=True):
     retry: Retry = Retry()
     schedule: Schedule = Schedule()
     drain: Drain = Drain()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
     usage: UsageTable = UsageTable()
     limit: tuple[Limit, ...] = ()
     caller: dict[str, CallerSettings] = {}
@@ -323,6 +339,12 @@ def _caller(name: str, said: CallerSettings) -> Caller:
 def lanes(settings: Settings) -> dict[str, int]:
     """Return the shares of the lanes, in millionths: those that there always are, and those that are configured."""
     return LANES | {name: round(table.share * FULL_SHARE) for name, table in settings.lane.items()}
+
+
+def settings_hash(settings: Settings) -> str:
+    """Return a hash of what has to be the same on all hosts: limits, callers, lanes, classes and prices. No secret is in it."""
+    shared = {name: settings.redacted()[name] for name in ("limit", "caller", "lane", "class", "price")}
+    return hashlib.sha256(msgspec.json.encode(shared, order="sorted")).hexdigest()[:12]
 
 
 def classes(settings: Settings) -> ModelClasses:

@@ -44,6 +44,8 @@ from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
 from headrace.resources import Guard, Visit
+from headrace.trail import TIMING_HEADER, Trail, timing
+from headrace.trail import new_id as new_call_id
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
@@ -68,6 +70,7 @@ class Request:
         timeout_s: how long the caller will wait by its RPC; None if there is no such bound.
         edge: the door, "http" or "grpc".
         credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
+        id: of the call.
     """
 
     method: str
@@ -79,6 +82,7 @@ class Request:
     timeout_s: float | None = None
     edge: str = "grpc"
     credential: str = field(default="", repr=False)
+    id: str = field(default_factory=new_call_id)
 
 
 @dataclass(slots=True)
@@ -90,6 +94,7 @@ class Response:
         headers: lower-case names, ready to be sent on; ours (`x-headrace-source`, `cache-status`, ...) included.
         chunks: the body as it comes, spelled as `content-encoding` in the headers says.
         whole: all of it, if it is there already.
+        trail: what the call went through.
         reply: where it came from.
     """
 
@@ -98,6 +103,7 @@ class Response:
     chunks: AsyncIterator[bytes]
     reply: Reply
     whole: bytes | None = field(default=None, repr=False)
+    trail: Trail | None = field(default=None, repr=False)
 
     async def read(self) -> bytes:
         """Return the whole body."""
@@ -184,6 +190,10 @@ class Exchange:
                 reply.events = self.guard.noted(call.owner, reply.events, has_thread=has_thread)
             yield reply
 
+    def now(self) -> float:
+        """Return the time, in Unix seconds."""
+        return self._clock.now()
+
     @property
     def aside(self) -> Aside:
         """Where work is done that would hold up the loop."""
@@ -213,6 +223,7 @@ class Exchange:
             endpoint=endpoint,
             credential=request.credential,
             wait=read_wait(request.headers, request.timeout_s, is_http=request.edge == "http"),
+            id=request.id,
         )
         del body
         request.body = b""  # the call has it
@@ -223,7 +234,7 @@ class Exchange:
             if reply.events is None:
                 whole = await self.answers.whole(reply, Form.EVENTS if call.stream else Form.JSON)
             chunks = _live(reply.events) if reply.events is not None else _once(whole or b"")
-            yield Response(200, self._headers(call, reply), chunks, reply, whole)
+            yield Response(200, self._headers(call, reply), chunks, reply, whole, call.trail)
 
     def _headers(self, call: Call, reply: Reply) -> list[tuple[str, str]]:
         if reply.is_early:
@@ -235,6 +246,7 @@ class Exchange:
             ("cache-status", reply.cache_status),
             ("x-headrace-source", str(reply.source)),
             ("x-headrace-attempts", str(reply.attempts)),
+            self._timing(call),
             *self._budget_headers(call),
             *reply.headers,
         ]
@@ -245,6 +257,9 @@ class Exchange:
         if call.stream and reply.events is not None:
             headers.append(("cache-control", "no-cache"))
         return headers
+
+    def _timing(self, errand: Errand) -> tuple[str, str]:
+        return TIMING_HEADER, timing(errand.trail, self.now()) or 'cache;desc="hit"'
 
     # Past it.
 
@@ -286,16 +301,18 @@ class Exchange:
     ) -> Response:
         own = self._budget_headers(load.errand)
         said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
-        said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(reply.attempts)), *own]
+        said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(reply.attempts))]
+        said += [self._timing(load.errand), *own]
         if body is None:
             chunks = _unbroken(carried.chunks())
             if load.endpoint.batch == "results" and carried.status == 200:
                 chunks = self._batches.passing(load.errand, dict(carried.headers), chunks, visit.told if visit else None)
-            return Response(carried.status, said, chunks, reply)
+            return Response(carried.status, said, chunks, reply, trail=load.errand.trail)
         if load.endpoint.has_addresses:
             body = readdressed(body, request.headers, self._upstream_url)
         said = [pair for pair in said if pair[0] not in ("content-length", "content-encoding")]
-        return Response(carried.status, [*said, ("content-length", str(len(body)))], carried.passing(_once(body)), reply)
+        said.append(("content-length", str(len(body))))
+        return Response(carried.status, said, carried.passing(_once(body)), reply, trail=load.errand.trail)
 
     def _load(self, request: Request, endpoint: Endpoint) -> Load:
         headers = request.headers
@@ -318,6 +335,7 @@ class Exchange:
             slack_s=moments.slack_s,
             credential=request.credential,
             labels=labels(headers, request.caller),
+            id=request.id,
         )
         body = Body(bounded(request.body, endpoint), request.length)
         onward = tuple((name.lower(), value) for name, value in headers.items())

@@ -20,6 +20,7 @@ from headrace.aside import aloof
 from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded
+from headrace.edge.grpc_ids import call_id, delimited, give
 from headrace.edge.grpc_parts import Beginning, beginning, more
 from headrace.edge.hits import (
     TOLD_S,
@@ -37,10 +38,14 @@ from headrace.edge.taken import whole_body
 from headrace.errors import HeadraceError, TooSlow, UnknownCaller
 from headrace.heads import readable
 from headrace.model import Call
+from headrace.trail import GIVEN_HEADER, ID_HEADER, id_of
 from headrace.v1 import api_service_pb2
 
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
 _HEAD_TAG = api_service_pb2.CallResponse.DESCRIPTOR.fields_by_name["head"].number << 3 | 2
+_HEADERS_FIELD: int = api_service_pb2.CallResponseHead.DESCRIPTOR.fields_by_name["headers"].number
+_VALUE_FIELD: int = api_service_pb2.Header.DESCRIPTOR.fields_by_name["value"].number
+_ID_NAME = api_service_pb2.Header(name=ID_HEADER).SerializeToString()
 _NAMED = b"ApiService.Call\n"  # begins what its bytes' digests are made of
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 _Pairs = Iterable[tuple[str, str]]
@@ -77,7 +82,7 @@ class ApiServicer:
         except HeadraceError as error:
             if writer.has_begun and (isinstance(error, TooSlow) or not writer.has_events):
                 raise  # the status is gone: the RPC itself has to fail, and so where nobody would read a last event
-            self._exchange.outcomes.refused("grpc", error)
+            self._exchange.outcomes.refused("grpc", error, id=call_id(context))
             await self._exchange.delay_late_word(error)  # every client of gRPC's has a clock
             if writer.has_begun:
                 # The error is the stream's last event, as upstream itself would have it.
@@ -100,9 +105,10 @@ class ApiServicer:
 
     async def _answer(self, raw: bytes, first: Beginning, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
         head, headers = first.head, _headers(first.head)
-        key, own_key, scope = self._who.keys(context, headers)
+        give(headers.get(GIVEN_HEADER))
+        key, own_key, scope, given = self._who.keys(context, headers)
         if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, raw)):
-            return await self._give(hit, context)
+            return await self._give(hit, context, given)
         digests = [await aloof(raw, digest, _NAMED + scope, raw)]
         request = Request(
             method=head.method,
@@ -111,11 +117,12 @@ class ApiServicer:
             headers=headers,
             timeout_s=context.time_remaining(),
             credential=own_key,
+            id=call_id(context),
         )
         if not _is_whole(first, headers):
             digests.clear()  # the same first part may have another body after it
         if hit := await self._read(request, first, parts, digests):
-            return await self._give(hit, context)
+            return await self._give(hit, context, call_id(context))
         async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
             await writer.pass_on(response)
         return None
@@ -139,10 +146,11 @@ class ApiServicer:
         for known in digests:
             self._hits.remember(known, call)
 
-    async def _give(self, hit: Hit, context: Any) -> None:
-        self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
+    async def _give(self, hit: Hit, context: Any, given: str = "") -> None:
+        call = id_of(given)
+        self._exchange.outcomes.tell(outcome_of(hit, "grpc", call))
         kept, *chunks = _kept(hit)
-        await context.write(_said(kept + self._varying(hit)))
+        await context.write(_said(kept + self._varying(hit) + _id_header(call)))
         for chunk in chunks:
             await context.write(chunk)
 
@@ -177,6 +185,10 @@ def _said(head: bytes) -> bytes:
         left >>= 7
     size.append(left)
     return b"%c%b%b" % (_HEAD_TAG, bytes(size), head)
+
+
+def _id_header(id: str) -> bytes:
+    return delimited(_HEADERS_FIELD, _ID_NAME + delimited(_VALUE_FIELD, id.encode()))
 
 
 def _response_head(headers: _Pairs, status: int = 0) -> api_service_pb2.CallResponseHead:
@@ -253,7 +265,7 @@ class _Writer:
 
     async def begin(self, status: int, headers: _Pairs) -> None:
         self.has_begun, self.is_refusal = True, status >= 400
-        said = [(name.lower(), value) for name, value in headers]
+        said = [*((name.lower(), value) for name, value in headers), (ID_HEADER, call_id(self._context))]
         self.has_events = is_events(said)
         await self._context.write(_said(_response_head(said, status).SerializeToString()))
 

@@ -52,6 +52,7 @@ def read_ask(
     method: str = "POST",
     path: str = "/v1/messages",
     endpoint: Endpoint = MESSAGES,
+    id: str = "",
 ) -> Ask:
     """Return what a request with these options asks; raises `InvalidCall` for what makes no sense."""
     return Ask(
@@ -63,6 +64,7 @@ def read_ask(
         path=path,
         endpoint=endpoint,
         credential=credential,
+        id=id,
         **_said(options.SerializeToString(), caller),
     )
 
@@ -119,14 +121,15 @@ def answer_timeout_s(request: messages_service_pb2.SubmitMessageRequest) -> floa
     return seconds
 
 
-def origin(reply: Reply) -> options_pb2.Origin:
-    """Return where an answer came from."""
+def origin(reply: Reply, id: str) -> options_pb2.Origin:
+    """Return where the answer to the call of this id came from."""
     said = options_pb2.Origin(
         source=SOURCES[reply.source],
         attempts=reply.attempts,
         ticket=reply.ticket,
         cache_status=reply.cache_status,
         request_id=reply.request_id,
+        headrace_request_id=id,
     )
     if reply.age_s > 0:
         said.age.FromMilliseconds(int(reply.age_s * 1000))

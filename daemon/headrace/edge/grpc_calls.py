@@ -18,6 +18,7 @@ from headrace.edge.http_asks import credential, presented_keys
 from headrace.errors import HeadraceError, InvalidCall, TooLarge, UnknownCaller
 from headrace.model import Caller
 from headrace.owner import Owner
+from headrace.trail import GIVEN_HEADER
 
 M = TypeVar("M", bound=Message)
 Said = Awaitable[bytes | None] | bytes
@@ -42,27 +43,29 @@ def guarded(method: Method) -> Method:
         try:
             said = method(self, raw, context)
         except Exception as error:
-            return _fail(context, error)
-        return said if isinstance(said, bytes) else _finish(said, context)
+            return _fail(self, context, error)
+        return said if isinstance(said, bytes) else _finish(self, said, context)
 
     return run
 
 
-async def _finish(said: Awaitable[bytes | None], context: Any) -> bytes | None:
+async def _finish(rpc: Any, said: Awaitable[bytes | None], context: Any) -> bytes | None:
     try:
         return await said
     except Exception as error:
         failed = error
-    await _fail(context, failed)
+    await _fail(rpc, context, failed)
     return None
 
 
-async def _fail(context: Any, error: Exception) -> None:
+async def _fail(rpc: Any, context: Any, error: Exception) -> None:
     if not isinstance(error, HeadraceError):
         if context.done():
             return  # the caller has gone, and what we were writing with it
         log.error(observe.CALL_FAILED, edge="grpc", kind=type(error).__name__, exc_info=error)
-    if not getattr(error, "is_told", False):
+    if hasattr(rpc, "refused"):  # it takes calls
+        rpc.refused(error, context)
+    else:
         observe.ERRORS.inc("grpc", getattr(error, "reason", HeadraceError.reason))
     await status.abort(context, error)
 
@@ -86,11 +89,13 @@ class Keys(NamedTuple):
         ours: the key that says who asks, or what stands for one (`Callers.ours`); "" where none is needed.
         own: the caller's own key for upstream; "" unless that is what goes there.
         scope: tells this caller's bytes from another's same bytes; the name in the bytes themselves apart.
+        id: by which the caller knows its call; "" where the metadata were not read.
     """
 
     ours: str = ""
     own: str = ""
     scope: bytes = b""
+    id: str = ""
 
 
 _NONE = Keys()
@@ -159,7 +164,8 @@ class Who:
             return _NONE
         presented = _presented.get(None) or self._of(context)
         own_key = self._own_key(presented.metadata, headers or {}) if self._passes_credentials else ""
-        return Keys(presented.key, own_key, f"{presented.name}\n{own_key}".encode("utf-8", "surrogateescape"))
+        scope = f"{presented.name}\n{own_key}".encode("utf-8", "surrogateescape")
+        return Keys(presented.key, own_key, scope, presented.metadata.get(GIVEN_HEADER, ""))
 
     def _of(self, context: Any) -> _Presented:
         names = peers.of_grpc(context) if self._callers.knows_certificates else ()
@@ -186,7 +192,7 @@ class Who:
 
     def ask(self, context: Any, rpc: str, named: str = "") -> Asker:
         """Return who asks for an RPC ("TicketsService.GetTicket"); raises `NotAllowed` if that may not (roles.py)."""
-        key, own_key, _ = self.keys(context)
+        key, own_key, *_ = self.keys(context)
         if self._passes_credentials and not named:
             named = dict(context.invocation_metadata() or ()).get("x-headrace-caller", "")
         caller, rule = self.identify(key, named), roles.of_rpc(rpc)

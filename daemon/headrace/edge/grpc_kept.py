@@ -22,10 +22,12 @@ from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Keys, Who, guarded
+from headrace.edge.grpc_ids import call_id, named_so, trailers
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.hits import TOLD_S, Hit, Hits, digest, outcome_of
 from headrace.errors import InvalidCall, UpstreamError
 from headrace.model import Answer, Call, Caller, Event, Form, Reply
+from headrace.trail import id_of
 from headrace.v1 import options_pb2
 
 JOB = "headrace.edge.grpc_answers:job"
@@ -86,6 +88,7 @@ class KeptRpc:
         self._named = method.name.encode() + b"\n"
         self._kept = _Kept(method)
         self._rendition = f"grpc.{method.name}"
+        self._named_so = named_so(method.response.DESCRIPTOR.fields_by_name["origin"].number)
         self._hit_count = self._miss_count = 0
 
     def __repr__(self) -> str:
@@ -101,11 +104,11 @@ class KeptRpc:
         """Return one answer whole: at once, if it is a hit."""
         keys = self._who.keys(context)
         hit = self._near(self._named + keys.scope, raw)
-        return self._look_up(raw, context, keys) if hit is None else self._give(hit)
+        return self._look_up(raw, context, keys) if hit is None else self._give(hit, keys.id)
 
     async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
         seen, hit = await self._far(self._named + keys.scope, raw)
-        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit)
+        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit, keys.id)
 
     def _near(self, head: bytes, raw: bytes) -> Hit | None:
         hit = self._hits.near(head, raw)
@@ -120,13 +123,19 @@ class KeptRpc:
         self._hits.bring_near(head, raw, hit)
         return seen, hit
 
-    def _give(self, hit: Hit) -> bytes:
-        self._tell(hit)
-        return self._kept.responses(hit)[0] + self._kept.tail(hit)
+    def _give(self, hit: Hit, given: str) -> bytes:
+        return self._kept.responses(hit)[0] + self._kept.tail(hit) + self._tell(hit, given)
 
-    def _tell(self, hit: Hit) -> None:
+    def _tell(self, hit: Hit, given: str) -> bytes:
+        # Returns what the answer says of its call's id.
         self._hit_count += 1
-        self._exchange.outcomes.tell(outcome_of(hit, "grpc"))
+        call = id_of(given)
+        self._exchange.outcomes.tell(outcome_of(hit, "grpc", call))
+        return self._named_so[len(call)] + call.encode()
+
+    def refused(self, error: Exception, context: Any) -> None:
+        """Tell of a request that was refused before it was a call; for `guarded`."""
+        self._exchange.outcomes.refused("grpc", error, id=call_id(context))
 
     async def _ask(self, raw: bytes, context: Any, keys: Keys, seen: bytes) -> bytes:
         call = await self._admit(raw, context, keys)
@@ -134,7 +143,9 @@ class KeptRpc:
         async with self._exchange.answer(call, "grpc") as reply:
             if reply.answer is None:
                 raise RuntimeError("an answer that is no stream comes whole")
-            return await self._whole(reply, reply.answer) + self._tail(reply)
+            said = await self._whole(reply, reply.answer) + self._tail(reply, context)
+        context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
+        return said
 
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:
@@ -144,8 +155,7 @@ class KeptRpc:
         if (hit := self._near(head, raw)) is None:
             seen, hit = await self._far(head, raw)
         if hit is not None:
-            self._tell(hit)
-            await _write(context, self._kept.responses(hit), self._kept.tail(hit))
+            await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, keys.id))
             return
         call = await self._admit(raw, context, keys)
         self._hits.remember(seen, call)
@@ -157,20 +167,22 @@ class KeptRpc:
                 raise RuntimeError("a reply has an answer or events")
             elif is_light(answer.payload):
                 responses = reply.rendition(self._rendition, lambda answer: tuple(self.method.whole(answer)))
-                await _write(context, responses, self._tail(reply))
+                await _write(context, responses, self._tail(reply, context))
             else:
                 await self._write_live(context, reply, self._exchange.answers.events(answer))
+        context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
 
     async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:
         self._miss_count += 1
         parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
         caller = self._who.identify(keys.ours, parted.request.options.caller)
         ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
+        ask["id"] = call_id(context)
         return await self._exchange.admit(ask)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:
         # To the very end, also past the last event that is told: whoever leaves early gives the call up.
-        tail = self._tail(reply)
+        tail = self._tail(reply, context)
         async for event in events:
             if said := self.method.event(event, reply.request_id):
                 await context.write(said + tail)
@@ -192,9 +204,9 @@ class KeptRpc:
         except InvalidCall as error:  # upstream's fault, and no caller's
             raise UpstreamError(error.message, status=502) from error
 
-    def _tail(self, reply: Reply) -> bytes:
+    def _tail(self, reply: Reply, context: Any) -> bytes:
         build: Any = self.method.response
-        said: bytes = build(origin=origin(reply)).SerializeToString()
+        said: bytes = build(origin=origin(reply, call_id(context))).SerializeToString()
         return said
 
 

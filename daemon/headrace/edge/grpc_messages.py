@@ -16,6 +16,7 @@ from headrace.admission import Admission, Ask
 from headrace.edge import translate
 from headrace.edge.grpc_asks import answer_timeout_s, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
+from headrace.edge.grpc_ids import call_id
 from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_tickets import ticket_message
@@ -50,11 +51,12 @@ class MessagesServicer:
     @guarded
     async def submit(self, raw: bytes, context: Any) -> bytes:
         """Return the ticket of a call that is to be answered later."""
-        key, own_key, _ = self._who.keys(context)
+        key, own_key, *_ = self._who.keys(context)
         cls = messages_service_pb2.SubmitMessageRequest
         parted = await take_apart(self._admission.aside, cls, raw, streams=False)
         caller = self._who.identify(key, parted.request.options.caller)
         asked = _CREATE.ask(parted, caller, timeout_s=answer_timeout_s(parted.request), credential=own_key)
+        asked["id"] = call_id(context)
         call = await self._admission.admit(**asked)
         ticket = await self._pursuits.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()

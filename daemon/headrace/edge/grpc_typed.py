@@ -21,6 +21,7 @@ from headrace.edge import translate
 from headrace.edge.exchange import Exchange, Request, Response
 from headrace.edge.grpc_asks import origin, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
+from headrace.edge.grpc_ids import call_id, trailers
 from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_routes import ROUTES, Route, Shape, ask, headers_of
@@ -108,7 +109,8 @@ class _CarriedRpc:
         """Return what upstream says."""
         async with self._open(raw, context) as response:
             said: Any = _read(self._route, await response.read(), response.reply.request_id)
-            said.origin.CopyFrom(origin(response.reply))
+            said.origin.CopyFrom(origin(response.reply, call_id(context)))
+            context.set_trailing_metadata(trailers(context, response.trail, self._exchange.now()))
             return said.SerializeToString()  # type: ignore[no-any-return]
 
     @guarded
@@ -119,13 +121,18 @@ class _CarriedRpc:
             async for line in lines(response.chunks):
                 said: Any = _read(self._route, line, response.reply.request_id)
                 if is_first:
-                    said.origin.CopyFrom(origin(response.reply))
+                    said.origin.CopyFrom(origin(response.reply, call_id(context)))
                     is_first = False
                 await context.write(said.SerializeToString())
+            context.set_trailing_metadata(trailers(context, response.trail, self._exchange.now()))
+
+    def refused(self, error: Exception, context: Any) -> None:
+        """Tell of a request that was refused before it was a call; for `guarded`."""
+        self._exchange.outcomes.refused("grpc", error, id=call_id(context))
 
     @contextlib.asynccontextmanager
     async def _open(self, raw: bytes, context: Any) -> AsyncIterator[Response]:
-        key, own_key, _ = self._who.keys(context)
+        key, own_key, *_ = self._who.keys(context)
         parted = await take_apart(self._exchange.aside, self._route.request, raw, streams=self._route.shape is Shape.EVENTS)
         caller = self._who.identify(key, parted.request.options.caller)
         roles.of_rpc(self._route.rpc).check(caller.role)
@@ -139,6 +146,7 @@ class _CarriedRpc:
             length=len(asked.body),
             timeout_s=context.time_remaining(),
             credential=own_key,
+            id=call_id(context),
         )
         async with self._exchange.open(call) as response:
             yield response

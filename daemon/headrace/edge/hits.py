@@ -198,7 +198,7 @@ def _counts(name: str) -> bool:
     return name.lower().startswith(_COUNTS)
 
 
-def outcome_of(hit: Hit, edge: str) -> Outcome:
+def outcome_of(hit: Hit, edge: str, id: str = "") -> Outcome:
     """Return what came of a call that is a hit."""
     seen, answer = hit.seen, hit.entry.answer
     return Outcome(
@@ -215,6 +215,7 @@ def outcome_of(hit: Hit, edge: str) -> Outcome:
         began=answer.created + hit.age_s,
         first_s=0.0,
         request_id=answer.request_id,
+        id=id,
     )
 
 
@@ -225,6 +226,7 @@ def constant_headers(hit: Hit) -> list[tuple[str, str]]:
         ("request-id", hit.entry.answer.request_id),
         ("x-headrace-source", "cache"),
         ("x-headrace-attempts", "0"),
+        ("server-timing", 'cache;desc="hit"'),
         *hit.entry.answer.headers,
     ]
 

@@ -49,6 +49,7 @@ def read_ask(
     endpoint: Endpoint,
     credential: str,
     wait: Wait,
+    id: str = "",
 ) -> Ask:
     """Return what the request asks; raises `InvalidCall` for a header that makes no sense."""
     return Ask(
@@ -72,6 +73,7 @@ def read_ask(
         method=method,
         endpoint=endpoint,
         credential=credential,
+        id=id,
     )
 
 

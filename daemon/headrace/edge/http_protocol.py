@@ -44,6 +44,8 @@ from headrace.edge.http_refusals import (
 )
 from headrace.edge.http_slices import SLICE_BYTES, Slices
 from headrace.edge.http_times import Pace, Times
+from headrace.trail import ID_HEADER
+from headrace.trail import new_id as new_call_id
 
 log = structlog.get_logger()
 
@@ -377,6 +379,7 @@ def _is_http2(data: bytes) -> bool:
 def _last_word(status: str, kind: str, what: Refused, more: bytes = b"") -> bytes:
     body = http_errors.error_body(kind, what.text, new_id())
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    head += f"{ID_HEADER}: {new_call_id()}\r\n"
     return head.encode() + more + b"\r\n" + body
 
 

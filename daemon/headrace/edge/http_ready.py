@@ -15,8 +15,11 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
 from headrace.edge.hits import Hit, constant_headers, payload, varying_headers
+from headrace.trail import ID_HEADER
 
 Pairs = Iterable[tuple[str, str]]
+
+_ID = f"{ID_HEADER}: ".encode()
 
 
 class Ready(web.StreamResponse):
@@ -48,16 +51,21 @@ def response(request: web.BaseRequest, hit: Hit, budget: Pairs) -> web.StreamRes
     head, body = _kept(hit)
     own = [*varying_headers(hit), *budget]
     if _is_plain(request):
-        return Ready(b"%b%bDate: %b\r\n\r\n%b" % (head, _lines(own), rfc822_formatted_time().encode(), body))
+        name = request.writer.call_id.encode()  # type: ignore[attr-defined]  # it is our `HeadWriter`, and says it by itself else
+        return Ready(b"%b%b%b%b\r\nDate: %b\r\n\r\n%b" % (head, _lines(own), _ID, name, rfc822_formatted_time().encode(), body))
     return web.Response(body=body, headers=[*constant_headers(hit), *own])
 
 
 def whole(request: web.BaseRequest, body: bytes, headers: Sequence[tuple[str, str]]) -> web.StreamResponse:
     """Return the response of an answer that has just come whole."""
     if _is_plain(request):
-        lines = _lines([*headers, *_ends(body), ("Date", rfc822_formatted_time())])
+        lines = _lines([*headers, _id(request), *_ends(body), ("Date", rfc822_formatted_time())])
         return Ready(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (lines, body))
     return web.Response(body=body, headers=headers)
+
+
+def _id(request: web.BaseRequest) -> tuple[str, str]:
+    return ID_HEADER, request.writer.call_id  # type: ignore[attr-defined]  # it is our `HeadWriter`
 
 
 def _is_plain(request: web.BaseRequest) -> bool:

@@ -46,6 +46,7 @@ from headrace.heads import HeadWriter
 from headrace.model import Caller
 from headrace.owner import text_of
 from headrace.room import connections_of
+from headrace.trail import GIVEN_HEADER, id_of
 
 log = structlog.get_logger()
 
@@ -72,6 +73,7 @@ class HttpServer:
         budget_headers: `anthropic-ratelimit-*` of a call's caller; no I/O.
         readiness: what is wrong, if anything is; [] means ready.
         metrics: the page for Prometheus.
+        details: what is amiss though it is ready.
         grace_s: how long running requests have to end when it stops.
         crowd: where bodies count while they are read.
         origins: web pages that may ask, and read the answers (`listen.origins`).
@@ -93,6 +95,7 @@ class HttpServer:
         readiness: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         grace_s: float,
+        details: Callable[[], list[str]] = list,
         crowd: Crowd | None = None,
         origins: Iterable[str] = (),
         hosts: Iterable[str] = (),
@@ -119,7 +122,7 @@ class HttpServer:
         self._connections = Connections(connections_of(max_connections), max_connections_per_peer, now=time.monotonic)
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
-        self._routes = _pages(readiness, metrics)
+        self._routes = _pages(readiness, details, metrics)
         self.port = 0
 
     def __repr__(self) -> str:
@@ -177,6 +180,7 @@ class HttpServer:
         message = as_http11(message)
         if more := self._origins.said(message.headers):
             writer.more = more
+        writer.call_id = id_of(message.headers.get(GIVEN_HEADER))
         protocol.writer = writer
         return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
@@ -219,13 +223,13 @@ class HttpServer:
             if "idempotency-key" not in headers:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
                 if hit := self._hits.glance(key):
-                    self._outcomes.tell(outcome_of(hit, "http"))
+                    self._outcomes.tell(outcome_of(hit, "http", _id(request)))
                     return http_ready.response(request, hit, self._budget_headers(hit.seen))
             asked = _asked(request, target, caller, own_key, body, len(body))
             del body  # it is the call's from here on, which may share another's
             return await self._answer(request, asked, key)
         except HeadraceError as error:
-            self._outcomes.refused("http", error)
+            self._outcomes.refused("http", error, id=_id(request))
             if isinstance(error, TooLarge):
                 request.protocol.hear_out()  # type: ignore[attr-defined]  # it is our `Connection`
             if has_own_clock(request.headers):
@@ -235,7 +239,7 @@ class HttpServer:
             raise
         except Exception as error:
             log.exception(observe.CALL_FAILED, edge="http", kind=type(error).__name__)
-            self._outcomes.refused("http", error)
+            self._outcomes.refused("http", error, id=_id(request))
             return _refusal(error)
 
     def _identify(self, headers: Mapping[str, str], transport: asyncio.Transport | None) -> tuple[Caller, str]:
@@ -269,10 +273,12 @@ class HttpServer:
         return stream
 
 
-def _pages(readiness: Callable[[], list[str]], metrics: Callable[[], bytes]) -> dict[str, dict[str, Handler]]:
+def _pages(
+    readiness: Callable[[], list[str]], details: Callable[[], list[str]], metrics: Callable[[], bytes]
+) -> dict[str, dict[str, Handler]]:
     def ready() -> tuple[int, bytes]:
         wrong = readiness()
-        return 503 if wrong else 200, "\n".join([*wrong, ""] if wrong else ["ready", ""]).encode()
+        return 503 if wrong else 200, "\n".join([*(wrong or ["ready"]), *details(), ""]).encode()
 
     made = {
         "/healthz": Page(lambda: (200, b"ok\n"), "text/plain", now=time.monotonic),
@@ -305,7 +311,9 @@ def _asked(
     headers: MultiMapping[str] = request.headers
     if http_bodies.packing(request):
         headers = CIMultiDict(pair for pair in headers.items() if pair[0].lower() != "content-encoding")
-    return Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
+    asked = Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
+    asked.id = _id(request)
+    return asked
 
 
 async def _pass(request: web.BaseRequest, crowd: Crowd, whose: str) -> tuple[bytes | AsyncIterator[bytes], int | None]:
@@ -320,6 +328,11 @@ async def _pass(request: web.BaseRequest, crowd: Crowd, whose: str) -> tuple[byt
 
 async def _read(request: web.BaseRequest, crowd: Crowd, whose: str) -> bytes:
     return await http_bodies.read(request, crowd, whose, most_bytes=MESSAGES.max_body or 0)
+
+
+def _id(request: web.BaseRequest) -> str:
+    # It was found out with the head, for whatever will be answered.
+    return request.writer.call_id  # type: ignore[attr-defined, no-any-return]  # it is our `HeadWriter`
 
 
 def _cut(request: web.BaseRequest, stream: web.StreamResponse) -> web.StreamResponse:

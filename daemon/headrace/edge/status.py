@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from headrace import errors
-from headrace.edge import trailers
+from headrace.edge import grpc_ids, trailers
 from headrace.errors import HeadraceError, UpstreamError
 
 DOMAIN = "headrace"
@@ -124,7 +124,7 @@ def say(error: Exception) -> status_pb2.Status:
 async def abort(context: Any, error: Exception) -> None:
     """End an RPC with what the error says; never returns."""
     status = say(error)
-    await context.abort(row(error).code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(row(error).code, status.message, _trailers(context, error, status))
 
 
 async def conclude(context: Any, error: Exception) -> None:
@@ -136,7 +136,12 @@ async def conclude(context: Any, error: Exception) -> None:
     status = say(error)
     context.set_code(row(error).code)
     context.set_details(status.message)
-    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    context.set_trailing_metadata(_trailers(context, error, status))
+
+
+def _trailers(context: Any, error: Exception, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
+    trail = error.trail if isinstance(error, HeadraceError) else None
+    return (DETAILS_KEY, status.SerializeToString()), *grpc_ids.trailers(context, trail)
 
 
 def _status(code: int, message: str, details: list[Any]) -> status_pb2.Status:

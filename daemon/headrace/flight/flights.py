@@ -25,6 +25,7 @@ from headrace.allowance import SLICE, Allowance
 from headrace.background import Background
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.model import Answer, Call, Event, Headers, Source
+from headrace.trail import Trail
 from headrace.values import quick
 
 _AT_ONCE = 64  # events that are told without others' turns between
@@ -130,6 +131,7 @@ class Flight:
         self.request_id = ""
         self.headers: Headers = ()  # what else upstream said, of a stream that is still being said
         self.waited_s = 0.0  # for turns, in all its attempts
+        self.trail = Trail()  # that its members' calls follow
         self.landing: Landing | None = None
         self.leader: Member | None = None
         self.outside: Callable[[], Awaitable[bool]] = _nobody  # does another process follow?
@@ -161,6 +163,8 @@ class Flight:
     def enter(self, member: Member) -> None:
         """Take in a member; the first one leads."""
         self._members[member] = None
+        if member.call.trail is not None:
+            member.call.trail.follow(self.trail)
         if member.is_live:
             self._live.add(member)
         self.leader = self.leader or member

@@ -44,6 +44,9 @@ _DEQUEUE_S = 1  # how long a stop may have to wait
 _MAINTENANCE_S = 5
 _HEARTBEAT_S = 5
 _DEAD_AFTER_S = 20  # a job without a heartbeat
+_LOCK_S = 10  # of maintenance: RQ's own is a quarter of an hour, in which a killed worker would keep all others from it
+_JOB_S = 3600  # a job that is begun, and of which nobody hears any more
+_HEARD_S = 15  # a worker without one
 _PAUSE_S = 0.5
 _IO_THREADS = 4
 
@@ -98,6 +101,7 @@ class AsyncioWorker(BaseWorker):
         self._io = ThreadPoolExecutor(_IO_THREADS, "rq-io")
         self._running: dict[str, tuple[Job, Execution]] = {}
         self._last_beat = 0.0
+        self._taken: set[Any] = set()  # at the last look, and not begun
         self._is_done = threading.Event()
         self.taking = Contact("worker", connection)
         """Whether jobs are taken."""
@@ -129,6 +133,10 @@ class AsyncioWorker(BaseWorker):
     def unsubscribe(self) -> None: ...
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None: ...  # it logs messages, which may quote what was asked
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Say that the worker lives; of a dead one RQ would know nothing for over a minute."""
+        super().heartbeat(_HEARD_S, pipeline)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return _DEAD_AFTER_S
@@ -200,6 +208,7 @@ class AsyncioWorker(BaseWorker):
         # Its slot is given back at its end.
         execution = self.prepare_execution(job)
         self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+        self.connection.expire(job.key, _JOB_S)  # RQ lets it live for ever while it runs
         job.started_at = now()
         self._running[execution.id] = job, execution
         self._loop.call_soon_threadsafe(self._begin, job, attempt, execution)
@@ -208,7 +217,7 @@ class AsyncioWorker(BaseWorker):
         """Put what dead workers left behind back into the queue; RQ's own sees to groups and limits too, and we have none."""
         queue = self.queues[0]
         try:
-            if queue.acquire_maintenance_lock():
+            if self._lock(queue):
                 try:
                     self._maintain(queue)
                 finally:
@@ -220,11 +229,23 @@ class AsyncioWorker(BaseWorker):
             self._upkeep.lost(error)
         self.last_cleaned_at = now()  # type: ignore[assignment]  # the library says None only
 
+    def _lock(self, queue: Queue) -> bool:
+        key = queue.registry_cleaning_key
+        if self.connection.set(key, 1, nx=True, ex=_LOCK_S):
+            return True
+        if int(self.connection.pttl(key)) > 1000 * _LOCK_S:  # an earlier version's, which may have been killed
+            self.connection.expire(key, _LOCK_S)
+        return False
+
     def _maintain(self, queue: Queue) -> None:
-        taken: list[Any] = self.connection.lrange(queue.intermediate_queue_key, 0, -1)
+        taken: set[Any] = set(self.connection.lrange(queue.intermediate_queue_key, 0, -1))
         for job_id in taken:
             if fetch(job_id, self.connection) is None:
                 self._forget_taken(queue, job_id)
+            elif job_id in self._taken:  # whoever took it between the last look and the one before is dead: RQ waits a minute
+                self.connection.rpush(queue.key, job_id)
+                self._forget_taken(queue, job_id)
+        self._taken = taken
         for kind in (FinishedJobRegistry, StartedJobRegistry, FailedJobRegistry):
             kind(queue=queue, job_class=Alarm).cleanup()
         clean_worker_registry(queue)

@@ -9,6 +9,7 @@
 -- KEYS[7]  what is held              zset: "<holder> <id>" of each running ticket
 -- KEYS[8]  owners of tickets         zset: by the latest one's creation (us)
 -- KEYS[9]  due tickets             zset: ids by the moment (us)
+-- KEYS[10] all bodies' bytes         hash: their sum as 'sum'
 -- ARGV[1]  id
 -- ARGV[2]  fingerprint             '' when there is no idempotency key to claim
 -- ARGV[3]  lease_us                > 0: it runs in the creator's hands for so long; 0: it is queued
@@ -22,10 +23,13 @@
 -- ARGV[11] max_bytes               of the bodies of a caller's live tickets; a single one may have more
 -- ARGV[12] owner                    whose it is
 -- ARGV[13] in_us                   until the next attempt of a queued one
--- ARGV[14..] field, value, ...     of the ticket
+-- ARGV[14] max_all                 of the bodies of all callers' live tickets; a single one may have more
+-- ARGV[15] left_us                 > 0: it is refused if by the pace of its caller's queue it would not end so soon
+-- ARGV[16..] field, value, ...     of the ticket
 --
 -- Returns {'created', id} | {'same', id of the first ticket} | {'conflict', ''} if the key stands for another call
---       | {'full', how many live} | {'heavy', how many bytes they have}.
+--       | {'full', how many live} | {'heavy', how many bytes they have} | {'crowded', how many all have}
+--       | {'behind', ms by which it would be late}.
 -- Sent twice, it changes nothing and says the same.
 
 if ARGV[2] ~= '' then
@@ -47,17 +51,15 @@ local lease_us, want_us = tonumber(ARGV[3]), tonumber(ARGV[5])
 
 -- A ticket that goes with its RPC is bounded by what waits in that RPC's process.
 if want_us == 0 then
-    local refused, how = room(KEYS[5], KEYS[6], ARGV[8], ARGV[10], ARGV[11])
+    local refused, how = room(KEYS[5], KEYS[6], KEYS[10], KEYS[2], ARGV[8], ARGV[10], ARGV[11], ARGV[14], ARGV[15])
     if refused then
         return {refused, how}
     end
-    enter(KEYS[5], KEYS[6], ARGV[1], ARGV[9], tonumber(ARGV[10]))
-    redis.call('PEXPIRE', KEYS[5], ARGV[7])
-    redis.call('PEXPIRE', KEYS[6], ARGV[7])
+    enter(KEYS[5], KEYS[6], KEYS[10], ARGV[1], ARGV[9], tonumber(ARGV[10]), ARGV[7])
     redis.call('HSET', KEYS[1], 'live', '1')
 end
 
-redis.call('HSET', KEYS[1], unpack(ARGV, 14))
+redis.call('HSET', KEYS[1], unpack(ARGV, 16))
 redis.call('HSET', KEYS[1],
     'wanted_us', want_us > 0 and string.format('%.0f', now_us + want_us) or '0',
     'lease_us', string.format('%.0f', now_us + lease_us))

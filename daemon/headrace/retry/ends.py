@@ -52,26 +52,38 @@ class Ends:
         self,
         ticket_id: str,
         *,
-        answer: Answer | None,
-        error: HeadraceError | None,
-        source: Source,
-        attempts: int,
-        condition: str,
-        by: Hold | None,
+        answer: Answer | None = None,
+        error: HeadraceError | None = None,
+        source: Source = Source.UPSTREAM,
+        attempts: int = -1,
+        condition: str = "",
+        by: Hold | None = None,
+        waited_s: float = 0.0,
     ) -> bool:
-        """As `Tickets.finish`."""
+        """
+        End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
+
+        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it. Until then
+        this returns True; whether it counts, `Hold.counts` knows.
+
+        Args:
+            by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
+                and was succeeded must not end what its successor works on, by whatever came of its attempt.
+            waited_s: how long its attempt waited for its turn.
+        """
         said = await aloof(answer.payload if answer else b"", encode_end, ticket_id, self._seal, answer, error, source)
         holder, now = by.holder if by is not None else "", repr(self._clock.now())
         args = [ticket_id, os.urandom(8).hex(), *said, attempts, self._keep_ms, condition, self._link.inbox, now, holder]
         args += [*self._letters, keys.live_tickets_of(""), keys.live_bytes_of("")]
+        args.append(round(1e6 * (waited_s + by.waited_s if by is not None else 0.0)))
         # An end on a condition may come to nothing, so it is not what a ticket in our hands ends by.
         hold = None if condition else self._held.get(ticket_id)
         if by is not None and hold is not by:
             return False  # it is not in these hands any more, and so is the right to say how it ends
-        if hold is None:
+        if hold is None or (hold.ending is not None and by is None):
             idempotency = await self._link.do("HGET", keys.ticket(ticket_id), "idempotency")
             return await self._say(ticket_id, (idempotency or b"").decode(), args, None)
-        hold.end_by(args)
+        hold.end_by(args, is_own=by is not None)
         try:
             return await self._say(ticket_id, hold.idempotency, args, hold)
         except RedisAway:
@@ -82,7 +94,7 @@ class Ends:
     async def _say(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
         ticket = keys.ticket(ticket_id)
         names = [ticket, keys.TICKETS, keys.audience(f"ticket:{ticket_id}"), idempotency or ticket, keys.HELD]
-        names += [keys.watchers(ticket_id), keys.LETTERS, keys.DUE]
+        names += [keys.watchers(ticket_id), keys.LETTERS, keys.DUE, keys.LIVE_BYTES]
         won = bool(await self._link.run(_FINISH, names, args))
         is_news = hold is None or hold.ending is not None
         if hold is not None:
@@ -90,6 +102,8 @@ class Ends:
         # Now that it has ended, whoever holds it works for nothing; one that was not first to end it may hold it no more.
         loser = self._held.get(ticket_id) if won else hold
         if loser is not None and self._held.drop(ticket_id, loser):
+            if loser is not hold:
+                loser.ended(is_first=False)
             loser.halt()
         if won and is_news:
             observe.TICKETS.inc(args[2])

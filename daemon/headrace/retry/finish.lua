@@ -8,6 +8,7 @@
 -- KEYS[6]  its watchers            set: inboxes of processes
 -- KEYS[7]  dead letters            zset: "<id>|<owner>" by failure (us)
 -- KEYS[8]  due tickets             zset: ids by the moment (us)
+-- KEYS[9]  all live bodies' bytes  hash
 -- ARGV[1]  id
 -- ARGV[2]  by                      token of this finish: sent twice, it wins twice
 -- ARGV[3]  state                   SUCCEEDED, FAILED, CANCELED or EXPIRED
@@ -27,6 +28,7 @@
 -- ARGV[12] letter_ms               how long it is kept if it becomes a dead letter: failed, and it stood for itself
 -- ARGV[13] letters                 how many dead letters are kept
 -- ARGV[14], ARGV[15]               prefixes of the books of live tickets, and of their bytes, by owner
+-- ARGV[16] waited_us               how long it waited for its turn, in the queue and in line
 --
 -- Returns 1 if this finish won, else 0.
 
@@ -98,7 +100,11 @@ if ARGV[3] == 'FAILED' and wanted_us == 0 then
 end
 redis.call('PEXPIRE', KEYS[1], keep_ms)
 if live then
-    leave(ARGV[14] .. (t[7] or ''), ARGV[15] .. (t[7] or ''), ARGV[1])
+    local books = ARGV[15] .. (t[7] or '')
+    leave(ARGV[14] .. (t[7] or ''), books, KEYS[9], ARGV[1])
+    if succeeded and ARGV[11] ~= '' then
+        note_pace(books, now_us, tonumber(ARGV[16]))
+    end
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[8], ARGV[1])

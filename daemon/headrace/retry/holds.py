@@ -27,6 +27,7 @@ class Hold:
         idempotency: the Redis key of the ticket's idempotency key, if it has one.
         is_bound: it needs its caller's own key, which only this process has.
         task, stop: who does its work inside `Holds.doing`, and what stops that.
+        waited_s: how long the ticket waited in the queue for this.
         ending: a finish that Redis has not heard yet.
         is_lost: Redis gave the ticket to others, or it had ended before we said how.
     """
@@ -36,22 +37,25 @@ class Hold:
     is_bound: bool = False
     task: asyncio.Task[Any] | None = None
     stop: Callable[[], None] | None = None
+    waited_s: float = 0.0
     ending: Sequence[Any] | None = None
     is_lost: bool = False
     _heard: asyncio.Future[bool] | None = None
+    _is_own: bool = False
 
-    def end_by(self, ending: Sequence[Any]) -> None:
-        """Keep what the ticket ends by until Redis has heard it."""
-        self.ending, self._heard = ending, asyncio.get_running_loop().create_future()
+    def end_by(self, ending: Sequence[Any], *, is_own: bool) -> None:
+        """Keep what the ticket ends by until Redis has heard it: what came of our attempt, or else."""
+        self.ending, self._is_own = ending, is_own
+        self._heard = asyncio.get_running_loop().create_future()
 
     def ended(self, *, is_first: bool) -> None:
         """Redis has heard the end, and it was the first one, or not."""
-        self.ending, self.is_lost = None, not is_first
+        self.ending, self.is_lost = None, not (is_first and self._is_own)
         if self._heard is not None and not self._heard.done():
             self._heard.set_result(is_first)
 
     async def counts(self) -> bool:
-        """Wait until Redis has heard how the ticket ended, if we said so, and return whether that counts."""
+        """Wait until Redis has heard how the ticket ended, if we said so; return whether what came of our attempt counts."""
         if self._heard is not None:
             await asyncio.shield(self._heard)
         return not self.is_lost
@@ -102,7 +106,7 @@ class Holds:
         older = self._by_id.get(ticket_id)
         self._by_id[ticket_id] = hold
         if older is not None:
-            older.is_lost = True
+            older.ended(is_first=False)
             older.halt()
 
     def get(self, ticket_id: str) -> Hold | None:
@@ -131,6 +135,13 @@ class Holds:
         if hold.ending is None and self.drop(ticket_id, hold):
             hold.is_lost = True
             hold.halt()
+
+    def on_lost(self, payload: bytes) -> None:
+        """Hear that Redis took a ticket from a holder of ours: "<holder> <ticket>"."""
+        holder, _, ticket_id = payload.decode(errors="replace").partition(" ")
+        hold = self._by_id.get(ticket_id)
+        if hold is not None and hold.holder == holder:
+            self.lose(ticket_id, hold)
 
     @contextlib.asynccontextmanager
     async def doing(self, ticket_id: str) -> AsyncIterator[None]:

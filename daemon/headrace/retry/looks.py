@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from headrace import keys, records
 from headrace.aside import aloof
 from headrace.clock import Clock
@@ -24,7 +27,14 @@ class Looks:
 
     async def read(self, ticket_id: str, fields: tuple[str, ...]) -> Ticket:
         """Return these fields of a ticket as it is now; raises `TicketNotFound`."""
-        values = await records.or_nothing("ticket", ticket_id, self._link.do("HMGET", keys.ticket(ticket_id), *fields))
+        return await self._read(ticket_id, fields, self._link.do)
+
+    async def whole(self, ticket_id: str) -> Ticket:
+        """Return a ticket as it is now, its answer with it; raises `TicketNotFound`. No failover takes back how it ended."""
+        return await self._read(ticket_id, FULL, self._link.read_surely)
+
+    async def _read(self, ticket_id: str, fields: tuple[str, ...], ask: Callable[..., Awaitable[Any]]) -> Ticket:
+        values = await records.or_nothing("ticket", ticket_id, ask("HMGET", keys.ticket(ticket_id), *fields))
         heaviest = max(values or (), key=lambda value: len(value or b""), default=None)
         ticket = await aloof(heaviest or b"", readable_ticket, ticket_id, fields, values, self._seal)
         if ticket is None:
@@ -32,10 +42,10 @@ class Looks:
         return ticket
 
     async def ended(self, ticket_id: str) -> Ticket:
-        """Read a ticket that has ended; Redis away is waited out, for its answer may have been paid for."""
+        """Read a ticket that is said to have ended; Redis away is waited out, for its answer may have been paid for."""
         while True:
             try:
-                return await self.read(ticket_id, FULL)
+                return await self.whole(ticket_id)
             except RedisRefused:
                 raise
             except RedisAway:

@@ -32,16 +32,24 @@ class Making:
 
     Args:
         max_tickets, max_bytes: submitted and idempotent calls of one caller that may live at once, and their bodies.
+        max_all_bytes: the bodies of all callers together.
     """
 
     def __init__(
-        self, link: Link, clock: Clock, timing: Timing, max_tickets: int, max_bytes: int, seal: Seal = UNSEALED
+        self,
+        link: Link,
+        clock: Clock,
+        timing: Timing,
+        max_tickets: int,
+        max_bytes: int,
+        max_all_bytes: int,
+        seal: Seal = UNSEALED,
     ) -> None:
         self._seal = seal
         self._link = link
         self._clock = clock
         self._timing = timing
-        self._max_tickets, self._max_bytes = max_tickets, max_bytes
+        self._max_tickets, self._max_bytes, self._max_all_bytes = max_tickets, max_bytes, max_all_bytes
 
     async def create(
         self,
@@ -84,7 +92,7 @@ class Making:
         )
         fields = await aloof(call.body, sealed)
         names = [keys.ticket(ticket_id), keys.TICKETS, keys.tickets_of(owner), idempotency or keys.ticket(ticket_id)]
-        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.HELD, keys.OWNERS, keys.DUE]
+        names += [keys.live_tickets_of(owner), keys.live_bytes_of(owner), keys.HELD, keys.OWNERS, keys.DUE, keys.LIVE_BYTES]
         args = [
             ticket_id,
             call.fingerprint if idempotency else "",
@@ -99,10 +107,12 @@ class Making:
             self._max_bytes,
             owner,
             us(max(0.0, due - self._clock.now())),
+            self._max_all_bytes,
+            us(max(0.001, call.deadline - self._clock.now())) if is_submitted else 0,
         ]
         outcome, other = await self._link.run(_CREATE, names, [*args, *fields])
-        if outcome in (b"full", b"heavy"):
-            raise _too_many(int(other), is_heavy=outcome == b"heavy")
+        if outcome in _FULL:
+            raise _FULL[outcome](int(other))
         if outcome != b"created":
             return Same(other.decode()) if outcome == b"same" else Conflict()
         observe.TICKETS.inc(state)
@@ -129,14 +139,16 @@ class Making:
         names = [
             keys.ticket(ticket.id), keys.TICKETS, keys.LETTERS, ticket.idempotency or keys.ticket(ticket.id),
             keys.live_tickets_of(ticket.owner), keys.live_bytes_of(ticket.owner), keys.watchers(ticket.id), keys.DUE,
+            keys.LIVE_BYTES,
         ]  # fmt: skip
         args = [
             ticket.id, ticket.owner, us(now + self._timing.grace_s), _DAY_MS, _LISTED_MS, self._max_tickets,
             us(call.deadline + _SURELY_ENDED_S), len(call.body), self._max_bytes,
+            self._max_all_bytes,
         ]  # fmt: skip
         outcome, how = await self._link.run(_REQUEUE, names, [*args, *fields])
-        if outcome in (b"full", b"heavy"):
-            raise _too_many(int(how), is_heavy=outcome == b"heavy")
+        if outcome in _FULL:
+            raise _FULL[outcome](int(how))
         if outcome == b"gone":
             raise not_found(ticket.id)
         observe.TICKETS.inc(State.QUEUED)
@@ -152,11 +164,24 @@ def us(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def _too_many(live: int, *, is_heavy: bool) -> QueueFull:
-    limit, what = ("retry.max_ticket_bytes", "bytes") if is_heavy else ("retry.max_tickets", "tickets")
-    many = f"{live} bytes of" if is_heavy else str(live)
-    return QueueFull(
-        f"{many} submitted or idempotent calls of this caller have not ended",
-        retry_after_s=1.0,
-        metadata={"limit": limit, what: str(live)},
-    )
+def _too_many(live: int) -> QueueFull:
+    problem = f"{live} submitted or idempotent calls of this caller have not ended"
+    return QueueFull(problem, retry_after_s=1.0, metadata={"limit": "retry.max_tickets", "tickets": str(live)})
+
+
+def _too_heavy(live: int) -> QueueFull:
+    problem = f"{live} bytes of submitted or idempotent calls of this caller have not ended"
+    return QueueFull(problem, retry_after_s=1.0, metadata={"limit": "retry.max_ticket_bytes", "bytes": str(live)})
+
+
+def _crowded(live: int) -> QueueFull:
+    problem = f"{live} bytes of submitted or idempotent calls of all callers have not ended"
+    return QueueFull(problem, retry_after_s=1.0, metadata={"limit": "retry.max_all_ticket_bytes", "bytes": str(live)})
+
+
+def _behind(late_ms: int) -> QueueFull:
+    problem = f"this caller's submitted calls end too slowly for one more: it would be {late_ms / 1e3:.1f} s late"
+    return QueueFull(problem, retry_after_s=max(1.0, late_ms / 1e3), metadata={"limit": "deadline", "late_ms": str(late_ms)})
+
+
+_FULL = {b"full": _too_many, b"heavy": _too_heavy, b"crowded": _crowded, b"behind": _behind}

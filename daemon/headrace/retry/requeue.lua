@@ -8,29 +8,28 @@
 -- KEYS[6]  their bodies' bytes      hash
 -- KEYS[7]  its watchers             set: inboxes of processes
 -- KEYS[8]  due tickets              zset: ids by the moment (us)
+-- KEYS[9]  all bodies' bytes        hash
 -- ARGV[1]  id
 -- ARGV[2]  owner
 -- ARGV[3]  look_us                  when the sweeper should look (unix, us)
 -- ARGV[4]  key_ms                   how long its idempotency key is kept
 -- ARGV[5]  listed_ms                how long the books of live tickets are kept
--- ARGV[6]  max_live, ARGV[7] live_until_us, ARGV[8] bytes, ARGV[9] max_bytes   as for create
--- ARGV[10..] field, value, ...      of the ticket, anew
+-- ARGV[6]  max_live, ARGV[7] live_until_us, ARGV[8] bytes, ARGV[9] max_bytes, ARGV[10] max_all   as for create
+-- ARGV[11..] field, value, ...      of the ticket, anew
 --
--- Returns {'requeued', ''} | {'gone', ''} if it is no dead letter (any more) | {'full', how many live} | {'heavy', how many bytes}.
+-- Returns {'requeued', ''} | {'gone', ''} if it is no dead letter (any more) | {'full', how many live} | {'heavy', how many bytes} | {'crowded', how many bytes}.
 
 if redis.call('HGET', KEYS[1], 'state') ~= 'FAILED' or not redis.call('ZSCORE', KEYS[3], ARGV[1] .. '|' .. ARGV[2]) then
     return {'gone', ''}
 end
-local refused, how = room(KEYS[5], KEYS[6], ARGV[6], ARGV[8], ARGV[9])
+local refused, how = room(KEYS[5], KEYS[6], KEYS[9], KEYS[2], ARGV[6], ARGV[8], ARGV[9], ARGV[10], 0)
 if refused then
     return {refused, how}
 end
-enter(KEYS[5], KEYS[6], ARGV[1], ARGV[7], tonumber(ARGV[8]))
-redis.call('PEXPIRE', KEYS[5], ARGV[5])
-redis.call('PEXPIRE', KEYS[6], ARGV[5])
+enter(KEYS[5], KEYS[6], KEYS[9], ARGV[1], ARGV[7], tonumber(ARGV[8]), ARGV[5])
 
 redis.call('HDEL', KEYS[1], 'by', 'error', 'ended', 'source', 'crashes')
-redis.call('HSET', KEYS[1], unpack(ARGV, 10))
+redis.call('HSET', KEYS[1], unpack(ARGV, 11))
 redis.call('HSET', KEYS[1], 'wanted_us', '0', 'lease_us', '0', 'live', '1')
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])

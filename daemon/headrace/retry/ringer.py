@@ -66,7 +66,7 @@ class Ringer:
         self._clockwork = clockwork
         self._run = run
         self._most = most
-        self._at_hand: dict[str, float] = {}  # by id, and when it is due
+        self._at_hand: dict[tuple[str, int], float] = {}  # by id and attempt, and when it is due
         self._alarms: OrderedDict[int, None] = OrderedDict()
         self._background = Background("ringer", clock)
         self._woken = asyncio.Event()
@@ -121,26 +121,27 @@ class Ringer:
         wanted = min(_BATCH, self._most - len(self._at_hand))
         if wanted <= 0 or self._is_leaving:
             return False
-        args = [keys.ticket(""), wanted, round(_AHEAD_S * 1e6), round(_HOLD_S * 1e6)]
+        # What is due so soon is found, so the hold begins after that: else it would be told anew at once.
+        args = [keys.ticket(""), wanted, round(_AHEAD_S * 1e6), round((_AHEAD_S + _HOLD_S) * 1e6)]
         taken = await self._link.run(_TAKE, [keys.DUE], args)
         for name, attempt, left_us in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
-            ticket_id = name.decode(errors="replace")
-            if ticket_id not in self._at_hand:
-                self._at_hand[ticket_id] = self._clock.now() + int(left_us) / 1e6
-                self._background.start(self._attempt(ticket_id, int(attempt)), "attempt")
+            which = name.decode(errors="replace"), int(attempt)
+            if which not in self._at_hand:
+                self._at_hand[which] = self._clock.span() + int(left_us) / 1e6
+                self._background.start(self._attempt(*which), "attempt")
         return len(taken) == 3 * wanted
 
     async def _attempt(self, ticket_id: str, attempt: int) -> None:
         is_full = False
         try:
-            # A sleep may end a hair early by the wall clock.
-            while (left_s := self._at_hand[ticket_id] - self._clock.now()) > 0:
+            # A sleep may end a hair early.
+            while (left_s := self._at_hand[ticket_id, attempt] - self._clock.span()) > 0:
                 await self._clock.sleep(left_s)
             with contextlib.suppress(RedisAway):  # it is told again
                 await self._run(ticket_id, attempt)
         finally:
             is_full = len(self._at_hand) >= self._most
-            del self._at_hand[ticket_id]
+            del self._at_hand[ticket_id, attempt]
             if is_full:
                 self.wake()
 
@@ -151,7 +152,7 @@ class Ringer:
         self._is_leaving = True
         waiting = dict(self._at_hand)
         await self._background.close()
-        now = self._clock.now()
-        for ticket_id, due in waiting.items():
+        now = self._clock.span()
+        for (ticket_id, _), due in waiting.items():
             if due <= now:
                 self._link.do("ZADD", keys.DUE, "XX", 0, ticket_id)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from headrace.retry.contact import drop
 __all__ = ["FUNCTION", "NAME", "SERIALIZER", "Queue", "QueueStats", "connect", "job_id"]
 
 _AHEAD_S = 1.5  # RQ cuts to whole seconds and looks twice a second: measured up to 1 s early, 0.8 s late
+_LEFT_S = 3600  # after its time a job that nobody took goes: what it was to ring for has been found by then
 _SLEPT_S = 2.0  # a wait that is not worth scheduling
 
 _T = TypeVar("_T")
@@ -119,6 +121,7 @@ class Queue:
                     "job_id": job_id(ticket_id, attempt),
                     "job_timeout": ENDLESS,
                     "result_ttl": RESULT_TTL_S,
+                    "ttl": max(0, math.ceil(due - self._clock.now())) + _LEFT_S,
                     "failure_ttl": FAILURE_TTL_S,
                     "retry": rq.Retry(max=TRIES),
                     "description": "",

@@ -20,6 +20,7 @@ from headrace import codec, observe, records
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
 from headrace.model import Answer, Call, Caller, Source
 from headrace.seal import UNSEALED, Broken, Seal
+from headrace.trail import Trail
 
 _END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
 
@@ -282,7 +283,7 @@ def readable_ticket(
 
 def encode_call(call: Call) -> bytes:
     """Return a call as JSON, less its body, its credential and its idempotency key, and less what is as usual."""
-    bare = replace(call, body=b"", credential="", idempotency_key="", ticket="")
+    bare = replace(call, body=b"", credential="", idempotency_key="", ticket="", trail=None)
     said = _unusual(msgspec.to_builtins(bare), _USUAL)
     said["caller"] = _unusual(said["caller"], _USUAL_CALLER)
     try:
@@ -296,10 +297,12 @@ def _unusual(said: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
-    """Return what the fields of a dataclass are that nobody says, as they stand in JSON."""
-    found = {}
+    """Return what the fields of a dataclass are that nobody says, as they stand in JSON; its trail is its own."""
+    found: dict[str, Any] = {}
     for each in fields(cls):
-        if each.default is not MISSING:
+        if each.type == "Trail | None":
+            found[each.name] = None
+        elif each.default is not MISSING:
             found[each.name] = msgspec.to_builtins(each.default)
         elif each.default_factory is not MISSING:
             found[each.name] = msgspec.to_builtins(each.default_factory())
@@ -312,7 +315,7 @@ _USUAL, _USUAL_CALLER = _defaults(Call), _defaults(Caller)
 def decode_call(raw: bytes, body: bytes, ticket_id: str) -> Call:
     """Return the call that `encode_call` made these bytes of, with its body and its ticket; ValueError if it did not."""
     try:
-        return replace(_decoded(raw), body=body, ticket=ticket_id)
+        return replace(_decoded(raw), body=body, ticket=ticket_id, trail=Trail())
     except (ValueError, OverflowError, RecursionError) as error:
         raise ValueError("not a call that we encoded") from error
 

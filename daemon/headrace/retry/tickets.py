@@ -19,12 +19,11 @@ from typing import Any
 import structlog
 
 from headrace import keys, observe
-from headrace.background import Background
 from headrace.clock import Clock
-from headrace.errors import Abandoned, Canceled, DeadlinePassed, Draining, HeadraceError, RedisAway, TicketLost, TicketNotFound
+from headrace.errors import Canceled, DeadlinePassed, Draining, RedisAway, TicketLost, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
-from headrace.model import Answer, Call, Source
+from headrace.model import Call
 from headrace.owner import Owner
 from headrace.retry.ends import Ends
 from headrace.retry.holds import Hold, Holds
@@ -33,7 +32,8 @@ from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
 from headrace.retry.renewals import Renewals
-from headrace.retry.ticket import ASKED, FULL, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
+from headrace.retry.ticket import ASKED, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
+from headrace.retry.unwanted import Unwanted
 from headrace.retry.waits import Waits, not_found
 from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
@@ -43,7 +43,8 @@ log = structlog.get_logger()
 _START = Script(__package__, "start.lua", after=("held.lua", "moved.lua"))
 _PARK = Script(__package__, "park.lua", after=("held.lua", "moved.lua"))
 
-_BOUNDS = 10_000, 1_000_000_000
+_TAKEN_BACK_S = 0.25
+_BOUNDS = 10_000, 1_000_000_000, 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Tickets:
     All tickets, as one process sees them. Run `keep` as a task.
 
     Args:
-        bounds: submitted and idempotent calls of one caller that may live at once, and the bytes of their bodies.
+        bounds: submitted and idempotent calls of one caller that may live at once, their bodies' bytes, and all callers'.
         keep: how long those are kept that have ended.
         seal: of what tickets hold; one without it is not there.
     """
@@ -71,7 +72,7 @@ class Tickets:
         alarms: Alarms,
         *,
         timing: Timing | None = None,
-        bounds: tuple[int, int] = _BOUNDS,
+        bounds: tuple[int, int, int] = _BOUNDS,
         keep: Keep | None = None,
         seal: Seal = UNSEALED,
     ) -> None:
@@ -83,15 +84,16 @@ class Tickets:
         self._making = Making(link, clock, self.timing, *bounds, seal)
         self._held = Holds(link.inbox)
         self._ends = Ends(link, clock, self._held, keep or Keep(), seal)
+        self.finish = self._ends.finish
         self._renewals = Renewals(link, clock, self._held, self.timing.lease_s, self._release)
         self.looks = Looks(link, clock, seal)
         self._waits = Waits(link, clock, self.timing)
         self.listing = Listing(link, clock, seal)
         self.watching = Watching(link, clock, self.looks, self._waits)
-        self._background = Background("tickets", clock)
+        self.unwanted = Unwanted(link, clock, self.finish, self._waits, self.timing.want_s)
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
-        link.on("lost", self._on_lost)
+        link.on("lost", self._held.on_lost)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -159,14 +161,8 @@ class Tickets:
     async def _unclaim(self, ticket_id: str, hold: Hold, claiming: asyncio.Task[Any]) -> None:
         """End what was claimed for one who is gone; whoever came with the key meanwhile has it made, if others can make it."""
         await asyncio.wait([claiming])
-        if not await self._abandon_alone(ticket_id, hold):
+        if not await self.unwanted.abandon_alone(ticket_id, is_bound=hold.is_bound):
             await self._untake(ticket_id, hold, 0, claiming)
-
-    async def _abandon_alone(self, ticket_id: str, hold: Hold) -> bool:
-        with contextlib.suppress(RedisAway):
-            is_sought = ticket_id in self._waits and not hold.is_bound
-            return not is_sought and await self._abandon(ticket_id, "" if hold.is_bound else "alone")
-        return False
 
     def let_go(self, ticket_id: str) -> None:
         """Give a ticket in our hands up, for those who have gone; it is queued again for whoever waits for it all the same."""
@@ -174,7 +170,7 @@ class Tickets:
             self._moves.start(self._let_go(ticket_id, hold))
 
     async def _let_go(self, ticket_id: str, hold: Hold) -> None:
-        if not await self._abandon_alone(ticket_id, hold):
+        if not await self.unwanted.abandon_alone(ticket_id, is_bound=hold.is_bound):
             with contextlib.suppress(RedisAway):  # else `keep` and `leave` see to it
                 await self._repark(ticket_id, hold, -1, -1, self._clock.now())
 
@@ -199,7 +195,7 @@ class Tickets:
             await asyncio.shield(creating)
             await self._set_alarm(ticket_id, attempts + 1, due)
         except (asyncio.CancelledError, RedisAway):
-            self.cancel_soon(ticket_id, after=creating)  # it may be there all the same
+            self.unwanted.cancel_soon(ticket_id, after=creating)  # it may be there all the same
             raise
         return ticket_id
 
@@ -253,6 +249,7 @@ class Tickets:
             await self.finish(ticket_id, error=lost())
             return None
         hold.idempotency = ticket.idempotency
+        hold.waited_s = max(0.0, self._clock.now() - (ticket.created if attempt == 1 else ticket.due))
         self._held.put(ticket_id, hold)
         observe.TICKETS.inc(State.RUNNING)
         return ticket
@@ -321,37 +318,12 @@ class Tickets:
 
     # Ending one.
 
-    async def finish(
-        self,
-        ticket_id: str,
-        *,
-        answer: Answer | None = None,
-        error: HeadraceError | None = None,
-        source: Source = Source.UPSTREAM,
-        attempts: int = -1,
-        condition: str = "",
-        by: Hold | None = None,
-    ) -> bool:
-        """
-        End a ticket, by an answer or by an error, and tell who waits. The first end wins; return whether it was this one.
-
-        What a ticket in our hands ended by is not lost when Redis is away: it is said again until Redis hears it. Until then
-        this returns True; whether it counts, `Hold.counts` knows.
-
-        Args:
-            by: the hold of the attempt that says so. It counts only while it is the one that holds the ticket: who stood still
-                and was succeeded must not end what its successor works on, by whatever came of its attempt.
-        """
-        return await self._ends.finish(
-            ticket_id, answer=answer, error=error, source=source, attempts=attempts, condition=condition, by=by
-        )
-
     async def end(self, ticket_id: str, why: str) -> None:
         """End a ticket for which a script found a reason to; other words of the scripts need nothing done."""
         if why == "late":
             await self.finish(ticket_id, error=DeadlinePassed("the call's deadline passed before there was an answer"))
         elif why == "unwanted":
-            await self._abandon(ticket_id, why)
+            await self.unwanted.abandon(ticket_id, why)
 
     async def cancel(self, ticket_id: str, owner: Owner) -> Ticket:
         """Cancel an owner's ticket, and return it; one that has ended stays as it is."""
@@ -360,36 +332,11 @@ class Tickets:
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
         return await self.get(ticket_id, owner)
 
-    async def has_company(self, ticket_id: str) -> bool:
-        """Whether anybody waits for a ticket in another process; raises `RedisAway`."""
-        inboxes = await self._link.do("ZRANGE", keys.audience(f"ticket:{ticket_id}"), 0, -1)
-        return any(inbox.decode(errors="replace") != self._link.inbox for inbox in inboxes)
-
-    def cancel_soon(self, ticket_id: str, *, after: asyncio.Task[Any] | None = None, in_s: float = 0.0) -> None:
-        """
-        Cancel a ticket whose RPC went away, unless somebody else waits for it (in so many seconds, when it is looked at).
-
-        If that fails, its want lapses.
-        """
-        if ticket_id not in self._waits:
-            self._background.start(self._cancel_alone(ticket_id, after, in_s), "cancel")
-
-    async def _cancel_alone(self, ticket_id: str, after: asyncio.Task[Any] | None, in_s: float) -> None:
-        if after is not None:
-            await asyncio.wait([after])
-        await self._clock.sleep(in_s)
-        with contextlib.suppress(RedisAway):
-            if ticket_id not in self._waits:
-                await self._abandon(ticket_id, "alone")
-
-    async def _abandon(self, ticket_id: str, condition: str) -> bool:
-        return await self.finish(ticket_id, error=Abandoned("nobody waits for the call any more"), condition=condition)
-
     # Looking.
 
     async def get(self, ticket_id: str, owner: Owner) -> Ticket:
         """Return an owner's ticket as it is now. Another's is not found."""
-        ticket = await insist(self._clock, lambda: self.looks.read(ticket_id, FULL))
+        ticket = await insist(self._clock, lambda: self.looks.whole(ticket_id))
         if ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
@@ -404,22 +351,24 @@ class Tickets:
         try:
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(timeout):
-                    await self._waits.ended(ticket_id)
-            return await (self.looks.ended(ticket_id) if timeout is None else self.looks.read(ticket_id, FULL))
+                    return await self._ended(ticket_id)
+            return await self.looks.whole(ticket_id)
         except TicketNotFound as error:
             self._waits.note_lost()
             raise TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata) from None
+
+    async def _ended(self, ticket_id: str) -> Ticket:
+        while True:
+            await self._waits.ended(ticket_id)
+            ticket = await self.looks.ended(ticket_id)
+            if ticket.state.is_terminal:
+                return ticket
+            await self._clock.sleep(_TAKEN_BACK_S)  # a failover has taken back the end that we looked at
 
     def _on_ticket(self, payload: bytes) -> None:
         ticket_id = payload.decode(errors="replace")
         self._waits.nudge(ticket_id)
         if hold := self._held.get(ticket_id):
-            self._held.lose(ticket_id, hold)
-
-    def _on_lost(self, payload: bytes) -> None:
-        holder, _, ticket_id = payload.decode(errors="replace").partition(" ")
-        hold = self._held.get(ticket_id)
-        if hold is not None and hold.holder == holder:
             self._held.lose(ticket_id, hold)
 
     def _look_us(self, due: float) -> int:

@@ -19,7 +19,7 @@ from headrace.nudges import Nudges
 from headrace.owner import Owner
 from headrace.retry.looks import Looks
 from headrace.retry.policy import jitter
-from headrace.retry.ticket import FULL, SUMMARY, Ticket
+from headrace.retry.ticket import SUMMARY, Ticket
 from headrace.retry.waits import Waits, not_found
 
 _AGAIN_S = 5.0
@@ -53,7 +53,7 @@ class Watching:
                 ticket = await insist(self._clock, lambda: self._look(ticket_id, owner))
                 if ticket != told:
                     told = ticket
-                    yield ticket if not ticket.state.is_terminal else await self._looks.read(ticket_id, FULL)
+                    yield ticket if not ticket.state.is_terminal else await self._looks.whole(ticket_id)
                 if ticket.state.is_terminal:
                     return
                 with contextlib.suppress(TimeoutError):

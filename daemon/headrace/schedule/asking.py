@@ -196,6 +196,7 @@ class Asking:
         delay = line.delay(place, now)
         if now + delay.seconds > place.latest:
             raise _exhausted(place.wants[delay.bucket], delay.seconds)
+        place.counted.held_by(place.wants[line.binding(now)].limit, now)
         place.called = asyncio.get_running_loop().create_future()
         try:
             await place.called
@@ -248,6 +249,7 @@ class Asking:
     def _consider(self, line: Line, place: Place, wait: Wait, now: float) -> None:
         """The ledger lets a place wait: refuse it if that is too long for it, and those behind it for whom it is."""
         bucket = _index(place, wait.bucket_id)
+        place.counted.held_by(place.wants[bucket].limit, now)
         line.learn(wait.levels, now)
         line.block(place, wait.seconds, bucket, now, wait.levels)
         self._look_over(line, now)

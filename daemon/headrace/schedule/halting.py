@@ -18,6 +18,7 @@ from headrace.crowd import Waiting
 from headrace.errors import CallerOnHold
 from headrace.model import Errand
 from headrace.schedule.slices import Slices, Work
+from headrace.trail import HOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Halting:
             if halt.refuses or left_s <= 0:
                 raise _refusal(call.caller.name, halt, self._clock.now())
             counted.take()
+            counted.held_by(HOLD, self._clock.now())
             await self._wait(call.caller.name, left_s)
 
     async def _wait(self, caller: str, seconds: float) -> None:

@@ -294,10 +294,10 @@ class Line:
             due = self._dues[place][0] if place in self._dues else now + seconds
             first.append((place, due if due > now else None))
         flows = Counter(place.flow for place in told) + Counter(self._standing.sizes())
-        return Prospects(self._binding(now), flows, first)
+        return Prospects(self.binding(now), flows, first)
 
-    def _binding(self, now: float) -> int:
-        """The bucket that holds up whoever comes now; where nobody knows how long, as of permits, that of the front."""
+    def binding(self, now: float) -> int:
+        """Return the bucket that holds up whoever comes now; where nobody knows how long, as of permits, that of the front."""
         delay = self._outlook.delay(plus(self._asked, self._stood), now)
         return delay.bucket if delay.seconds > 0 or not self._dues else min(self._dues.values())[1]
 

@@ -23,6 +23,7 @@ from headrace.rank import NOBODY, Flow
 from headrace.schedule.order import Order, Urgency
 from headrace.schedule.standing import Rank
 from headrace.share import Share
+from headrace.trail import SLOTS
 
 SPARE = 32  # of upstream's slots one in so many is not lent: an answer is there in seconds, and gives its slot back
 _SPAN_US = 1e6  # for one call; how long a slot is held nobody knows, and it is the same for all
@@ -116,6 +117,7 @@ class Slots:
             return
         counted.become("slot")
         counted.take()
+        counted.held_by(SLOTS, self._clock.now())
         await self.stand(flow, urgency, latest, holder=flow, is_carried=is_carried)
 
     async def stand(

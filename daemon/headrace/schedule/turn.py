@@ -17,6 +17,7 @@ from headrace.model import UNTOLD, Call, Errand, Usage
 from headrace.rank import Flow
 from headrace.schedule.hold import Hold
 from headrace.schedule.order import Urgency
+from headrace.trail import Trail
 from headrace.tuning.overload import ANSWERED, UNKNOWN, End
 
 if TYPE_CHECKING:  # the schedule makes turns; a turn only names its kind
@@ -29,16 +30,17 @@ class Turn:
     """
     One attempt's turn: a context. Left without a word, it keeps what may have been used and gives back the rest.
 
-    `waited_s` is how long it waited for its budgets and its slot.
+    `waited_s` is how long it waited for its budgets and its slot, `held_by` what it waited for longest.
     """
 
     __slots__ = (
         "_call", "_counted", "_hold", "_is_begun", "_is_closed", "_is_sent", "_is_well", "_schedule", "_silence", "_slot",
-        "_told", "waited_s",
+        "_told", "_trail", "held_by", "waited_s",
     )  # fmt: skip
 
-    def __init__(self, schedule: Schedule, call: Errand, hold_id: str, counted: Waiting) -> None:
-        self.waited_s = 0.0
+    def __init__(self, schedule: Schedule, call: Errand, hold_id: str, counted: Waiting, trail: Trail | None = None) -> None:
+        self.waited_s, self.held_by = 0.0, ""
+        self._trail = trail
         self._schedule = schedule
         self._call = call
         self._counted = counted
@@ -54,6 +56,8 @@ class Turn:
     async def __aenter__(self) -> Turn:
         came = self._schedule.now()
         urgency = self._schedule.urgency(self._call)
+        if self._trail is not None:
+            self._trail.holding = lambda: self._counted.held(self._schedule.now())
         try:
             self._hold = await self._schedule.take(self._call, self._hold.id, urgency, self._counted)
             await self._take_slot(urgency)
@@ -61,9 +65,17 @@ class Turn:
                 await self._take_anew(urgency)
         finally:
             self._counted.release()
-        self.waited_s = max(0.0, self._schedule.now() - came)
+            self._note_wait(came)
         observe.TURN_WAIT.observe(self.waited_s)
         return self
+
+    def _note_wait(self, came: float) -> None:
+        now = self._schedule.now()
+        self.waited_s = max(0.0, now - came)
+        if held := self._counted.held(now):
+            self.held_by = max(held, key=lambda each: each[1])[0]
+        if self._trail is not None:
+            self._trail.waited(held)
 
     async def _take_anew(self, urgency: Urgency) -> None:
         self._give_slot_back()

@@ -26,6 +26,7 @@ from headrace import observe
 from headrace.background import Background
 from headrace.budget.draw import Draw
 from headrace.budget.estimate import Estimate, Estimator
+from headrace.budget.known import Known
 from headrace.budget.ledger import Ledger
 from headrace.budget.limits import Limits, Payer
 from headrace.budget.want import Want
@@ -48,6 +49,7 @@ from headrace.schedule.shadows import Shadows
 from headrace.schedule.slices import Slices
 from headrace.schedule.slots import SPARE, Slots, SlotStats
 from headrace.schedule.turn import Turn
+from headrace.trail import LEARNING, Trail
 from headrace.tuning.overload import ANSWERED, End
 from headrace.tuning.tuner import Tuner
 
@@ -126,16 +128,18 @@ class Schedule:
         waiting = self.crowd.stats().by_kind["turn"].calls
         return ScheduleStats(waiting, self._asking.stats().asking, self._permits.stats().holds, self.slots.stats())
 
-    def turn(self, call: Errand, hold_id: str, *, size: int | None = None) -> Turn:
+    def turn(self, call: Errand, hold_id: str, *, size: int | None = None, trail: Trail | None = None) -> Turn:
         """
         Return the turn of one attempt, to be entered; *hold_id* is never used again.
 
-        *size* is how many bytes it holds while it waits; by default those of the call's body.
+        *size* is how many bytes it holds while it waits; by default those of the call's body. *trail* is told what held it; by
+        default the call's own.
         Entering raises `BudgetExhausted`, `DeadlinePassed`, `QueueFull` and `RedisAway`.
         """
         if size is None:
             size = len(call.body) if isinstance(call, Call) else 0
-        return Turn(self, call, hold_id, self.crowd.waiting("turn", size=size, caller=call.owner.text))
+        counted = self.crowd.waiting("turn", size=size, caller=call.owner.text)
+        return Turn(self, call, hold_id, counted, trail or call.trail)
 
     def urgency(self, call: Errand) -> Urgency:
         """Return a call's order within its flow: by deadline and arrival, which a call that comes back has kept."""
@@ -173,6 +177,11 @@ class Schedule:
         return self._asking.lines()
 
     @property
+    def known(self) -> Known:
+        """What was last seen of the buckets."""
+        return self._asking.known
+
+    @property
     def limits(self) -> Limits:
         """The limits that hold now."""
         return self._limits
@@ -198,6 +207,7 @@ class Schedule:
         is_counted, tokens, estimate, drawn = False, None, None, None
         if model_class and self.tuner.learner.must_wait(model_class):
             counted.take()
+            counted.held_by(LEARNING, entered)
             await self.tuner.learner.first_head(model_class, call.begin_by)
         if self._moving.is_on and self._limits.buckets(call, entered):
             await self._moving.stand_back(counted)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from headrace import observe
 from headrace.budget.gate import Verdict
 from headrace.budget.ledger import NOTHING_SAID, Said
 from headrace.budget.organisation import Own
@@ -17,6 +18,7 @@ from headrace.budget.want import Form, Want
 from headrace.classes import ModelClasses
 from headrace.clock import Clock
 from headrace.endpoints import named
+from headrace.few import Few
 from headrace.link import Link
 from headrace.model import Errand
 from headrace.tuning.heed import heed
@@ -24,6 +26,8 @@ from headrace.tuning.learned import Learner, LearnerStats
 from headrace.tuning.organisation import OwnLimits
 from headrace.tuning.overload import End, Gates, GatesStats, verdict
 from headrace.tuning.words import Words
+
+_MOST_NAMED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Tuner:
         self.learner = Learner(link, clock, on_limits, is_on=learns)
         self.own_limits = OwnLimits(link, clock, on_limits)
         self._has_gates = has_gates
+        self._named = Few(_MOST_NAMED)  # classes in the metrics
         self._clock = clock
         self._on_learnt = on_learnt
 
@@ -83,6 +88,7 @@ class Tuner:
 
     def hear(self, call: Errand, status: int, raw_headers: Iterable[tuple[bytes, bytes]], sent_at: float) -> None:
         """Take in the head of an answer to what was asked at that moment, whatever its status."""
+        observe.UPSTREAM_ANSWERS.inc(self._named.of(self.classes.of(call.model)), str(status))
         if model_class := self.class_of(call):
             word = heed(status, raw_headers, sent_at, self._clock.now())
             if word:

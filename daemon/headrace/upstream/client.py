@@ -6,9 +6,9 @@ Everything that can go wrong comes out as `AttemptFailed`, which says what it me
 error event, half a JSON, half a stream, a connection that broke or fell silent. A caller who is cancelled closes the
 connection, so that upstream stops generating.
 
-Time: connecting has seconds; a stream may pause for `gap_s` (pings come in between); a unary answer may be silent until the
-call's deadline. A call comes with one of upstream's slots (schedule/slots.py), of which there are fewer than the pool has
-connections, so that it never waits inside the pool.
+Time: connecting has seconds; a stream may pause for `gap_s` (pings come in between); a unary answer may be silent for
+`attempt_s`, or until the call's deadline. A call comes with one of upstream's slots (schedule/slots.py), of which there are
+fewer than the pool has connections, so that it never waits inside the pool.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
 from headrace.upstream.reading import Judge, Stream, answer_of, judge_here, read_failure, read_whole
 from headrace.upstream.transport import InvalidURL, Request, Response, Transport
+from headrace.upstream.troubles import Troubles
 
 # The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
@@ -80,7 +81,7 @@ class Upstream:
         max_in_flight: the most calls that come at once; the pool has room for a few more.
         connect_s: bound of making a connection.
         gap_s: how long a stream may say nothing.
-        silence_s: how long a unary answer may be on its way at most, whatever the deadline.
+        attempt_s: how long a unary answer may be on its way at most, and any other may take to begin, whatever the deadline.
         proxy: the URL of the proxy on the way there; "" for none.
         on_head: told of the head of every answer, whatever its status: the call, the status, the headers as they came, and
             when it was asked.
@@ -98,7 +99,7 @@ class Upstream:
         max_in_flight: int = 512,
         connect_s: float = 5.0,
         gap_s: float = 90.0,
-        silence_s: float = 600.0,
+        attempt_s: float = 600.0,
         proxy: str = "",
         on_head: OnHead = _ignore,
         judge: Judge = judge_here,
@@ -107,12 +108,13 @@ class Upstream:
         self._base_url = base_url.rstrip("/")
         self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
-        self._gap_s, self._silence_s = gap_s, silence_s
+        self._gap_s, self._attempt_s = gap_s, attempt_s
         most = max_in_flight + _SPARE_CONNECTIONS
         self._transport = Transport(self._base_url, most=most, connect_s=connect_s, proxy=proxy)
         self._target = functools.lru_cache(64)(self._transport.target)
         self._on_head = on_head
         self._allowance = Allowance()
+        self.troubles = Troubles(self._clock.now)
         self.in_the_air = 0
 
     def __repr__(self) -> str:
@@ -193,7 +195,7 @@ class Upstream:
             raise silent("the deadline passed before upstream was asked", sent=False)
         if what is _Bound.NONE:
             return None
-        return min(self._silence_s, left_s) if what is _Bound.WHOLE else left_s
+        return min(self._attempt_s, left_s)
 
     async def send(self, call: Errand, request: Request) -> Response:
         """Send a request and return its answer once its head is here; raises `AttemptFailed`."""
@@ -327,10 +329,13 @@ class _Asked:
     def _count(self, error: BaseException | None) -> None:
         if isinstance(error, AttemptFailed):
             self.outcome = str(error.failure)
+            self._upstream.troubles.failed(self._call, error)
         elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
             self.outcome = str(Failure.BROKEN)
+        elif self.outcome == "answered":
+            self._upstream.troubles.answered(self._call)
         observe.ATTEMPTS.inc(self.outcome)
-        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._what.value)
+        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._what.value, self.outcome)
 
 
 def _late() -> AttemptFailed:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -22,7 +22,7 @@ from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
 from headrace.usage.question import MINUTES_KEPT, Granularity, Question, Row, Sums, begin, buckets, end, kind_of
-from headrace.usage.tally import AT, MINUTE_S, OTHER, Cell, Tally, read, read_figures, spelled
+from headrace.usage.tally import AT, MINUTE_S, OTHER, Cell, Tally, Who, read, read_figures, spelled
 from headrace.usage.traffic import Traffic
 
 POST_EVERY_S = 1.0
@@ -58,9 +58,14 @@ class Store:
 
     Args:
         traffic: whose lines are kept with it; None: none are.
+        used: is told the figures of each cell, once.
     """
 
-    def __init__(self, link: Link, clock: Clock, tally: Tally, traffic: Traffic | None = None) -> None:
+    def __init__(
+        self, link: Link, clock: Clock, tally: Tally, traffic: Traffic | None = None,
+        used: Callable[[Who, Sequence[int]], None] = lambda who, figures: None,
+    ) -> None:  # fmt: skip
+        self._used = used
         self._link = link
         self._clock = clock
         self._tally = tally
@@ -142,6 +147,7 @@ class Store:
     def _show(self, cells: Sequence[Cell]) -> None:
         """Keep the metrics, by the names of price rows: models are anything that a caller makes up."""
         for _, who, figures in cells:
+            self._used(who, figures)
             row = self._tally.prices.row(who.model) or "unpriced"
             for name in ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output"):
                 if tokens := figures[AT[name]]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/options.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\xeb\x03\n\x0b\x43\x61llOptions\x12\x30\n\rcache_control\x18\x01 \x01(\x0b\x32\x19.headrace.v1.CacheControl\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Lane\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x19\n\x11\x61nthropic_version\x18\x05 \x01(\t\x12\x17\n\x0f\x61nthropic_betas\x18\x06 \x03(\t\x12I\n\x11\x61nthropic_headers\x18\x07 \x03(\x0b\x32..headrace.v1.CallOptions.AnthropicHeadersEntry\x12\x34\n\x06labels\x18\x08 \x03(\x0b\x32$.headrace.v1.CallOptions.LabelsEntry\x12\x11\n\tlane_name\x18\t \x01(\t\x12\x30\n\ron_disconnect\x18\n \x01(\x0e\x32\x19.headrace.v1.OnDisconnect\x1a\x37\n\x15\x41nthropicHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa9\x01\n\x0c\x43\x61\x63heControl\x12\x10\n\x08no_store\x18\x01 \x01(\x08\x12\x10\n\x08no_cache\x18\x02 \x01(\x08\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eonly_if_cached\x18\x04 \x01(\x08\x12\x31\n\x0estale_if_error\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa7\x01\n\x06Origin\x12)\n\x06source\x18\x01 \x01(\x0e\x32\x19.headrace.v1.AnswerSource\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x05\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06ticket\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61\x63he_status\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t*U\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\x11\n\rLANE_STANDARD\x10\x02\x12\x0e\n\nLANE_BATCH\x10\x03*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02*\x95\x01\n\x0c\x41nswerSource\x12\x1d\n\x19\x41NSWER_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41NSWER_SOURCE_UPSTREAM\x10\x01\x12\x18\n\x14\x41NSWER_SOURCE_SHARED\x10\x02\x12\x17\n\x13\x41NSWER_SOURCE_CACHE\x10\x03\x12\x17\n\x13\x41NSWER_SOURCE_STALE\x10\x04\x42\x33\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/options.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\"\xeb\x03\n\x0b\x43\x61llOptions\x12\x30\n\rcache_control\x18\x01 \x01(\x0b\x32\x19.headrace.v1.CacheControl\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Lane\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x19\n\x11\x61nthropic_version\x18\x05 \x01(\t\x12\x17\n\x0f\x61nthropic_betas\x18\x06 \x03(\t\x12I\n\x11\x61nthropic_headers\x18\x07 \x03(\x0b\x32..headrace.v1.CallOptions.AnthropicHeadersEntry\x12\x34\n\x06labels\x18\x08 \x03(\x0b\x32$.headrace.v1.CallOptions.LabelsEntry\x12\x11\n\tlane_name\x18\t \x01(\t\x12\x30\n\ron_disconnect\x18\n \x01(\x0e\x32\x19.headrace.v1.OnDisconnect\x1a\x37\n\x15\x41nthropicHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa9\x01\n\x0c\x43\x61\x63heControl\x12\x10\n\x08no_store\x18\x01 \x01(\x08\x12\x10\n\x08no_cache\x18\x02 \x01(\x08\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eonly_if_cached\x18\x04 \x01(\x08\x12\x31\n\x0estale_if_error\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc4\x01\n\x06Origin\x12)\n\x06source\x18\x01 \x01(\x0e\x32\x19.headrace.v1.AnswerSource\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x05\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06ticket\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61\x63he_status\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x1b\n\x13headrace_request_id\x18\x07 \x01(\t*U\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\x11\n\rLANE_STANDARD\x10\x02\x12\x0e\n\nLANE_BATCH\x10\x03*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02*\x95\x01\n\x0c\x41nswerSource\x12\x1d\n\x19\x41NSWER_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41NSWER_SOURCE_UPSTREAM\x10\x01\x12\x18\n\x14\x41NSWER_SOURCE_SHARED\x10\x02\x12\x17\n\x13\x41NSWER_SOURCE_CACHE\x10\x03\x12\x17\n\x13\x41NSWER_SOURCE_STALE\x10\x04\x42\x33\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLOPTIONS_ANTHROPICHEADERSENTRY']._serialized_options = b'8\001'
   _globals['_CALLOPTIONS_LABELSENTRY']._loaded_options = None
   _globals['_CALLOPTIONS_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_LANE']._serialized_start=910
-  _globals['_LANE']._serialized_end=995
-  _globals['_ONDISCONNECT']._serialized_start=997
-  _globals['_ONDISCONNECT']._serialized_end=1096
-  _globals['_ANSWERSOURCE']._serialized_start=1099
-  _globals['_ANSWERSOURCE']._serialized_end=1248
+  _globals['_LANE']._serialized_start=939
+  _globals['_LANE']._serialized_end=1024
+  _globals['_ONDISCONNECT']._serialized_start=1026
+  _globals['_ONDISCONNECT']._serialized_end=1125
+  _globals['_ANSWERSOURCE']._serialized_start=1128
+  _globals['_ANSWERSOURCE']._serialized_end=1277
   _globals['_CALLOPTIONS']._serialized_start=75
   _globals['_CALLOPTIONS']._serialized_end=566
   _globals['_CALLOPTIONS_ANTHROPICHEADERSENTRY']._serialized_start=464
@@ -52,5 +52,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CACHECONTROL']._serialized_start=569
   _globals['_CACHECONTROL']._serialized_end=738
   _globals['_ORIGIN']._serialized_start=741
-  _globals['_ORIGIN']._serialized_end=908
+  _globals['_ORIGIN']._serialized_end=937
 # @@protoc_insertion_point(module_scope)

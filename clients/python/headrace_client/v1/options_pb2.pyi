@@ -273,6 +273,7 @@ class Origin(_message.Message):
     TICKET_FIELD_NUMBER: _builtins.int
     CACHE_STATUS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    HEADRACE_REQUEST_ID_FIELD_NUMBER: _builtins.int
     source: Global___AnswerSource.ValueType
     """Says who gave the answer."""
     attempts: _builtins.int
@@ -283,6 +284,8 @@ class Origin(_message.Message):
     """Explains what the cache did, as the value of the HTTP header `Cache-Status` (RFC 9211). Its key is what PurgeCache takes."""
     request_id: _builtins.str
     """Identifies the answer at upstream: its `request-id`."""
+    headrace_request_id: _builtins.str
+    """Identifies the call here, in logs, metadata and headers: the caller's own `x-request-id`, or an id of ours."""
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
         """Says how long ago upstream finished the answer; zero or absent for a new one."""
@@ -296,10 +299,11 @@ class Origin(_message.Message):
         ticket: _builtins.str = ...,
         cache_status: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        headrace_request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "attempts", b"attempts", "cache_status", b"cache_status", "request_id", b"request_id", "source", b"source", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "attempts", b"attempts", "cache_status", b"cache_status", "headrace_request_id", b"headrace_request_id", "request_id", b"request_id", "source", b"source", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,56 @@
+"""
+Tickets as gauges: how many there are on all hosts, by state, and how old the eldest is that is queued.
+
+Looked at now and then, and not when somebody asks: it is a walk through what waits, and anybody may ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+from headrace import keys, observe, records
+from headrace.clock import Clock
+from headrace.errors import RedisAway
+from headrace.link import Link, Script
+
+_EVERY_S = 15.0
+_MOST = 2000  # tickets that are looked at
+
+_COUNT = Script(__package__, "count.lua")
+
+
+class QueueGauges:
+    """Run `keep` as a task."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+        self._eldest = math.inf
+
+    def __repr__(self) -> str:
+        return "<QueueGauges>"
+
+    async def keep(self) -> None:
+        """Look every fifteen seconds, until cancelled."""
+        observe.OLDEST_PARKED.read = self._oldest_s
+        while True:
+            with contextlib.suppress(RedisAway):
+                await self._look()
+            await self._clock.sleep(_EVERY_S)
+
+    async def _look(self) -> None:
+        asked = self._link.run(_COUNT, (keys.TICKETS,), (keys.ticket(""), _MOST))
+        said = await records.or_nothing("ticket", keys.TICKETS, asked)
+        if said is None:
+            return
+        all_, queued, running, eldest = said
+        # Of more than are looked at the rest is taken to be as these are, and most that wait are queued.
+        observe.TICKETS_NOW.set({("QUEUED",): float(queued + max(0, all_ - queued - running)), ("RUNNING",): float(running)})
+        try:
+            self._eldest = float(eldest) if eldest else math.inf
+        except ValueError:
+            records.unreadable("ticket", eldest)
+
+    def _oldest_s(self) -> float:
+        return max(0.0, self._clock.now() - self._eldest) if self._eldest < math.inf else 0.0
