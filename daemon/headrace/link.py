@@ -288,8 +288,11 @@ class Link:
         self.is_up, self._why = True, ""
 
     async def ping(self) -> None:
-        """Ask whether Redis is there, and whether it takes writes if it did not of late; raises `RedisAway`."""
+        """Ask whether Redis is there; raises `RedisAway`."""
         await self.do("PING")
+
+    async def probe(self) -> None:
+        """Try whether Redis takes a write again, if it did not of late; raises `RedisAway`."""
         if self._refusals.are_of_server:
             await self.do("SET", keys.PROBE, "1", "PX", _PROBE_MS)
             self._refusals.forget_server()

@@ -3,7 +3,7 @@ What Redis refuses just now, so that health and the log say so once, however oft
 
 A refusal is news when it begins and when it is over: a command that has not been refused for a while is taken for allowed
 again. So no success has to be looked at. What is refused for the state in which the server is (full, a replica) is over as soon
-as it takes a write again; the link tries that now and then (`Link.ping`).
+as it takes a write again; the link tries that now and then (`Link.probe`).
 """
 
 from __future__ import annotations

@@ -384,6 +384,7 @@ class Parts:
         """Look whether Redis is there, and what time it is by its clock; what follows from it, `wrong` says."""
         with contextlib.suppress(RedisAway):
             await self.link.set_clock(self.clock)
+            await self.link.probe()
 
     async def settle_in(self) -> None:
         """Wait until the worker takes jobs, so that nobody is told of a start as of a fault; not for a Redis that is away."""

@@ -33,12 +33,11 @@ async def measure(names: Sequence[str], plan: Plan, seed: int) -> bool:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     columns = [*SHOWN.values(), *(goal.what for goal in GOALS.values())]
     print(f"seed {seed}\n| row | " + " | ".join(columns) + " | |\n|" + "---|" * (len(columns) + 2), flush=True)
-    is_kept, notes = True, []
+    is_kept = True
     for name in names:
         measured = await run(name, ROWS[name], plan, random.Random(f"{seed} {name}"))
-        is_kept = is_kept and show(name, measured, plan)
-        notes += [f"- {name}: {note}" for note in measured.notes]
-    print("", *notes, sep="\n")
+        is_kept = show(name, measured, plan) and is_kept
+        print(*(f"    {name}: {note}" for note in measured.notes), sep="\n", flush=True)
     return is_kept
 
 

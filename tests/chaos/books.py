@@ -57,7 +57,7 @@ class Call:
     def hear(self, mark: str, text: str, *, is_whole: bool) -> None:
         """Note an answer, or the beginning of one."""
         if not is_of_one_piece(mark, text):
-            self.spliced.append(f"{mark}: {text[:80]}")
+            self.spliced.append(f"{mark}: {where_it_breaks(mark, text)}")
         if is_whole:
             self.marks.append(mark)
 
@@ -66,6 +66,13 @@ def is_of_one_piece(mark: str, text: str) -> bool:
     """Whether a text is its mark and nothing else, again and again, the last one cut off anywhere."""
     word = f"{mark} "
     return bool(mark) and (word * (len(text) // len(word) + 1)).startswith(text)
+
+
+def where_it_breaks(mark: str, text: str) -> str:
+    """Return what stands around the first character of a text that is not its mark's."""
+    word = f"{mark} "
+    at = next((number for number, said in enumerate(text) if said != word[number % len(word)]), len(text))
+    return f"at {at} of {len(text)}: ...{text[max(0, at - 30) : at + 60]!r}"
 
 
 @dataclass(slots=True)

@@ -40,7 +40,7 @@ _WHOLE_WITHIN_S = 20.0
 _TURNS = 6  # until the daemon behind the wire is the one that does it
 _LIMIT = '[{name = "org", requests_per_minute = 60000, output_tokens_per_minute = 6000000, concurrency = 50}]'
 # What belongs to a call, and not to what processes say to each other all the time.
-_SCRIPTS = "create start park finish look lead join land leave end append reserve settle line store"
+_SCRIPTS = "create take start park finish look lead join land leave end append reserve settle line store"
 _WORDS = ("HMGET headrace:ticket", "HGET headrace:ticket", "HSET headrace:flight", "XRANGE headrace:log")
 _OURS = frozenset((*_SCRIPTS.split(), *_WORDS))
 

@@ -134,8 +134,18 @@ async def _measured(at: House, callers: Callers, spells: list[Spell]) -> Measure
         f"heard in place of answers: {told.words().most_common(8)}",
         *([f"the Sentinels changed the primary {at.group.failovers()} times in all"] if at.group else []),
         *told.troubles()[:12],
+        *(_fate(at, call.ticket) for call in told.lost()[:6] if call.ticket and at.valkey),
     ]
     return Measured(figures, notes)
+
+
+def _fate(at: House, ticket: str) -> str:
+    """Return what Redis has of a ticket that was lost."""
+    with at.redis() as client:
+        names = ("state", "attempts", "due", "holder", "due_us", "attempt")
+        said = {name: client.hget(f"headrace:ticket:{ticket}", name) for name in names}
+        looked_at = client.zscore("headrace:tickets", ticket)
+    return f"{ticket}: { ({name: value for name, value in said.items() if value is not None}) }, looked at {looked_at}"
 
 
 def _counts(spells: list[Spell]) -> dict[str, int]:

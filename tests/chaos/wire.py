@@ -91,6 +91,8 @@ async def wired(to: Path, at: Path) -> AsyncIterator[Wire]:
         tasks.add(task := asyncio.current_task())  # type: ignore[arg-type]
         try:
             await wire.serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the block ends
         finally:
             tasks.discard(task)  # type: ignore[arg-type]
 

@@ -356,3 +356,28 @@ async def test_deaf_user(user):
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await link.aclose()
+
+
+@pytest.mark.parametrize("code", MOODS)
+async def test_well_at_once(own, code):
+    """What is refused for the state of the server is over as soon as it takes a write again, and is no trouble any more."""
+    url, client = own
+    link = Link(url)
+    try:
+        await link.run(WRITE, ["headrace:hosts"], ["me", 1_000_000])
+        MOODS[code](client)
+        with pytest.raises(RedisAway):
+            await link.run(WRITE, ["headrace:hosts"], ["me", 1_000_000])
+        with pytest.raises(RedisAway):
+            await link.probe()
+        assert code in link.trouble
+        well(client)
+
+        async def is_well():
+            with contextlib.suppress(RedisAway):
+                await link.probe()
+            return not link.trouble
+
+        await until(is_well, within=5)
+    finally:
+        await link.aclose()
