@@ -27,6 +27,11 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
+# For what goes by tenths of a second: those pass while a busy machine does nothing. What the program does wrong it does each
+# time, so it is seen three times, one after the other.
+BY_THE_CLOCK = pytest.mark.flaky(reruns=2)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long forms of tests that have one")
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import until
+from conftest import BY_THE_CLOCK, until
 from headrace.budget.borrowing import Borrowing
 from headrace.budget.estimate import Estimator
 from headrace.budget.limits import Limit, Limits
@@ -90,6 +90,7 @@ async def test_up(crowd):
     assert len(crowd.went) == 160
 
 
+@BY_THE_CLOCK
 async def test_down(crowd):
     """Lowered, the new rate is kept from then on, and who comes is told when it would be its turn by it."""
     await saturated(crowd, FAST, 600)

@@ -14,8 +14,10 @@ from collections import Counter
 
 import pytest
 
-from conftest import until
+from conftest import BY_THE_CLOCK, until
 from doors import BODY, open_door
+
+pytestmark = BY_THE_CLOCK
 
 CALLS = 20
 OURS = ("Task", "frame", "traceback", "CancelledError", "Flight", "Lease", "Member", "Running", "Told", "Connection", "Refusal")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import until
+from conftest import BY_THE_CLOCK, until
 from flow_parts import running, say
 from headrace.errors import QueueFull
 from headrace.retry.ticket import State
 from scripted import Line
+
+pytestmark = BY_THE_CLOCK
 
 LIMIT = '[{"name": "org", "concurrency": 4}]'
 
