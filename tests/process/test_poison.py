@@ -20,7 +20,7 @@ NEIGHBOURS = 6
 
 
 async def test_poison(valkey_url):
-    """It kills three daemons, twice with the same neighbours at upstream; these end well, and the fourth daemon lives."""
+    """It kills three daemons, twice with the same neighbours at upstream; these end well, and one of four daemons lives."""
     attempts: dict[str, int] = {}
     daemons = {}
 
@@ -48,7 +48,10 @@ async def test_poison(valkey_url):
             await start(name)
             await until(lambda: sum(one.served.process.poll() is None for one in daemons.values()) == 1, within=30)
             print(attempts)
-        ended = [await asyncio.wait_for(outcome_of(daemons["four"], each), 60) for each in tickets]
-        assert daemons["four"].served.process.poll() is None
+        alive = next(
+            one for one in daemons.values() if one.served.process.poll() is None
+        )  # the third victim may be the last to come
+        ended = [await asyncio.wait_for(outcome_of(alive, each), 60) for each in tickets]
+        assert alive.served.process.poll() is None
     assert ended == ["FAILED", *["SUCCEEDED"] * NEIGHBOURS]
     assert attempts["poison"] == 3
