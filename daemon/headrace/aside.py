@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -153,14 +154,14 @@ class Aside:
         return code, await self._receive(line, length)
 
     async def _receive(self, line: socket.socket, length: int) -> bytes:
-        received, left = [], length
+        received, left = io.BytesIO(), length  # written where it stays: to join it would take as much memory once more
         while left:
             chunk = await asyncio.get_running_loop().sock_recv(line, min(left, _CHUNK_BYTES))
             if not chunk:
                 raise ConnectionResetError
-            received.append(chunk)
+            received.write(chunk)
             left -= len(chunk)
-        return await joined(received)
+        return received.getvalue()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -250,14 +251,15 @@ def serve(line: socket.socket, jobs: Sequence[Job]) -> None:
 
 
 def _taken(line: socket.socket, length: int) -> bytes:
-    taken = bytearray(length)
-    view, have = memoryview(taken), 0
-    while have < length:
-        count = line.recv_into(view[have:])
-        if not count:
-            raise SystemExit  # nobody is there any more
-        have += count
-    return bytes(taken)
+    taken = io.BytesIO(bytes(length))  # which it gives out again as it is, and no copy of it
+    with taken.getbuffer() as view:
+        have = 0
+        while have < length:
+            count = line.recv_into(view[have:])
+            if not count:
+                raise SystemExit  # nobody is there any more
+            have += count
+    return taken.getvalue()
 
 
 def _resident_bytes() -> int:
