@@ -24,10 +24,10 @@ from dataclasses import dataclass
 
 from headrace.errors import QueueFull
 
-MOST_BYTES = 48_000_000  # one of the largest, and a dozen of those that most large prompts are
+MOST_BYTES = 32_000_000  # one of the largest, or some dozens of what long conversations are
 LIGHT_BYTES = 65_536  # a body of so many is not counted: a connection holds as much anyway, and most have fewer
 _MOST_PARTS = (3, 4)  # of the basin, for one caller
-_FAR_OVER = 2  # times the bound: what came all at once, so that nobody could ask before, is refused from there on
+_FAR_OVER = 3  # times the bound: what came all at once, so that nobody could ask before, is refused from there on
 _PIECE_BYTES = 1 << 18  # that somebody who goes on brings, more or less, before it asks again
 _IDLE_S = 1.0  # whose turn it is, and brings nothing for so long, loses it
 _AGAIN_S = 2.0

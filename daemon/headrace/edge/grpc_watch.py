@@ -9,6 +9,7 @@ loses its own connection, and nobody else anything:
   connection, and grpcio refuses more of them by itself; in the end the connection is cut;
 - bytes without end that no call asked for (frames of control, headers that never end) cost the connection;
 - so does an answer that nobody takes;
+- those that come while there is trouble come in where the trouble is (grpc_booths.py);
 - of connections beyond those that there may be, those go first over which nothing was ever asked.
 
 The alternative, a front before grpcio that counts frames, costs every call two more hops through the loop, a third of a hit.
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from headrace import memory, observe
+from headrace.edge.grpc_booths import COUNT, Booths, Entrances
 from headrace.edge.grpc_intake import Intake, peer_of
 from headrace.edge.strikes import Strikes
 from headrace.edge.tcp_lines import Line, Lines, Peer
@@ -100,6 +102,7 @@ class Watch:
         self._bounds = bounds
         self._now = now
         self._lines = Lines(set())
+        self._booths = Booths(COUNT, lambda _: None, now=now)
         self._seen: dict[Line, _Seen] = {}
         self._suspects: set[Line] = set()
         self._strikes = Strikes(_FORGIVEN, now=now)
@@ -128,6 +131,8 @@ class Watch:
             return
         self._strikes.add(_ALL)
         count = self._strikes.add(peer)
+        if count > _STRIKES:
+            self._booths.blame(self._lines.of(peer))
         if count > _MOST_STRIKES or self._held > _MOST_HELD:
             if line := self._lines.of(peer):
                 self._end(line, "vain_calls")
@@ -146,7 +151,9 @@ class Watch:
 
     async def keep(self, ports: Iterable[int]) -> None:
         """Look after all connections at some ports, until cancelled."""
-        self._lines = Lines(set(ports))
+        self._lines, entrances = Lines(set(ports)), Entrances(set(ports))
+        entrances.find()
+        self._booths = Booths(COUNT, entrances.steer, now=self._now)
         due = 0.0
         while True:
             await asyncio.sleep(_PERIOD_S)
@@ -174,6 +181,7 @@ class Watch:
         # Returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
         spent = await _sliced(self._lines.finding())
         lines = list(self._lines)
+        self._booths.see(lines)
         self._seen = {line: seen for line, seen in self._seen.items() if line in self._lines}
         self._suspects.intersection_update(lines)
         self._gone = {peer: at for peer, at in self._gone.items() if self._now() - at < _REMEMBERED_S}
@@ -232,6 +240,7 @@ class Watch:
 
     def _end(self, line: Line, reason: str) -> None:
         line.cut()
+        self._booths.blame(line)
         self._cut += 1
         self._gone[line.peer] = self._stirred_at = self._now()
         self._suspects.discard(line)
