@@ -107,6 +107,7 @@ async def measure(names: Sequence[str], form: Form) -> bool:
         async with house(ROWS[rows[0]].upstream, **ROWS[rows[0]].settings) as one:
             await _warm_up(one)
             for name in rows:
+                await _others(one, 10.0).at_rest()
                 row = await _row(one, name, form)
                 if name == INNOCENT:
                     own = {figure: value for figure in TIMES if (value := row.figures[figure])}

@@ -26,7 +26,7 @@ from headrace.edge.tcp_lines import Line, copy_of, is_tcp, sockets
 
 COUNT = 16
 _EPOCH_S = 0.5  # for so long all that come share a booth
-_TROUBLE_S = 1.0  # after the last word of trouble at a booth: whoever was cut is back by then
+_TROUBLE_S = 0.5  # after the last word of trouble at a booth: whoever was cut is back by then
 _ATTACH = 51  # SO_ATTACH_REUSEPORT_CBPF
 _RETURN = struct.Struct("=HBBI")  # struct sock_filter: return a constant
 _RETURN_CODE = 0x06

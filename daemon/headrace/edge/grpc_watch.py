@@ -35,7 +35,7 @@ from headrace.edge.tcp_lines import Line, Lines, Peer
 
 _ALL = "all"  # peers together
 _PERIOD_S = 0.05  # between two looks
-_SHARE = 0.01  # of the loop's time, at most, for looks at all connections
+_SHARE = 0.01  # of the loop's time, at most, for looking for connections, and for looks at all of them
 _AT_ONCE = 50  # connections that are looked at before the loop may go on
 _REMEMBERED_S = 30.0
 _STRIKES, _MOST_STRIKES, _FORGIVEN = 20, 300, 20.0  # calls in vain: until they are held, and cut; and a second
@@ -154,11 +154,13 @@ class Watch:
         self._lines, entrances = Lines(set(ports)), Entrances(set(ports))
         entrances.find()
         self._booths = Booths(COUNT, entrances.steer, now=self._now)
-        due = 0.0
+        found = looked = -_PERIOD_S
         while True:
             await asyncio.sleep(_PERIOD_S)
-            if (began := self._now()) >= due:
-                due = began + max(_PERIOD_S, await self._look_at_all() / _SHARE)
+            if (began := self._now()) >= found:
+                found = began + max(_PERIOD_S, await self._find() / _SHARE)
+            if (began := self._now()) >= looked:
+                looked = began + max(_PERIOD_S, await self._look_at_all() / _SHARE)
             elif self._suspects:
                 self._look(self._suspects, self.intake.take_counts())
             self.intake.counts = bool(self._suspects)
@@ -177,15 +179,19 @@ class Watch:
             gc.collect(_YOUNGEST)
             await asyncio.to_thread(memory.give_back)
 
-    async def _look_at_all(self) -> float:
-        # Returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
+    # Each returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
+
+    async def _find(self) -> float:
         spent = await _sliced(self._lines.finding())
+        self._booths.see(list(self._lines))
+        return spent
+
+    async def _look_at_all(self) -> float:
         lines = list(self._lines)
-        self._booths.see(lines)
         self._seen = {line: seen for line, seen in self._seen.items() if line in self._lines}
         self._suspects.intersection_update(lines)
         self._gone = {peer: at for peer, at in self._gone.items() if self._now() - at < _REMEMBERED_S}
-        spent += await _sliced(self._looking(lines, self.intake.take_counts()))
+        spent = await _sliced(self._looking(lines, self.intake.take_counts()))
         self._make_room(lines)
         return spent
 
