@@ -18,6 +18,7 @@ from headrace import answers, forms
 from headrace.admission import Admission
 from headrace.answers import Answers
 from headrace.aside import Aside
+from headrace.basin import Basin
 from headrace.bodies.reader import JOB, Reader
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
@@ -158,7 +159,7 @@ async def serving(
     clock, budget = SystemClock(), lambda call: ()
     exchange = Exchange(
         clock, flow, flow, flow, None, admission, Outcomes(clock), None,  # type: ignore[arg-type]
-        Guard(None, is_on=False), Answers(aside),  # type: ignore[arg-type]
+        Guard(None, is_on=False), Answers(aside), Basin(now=time.monotonic),  # type: ignore[arg-type]
         budget_headers=budget, upstream_url="http://u", opens_s=10.0,
     )  # fmt: skip
     callers = callers or FakeCallers()

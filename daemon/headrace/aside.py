@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -42,7 +43,7 @@ _REQUEST = struct.Struct("!BIQ")  # which job; the lengths in bytes of its head 
 _REPLY = struct.Struct("!BQ")  # what came of it; the length in bytes
 _DONE, _REFUSED, _TOO_MUCH, _FAILED = range(4)
 
-_MOST_BYTES = 3 << 30  # of the helper's address space
+_MOST_BYTES = 512 << 20  # of the helper's address space: fifteen million numbers, or three million objects
 _MUCH_BYTES = 256 << 20  # a helper that still holds so much when a job is done is not kept
 _CHUNK_BYTES = 1 << 18  # received at once, so that the loop gets its turn in between
 LIGHT_BYTES = 1 << 20  # hashed within a millisecond: done at once, by `aloof` or by whoever cannot wait for it
@@ -153,14 +154,14 @@ class Aside:
         return code, await self._receive(line, length)
 
     async def _receive(self, line: socket.socket, length: int) -> bytes:
-        received, left = [], length
+        received, left = io.BytesIO(), length  # written where it stays: to join it would take as much memory once more
         while left:
             chunk = await asyncio.get_running_loop().sock_recv(line, min(left, _CHUNK_BYTES))
             if not chunk:
                 raise ConnectionResetError
-            received.append(chunk)
+            received.write(chunk)
             left -= len(chunk)
-        return await joined(received)
+        return received.getvalue()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -250,14 +251,15 @@ def serve(line: socket.socket, jobs: Sequence[Job]) -> None:
 
 
 def _taken(line: socket.socket, length: int) -> bytes:
-    taken = bytearray(length)
-    view, have = memoryview(taken), 0
-    while have < length:
-        count = line.recv_into(view[have:])
-        if not count:
-            raise SystemExit  # nobody is there any more
-        have += count
-    return bytes(taken)
+    taken = io.BytesIO(bytes(length))  # which it gives out again as it is, and no copy of it
+    with taken.getbuffer() as view:
+        have = 0
+        while have < length:
+            count = line.recv_into(view[have:])
+            if not count:
+                raise SystemExit  # nobody is there any more
+            have += count
+    return taken.getvalue()
 
 
 def _resident_bytes() -> int:

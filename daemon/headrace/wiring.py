@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import platform
+import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from headrace.answers import Answers
 from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
+from headrace.basin import Basin
 from headrace.batches import Batches
 from headrace.bodies import reader
 from headrace.budget.borrowing import Borrowing
@@ -167,6 +169,7 @@ class Parts:
             known_hosts=lambda: self.hosts.known,
         )
         self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
+        self.basin = Basin(settings.listen.max_coming_bytes, patience_s=settings.listen.body_timeout, now=time.monotonic)
         self.overrides = Overrides(self.link, clock, self._go_by_limits)
         self.schedule = Schedule(
             self._limits(),
@@ -268,6 +271,7 @@ class Parts:
             self.batches,
             self.guard,
             self.answers,
+            self.basin,
             budget_headers=self.schedule.budget_headers,
             upstream_url=settings.upstream.base_url,
             opens_s=settings.listen.stream_opens,

@@ -22,8 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import aiohttp
 from tests.hostile.goals import BACK_MB, HITS, TIMES, goals
-from tests.hostile.others import Others
+from tests.hostile.others import Others, body
 from tests.hostile.rig import House, Memory, house
 from tests.hostile.rows import INNOCENT, ROWS
 from tests.truth.counting import quantile
@@ -106,6 +107,7 @@ async def measure(names: Sequence[str], form: Form) -> bool:
         async with house(ROWS[rows[0]].upstream, **ROWS[rows[0]].settings) as one:
             await _warm_up(one)
             for name in rows:
+                await _others(one, 10.0).at_rest()
                 row = await _row(one, name, form)
                 if name == INNOCENT:
                     own = {figure: value for figure in TIMES if (value := row.figures[figure])}
@@ -122,6 +124,10 @@ async def measure(names: Sequence[str], form: Form) -> bool:
 async def _warm_up(one: House) -> None:
     # A helper process that is there from the first large body on is no harm that an attack does.
     await _others(one, 10.0).ask(1.0)
+    async with aiohttp.ClientSession() as session:
+        headers = {"x-api-key": one.ours, "content-type": "application/json"}
+        async with session.post(f"{one.daemon.http}/v1/messages", data=body("large " * 50_000), headers=headers) as response:
+            await response.read()
 
 
 def _others(one: House, rate: float) -> Others:

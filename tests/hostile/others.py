@@ -20,6 +20,7 @@ from headrace.v1 import messages_service_pb2, messages_service_pb2_grpc
 
 MODEL = "claude-haiku-4-5"
 _PATIENCE_S = 30.0
+_QUICK_S = 0.1
 _numbers = itertools.count(1)
 _OWN = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own, and not one that another channel has
 
@@ -70,6 +71,16 @@ class Others:
                 group.create_task(self._go_on(group, report, name, door, until))
             group.create_task(self._come_anew(report, until))
         return report
+
+    async def at_rest(self) -> None:
+        """Wait until hits over new connections are quick: what an attack leaves behind is not the next one's."""
+        async with asyncio.timeout(_PATIENCE_S):
+            for _ in range(3):
+                began = -_PATIENCE_S
+                while time.monotonic() - began > _QUICK_S:
+                    began = time.monotonic()
+                    async with grpc.aio.insecure_channel(self._grpc, options=_OWN) as channel:
+                        await self._over_grpc(channel)("kept")
 
     async def _go_on(self, group: asyncio.TaskGroup, report: Report, name: str, door: Door, until: float) -> None:
         due = time.monotonic()

@@ -24,6 +24,7 @@ from headrace import disconnect, endpoints, roles
 from headrace.admission import Admission, Ask, check_size
 from headrace.answers import Answers
 from headrace.aside import Aside
+from headrace.basin import Basin
 from headrace.batches import Batches
 from headrace.batches.results import readable
 from headrace.carry import Carrier, Load
@@ -131,6 +132,7 @@ class Exchange:
         batches: Batches,
         guard: Guard,
         answers: Answers,
+        basin: Basin,
         *,
         budget_headers: Budget,
         upstream_url: str,
@@ -138,6 +140,7 @@ class Exchange:
     ) -> None:
         self.outcomes = outcomes
         self.pursuits = pursuits
+        self.basin = basin
         self._once = once
         self._clock = clock
         self._flow = flow

@@ -1,17 +1,20 @@
 """
 Taking an address for a gRPC server: nobody else's, and with the right permissions.
 
-grpcio takes over a live unix socket without a word, and shares a TCP port if it is let. So a lock on each address comes first;
-only under it may a socket that a dead daemon left be removed. `grpc.so_reuseport = 0` makes an occupied port an error.
+grpcio takes over a live unix socket without a word, and shares a TCP port if it is let, as our own servers do among themselves.
+So a lock on each address comes first; only under it may a socket that a dead daemon left be removed. And before a port is
+shared, it is taken for a moment as one that is not: if anybody listens there, that is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -55,15 +58,17 @@ class Address:
         """The address with its real port, once there is one."""
         return f"{self.text[:-1]}{self.port}" if self.port and self.text.endswith(":0") else self.text
 
-    def bind(self, server: grpc.aio.Server) -> None:
-        """Lock the address and bind the server to it; `StartupError` when it is taken, or cannot be."""
+    def bind(self, local: grpc.aio.Server, remote: Sequence[grpc.aio.Server]) -> None:
+        """Lock the address and bind the one server or the others to it; `StartupError` when it is taken, or cannot be."""
         if self._lock is not None:
             self._lock.acquire()
         try:
-            if self.path is None:
-                self.port = _add_port(server, self.text, self._certificates)
-            else:
-                self._bind_socket(server, self.path)
+            if self.path is not None:
+                self._bind_socket(local, self.path)
+                return
+            _check_free(self.text)
+            for server in remote:
+                self.port = _add_port(server, self.bound, self._certificates)
         except BaseException:
             self.release()
             raise
@@ -90,6 +95,27 @@ class Address:
         path.chmod(self._mode)
 
 
+def _check_free(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, place in dict.fromkeys(found):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended are nobody
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(place)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _occupied(address) from error
+
+
+def _occupied(address: str) -> StartupError:
+    return StartupError(
+        f"listen.grpc: cannot listen on {address}: it is in use or not ours; stop what listens there, or listen elsewhere"
+    )
+
+
 def _add_port(server: grpc.aio.Server, address: str, certificates: Certificates | None = None) -> int:
     try:
         port: int = (
@@ -98,9 +124,7 @@ def _add_port(server: grpc.aio.Server, address: str, certificates: Certificates 
             else server.add_secure_port(address, _credentials(certificates))
         )
     except RuntimeError as error:
-        raise StartupError(
-            f"listen.grpc: cannot listen on {address}: it is in use or not ours; stop what listens there, or listen elsewhere"
-        ) from error
+        raise _occupied(address) from error
     return port
 
 

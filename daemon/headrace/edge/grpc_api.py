@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 
 from headrace.admission import check_size
 from headrace.aside import aloof
+from headrace.basin import Place
 from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded
@@ -38,6 +39,7 @@ from headrace.edge.taken import whole_body
 from headrace.errors import HeadraceError, TooSlow, UnknownCaller
 from headrace.heads import readable
 from headrace.model import Call
+from headrace.owner import text_of
 from headrace.trail import GIVEN_HEADER, ID_HEADER, id_of
 from headrace.v1 import api_service_pb2
 
@@ -76,9 +78,10 @@ class ApiServicer:
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
         if not self._who.asks_for_keys and (hit := await self._find(_NAMED, raw)):
             return await self._give(hit, context)
-        first = await beginning(raw)
+        first, seen = await beginning(raw), [raw]
+        del raw  # it may be large, and is wanted for a moment more
         try:
-            await self._answer(raw, first, parts, context, writer)
+            await self._answer(seen, first, parts, context, writer)
         except HeadraceError as error:
             if writer.has_begun and (isinstance(error, TooSlow) or not writer.has_events):
                 raise  # the status is gone: the RPC itself has to fail, and so where nobody would read a last event
@@ -103,13 +106,14 @@ class ApiServicer:
             self._hits.bring_near(head, raw, hit)
         return hit
 
-    async def _answer(self, raw: bytes, first: Beginning, parts: AsyncIterator[bytes], context: Any, writer: _Writer) -> None:
+    async def _answer(
+        self, seen: list[bytes], first: Beginning, parts: AsyncIterator[bytes], context: Any, writer: _Writer
+    ) -> None:
         head, headers = first.head, _headers(first.head)
         give(headers.get(GIVEN_HEADER))
         key, own_key, scope, given = self._who.keys(context, headers)
-        if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, raw)):
+        if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, seen[0])):
             return await self._give(hit, context, given)
-        digests = [await aloof(raw, digest, _NAMED + scope, raw)]
         request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
@@ -119,28 +123,41 @@ class ApiServicer:
             credential=own_key,
             id=call_id(context),
         )
-        if not _is_whole(first, headers):
-            digests.clear()  # the same first part may have another body after it
-        if hit := await self._read(request, first, parts, digests):
-            return await self._give(hit, context, call_id(context))
-        async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
-            await writer.pass_on(response)
+        with self._exchange.basin.place(text_of(request.caller.name, own_key)) as place:
+            await place.came(len(seen[0]))
+            raw = seen.pop()
+            digests = [await aloof(raw, digest, _NAMED + scope, raw)]
+            del raw
+            if not _is_whole(first, headers):
+                digests.clear()  # the same first part may have another body after it
+            if hit := await self._read(request, first, parts, digests, place):
+                return await self._give(hit, context, call_id(context))
+            async with self._exchange.open(request, seen=lambda call: self._admitted(place, digests, call)) as response:
+                await writer.pass_on(response)
         return None
 
-    async def _read(self, request: Request, first: Beginning, parts: AsyncIterator[bytes], digests: list[bytes]) -> Hit | None:
+    async def _read(
+        self, request: Request, first: Beginning, parts: AsyncIterator[bytes], digests: list[bytes], place: Place
+    ) -> Hit | None:
         """Take in the body; where the answer may be kept, all of it, and look for a hit by what HTTP would say."""
         endpoint = endpoint_of(request.method, request.target)
         request.body, request.length = await _body(first, request.headers, parts)
         if not endpoint.is_kept:
+            place.release()  # it goes by
             return None
         check_size(endpoint, request.length)
-        request.body = body = await whole_body(request.body, endpoint)
+        request.body = body = await whole_body(request.body, endpoint, place)
+        place.fill()
         if "idempotency-key" in request.headers:
             return None
         named = (request.caller.name, request.credential, request.method, request.target, request.headers)
         asked = await aloof(body, http_digest, *named, body)
         digests.append(asked)
         return self._hits.glance(asked)
+
+    def _admitted(self, place: Place, digests: Iterable[bytes], call: Call) -> None:
+        place.release()  # other bounds hold what waits, and what is with upstream
+        self._remember(digests, call)
 
     def _remember(self, digests: Iterable[bytes], call: Call) -> None:
         for known in digests:

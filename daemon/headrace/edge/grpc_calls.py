@@ -17,7 +17,7 @@ from headrace.edge import peers, status
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.errors import HeadraceError, InvalidCall, TooLarge, UnknownCaller
 from headrace.model import Caller
-from headrace.owner import Owner
+from headrace.owner import Owner, text_of
 from headrace.trail import GIVEN_HEADER
 
 M = TypeVar("M", bound=Message)
@@ -189,6 +189,10 @@ class Who:
     def identify(self, key: str, named: str) -> Caller:
         """Return the caller."""
         return self._callers.identify(key, named)
+
+    def whose(self, keys: Keys) -> str:
+        """Return `Owner.text` of who asks, as far as that is known before anything of the RPC is parsed."""
+        return text_of(self.identify(keys.ours, "").name, keys.own)
 
     def ask(self, context: Any, rpc: str, named: str = "") -> Asker:
         """Return who asks for an RPC ("TicketsService.GetTicket"); raises `NotAllowed` if that may not (roles.py)."""

@@ -167,7 +167,9 @@ class Intake:
         if (raw := await self.read(context)) is None:
             await self._left_unheard(context)
         while raw is not None:
-            yield raw
+            passed = [raw]
+            del raw  # it may be large, and its reader alone says how long it is kept
+            yield passed.pop()
             raw = await self.read(context)
 
     async def read(self, context: Any) -> bytes | None:
@@ -202,6 +204,7 @@ class Intake:
             except HeadraceError as error:
                 return await status.abort(context, error)
             said = run(raw, answering(context, self._going) if answering else context)
+            del raw  # it may be large, and what it asks may last
             return said if isinstance(said, bytes) else await said
 
         return take

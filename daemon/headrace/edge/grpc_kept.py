@@ -108,7 +108,11 @@ class KeptRpc:
 
     async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
         seen, hit = await self._far(self._named + keys.scope, raw)
-        return await self._ask(raw, context, keys, seen) if hit is None else self._give(hit, keys.id)
+        if hit is not None:
+            return self._give(hit, keys.id)
+        call = await self._admit(raw, context, keys)
+        del raw  # the call has all that it says
+        return await self._ask(call, context, seen)
 
     def _near(self, head: bytes, raw: bytes) -> Hit | None:
         hit = self._hits.near(head, raw)
@@ -137,8 +141,7 @@ class KeptRpc:
         """Tell of a request that was refused before it was a call; for `guarded`."""
         self._exchange.outcomes.refused("grpc", error, id=call_id(context))
 
-    async def _ask(self, raw: bytes, context: Any, keys: Keys, seen: bytes) -> bytes:
-        call = await self._admit(raw, context, keys)
+    async def _ask(self, call: Call, context: Any, seen: bytes) -> bytes:
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             if reply.answer is None:
@@ -158,6 +161,7 @@ class KeptRpc:
             await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, keys.id))
             return
         call = await self._admit(raw, context, keys)
+        del raw  # the call has all that it says
         self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             answer = reply.answer
@@ -174,11 +178,13 @@ class KeptRpc:
 
     async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:
         self._miss_count += 1
-        parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
-        caller = self._who.identify(keys.ours, parted.request.options.caller)
-        ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
-        ask["id"] = call_id(context)
-        return await self._exchange.admit(ask)
+        with self._exchange.basin.place(self._who.whose(keys)) as place:
+            await place.came(len(raw))
+            parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
+            caller = self._who.identify(keys.ours, parted.request.options.caller)
+            ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
+            ask["id"] = call_id(context)
+            return await self._exchange.admit(ask)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:
         # To the very end, also past the last event that is told: whoever leaves early gives the call up.

@@ -34,7 +34,6 @@ _OPTIONS = (
     ("grpc.experimental.tcp_read_chunk_size", _READ_BYTES),
     ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
     ("grpc.experimental.tcp_max_read_buffer_size", 2 * _READ_BYTES),
-    ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -43,6 +42,6 @@ _OPTIONS = (
 )
 
 
-def options(max_streams: int = _MOST) -> tuple[tuple[str, int], ...]:
-    """Return what a server is told, with so many calls at once over each of its connections."""
-    return (*_OPTIONS, ("grpc.max_concurrent_streams", max_streams))
+def options(max_streams: int = _MOST, *, shares_port: bool = False) -> tuple[tuple[str, int], ...]:
+    """Return what a server is told, with so many calls at once over each connection; others may listen where it does."""
+    return (*_OPTIONS, ("grpc.so_reuseport", int(shares_port)), ("grpc.max_concurrent_streams", max_streams))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import grpc
@@ -23,6 +23,7 @@ from headrace.edge import reflection
 from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_addresses import Address
 from headrace.edge.grpc_api import ApiServicer
+from headrace.edge.grpc_booths import COUNT as BOOTHS
 from headrace.edge.grpc_budgets import BudgetsServicer
 from headrace.edge.grpc_cache import CacheServicer
 from headrace.edge.grpc_calls import Who
@@ -142,18 +143,20 @@ class GrpcServer:
         await self.set_serving(False)
         gate = self._gate()
         # Sockets have a server of their own: what comes in at the ports, however much, is in nobody's way there.
-        local, remote = _server(gate), _server(gate, self._bounds.max_streams)
+        has_ports = any(address.path is None for address in self._addresses)
+        local = _server(gate, options())
+        remote = [_server(gate, options(self._bounds.max_streams, shares_port=True)) for _ in range(has_ports * BOOTHS)]
         try:
             for address in self._addresses:
-                address.bind(local if address.path else remote)
-            for server in (local, remote):
+                address.bind(local, remote)
+            for server in (local, *remote):
                 await server.start()
         except BaseException:
-            for server in (local, remote):
+            for server in (local, *remote):
                 await server.stop(None)
             self._release()
             raise
-        self._servers = [local, remote]
+        self._servers = [local, *remote]
         self._background.lasting(lambda: self._watch.keep(self.ports), name="watch")
 
     async def set_serving(self, is_serving: bool) -> None:
@@ -214,7 +217,7 @@ def _check_roles(methods: Iterable[str], public: Iterable[str]) -> None:
         raise ValueError(f"what is answered without a key must be public (roles.py): {wrong}")
 
 
-def _server(gate: Gate, *max_streams: int) -> grpc.aio.Server:
-    server = grpc.aio.server(options=options(*max_streams))
+def _server(gate: Gate, told: Sequence[tuple[str, int]]) -> grpc.aio.Server:
+    server = grpc.aio.server(options=told)
     server.add_generic_rpc_handlers((gate,))
     return server

@@ -9,6 +9,7 @@ loses its own connection, and nobody else anything:
   connection, and grpcio refuses more of them by itself; in the end the connection is cut;
 - bytes without end that no call asked for (frames of control, headers that never end) cost the connection;
 - so does an answer that nobody takes;
+- those that come while there is trouble come in where the trouble is (grpc_booths.py);
 - of connections beyond those that there may be, those go first over which nothing was ever asked.
 
 The alternative, a front before grpcio that counts frames, costs every call two more hops through the loop, a third of a hit.
@@ -27,13 +28,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from headrace import memory, observe
+from headrace.edge.grpc_booths import COUNT, Booths, Entrances
 from headrace.edge.grpc_intake import Intake, peer_of
 from headrace.edge.strikes import Strikes
 from headrace.edge.tcp_lines import Line, Lines, Peer
 
 _ALL = "all"  # peers together
 _PERIOD_S = 0.05  # between two looks
-_SHARE = 0.01  # of the loop's time, at most, for looks at all connections
+_SHARE = 0.01  # of the loop's time, at most, for looking for connections, and for looks at all of them
 _AT_ONCE = 50  # connections that are looked at before the loop may go on
 _REMEMBERED_S = 30.0
 _STRIKES, _MOST_STRIKES, _FORGIVEN = 20, 300, 20.0  # calls in vain: until they are held, and cut; and a second
@@ -100,6 +102,7 @@ class Watch:
         self._bounds = bounds
         self._now = now
         self._lines = Lines(set())
+        self._booths = Booths(COUNT, lambda _: None, now=now)
         self._seen: dict[Line, _Seen] = {}
         self._suspects: set[Line] = set()
         self._strikes = Strikes(_FORGIVEN, now=now)
@@ -128,6 +131,8 @@ class Watch:
             return
         self._strikes.add(_ALL)
         count = self._strikes.add(peer)
+        if count > _STRIKES:
+            self._booths.blame(self._lines.of(peer))
         if count > _MOST_STRIKES or self._held > _MOST_HELD:
             if line := self._lines.of(peer):
                 self._end(line, "vain_calls")
@@ -146,12 +151,16 @@ class Watch:
 
     async def keep(self, ports: Iterable[int]) -> None:
         """Look after all connections at some ports, until cancelled."""
-        self._lines = Lines(set(ports))
-        due = 0.0
+        self._lines, entrances = Lines(set(ports)), Entrances(set(ports))
+        entrances.find()
+        self._booths = Booths(COUNT, entrances.steer, now=self._now)
+        found = looked = -_PERIOD_S
         while True:
             await asyncio.sleep(_PERIOD_S)
-            if (began := self._now()) >= due:
-                due = began + max(_PERIOD_S, await self._look_at_all() / _SHARE)
+            if (began := self._now()) >= found:
+                found = began + max(_PERIOD_S, await self._find() / _SHARE)
+            if (began := self._now()) >= looked:
+                looked = began + max(_PERIOD_S, await self._look_at_all() / _SHARE)
             elif self._suspects:
                 self._look(self._suspects, self.intake.take_counts())
             self.intake.counts = bool(self._suspects)
@@ -170,14 +179,19 @@ class Watch:
             gc.collect(_YOUNGEST)
             await asyncio.to_thread(memory.give_back)
 
-    async def _look_at_all(self) -> float:
-        # Returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
+    # Each returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
+
+    async def _find(self) -> float:
         spent = await _sliced(self._lines.finding())
+        self._booths.see(list(self._lines))
+        return spent
+
+    async def _look_at_all(self) -> float:
         lines = list(self._lines)
         self._seen = {line: seen for line, seen in self._seen.items() if line in self._lines}
         self._suspects.intersection_update(lines)
         self._gone = {peer: at for peer, at in self._gone.items() if self._now() - at < _REMEMBERED_S}
-        spent += await _sliced(self._looking(lines, self.intake.take_counts()))
+        spent = await _sliced(self._looking(lines, self.intake.take_counts()))
         self._make_room(lines)
         return spent
 
@@ -232,6 +246,7 @@ class Watch:
 
     def _end(self, line: Line, reason: str) -> None:
         line.cut()
+        self._booths.blame(line)
         self._cut += 1
         self._gone[line.peer] = self._stirred_at = self._now()
         self._suspects.discard(line)

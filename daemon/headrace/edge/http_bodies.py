@@ -9,17 +9,17 @@ bodies at once hold up no more than one does.
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
-from headrace.aside import joined
+from headrace.basin import LIGHT_BYTES, Place
 from headrace.crowd import Crowd
 from headrace.errors import InvalidCall, TooLarge
 from headrace.unpacking import ENCODINGS, Mispacked, unpacked
 
-_BUFFERED_BYTES = 65_536
 _THREAD = ThreadPoolExecutor(1, "unpack")
 
 
@@ -34,20 +34,20 @@ def packing(request: web.BaseRequest) -> str:
     return encoding if (encoding := named.lower()) in ENCODINGS else ""
 
 
-async def read(request: web.BaseRequest, crowd: Crowd, whose: str, *, most_bytes: int) -> bytes:
+async def read(request: web.BaseRequest, crowd: Crowd, place: Place, *, most_bytes: int) -> bytes:
     """
     Return a request's body; raises `TooLarge`, `InvalidCall` if it breaks off, `QueueFull` if too much waits already.
 
-    *whose* is `Owner.text` of who sends it.
+    *place* is where it lies from then on.
     """
     content = request.content
     if packing(request):
-        return await _read_counted(request, crowd, whose, most_bytes)
+        return await _read_counted(request, crowd, place, most_bytes)
     if content.is_eof() and content.exception() is None:
         return content.read_nowait()  # all of it has come with the head, as most bodies do
     if _is_small(request):
         return b"".join([chunk async for chunk in _raw(request)])
-    return await _read_counted(request, crowd, whose, most_bytes)
+    return await _read_counted(request, crowd, place, most_bytes)
 
 
 def chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
@@ -66,7 +66,7 @@ async def _unpacked(packed: AsyncIterator[bytes], encoding: str) -> AsyncIterato
 
 def _is_small(request: web.BaseRequest) -> bool:
     length = request.content_length
-    return length is not None and length <= _BUFFERED_BYTES
+    return length is not None and length <= LIGHT_BYTES
 
 
 async def _raw(request: web.BaseRequest) -> AsyncIterator[bytes]:
@@ -80,14 +80,17 @@ async def _raw(request: web.BaseRequest) -> AsyncIterator[bytes]:
         raise InvalidCall("the body ended before it was whole") from error
 
 
-async def _read_counted(request: web.BaseRequest, crowd: Crowd, whose: str, most_bytes: int) -> bytes:
-    # Joined once: the library's own way copies what has come several times over, and holds up the loop by that.
-    pieces, size = [], 0
-    with crowd.waiting("reading", caller=whose) as place:
+async def _read_counted(request: web.BaseRequest, crowd: Crowd, place: Place, most_bytes: int) -> bytes:
+    # Written where it stays: to join pieces takes as much memory once more, and the library's own way copies what has come
+    # several times over. Nothing is read while `add` waits, so the server stops reading the socket, too.
+    whole, size = io.BytesIO(), 0
+    with crowd.waiting("reading", caller=place.caller) as waiting:
         async for piece in chunks(request):
-            place.add(len(piece))
-            pieces.append(piece)
             size += len(piece)
             if size > most_bytes:
                 raise TooLarge(f"the body is over {most_bytes:,} bytes, the most that upstream takes")
-        return await joined(pieces)
+            waiting.add(len(piece))
+            whole.write(piece)
+            await place.add(len(piece))
+        place.fill()
+        return whole.getvalue()

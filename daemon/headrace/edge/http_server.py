@@ -23,6 +23,7 @@ from multidict import CIMultiDict, MultiMapping
 from headrace import observe, roles
 from headrace.admission import check_size
 from headrace.aside import aloof
+from headrace.basin import Place
 from headrace.callers import Callers
 from headrace.certificates import Certificates
 from headrace.clock import Clock, SystemClock
@@ -43,7 +44,7 @@ from headrace.edge.waits import has_own_clock
 from headrace.endpoints import MESSAGES
 from headrace.errors import HeadraceError, InvalidCall, StartupError, TooLarge, TooSlow, UnknownCaller
 from headrace.heads import HeadWriter
-from headrace.model import Caller
+from headrace.model import Call, Caller
 from headrace.owner import text_of
 from headrace.room import connections_of
 from headrace.trail import GIVEN_HEADER, id_of
@@ -208,17 +209,19 @@ class HttpServer:
     # The API.
 
     async def _call(self, request: web.BaseRequest) -> web.StreamResponse:
+        place: Place | None = None
         try:
             headers, target = request.headers, request.rel_url.raw_path_qs
             caller, own_key = self._identify(headers, request.transport)
             endpoint = endpoint_of(request.method, target)
             check_size(endpoint, request.content_length)
             _invite(request)
-            whose = text_of(caller.name, own_key)
+            place = self._exchange.basin.place(text_of(caller.name, own_key))
             if not endpoint.is_kept:
-                body, length = await _pass(request, self._crowd, whose)
-                return await self._answer(request, _asked(request, target, caller, own_key, body, length))
-            body = await _read(request, self._crowd, whose)
+                body, length = await _pass(request, self._crowd, place)
+                place.release()  # it goes by
+                return await self._answer(request, _asked(request, target, caller, own_key, body, length), place)
+            body = await _read(request, self._crowd, place)
             key = b""
             if "idempotency-key" not in headers:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
@@ -227,7 +230,7 @@ class HttpServer:
                     return http_ready.response(request, hit, self._budget_headers(hit.seen))
             asked = _asked(request, target, caller, own_key, body, len(body))
             del body  # it is the call's from here on, which may share another's
-            return await self._answer(request, asked, key)
+            return await self._answer(request, asked, place, key)
         except HeadraceError as error:
             self._outcomes.refused("http", error, id=_id(request))
             if isinstance(error, TooLarge):
@@ -241,6 +244,9 @@ class HttpServer:
             log.exception(observe.CALL_FAILED, edge="http", kind=type(error).__name__)
             self._outcomes.refused("http", error, id=_id(request))
             return _refusal(error)
+        finally:
+            if place is not None:
+                place.release()
 
     def _identify(self, headers: Mapping[str, str], transport: asyncio.Transport | None) -> tuple[Caller, str]:
         names = peers.of_http(transport) if self._callers.knows_certificates else ()
@@ -251,10 +257,15 @@ class HttpServer:
             raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
         return caller, own_key
 
-    async def _answer(self, request: web.BaseRequest, asked: Request, key: bytes = b"") -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, asked: Request, place: Place, key: bytes = b"") -> web.StreamResponse:
+        def seen(call: Call) -> None:
+            place.release()  # other bounds hold what waits, and what is with upstream
+            if key:
+                self._hits.remember(key, call)
+
         stream: web.StreamResponse | None = None
         try:
-            async with self._exchange.open(asked, seen=lambda call: self._hits.remember(key, call) if key else None) as reply:
+            async with self._exchange.open(asked, seen=seen) as reply:
                 if reply.whole is not None:
                     return http_ready.whole(request, reply.whole, reply.headers)
                 stream = web.StreamResponse(status=reply.status, headers=reply.headers)
@@ -316,18 +327,18 @@ def _asked(
     return asked
 
 
-async def _pass(request: web.BaseRequest, crowd: Crowd, whose: str) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+async def _pass(request: web.BaseRequest, crowd: Crowd, place: Place) -> tuple[bytes | AsyncIterator[bytes], int | None]:
     if not request.body_exists:
         return b"", 0
     length = request.content_length
     if length is not None and length <= _WHOLE:
-        body = await _read(request, crowd, whose)
+        body = await _read(request, crowd, place)
         return body, len(body)
     return http_bodies.chunks(request), None if http_bodies.packing(request) else length
 
 
-async def _read(request: web.BaseRequest, crowd: Crowd, whose: str) -> bytes:
-    return await http_bodies.read(request, crowd, whose, most_bytes=MESSAGES.max_body or 0)
+async def _read(request: web.BaseRequest, crowd: Crowd, place: Place) -> bytes:
+    return await http_bodies.read(request, crowd, place, most_bytes=MESSAGES.max_body or 0)
 
 
 def _id(request: web.BaseRequest) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 
 from headrace.admission import check_size
-from headrace.aside import joined
+from headrace.basin import Place
 from headrace.endpoints import Endpoint
 
 
-async def whole_body(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
-    """Return all of a body; `TooLarge` as soon as it is more than upstream takes."""
+async def whole_body(body: bytes | AsyncIterator[bytes], endpoint: Endpoint, place: Place | None = None) -> bytes:
+    """Return all of a body, which lies at a *place*; `TooLarge` as soon as it is more than upstream takes."""
     if isinstance(body, bytes):
         return body
-    return await joined([chunk async for chunk in _counted(body, endpoint)])
+    whole = io.BytesIO()  # written where it stays: to join it would take as much memory once more
+    async for chunk in _counted(body, endpoint):
+        whole.write(chunk)
+        if place is not None:
+            await place.add(len(chunk))
+    return whole.getvalue()
 
 
 def bounded(body: bytes | AsyncIterator[bytes], endpoint: Endpoint) -> bytes | AsyncIterator[bytes]:

@@ -48,7 +48,7 @@ class Line:
 
     def look(self) -> bool:
         """Count anew; False once the connection is over."""
-        with contextlib.suppress(OSError, struct.error), _copy(self.descriptor, self.inode) as copy:
+        with contextlib.suppress(OSError, struct.error), copy_of(self.descriptor, self.inode) as copy:
             said = _INFO.unpack(copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES))
             state, unacknowledged, self.taken, self.received, unsent = said
             self.waits = bool(unacknowledged or unsent)
@@ -57,7 +57,7 @@ class Line:
 
     def cut(self) -> None:
         """End the connection, for both ends."""
-        with contextlib.suppress(OSError), _copy(self.descriptor, self.inode) as copy:
+        with contextlib.suppress(OSError), copy_of(self.descriptor, self.inode) as copy:
             copy.shutdown(socket.SHUT_RDWR)
 
 
@@ -122,11 +122,23 @@ class Lines:
             del self._by_peer[line.peer]
 
     def _identify(self, descriptor: int, inode: int) -> Line | None:
-        with contextlib.suppress(OSError), _copy(descriptor, inode) as copy:
-            if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] in self._ports:
+        with contextlib.suppress(OSError), copy_of(descriptor, inode) as copy:
+            if is_tcp(copy) and copy.getsockname()[1] in self._ports:
                 address, port = copy.getpeername()[:2]
                 return Line(descriptor, inode, (address.removeprefix(_MAPPED), port))
         return None
+
+
+def sockets() -> Iterator[tuple[int, int]]:
+    """Yield all sockets of this process: descriptor and inode."""
+    for descriptor in _descriptors():
+        if inode := _inode_of(descriptor):
+            yield descriptor, inode
+
+
+def is_tcp(one: socket.socket) -> bool:
+    """Whether a socket is one of TCP's, as far as its family tells."""
+    return one.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def _in_pieces(numbers: Collection[int]) -> Iterator[int | None]:
@@ -152,8 +164,8 @@ def _inode_of(descriptor: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _copy(descriptor: int, inode: int) -> Iterator[socket.socket]:
-    # OSError where it is no longer the same socket.
+def copy_of(descriptor: int, inode: int) -> Iterator[socket.socket]:
+    """Yield a copy of a socket; `OSError` where the descriptor is no longer that of this very socket."""
     with socket.socket(fileno=os.dup(descriptor)) as copy:
         if os.fstat(copy.fileno()).st_ino != inode:
             raise OSError("another socket has this descriptor now")
