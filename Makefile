@@ -115,10 +115,10 @@ any-order: dev               ## Let daemons, Redis and clocks do what they will,
 fuzz: dev                    ## Give every decoder a million changed inputs. TARGET="bodies.chat sse.splitter" picks some, N=1000 fewer, SEED=2 others.
 	$(BIN)/python -m tests.fuzz $(TARGET) $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED))
 
-chaos: dev                   ## Kill, stop, cut and fill everything at any moment, and count what callers notice. ROW="kills redis" picks some, SEED=2 other chance.
+chaos: dev $(NODE_TESTS)               ## Kill, stop, cut and fill everything at any moment, and count what callers notice. ROW="kills redis" picks some, SEED=2 other chance.
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ROW)
 
-chaos-short: dev             ## The same in its short form, every fault once.
+chaos-short: dev $(NODE_TESTS)           ## The same in its short form, every fault once.
 	$(BIN)/python -m tests.chaos --short $(if $(SEED),--seed $(SEED)) $(ROW)
 
 chaos-nth: dev               ## Lose, double and delay each command that a call says to Redis, one at a time. ROW="claim park" picks some paths.

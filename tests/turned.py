@@ -25,16 +25,26 @@ local server = redis
 local clock_us = tonumber(server.call('GET', 'clock'))
 local function ends(key, at_ms) return server.call('ZADD', 'ends', string.format('%.3f', at_ms), key) end
 local redis = {}
+local function set(key, value, ...)
+    local how = {...}
+    local is_new = how[1] == 'NX'
+    local span_ms = how[is_new and 3 or 2]
+    if is_new and server.call('EXISTS', key) == 1 then return false end
+    if span_ms then ends(key, clock_us / 1e3 + span_ms) end
+    return server.call('SET', key, value)
+end
 function redis.call(command, ...)
-    local key, value, _, span_ms = ...
+    local key, value = ...
     if command == 'TIME' then return {math.floor(clock_us / 1e6), clock_us % 1e6} end
     if command == 'PEXPIRE' then return ends(key, clock_us / 1e3 + value) end
     if command == 'PEXPIREAT' then return ends(key, value) end
-    if command == 'SET' and span_ms then
-        ends(key, clock_us / 1e3 + span_ms)
-        return server.call('SET', key, value)
-    end
+    if command == 'PERSIST' then return server.call('ZREM', 'ends', key) end
+    if command == 'SET' then return set(...) end
     return server.call(command, ...)
+end
+function redis.pcall(command, ...)
+    if command == 'SET' then return set(...) end
+    return server.pcall(command, ...)
 end
 """
 

@@ -130,6 +130,10 @@ def flight(fingerprint: str) -> str:
     return f"headrace:flight:{fingerprint}"
 
 
+def ticket_log(ticket: str) -> str:
+    return log(f"flight:ticket:{ticket}:log")
+
+
 def log(name: str) -> str:
     return f"headrace:log:{name}"
 

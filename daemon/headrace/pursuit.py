@@ -130,12 +130,13 @@ class Pursuits:
         nobody can say so.
         """
         hold = self._tickets.hold(call.ticket)
-        async with self._ending(call, spared=spared) as bound, self._flow.walk(call, is_live=call.stream) as reply:
-            bound.move(call.ends)
-            answer, rest = (reply.answer, []) if reply.answer else await self._listen(flight, reply, call)
-        await self._tickets.finish(
-            call.ticket, by=hold, answer=answer, source=reply.source, attempts=reply.attempts, waited_s=reply.waited_s
-        )
+        async with self._sure_to_end(call.ticket, hold):
+            async with self._ending(call, spared=spared) as bound, self._flow.walk(call, is_live=call.stream) as reply:
+                bound.move(call.ends)
+                answer, rest = (reply.answer, []) if reply.answer else await self._listen(flight, reply, call)
+            await self._tickets.finish(
+                call.ticket, by=hold, answer=answer, source=reply.source, attempts=reply.attempts, waited_s=reply.waited_s
+            )
         if not await self._counts(hold, flight, call):
             raise Canceled("the ticket ended before its answer came")
         for event in rest:
@@ -239,6 +240,11 @@ class Pursuits:
         flight = Flight(ticket.id)  # a buffer: nobody joins it here, others may follow it by the ticket
         tries = Tries(self._policy, self._clock, made=number, broken=ticket.broken)
         hold = self._tickets.hold(ticket.id)
+        async with self._sure_to_end(ticket.id, hold):
+            await self._attempt_by(hold, ticket, call, flight, tries)
+
+    async def _attempt_by(self, hold: Hold, ticket: Ticket, call: Call, flight: Flight, tries: Tries) -> None:
+        number = tries.made
         try:
             async with self._ending(call, spared=(AttemptFailed, BrokenStream, QueueFull, RedisAway)) as bound:
                 flight.on_open = lambda: bound.move(call.ends)
@@ -301,8 +307,20 @@ class Pursuits:
                 if hold.is_lost:
                     raise Canceled("the ticket ended before its attempt failed") from error
             raise
-        except Exception:  # the fault is ours; the ticket would stay in our hands until its deadline
-            await self._tickets.finish(call.ticket, by=hold, error=HeadraceError("internal error"))
+
+    @contextlib.asynccontextmanager
+    async def _sure_to_end(self, ticket_id: str, hold: Hold) -> AsyncIterator[None]:
+        """
+        Do all that is done for a ticket in our hands: a fault of ours ends it, wherever it strikes.
+
+        A hold that nobody works for is renewed with the others, and who holds a ticket is left alone with it: it would not end.
+        """
+        try:
+            yield
+        except HeadraceError:
+            raise
+        except Exception:
+            await self._tickets.finish(ticket_id, by=hold, error=HeadraceError("internal error"))
             raise
 
     # Leaving.

@@ -32,6 +32,9 @@ _STARTS_WITHIN_S = 90.0
 _CLOCKS = str(Path(__file__).with_name("clocks"))
 _AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 _SURE = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+# An upstream that hangs may keep an answer waiting for ten minutes, and that is no fault of ours. Here it is given up while
+# callers still wait: who is not answered by then was lost by us.
+_GIVEN_UP = {"UPSTREAM__ATTEMPT_TIMEOUT": "8s", "UPSTREAM__SILENCE_TIMEOUT": "4s"}
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -219,7 +222,7 @@ async def house(
             stack.enter_context(small_disk(root, disk_mb))
         simulator = await stack.enter_async_context(Upstream(*upstream))
         valkey = wire = group = None
-        more = {"UPSTREAM__BASE_URL": simulator.url, "UPSTREAM__API_KEY": "sk-test"} | settings
+        more = {"UPSTREAM__BASE_URL": simulator.url, "UPSTREAM__API_KEY": "sk-test"} | _GIVEN_UP | settings
         if is_group:
             group = await asyncio.to_thread(stack.enter_context, Group(root / "v", *_AOF, *_SURE))
             more |= {"REDIS__URL": group.url, "REDIS__WAIT_REPLICAS": "1"}

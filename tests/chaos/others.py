@@ -23,9 +23,11 @@ async def spoken(names: Sequence[str]) -> AsyncIterator[dict[str, Way]]:
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="a")))
         ways: dict[str, Way] = {}
+        languages = dict.fromkeys(name.partition("-")[0] for name in names)
+        commands = {language: await _command(language, directory) for language in languages}
         for name in names:
             language, _, is_stream = name.partition("-")
-            command = await _command(language, directory)
+            command = commands[language]
             if not command:
                 continue
             process = await asyncio.create_subprocess_exec(
@@ -41,8 +43,16 @@ async def _command(language: str, directory: Path) -> list[str]:
     """Return what runs the asker of a language; [] if it cannot be built here."""
     if language == "go" and shutil.which("go"):
         return await go_asker(directory)
-    asker = _TS / "dist" / "asker.js"
-    return ["node", str(asker)] if language == "ts" and shutil.which("node") and asker.exists() else []
+    return await ts_asker() if language == "ts" and shutil.which("node") else []
+
+
+async def ts_asker() -> list[str]:
+    """Build the asker in TypeScript, and return what runs it; [] if it does not build, or its packages are not installed."""
+    compiler = _TS / "node_modules" / ".bin" / "tsc"
+    if not compiler.exists():
+        return []
+    building = await asyncio.create_subprocess_exec(compiler, "-p", "tsconfig.test.json", cwd=_TS)
+    return [] if await building.wait() else ["node", str(_TS / ".build" / "tests" / "asker.js")]
 
 
 async def go_asker(directory: Path) -> list[str]:

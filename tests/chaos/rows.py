@@ -14,7 +14,8 @@ from tests.chaos.faults import Fault
 
 _SLOWLY = ("--first-token", "0.05", "--tokens-per-second", "200")
 EVERY_WAY = ("http", "http-stream", "grpc", "grpc-stream", "submitted", "sdk", "sdk-stream")
-_OTHERS = ("go", "go-stream", "ts", "ts-stream")
+_TS = ("ts", "ts-stream")
+_OTHERS = ("go", "go-stream", *_TS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Row:
         callers: how many there are.
         is_own: whether the one daemon runs a Valkey of its own.
         is_group: whether Redis is a primary with replicas and Sentinels.
-        others: clients in other languages, in the long form, if they are built.
+        others: clients in other languages, if they can be built here; `short_others` in the short form.
         waits_for: what has to be mended before it counts; "" is nothing.
         disk_mb: the state lies on a disk of this size, where the machine lets us make one.
     """
@@ -39,6 +40,7 @@ class Row:
     callers: int = 16
     ways: tuple[str, ...] = EVERY_WAY
     others: tuple[str, ...] = ()
+    short_others: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     upstream: tuple[str, ...] = _SLOWLY
     is_own: bool = False
@@ -60,7 +62,7 @@ _REDIS: Mapping[str, Fault] = {
     "client-kill": faults.kick_clients,
 }
 _WIRE: Mapping[str, Fault] = {
-    "hang": faults.hang_wire,
+    "silence": faults.hang_wire,
     "drop": faults.drop_wire,
     "late": faults.late_wire,
     "all-of-it": faults.bad_wire,
@@ -77,6 +79,13 @@ _OWN: Mapping[str, Fault] = {
     "cut-cache": faults.cut_cache,
 }
 
+
+def _together(*some: Mapping[str, Fault]) -> Mapping[str, Fault]:
+    together = {name: fault for each in some for name, fault in each.items()}
+    assert len(together) == sum(map(len, some)), "two faults of one name: one of them would never be done"
+    return together
+
+
 ROWS: Mapping[str, Row] = {
     "kills": Row(_KILLS, rounds=10, others=_OTHERS),
     "stops": Row(_STOPS, rounds=3),
@@ -89,8 +98,8 @@ ROWS: Mapping[str, Row] = {
     "drain": Row({"drain": faults.drain}, rounds=5, settings={"DRAIN__TIME": "2s"}),
     "clock": Row({"step": faults.step_clock}, rounds=5),
     "everything": Row(
-        {**_KILLS, **_STOPS, **_REDIS, **_WIRE, **_UPSTREAM, "drain": faults.drain},
-        rounds=7, callers=24, others=_OTHERS, settings={"DRAIN__TIME": "2s"},
+        _together(_KILLS, _STOPS, _REDIS, _WIRE, _UPSTREAM, {"drain": faults.drain}),
+        rounds=7, callers=24, others=_OTHERS, short_others=_TS, settings={"DRAIN__TIME": "2s"},
     ),
 }  # fmt: skip
 SHORT = ("everything", "own")

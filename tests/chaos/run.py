@@ -75,7 +75,7 @@ async def run(name: str, row: Row, plan: Plan, dice: random.Random) -> Measured:
 
 async def _play(at: House, row: Row, plan: Plan, dice: random.Random) -> tuple[Callers, list[Spell]]:
     """Let callers ask while the faults are done, and look at all they were told once more in the end."""
-    async with ways(row.ways) as known, spoken(() if plan.is_short else row.others) as more:
+    async with ways(row.ways) as known, spoken(row.short_others if plan.is_short else row.others) as more:
         callers = Callers(at, {**known, **more}, dice, plan.patience)
         asking = asyncio.create_task(callers.run(row.callers))
         try:
@@ -142,10 +142,11 @@ async def _measured(at: House, callers: Callers, spells: list[Spell]) -> Measure
 def _fate(at: House, ticket: str) -> str:
     """Return what Redis has of a ticket that was lost."""
     with at.redis() as client:
-        names = ("state", "attempts", "due", "holder", "due_us", "attempt")
-        said = {name: client.hget(f"headrace:ticket:{ticket}", name) for name in names}
-        looked_at = client.zscore("headrace:tickets", ticket)
-    return f"{ticket}: { ({name: value for name, value in said.items() if value is not None}) }, looked at {looked_at}"
+        names = ("state", "attempts", "broken", "crashes", "due", "holder", "lease_us", "deadline", "error")
+        said = dict(zip(names, client.hmget(f"headrace:ticket:{ticket}", names), strict=True))
+        rung, looked_at = (client.zscore(name, ticket) for name in ("headrace:due", "headrace:tickets"))
+    known = {name: value for name, value in said.items() if value is not None}
+    return f"{ticket}: {known}, rung at {rung}, looked at {looked_at}, now {time.time():.1f}"
 
 
 def _counts(spells: list[Spell]) -> dict[str, int]:

@@ -324,7 +324,8 @@ class Spoken:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             said = json.loads(line)
-            if heard := self._waiting.pop(said["name"], None):
+            heard = self._waiting.pop(said["name"], None)
+            if heard is not None and not heard.done():  # else who asked has given it up
                 heard.set_result(said)
 
     async def close(self) -> None:

@@ -305,6 +305,50 @@ async def test_landing_after_an_unanswered_append(valkey_url):
                 await asyncio.wait_for(task, 5)
 
 
+async def test_stream_that_was_not_followed_here(valkey_url):
+    """A leader that has an answer in one piece, since its ticket ended before it heard anything of it, hands over all."""
+    async with hosts(valkey_url, 2) as (one, two):
+
+        async def land(flight, lease, ticket):
+            flight.begin("an attempt that failed")
+            flight.append(EVENTS[5], is_content=False)
+            await one.go_on.wait()
+            return Landing(STREAMED, ticket="t-1")
+
+        one.lead = land
+        first = asyncio.create_task(one.ask(fresh_ms=-1))
+        await in_the_air(one)
+        second = asyncio.create_task(two.ask(fresh_ms=-1))
+        await followed(one)
+        one.go_on.set()
+        assert (await asyncio.wait_for(first, 5)).answer == STREAMED
+        assert (await asyncio.wait_for(second, 5)).answer == STREAMED
+        assert two.led == 0
+
+
+async def test_log_with_a_gap(valkey_url):
+    """Who follows late, when what was handed over first is lost, is told nothing of the rest, and asks anew when it is over."""
+    async with hosts(valkey_url, 3, lease_ms=5000) as (one, two, three):
+        one.lead = one.stream
+        two.lead = three.lead = three.stream
+        three.go_on.set()
+        first = asyncio.create_task(one.listen())
+        await in_the_air(one)
+        second = asyncio.create_task(two.listen())
+        with redis.Redis.from_url(valkey_url) as client:
+            await until(lambda: client.keys(keys.log(f"flight:{KEY}:*")))
+            log = client.keys(keys.log(f"flight:{KEY}:*"))[0]
+            await until(lambda: client.xlen(log) == 3)
+            await until(lambda: two.flights.get(KEY).events == EVENTS[:3])
+            client.delete(log)
+        third = asyncio.create_task(three.listen())
+        await until(lambda: three.handover.stats().followed)
+        one.go_on.set()
+        for task in (first, second, third):
+            assert await asyncio.wait_for(task, 10) == EVENTS
+        assert three.led == 1
+
+
 def _never():
     return asyncio.get_running_loop().create_future()
 

@@ -158,6 +158,19 @@ async def test_given_back(bench) -> None:
     assert sorted(other.ids()) == sorted(ids)
 
 
+async def test_next_attempt_is_not_given_back(bench) -> None:
+    """What another process has made meanwhile is not given back: its next attempt is due in its own time."""
+    leaving, other = await bench(is_open=False), await bench(most=0)
+    ticket_id = (await leaving.process.tickets.submit(a_call())).ticket
+    await until(lambda: leaving.rung)
+    ticket = await other.process.tickets.start(ticket_id, 1)
+    due = time.time() + 60
+    await other.process.tickets.park(ticket.call, attempts=1, broken=0, due=due)
+    await leaving.ringer.stop()
+    await leaving.process.link.ping()
+    assert float(await other.process.link.do("ZSCORE", keys.DUE, ticket_id)) > (due - 1) * 1e6
+
+
 async def test_ends_and_rubbish(bench) -> None:
     """What has ended is due no more; what others put there is put away, whatever it is."""
     one = await bench()

@@ -132,3 +132,18 @@ async def test_cancelled_while_it_parks(here, valkey_url, tmp_path):
         await until(lambda: other.alarms.set, what="an alarm")
         assert other.alarms.set == [(ticket_id, 2, 9.0)]
         assert repr(other.tickets) == "<Tickets [0 held, 0 waited for]>"
+
+
+async def test_cancelled_while_it_ends(here, valkey_url, tmp_path):
+    """Who is cancelled while it says how a ticket ended has it said all the same: no hold is left that nobody works for."""
+    ticket_id, warm = [(await here.tickets.submit(a_call())).ticket for _ in range(2)]
+    await here.tickets.finish(warm, answer=ANSWER)  # Redis knows the script by now
+    async with slow_replies(valkey_url, tmp_path) as (other, gate):
+        await other.start()
+        await other.tickets.start(ticket_id, 1)
+        gate.is_open = False
+        ending = asyncio.create_task(other.tickets.finish(ticket_id, by=other.tickets.hold(ticket_id), answer=ANSWER))
+        await until(lambda: is_now(here, ticket_id, State.SUCCEEDED))
+        await _cancel(ending)
+        gate.open()
+        await until(lambda: not other.tickets.stats().held)

@@ -5,6 +5,7 @@ import contextlib
 from functools import partial
 
 import pytest
+import redis
 
 from conftest import until
 from headrace import keys
@@ -115,3 +116,52 @@ async def test_overtaken_attempt_is_silent(valkey_url):
         async with stale, one.handover.publishing(said(*EVENTS[3:]), "t-1", 2, "successor"):
             await until(lambda: flight.events == EVENTS[3:])
         assert await one.link.do("XLEN", keys.log("flight:ticket:t-1:log")) == 3
+
+
+@contextlib.contextmanager
+def full(url):
+    """Let Redis be out of memory while the block lasts."""
+    with redis.Redis.from_url(url) as client:
+        client.config_set("maxmemory", "1mb")
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", "0")
+
+
+async def test_full_redis_makes_no_gap(valkey_url):
+    """What Redis has no room for is said again when it has: nobody is given what comes after it in its place."""
+    async with hosts(valkey_url, 2) as (one, two), heard(two, "t-1") as (flight, _):
+        await hold(one, "t-1", "me")
+        saying = said(*EVENTS[:2])
+        async with one.handover.publishing(saying, "t-1", 1, "me"):
+            await until(lambda: flight.events == EVENTS[:2])
+            with full(valkey_url):
+                for event in EVENTS[2:4]:
+                    saying.append(event, is_content=True)
+                await until(lambda: one.link.stats().refused)
+            for event in EVENTS[4:]:
+                saying.append(event, is_content=True)
+            await until(lambda: len(flight.events) == len(EVENTS))
+        assert flight.events == EVENTS
+
+
+async def test_gap_in_the_log(valkey_url):
+    """Where a part of an attempt is lost, who has had what came before hears that the stream broke off, and others nothing."""
+    async with hosts(valkey_url, 2) as (one, two):
+        await hold(one, "t-1", "me")
+        log = keys.log("flight:ticket:t-1:log")
+        saying = said(*EVENTS)
+        async with one.handover.publishing(saying, "t-1", 1, "me"):
+            await until(lambda: one.link.do("XLEN", log))
+        await one.link.do("XDEL", log, "1-3")
+        async with heard(two, "t-1") as (early, following):
+            with pytest.raises(BrokenStream):
+                await asyncio.wait_for(following, 5)
+            assert early.events == EVENTS[:2]
+        await one.link.do("XDEL", log, "1-1")
+        async with heard(two, "t-1") as (late, _):
+            await hold(one, "t-1", "next")
+            async with one.handover.publishing(said(*EVENTS[:2]), "t-1", 2, "next"):
+                await until(lambda: late.events)
+            assert late.events == EVENTS[:2]

@@ -44,6 +44,23 @@ async def test_attempt_that_began_in_time(valkey_url: str, tmp_path: Path) -> No
         assert (reply.attempts, server.calls) == (2, 2)
 
 
+@pytest.mark.parametrize("before", [(), (overloaded,)], ids=["first", "later"])
+async def test_fault_of_ours_at_the_end(valkey_url: str, tmp_path: Path, monkeypatch, before) -> None:
+    """A fault of ours when the answer is to be recorded ends the ticket: it stays in nobody's hands who does nothing for it."""
+    async with running(valkey_url, tmp_path, in_turn(*before, say)) as (one, _):
+        finish = one.parts.tickets.finish
+
+        async def crash(*args, answer=None, **options):
+            if answer is not None:
+                raise ZeroDivisionError
+            return await finish(*args, **options)
+
+        monkeypatch.setattr(one.parts.tickets, "finish", crash)
+        ticket = await one.parts.pursuits.submit(one.call())
+        assert (await asyncio.wait_for(one.parts.tickets.wait(ticket.id), 20)).state is State.FAILED
+        assert one.parts.tickets.stats().held == 0
+
+
 @pytest.mark.parametrize("step", range(0, 24, 2))
 async def test_submission_cut_off(valkey_url: str, tmp_path: Path, step: int) -> None:
     """A caller cut off while it submits has a ticket that it can find, or none; repeating it with its key gets that one."""

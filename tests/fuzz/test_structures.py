@@ -44,7 +44,9 @@ def test_an_answer_comes_back(answer: Answer, ticket: str) -> None:
     assert codec.decode_answer(codec.encode_answer(answer)) == answer
     kept = entry.Entry("f" * 64, answer, "me", "claude-x", 1.0, 2.0, 3.0)
     assert entry.decode(kept.encode()) == kept
-    landed = items.decode_landing(items.encode_landing(Landing(answer=answer, attempts=2, ticket=ticket)), Flight("f" * 64))
+    landed = items.decode_landing(
+        items.encode_landing(Landing(answer=answer, attempts=2, ticket=ticket), Flight("")), Flight("f" * 64)
+    )
     assert (landed.answer, landed.attempts, landed.ticket, landed.source) == (answer, 2, ticket, Source.SHARED)
 
 

@@ -10,7 +10,8 @@
 -- ARGV[5]  holder         of the ticket: an attempt that was overtaken adds nothing; '' where there is no ticket
 -- ARGV[6..] items
 --
--- Returns how many processes follow, or -1 if the ticket is in other hands.
+-- Returns how many processes follow, or -1 if the ticket is in other hands. An error if an item could not be added, be it that
+-- Redis is full: then it is said again, since what comes after a gap continues nothing.
 
 if ARGV[5] ~= '' and redis.call('HGET', KEYS[3], 'holder') ~= ARGV[5] then
     return -1
@@ -18,8 +19,11 @@ end
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 for i = 6, #ARGV do
+    local said = redis.pcall('XADD', KEYS[2], ARGV[3] .. '-' .. (tonumber(ARGV[4]) + i - 6), 'i', ARGV[i])
     -- Sent twice, an item's position is taken already: that is no error of ours.
-    redis.pcall('XADD', KEYS[2], ARGV[3] .. '-' .. (tonumber(ARGV[4]) + i - 6), 'i', ARGV[i])
+    if said.err and not string.find(said.err, 'equal or smaller', 1, true) then
+        return said
+    end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_us)

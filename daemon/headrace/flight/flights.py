@@ -215,6 +215,15 @@ class Flight:
         self._said_by = source
         self.events.clear()
 
+    def heard_of(self, source: str) -> int:
+        """Return how many events of a source are here."""
+        return len(self.events) if source == self._said_by else 0
+
+    @property
+    def told(self) -> list[Event]:
+        """What others may be told of its events: nothing of an attempt that may yet be forgotten."""
+        return self.events if self.is_open else []
+
     def append(self, event: Event, *, is_content: bool) -> None:
         """Add what the source named by `begin` said next."""
         if not self._said_by:

@@ -105,9 +105,9 @@ class Handover:
         Raises `RedisAway`, and `BrokenStream` when callers here have had some of another source.
         """
         try:
-            news = await self._read_piece(log, f"1-{len(flight.events)}")
+            news = await self._read_piece(log, f"1-{flight.heard_of(source)}")
             while (landing := self._landing(flight, log, source, news)) is None and len(news) == _PIECE:
-                news = await self._read_piece(log, f"1-{len(flight.events)}")
+                news = await self._read_piece(log, news[-1][0].decode())
             return landing
         except ValueError:
             records.unreadable("flight", log)
@@ -119,13 +119,24 @@ class Handover:
         return self._link.do("XRANGE", log, f"({position}", "+", "COUNT", _PIECE)
 
     def _landing(self, flight: Flight, log: str, source: str, news: News) -> Landing | None:
-        """Append the news of a flight, and return its landing, if it is among them."""
-        for _, fields in news:
+        """
+        Append the news of a flight, and return its landing, if it is among them.
+
+        What comes after a gap is told to nobody: it is a ValueError where some of it was had before, and silence elsewhere.
+        """
+        for where, fields in news:
             item = self._seal.open(log, items.item_of(fields))
+            is_next = where == b"1-%d" % (flight.heard_of(source) + 1)
             if items.is_landing(item):
                 landing = items.decode_landing(item, flight)
+                if landing.answer is not None and not is_next:  # an error may come without all that was said before it
+                    raise ValueError("an answer with a gap")
                 observe.FLIGHTS.inc("followed")
                 return landing
+            if not is_next:
+                if flight.is_open:
+                    raise ValueError("a gap")
+                continue
             event = items.decode_event(item, flight)
             flight.begin(source)
             # What is handed over starts with the first content, so all of it counts as such.
@@ -138,15 +149,15 @@ class Handover:
 
         Raises `BrokenStream` when callers here have had some of an attempt that another one has taken the place of.
         """
-        name, read = _name(ticket), "0-0"
+        name, read, had = _name(ticket), "0-0", b"0-0"
         try:
             with self.nudged(name) as nudged:
                 while True:
                     nudged.clear()
                     with contextlib.suppress(RedisAway):
                         self._link.run(_JOIN, [keys.audience(name)], [self._link.inbox, self.follow_ms])
-                        while news := await self._read_piece(_log(ticket), read):
-                            self._take_in(flight, ticket, news, await self._newest(ticket, news))
+                        while news := await self._read_piece(keys.ticket_log(ticket), read):
+                            had = self._take_in(flight, ticket, news, await self._newest(ticket, news), had)
                             read = news[-1][0].decode()
                             if len(news) < _PIECE:
                                 break
@@ -160,33 +171,46 @@ class Handover:
     async def _newest(self, ticket: str, news: News) -> bytes:
         """Return the newest attempt that a ticket's log has items of; *news* are a piece of it."""
         if len(news) == _PIECE:
-            news = await self._link.do("XREVRANGE", _log(ticket), "+", "-", "COUNT", 1) or news
+            news = await self._link.do("XREVRANGE", keys.ticket_log(ticket), "+", "-", "COUNT", 1) or news
         return news[-1][0].partition(b"-")[0]
 
-    def _take_in(self, flight: Flight, ticket: str, news: News, newest: bytes) -> None:
-        """Append the news of a ticket; its newest attempt is known. Raises as `follow` does."""
+    def _take_in(self, flight: Flight, ticket: str, news: News, newest: bytes, had: bytes) -> bytes:
+        """
+        Append the news of a ticket; its newest attempt is known, and *had* is the last position before which nothing lacks.
+
+        Returns that position anew. Raises as `follow` does.
+        """
         try:
             for where, fields in news:
-                item = self._seal.open(_log(ticket), items.item_of(fields))
-                attempt = where.partition(b"-")[0]
-                if attempt != newest and not flight.is_open:
-                    continue  # an attempt that ended before anybody here had any of it
-                event = items.decode_event(item, flight)
-                if forms.concludes(event):
-                    continue  # that the answer is whole is said by the ticket's end alone: until then another may count
-                flight.begin(f"{ticket}-{attempt.decode()}")
-                flight.append(event, is_content=True)
+                if not _is_next(had, where):
+                    if flight.is_open:
+                        raise broken_off()
+                    continue  # what came before it is lost, so nobody is given the rest
+                self._take_in_one(flight, ticket, where, fields, newest)
+                had = where
         except ValueError:
-            records.unreadable("flight", _log(ticket))
+            records.unreadable("flight", keys.ticket_log(ticket))
             if flight.is_open:
                 raise broken_off() from None
+        return had
+
+    def _take_in_one(self, flight: Flight, ticket: str, where: bytes, fields: Sequence[bytes], newest: bytes) -> None:
+        item = self._seal.open(keys.ticket_log(ticket), items.item_of(fields))
+        attempt = where.partition(b"-")[0]
+        if attempt != newest and not flight.is_open:
+            return  # an attempt that ended before anybody here had any of it
+        event = items.decode_event(item, flight)
+        if forms.concludes(event):
+            return  # that the answer is whole is said by the ticket's end alone: until then another may count
+        flight.begin(f"{ticket}-{attempt.decode()}")
+        flight.append(event, is_content=True)
 
     # Publishing.
 
     @contextlib.asynccontextmanager
     async def publishing(self, flight: Flight, ticket: str, attempt: int, holder: str) -> AsyncIterator[None]:
         """Hand on what is said in *flight*, an attempt of a ticket, to whoever follows the ticket."""
-        publication = Publication(_name(ticket), _log(ticket), attempt, keys.ticket(ticket), holder)
+        publication = Publication(_name(ticket), keys.ticket_log(ticket), attempt, keys.ticket(ticket), holder)
         self.publish(flight, publication)
         try:
             yield
@@ -247,9 +271,11 @@ def _piece(events: Sequence[Event], first: int) -> list[Event]:
     return piece
 
 
+def _is_next(had: bytes, where: bytes) -> bool:
+    """Whether nothing lacks between two positions: the next one of the same attempt, or the first of another."""
+    (before, _, last), (attempt, _, number) = had.partition(b"-"), where.partition(b"-")
+    return int(number) == (int(last) + 1 if attempt == before else 1)
+
+
 def _name(ticket: str) -> str:
     return f"flight:ticket:{ticket}"
-
-
-def _log(ticket: str) -> str:
-    return keys.log(f"{_name(ticket)}:log")

@@ -39,15 +39,16 @@ def is_landing(item: bytes) -> bool:
     return item[:1] == b"l"
 
 
-def encode_landing(landing: Landing) -> bytes:
-    """Return a landing as the last item of the log. A stream's events are in the log already and are not repeated."""
+def encode_landing(landing: Landing, flight: Flight) -> bytes:
+    """Return a landing as the last item of the log. Events of *flight* that are in the log already are not repeated."""
     head = f"l{landing.attempts} {landing.source} {landing.ticket}\n".encode()
     if landing.answer is None:
         error = landing.error
         if error is None:
             raise ValueError("a landing has an answer or an error")
         return head + b"!" + codec.encode_error(error)
-    answer = landing.answer if landing.answer.form is Form.JSON else replace(landing.answer, payload=b"")
+    is_said = landing.answer.form is Form.EVENTS and flight.told
+    answer = replace(landing.answer, payload=b"") if is_said else landing.answer
     return head + b"=" + codec.encode_answer(answer)
 
 
@@ -55,7 +56,7 @@ def decode_landing(item: bytes, flight: Flight) -> Landing:
     """
     Return the landing as it is for us, who followed: what another asked of upstream was shared with us.
 
-    A stream's payload is put together from the events that *flight* has by now.
+    The payload of a stream that was handed over is put together from the events that *flight* has by now.
     """
     head, _, body = item[1:].partition(b"\n")
     attempts, source, ticket = head.decode().split(" ", 2)
@@ -63,7 +64,7 @@ def decode_landing(item: bytes, flight: Flight) -> Landing:
     if body[:1] == b"!":
         return Landing(error=codec.decode_error(body[1:]), attempts=made, ticket=ticket)
     answer = codec.decode_answer(body[1:])
-    if answer.form is Form.EVENTS:
+    if answer.form is Form.EVENTS and not answer.payload:
         answer = replace(answer, payload=b"".join(event.raw for event in flight.events))
     told = Source.SHARED if source == Source.UPSTREAM else Source(source)
     return Landing(answer=answer, attempts=made, ticket=ticket, source=told)

@@ -88,8 +88,10 @@ class Ends:
             return await self._say(ticket_id, hold.idempotency, args, hold)
         except RedisAway:
             log.warning(observe.TICKET_DELAYED, ticket=ticket_id, state=said[0])
-            self._unheard.set()
             return True
+        finally:
+            if hold.ending is not None:  # whoever said so may be gone, and Redis may not have heard it
+                self._unheard.set()
 
     async def _say(self, ticket_id: str, idempotency: str, args: Sequence[Any], hold: Hold | None) -> bool:
         ticket = keys.ticket(ticket_id)
@@ -119,12 +121,14 @@ class Ends:
         """Say what Redis has not heard yet; raises `RedisAway` if it does not hear it now either."""
         unsaid = self._unsaid()
         for some in (unsaid[:1], unsaid[1:]):  # one first: an answer may be large, and Redis still away
-            await asyncio.gather(*(self._say(each, hold.idempotency, hold.ending or (), hold) for each, hold in some))
+            said = [self._say(each, hold.idempotency, hold.ending, hold) for each, hold in some if hold.ending is not None]
+            await asyncio.gather(*said)
 
     async def keep(self) -> None:
         """Say ends until Redis has heard them, until cancelled. Run it as a task."""
         while True:
-            await self._unheard.wait()
+            if not self._unsaid():
+                await self._unheard.wait()
             self._unheard.clear()
             with contextlib.suppress(RedisAway):
                 await self.say_again()

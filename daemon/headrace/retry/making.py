@@ -139,7 +139,7 @@ class Making:
         names = [
             keys.ticket(ticket.id), keys.TICKETS, keys.LETTERS, ticket.idempotency or keys.ticket(ticket.id),
             keys.live_tickets_of(ticket.owner), keys.live_bytes_of(ticket.owner), keys.watchers(ticket.id), keys.DUE,
-            keys.LIVE_BYTES,
+            keys.LIVE_BYTES, keys.ticket_log(ticket.id),
         ]  # fmt: skip
         args = [
             ticket.id, ticket.owner, us(now + self._timing.grace_s), _DAY_MS, _LISTED_MS, self._max_tickets,

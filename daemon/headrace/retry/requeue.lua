@@ -9,6 +9,7 @@
 -- KEYS[7]  its watchers             set: inboxes of processes
 -- KEYS[8]  due tickets              zset: ids by the moment (us)
 -- KEYS[9]  all bodies' bytes        hash
+-- KEYS[10] its log                  stream: what its attempts said, which begin at 1 again
 -- ARGV[1]  id
 -- ARGV[2]  owner
 -- ARGV[3]  look_us                  when the sweeper should look (unix, us)
@@ -32,6 +33,7 @@ redis.call('HDEL', KEYS[1], 'by', 'error', 'ended', 'source', 'crashes')
 redis.call('HSET', KEYS[1], unpack(ARGV, 11))
 redis.call('HSET', KEYS[1], 'wanted_us', '0', 'lease_us', '0', 'live', '1')
 redis.call('PERSIST', KEYS[1])
+redis.call('DEL', KEYS[10])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 local time = redis.call('TIME')
 redis.call('ZADD', KEYS[8], time[1] .. string.format('%06d', time[2]), ARGV[1])

@@ -25,6 +25,7 @@ from headrace.errors import RedisAway
 from headrace.link import Link, Script
 
 _TAKE = Script(__package__, "take.lua")
+_HAND_ON = Script(__package__, "hand_on.lua")
 
 _AHEAD_S = 3.0  # what is due so soon is taken already
 _EARLY_S = 1.5  # so long before the first of its second an alarm rings
@@ -153,6 +154,6 @@ class Ringer:
         waiting = dict(self._at_hand)
         await self._background.close()
         now = self._clock.span()
-        for (ticket_id, _), due in waiting.items():
+        for (ticket_id, attempt), due in waiting.items():
             if due <= now:
-                self._link.do("ZADD", keys.DUE, "XX", 0, ticket_id)
+                self._link.run(_HAND_ON, [keys.DUE, keys.ticket(ticket_id)], [ticket_id, attempt])

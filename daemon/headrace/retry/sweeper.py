@@ -67,9 +67,9 @@ class Sweeper:
         """Sweep until cancelled. Redis away is waited out."""
         while True:
             try:
+                self._alarms.wake()  # first, whatever there is to be looked after
                 while await self.sweep() == _BATCH:
                     pass
-                self._alarms.wake()
             except RedisAway:
                 log.debug(observe.REDIS_LOST)
             await self._clock.sleep(self._every_s)

@@ -243,9 +243,10 @@ class Tickets:
         if outcome != b"started":
             await self.end(ticket_id, outcome.decode())
             return None
-        try:
+        ticket = None
+        with contextlib.suppress(TicketNotFound):
             ticket = await self.looks.read(ticket_id, RUN)
-        except TicketNotFound:
+        if ticket is None or ticket.call is None:
             await self.finish(ticket_id, error=lost())
             return None
         hold.idempotency = ticket.idempotency
