@@ -19,7 +19,7 @@ import aiohttp
 import grpc.aio
 from tests.chaos.books import Books, Call, End
 from tests.chaos.house import Host, House, Span
-from tests.chaos.ways import Again, Channels, Grpc, Http, No, Sdk, Submitted, Way
+from tests.chaos.ways import WAITS, Again, Channels, Grpc, Http, No, Sdk, Submitted, Way
 
 _PAUSE_S = (0.1, 0.5)  # before a repeat
 _MOST_PAUSE_S = 5.0  # however long a retry-after asks for
@@ -90,7 +90,9 @@ class Callers:
         began, life = time.monotonic(), host.starts
         call.tries += 1
         try:
-            async with asyncio.timeout(timeout_s + _HANGS_S):
+            async with asyncio.timeout(None) as bound:
+                WAITS.set(lambda waits: bound.reschedule(_in(timeout_s + _HANGS_S) if waits else None))
+                WAITS.get()(True)
                 await self._ways[call.way].ask(call, host, _prompt(call), timeout_s)
         except TimeoutError:
             span = Span(began, time.monotonic())
@@ -118,6 +120,10 @@ class Callers:
                 call.end = before
 
         await asyncio.gather(*(look(call) for call in self.books.calls if call.key and call.end is not End.LOST))
+
+
+def _in(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
 
 
 def _prompt(call: Call) -> str:

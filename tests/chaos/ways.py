@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import aiohttp
@@ -35,6 +36,12 @@ _MAX_TOKENS = 400
 _HEADERS = {"anthropic-version": "2023-06-01", "content-type": "application/json"}
 _REPEATED = frozenset((408, 409, 429))
 _AGAIN = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED))
+
+
+Waits = Callable[[bool], None]
+
+WAITS: ContextVar[Waits] = ContextVar("waits", default=lambda waits: None)
+"""Told by a way that repeats by itself when it waits for the daemon's word, and when it has had one and only pauses."""
 
 
 class Again(Exception):
@@ -170,12 +177,22 @@ class Sdk:
 
     def _client(self, url: str, timeout_s: float) -> anthropic.AsyncAnthropic:
         if url not in self._clients:
-            self._clients[url] = anthropic.AsyncAnthropic(base_url=url, api_key="any", timeout=timeout_s + 1)
+            http = anthropic.DefaultAsyncHttpxClient(event_hooks={"request": [_asks], "response": [_hears]})
+            self._clients[url] = anthropic.AsyncAnthropic(base_url=url, api_key="any", timeout=timeout_s + 1, http_client=http)
         return self._clients[url]
 
     async def close(self) -> None:
         for client in self._clients.values():
             await client.close()
+
+
+async def _asks(_: object) -> None:
+    WAITS.get()(True)
+
+
+async def _hears(response: httpx2.Response) -> None:
+    if response.is_error:
+        WAITS.get()(False)
 
 
 # Over gRPC.
