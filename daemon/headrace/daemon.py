@@ -123,6 +123,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         await parts.settle_in()
         edges = Edges(parts, runtime_dir(os.environ, settings))
         await stack.enter_async_context(edges.open())
+        parts.operated.addresses = tuple(edges.addresses)
         stack.push_async_callback(_start_heart(parts, edges, notifier, valkey).close)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, edges, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
