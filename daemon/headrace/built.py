@@ -1,4 +1,8 @@
-"""The commit that this was built from: of a file that the build writes beside this module (hatch_build.py); of a checkout, git's."""
+"""
+The commit that this was built from.
+
+It is in a file that the build writes beside this module (hatch_build.py); in a checkout, where nothing was built, git is asked.
+"""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def fields_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def shown_model(model: str) -> str:
-    """Return a model's name as it may be shown: whoever asks may write anything there, and a name is all that it is meant for."""
+    """Return a model's name as it may be shown: whoever asks may write anything there, and it is meant for a name."""
     return model if not model or _is_model(model) else "?"
 
 

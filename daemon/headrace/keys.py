@@ -57,6 +57,7 @@ upstream where that is what goes there (owner.py).
 | headrace:host:<instance> | string | JSON: what a process says of itself | 15 s after the last word |
 | headrace:drain:<instance> | string | JSON: who put it out of service, and why | with the process; a day without it |
 | headrace:call:<id> | list | what came of the calls of this id, or ticket | a day after the last; see calls |
+| headrace:audit | stream | what operators and admins did | last 10,000 |
 | headrace:calls | zset | those ids, by when they came (us) | the last `log.explain`, of a day |
 | headrace:{usage}:minute:<minute> | hash | cell -> figures of one minute (UTC) | two days after it |
 | headrace:{usage}:day:<day> | hash | the same of one day | 13 months after it |
@@ -73,6 +74,7 @@ from __future__ import annotations
 import hashlib
 
 ALL = "headrace:all"
+AUDIT = "headrace:audit"
 CACHE_ABOUT = "headrace:cache:about"
 CACHE_BYTES = "headrace:cache:bytes"
 CACHE_INDEX = "headrace:cache:index"

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from headrace import built, observe
+from headrace.audit import Audit
 from headrace.background import Background
 from headrace.budget.hosts import Hosts
 from headrace.budgets import Board, Census
@@ -84,6 +85,7 @@ class Operated:
         self.stories = Stories(self.book, tickets.looks, trails)
         self.forecasts = Forecasts(clock, callers, schedule, board, census, patience_s)
         self.queue = QueueGauges(link, clock)
+        self.audit = Audit(link)
         self._instance = link.instance
         self._clock = clock
         self._kind = kind
@@ -108,6 +110,10 @@ class Operated:
         """End it; what was noted is written."""
         await self._background.close()
         await self.book.close()
+
+    def now(self) -> float:
+        """Return the time (Unix seconds)."""
+        return self._clock.now()
 
     async def status(self) -> Status:
         """Return how all of it stands; raises `RedisAway`."""

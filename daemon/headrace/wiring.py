@@ -116,6 +116,8 @@ class Parts:
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_leaving = False  # whoever asks whether we are ready hears no; calls are still taken until `drain`
+        self.passkey = ""
+        """Who presents it at the door of gRPC may do what an admin may."""
         self.own_redis: Callable[[], str] = str
         """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None

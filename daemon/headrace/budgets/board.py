@@ -68,6 +68,12 @@ class Budget:
     waiting: Sequence[Waits]
     lowered_since: float | None = None
 
+    @property
+    def used(self) -> float:
+        """The share of it that is used; more than 1 in debt. What is lent is not used yet."""
+        left = self.level.left - self.level.debt + sum(loan.amount for loan in self.level.loans)
+        return 1 - left / self.seen.capacity
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:

@@ -18,8 +18,7 @@ from headrace.budgets.override import Held
 from headrace.callers import Callers
 from headrace.clock import Clock
 from headrace.errors import InvalidCall
-from headrace.labels import Labels
-from headrace.model import Caller, Errand
+from headrace.model import Caller, Errand, Labels
 from headrace.schedule.turns import Schedule
 
 _MOST_TOKENS = 2**31 - 1
@@ -100,6 +99,13 @@ class Forecast:
         """How long it would wait; None if nobody knows, or it never goes."""
         return 0.0 if self.binding is None else self.binding.wait_s
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether it would be refused at once: it never goes, not before its caller gives up, or its caller's calls are."""
+        if self.held is not None and self.held.refuse:
+            return True
+        return self.binding is not None and (self.binding.never or (self.wait_s or 0.0) > self.patience_s)
+
 
 class Forecasts:
     """
@@ -121,6 +127,10 @@ class Forecasts:
 
     def __repr__(self) -> str:
         return "<Forecasts>"
+
+    def caller(self, name: str) -> Caller:
+        """Return the caller of a name; raises `InvalidCall` for what is no name."""
+        return self._callers.named(name)
 
     async def of(self, asked: Asked) -> Forecast:
         """Return what would become of a call; raises `InvalidCall` for one that nobody could make, and `RedisAway`."""
@@ -145,7 +155,7 @@ class Forecasts:
         for field, tokens in (("input_tokens", asked.input_tokens), ("max_tokens", asked.max_tokens)):
             if not 0 <= tokens <= _MOST_TOKENS:
                 raise InvalidCall(f"{field}: must be from 0 to {_MOST_TOKENS:,}, not {tokens:,}", metadata={"field": field})
-        caller, now = self._callers.named(asked.caller), self._clock.now()
+        caller, now = self.caller(asked.caller), self._clock.now()
         lane = asked.lane or caller.lane
         return Errand(caller=caller, lane=lane, model=asked.model, labels=asked.labels, arrival=now, deadline=now)
 

@@ -23,9 +23,9 @@ end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[5])
 local over = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[3])
 if over > 0 then
-    local gone = redis.call('ZPOPMIN', KEYS[1], over)
-    for at = 1, #gone, 2 do
-        redis.call('DEL', ARGV[1] .. gone[at])
+    for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, over - 1)) do
+        redis.call('ZREM', KEYS[1], id)
+        redis.call('DEL', ARGV[1] .. id)
     end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])

@@ -36,9 +36,7 @@ class Phase:
     made: Try | None = None
 
 
-def phases(
-    tries: Sequence[Try], *, began: float, took_s: float, waits: Sequence[tuple[str, float]] = ()
-) -> list[Phase]:
+def phases(tries: Sequence[Try], *, began: float, took_s: float, waits: Sequence[tuple[str, float]] = ()) -> list[Phase]:
     """Return the phases of a call that began at this moment (Unix seconds), and has taken so long."""
     said = list(_of_tries(tries, began) if tries else _of_waits(waits))
     ends = max((phase.after_s + phase.took_s for phase in said), default=0.0)

@@ -6,8 +6,8 @@ The processes that share one Redis, each as it says that it is, and drained when
     drains.py    marks that put a process out of service, and back
 """
 
-from headrace.hosts.drains import Drain, Drains
-from headrace.hosts.fact import Fact, State
+from headrace.hosts.drains import Drains
+from headrace.hosts.fact import Drain, Fact, State
 from headrace.hosts.register import Register
 
 __all__ = ["Drain", "Drains", "Fact", "Register", "State"]

@@ -1,5 +1,5 @@
 """
-Marks that put a process out of service: it says that it is not ready, takes no new calls, finishes those that it has, and stays.
+Marks that put a process out of service: it says that it is not ready, takes no new calls, finishes what it has, and stays.
 
 A mark is the process's own, and goes with it: who is started anew serves. It is renewed as long as that process lives, so that
 none lies about for ever. It is read on a nudge and every two seconds; while Redis is away, what was last read holds.
@@ -7,21 +7,19 @@ none lies about for ever. It is read on a nudge and every two seconds; while Red
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
-
-import asyncio
 
 import msgspec
 
 from headrace import codec, keys, records
 from headrace.clock import Clock
-from headrace.errors import InvalidCall, RedisAway
+from headrace.errors import RedisAway
 from headrace.hosts.fact import Drain
 from headrace.link import Link
 
 TOPIC = "drain"
-MOST_REASON = 200
 
 _KEPT_S = 86_400
 _LOOK_S = 2.0
@@ -63,16 +61,15 @@ class Drains:
     async def look(self) -> None:
         """Go by the mark as it is in Redis; raises `RedisAway`."""
         name = keys.drain(self._link.instance)
-        found = _read(await records.or_nothing("drain", name, self._link.do("GETEX", name, "EX", _KEPT_S)))
+        found = _read(await records.or_nothing("drain", name, self._link.do("GET", name)))
+        if found is not None:
+            await self._link.do("EXPIRE", name, _KEPT_S)
         if found != self.here:
             self.here = found
             self._on_change()
 
     async def begin(self, instance: str, *, by: str, reason: str = "") -> Drain:
-        """Put a process out of service; raises `InvalidCall` for a long reason, and `RedisAway`."""
-        if len(reason) > MOST_REASON:
-            said = f"reason: has {len(reason)} characters; use {MOST_REASON} at most"
-            raise InvalidCall(said, metadata={"field": "reason"})
+        """Put a process out of service; raises `RedisAway`."""
         mark = Drain(self._clock.now(), by, reason)
         await self._link.do("SET", keys.drain(instance), msgspec.json.encode(mark), "EX", _KEPT_S)
         await self._link.tell_all(TOPIC)
