@@ -42,6 +42,7 @@ class Edges:
             parts.cache,
             parts.usage,
             parts.board,
+            parts.operated,
             clock=parts.clock,
             addresses=settings.listen.grpc,
             budget_headers=parts.schedule.budget_headers,
@@ -51,6 +52,7 @@ class Edges:
             passes_credentials=passes_credentials,
             bounds=_bounds(settings.listen),
             certificates=certificates,
+            passkey=parts.passkey,
         )
         self._http = HttpServer(
             parts.exchange,

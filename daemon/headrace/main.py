@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace import keyring, letterbox, steering
+from headrace import explaining, keyring, letterbox, overview, steering, ticketing
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="A daemon between your services and the Anthropic API: it caches, shares, meters and retries.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
@@ -37,6 +36,9 @@ cache_app = typer.Typer(help="Look into the cache of the running daemon, or empt
 app.add_typer(config_app, name="config")
 app.add_typer(cache_app, name="cache")
 steering.add_to(app)
+overview.add_to(app)
+explaining.add_to(app)
+ticketing.add_to(app)
 keyring.add_to(app)
 letterbox.add_to(app)
 
