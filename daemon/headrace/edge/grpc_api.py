@@ -20,7 +20,7 @@ from headrace.aside import aloof
 from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded
-from headrace.edge.grpc_ids import call_id, delimited, give
+from headrace.edge.grpc_ids import call_id, delimited, give, trace_of
 from headrace.edge.grpc_parts import Beginning, beginning, more
 from headrace.edge.hits import (
     TOLD_S,
@@ -75,7 +75,7 @@ class ApiServicer:
         raw = await anext(parts, b"")
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
         if not self._who.asks_for_keys and (hit := await self._find(_NAMED, raw)):
-            return await self._give(hit, context)
+            return await self._give(hit, context, raw)
         first = await beginning(raw)
         try:
             await self._answer(raw, first, parts, context, writer)
@@ -108,7 +108,7 @@ class ApiServicer:
         give(headers.get(GIVEN_HEADER))
         key, own_key, scope, given = self._who.keys(context, headers)
         if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, raw)):
-            return await self._give(hit, context, given)
+            return await self._give(hit, context, raw, given)
         digests = [await aloof(raw, digest, _NAMED + scope, raw)]
         request = Request(
             method=head.method,
@@ -118,11 +118,12 @@ class ApiServicer:
             timeout_s=context.time_remaining(),
             credential=own_key,
             id=call_id(context),
+            trace=trace_of(context),
         )
         if not _is_whole(first, headers):
             digests.clear()  # the same first part may have another body after it
         if hit := await self._read(request, first, parts, digests):
-            return await self._give(hit, context, call_id(context))
+            return await self._give(hit, context, raw, call_id(context))
         async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
             await writer.pass_on(response)
         return None
@@ -146,9 +147,11 @@ class ApiServicer:
         for known in digests:
             self._hits.remember(known, call)
 
-    async def _give(self, hit: Hit, context: Any, given: str = "") -> None:
-        call = id_of(given)
-        self._exchange.outcomes.tell(outcome_of(hit, "grpc", call))
+    async def _give(self, hit: Hit, context: Any, raw: bytes, given: str = "") -> None:
+        call, outcomes = id_of(given), self._exchange.outcomes
+        # What its head says of a trace is read where spans are made, and not otherwise.
+        trace = None if outcomes.enters is None else outcomes.entered(_headers((await beginning(raw)).head), trace_of(context))
+        outcomes.tell(outcome_of(hit, "grpc", call, trace))
         kept, *chunks = _kept(hit)
         await context.write(_said(kept + self._varying(hit) + _id_header(call)))
         for chunk in chunks:
