@@ -167,6 +167,7 @@ others-pins: .venv-others/installed   ## Find out anew which versions of it go t
 pins: .venv-tools/installed  ## Find out anew which versions go together, and pin them by their hashes. UPGRADE=--upgrade takes newer ones.
 	$(COMPILE) pyproject.toml pins/build.in -o constraints.txt
 	$(COMPILE) --extra dev -c constraints.txt pyproject.toml pins/build.in -o pins/dev.txt
+	$(COMPILE) --extra otel -c constraints.txt pyproject.toml -o pins/otel.txt
 	$(COMPILE) pins/tools.in -o pins/tools.txt
 
 sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of materials (CycloneDX), to sbom.json.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,14 +35,18 @@ async def simulated(options: Options | None = None) -> AsyncIterator[Simulator]:
 
 
 @contextlib.contextmanager
-def daemon(upstream: str, redis_url: str = "", **settings: str):
-    """Run a daemon; *settings* are environment variables less their prefix, such as CACHE__TTL."""
+def daemon(upstream: str, redis_url: str = "", environ: Mapping[str, str] | None = None, **settings: str):
+    """Run a daemon; *settings* are environment variables less their prefix, such as CACHE__TTL, *environ* others."""
     with tempfile.TemporaryDirectory(prefix="d") as directory:
-        more = {
-            "HEADRACE_UPSTREAM__BASE_URL": upstream,
-            "HEADRACE_UPSTREAM__API_KEY": "sk-test",
-            "HEADRACE_LISTEN__GRPC": '["127.0.0.1:0"]',
-        } | {f"HEADRACE_{name}": value for name, value in settings.items()}
+        more = (
+            {
+                "HEADRACE_UPSTREAM__BASE_URL": upstream,
+                "HEADRACE_UPSTREAM__API_KEY": "sk-test",
+                "HEADRACE_LISTEN__GRPC": '["127.0.0.1:0"]',
+            }
+            | {f"HEADRACE_{name}": value for name, value in settings.items()}
+            | dict(environ or {})
+        )
         if redis_url:
             more["HEADRACE_AUDIT"] = AUDIT
             more["HEADRACE_REDIS__URL"] = redis_url
@@ -52,9 +56,9 @@ def daemon(upstream: str, redis_url: str = "", **settings: str):
 
 
 @contextlib.asynccontextmanager
-async def daemon_beside(*asked: str, **settings: str) -> AsyncIterator[Daemon]:
+async def daemon_beside(*asked: str, environ: Mapping[str, str] | None = None, **settings: str) -> AsyncIterator[Daemon]:
     """Run a daemon as `daemon` does, and let this loop go on while it starts and stops: what it waits for may be in here."""
-    entered = daemon(*asked, **settings)
+    entered = daemon(*asked, environ=environ, **settings)
     running = await asyncio.to_thread(entered.__enter__)
     try:
         yield running

@@ -35,7 +35,7 @@ The line
     outcome     what came of one call         usage/      all of that, added up
     batches/    what message batches used     resources/  whose things at upstream are
     meters      by caller, limit and class    call_log    a line a call
-    trails      of tickets, in Redis
+    trails      of tickets, in Redis          traces/     spans, for OpenTelemetry
 
 The ground
     link        one client for Redis          pipe        its connection
@@ -66,7 +66,7 @@ The ground
     rations     no log is flooded             deaths      when a server is started again
     disk        can it be written             disconnect  a caller that has gone
     trail       a call's id, tries and waits  few         names that metrics may have
-    v1/         generated from protos/
+    trace       a call's place in a trace     v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

@@ -25,6 +25,7 @@ from headrace.model import CacheControl, Call, Caller, Headers, Labels
 from headrace.owner import Owner, text_of
 from headrace.rank import LANES, lane_within
 from headrace.resources import Guard
+from headrace.trace import Trace
 
 _MAX_IDEMPOTENCY_KEY = 255
 
@@ -45,6 +46,7 @@ class Said(TypedDict):
     credential: str
     labels: NotRequired[Labels]
     id: str
+    trace: NotRequired[Trace | None]
 
 
 class Ask(Said):
@@ -158,7 +160,7 @@ class Admission:
             await self._guard.refers(owner, caller.role, reading.ids, said["headers"])
             scope = owner.text if reading.no_keep else scope  # what it leaves behind at upstream is this caller's alone
         moments = self.moments(now, wait, endpoint, caller, is_stream=reading.stream)
-        return Call(
+        call = Call(
             **said,
             model=reading.model,
             max_tokens=reading.max_tokens,
@@ -178,6 +180,9 @@ class Admission:
             on_disconnect=disconnect.read(on_disconnect),
             endpoint=endpoint.name,
         )
+        if call.trail is not None:
+            call.trail.steps.append(("admission", now, self._clock.now()))
+        return call
 
     def moments(self, now: float, wait: Wait, endpoint: Endpoint, caller: Caller, *, is_stream: bool) -> Moments:
         """Return until when an answer is wanted: what the caller said, else what is configured for it, else what is usual."""

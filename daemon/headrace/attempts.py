@@ -24,7 +24,7 @@ from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, Headrac
 from headrace.flight.flights import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import Answer, Call, Event, Form, Usage
-from headrace.outcome import Outcomes
+from headrace.outcome import Outcomes, Tried
 from headrace.retry.budget import RetryBudget
 from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
@@ -88,22 +88,23 @@ class Attempts:
             self._retries.sent(number)
             flight.begin(hold_id)
             flight.attempts = number
+            flight.trail.led_by, asking = call.trace, self._outcomes.trying(call)
             flight.waited_s += turn.waited_s
             flight.trail.going = asked = self._clock.now()
-            heard = _Heard(call.endpoint)
+            heard = _Heard(call.endpoint, self._clock)
             turn.sent(lambda: heard.usage)
             try:
-                answer = await (self._stream(call, flight, turn, heard) if call.stream else self._upstream.ask(call))
+                answer = await (self._stream(asking, flight, turn, heard) if call.stream else self._upstream.ask(asking))
             except AttemptFailed as failure:
-                self._note(call, flight, turn, asked, failure.error.status, failure)
+                self._note(asking, flight, turn, asked, failure.error.status, heard, failure)
                 self._tell_failed(call, heard.usage, is_untold=failure.sent and failure.failure.has_used)
                 await turn.fail(failure)
                 raise self._as_seen(failure, call, flight) from failure
             except BaseException:  # nobody waits for it any more
-                self._note(call, flight, turn, asked, 0)
+                self._note(asking, flight, turn, asked, 0, heard)
                 self._tell_failed(call, heard.usage, is_untold=True)
                 raise
-            self._note(call, flight, turn, asked, 200, answer)
+            self._note(asking, flight, turn, asked, 200, heard, answer)
             self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
             _INPUT.count += answer.usage.metered_input_tokens
             _OUTPUT.count += answer.usage.output_tokens
@@ -131,19 +132,26 @@ class Attempts:
         return answer, None if no_keep else replace(entry, answer=answer)
 
     def _note(
-        self, call: Call, flight: Flight, turn: Turn, asked: float, status: int, came: Answer | AttemptFailed | None = None
-    ) -> None:
+        self, asking: Call, flight: Flight, turn: Turn, asked: float, status: int, heard: _Heard,
+        came: Answer | AttemptFailed | None = None,
+    ) -> None:  # fmt: skip
         """Note on the flight's trail what came of this try; of one for a ticket, others elsewhere hear, too."""
-        outcome, request_id = "abandoned", flight.request_id
+        outcome, request_id, usage = "abandoned", flight.request_id, heard.usage
         if isinstance(came, Answer):
-            outcome, request_id = "answered", came.request_id
+            outcome, request_id, usage = "answered", came.request_id, came.usage
         elif came is not None:
             outcome, request_id = str(came.failure), came.metadata.get("request_id", "")
         took_s = max(0.0, self._clock.now() - asked)
-        made = Try(flight.attempts, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id, HERE)
+        made = Try(
+            flight.attempts, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id,
+            HERE, self._outcomes.span_of(asking),
+        )  # fmt: skip
         flight.trail.add(made)
-        if call.ticket:
-            self._trails.tell(call.ticket, (made,))
+        if asking.ticket:
+            self._trails.tell(asking.ticket, (made,))
+        retry_after_s = came.retry_after_s if isinstance(came, AttemptFailed) else None
+        first_s = max(0.0, heard.began - asked) if heard.began is not None else None
+        self._outcomes.tried(Tried(asking, made, usage, retry_after_s, first_s))
 
     def _tell_failed(self, call: Call, told: Usage, *, is_untold: bool) -> None:
         """Tell what upstream had said of an attempt's use before it ended too early."""
@@ -177,13 +185,17 @@ class Attempts:
 class _Heard:
     """What a stream has said so far. At its end all is known that is to be known of it, however long it was."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, clock: Clock) -> None:
+        self._clock = clock
+        self.began: float | None = None  # when its first event came
         self._counting = forms.dialect(endpoint).counting()
         self.told = Told()
         self.payload = bytearray()
 
     def add(self, event: Event) -> None:
         """Take in an event."""
+        if self.began is None:
+            self.began = self._clock.now()
         self._counting.add(event)
         self.told.add(event)
         self.payload += event.raw

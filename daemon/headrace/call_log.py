@@ -83,6 +83,7 @@ def fields_of(outcome: Outcome) -> dict[str, Any]:
         "limit": outcome.limit,
         "ticket": outcome.ticket,
         "request_id": outcome.request_id,
+        "trace_id": outcome.trace.trace_id if outcome.trace is not None else "",
         "input_tokens": usage.input_tokens,
         "cache_read_tokens": usage.cache_read_input_tokens,
         "cache_write_tokens": usage.cache_creation_input_tokens,

@@ -17,6 +17,7 @@ from headrace.clock import Clock
 from headrace.endpoints import Endpoint
 from headrace.errors import AttemptFailed, DeadlinePassed, UpstreamError
 from headrace.model import Errand, Headers, Usage
+from headrace.outcome import Outcomes, Tried
 from headrace.pace import Going, Pace, coming
 from headrace.retry.budget import RetryBudget
 from headrace.retry.policy import RetryPolicy, Tries
@@ -47,8 +48,9 @@ class Carrier:
 
     def __init__(
         self, clock: Clock, schedule: Schedule, upstream: Upstream, policy: RetryPolicy, pace: tuple[int, float],
-        retries: RetryBudget,
+        retries: RetryBudget, outcomes: Outcomes,
     ) -> None:  # fmt: skip
+        self._outcomes = outcomes
         self._retries = retries
         self._pace = pace
         self._clock = clock
@@ -95,22 +97,26 @@ class Carrier:
             self._retries.sent(number)
             trail = load.errand.trail or Trail()
             trail.going = asked = self._clock.now()
-            status, outcome, request_id = 0, "abandoned", ""
+            status, outcome, request_id, retry_after_s = 0, "abandoned", "", None
+            asking = self._outcomes.trying(load.errand)
             try:
                 async with (
-                    self._upstream.carry(load.errand, load.headers, load.body) as carried,
+                    self._upstream.carry(asking, load.headers, load.body) as carried,
                     Going(Pace(*self._pace)) as carried.going,
                 ):
                     status, request_id = carried.status, carried.request_id
                     yield carried
                 outcome = "answered"
             except AttemptFailed as failure:
-                status, outcome = failure.error.status, str(failure.failure)
+                status, outcome, retry_after_s = failure.error.status, str(failure.failure), failure.retry_after_s
                 await turn.fail(failure)
                 raise
             finally:
                 took_s = max(0.0, self._clock.now() - asked)
-                trail.add(Try(number, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id, HERE))
+                span = self._outcomes.span_of(asking)
+                made = Try(number, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id, HERE, span)
+                trail.add(made)
+                self._outcomes.tried(Tried(asking, made, retry_after_s=retry_after_s))
             await turn.settle(Usage())
 
     def _due(self, load: Load, failure: AttemptFailed, tries: Tries) -> float:

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from prometheus_client import generate_latest
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from headrace.background import Background
 from headrace.certificates import Certificates
@@ -64,6 +65,7 @@ class Edges:
             readiness=parts.wrong,
             details=parts.details,
             metrics=generate_latest,
+            openmetrics=_openmetrics,
             grace_s=settings.drain.time,
             crowd=parts.crowd,
             origins=settings.listen.origins,
@@ -113,6 +115,11 @@ class Edges:
             await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
         finally:
             telling.cancel()
+
+
+def _openmetrics() -> bytes:
+    said: bytes = openmetrics.generate_latest(REGISTRY)  # type: ignore[no-untyped-call]  # it says nothing of its types
+    return said
 
 
 def _certificates(listen: Listen, clock: Clock) -> Certificates | None:

@@ -107,7 +107,11 @@ class Flow:
         return Stay(self._flights, lambda stay: self._find(call, stay, is_live))
 
     async def _find(self, call: Call, stay: Stay, is_live: bool) -> Reply:
-        if kept := await self.replies.kept(call):
+        looked = self._clock.now()
+        kept = await self.replies.kept(call)
+        if call.trail is not None:
+            call.trail.steps.append(("cache", looked, self._clock.now()))
+        if kept is not None:
             return kept
         if call.cache.only_if_cached:
             raise NotCached("only-if-cached was asked, and there is no fresh answer")

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from headrace import observe
-from headrace.few import Few
-from headrace.outcome import LEFT, Outcome
+from headrace.few import OTHER, Few
+from headrace.outcome import LEFT, Outcome, Tried
 from headrace.owner import name_in
+from headrace.traces.spans import OPERATIONS, PROVIDER, error_of, input_tokens
 from headrace.usage.tally import AT, Who
 
 RESULTS = ("upstream", "shared", "cache", "stale", "refused", "failed", "left")
@@ -20,7 +21,7 @@ _KINDS = {"input": "input", "cache_write_5m": "cache_write", "cache_write_1h": "
           "output": "output"}  # fmt: skip
 _CALLS = tuple((result, AT[f"calls_{result}"]) for result in RESULTS)
 _TOKENS = tuple((kind, AT[name]) for name, kind in _KINDS.items())
-_MOST_CLASSES, _MOST_TEAMS = 50, 50
+_MOST_CLASSES, _MOST_TEAMS, _MOST_MODELS = 50, 50, 50
 
 
 class Meters:
@@ -35,6 +36,7 @@ class Meters:
     def __init__(self, class_of: Callable[[str], str], max_callers: int) -> None:
         self._class_of = class_of
         self._callers, self._classes = Few(max_callers), Few(_MOST_CLASSES)
+        self._models: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Meters {self._callers!r}>"
@@ -70,14 +72,33 @@ class Meters:
             if outcome.limit and not outcome.status:
                 observe.LIMIT_REFUSALS.inc(outcome.limit, outcome.reason)
         for held_by, seconds in outcome.waits:
-            observe.WAIT_TIME.observe(seconds, held_by, outcome.lane)
+            observe.WAIT_TIME.observe(seconds, held_by, outcome.lane, trace=outcome.trace)
             observe.CALLER_WAITED.inc(caller, held_by, by=round(seconds * 1000))
         if not outcome.endpoint:
             return
         model_class = self.model_class(outcome.model)
-        observe.CALL_TIME.observe(outcome.took_s, model_class, outcome.lane, result_of(outcome))
+        observe.CALL_TIME.observe(outcome.took_s, model_class, outcome.lane, result_of(outcome), trace=outcome.trace)
         if outcome.first_s is not None:
-            observe.FIRST_TIME.observe(outcome.first_s, model_class, outcome.lane)
+            observe.FIRST_TIME.observe(outcome.first_s, model_class, outcome.lane, trace=outcome.trace)
+
+    def tried(self, tried: Tried) -> None:
+        """Take in a try at upstream, by the names of OpenTelemetry's convention."""
+        call, usage = tried.call, tried.usage
+        if (operation := OPERATIONS.get(call.endpoint)) is None:
+            return
+        named = operation, PROVIDER, self._model(call.model, is_answered=not error_of(tried))
+        observe.GEN_AI_TIME.observe(tried.made.took_s, *named, error_of(tried), trace=call.trace)
+        if tried.first_s is not None:
+            observe.GEN_AI_FIRST.observe(tried.first_s, *named, trace=call.trace)
+        if usage.known:
+            observe.GEN_AI_TOKENS.observe(input_tokens(usage), *named, "input")
+            observe.GEN_AI_TOKENS.observe(usage.output_tokens, *named, "output")
+
+    def _model(self, model: str, *, is_answered: bool) -> str:
+        # The convention wants the very name. Whoever asks may write anything there, so it has to be one that upstream answered.
+        if is_answered and len(self._models) < _MOST_MODELS:
+            self._models.add(model)
+        return model if model in self._models else OTHER
 
     def used(self, who: Who, figures: Sequence[int]) -> None:
         """Take in what somebody used in a second."""

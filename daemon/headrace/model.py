@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from headrace.disconnect import OnDisconnect
 from headrace.owner import Owner
+from headrace.trace import Trace
 from headrace.trail import Trail
 from headrace.values import quick
 from headrace.weight import Weight
@@ -120,6 +121,7 @@ class Errand:
         labels: what the call is for, as its caller says.
         id: how it is called in headers, logs and traces.
         trail: what it goes through; None where nobody follows it.
+        trace: where it is in its caller's trace, or in one of ours; None where there is none.
     """
 
     caller: Caller
@@ -137,6 +139,7 @@ class Errand:
     labels: Labels = ()
     id: str = field(default="", compare=False)
     trail: Trail | None = field(default_factory=Trail, compare=False, repr=False)
+    trace: Trace | None = field(default=None, compare=False, repr=False)
 
     @property
     def owner(self) -> Owner:

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import REGISTRY
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
 from headrace import errors
+from headrace.trace import Trace
 
 # As Prometheus' own client has them.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _LONG = (30.0, 60.0, 120.0, 300.0, 600.0)
 _LONGER = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, *_LONG)
+
+
+_Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class Cell:
@@ -76,7 +81,11 @@ class Counter:
 
 
 class Histogram:
-    """Counts sizes by buckets, for each value of one label or without any; as cheap as a counter."""
+    """
+    Counts sizes by buckets, for each value of its labels; as cheap as a counter.
+
+    Of each bucket it remembers the last one that is in a recorded trace, as its exemplar: from a graph to a trace.
+    """
 
     def __init__(
         self, name: str, help: str, *labels: str, buckets: tuple[float, ...] = _BUCKETS, known: Sequence[Iterable[str]] = ()
@@ -84,6 +93,7 @@ class Histogram:
         self.name, self.help, self.labels, self.buckets = name, help, labels, buckets
         self._seen: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * (len(self.buckets) + 1))
         self._sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        self._exemplars: dict[tuple[tuple[str, ...], int], Exemplar] = {}
         self._known = known
         self._start()
 
@@ -104,16 +114,25 @@ class Histogram:
     def __repr__(self) -> str:
         return f"<Histogram {self.name} {dict(self._sums)}>"
 
-    def observe(self, size: float, *values: str) -> None:
-        self._seen[values][bisect.bisect_left(self.buckets, size)] += 1
+    def observe(self, size: float, *values: str, trace: Trace | None = None) -> None:
+        at = bisect.bisect_left(self.buckets, size)
+        self._seen[values][at] += 1
         self._sums[values] += size
+        if trace is not None and trace.is_sampled:
+            labels = {"trace_id": trace.trace_id, "span_id": trace.span_id}
+            self._exemplars[values, at] = Exemplar(labels, size, time.time())
 
     def collect(self) -> Metric:
         family = HistogramMetricFamily(self.name, self.help, labels=self.labels)
         bounds = [*map(floatToGoString, self.buckets), "+Inf"]
         for values, seen in list(self._seen.items()):
-            family.add_metric(values, list(zip(bounds, itertools.accumulate(seen), strict=True)), self._sums[values])
+            rows = enumerate(zip(bounds, itertools.accumulate(seen), strict=True))
+            family.add_metric(values, [self._shown(values, at, *row) for at, row in rows], self._sums[values])
         return family
+
+    def _shown(self, values: tuple[str, ...], at: int, bound: str, count: int) -> _Bucket:
+        exemplar = self._exemplars.get((values, at))
+        return (bound, count) if exemplar is None else (bound, count, exemplar)
 
 
 class Gauge:
@@ -325,7 +344,22 @@ FIRST_TIME = Histogram(
 WAIT_TIME = Histogram(
     "headrace_wait_seconds", "How long what held calls for how long.", "held_by", "lane", buckets=_BUCKETS + _LONG
 )
-REACHING = TURN_WAIT, UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME
+# As OpenTelemetry's convention has them, units and buckets included: gen_ai.client.operation.duration and its kin.
+_GEN_AI = "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"
+_GEN_AI_TIMES = tuple(round(0.01 * 2**power, 2) for power in range(14))
+GEN_AI_TIME = Histogram(
+    "gen_ai_client_operation_duration_seconds", "How long tries of a model took, at upstream.", *_GEN_AI, "error_type",
+    buckets=_GEN_AI_TIMES,
+)  # fmt: skip
+GEN_AI_FIRST = Histogram(
+    "gen_ai_client_operation_time_to_first_chunk_seconds", "How long streams took to begin, at upstream.", *_GEN_AI,
+    buckets=_GEN_AI_TIMES,
+)  # fmt: skip
+GEN_AI_TOKENS = Histogram(
+    "gen_ai_client_token_usage", "Tokens that tries used.", *_GEN_AI, "gen_ai_token_type",
+    buckets=tuple(float(4**power) for power in range(14)),
+)  # fmt: skip
+REACHING = TURN_WAIT, UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME, GEN_AI_TIME
 """Those that have to show the longest call."""
 
 CALLER_CALLS = Counter("headrace_caller_calls_total", "Calls by caller, lane and how they ended.", "caller", "lane", "result")
@@ -362,7 +396,7 @@ _ALL = (
     UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME, CALLER_CALLS, CALLER_ERRORS, CALLER_TOKENS, CALLER_COST, CALLER_WAITED,
     LIMIT_REFUSALS, UPSTREAM_ANSWERS, LIMIT_CAPACITY, LIMIT_LEVEL, LIMIT_DEBT, LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST,
     TICKETS_NOW, OLDEST_PARKED, BUILD_INFO, CONFIG_INFO, CONFIG_OK, CONFIG_AT, UPSTREAM_STATE, UPSTREAM_SINCE,
-    RETRIES, RETRIES_WAITING,
+    RETRIES, RETRIES_WAITING, GEN_AI_TIME, GEN_AI_FIRST, GEN_AI_TOKENS,
 )  # fmt: skip
 
 
@@ -448,3 +482,5 @@ GATE_GONE = "gate.gone"
 UPSTREAM_TROUBLED = "upstream.troubled"
 UPSTREAM_WELL = "upstream.well"
 LIBRARY_SAID = "library.said"
+TRACES_ON = "traces.on"
+TRACES_OFF = "traces.off"

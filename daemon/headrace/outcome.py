@@ -4,6 +4,9 @@ What came of one call, as one value: for whom, from where, at what cost, after w
 Every door makes one `Outcome` for each call, where it is answered or refused, and tells it to whoever listens. Metrics are made
 of it; whatever else wants to know of calls (a ledger of usage, traces, a live page) listens in the same place.
 
+Of each try at upstream whoever makes it tells as a `Tried`: for a ticket's that may be another process than the one whose door
+tells the outcome.
+
 What upstream counted is another matter: a call may take several attempts, an attempt may serve several calls, or none any
 more, and may be made by a process that has no door. So each attempt is told, too, once and where it ends, as a `Spent`. Who
 adds up what was spent takes those, and of outcomes only what was answered without spending.
@@ -13,17 +16,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 
 from headrace import observe
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
-from headrace.model import Call, Errand, Labels, Reply, Source, Usage
+from headrace.model import UNTOLD, Call, Errand, Labels, Reply, Source, Usage
 from headrace.owner import text_of
+from headrace.trace import Trace, of_headers
 from headrace.trail import Try
+
+E = TypeVar("E", bound=Errand)
 
 NOTHING_USED = Usage()
 _COST_CLASSES = {Source.UPSTREAM: "paid", Source.SHARED: "shared", Source.CACHE: "kept", Source.STALE: "kept"}
@@ -51,6 +59,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         limit: which refused it, or else held it longest: its name, or one of those in trail.py; "" for none.
         tries: at upstream, each with what it waited for; waits: how long (s) what held it, in all.
         began: when the call came, in Unix seconds; first_s until there was something to say, took_s until the end.
+        trace: where the call is in its trace; led_by: where that one is for which upstream was asked.
+        steps: what was done before, as a trail has them.
     """
 
     edge: str
@@ -79,6 +89,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     limit: str = ""
     tries: tuple[Try, ...] = ()
     waits: tuple[tuple[str, float], ...] = ()
+    trace: Trace | None = None
+    led_by: Trace | None = None
+    steps: tuple[tuple[str, float, float], ...] = ()
 
 
 class Spent(msgspec.Struct, frozen=True, gc=False):
@@ -104,6 +117,24 @@ class Spent(msgspec.Struct, frozen=True, gc=False):
     team: str = ""
     labels: str = ""
     requests: int = 1
+
+
+class Tried(msgspec.Struct, frozen=True, gc=False):
+    """
+    One try at upstream, as whoever made it tells of it when it is over.
+
+    Args:
+        call: that it was made for.
+        usage: as far as upstream said by its end.
+        retry_after_s: how long upstream asked to wait; None if it did not.
+        first_s: how long it took until a stream's first event; None where there was none.
+    """
+
+    call: Errand
+    made: Try
+    usage: Usage = UNTOLD
+    retry_after_s: float | None = None
+    first_s: float | None = None
 
 
 class Record:
@@ -132,6 +163,9 @@ class Outcomes:
         self._listeners: list[Callable[[Outcome], None]] = [count]
         self._listeners_to_kept: list[Callable[[Outcome], None]] = [count]
         self._payers: list[Callable[[Spent], None]] = []
+        self._triers: list[Callable[[Tried], None]] = []
+        self.enters: Callable[[Trace | None], Trace] | None = None
+        """Gives a call a span of its own, where spans are made, under what its caller said; None where none are."""
         self.told = 0
 
     def __repr__(self) -> str:
@@ -151,6 +185,30 @@ class Outcomes:
     def listen_spent(self, listener: Callable[[Spent], None]) -> None:
         """Have what every attempt came to from now on; the listener must be quick, and raise nothing."""
         self._payers.append(listener)
+
+    def listen_tried(self, listener: Callable[[Tried], None]) -> None:
+        """Have every try from now on that is made in this process; the listener must be quick, and raise nothing."""
+        self._triers.append(listener)
+
+    def entered(self, headers: Mapping[str, str], given: Trace | None = None) -> Trace | None:
+        """Return where a call is in its trace, by its headers, or else by what its caller said beside them."""
+        given = of_headers(headers) or given
+        return given if self.enters is None else self.enters(given)
+
+    def trying(self, call: E) -> E:
+        """Return a call as it goes upstream: with a span of this try's own, where spans are made."""
+        if self.enters is None or call.trace is None:
+            return call
+        return replace(call, trace=call.trace.child())
+
+    def span_of(self, asking: Errand) -> str:
+        """Return the id of the span that `trying` gave a call; "" for none."""
+        return asking.trace.span_id if asking.trace is not None and self.enters is not None else ""
+
+    def tried(self, tried: Tried) -> None:
+        """Tell of a try that is over."""
+        for listener in self._triers:
+            listener(tried)
 
     def spent(self, call: Errand, usage: Usage, *, is_whole: bool, is_untold: bool) -> None:
         """Tell what an attempt for this call came to."""
@@ -215,6 +273,9 @@ class Outcomes:
             limit=_limit(error) or max(waits, key=lambda what: waits[what], default=""),
             tries=errand.trail.tries if errand.trail is not None else (),
             waits=tuple(waits.items()),
+            trace=errand.trace,
+            led_by=errand.trail.led_by if errand.trail is not None else None,
+            steps=tuple(errand.trail.steps) if errand.trail is not None else (),
         )
 
 

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from headrace.trace import Trace
+
 ID_HEADER = "x-headrace-request-id"
 GIVEN_HEADER = "x-request-id"
 TIMING_HEADER = "server-timing"
@@ -60,6 +62,7 @@ class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
         held_by: what it waited for longest: a limit's name, "slots", "hold" or "learning"; "" if it did not wait.
         request_id: upstream's.
         host: which process made it, as `HERE` has it; "" if that is not known.
+        span: its span's id; "" where there are none.
     """
 
     number: int
@@ -71,12 +74,13 @@ class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
     held_by: str = ""
     request_id: str = ""
     host: str = ""
+    span: str = ""
 
 
 class Trail:
     """The tries and the waits of one call or flight, and those of the flights that it follows."""
 
-    __slots__ = ("_followed", "_going", "_tries", "_waits", "holding")
+    __slots__ = ("_followed", "_going", "_led_by", "_tries", "_waits", "holding", "steps")
 
     def __init__(self) -> None:
         self._going: float | None = None
@@ -85,6 +89,9 @@ class Trail:
         self._tries: list[Try] = []
         self._waits: list[tuple[str, float]] = []
         self._followed: tuple[Trail, ...] = ()
+        self._led_by: Trace | None = None
+        self.steps: list[tuple[str, float, float]] = []
+        """What was done before anybody was asked: its name, from when until when (Unix seconds)."""
 
     def __repr__(self) -> str:
         return f"<Trail [{len(self.tries)} tries]>"
@@ -117,6 +124,15 @@ class Trail:
     @going.setter
     def going(self, sent: float) -> None:
         self._going = sent
+
+    @property
+    def led_by(self) -> Trace | None:
+        """Where the call is in its trace for which upstream was asked last; None if nobody knows."""
+        return self._led_by or next((known for other in self._followed if (known := other.led_by)), None)
+
+    @led_by.setter
+    def led_by(self, call: Trace | None) -> None:
+        self._led_by = call
 
     def follow(self, other: Trail) -> None:
         """Have what another trail has, and will have."""

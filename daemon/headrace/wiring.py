@@ -76,6 +76,7 @@ from headrace.retry.tickets import Tickets
 from headrace.schedule import Schedule
 from headrace.schedule.hands import Hands
 from headrace.seal import UNSEALED, Seal
+from headrace.traces import otlp
 from headrace.trails import Trails
 from headrace.tuning.account import Account, asked_by
 from headrace.tuning.tuner import Tuner
@@ -232,6 +233,13 @@ class Parts:
         self.outcomes.listen_to_kept(self.call_log.heed, is_on=settings.log.calls == "all")
         if traffic is not None:
             self.outcomes.listen(traffic.heed, kept=False)
+        self.outcomes.listen_tried(self.meters.tried)
+        self.sending = otlp.start(os.environ, settings.upstream.base_url)
+        if self.sending is not None:
+            traces = self.sending.traces
+            self.outcomes.enters = traces.enter
+            self.outcomes.listen(traces.heed)
+            self.outcomes.listen_tried(traces.tried)
         trails = Trails(self.link, seal)
         asked = self.schedule, self.upstream, self.outcomes, self.answers, trails
         self.retries = RetryBudget(self.link, clock, Bounds(settings.retry.budget))
@@ -260,7 +268,7 @@ class Parts:
             guard=self.guard,
         )
         pace = settings.upstream.carried_pace, settings.upstream.carried_patience
-        self.carrier = Carrier(clock, self.schedule, self.upstream, policy, pace, self.retries)
+        self.carrier = Carrier(clock, self.schedule, self.upstream, policy, pace, self.retries, self.outcomes)
         self.batches = Batches(self.link, clock, self.tally, self.schedule.charge)
         self.exchange = Exchange(
             clock,
@@ -311,6 +319,8 @@ class Parts:
     async def running(self) -> AsyncIterator[None]:
         """Run what runs beside the calls. Redis away delays nothing here: each part comes to itself when it is back."""
         async with contextlib.AsyncExitStack() as stack:
+            if self.sending is not None:
+                stack.push_async_callback(self.sending.close)
             stack.push_async_callback(self.link.aclose)
             stack.push_async_callback(self.usage.close)
             stack.push_async_callback(self.batches.close)

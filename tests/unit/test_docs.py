@@ -60,7 +60,7 @@ def settings(table: type[msgspec.Struct] = Settings, prefix: str = "") -> Iterat
 def test_metrics() -> None:
     """docs/metrics.md has every metric and every log event, and no other."""
     said = page("docs/metrics.md")
-    assert set(re.findall(r"^\| `(headrace_\w+)` \|", said, re.M)) == set(metrics())
+    assert set(re.findall(r"^\| `((?:headrace|gen_ai)_\w+)` \|", said, re.M)) == set(metrics())
     assert set(re.findall(r"^\| `(\w+\.\w+)` \|", said, re.M)) == set(events().values())
 
 

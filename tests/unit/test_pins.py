@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-PINS = ["constraints.txt", "pins/dev.txt", "pins/tools.txt"]
+PINS = ["constraints.txt", "pins/dev.txt", "pins/otel.txt", "pins/tools.txt"]
 # The first version without any known advisory, where there have been some lately.
 SAFE = {"aiohttp": "3.14.3"}
 
@@ -41,9 +41,10 @@ def test_hashes(name: str) -> None:
 
 def test_versions() -> None:
     """What the project asks for is pinned, at a version that it takes, the same for all."""
-    running, dev = pins("constraints.txt"), pins("pins/dev.txt")
+    running, dev, otel = pins("constraints.txt"), pins("pins/dev.txt"), pins("pins/otel.txt")
     assert running.items() <= dev.items()
-    for wanted, rows in ((asked(), running), (asked("dev", "plot"), dev)):
+    assert otel.items() <= dev.items()
+    for wanted, rows in ((asked(), running), (asked("otel"), otel), (asked("dev", "plot", "otel"), dev)):
         for each in wanted:
             name = re.sub(r"[-_.]+", "-", each.name).lower()
             assert each.specifier.contains(rows[name][0]), name

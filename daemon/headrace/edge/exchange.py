@@ -45,6 +45,7 @@ from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
 from headrace.resources import Guard, Visit
+from headrace.trace import Trace
 from headrace.trail import TIMING_HEADER, Trail, timing
 from headrace.trail import new_id as new_call_id
 from headrace.upstream.carrying import Body
@@ -72,6 +73,7 @@ class Request:
         edge: the door, "http" or "grpc".
         credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
         id: of the call.
+        trace: where the call is in its caller's trace, where something beside the headers says it: metadata.
     """
 
     method: str
@@ -84,6 +86,7 @@ class Request:
     edge: str = "grpc"
     credential: str = field(default="", repr=False)
     id: str = field(default_factory=new_call_id)
+    trace: Trace | None = None
 
 
 @dataclass(slots=True)
@@ -216,6 +219,7 @@ class Exchange:
 
     @contextlib.asynccontextmanager
     async def _kept(self, request: Request, endpoint: Endpoint, seen: Callable[[Call], None]) -> AsyncIterator[Response]:
+        trace = self.outcomes.entered(request.headers, request.trace)
         body = await whole_body(request.body, endpoint)
         ask = read_ask(
             request.caller,
@@ -227,6 +231,7 @@ class Exchange:
             credential=request.credential,
             wait=read_wait(request.headers, request.timeout_s, is_http=request.edge == "http"),
             id=request.id,
+            trace=trace,
         )
         del body
         request.body = b""  # the call has it
@@ -339,6 +344,7 @@ class Exchange:
             credential=request.credential,
             labels=labels(headers, request.caller),
             id=request.id,
+            trace=self.outcomes.entered(headers, request.trace),
         )
         body = Body(bounded(request.body, endpoint), request.length)
         onward = tuple((name.lower(), value) for name, value in headers.items())

@@ -21,7 +21,7 @@ from headrace.basin import Place
 from headrace.edge import http_errors
 from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.grpc_calls import Who, guarded
-from headrace.edge.grpc_ids import call_id, delimited, give
+from headrace.edge.grpc_ids import call_id, delimited, give, trace_of
 from headrace.edge.grpc_parts import Beginning, beginning, more
 from headrace.edge.hits import (
     TOLD_S,
@@ -40,6 +40,7 @@ from headrace.errors import HeadraceError, TooSlow, UnknownCaller
 from headrace.heads import readable
 from headrace.model import Call
 from headrace.owner import text_of
+from headrace.trace import Trace
 from headrace.trail import GIVEN_HEADER, ID_HEADER, id_of
 from headrace.v1 import api_service_pb2
 
@@ -77,7 +78,7 @@ class ApiServicer:
         raw = await anext(parts, b"")
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
         if not self._who.asks_for_keys and (hit := await self._find(_NAMED, raw)):
-            return await self._give(hit, context)
+            return await self._give(hit, context, await self._entered(raw, context))
         first, seen = await beginning(raw), [raw]
         del raw  # it may be large, and is wanted for a moment more
         try:
@@ -113,7 +114,7 @@ class ApiServicer:
         give(headers.get(GIVEN_HEADER))
         key, own_key, scope, given = self._who.keys(context, headers)
         if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, seen[0])):
-            return await self._give(hit, context, given)
+            return await self._give(hit, context, self._exchange.outcomes.entered(headers, trace_of(context)), given)
         request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
@@ -122,6 +123,7 @@ class ApiServicer:
             timeout_s=context.time_remaining(),
             credential=own_key,
             id=call_id(context),
+            trace=trace_of(context),
         )
         with self._exchange.basin.place(text_of(request.caller.name, own_key)) as place:
             await place.came(len(seen[0]))
@@ -131,7 +133,7 @@ class ApiServicer:
             if not _is_whole(first, headers):
                 digests.clear()  # the same first part may have another body after it
             if hit := await self._read(request, first, parts, digests, place):
-                return await self._give(hit, context, call_id(context))
+                return await self._give(hit, context, self._exchange.outcomes.entered(headers, request.trace), call_id(context))
             async with self._exchange.open(request, seen=lambda call: self._admitted(place, digests, call)) as response:
                 await writer.pass_on(response)
         return None
@@ -163,9 +165,14 @@ class ApiServicer:
         for known in digests:
             self._hits.remember(known, call)
 
-    async def _give(self, hit: Hit, context: Any, given: str = "") -> None:
+    async def _entered(self, raw: bytes, context: Any) -> Trace | None:
+        # What a request's head says of a trace is read where spans are made, and not otherwise.
+        outcomes = self._exchange.outcomes
+        return None if outcomes.enters is None else outcomes.entered(_headers((await beginning(raw)).head), trace_of(context))
+
+    async def _give(self, hit: Hit, context: Any, trace: Trace | None, given: str = "") -> None:
         call = id_of(given)
-        self._exchange.outcomes.tell(outcome_of(hit, "grpc", call))
+        self._exchange.outcomes.tell(outcome_of(hit, "grpc", call, trace))
         kept, *chunks = _kept(hit)
         await context.write(_said(kept + self._varying(hit) + _id_header(call)))
         for chunk in chunks:

@@ -15,6 +15,7 @@ from headrace.endpoints import MESSAGES, Endpoint
 from headrace.errors import InvalidCall
 from headrace.labels import HEADER, header_of, labels_of
 from headrace.model import CacheControl, Caller, Headers, Labels, Reply, Source
+from headrace.trace import Trace
 from headrace.v1 import messages_service_pb2, options_pb2
 
 _LANES = {
@@ -53,6 +54,7 @@ def read_ask(
     path: str = "/v1/messages",
     endpoint: Endpoint = MESSAGES,
     id: str = "",
+    trace: Trace | None = None,
 ) -> Ask:
     """Return what a request with these options asks; raises `InvalidCall` for what makes no sense."""
     return Ask(
@@ -65,6 +67,7 @@ def read_ask(
         endpoint=endpoint,
         credential=credential,
         id=id,
+        trace=trace,
         **_said(options.SerializeToString(), caller),
     )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+from headrace.trace import Trace, of_pairs
 from headrace.trail import GIVEN_HEADER, ID_HEADER, MAX_ID, TIMING_HEADER, Trail, id_of, timing
 from headrace.v1 import options_pb2
 
@@ -38,6 +39,11 @@ def call_id(context: Any) -> str:
         known = id_of(dict(context.invocation_metadata() or ()).get(GIVEN_HEADER))
         _id.set(known)
     return known
+
+
+def trace_of(context: Any) -> Trace | None:
+    """Return where its caller's metadata say that this RPC's call is in a trace; it looks at them, as `call_id` does."""
+    return of_pairs(context.invocation_metadata() or ())
 
 
 def trailers(context: Any, trail: Trail | None, now: float = 0.0) -> Metadata:

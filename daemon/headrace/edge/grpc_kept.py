@@ -22,7 +22,7 @@ from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Keys, Who, guarded
-from headrace.edge.grpc_ids import call_id, named_so, trailers
+from headrace.edge.grpc_ids import call_id, named_so, trace_of, trailers
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.hits import TOLD_S, Hit, Hits, digest, outcome_of
 from headrace.errors import InvalidCall, UpstreamError
@@ -104,12 +104,12 @@ class KeptRpc:
         """Return one answer whole: at once, if it is a hit."""
         keys = self._who.keys(context)
         hit = self._near(self._named + keys.scope, raw)
-        return self._look_up(raw, context, keys) if hit is None else self._give(hit, keys.id)
+        return self._look_up(raw, context, keys) if hit is None else self._give(hit, context, keys.id)
 
     async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
         seen, hit = await self._far(self._named + keys.scope, raw)
         if hit is not None:
-            return self._give(hit, keys.id)
+            return self._give(hit, context, keys.id)
         call = await self._admit(raw, context, keys)
         del raw  # the call has all that it says
         return await self._ask(call, context, seen)
@@ -127,14 +127,15 @@ class KeptRpc:
         self._hits.bring_near(head, raw, hit)
         return seen, hit
 
-    def _give(self, hit: Hit, given: str) -> bytes:
-        return self._kept.responses(hit)[0] + self._kept.tail(hit) + self._tell(hit, given)
+    def _give(self, hit: Hit, context: Any, given: str) -> bytes:
+        return self._kept.responses(hit)[0] + self._kept.tail(hit) + self._tell(hit, context, given)
 
-    def _tell(self, hit: Hit, given: str) -> bytes:
+    def _tell(self, hit: Hit, context: Any, given: str) -> bytes:
         # Returns what the answer says of its call's id.
         self._hit_count += 1
-        call = id_of(given)
-        self._exchange.outcomes.tell(outcome_of(hit, "grpc", call))
+        call, outcomes = id_of(given), self._exchange.outcomes
+        trace = None if outcomes.enters is None else outcomes.enters(trace_of(context))
+        outcomes.tell(outcome_of(hit, "grpc", call, trace))
         return self._named_so[len(call)] + call.encode()
 
     def refused(self, error: Exception, context: Any) -> None:
@@ -158,7 +159,7 @@ class KeptRpc:
         if (hit := self._near(head, raw)) is None:
             seen, hit = await self._far(head, raw)
         if hit is not None:
-            await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, keys.id))
+            await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, context, keys.id))
             return
         call = await self._admit(raw, context, keys)
         del raw  # the call has all that it says
@@ -183,7 +184,7 @@ class KeptRpc:
             parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
             caller = self._who.identify(keys.ours, parted.request.options.caller)
             ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
-            ask["id"] = call_id(context)
+            ask["id"], ask["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
             return await self._exchange.admit(ask)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:

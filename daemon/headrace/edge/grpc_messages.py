@@ -16,7 +16,7 @@ from headrace.admission import Admission, Ask
 from headrace.edge import translate
 from headrace.edge.grpc_asks import answer_timeout_s, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
-from headrace.edge.grpc_ids import call_id
+from headrace.edge.grpc_ids import call_id, trace_of
 from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_tickets import ticket_message
@@ -56,7 +56,7 @@ class MessagesServicer:
         parted = await take_apart(self._admission.aside, cls, raw, streams=False)
         caller = self._who.identify(key, parted.request.options.caller)
         asked = _CREATE.ask(parted, caller, timeout_s=answer_timeout_s(parted.request), credential=own_key)
-        asked["id"] = call_id(context)
+        asked["id"], asked["trace"] = call_id(context), self._pursuits.outcomes.entered({}, trace_of(context))
         call = await self._admission.admit(**asked)
         ticket = await self._pursuits.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()

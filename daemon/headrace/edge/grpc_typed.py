@@ -21,7 +21,7 @@ from headrace.edge import translate
 from headrace.edge.exchange import Exchange, Request, Response
 from headrace.edge.grpc_asks import origin, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
-from headrace.edge.grpc_ids import call_id, trailers
+from headrace.edge.grpc_ids import call_id, trace_of, trailers
 from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_routes import ROUTES, Route, Shape, ask, headers_of
@@ -147,6 +147,7 @@ class _CarriedRpc:
             timeout_s=context.time_remaining(),
             credential=own_key,
             id=call_id(context),
+            trace=trace_of(context),
         )
         async with self._exchange.open(call) as response:
             yield response

@@ -30,6 +30,7 @@ from headrace.clock import Clock
 from headrace.model import Call, Caller, Form, Labels
 from headrace.outcome import Outcome, labels_text
 from headrace.owner import text_of
+from headrace.trace import Trace
 
 JSON = ("content-type", "application/json")
 SSE = ("content-type", "text/event-stream; charset=utf-8")
@@ -198,7 +199,7 @@ def _counts(name: str) -> bool:
     return name.lower().startswith(_COUNTS)
 
 
-def outcome_of(hit: Hit, edge: str, id: str = "") -> Outcome:
+def outcome_of(hit: Hit, edge: str, id: str = "", trace: Trace | None = None) -> Outcome:
     """Return what came of a call that is a hit."""
     seen, answer = hit.seen, hit.entry.answer
     return Outcome(
@@ -216,6 +217,7 @@ def outcome_of(hit: Hit, edge: str, id: str = "") -> Outcome:
         first_s=0.0,
         request_id=answer.request_id,
         id=id,
+        trace=trace,
     )
 
 

@@ -13,6 +13,7 @@ from headrace.endpoints import Endpoint
 from headrace.errors import InvalidCall
 from headrace.labels import HEADER, labels_of_header
 from headrace.model import CacheControl, Caller, Labels
+from headrace.trace import Trace
 
 # Known to say nothing about the call itself.
 _NOT_PASSED_ON = frozenset({"anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"})
@@ -50,6 +51,7 @@ def read_ask(
     credential: str,
     wait: Wait,
     id: str = "",
+    trace: Trace | None = None,
 ) -> Ask:
     """Return what the request asks; raises `InvalidCall` for a header that makes no sense."""
     return Ask(
@@ -74,6 +76,7 @@ def read_ask(
         endpoint=endpoint,
         credential=credential,
         id=id,
+        trace=trace,
     )
 
 

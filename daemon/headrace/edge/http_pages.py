@@ -6,7 +6,7 @@ Nobody needs a key for them, so whatever they cost anybody could let us pay as o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -38,3 +38,33 @@ class Page:
             self._made, self._made_at = self._make(), now
         status, body = self._made
         return web.Response(status=status, body=body, headers=[("content-type", self._kind)])
+
+
+class Spellings:
+    """
+    A page that there is in several spellings: a reader is given the first that it names, and else the last.
+
+    Args:
+        pages: by their media types.
+    """
+
+    def __init__(self, pages: Sequence[tuple[str, Page]]) -> None:
+        self._pages = pages
+
+    def __repr__(self) -> str:
+        return f"<Spellings {', '.join(kind for kind, _ in self._pages)}>"
+
+    async def show(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return it."""
+        accepted = _accepted(request.headers.get("accept", ""))
+        return await next((page for kind, page in self._pages if kind in accepted), self._pages[-1][1]).show(request)
+
+
+def _accepted(accept: str) -> set[str]:
+    """Return the media types that a header names, but for those that it will not have."""
+    ranges = [[part.strip().lower() for part in each.split(";")] for each in accept.split(",")]
+    return {kind for kind, *parameters in ranges if not any(_is_none(each) for each in parameters)}
+
+
+def _is_none(parameter: str) -> bool:
+    return parameter.replace(" ", "").rstrip("0").rstrip(".") in ("q=", "q=0")

@@ -34,7 +34,7 @@ from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_ev
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_listener import Listener
-from headrace.edge.http_pages import Page
+from headrace.edge.http_pages import Page, Spellings
 from headrace.edge.http_protocol import LINGER_S, as_http11
 from headrace.edge.http_refusals import Refusals, RefusalStats
 from headrace.edge.http_site import Site
@@ -47,10 +47,12 @@ from headrace.heads import HeadWriter
 from headrace.model import Call, Caller
 from headrace.owner import text_of
 from headrace.room import connections_of
+from headrace.trace import of_headers
 from headrace.trail import GIVEN_HEADER, id_of
 
 log = structlog.get_logger()
 
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -73,7 +75,7 @@ class HttpServer:
         passes_credentials: callers' own keys go upstream (`upstream.credentials = "caller"`).
         budget_headers: `anthropic-ratelimit-*` of a call's caller; no I/O.
         readiness: what is wrong, if anything is; [] means ready.
-        metrics: the page for Prometheus.
+        metrics: the page for Prometheus; openmetrics: the same in OpenMetrics, which has exemplars, for who asks for that.
         details: what is amiss though it is ready.
         grace_s: how long running requests have to end when it stops.
         crowd: where bodies count while they are read.
@@ -96,6 +98,7 @@ class HttpServer:
         readiness: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         grace_s: float,
+        openmetrics: Callable[[], bytes] | None = None,
         details: Callable[[], list[str]] = list,
         crowd: Crowd | None = None,
         origins: Iterable[str] = (),
@@ -123,7 +126,7 @@ class HttpServer:
         self._connections = Connections(connections_of(max_connections), max_connections_per_peer, now=time.monotonic)
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
-        self._routes = _pages(readiness, details, metrics)
+        self._routes = _pages(readiness, details, metrics, openmetrics or metrics)
         self.port = 0
 
     def __repr__(self) -> str:
@@ -226,7 +229,9 @@ class HttpServer:
             if "idempotency-key" not in headers:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
                 if hit := self._hits.glance(key):
-                    self._outcomes.tell(outcome_of(hit, "http", _id(request)))
+                    enters = self._outcomes.enters
+                    trace = None if enters is None else enters(of_headers(headers))
+                    self._outcomes.tell(outcome_of(hit, "http", _id(request), trace))
                     return http_ready.response(request, hit, self._budget_headers(hit.seen))
             asked = _asked(request, target, caller, own_key, body, len(body))
             del body  # it is the call's from here on, which may share another's
@@ -285,16 +290,24 @@ class HttpServer:
 
 
 def _pages(
-    readiness: Callable[[], list[str]], details: Callable[[], list[str]], metrics: Callable[[], bytes]
+    readiness: Callable[[], list[str]],
+    details: Callable[[], list[str]],
+    metrics: Callable[[], bytes],
+    openmetrics: Callable[[], bytes],
 ) -> dict[str, dict[str, Handler]]:
     def ready() -> tuple[int, bytes]:
         wrong = readiness()
         return 503 if wrong else 200, "\n".join([*(wrong or ["ready"]), *details(), ""]).encode()
 
-    made = {
+    made: dict[str, Page | Spellings] = {
         "/healthz": Page(lambda: (200, b"ok\n"), "text/plain", now=time.monotonic),
         "/readyz": Page(ready, "text/plain; charset=utf-8", now=time.monotonic),
-        "/metrics": Page(lambda: (200, metrics()), "text/plain; version=0.0.4; charset=utf-8", now=time.monotonic),
+        "/metrics": Spellings(
+            (
+                ("application/openmetrics-text", Page(lambda: (200, openmetrics()), _OPENMETRICS, now=time.monotonic)),
+                ("text/plain", Page(lambda: (200, metrics()), "text/plain; version=0.0.4; charset=utf-8", now=time.monotonic)),
+            )
+        ),
     }
     if any(roles.of_path("GET", path) is not roles.PUBLIC for path in made):
         raise ValueError("what is answered without a key must be public (roles.py)")

@@ -66,7 +66,7 @@ class Turn:
         finally:
             self._counted.release()
             self._note_wait(came)
-        observe.TURN_WAIT.observe(self.waited_s)
+        observe.TURN_WAIT.observe(self.waited_s, trace=self._call.trace)
         return self
 
     def _note_wait(self, came: float) -> None:

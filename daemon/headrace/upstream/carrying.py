@@ -1,8 +1,8 @@
 """
 What travels on and what does not, when a request is carried as it is: RFC 9110, section 7.6, and a gateway's own manners.
 
-Headers of one hop end here, those that `Connection` names included. Keys are ours to send, and cookies are nobody's: what
-upstream sets for one caller must not travel with another's call.
+Headers of one hop end here, those that `Connection` names included. Keys are ours to send, and so is the place in a trace
+(trace.py); cookies are nobody's: what upstream sets for one caller must not travel with another's call.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Iterable
 
 from headrace.errors import InvalidCall
 from headrace.model import Headers
+from headrace.trace import PARENT_HEADER, STATE_HEADER
 from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
 from headrace.upstream.remarks import ONE_HOP
 
 _NOT_ONWARD = ONE_HOP | {
     "authorization", "content-length", "cookie", "expect", "forwarded", "host", "origin", "referer", "via", "x-api-key",
-    "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
+    "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", PARENT_HEADER, STATE_HEADER,
 }  # fmt: skip
 _NOT_BACK = ONE_HOP | {"set-cookie"}
 # Of ours, and what pages and browsers say to each other: which pages may read our answers is not upstream's to say.

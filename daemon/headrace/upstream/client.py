@@ -173,6 +173,8 @@ class Upstream:
     def _carried(self, call: Errand, headers: Headers, body: Body) -> Request:
         named = dict(headers)
         given = [*onward(headers), ("via", _VIA), self._key(call)]
+        if call.trace is not None:
+            given += call.trace.headers()
         if "accept" not in named:
             given.append(("accept", "*/*"))
         if "accept-encoding" not in named:
@@ -244,6 +246,8 @@ class Upstream:
             headers.append(("content-type", "application/json"))
         if call.betas:
             headers.append(("anthropic-beta", ",".join(call.betas)))
+        if call.trace is not None:
+            headers += call.trace.headers()
         if call.headers:
             headers += ((name, value) for name, value in call.headers if name.lower() not in _NOT_PASSED_ON)
         return headers
@@ -335,7 +339,8 @@ class _Asked:
         elif self.outcome == "answered":
             self._upstream.troubles.answered(self._call)
         observe.ATTEMPTS.inc(self.outcome)
-        observe.UPSTREAM_TIME.observe(time.monotonic() - self._began, self._what.value, self.outcome)
+        took_s = time.monotonic() - self._began
+        observe.UPSTREAM_TIME.observe(took_s, self._what.value, self.outcome, trace=self._call.trace)
 
 
 def _late() -> AttemptFailed:
