@@ -19,6 +19,7 @@ import typer
 from headrace import keyring, letterbox, steering
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
+from headrace.top.command import top
 
 if TYPE_CHECKING:
     from headrace.cache.selector import Selector
@@ -39,6 +40,7 @@ app.add_typer(cache_app, name="cache")
 steering.add_to(app)
 keyring.add_to(app)
 letterbox.add_to(app)
+app.command()(top)
 
 
 def run() -> None:

@@ -53,6 +53,8 @@ SEEN = Rule(all_from=Role.OBSERVER)
 LETTERS = Rule(all_from=Role.OPERATOR)
 """What failed for good: its caller's to try again, and an operator's."""
 STEERED = Rule(Role.OPERATOR)
+WATCHED = Rule(Role.OBSERVER)
+"""The live page. Where no key is asked for it is for whoever is on this machine (admin/asker.py)."""
 LENT = Rule(all_from=Role.ADMIN)
 """What upstream holds for callers under our one key, and what they share."""
 ADMINS = Rule(Role.ADMIN)
@@ -105,6 +107,8 @@ RPCS: dict[str, Rule] = {
 
 PATHS: tuple[tuple[str, str, Rule], ...] = (
     ("*", "/(healthz|readyz|metrics)", PUBLIC),
+    ("POST", "/admin/api/.*", STEERED),
+    ("*", "/admin(/.*)?", WATCHED),
     ("*", "/v1/organizations(/.*)?", ADMINS),
     ("POST", "/v1/(messages|messages/count_tokens|chat/completions)/?", CALLS),
     ("*", "/v1/models(/[^/]+)?/?", CALLS),

@@ -6,9 +6,12 @@ Nobody needs a key for them, so whatever they cost anybody could let us pay as o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from aiohttp import web
+
+from headrace import roles
 
 _FRESH_S = 1.0
 
@@ -38,3 +41,22 @@ class Page:
             self._made, self._made_at = self._make(), now
         status, body = self._made
         return web.Response(status=status, body=body, headers=[("content-type", self._kind)])
+
+
+def pages(
+    readiness: Callable[[], list[str]], details: Callable[[], list[str]], metrics: Callable[[], bytes]
+) -> dict[str, Page]:
+    """Return all of them by path: whether it is there, whether it is ready and what is amiss, and its metrics."""
+
+    def ready() -> tuple[int, bytes]:
+        wrong = readiness()
+        return 503 if wrong else 200, "\n".join([*(wrong or ["ready"]), *details(), ""]).encode()
+
+    made = {
+        "/healthz": Page(lambda: (200, b"ok\n"), "text/plain", now=time.monotonic),
+        "/readyz": Page(ready, "text/plain; charset=utf-8", now=time.monotonic),
+        "/metrics": Page(lambda: (200, metrics()), "text/plain; version=0.0.4; charset=utf-8", now=time.monotonic),
+    }
+    if any(roles.of_path("GET", path) is not roles.PUBLIC for path in made):
+        raise ValueError("what is answered without a key must be public (roles.py)")
+    return made
