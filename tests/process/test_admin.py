@@ -132,6 +132,9 @@ async def test_within_a_second(pair: House):
         await pair.call(pair.one, "reports")
     following = events(pair, pair.two, "line")
     assert (await anext(following))["rows"] == []
+    html = events(pair, pair.two, "line", "/admin/events")
+    assert "Nobody waits." in (await anext(html))["html"]
+    await html.aclose()
     began = time.monotonic()
     waiting = asyncio.create_task(pair.call(pair.one, "reports", within_ms=500_000))
     async for said in following:

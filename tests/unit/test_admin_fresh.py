@@ -44,13 +44,13 @@ async def test_once():
 
 
 async def test_rests():
-    """What took a second to make is good for ten."""
-    maker = Maker(takes_s=1.0)
-    fresh = Fresh(maker.make, 0.25, lambda: maker.now)
+    """What took a tenth of a second to make is good for one."""
+    maker = Maker(takes_s=0.1)
+    fresh = Fresh(maker.make, 0.25, lambda: maker.now, spent=lambda: maker.now)
     await fresh.get("a")
-    maker.now += 9.0
+    maker.now += 0.9
     assert await fresh.get("a") == ("a", 1)
-    maker.now += 1.5
+    maker.now += 0.2
     assert await fresh.get("a") == ("a", 2)
 
 

@@ -73,8 +73,8 @@ def forms() -> dict[str, Callable[..., bytes]]:
     """Return how views are said: as JSON, and as HTML for who may act and for who may not."""
     return {
         "json": msgspec.json.encode,
-        "html": lambda shown: msgspec.json.encode({"html": page.body(shown, may_act=False)}),
-        "html-acts": lambda shown: msgspec.json.encode({"html": page.body(shown, may_act=True)}),
+        "html": lambda shown: msgspec.json.encode({"html": str(page.body(shown, may_act=False))}),
+        "html-acts": lambda shown: msgspec.json.encode({"html": str(page.body(shown, may_act=True))}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Pictures of figures, as SVG that the page's style colours: bars, a quarter of an hour, the time of tickets and calls. Pure."""
+"""Pictures of figures, as SVG that the page's style colours: bars, a quarter of an hour, the times of tickets, calls. Pure."""
 
 from __future__ import annotations
 
