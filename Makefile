@@ -25,7 +25,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order screenshots page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -126,6 +126,12 @@ chaos-nth: dev               ## Lose, double and delay each command that a call 
 
 soak: dev                    ## Let daemons work for half an hour, and look whether anything grows; draws docs/soak.png. MINUTES=5 is shorter.
 	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES))
+
+screenshots: dev             ## Take pictures of the live page and of `headrace top`, into docs/screenshots/; needs chromium.
+	$(BIN)/python -m tests.screenshots
+
+page-cost: dev               ## Measure the live page: an event to the screen with 10,000 calls that wait, and what five open pages cost.
+	$(BIN)/python -m tests.screenshots.cost
 
 storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s

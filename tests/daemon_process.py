@@ -21,7 +21,11 @@ def environment(directory: Path, **more: str) -> dict[str, str]:
     """Return an environment in which *directory* is all that there is: no configuration, no key, no runtime directory."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     # As by default, but for the ports: another test may run beside this one.
-    ports = {"HEADRACE_LISTEN__GRPC": '["unix:headrace.sock", "127.0.0.1:0"]', "HEADRACE_LISTEN__HTTP": "127.0.0.1:0"}
+    ports = {
+        "HEADRACE_LISTEN__GRPC": '["unix:headrace.sock", "127.0.0.1:0"]',
+        "HEADRACE_LISTEN__HTTP": "127.0.0.1:0",
+        "HEADRACE_LISTEN__ADMIN": "[]",
+    }
     return kept | {"HOME": str(directory), "HEADRACE_STATE__DIR": str(directory)} | ports | more
 
 

@@ -16,6 +16,7 @@ Doors and lives
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     TOML and the environment      rehearse/   a configuration, simulated
     demo/       `make demo`                   simulator/  a stand-in for the API
+    admin/      the live page                 top/        the same in a terminal
 
 The line
     flow        the whole walk                pursuit     calls that go on without their caller
@@ -36,6 +37,7 @@ The line
     batches/    what message batches used     resources/  whose things at upstream are
     meters      by caller, limit and class    call_log    a line a call
     trails      of tickets, in Redis          traces/     spans, for OpenTelemetry
+    trails      of tickets, in Redis          survey      all processes asked at once
 
 The ground
     link        one client for Redis          pipe        its connection

@@ -129,7 +129,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, edges, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
         _settle_in()
-        log.info(observe.DAEMON_STARTED, addresses=edges.addresses, redis=settings.redis.url != "")
+        log.info(observe.DAEMON_STARTED, addresses=edges.addresses, admin=edges.admin, redis=settings.redis.url != "")
         notifier.ready(f"serving {', '.join(edges.addresses)}")
         await leave.wait()
         await _drain(parts, edges, notifier)

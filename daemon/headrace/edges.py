@@ -10,12 +10,19 @@ from pathlib import Path
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from headrace.admin.acts import Acts
+from headrace.admin.door import Door, forms
+from headrace.admin.feed import Feed
+from headrace.admin.looks import Looks
+from headrace.admin.tickets import TicketRows
+from headrace.admin.views import Views
 from headrace.background import Background
 from headrace.certificates import Certificates
 from headrace.clock import Clock
 from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.grpc_watch import Bounds
+from headrace.edge.http_pages import pages
 from headrace.edge.http_server import HttpServer
 from headrace.edge.http_times import Times
 from headrace.room import connections_of
@@ -77,9 +84,16 @@ class Edges:
             certificates=certificates,
         )
 
+        self._admin = _admin_door(parts, runtime_dir, certificates)
+
+    @property
+    def admin(self) -> list[str]:
+        """Where the live page is."""
+        return self._admin.addresses
+
     @property
     def addresses(self) -> list[str]:
-        """Where they are."""
+        """Where calls are taken."""
         return [*self._grpc.addresses, f"http{'s' if self.certificates else ''}://{self._http.address}"]
 
     def reload(self) -> None:
@@ -93,6 +107,7 @@ class Edges:
         await self._http.start()
         try:
             await self._grpc.start()
+            await self._admin.start()
             if self.certificates is not None:
                 self._background.lasting(self.certificates.keep, "certificates")
             try:
@@ -100,6 +115,7 @@ class Edges:
             finally:
                 await self._grpc.stop()
         finally:
+            await self._admin.stop()
             await self._background.close()
             await self._http.stop()
 
@@ -120,6 +136,30 @@ class Edges:
 def _openmetrics() -> bytes:
     said: bytes = openmetrics.generate_latest(REGISTRY)  # type: ignore[no-untyped-call]  # it says nothing of its types
     return said
+
+
+def _admin_door(parts: Parts, runtime_dir: Path, certificates: Certificates | None) -> Door:
+    listen = parts.settings.listen
+
+    def class_of(model: str) -> str:
+        return parts.tuner.classes.of(model)
+
+    looks = Looks(parts.clock, parts.board, parts.reporter)
+    rows = TicketRows(parts.link, parts.tickets.listing, parts.seal)
+    views = Views(parts.link, parts.clock, looks, parts.reporter, rows, parts.usage, class_of)
+    return Door(
+        views,
+        Feed(views, parts.clock, forms()),
+        Acts(parts.tickets, parts.letters, parts.overrides),
+        parts.callers,
+        clock=parts.clock,
+        addresses=listen.admin,
+        runtime_dir=runtime_dir,
+        public=pages(parts.wrong, parts.details, generate_latest, _openmetrics),
+        hosts=listen.hosts,
+        times=_times(listen),
+        certificates=certificates,
+    )
 
 
 def _certificates(listen: Listen, clock: Clock) -> Certificates | None:

@@ -19,6 +19,7 @@ import typer
 from headrace import explaining, keyring, letterbox, overview, steering, ticketing
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
+from headrace.top.command import top
 
 if TYPE_CHECKING:
     from headrace.cache.selector import Selector
@@ -41,6 +42,7 @@ explaining.add_to(app)
 ticketing.add_to(app)
 keyring.add_to(app)
 letterbox.add_to(app)
+app.command()(top)
 
 
 def run() -> None:

@@ -55,6 +55,8 @@ LETTERS = Rule(all_from=Role.OPERATOR)
 WATCHED = Rule(Role.OBSERVER)
 """What is of all callers, or of none."""
 STEERED = Rule(Role.OPERATOR)
+WATCHED = Rule(Role.OBSERVER)
+"""The live page. Where no key is asked for it is for whoever is on this machine (admin/asker.py)."""
 LENT = Rule(all_from=Role.ADMIN)
 """What upstream holds for callers under our one key, and what they share."""
 ADMINS = Rule(Role.ADMIN)
@@ -117,6 +119,8 @@ RPCS: dict[str, Rule] = {
 
 PATHS: tuple[tuple[str, str, Rule], ...] = (
     ("*", "/(healthz|readyz|metrics)", PUBLIC),
+    ("POST", "/admin/api/.*", STEERED),
+    ("*", "/admin(/.*)?", WATCHED),
     ("*", "/v1/organizations(/.*)?", ADMINS),
     ("POST", "/v1/(messages|messages/count_tokens|chat/completions)/?", CALLS),
     ("*", "/v1/models(/[^/]+)?/?", CALLS),

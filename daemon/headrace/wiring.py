@@ -11,13 +11,17 @@ import asyncio
 import contextlib
 import os
 import platform
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headrace import answers, memory, observe
+from headrace import about, answers, memory, observe
+from headrace.admin.recent import Recent
+from headrace.admin.reporter import Reporter
+from headrace.admin.rows import HostRow
 from headrace.admission import Admission
 from headrace.answers import Answers
 from headrace.aside import Aside
@@ -124,6 +128,11 @@ class Parts:
         self.own_redis: Callable[[], str] = str
         """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
+        self._redis_s: float | None = None  # how long it took to answer last
+        self._started = time.time()
+        self.is_worker = not keeps_disk
+        self.seal = seal
+        self._commit = about.commit()
         self.clock = clock
         self._background = Background("parts", clock)
         self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock, tells=True)
@@ -240,6 +249,10 @@ class Parts:
             self.outcomes.enters = traces.enter
             self.outcomes.listen(traces.heed)
             self.outcomes.listen_tried(traces.tried)
+        self.recent = Recent(clock, self.schedule, lambda model: self.tuner.classes.of(model))
+        self.outcomes.listen(self.recent.heed, kept=False)
+        self.upstream.on_failed = self.recent.failed
+        self.reporter = Reporter(self.link, clock, self.recent, self._about)
         trails = Trails(self.link, seal)
         asked = self.schedule, self.upstream, self.outcomes, self.answers, trails
         self.retries = RetryBudget(self.link, clock, Bounds(settings.retry.budget))
@@ -336,6 +349,7 @@ class Parts:
             stack.push_async_callback(self.borrowing.close)
             stack.push_async_callback(self.schedule.close)
             stack.push_async_callback(self.census.close)
+            stack.push_async_callback(self.reporter.close)
             stack.push_async_callback(self._background.close)
             self._start_beside()
             stack.push_async_callback(self.flights.aclose)
@@ -367,6 +381,7 @@ class Parts:
         start(self.hosts.stay, "hosts")
         start(self.overrides.keep, "overrides")
         start(self.usage.keep, "usage")
+        start(self.recent.keep, "recent")
         start(self.check.run, "redis-check")
         start(lambda: memory.keep_small(self.clock, lambda: self.crowd.stats().calls), "memory")
         start(self.tuner.learner.keep, "learner")
@@ -407,8 +422,10 @@ class Parts:
 
     async def look(self) -> None:
         """Look whether Redis is there, and what time it is by its clock; what follows from it, `wrong` says."""
+        asked, self._redis_s = self.clock.span(), None
         with contextlib.suppress(RedisAway):
             await self.link.set_clock(self.clock)
+            self._redis_s = self.clock.span() - asked
             await self.link.probe()
 
     async def settle_in(self) -> None:
@@ -448,6 +465,30 @@ class Parts:
         worker = "" if self.worker.is_healthy else self.worker.why
         troubles = tuple(trouble.text for trouble in self.upstream.troubles.stats().now)
         return Stand(self.condition(), troubles, worker, self._config, self.is_leaving)
+
+    def _about(self) -> tuple[HostRow, int]:
+        """Return where this process stands, as the live page has it, and how many wait for a slot."""
+        stands, slots, crowd = self.condition(), self.schedule.slots.stats(), self.crowd.stats()
+        row = HostRow(
+            daemon=self.link.instance,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            role="worker" if self.is_worker else "daemon",
+            version=version("headrace"),
+            commit=self._commit,
+            config=settings_hash(self.settings),
+            started=self._started,
+            state="draining" if self.is_leaving else "serving",
+            redis_ms=None if self._redis_s is None else round(self._redis_s * 1000, 2),
+            worker="" if self.worker.is_healthy else self.worker.why,
+            troubles=[*stands.wrong, *self.details()],
+            waiting=crowd.calls,
+            flights=len(self.flights),
+            attempts=self.pursuits.stats().running,
+            slots=slots.slots,
+            slots_in_use=slots.in_use,
+        )
+        return row, slots.waiting
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""

@@ -50,6 +50,7 @@ api_key = "bench"
 [listen]
 grpc = ["{grpc}"]
 http = "{http}"
+admin = []
 [state]
 dir = "{state}"
 [redis]

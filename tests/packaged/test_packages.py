@@ -80,6 +80,7 @@ def as_the_unit(unit: str, key: str, upstream: str, directory: Path) -> tuple[li
         # As a drop-in might say, so that another daemon may run beside this test.
         "HEADRACE_LISTEN__GRPC": '["unix:/run/headrace/headrace.sock"]',
         "HEADRACE_LISTEN__HTTP": "127.0.0.1:0",
+        "HEADRACE_LISTEN__ADMIN": "[]",
     }
     return command, environ
 

@@ -182,6 +182,7 @@ api_key = "ours"
 [listen]
 grpc = ["127.0.0.1:0"]
 http = "127.0.0.1:0"
+admin = []
 [state]
 dir = "{directory}"
 [redis]

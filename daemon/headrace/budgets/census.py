@@ -1,35 +1,23 @@
 """
-What each process knows of its buckets and of who waits in it, asked of all of them when somebody wants to know.
-
-Nothing of this is kept in Redis: to write it there would cost every call, for the few who look. The question goes out on the
-channel that all processes share, and each answers into the inbox of whoever asked. Who is stopped, or has left without a word,
-does not answer, and is waited for no longer than a moment; how many were asked and how many answered is told.
+What each process knows of its buckets and of who waits in it, asked of all of them (survey.py) when somebody wants to know.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
-from headrace import keys
-from headrace.background import Background
 from headrace.budget.want import Form, Kind, Want
 from headrace.clock import Clock
 from headrace.link import Link
 from headrace.schedule.line import Line, Prospects
 from headrace.schedule.turns import Schedule
+from headrace.survey import Survey, SurveyStats, Taken
 
 MOST_WAITING = 100  # that are told one by one, of each bucket
 MOST_BUCKETS = 2000
-
-_ASKS, _ANSWERS = "census", "census-of"
-_PATIENCE_S = 0.5
 
 
 class Waits(msgspec.Struct, frozen=True):
@@ -76,34 +64,6 @@ class View(msgspec.Struct):
     held: dict[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The views of those who answered in time, and how many were asked."""
-
-    views: tuple[View, ...]
-    asked: int
-
-
-@dataclass(frozen=True, slots=True)
-class CensusStats:
-    """How many questions wait for answers."""
-
-    open: int
-
-
-class _Question:
-    """Whose answers come in."""
-
-    def __init__(self) -> None:
-        self.views: list[View] = []
-        self.asked = 0
-        self.is_answered = asyncio.Event()
-
-    def look(self) -> None:
-        if self.asked and len(self.views) >= self.asked:
-            self.is_answered.set()
-
-
 class Census:
     """Asks all processes, and answers for this one."""
 
@@ -111,49 +71,18 @@ class Census:
         self._link = link
         self._clock = clock
         self._schedule = schedule
-        self._open: dict[str, _Question] = {}
-        self._background = Background("census", clock)
-        link.on(_ASKS, self._asked)
-        link.on(_ANSWERS, self._answered)
+        self._survey = Survey(link, clock, "census", lambda _: self.view(), View)
 
     def __repr__(self) -> str:
         return f"<Census [{self.stats().open} open]>"
 
-    def stats(self) -> CensusStats:
+    def stats(self) -> SurveyStats:
         """Return its state now."""
-        return CensusStats(len(self._open))
+        return self._survey.stats()
 
-    async def take(self) -> Taken:
+    async def take(self) -> Taken[View]:
         """Ask all processes; raises `RedisAway`. One that hears no nudges tells what it knows itself."""
-        if not self._link.is_listening:
-            return Taken((self.view(),), 1)
-        name, question = os.urandom(8).hex(), _Question()
-        self._open[name] = question
-        try:
-            question.asked = int(await self._link.do("PUBLISH", keys.ALL, f"{_ASKS} {self._link.inbox} {name}"))
-            question.look()
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(_PATIENCE_S):
-                    await question.is_answered.wait()
-        finally:
-            del self._open[name]
-        return Taken(tuple(question.views), question.asked)
-
-    def _asked(self, payload: bytes) -> None:
-        inbox, name = payload.split()
-        self._background.start(self._answer(inbox.decode(), name.decode()), "answer")
-
-    async def _answer(self, inbox: str, name: str) -> None:
-        said = msgspec.json.encode(self.view())
-        # Whoever asked waits for it but a moment, so it is not sent again.
-        await asyncio.wait([self._link.do("PUBLISH", inbox, b"%s %s %s" % (_ANSWERS.encode(), name.encode(), said))])
-
-    def _answered(self, payload: bytes) -> None:
-        name, _, said = payload.partition(b" ")
-        question = self._open.get(name.decode())
-        if question is not None:
-            question.views.append(msgspec.json.decode(said, type=View))
-            question.look()
+        return await self._survey.take()
 
     def view(self) -> View:
         """Return what this process knows."""
@@ -169,7 +98,7 @@ class Census:
 
     async def close(self) -> None:
         """Answer no longer."""
-        await self._background.close()
+        await self._survey.close()
 
 
 def seen_of(want: Want) -> Seen:

@@ -54,7 +54,7 @@ def _credentials(settings: Settings) -> Iterator[str]:
 
 
 def _addresses(settings: Settings) -> Iterator[str]:
-    addresses = [*settings.listen.grpc, settings.listen.http]
+    addresses = [*settings.listen.grpc, settings.listen.http, *settings.listen.admin]
     for address in _repeated([address for address in addresses if not address.endswith(":0")]):
         yield f'listen: "{address}" is named twice; give each endpoint an address of its own'
 

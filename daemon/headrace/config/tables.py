@@ -85,6 +85,7 @@ class Upstream(Table, frozen=True):
 class Listen(Table, frozen=True):
     grpc: tuple[GrpcAddress, ...] = ("unix:headrace.sock", "127.0.0.1:7400")
     http: HttpAddress = "127.0.0.1:7480"
+    admin: tuple[GrpcAddress, ...] = ("unix:admin.sock", "127.0.0.1:7481")
     stream_opens: Duration = 10.0
     hosts: tuple[HostName, ...] = ()
     origins: tuple[Origin, ...] = ()

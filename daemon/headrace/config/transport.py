@@ -70,7 +70,7 @@ def _redis_in_the_clear(url: str) -> list[str]:
 def _open(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Yield the addresses that other machines reach and should not: the address, why, and what would do."""
     shows_key = settings.auth.required or settings.upstream.credentials == "caller"
-    for address in (*settings.listen.grpc, settings.listen.http):
+    for address in (*settings.listen.grpc, settings.listen.http, *settings.listen.admin):
         if address.startswith("unix:") or is_loopback(split_address(address)[0]):
             continue
         if not shows_key and not settings.listen.tls_client_ca:

@@ -38,6 +38,7 @@ base_url = "{upstream}"
 [listen]
 grpc = ["127.0.0.1:0"]
 http = "127.0.0.1:0"
+admin = []
 [drain]
 time = "2s"
 [[limit]]

@@ -6,11 +6,16 @@ Nobody needs a key for them, so whatever they cost anybody could let us pay as o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from headrace import roles
+
 _FRESH_S = 1.0
+
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Page:
@@ -68,3 +73,30 @@ def _accepted(accept: str) -> set[str]:
 
 def _is_none(parameter: str) -> bool:
     return parameter.replace(" ", "").rstrip("0").rstrip(".") in ("q=", "q=0")
+
+
+def pages(
+    readiness: Callable[[], list[str]],
+    details: Callable[[], list[str]],
+    metrics: Callable[[], bytes],
+    openmetrics: Callable[[], bytes],
+) -> dict[str, Page | Spellings]:
+    """Return all of them by path: whether it is there, whether it is ready and what is amiss, and its metrics."""
+
+    def ready() -> tuple[int, bytes]:
+        wrong = readiness()
+        return 503 if wrong else 200, "\n".join([*(wrong or ["ready"]), *details(), ""]).encode()
+
+    made: dict[str, Page | Spellings] = {
+        "/healthz": Page(lambda: (200, b"ok\n"), "text/plain", now=time.monotonic),
+        "/readyz": Page(ready, "text/plain; charset=utf-8", now=time.monotonic),
+        "/metrics": Spellings(
+            (
+                ("application/openmetrics-text", Page(lambda: (200, openmetrics()), _OPENMETRICS, now=time.monotonic)),
+                ("text/plain", Page(lambda: (200, metrics()), "text/plain; version=0.0.4; charset=utf-8", now=time.monotonic)),
+            )
+        ),
+    }
+    if any(roles.of_path("GET", path) is not roles.PUBLIC for path in made):
+        raise ValueError("what is answered without a key must be public (roles.py)")
+    return made

@@ -115,6 +115,8 @@ class Upstream:
         self._on_head = on_head
         self._allowance = Allowance()
         self.troubles = Troubles(self._clock.now)
+        self.on_failed: Callable[[Errand, AttemptFailed], None] = lambda call, failed: None
+        """Told of each attempt that failed; it must be quick, and raise nothing."""
         self.in_the_air = 0
 
     def __repr__(self) -> str:
@@ -334,6 +336,7 @@ class _Asked:
         if isinstance(error, AttemptFailed):
             self.outcome = str(error.failure)
             self._upstream.troubles.failed(self._call, error)
+            self._upstream.on_failed(self._call, error)
         elif isinstance(error, BrokenStream):  # so it is called once some of it is gone to the caller
             self.outcome = str(Failure.BROKEN)
         elif self.outcome == "answered":

@@ -1,0 +1,121 @@
+"""The program: a table that is asked for anew every second, and keys for the views. It reads only."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import msgspec
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import DataTable, Footer, Static
+
+from headrace.admin.rows import Shown
+from headrace.errors import HeadraceError, StartupError
+from headrace.top import text
+from headrace.top.client import Client
+
+_EVERY_S = 1.0
+
+
+class Details(ModalScreen[None]):
+    """All that is known of one row."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", "Back")]
+    CSS = "Details { align: center middle; } VerticalScroll { width: 90%; height: 80%; border: solid; padding: 0 1; }"
+
+    def __init__(self, row: Any) -> None:
+        super().__init__()
+        self._row = row
+
+    def compose(self) -> ComposeResult:
+        """Make it."""
+        said = msgspec.json.format(msgspec.json.encode(self._row), indent=2).decode()
+        with VerticalScroll():
+            yield Static(Text(said))
+
+
+class Top(App[None]):
+    """
+    Shows views.
+
+    Args:
+        client: whom to ask; each question runs in a thread.
+        view: which to begin with.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("b", "show('budgets')", "Budgets"),
+        Binding("c", "show('callers')", "Callers"),
+        Binding("w", "show('line')", "Waiting"),
+        Binding("t", "show('tickets')", "Tickets"),
+        Binding("h", "show('hosts')", "Hosts"),
+        Binding("a", "show('calls')", "Calls"),
+        Binding("u", "show('usage')", "Usage"),
+        Binding("q", "quit", "Quit"),
+    ]
+    CSS = "#head { height: auto; } #trouble { height: auto; text-style: bold; } DataTable { height: 1fr; }"
+    ENABLE_COMMAND_PALETTE = False
+
+    def __init__(self, client: Client, view: str = "budgets") -> None:
+        super().__init__()
+        self._client = client
+        self._view = view
+        self._shown: Shown | None = None
+        self._columns = ""
+
+    def compose(self) -> ComposeResult:
+        """Make the screen."""
+        yield Static(id="head")
+        yield Static(id="trouble")
+        yield DataTable(cursor_type="row", cell_padding=0)
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        """Begin."""
+        self.run_worker(self._keep(), exclusive=True)
+
+    def action_show(self, view: str) -> None:
+        """Show another view, at once."""
+        self._view = view
+        self.run_worker(self._keep(), exclusive=True)
+
+    async def _keep(self) -> None:
+        while True:
+            await self._look(self._view)
+            await asyncio.sleep(_EVERY_S)
+
+    async def _look(self, view: str) -> None:
+        try:
+            shown = await asyncio.to_thread(self._client.view, view)
+        except (StartupError, HeadraceError, msgspec.MsgspecError) as error:
+            self.query_one("#trouble", Static).update(Text(str(error)))
+            return
+        if view == self._view:
+            self._fill(shown)
+
+    def _fill(self, shown: Shown) -> None:
+        self._shown = shown
+        self.query_one("#head", Static).update(Text(f"headrace  {text.TITLES[shown.view]}  {text.head(shown.summary)}"))
+        self.query_one("#trouble", Static).update(Text("\n".join(shown.summary.troubles)))
+        table = self.query_one(DataTable)
+        at = table.cursor_row
+        columns = text.COLUMNS[shown.view]
+        is_other = self._columns != shown.view
+        table.clear(columns=is_other)
+        if is_other:
+            self._columns = shown.view
+            for place, (name, width) in enumerate(columns, 1):
+                table.add_column(Text(name), width=width + (place < len(columns)))  # a blank between two
+        for row in text.rows(shown):
+            table.add_row(*(Text(text.cut(cell, width)) for cell, (_, width) in zip(row, columns, strict=True)))
+        if not is_other and table.row_count:
+            table.move_cursor(row=min(at, table.row_count - 1), animate=False)
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Show all of a row."""
+        if self._shown is not None and event.cursor_row < len(self._shown.rows):
+            self.push_screen(Details(self._shown.rows[event.cursor_row]))

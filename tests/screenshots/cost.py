@@ -1,0 +1,110 @@
+"""
+Measures the live page: an event to the screen with 10,000 calls that wait, and what five open pages cost a daemon.
+
+    python -m tests.screenshots.cost
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from browsing import browser, looking
+from conftest import start_valkey, until
+from fleet import Daemon, simulated
+from looking import House, admin_url, house
+
+WAITING = 10_000
+LIMITS = json.dumps([{"name": "slow", "match": {"caller": "crowd*"}, "requests_per_minute": 1, "burst": "1m"}])
+ROOM = {
+    "LIMIT": LIMITS,
+    "SCHEDULE__MAX_WAITING": "30000",
+    "LISTEN__MAX_CONNECTIONS": "30000",
+    "LISTEN__MAX_CONNECTIONS_PER_PEER": "30000",
+}
+_SPAN_S = 15.0
+
+
+def cpu_s(daemon: Daemon) -> float:
+    """Return the CPU time (s) that a daemon has used."""
+    fields = Path(f"/proc/{daemon.served.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def share(daemon: Daemon) -> float:
+    """Return the share of a core that it uses over a while."""
+    before, began = cpu_s(daemon), time.monotonic()
+    await asyncio.sleep(_SPAN_S)
+    return (cpu_s(daemon) - before) / (time.monotonic() - began)
+
+
+async def with_pages(pair: House, running: object, count: int) -> float:
+    """Return the share of a core that the daemon uses with so many pages open."""
+    views = ("budgets", "line", "callers", "tickets", "hosts")
+    async with contextlib.AsyncExitStack() as stack:
+        for view in views[:count]:
+            looker = await stack.enter_async_context(looking(running, admin_url(pair.two)))
+            await looker.go(view)
+        return await share(pair.two)
+
+
+async def to_screen(pair: House, running: object) -> float:
+    """Return how long it takes (s) from a new call that waits to its name on the screen."""
+    async with looking(running, admin_url(pair.two)) as looker:
+        await looker.go("callers")
+        await looker.sees("crowd", within_s=30)
+        name = f"crowd-new-{time.monotonic_ns() % 1_000_000}"
+        began = time.monotonic()
+        waiting = asyncio.create_task(pair.call(pair.two, name, within_ms=500_000))
+        await looker.sees(name, within_s=30)
+        took = time.monotonic() - began
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return took
+
+
+async def main() -> None:
+    """Run, and print."""
+    with tempfile.TemporaryDirectory(prefix="s") as directory:
+        valkey, url = start_valkey(Path(directory))
+        try:
+            async with simulated() as simulator, house(simulator.url, url, **ROOM) as pair, browser() as running:
+                print(f"nobody looks, nobody waits: {await share(pair.two):.1%} of a core")
+                print(f"five pages, nobody waits: {await with_pages(pair, running, 5):.1%} of a core", flush=True)
+                crowd = [
+                    asyncio.create_task(pair.call(pair.two, f"crowd{number % 20}", within_ms=900_000))
+                    for number in range(WAITING)
+                ]
+
+                async def all_wait() -> bool:
+                    await asyncio.sleep(0.5)
+                    return (await pair.view(pair.one, "line"))[1]["summary"]["waiting"] >= WAITING - 50
+
+                await until(all_wait, within=180)
+                print(f"nobody looks, {WAITING:,} wait: {await share(pair.two):.1%} of a core", flush=True)
+                print(f"one page, {WAITING:,} wait: {await with_pages(pair, running, 1):.1%} of a core", flush=True)
+                print(f"five pages, {WAITING:,} wait: {await with_pages(pair, running, 5):.1%} of a core", flush=True)
+                took = [await to_screen(pair, running) for _ in range(10)]
+                print(
+                    f"an event to the screen, {WAITING:,} wait: median {statistics.median(took):.2f} s, most {max(took):.2f} s"
+                )
+                for task in crowd:
+                    task.cancel()
+                await asyncio.gather(*crowd, return_exceptions=True)
+        finally:
+            valkey.terminate()
+            valkey.wait(10)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
