@@ -33,7 +33,11 @@ PAGES = ("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "NOTICE", "THIRD
 
 
 def lay(stage: Path, wheel: Path, seconds: int) -> None:
-    """Lay the tree under *stage*: `opt/headrace`, `doc` for pages, `completions` for shells. All files bear the time *seconds*."""
+    """
+    Lay the tree under *stage*: `opt/headrace`, and beside it `doc` for the pages, and `completions` for shells.
+
+    *seconds* is the time that all files bear.
+    """
     shutil.rmtree(stage, ignore_errors=True)
     home = stage / "opt" / "headrace"
     _lay_environment(home, wheel)
