@@ -82,8 +82,12 @@ async def test_drained_and_back(pair: Pair) -> None:
     """Out of service from the other host: not ready on both doors, no new calls, what runs is finished; and back by a word."""
     await until(lambda: seen(pair, 2))
     name = (await pair.host(pair.two))["instance"]
-    assert (await pair.call(pair.two))[0] == 200
+    pair.simulator.faults.add("slow", path="/v1/messages", delay_s=6.0, count=1)
+    running = asyncio.create_task(pair.call(pair.two))
+    await until(lambda: pair.simulator.journal.visits)
     said = await pair.command(pair.one, "drain", name, "--reason", "disk", "--wait", "30s")
+    assert running.done()  # what it had, it has finished
+    assert (await running)[0] == 200
     assert f"{name} is drained" in said
     assert (await pair.ready(pair.two)).startswith("503")
     assert "disk" in await pair.ready(pair.two)
