@@ -46,10 +46,16 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Audit:
-    """Notes acts, and tells them."""
+    """
+    Notes acts, and tells them.
 
-    def __init__(self, link: Link) -> None:
+    Args:
+        tells: whether acts are lines in the log, too; a command on the command line has none.
+    """
+
+    def __init__(self, link: Link, *, tells: bool = True) -> None:
         self._link = link
+        self._tells = tells
 
     def __repr__(self) -> str:
         return "<Audit>"
@@ -57,7 +63,8 @@ class Audit:
     async def note(self, what: str, target: str, *, by: str, reason: str = "", details: str = "") -> None:
         """Note what was done; while Redis is away in the log alone."""
         act = Act(by=by, what=what, target=target, reason=reason, details=details, instance=self._link.instance)
-        log.info(observe.ACT_DONE, act=what, target=target, by=by, reason=reason, details=details)
+        if self._tells:
+            log.info(observe.ACT_DONE, act=what, target=target, by=by, reason=reason, details=details)
         try:
             await self._link.do("XADD", keys.AUDIT, "MAXLEN", "~", _KEPT, "*", "act", msgspec.json.encode(act))
         except RedisAway:

@@ -2,7 +2,7 @@
 What operators look at and act by, joined: hosts, the calls that may be asked about, forecasts, and this process out of service.
 
 Out of service means: it says at once that it is not ready, takes no new calls after `drain.delay`, finishes what it has, and
-stays. Due retries are left to others while there are any.
+stays. Due retries are left to others while any of them are in service.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import structlog
 from headrace import built, observe
 from headrace.audit import Audit
 from headrace.background import Background
-from headrace.budget.hosts import Hosts
 from headrace.budgets import Board, Census
 from headrace.budgets.board import State as Budgets
 from headrace.callers import Callers
 from headrace.clock import Clock
 from headrace.condition import Condition
+from headrace.errors import RedisAway
 from headrace.explain import Book, Forecasts, Stories
 from headrace.flow import Flow
 from headrace.hosts import Drains, Fact, Register, State
@@ -72,7 +72,7 @@ class Operated:
     """
 
     def __init__(
-        self, link: Link, clock: Clock, *, kind: str, flow: Flow, pursuits: Pursuits, ringer: Ringer, hosts: Hosts,
+        self, link: Link, clock: Clock, *, kind: str, flow: Flow, pursuits: Pursuits, ringer: Ringer,
         schedule: Schedule, callers: Callers, board: Board, census: Census, tickets: Tickets, trails: Trails,
         outcomes: Outcomes, seal: Seal, stand: Callable[[], Stand], delay_s: Callable[[], float],
         patience_s: Callable[[], float], slow_s: float, most: int,
@@ -93,7 +93,7 @@ class Operated:
         self._stand, self._delay_s = stand, delay_s
         self._started, self._commit = clock.now(), ""
         self._background = Background("operated", clock)
-        ringer.is_resting = lambda: self.drains.here is not None and hosts.known > 1
+        ringer.is_resting = lambda: self.drains.here is not None and self.drains.others_serve
 
     def __repr__(self) -> str:
         return f"<Operated {self.drains!r} {self.book!r}>"
@@ -116,8 +116,11 @@ class Operated:
         return self._clock.now()
 
     async def status(self) -> Status:
-        """Return how all of it stands; raises `RedisAway`."""
-        return Status(await self.register.all(), await self._board.state(), await self.queue.count())
+        """Return how all of it stands; while Redis is away, as far as this process knows."""
+        try:
+            return Status(await self.register.all(), await self._board.state(), await self.queue.count())
+        except RedisAway:
+            return Status([self.register.own], Budgets((), {}, 0, 0), Queued())
 
     # This process.
 

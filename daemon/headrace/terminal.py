@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -138,6 +139,24 @@ def _refuse_foreign(directory: Path) -> None:
         raise StartupError(
             f"{directory} belongs to another user; start the daemon, or run this as that user: sudo -u '#{owner}' headrace ..."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An act to be audited: what was done to whom, why, and more of what."""
+
+    what: str
+    target: str
+    reason: str = ""
+    details: str = ""
+
+
+async def note(link: Link, said: Noted) -> None:
+    """Audit what a command did by itself; raises `InvalidCall` for a reason that is too long."""
+    from headrace import audit
+
+    by = audit.whoever(os.environ)
+    await audit.Audit(link, tells=False).note(said.what, said.target, by=by, reason=said.reason, details=said.details)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -303,7 +303,7 @@ class Parts:
         self._config = settings_hash(settings)
         self.operated = Operated(
             self.link, clock, kind="daemon" if keeps_disk else "worker", flow=self.flow, pursuits=self.pursuits,
-            ringer=self.ringer, hosts=self.hosts, schedule=self.schedule, callers=self.callers, board=self.board,
+            ringer=self.ringer, schedule=self.schedule, callers=self.callers, board=self.board,
             census=self.census, tickets=self.tickets, trails=trails, outcomes=self.outcomes, seal=seal, stand=self._stand,
             delay_s=lambda: settings.drain.delay, patience_s=lambda: settings.retry.max_age,
             slow_s=settings.log.slow, most=settings.log.explain,

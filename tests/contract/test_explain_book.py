@@ -69,9 +69,13 @@ async def test_bounded(link) -> None:
     await book.post()
     assert [told.id for told in await book.latest(50)] == [f"hr_{number}" for number in range(29, 19, -1)]
     assert await link.do("EXISTS", keys.call("hr_19")) == 0
-    for number in range(300):
+    for number in range(250):
         book.heed(outcome(f"more_{number}"))
-    assert (book.stats().waiting, book.stats().left_out) == (200, 100)
+    assert book.stats().waiting <= 101  # of one caller that end alike, of which 30 were taken before
+    for number in range(250):
+        book.heed(outcome(f"more_{number}", caller=f"c{number}"))
+    assert book.stats().waiting == 200
+    assert book.stats().left_out == 300
     book_off = book_on(link, most=0)
     book_off.heed(outcome("off"))
     assert book_off.stats().waiting == 0

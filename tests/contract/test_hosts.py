@@ -103,6 +103,21 @@ async def test_drained_from_elsewhere(valkey_url: str) -> None:
         assert await one.link.do("EXISTS", keys.drain(two.link.instance)) == 0
 
 
+async def test_others_serve(valkey_url: str) -> None:
+    """Who is out of service knows whether anybody else is in it, and so whether due retries are left to others."""
+    async with running(valkey_url) as one, running(valkey_url) as two:
+        await until(lambda: two.link.is_listening)
+        await asyncio.gather(one.hosts.beat(), two.hosts.beat())
+        await one.drains.begin(one.link.instance, by="uid:0")
+        await until(lambda: one.drains.here is not None)
+        assert one.drains.others_serve
+        await one.drains.begin(two.link.instance, by="uid:0")
+        await until(lambda: not one.drains.others_serve)
+        assert not two.drains.others_serve
+        await one.drains.end(two.link.instance)
+        await until(lambda: one.drains.others_serve)
+
+
 async def test_mark_that_cannot_be_read(valkey_url: str) -> None:
     """It is a mark all the same, and its process says so."""
     async with running(valkey_url) as one:

@@ -32,7 +32,8 @@ ANSWERED = Try(2, 200, "answered", 105.0, 2.0, 0.5, "slots", "req_2", "two-8")
         ({"tries": (REFUSED_ONCE, ANSWERED)}, True),
         ({"waits": (("org", 0.05),)}, False),
         ({"waits": (("org", 0.05), ("slots", 0.06))}, True),
-        ({"reason": "UNKNOWN_CALLER", "id": ""}, False),
+        ({"reason": "UNKNOWN_CALLER", "endpoint": ""}, False),
+        ({"reason": "BUDGET_EXHAUSTED", "id": ""}, False),
     ],
 )
 def test_worth(changes: dict, is_kept: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from headrace.edge import operator_messages as messages
 from headrace.edge.grpc_calls import Asker, Handler, Who, guarded, parse
 from headrace.edge.grpc_letters import lasts_s
 from headrace.edge.grpc_tickets import page_size, ticket_id, ticket_message, wanted
-from headrace.errors import InvalidCall, NotAllowed
+from headrace.errors import InvalidCall, NotAllowed, RedisAway
 from headrace.explain import Asked
 from headrace.explain.timeline import phases
 from headrace.hosts import Fact
@@ -64,7 +65,10 @@ class OperatorServicer:
         """Return how all of it stands."""
         self._ask("GetStatus", context)
         parse(pb.GetStatusRequest, raw)
-        return messages.status(await self._operated.status(), await self._letters.count()).SerializeToString()
+        status, letters = await self._operated.status(), 0
+        with contextlib.suppress(RedisAway):
+            letters = await self._letters.count()
+        return messages.status(status, letters).SerializeToString()
 
     @guarded
     async def hosts(self, raw: bytes, context: Any) -> bytes:

@@ -19,6 +19,7 @@ from headrace.errors import RedisAway
 from headrace.explain.told import Told, decode, encode, is_worth, told_of
 from headrace.link import Link, Script
 from headrace.outcome import Outcome
+from headrace.rations import Rations
 from headrace.seal import UNSEALED, Broken, Seal
 
 _KEEP = Script(__package__, "keep.lua")
@@ -27,6 +28,7 @@ _POST_EVERY_S = 1.0
 _MOST_A_POST = 200
 _KEPT_S = 86_400
 _OF_ONE_ID = 20
+_AT_ONCE, _EVERY_S = 100, 0.2  # calls of one caller that end alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Book:
         self._clock = clock
         self._seal = seal
         self._new: list[Outcome] = []
+        # One caller's flood, each call of which ends alike, leaves the book to others.
+        self._rations = Rations(clock.span, at_once=_AT_ONCE, every_s=_EVERY_S)
         self._kept = self._left_out = 0
         self._one_at_a_time = asyncio.Lock()
         self.reload(slow_s=slow_s, most=most)
@@ -74,7 +78,8 @@ class Book:
         """Note a call, if it is worth it."""
         if not self._most or not is_worth(outcome, self._slow_s):
             return
-        if len(self._new) < _MOST_A_POST:
+        has_room = len(self._new) < _MOST_A_POST
+        if has_room and self._rations.take((outcome.caller, outcome.reason)) is not None:
             self._new.append(outcome)
         else:
             self._left_out += 1

@@ -2,7 +2,8 @@
 What is kept of a call that somebody may ask about, and which calls these are. Pure.
 
 Made of the call's outcome: names, times and counts, each try with what it waited for, and never a word of what was asked or
-answered. A call that went smoothly is none of them, nor is a kept answer: they are the most, and nobody asks about them.
+answered. A call that went smoothly is none of them, nor is a kept answer: they are the most, and nobody asks about them. Nor is
+what strangers send: there is no end of it.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def is_worth(outcome: Outcome, slow_s: float) -> bool:
     """Whether somebody may ask about a call: it failed, was slow, waited, was tried again, or has a ticket."""
+    if not outcome.endpoint:  # a request that was refused before it was a call: whoever sent it has heard why
+        return False
     return bool(outcome.id) and (
         outcome.reason != ""
         or outcome.ticket != ""

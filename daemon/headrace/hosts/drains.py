@@ -36,6 +36,8 @@ class Drains:
     def __init__(self, link: Link, clock: Clock, on_change: Callable[[], None] = lambda: None) -> None:
         self.here: Drain | None = None
         """Who put this process out of service; None if it serves."""
+        self.others_serve = True
+        """Whether any other process is in service, as was last seen while this one was not."""
         self._link = link
         self._clock = clock
         self._on_change = on_change
@@ -64,9 +66,16 @@ class Drains:
         found = _read(await records.or_nothing("drain", name, self._link.do("GET", name)))
         if found is not None:
             await self._link.do("EXPIRE", name, _KEPT_S)
+            self.others_serve = await self._do_others_serve()
         if found != self.here:
             self.here = found
             self._on_change()
+
+    async def _do_others_serve(self) -> bool:
+        known = await records.or_nothing("host", keys.HOSTS, self._link.do("ZRANGE", keys.HOSTS, 0, -1)) or []
+        others = [each.decode(errors="replace") for each in known if each.decode(errors="replace") != self._link.instance]
+        marks = await asyncio.gather(*(self._link.do("EXISTS", keys.drain(each)) for each in others))
+        return not all(marks)
 
     async def begin(self, instance: str, *, by: str, reason: str = "") -> Drain:
         """Put a process out of service; raises `RedisAway`."""
