@@ -223,7 +223,7 @@ def _of_model(endpoint: str, model: str) -> Attributes:
     return {
         "gen_ai.operation.name": OPERATIONS[endpoint],
         "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": model[:_MOST_NAME].encode(errors="replace").decode(),
+        "gen_ai.request.model": model[:_MOST_NAME],
     }
 
 
