@@ -151,6 +151,7 @@ async def _plain(stage: Stage, door: str) -> None:
     assert await getattr(stage, door)(f"prompt {door}", again) == "cache"
     [hit] = await stage.told(again)
     assert (hit.name, hit.parent, hit.attributes["headrace.source"]) == ("headrace call", again.span_id, "cache")
+    assert hit.attributes["headrace.cache.key"] == call.attributes["headrace.cache.key"]
 
 
 async def _stream(stage: Stage) -> None:

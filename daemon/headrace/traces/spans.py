@@ -168,6 +168,7 @@ def _of_call(outcome: Outcome) -> Attributes:
         "headrace.team": outcome.team,
         "headrace.lane": outcome.lane,
         "headrace.source": outcome.source,
+        "headrace.cache.key": outcome.fingerprint,
         "headrace.limit": outcome.limit,
         "headrace.ticket": outcome.ticket,
         "headrace.attempts": outcome.attempts or len(outcome.tries),
