@@ -126,6 +126,7 @@ async def test_traces() -> None:
         await _exemplars(stage)
         log = stage.daemon.served.log
     assert "prompt" not in log
+    assert not [span for span in stage.receiver.spans if "prompt" in str(span)]
     assert "nonsense" not in log
 
 
