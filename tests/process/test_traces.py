@@ -1,111 +1,22 @@
-"""What befell a call is a trace at a receiver of OTLP, whichever hosts took part in it; nothing of it is there unasked."""
+"""What befell a call is a trace at a receiver of OTLP, down to each attempt; nothing of it is there unasked."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
-import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-import grpc.aio
 import pytest
 
 from conftest import until
 from daemon_process import environment
 from fleet import daemon_beside, simulated
-from headrace.trace import Trace, begun
-from headrace.v1 import api_service_pb2, messages_service_pb2
-from headrace.v1.api_service_pb2_grpc import ApiServiceStub
+from headrace.v1 import messages_service_pb2
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
-from otlp import Receiver, Seen, outline, receiving, tree
-
-MODEL = "claude-sonnet-4-5"
-ROOT = Path(__file__).parents[2]
-LIMIT = json.dumps([{"name": "narrow", "match": {"caller": "narrow"}, "requests_per_minute": 60, "burst": "1s"}])
-SETTINGS = {"LIMIT": LIMIT, "UPSTREAM__OVERLOAD_GATE": "off", "RETRY__BACKOFF": "100ms..200ms", "LOG__CALLS": "all"}
-PARKED = """\
-headrace call
-  admission
-  cache
-  flight
-  attempt 1
-  parked
-  attempt 2"""
-
-
-class Stage:
-    def __init__(self, simulator, daemon, receiver: Receiver, session, channel) -> None:
-        self.simulator, self.daemon, self.receiver = simulator, daemon, receiver
-        self.session, self.channel = session, channel
-
-    async def http(self, text: str, trace: Trace | None = None, *, stream=False, caller="ann", **headers: str) -> str:
-        """Ask over HTTP; returns where the answer came from."""
-        given = dict(trace.headers()) if trace else {}
-        said = {"anthropic-version": "2023-06-01", "x-headrace-caller": caller} | given | headers
-        async with self.session.post(f"{self.daemon.http}/v1/messages", json=body(text, stream), headers=said) as response:
-            await response.read()
-            return response.headers.get("x-headrace-source", str(response.status))
-
-    async def typed(self, text: str, trace: Trace, *, stream=False) -> str:
-        kind = messages_service_pb2.StreamMessageRequest if stream else messages_service_pb2.CreateMessageRequest
-        request = kind()
-        request.params.model, request.params.max_tokens = MODEL, 9
-        request.params.messages.add(role="user").content.text = text
-        stub = MessagesServiceStub(self.channel)
-        asked = (stub.StreamMessage if stream else stub.CreateMessage)(request, timeout=20, metadata=tuple(trace.headers()))
-        first, *_ = [part async for part in asked] if stream else [await asked]
-        return {1: "upstream", 2: "shared", 3: "cache"}.get(first.origin.source, "")
-
-    async def raw(self, text: str, trace: Trace, *, stream=False) -> str:
-        said = json.dumps(body(text, stream)).encode()
-        head = api_service_pb2.CallRequestHead(method="POST", path="/v1/messages", body=said)
-        for name, value in [("anthropic-version", "2023-06-01"), ("content-length", str(len(said))), *trace.headers()]:
-            head.headers.add(name=name, value=value)
-        first, *_ = [part async for part in ApiServiceStub(self.channel).Call(iter([api_service_pb2.CallRequest(head=head)]))]
-        return {header.name: header.value for header in first.head.headers}["x-headrace-source"]
-
-    async def told(self, trace: Trace, *calls: str) -> list[Seen]:
-        """Return the spans of a trace, once its call has ended."""
-        await until(lambda: self.receiver.is_told(trace.trace_id, *calls), what=f"spans: {self.receiver.of(trace.trace_id)}")
-        return self.receiver.of(trace.trace_id)
-
-
-def body(text: str, stream: bool) -> dict:
-    return {"model": MODEL, "max_tokens": 9, "stream": stream, "messages": [{"role": "user", "content": text}]}
-
-
-def new(*, is_sampled: bool = True) -> Trace:
-    """A caller's own place in a trace that it has begun."""
-    return begun(None, is_sampled=is_sampled)
-
-
-def named(spans: list[Seen], name: str) -> Seen:
-    [found] = [span for span in spans if span.name == name]
-    return found
-
-
-@contextlib.asynccontextmanager
-async def staged(**more: str) -> AsyncIterator[Stage]:
-    async with (
-        receiving() as receiver,
-        simulated() as simulator,
-        daemon_with(receiver, simulator.url, **(SETTINGS | more)) as daemon,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-        grpc.aio.insecure_channel(daemon.grpc) as channel,
-    ):
-        yield Stage(simulator, daemon, receiver, session, channel)
-
-
-@contextlib.asynccontextmanager
-async def daemon_with(receiver: Receiver, *asked: str, host: str = "one", **settings: str):
-    environ = receiver.environment | {"OTEL_RESOURCE_ATTRIBUTES": f"host.name={host}"}
-    async with daemon_beside(*asked, environ=environ, **settings) as daemon:
-        yield daemon
+from otlp import Receiver, outline
+from traced import MODEL, SETTINGS, Stage, named, new, staged
 
 
 async def test_traces() -> None:
@@ -188,7 +99,7 @@ async def _retried(stage: Stage) -> None:
 
 async def _followed(stage: Stage) -> None:
     """Who is answered with others has a flight that links to the call that led it, and no attempts."""
-    stage.simulator.faults.add("slow", path="/v1/*", text="prompt slowly", delay_s=1.0)
+    stage.simulator.faults.add("slow", path="/v1/*", text="prompt slowly", delay_s=1.5)
     asked = [new() for _ in range(3)]
     await asyncio.gather(*(stage.http("prompt slowly", each) for each in asked))
     spans = [await stage.told(each) for each in asked]
@@ -323,55 +234,6 @@ async def _exemplars(stage: Stage) -> None:
         re.search(rf'gen_ai_client_operation_duration_seconds_count{{error_type="529",{labels}}} 2', said)
         or 'error_type="529"' in said
     )
-
-
-async def test_over_two_hosts(valkey_url: str) -> None:
-    """A call that is parked on one host and answered from another is one tree, as docs/traces.md shows it."""
-    async with contextlib.AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        receiver, simulator = await enter(receiving()), await enter(simulated())
-        simulator.faults.add("overloaded", path="/v1/*", text="prompt", count=1, retry_after_s=4)
-        one = await enter(daemon_with(receiver, simulator.url, valkey_url, host="one", **SETTINGS))
-        two = await enter(daemon_with(receiver, simulator.url, valkey_url, host="two", **SETTINGS))
-        session = await enter(aiohttp.ClientSession())
-        stage, asked = Stage(simulator, one, receiver, session, None), new()
-        asking = asyncio.create_task(stage.http("prompt", asked))
-        await until(lambda: "call.parked" in one.served.log)
-        # The next attempt is due in some seconds: the host that has parked it stands still meanwhile.
-        one.served.process.send_signal(signal.SIGSTOP)
-        try:
-            await until(lambda: len(simulator.journal.visits) == 2, within=30)
-        finally:
-            one.served.process.send_signal(signal.SIGCONT)
-        assert await asking == "upstream"
-        spans = await stage.told(asked, "headrace call", "attempt 1", "attempt 2")
-        await _followed_elsewhere(stage, Stage(simulator, two, receiver, session, None))
-    print(tree(spans))
-    assert outline(spans) == PARKED
-    assert named(spans, "headrace call").resource["host.name"] == "one"
-    assert named(spans, "attempt 2").resource["host.name"] == "two"
-    assert [visit.headers["traceparent"].split("-")[2] for visit in list(simulator.journal.visits)[:2]] == [
-        named(spans, "attempt 1").span_id, named(spans, "attempt 2").span_id,
-    ]  # fmt: skip
-    example = re.search(r"```\n(headrace call .*?)\n```", (ROOT / "docs/traces.md").read_text(), re.S)
-    assert example is not None
-    assert "\n".join(re.split(r"(?<=\S)  +", line)[0] for line in example[1].splitlines()) == PARKED
-
-
-async def _followed_elsewhere(*stages: Stage) -> None:
-    """Who follows a flight on another host has a link to the call that leads it there."""
-    simulator = stages[0].simulator
-    simulator.faults.clear()
-    simulator.faults.add("slow", path="/v1/*", text="slowly", delay_s=1.0)
-    for stream in (False, True):
-        asked = [new() for _ in stages]
-        asks = zip(stages, asked, strict=True)
-        await asyncio.gather(*(stage.http(f"slowly {stream}", each, stream=stream) for stage, each in asks))
-        spans = [await stage.told(each) for stage, each in zip(stages, asked, strict=True)]
-        by_part = {named(each, "flight").attributes["headrace.flight.part"]: each for each in spans}
-        assert set(by_part) == {"led", "followed"}
-        assert named(by_part["followed"], "flight").links == (named(by_part["led"], "headrace call").span_id,)
-        assert [span.name for span in by_part["followed"] if span.name.startswith("attempt")] == []
 
 
 async def test_off() -> None:
