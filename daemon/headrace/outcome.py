@@ -61,6 +61,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         began: when the call came, in Unix seconds; first_s until there was something to say, took_s until the end.
         trace: where the call is in its trace; led_by: where that one is for which upstream was asked.
         steps: what was done before, as a trail has them.
+        fingerprint: by which an answer is kept and shared; "" where it is neither.
     """
 
     edge: str
@@ -92,6 +93,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     trace: Trace | None = None
     led_by: Trace | None = None
     steps: tuple[tuple[str, float, float], ...] = ()
+    fingerprint: str = ""
 
 
 class Spent(msgspec.Struct, frozen=True, gc=False):
@@ -276,6 +278,7 @@ class Outcomes:
             trace=errand.trace,
             led_by=errand.trail.led_by if errand.trail is not None else None,
             steps=tuple(errand.trail.steps) if errand.trail is not None else (),
+            fingerprint=errand.fingerprint if isinstance(errand, Call) else "",
         )
 
 

@@ -91,7 +91,7 @@ class Pursuits:
         self._handover = handover
         self._policy = policy
         self._tickets = tickets
-        self.outcomes = outcomes
+        self._outcomes = outcomes
         self._hands = hands
         self._running: set[asyncio.Task[None]] = set()
         self._suspects = asyncio.Lock()
@@ -226,7 +226,7 @@ class Pursuits:
     async def _pursue(self, call: Call) -> None:
         """Go with a submitted call along the whole line."""
         try:
-            with self.outcomes.of("queue", call) as record:
+            with self._outcomes.of("queue", call) as record:
                 landing = await self.answer_for_ticket(call, Flight(call.ticket), spared=(QueueFull, RedisAway))
                 record.reply = _reply_of(landing, self._clock.now())
         except (QueueFull, RedisAway):

@@ -1,111 +1,22 @@
-"""What befell a call is a trace at a receiver of OTLP, whichever hosts took part in it; nothing of it is there unasked."""
+"""What befell a call is a trace at a receiver of OTLP, down to each attempt; nothing of it is there unasked."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
-import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-import grpc.aio
 import pytest
 
 from conftest import until
 from daemon_process import environment
 from fleet import daemon_beside, simulated
-from headrace.trace import Trace, begun
-from headrace.v1 import api_service_pb2, messages_service_pb2
-from headrace.v1.api_service_pb2_grpc import ApiServiceStub
+from headrace.v1 import messages_service_pb2
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
-from otlp import Receiver, Seen, outline, receiving, tree
-
-MODEL = "claude-sonnet-4-5"
-ROOT = Path(__file__).parents[2]
-LIMIT = json.dumps([{"name": "narrow", "match": {"caller": "narrow"}, "requests_per_minute": 60, "burst": "1s"}])
-SETTINGS = {"LIMIT": LIMIT, "UPSTREAM__OVERLOAD_GATE": "off", "RETRY__BACKOFF": "100ms..200ms", "LOG__CALLS": "all"}
-PARKED = """\
-headrace call
-  admission
-  cache
-  flight
-  attempt 1
-  parked
-  attempt 2"""
-
-
-class Stage:
-    def __init__(self, simulator, daemon, receiver: Receiver, session, channel) -> None:
-        self.simulator, self.daemon, self.receiver = simulator, daemon, receiver
-        self.session, self.channel = session, channel
-
-    async def http(self, text: str, trace: Trace | None = None, *, stream=False, caller="ann", **headers: str) -> str:
-        """Ask over HTTP; returns where the answer came from."""
-        given = dict(trace.headers()) if trace else {}
-        said = {"anthropic-version": "2023-06-01", "x-headrace-caller": caller} | given | headers
-        async with self.session.post(f"{self.daemon.http}/v1/messages", json=body(text, stream), headers=said) as response:
-            await response.read()
-            return response.headers.get("x-headrace-source", str(response.status))
-
-    async def typed(self, text: str, trace: Trace, *, stream=False) -> str:
-        kind = messages_service_pb2.StreamMessageRequest if stream else messages_service_pb2.CreateMessageRequest
-        request = kind()
-        request.params.model, request.params.max_tokens = MODEL, 9
-        request.params.messages.add(role="user").content.text = text
-        stub = MessagesServiceStub(self.channel)
-        asked = (stub.StreamMessage if stream else stub.CreateMessage)(request, timeout=20, metadata=tuple(trace.headers()))
-        first, *_ = [part async for part in asked] if stream else [await asked]
-        return {1: "upstream", 2: "shared", 3: "cache"}.get(first.origin.source, "")
-
-    async def raw(self, text: str, trace: Trace, *, stream=False) -> str:
-        said = json.dumps(body(text, stream)).encode()
-        head = api_service_pb2.CallRequestHead(method="POST", path="/v1/messages", body=said)
-        for name, value in [("anthropic-version", "2023-06-01"), ("content-length", str(len(said))), *trace.headers()]:
-            head.headers.add(name=name, value=value)
-        first, *_ = [part async for part in ApiServiceStub(self.channel).Call(iter([api_service_pb2.CallRequest(head=head)]))]
-        return {header.name: header.value for header in first.head.headers}["x-headrace-source"]
-
-    async def told(self, trace: Trace, *calls: str) -> list[Seen]:
-        """Return the spans of a trace, once its call has ended."""
-        await until(lambda: self.receiver.is_told(trace.trace_id, *calls), what=f"spans: {self.receiver.of(trace.trace_id)}")
-        return self.receiver.of(trace.trace_id)
-
-
-def body(text: str, stream: bool) -> dict:
-    return {"model": MODEL, "max_tokens": 9, "stream": stream, "messages": [{"role": "user", "content": text}]}
-
-
-def new(*, is_sampled: bool = True) -> Trace:
-    """A caller's own place in a trace that it has begun."""
-    return begun(None, is_sampled=is_sampled)
-
-
-def named(spans: list[Seen], name: str) -> Seen:
-    [found] = [span for span in spans if span.name == name]
-    return found
-
-
-@contextlib.asynccontextmanager
-async def staged(**more: str) -> AsyncIterator[Stage]:
-    async with (
-        receiving() as receiver,
-        simulated() as simulator,
-        daemon_with(receiver, simulator.url, **(SETTINGS | more)) as daemon,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-        grpc.aio.insecure_channel(daemon.grpc) as channel,
-    ):
-        yield Stage(simulator, daemon, receiver, session, channel)
-
-
-@contextlib.asynccontextmanager
-async def daemon_with(receiver: Receiver, *asked: str, host: str = "one", **settings: str):
-    environ = receiver.environment | {"OTEL_RESOURCE_ATTRIBUTES": f"host.name={host}"}
-    async with daemon_beside(*asked, environ=environ, **settings) as daemon:
-        yield daemon
+from otlp import Receiver, outline
+from traced import MODEL, SETTINGS, Stage, named, new, staged
 
 
 async def test_traces() -> None:
@@ -119,11 +30,14 @@ async def test_traces() -> None:
         await _held(stage)
         await _refused(stage)
         await _carried(stage)
+        await _submitted(stage)
+        await _keyed(stage)
         await _not_recorded(stage)
         await _malformed(stage)
         await _exemplars(stage)
         log = stage.daemon.served.log
     assert "prompt" not in log
+    assert not [span for span in stage.receiver.spans if "prompt" in str(span)]
     assert "nonsense" not in log
 
 
@@ -149,6 +63,7 @@ async def _plain(stage: Stage, door: str) -> None:
     assert await getattr(stage, door)(f"prompt {door}", again) == "cache"
     [hit] = await stage.told(again)
     assert (hit.name, hit.parent, hit.attributes["headrace.source"]) == ("headrace call", again.span_id, "cache")
+    assert hit.attributes["headrace.cache.key"] == call.attributes["headrace.cache.key"]
 
 
 async def _stream(stage: Stage) -> None:
@@ -184,7 +99,7 @@ async def _retried(stage: Stage) -> None:
 
 async def _followed(stage: Stage) -> None:
     """Who is answered with others has a flight that links to the call that led it, and no attempts."""
-    stage.simulator.faults.add("slow", path="/v1/*", text="prompt slowly", delay_s=1.0)
+    stage.simulator.faults.add("slow", path="/v1/*", text="prompt slowly", delay_s=1.5)
     asked = [new() for _ in range(3)]
     await asyncio.gather(*(stage.http("prompt slowly", each) for each in asked))
     spans = [await stage.told(each) for each in asked]
@@ -235,6 +150,28 @@ async def _carried(stage: Stage) -> None:
     assert outline(spans) == "headrace call\n  attempt 1"
     attempt = named(spans, "attempt 1")
     assert stage.simulator.journal.visits[-1].headers["traceparent"] == f"00-{asked.trace_id}-{attempt.span_id}-01"
+
+
+async def _submitted(stage: Stage) -> None:
+    """A submitted call hangs under the span of who submitted it, until its ticket has ended."""
+    asked = new()
+    request = messages_service_pb2.SubmitMessageRequest()
+    request.params.model, request.params.max_tokens = MODEL, 9
+    request.params.messages.add(role="user").content.text = "prompt submitted"
+    reply = await MessagesServiceStub(stage.channel).SubmitMessage(request, metadata=tuple(asked.headers()))
+    spans = await stage.told(asked)
+    call, attempt = named(spans, "headrace call"), named(spans, "attempt 1")
+    assert (call.parent, call.attributes["headrace.edge"]) == (asked.span_id, "queue")
+    assert attempt.parent == call.span_id
+    assert call.attributes["headrace.ticket"] == attempt.attributes["headrace.ticket"] == reply.ticket.id
+
+
+async def _keyed(stage: Stage) -> None:
+    """So has a call with an idempotency key, whose answer is a ticket's."""
+    asked = new()
+    assert await stage.http("prompt keyed", asked, **{"idempotency-key": "once"}) == "upstream"
+    spans = await stage.told(asked)
+    assert named(spans, "attempt 1").parent == named(spans, "headrace call").span_id
 
 
 async def _not_recorded(stage: Stage) -> None:
@@ -299,38 +236,6 @@ async def _exemplars(stage: Stage) -> None:
     )
 
 
-async def test_over_two_hosts(valkey_url: str) -> None:
-    """A call that is parked on one host and answered from another is one tree, as docs/traces.md shows it."""
-    async with contextlib.AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        receiver, simulator = await enter(receiving()), await enter(simulated())
-        simulator.faults.add("overloaded", path="/v1/*", text="prompt", count=1, retry_after_s=4)
-        one = await enter(daemon_with(receiver, simulator.url, valkey_url, host="one", **SETTINGS))
-        await enter(daemon_with(receiver, simulator.url, valkey_url, host="two", **SETTINGS))
-        session = await enter(aiohttp.ClientSession())
-        stage, asked = Stage(simulator, one, receiver, session, None), new()
-        asking = asyncio.create_task(stage.http("prompt", asked))
-        await until(lambda: "call.parked" in one.served.log)
-        # The next attempt is due in some seconds: the host that has parked it stands still meanwhile.
-        one.served.process.send_signal(signal.SIGSTOP)
-        try:
-            await until(lambda: len(simulator.journal.visits) == 2, within=30)
-        finally:
-            one.served.process.send_signal(signal.SIGCONT)
-        assert await asking == "upstream"
-        spans = await stage.told(asked, "headrace call", "attempt 1", "attempt 2")
-    print(tree(spans))
-    assert outline(spans) == PARKED
-    assert named(spans, "headrace call").resource["host.name"] == "one"
-    assert named(spans, "attempt 2").resource["host.name"] == "two"
-    assert [visit.headers["traceparent"].split("-")[2] for visit in simulator.journal.visits] == [
-        named(spans, "attempt 1").span_id, named(spans, "attempt 2").span_id,
-    ]  # fmt: skip
-    example = re.search(r"```\n(headrace call .*?)\n```", (ROOT / "docs/traces.md").read_text(), re.S)
-    assert example is not None
-    assert "\n".join(re.split(r"(?<=\S)  +", line)[0] for line in example[1].splitlines()) == PARKED
-
-
 async def test_off() -> None:
     """Without a receiver nothing of OpenTelemetry is imported, no span is made, and what a caller says goes on as it came."""
     async with simulated() as simulator, daemon_beside(simulator.url, **SETTINGS) as daemon, aiohttp.ClientSession() as session:
@@ -382,13 +287,6 @@ print(*(name for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter", "
             "traces.on",
         ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, "missing", "", "headrace[otel]"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}, "there", "", ""),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "there",
-            "",
-            "traces.off",
-        ),
     ],
 )
 async def test_imports(tmp_path: Path, environ: dict[str, str], extra: str, imported: str, said: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from multidict import CIMultiDict
 
+from headrace.model import Call, Caller
+from headrace.retry.ticket import decode_call, encode_call
 from headrace.trace import Trace, begun, of_headers, of_pairs, read
 
 ID, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -92,3 +96,25 @@ def test_decoded(said: dict[str, object]) -> None:
     """What a ticket says of a trace is checked like all else in it."""
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(said, Trace)
+
+
+CALL = Call(
+    caller=Caller("ann"), lane="standard", arrival=1.0, deadline=2.0, body=b"{}", max_tokens=1, stream=False,
+    fingerprint="f" * 64, scope="",
+)  # fmt: skip
+
+
+def test_tickets() -> None:
+    """A ticket carries its call's place; one of an earlier version has none, and one that is no place cannot be read."""
+    trace = begun(read([GOOD], ["a=1"]), is_sampled=True)
+    raw = encode_call(replace(CALL, trace=trace))
+    assert decode_call(raw, b"{}", "tkt_1").trace == trace
+    assert b"trace" not in encode_call(CALL)
+    assert decode_call(encode_call(CALL), b"{}", "tkt_1").trace is None
+    with pytest.raises(ValueError, match="not a call"):
+        decode_call(raw.replace(trace.trace_id.encode(), b"g" * 32), b"{}", "tkt_1")
+
+
+def test_says_nothing_of_the_call() -> None:
+    """Calls that differ in their places alone are equal."""
+    assert replace(CALL, trace=Trace(ID, SPAN)) == CALL

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from headrace import forms
 from headrace.admission import Admission, Ask
 from headrace.edge import translate
+from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import answer_timeout_s, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
 from headrace.edge.grpc_ids import call_id, trace_of
@@ -21,22 +22,21 @@ from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_tickets import ticket_message
 from headrace.model import Answer, Caller, Event
-from headrace.pursuit import Pursuits
 from headrace.v1 import events_pb2, messages_pb2, messages_service_pb2
 
 
 class MessagesServicer:
     """The methods of the service but `CountTokens`, which is a row of `grpc_routes.py`."""
 
-    def __init__(self, pursuits: Pursuits, admission: Admission, who: Who, kept: Callable[[Method], KeptRpc]) -> None:
-        self._pursuits = pursuits
+    def __init__(self, exchange: Exchange, admission: Admission, who: Who, kept: Callable[[Method], KeptRpc]) -> None:
+        self._exchange = exchange
         self._admission = admission
         self._who = who
         self._create = kept(_CREATE)
         self._stream = kept(_STREAM)
 
     def __repr__(self) -> str:
-        return f"<MessagesServicer {self._pursuits!r}>"
+        return f"<MessagesServicer {self._exchange.pursuits!r}>"
 
     @property
     def unary(self) -> dict[str, Handler]:
@@ -56,9 +56,9 @@ class MessagesServicer:
         parted = await take_apart(self._admission.aside, cls, raw, streams=False)
         caller = self._who.identify(key, parted.request.options.caller)
         asked = _CREATE.ask(parted, caller, timeout_s=answer_timeout_s(parted.request), credential=own_key)
-        asked["id"], asked["trace"] = call_id(context), self._pursuits.outcomes.entered({}, trace_of(context))
+        asked["id"], asked["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
         call = await self._admission.admit(**asked)
-        ticket = await self._pursuits.submit(call)
+        ticket = await self._exchange.pursuits.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()
 
 

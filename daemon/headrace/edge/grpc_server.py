@@ -112,7 +112,7 @@ class GrpcServer:
     ) -> None:
         self._who = who = Who(callers, passes_credentials=passes_credentials, passkey=passkey)
         kept = functools.partial(KeptRpc, exchange, admission, hits, who)
-        self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
+        self._messages = MessagesServicer(exchange, admission, who, kept)
         self._tickets = TicketsServicer(tickets, who, exchange.guard, exchange.answers)
         self._letters = LettersServicer(letters, who, operated.audit)
         self._cache = CacheServicer(cache, admission, who, operated.audit)

@@ -218,6 +218,7 @@ def outcome_of(hit: Hit, edge: str, id: str = "", trace: Trace | None = None) ->
         request_id=answer.request_id,
         id=id,
         trace=trace,
+        fingerprint=seen.fingerprint,
     )
 
 

@@ -27,6 +27,7 @@ from headrace.flight.handover import LOG_MS, Handover, Publication
 from headrace.flight.strays import Strays
 from headrace.link import Link, Script
 from headrace.model import Source
+from headrace.trace import read as trace_of
 
 LEASE_MS = 15_000
 
@@ -136,7 +137,7 @@ class Leases:
         Raises `NoLease` when Redis is away, `BrokenStream` when callers here have had some of a stream whose leader is gone,
         and whatever *lead* raises.
         """
-        token, followed = os.urandom(8).hex(), ""
+        token, followed = _token(flight), ""
         self._asked += 1
         try:
             while True:
@@ -151,6 +152,7 @@ class Leases:
                 if flight.is_open and role.token != followed:
                     raise broken_off()
                 followed = role.token
+                flight.trail.led_by = trace_of([followed.partition(".")[2]])
                 landing = await self._listen(flight, followed)
                 if landing is not None and not isinstance(landing.error, Refusal):
                     return landing  # a refusal is its leader's own: ask again who leads
@@ -364,6 +366,13 @@ class Leases:
         self._handover.publish(flight, lease.publication)
         if not flight.waiting:  # somebody may just have left who was the last
             self._flights.look_after(flight)
+
+
+def _token(flight: Flight) -> str:
+    # Nobody reads a token but who follows it, who learns whose call leads: it is all that a follower has of the leader at once.
+    trace = flight.lead().call.trace if flight.waiting else None
+    own = os.urandom(8).hex()
+    return own if trace is None else f"{own}.{trace.headers()[0][1]}"
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

@@ -23,7 +23,7 @@ import structlog
 
 from headrace import observe
 from headrace.trace import Trace, begun
-from headrace.traces.spans import Span, Traces
+from headrace.traces.spans import Span, Traces, Value
 
 if TYPE_CHECKING:  # none of it is there unless the extra is installed
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -95,8 +95,15 @@ def _start(upstream_url: str) -> Sending:
     provider = TracerProvider(resource=Resource.create(said), shutdown_on_exit=False)
     processor = BatchSpanProcessor(OTLPSpanExporter())
     readable = _readable(provider)
+
+    def export(span: Span) -> None:
+        try:
+            processor.on_end(readable(span))
+        except Exception as error:  # a span may be lost; the call that it is of goes on
+            log.warning(observe.SPAN_LOST, kind=type(error).__name__)
+
     log.info(observe.TRACES_ON)
-    return Sending(Traces(_enter(provider), lambda span: processor.on_end(readable(span)), upstream_url), processor)
+    return Sending(Traces(_enter(provider), export, upstream_url), processor)
 
 
 def _enter(provider: TracerProvider) -> Callable[[Trace | None], Trace]:
@@ -109,8 +116,14 @@ def _enter(provider: TracerProvider) -> Callable[[Trace | None], Trace]:
 
     def enter(given: Trace | None) -> Trace:
         place = begun(given, is_sampled=True)
-        parent = nowhere if given is None else set_span_in_context(NonRecordingSpan(_context(given, is_remote=True)), nowhere)
-        said = sampler.should_sample(parent, int(place.trace_id, 16), "headrace call", SpanKind.SERVER)
+        try:
+            parent = (
+                nowhere if given is None else set_span_in_context(NonRecordingSpan(_context(given, is_remote=True)), nowhere)
+            )
+            said = sampler.should_sample(parent, int(place.trace_id, 16), "headrace call", SpanKind.SERVER)
+        except Exception as error:  # a sampler may be anybody's
+            log.warning(observe.SPAN_LOST, kind=type(error).__name__)
+            return place.unrecorded()
         return place if said.decision is Decision.RECORD_AND_SAMPLE else place.unrecorded()
 
     return enter
@@ -143,7 +156,7 @@ def _readable(provider: TracerProvider) -> Callable[[Span], ReadableSpan]:
             context=_context(trace),
             parent=_context(Trace(trace.trace_id, trace.parent, trace.flags)) if trace.parent else None,
             resource=provider.resource,
-            attributes=span.attributes,
+            attributes={name: _clean(value) for name, value in span.attributes.items()},
             links=() if span.link is None else (Link(_context(span.link)),),
             kind=SpanKind[span.kind.name],
             status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
@@ -153,6 +166,11 @@ def _readable(provider: TracerProvider) -> Callable[[Span], ReadableSpan]:
         )
 
     return readable
+
+
+def _clean(value: Value) -> Value:
+    # A name that a caller sent may hold bytes that are no text, which would cost all spans of a batch.
+    return value if not isinstance(value, str) or value.isascii() else value.encode(errors="replace").decode()
 
 
 def _nanos(seconds: float) -> int:

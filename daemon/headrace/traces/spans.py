@@ -168,6 +168,7 @@ def _of_call(outcome: Outcome) -> Attributes:
         "headrace.team": outcome.team,
         "headrace.lane": outcome.lane,
         "headrace.source": outcome.source,
+        "headrace.cache.key": outcome.fingerprint,
         "headrace.limit": outcome.limit,
         "headrace.ticket": outcome.ticket,
         "headrace.attempts": outcome.attempts or len(outcome.tries),
@@ -223,7 +224,7 @@ def _of_model(endpoint: str, model: str) -> Attributes:
     return {
         "gen_ai.operation.name": OPERATIONS[endpoint],
         "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": model[:_MOST_NAME].encode(errors="replace").decode(),
+        "gen_ai.request.model": model[:_MOST_NAME],
     }
 
 

@@ -31,6 +31,7 @@ from headrace.heads import identifier, is_sendable
 from headrace.model import Answer, Call, Errand, Form, Headers
 from headrace.pace import Going
 from headrace.timeouts import LoopTimeout
+from headrace.trace import said
 from headrace.upstream.carrying import Body, back, incoming, onward
 from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
@@ -174,9 +175,7 @@ class Upstream:
 
     def _carried(self, call: Errand, headers: Headers, body: Body) -> Request:
         named = dict(headers)
-        given = [*onward(headers), ("via", _VIA), self._key(call)]
-        if call.trace is not None:
-            given += call.trace.headers()
+        given = [*onward(headers), ("via", _VIA), *said(call.trace), self._key(call)]
         if "accept" not in named:
             given.append(("accept", "*/*"))
         if "accept-encoding" not in named:
@@ -242,14 +241,13 @@ class Upstream:
         headers = [
             *(_OF_A_STREAM if call.stream else _OF_A_WHOLE),
             ("anthropic-version", call.version or self._version),
+            *said(call.trace),
             self._key(call),
         ]
         if call.body:
             headers.append(("content-type", "application/json"))
         if call.betas:
             headers.append(("anthropic-beta", ",".join(call.betas)))
-        if call.trace is not None:
-            headers += call.trace.headers()
         if call.headers:
             headers += ((name, value) for name, value in call.headers if name.lower() not in _NOT_PASSED_ON)
         return headers
@@ -342,8 +340,8 @@ class _Asked:
         elif self.outcome == "answered":
             self._upstream.troubles.answered(self._call)
         observe.ATTEMPTS.inc(self.outcome)
-        took_s = time.monotonic() - self._began
-        observe.UPSTREAM_TIME.observe(took_s, self._what.value, self.outcome, trace=self._call.trace)
+        took_s, trace = time.monotonic() - self._began, self._call.trace
+        observe.UPSTREAM_TIME.observe(took_s, self._what.value, self.outcome, trace=trace)
 
 
 def _late() -> AttemptFailed:
