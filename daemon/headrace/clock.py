@@ -66,11 +66,14 @@ class Clock(Protocol):
     def reset(self, timeout: Timeout, seconds: float | None) -> None:
         """Let a timeout whose block runs ring so many seconds from now instead; None lifts it."""
 
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call back in so many seconds, unless the timer is cancelled before."""
+
 
 class Timer(Protocol):
-    """What `Timers.call_later` returns."""
+    """What `call_later` returns."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> object: ...
 
 
 class Timers(Protocol):
@@ -111,6 +114,9 @@ class SystemClock:
     def reset(self, timeout: Timeout, seconds: float | None) -> None:
         timeout.reschedule(None if seconds is None else asyncio.get_running_loop().time() + max(0.0, seconds))
 
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
+        return asyncio.get_running_loop().call_later(max(0.0, seconds), callback, *args)
+
 
 class HandClock:
     """A clock for tests: it stands still until `advance` is called, which wakes the sleepers that are due, in order."""
@@ -144,6 +150,11 @@ class HandClock:
         timeout.reschedule(None)
         if isinstance(timeout, _HandTimeout) and seconds is not None:
             timeout.ring_with(self._alarm(seconds))
+
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
+        timer = self._alarm(seconds)
+        timer.add_done_callback(lambda rung: None if rung.cancelled() else callback(*args))
+        return timer
 
     def _alarm(self, seconds: float) -> asyncio.Future[None]:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -42,6 +42,38 @@ async def test_permit_deadline():
         await waiting
 
 
+async def test_stands_until_its_time_is_over():
+    """Who stands behind others is told when its own time to begin is over, whoever of its line asks just then."""
+    house = House(ONE_AT_A_TIME)
+    house.go("holds", hold_s=100)
+    await house.settle_down()
+    house.go("patient", within=50)  # it asks the ledger every second, on the second
+    await house.settle_down()
+    waiting = [house.go("hasty", within=3.2), house.go("next", within=3.3), house.go("last", within=3.4)]
+    await house.advance(3.1)
+    assert not any(each.done() for each in waiting)
+    for each, name in zip(waiting, ("hasty", "next", "last"), strict=True):
+        await house.advance(0.15)
+        assert each.done(), name
+        with pytest.raises(BudgetExhausted) as refused:
+            await each
+        assert refused.value.metadata == {"limit": "org", "kind": "concurrency"}
+
+
+async def test_earliest_deadline_first_though_another_asks():
+    """When the most urgent of a flow goes, the next of it by deadline does, and not one that asked before it came."""
+    house = House(ONE_AT_A_TIME)
+    house.go("holds", hold_s=5)
+    await house.settle_down()
+    house.go("patient", within=50)
+    await house.settle_down()
+    for name, within in (("second", 12.0), ("third", 13.0), ("first", 11.0)):
+        house.go(name, within=within, hold_s=1)
+        await house.settle_down()
+    await house.advance(9)
+    assert house.went == ["holds", "first", "second", "third", "patient"]
+
+
 async def test_long_call():
     """The permit of a long call is renewed, so nobody else gets it."""
     house = House(ONE_AT_A_TIME)

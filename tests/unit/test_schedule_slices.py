@@ -18,9 +18,10 @@ import pytest
 from headrace.background import Background
 from headrace.budget.limits import Limit, Limits
 from headrace.crowd import Crowd
+from headrace.errors import BudgetExhausted
 from headrace.schedule.moving import MovingStats
 from headrace.schedule.slices import Slices
-from schedule_parts import House
+from schedule_parts import ONE_AT_A_TIME, House
 
 MANY = 10_000
 MOST_S = 0.02
@@ -67,10 +68,10 @@ async def tasks() -> AsyncIterator[None]:
     gc.enable()
 
 
-async def crowded(*, within: float = 1e6, many: int = MANY, **options) -> House:
+async def crowded(*limits: Limit, within: float = 1e6, many: int = MANY, **options) -> House:
     """Return a house in which that many stand in line, having come a few at a time."""
-    house = House(SLOW, crowd=Crowd(max_calls=2 * MANY), **options)
-    house.go("first")
+    house = House(*(limits or (SLOW,)), crowd=Crowd(max_calls=2 * MANY), **options)
+    house.go("first", hold_s=1e5)
     house.go("second")
     await house.settle_down()
     house.crowd = []
@@ -161,6 +162,19 @@ async def test_hopeless():
     await until(lambda: is_at_rest(house))
     await house.settle_down()
     assert house.schedule.stats().waiting < 100
+    assert steps.longest_s < MOST_S
+
+
+async def test_overdue():
+    """The time of all who wait for a permit is over in one moment."""
+    house = await crowded(ONE_AT_A_TIME, within=600.0)
+    steps = Steps()
+    house.clock._now += 601
+    for due, _, woken in list(house.clock._sleepers):
+        if due <= house.clock.now() and not woken.done():
+            woken.set_result(None)
+    await until(lambda: all(call.done() for call in house.crowd))
+    assert {type(call.exception()) for call in house.crowd} == {BudgetExhausted}
     assert steps.longest_s < MOST_S
 
 

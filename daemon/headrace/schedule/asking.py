@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from headrace.clock import Clock
 from headrace.errors import BudgetExhausted, DeadlinePassed, RedisAway, RedisRefused, UpstreamOverloaded
 from headrace.insist import PATIENCE_S
 from headrace.schedule.line import Line
+from headrace.schedule.outlook import Delay
 from headrace.schedule.place import Outdated, Place
 from headrace.schedule.slices import Slices, Work
 
@@ -52,6 +54,7 @@ class Asking:
         self._lines: dict[_Key, Line] = {}
         self._by_waiter: dict[str, Place] = {}  # those who ask; a nudge finds them here
         self._last: tuple[_Key, Line | None] = (), None  # the line that emptied last
+        self._overdue: deque[tuple[Line, Place]] = deque()  # who stands though its latest moment has come
         self._redis_away_since: float | None = None
 
     def __repr__(self) -> str:
@@ -195,14 +198,34 @@ class Asking:
         now = self._clock.now()
         delay = line.delay(place, now)
         if now + delay.seconds > place.latest:
-            raise _exhausted(place.wants[delay.bucket], delay.seconds)
+            raise self._too_late(line, place, delay)
         place.counted.held_by(place.wants[line.binding(now)].limit, now)
         place.called = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(place.latest - now, self._ring, line, place)
         try:
             await place.called
         finally:
+            timer.cancel()
             # The error holds this frame, and so the place: a circle, that only the collector would end, in one long halt.
             place.called = None
+
+    def _ring(self, line: Line, place: Place) -> None:
+        # Those who ask look over who stands only now and then, and this one's caller gives up soon. Ten thousand may ring in
+        # one moment, so they are refused in slices.
+        self._overdue.append((line, place))
+        if len(self._overdue) == 1:
+            self._slices.start(self._refuse_overdue(), "overdue")
+
+    def _refuse_overdue(self) -> Work:
+        while self._overdue:
+            line, place = self._overdue[0]
+            yield place.refuse(self._too_late(line, place, line.delay(place, self._clock.now())))
+            self._overdue.popleft()
+
+    def _too_late(self, line: Line, place: Place, delay: Delay) -> BudgetExhausted:
+        # Of permits nobody knows how long they take: then it is those who ask that know which bucket has none.
+        bucket = delay.bucket if delay.seconds > 0 else line.binding(self._clock.now())
+        return _exhausted(place.wants[bucket], delay.seconds)
 
     def _look_over(self, line: Line, now: float) -> None:
         # Now and then, since it looks at all who stand; the front looks at itself every time.
@@ -217,7 +240,7 @@ class Asking:
     def _refuse_hopeless(self, line: Line, now: float) -> Work:
         for found in line.hopeless(now):
             for place, delay in found:
-                yield place.refuse(_exhausted(place.wants[delay.bucket], delay.seconds))
+                yield place.refuse(self._too_late(line, place, delay))
             yield 0
 
     # Asking the ledger.

@@ -21,7 +21,7 @@ from itertools import islice
 from operator import attrgetter, ge, itemgetter
 
 from headrace.rank import Flow
-from headrace.schedule.order import Order
+from headrace.schedule.order import Order, Urgency
 from headrace.schedule.outlook import Delay, Outlook
 from headrace.schedule.place import Place
 from headrace.schedule.standing import Rank, plus
@@ -71,7 +71,7 @@ class Line:
         self._blocked: set[Place] = set()  # those who ask and have been told to wait
         self._askers: dict[str, list[Place]] = {}  # by the names of their flows
         self._held_back: set[str] = set()  # flows that have to leave what there is to others
-        self._unheard: list[tuple[Rank, str, Flow]] = []  # flows that stand and of which nobody asks, for the most part
+        self._unheard: list[tuple[Rank, str, Flow]] = []  # flows of which one stands that is to ask, for the most part
         self._dues: dict[Place, tuple[float, int]] = {}  # when those who ask were told that they may go, for which bucket
         self._standing: Order[Place] = Order(len(rates))
         self._outlook = Outlook(rates, ends)
@@ -119,7 +119,9 @@ class Line:
             self._standing.rank(place, max([want.span_us for want in place.wants]))
         else:
             place.rank = 0, place.urgency[2]
-        if self._has_room(place.flow) and (not is_held_up or self._goes_freely(place.flow) or self._is_most_urgent(place)):
+        if self._has_room(place.flow) and (
+            not is_held_up or self._goes_freely(place.flow) or self._is_more_urgent(place.urgency, place.flow)
+        ):
             self._let_ask(place)
             return True
         self._standing.add(place)
@@ -132,8 +134,8 @@ class Line:
         # Others are held up, by what is left for this one: it need not wait for the answer to each question before.
         return not self._standing.stands(flow) and not self._asks_in_vain(flow)
 
-    def _is_most_urgent(self, place: Place) -> bool:
-        return all(place.urgency < other.urgency for other in self._askers.get(place.flow.name, ()))
+    def _is_more_urgent(self, urgency: Urgency, flow: Flow) -> bool:
+        return all(urgency < other.urgency for other in self._askers.get(flow.name, ()))
 
     def _has_room(self, flow: Flow) -> bool:
         return len(self.asking) < (MOST_OF_FLOW if flow.name in self._askers else MAX_ASKING)
@@ -191,20 +193,28 @@ class Line:
         self._askers[place.flow.name].remove(place)
         if not self._askers[place.flow.name]:
             del self._askers[place.flow.name]
-            self._note_unheard(place.flow, place.rank)
+        self._note_unheard(place.flow, place.rank)
         # It was told when its own costs would be there; who comes now may want less.
         self._dues.pop(place, None)
         self._look_ahead()
 
     def _note_unheard(self, flow: Flow, rank: Rank) -> None:
-        if flow.name not in self._askers and self._standing.stands(flow):
+        if self._is_unheard(flow):
             heapq.heappush(self._unheard, (rank, flow.name, flow))
 
+    def _is_unheard(self, flow: Flow) -> bool:
+        # Those of it that ask may have begun before a more urgent one came, which stood behind one more urgent still.
+        return self._standing.stands(flow) and self._is_more_urgent(self._standing.most_urgent(flow), flow)
+
     def call(self, levels: Sequence[int] | None) -> None:
-        """Call the best of each flow of which nobody asks, and as many more as fit into *levels*, which a grant has left."""
+        """
+        Call the best of each flow of which nobody asks, or nobody as urgent, and as many more as fit into *levels*.
+
+        *levels* is what a grant has left.
+        """
         while self._unheard and len(self.asking) < MAX_ASKING:
             _, _, flow = heapq.heappop(self._unheard)
-            if flow.name not in self._askers and self._standing.stands(flow):
+            if self._is_unheard(flow) and self._has_room(flow):
                 self._call(self._standing.best(flow))
         while levels is not None and (place := self._standing.first) is not None:
             if not self._has_room(place.flow) or not self._fits(place, levels) or self._asks_in_vain(place.flow):

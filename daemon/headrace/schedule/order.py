@@ -141,6 +141,10 @@ class Order(Generic[P]):
         flows = [flow for flow in self._flows.values() if may(flow.places[0])]
         return self.best(min(flows, key=lambda flow: flow.ranks[0]).places[0].flow) if flows else None
 
+    def most_urgent(self, flow: Flow) -> Urgency:
+        """Return the urgency of who is next of a flow that stands here; no rank changes."""
+        return self._flows[flow.name].places[0].urgency
+
     def best(self, flow: Flow) -> P:
         """Return who is next of a flow that stands here; it has the flow's lowest rank from now on."""
         standing = self._flows[flow.name]
