@@ -110,7 +110,7 @@ limits: dev                  ## Hold two daemons to one limit for three minutes,
 	$(BIN)/pytest tests/process/test_limit_promise.py --long -s
 
 any-order: dev               ## Let daemons, Redis and clocks do what they will, in two thousand orders, and keep the books.
-	$(BIN)/pytest tests/contract/test_any_order.py --long -s
+	$(BIN)/pytest tests/contract/test_any_order.py tests/contract/test_tickets_any_order.py --long -s
 
 fuzz: dev                    ## Give every decoder a million changed inputs. TARGET="bodies.chat sse.splitter" picks some, N=1000 fewer, SEED=2 others.
 	$(BIN)/python -m tests.fuzz $(TARGET) $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED))

@@ -91,6 +91,7 @@ class Process:
         self.clock = HandClock(world.now_us / 1e6)
         self.troubles: deque[str] = deque()
         self.stop_in, self.is_dead, self.missed_s = 0, False, 0.0
+        self.is_well = False  # from then on it is not stopped any more
         self.running = asyncio.Event()
         self.running.set()
         self.works: list[Work] = []
@@ -102,8 +103,7 @@ class Process:
         sweeper = Sweeper(self.link, self.clock, self.tickets, self.ringer)
         self._pulse = RedisLedger(self.link, clock=self.clock)
         self._tasks: set[asyncio.Task[Any]] = set()
-        for lasting in (self.ringer.keep, sweeper.run, self.tickets.keep, self._beat):
-            self.begin(lasting())
+        self.lasting = [self.begin(work()) for work in (self.ringer.keep, sweeper.run, self.tickets.keep, self._beat)]
         world.valkey.listen(self.link.inbox)
 
     def __repr__(self) -> str:
@@ -167,7 +167,8 @@ class Process:
 
     def stop(self) -> None:
         """Stand still (SIGSTOP)."""
-        self.running.clear()
+        if not self.is_well:
+            self.running.clear()
 
     async def resume(self) -> None:
         self.running.set()

@@ -14,6 +14,7 @@ turns the clock must not turn them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import time
@@ -192,7 +193,8 @@ class _HandTimeout:
 
     def _ring(self, alarm: asyncio.Future[None]) -> None:
         if not alarm.cancelled():
-            self._timeout.reschedule(asyncio.get_running_loop().time())
+            with contextlib.suppress(RuntimeError):  # its block has ended just now
+                self._timeout.reschedule(asyncio.get_running_loop().time())
 
     def _quiet(self) -> None:
         if self._alarm is not None:

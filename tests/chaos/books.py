@@ -118,6 +118,11 @@ class Books:
         found = {"twice": self.twice(), "spliced": self.spliced(), "hung": self.hung(), "lost": self.lost()}
         return [f"{what}: {_line(call)}" for what, calls in found.items() for call in calls]
 
+    def slowest(self, count: int) -> list[str]:
+        """Return a line about each of those that waited longest."""
+        slowest = sorted(self.calls, key=lambda call: call.took_s, reverse=True)[:count]
+        return [f"{call.took_s:.1f} s: {_line(call)}" for call in slowest]
+
 
 def _line(call: Call) -> str:
     heard = [*dict.fromkeys(call.marks), *call.spliced, *call.hung]

@@ -133,6 +133,7 @@ async def _measured(at: House, callers: Callers, spells: list[Spell]) -> Measure
         f"slowest recovery after {slow.name}: {slow.recovery_s:.1f} s" if slow else "no fault",
         f"heard in place of answers: {told.words().most_common(8)}",
         *([f"the Sentinels changed the primary {at.group.failovers()} times in all"] if at.group else []),
+        *told.slowest(3),
         *told.troubles()[:12],
         *(_fate(at, call.ticket) for call in told.lost()[:6] if call.ticket and at.valkey),
     ]
