@@ -17,7 +17,7 @@ from raw_http2 import END_HEADERS, HEADERS, connect, frame, head
 
 CREATE = "/headrace.v1.MessagesService/CreateMessage"
 KEYS = {"key": "me"}
-STREAMS, CONNECTIONS = 300, 3
+STREAMS, CONNECTIONS = 60, 10
 
 
 async def ask(channel: grpc.aio.Channel) -> None:
@@ -62,7 +62,7 @@ def test_entrances_that_have_closed_are_let_be() -> None:
 
 
 async def test_a_flood_keeps_only_its_own_booth_waiting(tmp_path: Path) -> None:
-    """Nine hundred calls stand in line at one booth: a call at another is not the nine hundred and first."""
+    """Six hundred calls stand in line at one booth: a call at another is not the six hundred and first."""
     async with serving(tmp_path, callers=FakeCallers(KEYS)) as (server, channel), contextlib.AsyncExitStack() as stack:
         watch = server._watch
         await ask(channel)
@@ -76,7 +76,7 @@ async def test_a_flood_keeps_only_its_own_booth_waiting(tmp_path: Path) -> None:
         await until(lambda: len(watch.intake) > 0, within=10)
         had = len(watch.intake)
         await ask(channel)
-        assert len(watch.intake) - had < STREAMS, "the call stood behind the flood's"
+        assert len(watch.intake) - had < STREAMS * CONNECTIONS / 2, "the call stood behind the flood's"
         await until(lambda: len(watch.intake) == CONNECTIONS * STREAMS, within=30)
 
 
