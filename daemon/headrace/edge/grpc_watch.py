@@ -123,7 +123,7 @@ class Watch:
         Take note of a call that is to be refused, or was left unheard, before it ends.
 
         Where there are too many, it goes on being one of the streams that its connection may have until it is forgiven: grpcio
-        itself refuses more then, at no cost to the loop. All calls at a port stand in one line before the loop, and each of
+        itself refuses more then, at no cost to the loop. All calls at a booth stand in one line before the loop, and each of
         them costs it 0.3 ms: of a connection that is cut at once the next one brings as many again. So it is cut late.
         """
         peer = peer_of(said)
@@ -131,13 +131,16 @@ class Watch:
             return
         self._strikes.add(_ALL)
         count = self._strikes.add(peer)
-        if count > _STRIKES:
-            self._booths.blame(self._lines.of(peer))
-        if count > _MOST_STRIKES or self._held > _MOST_HELD:
-            if line := self._lines.of(peer):
-                self._end(line, "vain_calls")
-        elif count > _STRIKES:
+        if count <= _STRIKES:
+            return
+        line = self._lines.of(peer)
+        if line is not None and not line.look():
+            return  # it has gone, and its calls are nobody's streams any more
+        self._booths.blame(line)
+        if count <= _MOST_STRIKES and self._held <= _MOST_HELD:
             await self._hold((count - _STRIKES) / _FORGIVEN)
+        elif line is not None:
+            self._end(line, "vain_calls")
 
     async def _hold(self, seconds: float) -> None:
         until = self._now() + seconds
