@@ -63,10 +63,16 @@ class Walk:
 WALKS: Mapping[str, Walk] = {
     "plain": Walk("http"),
     "stream": Walk("http-stream"),
+    "grpc-stream": Walk("grpc-stream"),
     "claim": Walk("http", is_keyed=True, knows={"create": "claim"}),
+    "stream-claimed": Walk("http-stream", is_keyed=True, knows={"create": "claim"}),
     "submit": Walk("submitted", is_keyed=True, knows={"create": "submit", "start": "attempt"}),
     "park": Walk("grpc", fault="overloaded", knows={"create": "park", "start": "attempt"}),
     "park-claimed": Walk("grpc", is_keyed=True, fault="overloaded", knows={"create": "claim", "start": "attempt"}),
+    "stream-parked": Walk("http-stream", fault="overloaded", knows={"create": "park", "start": "attempt"}),
+    "stream-parked-claimed": Walk(
+        "grpc-stream", is_keyed=True, fault="overloaded", knows={"create": "claim", "start": "attempt"}
+    ),
 }
 
 
@@ -185,7 +191,7 @@ async def stage() -> AsyncIterator[Stage]:
         for each in hosts:
             stack.push_async_callback(each.stop)
         await asyncio.gather(*(each.start() for each in hosts))
-        known = await stack.enter_async_context(ways(("http", "http-stream", "grpc", "submitted")))
+        known = await stack.enter_async_context(ways(("http", "http-stream", "grpc", "grpc-stream", "submitted")))
         yield Stage(House(root, upstream, hosts, valkey, None, None), wire, known)
 
 

@@ -139,11 +139,11 @@ class KeptRpc:
 
     async def _ask(self, raw: bytes, context: Any, keys: Keys, seen: bytes) -> bytes:
         call = await self._admit(raw, context, keys)
-        self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             if reply.answer is None:
                 raise RuntimeError("an answer that is no stream comes whole")
             said = await self._whole(reply, reply.answer) + self._tail(reply, context)
+        self._hits.remember(seen, call)
         context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
         return said
 
@@ -158,7 +158,6 @@ class KeptRpc:
             await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, keys.id))
             return
         call = await self._admit(raw, context, keys)
-        self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             answer = reply.answer
             if reply.events is not None:
@@ -170,6 +169,7 @@ class KeptRpc:
                 await _write(context, responses, self._tail(reply, context))
             else:
                 await self._write_live(context, reply, self._exchange.answers.events(answer))
+        self._hits.remember(seen, call)
         context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
 
     async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:
