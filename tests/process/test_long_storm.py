@@ -78,7 +78,7 @@ async def test_everybody_is_answered(valkey_url: str, long: bool) -> None:
     async with (
         simulated() as upstream,
         daemon_beside(upstream.url, valkey_url) as at,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(None)) as session,
         grpc.aio.insecure_channel(at.grpc) as channel,
     ):
         upstream.faults.add("overloaded")
