@@ -37,14 +37,14 @@ async def test_found_by_bytes(valkey_url: str, tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("name", WAYS)
 async def test_unanswered(valkey_url: str, tmp_path: Path, name: str) -> None:
-    """A call that is not answered is not remembered: nothing would be found by it, and a crowd would leave thousands of them."""
+    """A call that is not answered is not remembered: nothing would be found by it, and a crowd would leave thousands."""
 
     async def refuse(line: Line) -> None:
         await line.answer(400, b'{"type":"error","error":{"type":"invalid_request_error","message":"no"}}')
 
     async with opened(valkey_url, tmp_path) as doors:
         doors.server.talk = refuse
-        with contextlib.suppress(grpc.aio.AioRpcError, LookupError, ValueError, AssertionError):  # as its way hears it
+        with contextlib.suppress(grpc.aio.AioRpcError, LookupError, ValueError, AssertionError):
             await WAYS[name](doors)
         assert doors.server.calls == 1
         assert doors.daemon.parts.hits.stats().remembered == 0
