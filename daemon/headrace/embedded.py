@@ -156,9 +156,10 @@ class EmbeddedValkey:
         if self.pid is None or self._is_alive():
             self._deaths.lives()
             return False
-        if not self._life_is_free():  # a child of its own, rewriting the data, lingers for a moment
+        hinders = disk.cannot_write(self._directory)  # not even the lock file can be opened where all is read-only
+        if not hinders and not self._life_is_free():  # a child of its own, rewriting the data, lingers for a moment
             return False
-        if self._deaths.note(disk.cannot_write(self._directory)):
+        if self._deaths.note(hinders):
             log.error(observe.VALKEY_DIED, pid=self.pid, reason=self.why, tail=self._tail())
         if not self._deaths.is_due:
             return False

@@ -22,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.chaos.goals import GOALS, SHOWN
-from tests.chaos.rows import ROWS, SHORT
+from tests.chaos.more import ROWS
+from tests.chaos.rows import SHORT
 from tests.chaos.run import LONG, SHORT_PLAN, Measured, Plan, run
 from tests.truth.goals import Verdict
 

@@ -37,6 +37,7 @@ from tests.truth.rig import Upstream, Valkey
 QUICK = tuple(kind for kind in TROUBLES if kind != "late")  # what is late takes seconds each time
 _PATIENCE = Patience(20.0, 45.0)
 _WHOLE_WITHIN_S = 20.0
+_OF_A_KIND = 3
 _TURNS = 6  # until the daemon behind the wire is the one that does it
 _LIMIT = '[{name = "org", requests_per_minute = 60000, output_tokens_per_minute = 6000000, concurrency = 50}]'
 # What belongs to a call, and not to what processes say to each other all the time.
@@ -63,10 +64,16 @@ class Walk:
 WALKS: Mapping[str, Walk] = {
     "plain": Walk("http"),
     "stream": Walk("http-stream"),
+    "grpc-stream": Walk("grpc-stream"),
     "claim": Walk("http", is_keyed=True, knows={"create": "claim"}),
+    "stream-claimed": Walk("http-stream", is_keyed=True, knows={"create": "claim"}),
     "submit": Walk("submitted", is_keyed=True, knows={"create": "submit", "start": "attempt"}),
     "park": Walk("grpc", fault="overloaded", knows={"create": "park", "start": "attempt"}),
     "park-claimed": Walk("grpc", is_keyed=True, fault="overloaded", knows={"create": "claim", "start": "attempt"}),
+    "stream-parked": Walk("http-stream", fault="overloaded", knows={"create": "park", "start": "attempt"}),
+    "stream-parked-claimed": Walk(
+        "grpc-stream", is_keyed=True, fault="overloaded", knows={"create": "claim", "start": "attempt"}
+    ),
 }
 
 
@@ -88,7 +95,11 @@ class Stage:
         self._numbers = itertools.count(1)
 
     async def seen(self, walk: Walk) -> list[tuple[str, int]]:
-        """Walk in peace, and return what is said of it to Redis: each command and which of its kind it is."""
+        """
+        Walk in peace, and return what is said of it to Redis: each command and which of its kind it is.
+
+        A stream says the same for each piece; the first ones and the last stand for all of them.
+        """
         await self._walk(walk)  # then Redis knows all scripts
         with self._wire.armed():
             case = await self._walk(walk)
@@ -99,7 +110,7 @@ class Stage:
             if name in _OURS or name.startswith("EXEC rq:"):
                 counts[name] = counts.get(name, 0) + 1
                 found.append((name, counts[name]))
-        return found
+        return [(name, which) for name, which in found if which <= _OF_A_KIND or which == counts[name]]
 
     async def troubled(self, walk: Walk, trouble: Trouble) -> Case | None:
         """Walk with trouble, and return what comes of it; None if the command was not said this time."""
@@ -185,7 +196,7 @@ async def stage() -> AsyncIterator[Stage]:
         for each in hosts:
             stack.push_async_callback(each.stop)
         await asyncio.gather(*(each.start() for each in hosts))
-        known = await stack.enter_async_context(ways(("http", "http-stream", "grpc", "submitted")))
+        known = await stack.enter_async_context(ways(("http", "http-stream", "grpc", "grpc-stream", "submitted")))
         yield Stage(House(root, upstream, hosts, valkey, None, None), wire, known)
 
 

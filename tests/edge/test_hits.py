@@ -35,6 +35,21 @@ async def test_found_by_bytes(valkey_url: str, tmp_path: Path, name: str) -> Non
     assert doors.server.calls == 1
 
 
+@pytest.mark.parametrize("name", WAYS)
+async def test_unanswered(valkey_url: str, tmp_path: Path, name: str) -> None:
+    """A call that is not answered is not remembered: nothing would be found by it, and a crowd would leave thousands."""
+
+    async def refuse(line: Line) -> None:
+        await line.answer(400, b'{"type":"error","error":{"type":"invalid_request_error","message":"no"}}')
+
+    async with opened(valkey_url, tmp_path) as doors:
+        doors.server.talk = refuse
+        with contextlib.suppress(grpc.aio.AioRpcError, LookupError, ValueError, AssertionError):
+            await WAYS[name](doors)
+        assert doors.server.calls == 1
+        assert doors.daemon.parts.hits.stats().remembered == 0
+
+
 @pytest.mark.parametrize("target", JSON_BODIES)
 async def test_doors_share(valkey_url: str, tmp_path: Path, target: str) -> None:
     """What HTTP has seen is known to ApiService.Call, however its body comes, and the other way round."""

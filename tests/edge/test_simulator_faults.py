@@ -134,3 +134,16 @@ async def test_slow(simulator: Simulator, web: aiohttp.ClientSession) -> None:
     began = time.monotonic()
     assert (await post(web, simulator, call()))[0] == 200
     assert time.monotonic() - began >= 0.2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_drip(simulator: Simulator, web: aiohttp.ClientSession, stream: bool) -> None:
+    """An answer that drips comes in many pieces, cut anywhere, and is the same in the end."""
+    asked = call(stream=stream)
+    whole = await post(web, simulator, asked)
+    simulator.faults.add("drip", count=1, delay_s=0.2)
+    began = time.monotonic()
+    dripped = await post(web, simulator, asked)
+    assert time.monotonic() - began >= 0.2
+    assert dripped[0] == whole[0] == 200
+    assert len(str(dripped[1])) == len(str(whole[1]))

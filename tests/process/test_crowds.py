@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.chaos.house import house
+from tests.soak.crowd import ROOM, waited
 
 from figures import measures
 
@@ -10,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 # What a crowd may cost, in what as many hits cost: one call by one, and none for each of the others.
 TIMES = 3.0
+CROWD = 8_000
 
 
 @pytest.fixture
@@ -37,3 +40,15 @@ async def test_followed(callers):
     assert followed.statuses == {200: callers}
     assert followed.asked == 1
     assert followed.cpu_s < alone.cpu_s + TIMES * kept.cpu_s + 0.3
+
+
+@pytest.mark.long
+async def test_memory_comes_back():
+    """A crowd that waited and left: most of what it took is given back within a minute, and a second one takes no more."""
+    async with house(1, 0, upstream=("--first-token", "0.1"), **ROOM) as at:
+        await at.tell_upstream({"kind": "hang"})
+        first, again = await waited(at.hosts[0], CROWD, after_s=60), await waited(at.hosts[0], CROWD, after_s=60)
+    for left in (first, again):
+        print(left.line())
+        assert left.memory_mb[-1] - first.before_mb < 0.75 * (max(left.memory_mb) - first.before_mb)
+    assert not first.wrong(again)

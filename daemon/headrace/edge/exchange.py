@@ -169,7 +169,7 @@ class Exchange:
         Raises a `Refusal` (ours, to this caller) or an `UpstreamError` with upstream's status, body and headers.
 
         Args:
-            seen: is told the call, once it is admitted, if its answer may be kept.
+            seen: is told the call, once it is answered, if its answer may be kept.
         """
         endpoint = endpoint_of(request.method, request.target)
         roles.of_path(request.method, request.target.partition("?")[0]).check(request.caller.role)
@@ -236,13 +236,13 @@ class Exchange:
         del body
         request.body = b""  # the call has it
         call = await self.admit(ask)
-        seen(call)
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
             whole = None
             if reply.events is None:
                 whole = await self.answers.whole(reply, Form.EVENTS if call.stream else Form.JSON)
             chunks = _live(reply.events) if reply.events is not None else _once(whole or b"")
             yield Response(200, self._headers(call, reply), chunks, reply, whole, call.trail)
+        seen(call)
 
     def _headers(self, call: Call, reply: Reply) -> list[tuple[str, str]]:
         if reply.is_early:

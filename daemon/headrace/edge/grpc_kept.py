@@ -143,11 +143,11 @@ class KeptRpc:
         self._exchange.outcomes.refused("grpc", error, id=call_id(context))
 
     async def _ask(self, call: Call, context: Any, seen: bytes) -> bytes:
-        self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             if reply.answer is None:
                 raise RuntimeError("an answer that is no stream comes whole")
             said = await self._whole(reply, reply.answer) + self._tail(reply, context)
+        self._hits.remember(seen, call)
         context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
         return said
 
@@ -163,7 +163,6 @@ class KeptRpc:
             return
         call = await self._admit(raw, context, keys)
         del raw  # the call has all that it says
-        self._hits.remember(seen, call)
         async with self._exchange.answer(call, "grpc") as reply:
             answer = reply.answer
             if reply.events is not None:
@@ -175,6 +174,7 @@ class KeptRpc:
                 await _write(context, responses, self._tail(reply, context))
             else:
                 await self._write_live(context, reply, self._exchange.answers.events(answer))
+        self._hits.remember(seen, call)
         context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
 
     async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:

@@ -143,7 +143,12 @@ class Hits:
         return Hit(entry, age_s if age_s > 0 else 0.0, seen)  # another host's clock may be ahead of ours
 
     def remember(self, digest: bytes, call: Call) -> None:
-        """Remember what these bytes ask, unless they ask for more than a look-up."""
+        """
+        Remember what these bytes ask, unless they ask for more than a look-up.
+
+        Once the call is answered: before, nothing is found by it, and what is kept of calls that were never answered lies
+        scattered over all the memory that a crowd of them took, so that none of it can be given back.
+        """
         asks = call.cache
         if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
             return

@@ -19,7 +19,13 @@
 -- ARGV[11..] field, value, ...      of the ticket, anew
 --
 -- Returns {'requeued', ''} | {'gone', ''} if it is no dead letter (any more) | {'full', how many live} | {'heavy', how many bytes} | {'crowded', how many bytes}.
+-- Sent twice, it changes nothing and says the same: the ticket has the new deadline then, which is no other requeuing's.
 
+for i = 11, #ARGV, 2 do
+    if ARGV[i] == 'deadline' and redis.call('HGET', KEYS[1], 'deadline') == ARGV[i + 1] then
+        return {'requeued', ''}
+    end
+end
 if redis.call('HGET', KEYS[1], 'state') ~= 'FAILED' or not redis.call('ZSCORE', KEYS[3], ARGV[1] .. '|' .. ARGV[2]) then
     return {'gone', ''}
 end

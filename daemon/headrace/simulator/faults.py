@@ -33,6 +33,7 @@ class Kind(StrEnum):
     SPEND_LIMIT = "spend_limit"  # 429 that no waiting clears
     GARBAGE = "garbage"  # a body that is not JSON, status 200 or `status`
     SLOW = "slow"  # as always, but `delay_s` later
+    DRIP = "drip"  # as always, but a few bytes at a time, over `delay_s`
     HANG = "hang"  # never answers; with after_deltas, falls silent in mid-stream
     RESET = "reset"  # the TCP connection is reset; with after_deltas, after the headers
     HALF_JSON = "half_json"  # half the body, then the connection closes
@@ -65,7 +66,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         model: a glob; text: words the prompt must contain; stream: true, false, or both.
         retry_after_s: sent with an error, fixed or from and to; a 429 without one takes the simulator's range.
         after_deltas: how many content deltas come first; for `hang` and `reset`, None is before the headers.
-        delay_s: of `slow`.
+        delay_s: of `slow` and `drip`.
         status: of `garbage`.
         error_type: of `stream_error`.
         path: a glob of the path, such as "/v1/files*"; empty: only `POST /v1/messages`. method: a glob, too.

@@ -2,7 +2,8 @@
 How an answer gets onto the wire: at the pace of a model, and with the fault that was ordered for it.
 
 Output tokens are charged as they are produced. A fault that breaks an answer off does so just before the content delta after
-`after_deltas`, or at the latest before the events that end the message; a JSON answer is broken off in its middle.
+`after_deltas`, or at the latest before the events that end the message; a JSON answer is broken off in its middle. One that
+drips is cut wherever it happens to be, in the middle of a line, too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from headrace.simulator.render import Form, Piece
 from headrace.simulator.script import Script
 
 _TICK_S = 0.1  # how often the output of a JSON answer is charged
+_DRIPS = 50
 GARBAGE = b"<html><head><title>Oops</title></head><body>This is not the API you are looking for.</body></html>\n"
 
 
@@ -97,12 +99,16 @@ class Saying:
         body = self.form.whole(self.script, self.ask, self.message_id)
         headers = self.headers | {"content-type": "application/json"}
         await self._produce()
-        if self.rule is None or self.rule.kind not in BREAKS:
+        if self.rule is None or self.rule.kind not in (*BREAKS, Kind.DRIP):
             self.told((self.ask.input_tokens, self.script.output_tokens))
             return Response(body=body, headers=headers)
         response = StreamResponse(headers=headers)
         response.content_length = len(body)
         await response.prepare(self.request)
+        if self.rule.kind is Kind.DRIP:
+            self.told((self.ask.input_tokens, self.script.output_tokens))
+            await _drip(response, body, self.rule.delay_s)
+            return response
         await response.write(body[: len(body) // 2])
         await self._break_off(self.rule, response)
         return response
@@ -132,7 +138,8 @@ class Saying:
             # The message opens halfway to its first token, as upstream's does once it has read the prompt.
             due_s = self.pace.first_token_s / 2 if not deltas and not piece.tokens else self.pace.due_s(said)
             if (wait_s := due_s - self._elapsed_s()) > 0:
-                await self._send(response, unsent)
+                if not self._drips:
+                    await self._send(response, unsent)
                 await asyncio.sleep(wait_s)
             unsent.append(packer.encode(piece.raw) if packer else piece.raw)
             if piece.told:
@@ -159,8 +166,12 @@ class Saying:
         if not response.prepared:
             await response.prepare(self.request)
         if unsent:
-            await response.write(b"".join(unsent))
+            said = b"".join(unsent)
             unsent.clear()
+            if self._drips and self.rule:
+                await _drip(response, said, self.rule.delay_s)
+            else:
+                await response.write(said)
 
     async def _break_off(self, rule: Rule, response: StreamResponse, packer: Encoder | None = None) -> None:
         if rule.kind is Kind.STREAM_ERROR:
@@ -170,5 +181,16 @@ class Saying:
         else:
             await break_off(self.request, rule)
 
+    @property
+    def _drips(self) -> bool:
+        return self.rule is not None and self.rule.kind is Kind.DRIP
+
     def _elapsed_s(self) -> float:
         return asyncio.get_running_loop().time() - self._started
+
+
+async def _drip(response: StreamResponse, said: bytes, over_s: float) -> None:
+    size = -(-len(said) // _DRIPS)
+    for begin in range(0, len(said), size):
+        await response.write(said[begin : begin + size])
+        await asyncio.sleep(over_s / _DRIPS)
