@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it ends when something is wrong."""
 
+import json
 import os
 import re
 import subprocess
@@ -143,6 +144,23 @@ def test_beside_a_daemon(environ):
         assert headrace("cache", "purge", "--all", environ=environ).stdout == PURGED
         assert headrace("cache", "purge", "--model", "claude-x", environ=environ).stdout == PURGED
         assert daemon.stop() == 0
+
+
+def test_acts_of_commands(environ):
+    """What commands do by themselves is audited, with who did it and why; --json says what there is to say."""
+    with serving(environ):
+        made = json.loads(headrace("keys", "create", "ann", "--reason", "hired", "--json", environ=environ).stdout)
+        assert made["key"].startswith(f"hr_{made['id']}_")
+        purged = headrace("cache", "purge", "--model", "m", "--reason", "wrong", "--json", environ=environ).stdout
+        assert json.loads(purged) == {"purged": 0}
+        revoked = headrace("keys", "revoke", "ann", "--reason", "left", "--json", environ=environ).stdout
+        assert json.loads(revoked) == {"revoked": 1}
+        acts = json.loads(headrace("audit", "--json", environ=environ).stdout)
+    assert [(act["what"], act["target"], act["reason"]) for act in acts] == [
+        ("key.revoked", "ann", "left"), ("cache.purged", "model=m", "wrong"), ("key.created", f"ann {made['id']}", "hired"),
+    ]  # fmt: skip
+    assert {act["by"].partition(" ")[0] for act in acts} == {f"uid:{os.getuid()}"}
+    assert made["key"] not in json.dumps(acts)
 
 
 def test_key_for_the_daemon(environ):
