@@ -43,7 +43,7 @@ _REQUEST = struct.Struct("!BIQ")  # which job; the lengths in bytes of its head 
 _REPLY = struct.Struct("!BQ")  # what came of it; the length in bytes
 _DONE, _REFUSED, _TOO_MUCH, _FAILED = range(4)
 
-_MOST_BYTES = 512 << 20  # of the helper's address space: fifteen million numbers, or three million objects
+_MOST_BYTES = 1 << 30  # of the helper's address space: a million blocks of an answer take more than half of it
 _MUCH_BYTES = 256 << 20  # a helper that still holds so much when a job is done is not kept
 _CHUNK_BYTES = 1 << 18  # received at once, so that the loop gets its turn in between
 LIGHT_BYTES = 1 << 20  # hashed within a millisecond: done at once, by `aloof` or by whoever cannot wait for it
