@@ -25,7 +25,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order screenshots page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs fuzz clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order screenshots page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -202,6 +202,9 @@ docs: .venv-tools/installed .venv/installed   ## Make the pages into a site, in 
 
 dashboard: dev               ## Write deploy/grafana/headrace.json from the table in deploy/dashboard.py.
 	$(BIN)/python -m deploy.dashboard > deploy/grafana/headrace.json
+
+man: dev                     ## Write deploy/man/headrace.1 from the commands.
+	$(BIN)/python -m deploy.manual > deploy/man/headrace.1
 
 third-parties: dev           ## Write THIRD-PARTY.md: whose work is installed with us, and under which licences.
 	$(BIN)/python -m deploy.third_parties > THIRD-PARTY.md

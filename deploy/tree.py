@@ -14,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from deploy import manual
 from deploy.making import ROOT, run
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"  # whose wheels pip takes, and whose package is needed
@@ -32,11 +33,16 @@ PAGES = ("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "NOTICE", "THIRD
 
 
 def lay(stage: Path, wheel: Path, seconds: int) -> None:
-    """Lay the tree under *stage*: `opt/headrace`, and `doc` for the pages. *seconds* is the time that all files bear."""
+    """
+    Lay the tree under *stage*: `opt/headrace`, and beside it `doc` for the pages, and `completions` for shells.
+
+    *seconds* is the time that all files bear.
+    """
     shutil.rmtree(stage, ignore_errors=True)
     home = stage / "opt" / "headrace"
     _lay_environment(home, wheel)
     _lay_pages(stage / "doc")
+    _lay_completions(stage / "completions")
     for path in (stage, *stage.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
@@ -60,6 +66,12 @@ def _lay_environment(home: Path, wheel: Path) -> None:
     (binaries / "headrace").write_text(LAUNCHER)
     (binaries / "headrace").chmod(0o755)
     (home / "pyvenv.cfg").write_text(HOME)
+
+
+def _lay_completions(folder: Path) -> None:
+    for shell, name in manual.SHELLS.items():
+        (folder / shell).mkdir(parents=True)
+        (folder / shell / name).write_text(manual.completion(shell))
 
 
 def _lay_pages(doc: Path) -> None:

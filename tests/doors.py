@@ -72,9 +72,9 @@ async def grpc_server(one: Daemon, path: Path, **settings: str) -> AsyncIterator
     parts = one.parts
     door = GrpcServer(
         parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.letters, parts.cache,
-        parts.usage, parts.board,
+        parts.usage, parts.board, parts.operated,
         clock=parts.clock, addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
-        passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller",
+        passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller", passkey=parts.passkey,
     )  # fmt: skip
     await door.start()
     try:

@@ -137,6 +137,19 @@ class FakeCallers:
         return Caller(name, role=self._roles.get(name, Role.CALLER))
 
 
+class FakeAudit:
+    """Notes nothing."""
+
+    async def note(self, what: str, target: str, **said: str) -> None:
+        pass
+
+
+class FakeOperated:
+    """Nothing to operate."""
+
+    audit = FakeAudit()
+
+
 @contextlib.asynccontextmanager
 async def serving(
     directory: Path,
@@ -163,8 +176,8 @@ async def serving(
     )  # fmt: skip
     callers = callers or FakeCallers()
     server = GrpcServer(
-        exchange, flow, admission, callers, tickets, letters, cache, None, None, clock=clock, budget_headers=budget,
-        runtime_dir=directory, **options,
+        exchange, flow, admission, callers, tickets, letters, cache, None, None, FakeOperated(),  # type: ignore[arg-type]
+        clock=clock, budget_headers=budget, runtime_dir=directory, **options,
     )  # fmt: skip
     await server.start()
     await server.set_serving(True)

@@ -10,6 +10,9 @@ Doors and lives
     main        the command line              daemon      start, serve, reload, drain, leave
     steering    its limits, hold, release     keyring     its keys
     letterbox   its dead letters              terminal    what commands share
+    overview    its status, hosts, drain      explaining  why a call was slow
+    ticketing   its tickets                   passkey     root needs no key
+    operated    what operators look at        built       of which commit
     condition   ready, degraded or neither
     certificates  shown at the doors          about       what runs here
     wiring      joins the parts               edges       opens and closes the doors
@@ -28,7 +31,8 @@ The line
     once        one key, one answer
     cache/      answers kept, three tiers     flight/     identical calls share one
     schedule/   waiting for a turn            budget/     buckets, limits, estimates, the ledger
-    budgets/    seen and steered by people
+    budgets/    seen and steered by people    hosts/      who shares the Redis; drained
+    explain/    why a call was slow           audit       what operators did
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     tuning/     what upstream says of itself
     callers     who asks                      keystore    keys, as Redis holds them

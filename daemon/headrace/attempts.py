@@ -28,7 +28,7 @@ from headrace.outcome import Outcomes
 from headrace.retry.budget import RetryBudget
 from headrace.schedule.turn import Turn
 from headrace.schedule.turns import Schedule
-from headrace.trail import Try
+from headrace.trail import HERE, Try
 from headrace.trails import Trails
 from headrace.upstream.client import Upstream
 
@@ -140,7 +140,7 @@ class Attempts:
         elif came is not None:
             outcome, request_id = str(came.failure), came.metadata.get("request_id", "")
         took_s = max(0.0, self._clock.now() - asked)
-        made = Try(flight.attempts, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id)
+        made = Try(flight.attempts, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id, HERE)
         flight.trail.add(made)
         if call.ticket:
             self._trails.tell(call.ticket, (made,))

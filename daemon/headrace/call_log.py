@@ -18,7 +18,7 @@ from headrace.clock import Clock
 from headrace.outcome import LEFT, Outcome
 from headrace.owner import name_in
 from headrace.rations import Rations
-from headrace.trail import Try
+from headrace.trail import HERE, Try
 
 Which = Literal["off", "slow", "errors", "all"]
 
@@ -75,8 +75,7 @@ def fields_of(outcome: Outcome) -> dict[str, Any]:
         "endpoint": outcome.endpoint,
         "caller": name_in(outcome.caller),
         "team": outcome.team,
-        # Whoever asks may write anything there, and a name is all that it is meant for.
-        "model": outcome.model if not outcome.model or _is_model(outcome.model) else "?",
+        "model": shown_model(outcome.model),
         "lane": str(outcome.lane),
         "source": outcome.source,
         "reason": outcome.reason,
@@ -96,6 +95,11 @@ def fields_of(outcome: Outcome) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value} | first | {"ms": _ms(outcome.took_s)}
 
 
+def shown_model(model: str) -> str:
+    """Return a model's name as it may be shown: whoever asks may write anything there, and it is meant for a name."""
+    return model if not model or _is_model(model) else "?"
+
+
 def _try(made: Try, began: float) -> dict[str, Any]:
     said = {
         "number": made.number,
@@ -106,6 +110,7 @@ def _try(made: Try, began: float) -> dict[str, Any]:
         "waited_ms": _ms(made.waited_s),
         "held_by": made.held_by,
         "request_id": made.request_id,
+        "host": "" if made.host == HERE else made.host,
     }
     return {name: value for name, value in said.items() if value or name in ("after_ms", "ms")}
 

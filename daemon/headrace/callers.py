@@ -161,6 +161,10 @@ class Callers:
         name = named or DEFAULT_NAME
         return self._configured.get(name) or self._others(name)
 
+    def named(self, name: str) -> Caller:
+        """Return the caller of a name as the configuration has it, whoever asks; raises `InvalidCall` for what is no name."""
+        return self._configured.get(name) or self._others(name or DEFAULT_NAME)
+
     @property
     def trouble(self) -> str:
         """Why no key is taken, in a line; "" if they are."""

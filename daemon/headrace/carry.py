@@ -21,7 +21,7 @@ from headrace.pace import Going, Pace, coming
 from headrace.retry.budget import RetryBudget
 from headrace.retry.policy import RetryPolicy, Tries
 from headrace.schedule import Schedule
-from headrace.trail import Trail, Try
+from headrace.trail import HERE, Trail, Try
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried, Upstream
 
@@ -110,7 +110,7 @@ class Carrier:
                 raise
             finally:
                 took_s = max(0.0, self._clock.now() - asked)
-                trail.add(Try(number, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id))
+                trail.add(Try(number, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id, HERE))
             await turn.settle(Usage())
 
     def _due(self, load: Load, failure: AttemptFailed, tries: Tries) -> float:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
-from headrace import guard, logs, observe, room
+from headrace import guard, logs, observe, passkey, room
 from headrace.background import Background
 from headrace.condition import Condition
 from headrace.config import Settings, keys, redis_url, runtime_dir, seal, warnings
@@ -121,8 +121,10 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
             await _adopt(parts.link, sealed, valkey)
         await stack.enter_async_context(parts.working())
         await parts.settle_in()
+        parts.passkey = passkey.make(Path(settings.state.dir))
         edges = Edges(parts, runtime_dir(os.environ, settings))
         await stack.enter_async_context(edges.open())
+        parts.operated.addresses = tuple(edges.addresses)
         stack.push_async_callback(_start_heart(parts, edges, notifier, valkey).close)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, edges, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)

@@ -181,6 +181,18 @@ class OverrideNotFound(Refusal):
     reason = "OVERRIDE_NOT_FOUND"
 
 
+class HostNotFound(Refusal):
+    """No process of this name shares the Redis; the message names those that do."""
+
+    reason = "HOST_NOT_FOUND"
+
+
+class CallNotFound(Refusal):
+    """Nothing is kept of a call or ticket of this id: there was none, it went smoothly, or it is over a day old."""
+
+    reason = "CALL_NOT_FOUND"
+
+
 class Canceled(Refusal):
     """The ticket was canceled by its caller."""
 

@@ -16,10 +16,21 @@ import typer
 
 from headrace.errors import StartupError
 from headrace.model import Role
-from headrace.terminal import ConfigOption, load, print_table, with_link
+from headrace.terminal import (
+    ConfigOption,
+    JsonOption,
+    Noted,
+    ReasonOption,
+    echo_json,
+    load,
+    note,
+    print_table,
+    with_link,
+)
 
 if TYPE_CHECKING:
     from headrace.keystore import Key, KeyStore
+    from headrace.link import Link
 
 T = TypeVar("T")
 
@@ -41,11 +52,18 @@ def create_key(
     role: Annotated[
         Role | None, typer.Option(help="What its holder may do, in place of what the configuration says of the caller.")
     ] = None,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a key for a caller and print it: the only time that it is shown."""
     lasts_s = _duration(expires, "--expires")
-    typer.echo(_with_keys(config, lambda store: store.create(name, lasts_s=lasts_s, role=role or "")))
+    key = _with_keys(
+        config,
+        lambda store: store.create(name, lasts_s=lasts_s, role=role or ""),
+        lambda key: Noted("key.created", f"{name} {_id(key)}", reason, f"role={role}" if role else ""),
+    )
+    _echo_key(key, as_json)
 
 
 @keys_app.command("rotate")
@@ -53,14 +71,20 @@ def rotate_key(
     key_id: IdArgument,
     overlap: Annotated[str, typer.Option(help="For how long the old key is good yet.")] = "1d",
     expires: Annotated[str, typer.Option("--expires", help="After how long the new one is refused; else as the old one.")] = "",
+    reason: ReasonOption = "",
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a key in the place of another and print it; the old one is good for a while yet, so that nothing fails."""
     overlap_s, lasts_s = _duration(overlap, "--overlap") or 0.0, _duration(expires, "--expires")
-    key = _with_keys(config, lambda store: store.rotate(key_id, overlap_s=overlap_s, lasts_s=lasts_s))
+    key = _with_keys(
+        config,
+        lambda store: store.rotate(key_id, overlap_s=overlap_s, lasts_s=lasts_s),
+        lambda key: None if key is None else Noted("key.rotated", key_id, reason, f"new={_id(key)}"),
+    )
     if key is None:
         raise StartupError(f"there is no key with the id {key_id}, or it has expired")
-    typer.echo(key)
+    _echo_key(key, as_json)
 
 
 @keys_app.command("list")
@@ -82,13 +106,33 @@ def list_keys(
 @keys_app.command("revoke")
 def revoke_key(
     target: Annotated[str, typer.Argument(metavar="ID_OR_NAME", help="A key's id, or a caller's name for all its keys.")],
+    reason: ReasonOption = "",
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Revoke a key, or all keys of a caller; every daemon refuses them within a second."""
-    count = _with_keys(config, lambda store: store.revoke(target))
+    count = _with_keys(
+        config,
+        lambda store: store.revoke(target),
+        lambda count: Noted("key.revoked", target, reason, f"keys={count}") if count else None,
+    )
     if not count:
         raise StartupError(f"there is no key with the id {target}, and none of a caller {target}")
-    typer.echo(f"revoked {count} key{'s' if count > 1 else ''}")
+    if as_json:
+        echo_json({"revoked": count})
+    else:
+        typer.echo(f"revoked {count} key{'s' if count > 1 else ''}")
+
+
+def _echo_key(key: str, as_json: bool) -> None:
+    if as_json:
+        echo_json({"id": _id(key), "key": key})
+    else:
+        typer.echo(key)
+
+
+def _id(key: str) -> str:
+    return key.split("_")[1]
 
 
 def _row(key: Key) -> tuple[str, ...]:
@@ -117,10 +161,20 @@ def _duration(text: str, option: str) -> float | None:
         raise typer.BadParameter(f'{option} is a duration such as "90d" or "12h"') from None
 
 
-def _with_keys(option: Path | None, work: Callable[[KeyStore], Awaitable[T]]) -> T:
+def _with_keys(
+    option: Path | None, work: Callable[[KeyStore], Awaitable[T]], noted: Callable[[T], Noted | None] = lambda done: None
+) -> T:
+    """Return what *work* does with the keys; what that came to is audited, if *noted* says how."""
     from headrace.config import peppers
     from headrace.keystore import Hashing, KeyStore
 
     settings, _ = load(option)
     hashing = Hashing(peppers(settings, os.environ))
-    return with_link(settings, lambda link: work(KeyStore(link, hashing=hashing)))
+
+    async def do(link: Link) -> T:
+        done = await work(KeyStore(link, hashing=hashing))
+        if said := noted(done):
+            await note(link, said)
+        return done
+
+    return with_link(settings, do)

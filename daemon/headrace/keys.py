@@ -54,6 +54,11 @@ upstream where that is what goes there (owner.py).
 | headrace:batch:{<id>}:counted | string | its results were read, and counted | 31 days |
 | headrace:resource:<id> | string | who made a thing at upstream: `<owner>` | 31 days; until it is deleted |
 | headrace:hosts | zset | instances by last heartbeat (us) | lapse by lapse |
+| headrace:host:<instance> | string | JSON: what a process says of itself | 15 s after the last word |
+| headrace:drain:<instance> | string | JSON: who put it out of service, and why | with the process; a day without it |
+| headrace:call:<id> | list | what came of the calls of this id, or ticket | a day after the last; see calls |
+| headrace:audit | stream | what operators and admins did | last 10,000 |
+| headrace:calls | zset | those ids, by when they came (us) | the last `log.explain`, of a day |
 | headrace:{usage}:minute:<minute> | hash | cell -> figures of one minute (UTC) | two days after it |
 | headrace:{usage}:day:<day> | hash | the same of one day | 13 months after it |
 | headrace:{usage}:month:<month> | hash | the same of one month | 13 months after it |
@@ -69,10 +74,12 @@ from __future__ import annotations
 import hashlib
 
 ALL = "headrace:all"
+AUDIT = "headrace:audit"
 CACHE_ABOUT = "headrace:cache:about"
 CACHE_BYTES = "headrace:cache:bytes"
 CACHE_INDEX = "headrace:cache:index"
 CACHE_PURGES = "headrace:cache:purges"
+CALLS = "headrace:calls"
 DUE = "headrace:due"
 HEARD = "headrace:{budget}:heard"
 HELD = "headrace:held"
@@ -152,6 +159,18 @@ def missed(inbox: str) -> str:
 
 def trail(ticket_id: str) -> str:
     return f"headrace:trail:{ticket_id}"
+
+
+def host(instance: str) -> str:
+    return f"headrace:host:{instance}"
+
+
+def drain(instance: str) -> str:
+    return f"headrace:drain:{instance}"
+
+
+def call(id: str) -> str:
+    return f"headrace:call:{id}"
 
 
 def tickets_of(owner: str) -> str:

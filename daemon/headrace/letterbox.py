@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.terminal import Absent, ConfigOption, KeyOption, ask_daemon, print_table
+from headrace.terminal import (
+    NOT_THERE,
+    Absent,
+    ConfigOption,
+    JsonOption,
+    KeyOption,
+    ReasonOption,
+    ask_daemon,
+    echo_json,
+    microseconds,
+    plain,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from headrace.v1.letters_service_pb2 import Letter
@@ -22,11 +34,9 @@ letters_app = typer.Typer(help="Dead letters: calls that failed for good, kept f
 
 COLUMNS = ("id", "caller", "model", "failed", "attempts", "reason", "message")
 
-_NOT_THERE = 3
 _PAGE = 500
 _MOST_SHOWN = 80  # characters of an error's message in a table
 
-JsonOption = Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")]
 CallerOption = Annotated[str, typer.Option("--caller", help="Only this caller's.")]
 ModelOption = Annotated[str, typer.Option("--model", help='Only of models that match, as "claude-*".')]
 AllOption = Annotated[bool, typer.Option("--all", help="All that `list` shows under the same filters.")]
@@ -51,7 +61,7 @@ def list_letters(
     """List dead letters, the latest failure first."""
     letters = [letter for letter, _ in zip(_letters(config, as_key, caller, model), range(most), strict=False)]
     if as_json:
-        _echo([_plain(letter) for letter in letters])
+        echo_json([_plain(letter) for letter in letters])
     else:
         print_table(COLUMNS, [_row(letter) for letter in letters])
 
@@ -71,7 +81,7 @@ def show_letter(
 
     said = _each([id], show)[id]
     if as_json:
-        _echo(said)
+        echo_json(said)
         return
     print_table(("", ""), [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in _flat(said)])
 
@@ -83,6 +93,7 @@ def requeue_letters(
     caller: CallerOption = "",
     model: ModelOption = "",
     lasting: ForOption = "",
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     as_key: KeyOption = "",
     as_json: JsonOption = False,
@@ -90,10 +101,10 @@ def requeue_letters(
     """Make tickets of dead letters again, each with all its attempts before it."""
     from headrace.v1.letters_service_pb2 import RequeueLetterRequest
 
-    lasts_us = _microseconds(lasting)
+    lasts_us = microseconds("--for", lasting) if lasting else 0
 
     def requeue(id: str) -> Any:
-        request = RequeueLetterRequest(id=id)
+        request = RequeueLetterRequest(id=id, reason=reason)
         if lasts_us:
             request.answer_timeout.FromMicroseconds(lasts_us)
         return _plain(ask_daemon(config, as_key, "Letters", "RequeueLetter", request).ticket)
@@ -107,6 +118,7 @@ def drop_letters(
     all_of_them: AllOption = False,
     caller: CallerOption = "",
     model: ModelOption = "",
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     as_key: KeyOption = "",
     as_json: JsonOption = False,
@@ -115,7 +127,7 @@ def drop_letters(
     from headrace.v1.letters_service_pb2 import DropLetterRequest
 
     def drop(id: str) -> Any:
-        return _plain(ask_daemon(config, as_key, "Letters", "DropLetter", DropLetterRequest(id=id)))
+        return _plain(ask_daemon(config, as_key, "Letters", "DropLetter", DropLetterRequest(id=id, reason=reason)))
 
     _do(_chosen(ids, all_of_them, config, as_key, caller, model), drop, "dropped", as_json=as_json)
 
@@ -142,7 +154,7 @@ def _chosen(ids: list[str] | None, all_of_them: bool, config: Any, as_key: str, 
 def _do(ids: Sequence[str], work: Callable[[str], Any], done: str, *, as_json: bool) -> None:
     said = _each(ids, work, say=None if as_json else lambda each: typer.echo(f"{each} {done}"))
     if as_json:
-        _echo(said)
+        echo_json(said)
 
 
 def _each(ids: Sequence[str], work: Callable[[str], Any], say: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -159,15 +171,13 @@ def _each(ids: Sequence[str], work: Callable[[str], Any], say: Callable[[str], N
             typer.echo(f"headrace: {each} is no dead letter (of yours)", err=True)
     if not is_whole:
         if say is None and said:
-            _echo(said)
-        raise typer.Exit(_NOT_THERE)
+            echo_json(said)
+        raise typer.Exit(NOT_THERE)
     return said
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    from google.protobuf.json_format import MessageToDict
-
-    said: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    said = plain(message)
     if body := getattr(message, "body", b""):
         said["body"] = body.decode(errors="replace")
     return said
@@ -187,16 +197,3 @@ def _row(letter: Letter) -> tuple[str, ...]:
     return (
         ticket.id, ticket.caller, ticket.model, failed, str(ticket.attempts), error.reason, error.message[:_MOST_SHOWN],
     )  # fmt: skip
-
-
-def _microseconds(lasting: str) -> int:
-    from headrace import units
-
-    try:
-        return round(units.parse_duration(lasting) * 1e6) if lasting else 0
-    except ValueError:
-        raise typer.BadParameter(f'--for {lasting}: give a duration such as "90s", "1h" or "9m30s"') from None
-
-
-def _echo(said: Any) -> None:
-    typer.echo(json.dumps(said, indent=2))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from headrace.listener import Handler, Listener
 from headrace.pipe import Command, Pipe, open_pipe
 from headrace.refusals import Refusals, Refused
 from headrace.replies import Meaning
+from headrace.trail import HERE
 
 log = structlog.get_logger()
 
@@ -98,7 +98,7 @@ class Link:
         timers: Timers | None = None,
         tells: bool = False,
     ) -> None:
-        self.instance = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        self.instance = f"{HERE}-{os.urandom(4).hex()}"
         self.inbox = keys.inbox(self.instance)
         self._timeout_s = timeout_s
         self._timers = timers

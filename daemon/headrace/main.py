@@ -16,9 +16,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace import keyring, letterbox, steering
+from headrace import explaining, keyring, letterbox, overview, steering, ticketing
 from headrace.errors import ConfigError, HeadraceError, StartupError
-from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
+from headrace.terminal import (
+    ConfigOption,
+    JsonOption,
+    KeyOption,
+    Noted,
+    ReasonOption,
+    ask_daemon,
+    echo_json,
+    load,
+    note,
+    plain,
+    print_table,
+    with_link,
+)
 from headrace.top.command import top
 
 if TYPE_CHECKING:
@@ -30,7 +43,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="A daemon between your services and the Anthropic API: it caches, shares, meters and retries.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
@@ -38,6 +50,9 @@ cache_app = typer.Typer(help="Look into the cache of the running daemon, or empt
 app.add_typer(config_app, name="config")
 app.add_typer(cache_app, name="cache")
 steering.add_to(app)
+overview.add_to(app)
+explaining.add_to(app)
+ticketing.add_to(app)
 keyring.add_to(app)
 letterbox.add_to(app)
 app.command()(top)
@@ -131,36 +146,46 @@ def demo(
 
 
 @config_app.command("check")
-def check_config(config: ConfigOption = None) -> None:
+def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Say whether the configuration is right, and what in it is doubtful."""
     from headrace.config import find_file, warnings
 
     settings, _ = load(config)
-    for warning in warnings(settings, os.environ):
+    path, doubtful = find_file(config, os.environ), warnings(settings, os.environ)
+    if as_json:
+        echo_json({"file": str(path) if path else None, "ok": True, "warnings": list(map(str, doubtful))})
+        return
+    for warning in doubtful:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{find_file(config, os.environ) or 'no file, defaults and environment'}: ok")
+    typer.echo(f"{path or 'no file, defaults and environment'}: ok")
 
 
 @config_app.command("show")
-def show_config(config: ConfigOption = None) -> None:
+def show_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print the configuration as it is in force, environment and defaults included, secrets hidden."""
     from headrace.config import toml
 
     settings, _ = load(config)
-    typer.echo(toml.dumps(settings.redacted()), nl=False)
+    if as_json:
+        echo_json(settings.redacted())
+    else:
+        typer.echo(toml.dumps(settings.redacted()), nl=False)
 
 
 # The cache.
 
 
 @cache_app.command("stats")
-def show_cache(config: ConfigOption = None, as_key: KeyOption = "") -> None:
+def show_cache(config: ConfigOption = None, as_key: KeyOption = "", as_json: JsonOption = False) -> None:
     """Print what each tier holds and did, as the running daemon sees it."""
     from rich.filesize import decimal
 
     from headrace.v1.cache_service_pb2 import GetCacheStatsRequest
 
     reply = ask_daemon(config, as_key, "Cache", "GetCacheStats", GetCacheStatsRequest())
+    if as_json:
+        echo_json(plain(reply))
+        return
     rows = [
         (
             tier.tier,
@@ -179,7 +204,9 @@ def purge_cache(
     caller: Annotated[str, typer.Option(help="The answers of this caller.")] = "",
     model: Annotated[str, typer.Option(help="The answers of this model.")] = "",
     all: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove kept answers from every tier on every host, whether or not a daemon runs here."""
     from headrace.cache.selector import Selector
@@ -190,11 +217,15 @@ def purge_cache(
     if len(chosen) != 1:
         raise typer.BadParameter("give one of --key, --caller, --model and --all")
     settings, _ = load(config)
-    count = with_link(settings, lambda link: _purge(settings, link, Selector(**chosen)))
-    typer.echo(f"purged {count} entries from Redis; every daemon drops its own")
+    words = next((f"{name}={value}" for name, value in chosen.items() if name != "all"), "all")
+    count = with_link(settings, lambda link: _purge(settings, link, Selector(**chosen), Noted("cache.purged", words, reason)))
+    if as_json:
+        echo_json({"purged": count})
+    else:
+        typer.echo(f"purged {count} entries from Redis; every daemon drops its own")
 
 
-async def _purge(settings: Settings, link: Link, selector: Selector) -> int:
+async def _purge(settings: Settings, link: Link, selector: Selector, said: Noted) -> int:
     # Through Redis, not through a daemon: who may write there may purge for all callers, and daemons that are down hear of it
     # when they are back.
     from headrace.cache.tiered import Cache
@@ -203,7 +234,9 @@ async def _purge(settings: Settings, link: Link, selector: Selector) -> int:
     nowhere = Path(settings.state.dir)
     redis = settings.cache.redis
     cache = Cache(link, SystemClock(), directory=nowhere, memory=0, disk=0, redis=redis, max_entry=settings.cache.max_entry)
-    return await cache.purge(selector)
+    count = await cache.purge(selector)
+    await note(link, said)
+    return count
 
 
 # Usage.

@@ -164,7 +164,7 @@ _STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED", "EXPIRED")
 _ENDS = ("answered", "rate_limited", "overloaded", "broken", "unreadable", "final", "abandoned")
 _RECORDS = (
     "key", "override", "purge", "ticket", "flight", "learned limit", "organisation's limits", "batch", "bucket", "count",
-    "usage", "cache entry", "trail",
+    "usage", "cache entry", "trail", "host", "drain", "told call", "act",
 )  # fmt: skip
 
 CALLS = Counter(
@@ -232,6 +232,7 @@ ESTIMATED = Counter(
     "Tokens (spend: nano-USD) that calls reserved, that were closed since, and by how much those were under or over the truth.",
     "limit", "kind", "part",
 )  # fmt: skip
+CALLS_UNTOLD = Counter("headrace_calls_untold_total", "Calls that `headrace explain` will not know of: too many in a second.")
 LINES_LEFT_OUT = Counter("headrace_call_lines_left_out_total", "Lines of calls that the ration of the log left out.")
 COUNTS = Counter(
     "headrace_input_counts_total",
@@ -354,8 +355,8 @@ UPSTREAM_SINCE = Gauges("headrace_upstream_trouble_since_timestamp_seconds", "Si
 
 _ALL = (
     CALLS, ERRORS, REFUSED, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
-    RESERVATIONS, LINES_LEFT_OUT, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER, BACKGROUND_FAILURES, BAD_RECORDS,
-    WORDS, GATES,
+    RESERVATIONS, LINES_LEFT_OUT, CALLS_UNTOLD, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER,
+    BACKGROUND_FAILURES, BAD_RECORDS, WORDS, GATES,
     LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
     UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME, CALLER_CALLS, CALLER_ERRORS, CALLER_TOKENS, CALLER_COST, CALLER_WAITED,
@@ -376,6 +377,9 @@ REGISTRY.register(_Collector())
 # Log events: noun.past_participle. Fields are ids, counts and times; never a prompt, an answer or a key.
 DAEMON_STARTED = "daemon.started"
 DAEMON_DRAINING = "daemon.draining"
+ACT_DONE = "act.done"
+HOST_OUT = "host.out_of_service"
+HOST_BACK = "host.back_in_service"
 DAEMON_STOPPED = "daemon.stopped"
 CERTIFICATE_RENEWED = "certificate.renewed"
 CERTIFICATE_REJECTED = "certificate.rejected"
@@ -386,7 +390,6 @@ LIMIT_SET = "limit.set"
 LIMIT_UNSET = "limit.unset"
 CALLER_HELD = "caller.held"
 CALLER_RELEASED = "caller.released"
-ADMIN_ACTED = "admin.acted"
 OVERRIDES_CHANGED = "overrides.changed"
 OVERRIDE_UNFIT = "override.unfit"
 OVERRIDE_UNREADABLE = "override.unreadable"

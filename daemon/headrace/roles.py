@@ -52,6 +52,8 @@ SEEN = Rule(all_from=Role.OBSERVER)
 """What observers see of all."""
 LETTERS = Rule(all_from=Role.OPERATOR)
 """What failed for good: its caller's to try again, and an operator's."""
+WATCHED = Rule(Role.OBSERVER)
+"""What is of all callers, or of none."""
 STEERED = Rule(Role.OPERATOR)
 WATCHED = Rule(Role.OBSERVER)
 """The live page. Where no key is asked for it is for whoever is on this machine (admin/asker.py)."""
@@ -79,9 +81,18 @@ _OWN = (
 _LETTERS = (
     "LettersService.ListLetters", "LettersService.GetLetter", "LettersService.RequeueLetter", "LettersService.DropLetter",
 )  # fmt: skip
-_SEEN = ("CacheService.GetCacheStats", "UsageService.GetUsage", "BudgetsService.ListBudgets", "BudgetsService.GetBudget")
+_SEEN = (
+    "CacheService.GetCacheStats", "UsageService.GetUsage", "BudgetsService.ListBudgets", "BudgetsService.GetBudget",
+    "OperatorService.ExplainCall", "OperatorService.ForecastCall",
+)  # fmt: skip
+_WATCHED = (
+    "OperatorService.GetStatus", "OperatorService.ListHosts", "OperatorService.ListAllTickets", "OperatorService.GetAnyTicket",
+    "OperatorService.ListActs",
+)  # fmt: skip
 _STEERED = (
     "BudgetsService.SetLimit", "BudgetsService.DeleteLimit", "BudgetsService.HoldCaller", "BudgetsService.ReleaseCaller",
+    "OperatorService.DrainHost", "OperatorService.ResumeHost", "OperatorService.CancelAnyTicket",
+    "OperatorService.RequeueTicket", "OperatorService.DropTicket",
 )  # fmt: skip
 _ADMINS = (
     "OrganizationService.ListApiKeys", "OrganizationService.CreateApiKey", "OrganizationService.GetApiKey",
@@ -99,7 +110,8 @@ _PUBLIC = (
 
 RPCS: dict[str, Rule] = {
     **{f"headrace.v1.{name}": rule for rule, names in (
-        (CALLS, _CALLS), (LENT, _LENT), (OWN, _OWN), (LETTERS, _LETTERS), (SEEN, _SEEN), (STEERED, _STEERED), (ADMINS, _ADMINS),
+        (CALLS, _CALLS), (LENT, _LENT), (OWN, _OWN), (LETTERS, _LETTERS), (SEEN, _SEEN), (WATCHED, _WATCHED),
+        (STEERED, _STEERED), (ADMINS, _ADMINS),
     ) for name in names},
     **dict.fromkeys(_PUBLIC, PUBLIC),
 }  # fmt: skip

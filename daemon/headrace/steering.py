@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.terminal import ConfigOption, KeyOption, ask_daemon, print_table
+from headrace.terminal import ConfigOption, JsonOption, KeyOption, ReasonOption, ask_daemon, microseconds, print_table
 
 if TYPE_CHECKING:
     from headrace.v1.budgets_service_pb2 import HoldCallerRequest, SetLimitRequest
 
 limits_app = typer.Typer(help="Show limits with their budgets and who waits; change them for a while.")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")]
 ForOption = Annotated[str, typer.Option("--for", help='For how long, as "1h" or "30m"; without it, until it is taken back.')]
-ReasonOption = Annotated[str, typer.Option(help="Why, for those who look later.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The limit's name.")]
 CallerArgument = Annotated[str, typer.Argument(metavar="CALLER", help="The caller's name.")]
 Figure = Annotated[int | None, typer.Option()]
@@ -100,19 +98,25 @@ def set_limit(
             figures[f"{field}_nano_usd"] = _nano_usd(field, usd)
     request = SetLimitRequest(limit=name, reason=reason, figures=LimitFigures(**figures))
     if burst:
-        request.figures.burst.FromMicroseconds(_microseconds("--burst", burst))
+        request.figures.burst.FromMicroseconds(microseconds("--burst", burst))
     _end(request, lasting)
     reply = ask_daemon(config, as_key, "Budgets", "SetLimit", request)
     typer.echo(show.as_json(reply) if as_json else show.limit_line(reply.limit))
 
 
 @limits_app.command("unset")
-def unset_limit(name: NameArgument, config: ConfigOption = None, as_key: KeyOption = "", as_json: JsonOption = False) -> None:
+def unset_limit(
+    name: NameArgument,
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
     """Let a limit be again what the configuration says, in every daemon."""
     from headrace.budgets import show
     from headrace.v1.budgets_service_pb2 import DeleteLimitRequest
 
-    reply = ask_daemon(config, as_key, "Budgets", "DeleteLimit", DeleteLimitRequest(limit=name))
+    reply = ask_daemon(config, as_key, "Budgets", "DeleteLimit", DeleteLimitRequest(limit=name, reason=reason))
     typer.echo(show.as_json(reply) if as_json else show.limit_line(reply.limit) if reply.HasField("limit") else name)
 
 
@@ -135,27 +139,24 @@ def hold(
     typer.echo(show.as_json(reply) if as_json else show.hold_line(reply.hold))
 
 
-def release(caller: CallerArgument, config: ConfigOption = None, as_key: KeyOption = "", as_json: JsonOption = False) -> None:
+def release(
+    caller: CallerArgument,
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    as_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
     """Let a caller that is on hold go on."""
     from headrace.budgets import show
     from headrace.v1.budgets_service_pb2 import ReleaseCallerRequest
 
-    reply = ask_daemon(config, as_key, "Budgets", "ReleaseCaller", ReleaseCallerRequest(caller=caller))
+    reply = ask_daemon(config, as_key, "Budgets", "ReleaseCaller", ReleaseCallerRequest(caller=caller, reason=reason))
     typer.echo(show.as_json(reply) if as_json else f"{caller} goes on")
 
 
 def _end(request: SetLimitRequest | HoldCallerRequest, lasting: str) -> None:
     if lasting:
-        request.ttl.FromMicroseconds(_microseconds("--for", lasting))
-
-
-def _microseconds(option: str, text: str) -> int:
-    from headrace import units
-
-    try:
-        return round(units.parse_duration(text) * 1e6)
-    except ValueError:
-        raise typer.BadParameter(f'{option} {text}: give a duration such as "90s", "1h" or "9m30s"') from None
+        request.ttl.FromMicroseconds(microseconds("--for", lasting))
 
 
 def _nano_usd(option: str, text: str) -> int:

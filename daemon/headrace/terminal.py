@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -35,6 +36,12 @@ ConfigOption = Annotated[
 KeyOption = Annotated[
     str, typer.Option("--as-key", envvar="HEADRACE_KEY", help="The key to present, where the daemon asks for one.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for those who look later.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+# Exit codes; a wrong configuration or option is 2, and whatever else goes wrong 1.
+NOT_THERE, NOT_CONFIRMED, AMISS = 3, 4, 5
 
 
 class Absent(StartupError):
@@ -53,6 +60,7 @@ def ask_daemon(option: Path | None, key: str, service: str, method: str, request
     """Return what the running daemon replies; raises `StartupError` with what it says instead."""
     settings, _ = load(option)
     target = daemon_address(settings)
+    metadata = _credentials(settings, key)
     from importlib import import_module
 
     import grpc
@@ -61,12 +69,22 @@ def ask_daemon(option: Path | None, key: str, service: str, method: str, request
     with grpc.insecure_channel(target) as channel:
         try:
             ask = getattr(getattr(stubs, f"{service}ServiceStub")(channel), method)
-            return ask(request, timeout=_RPC_TIMEOUT_S, metadata=[("x-api-key", key)] if key else [])
+            return ask(request, timeout=_RPC_TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
                 raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
             kind = Absent if error.code() is grpc.StatusCode.NOT_FOUND else StartupError
             raise kind(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
+
+
+def _credentials(settings: Settings, key: str) -> list[tuple[str, str]]:
+    # A key that is given says who asks; else root, and the daemon's own user, are who they are.
+    from headrace import audit, passkey
+
+    if key:
+        return [("x-api-key", key)]
+    found = passkey.read(Path(settings.state.dir))
+    return [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))] if found else []
 
 
 def daemon_address(settings: Settings) -> str:
@@ -123,6 +141,24 @@ def _refuse_foreign(directory: Path) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An act to be audited: what was done to whom, why, and more of what."""
+
+    what: str
+    target: str
+    reason: str = ""
+    details: str = ""
+
+
+async def note(link: Link, said: Noted) -> None:
+    """Audit what a command did by itself; raises `InvalidCall` for a reason that is too long."""
+    from headrace import audit
+
+    by = audit.whoever(os.environ)
+    await audit.Audit(link, tells=False).note(said.what, said.target, by=by, reason=said.reason, details=said.details)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, as wide as the terminal."""
     from rich import box
@@ -139,3 +175,49 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 240)
+
+
+def plain(message: Any) -> dict[str, Any]:
+    """Return a message of protobuf as JSON has it, under the names of its fields."""
+    from google.protobuf.json_format import MessageToDict
+
+    said: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return said
+
+
+def echo_json(said: Any) -> None:
+    """Print JSON."""
+    import json
+
+    typer.echo(json.dumps(said, indent=2))
+
+
+def microseconds(option: str, text: str) -> int:
+    """Return a duration as an option has it; raises `typer.BadParameter` for what is none."""
+    from headrace import units
+
+    try:
+        return round(units.parse_duration(text) * 1e6)
+    except ValueError:
+        raise typer.BadParameter(f'{option} {text}: give a duration such as "90s", "1h" or "9m30s"') from None
+
+
+def span(seconds: float) -> str:
+    """Return a span as people say it: short ones to the millisecond, others in their two largest units."""
+    from headrace.budgets import show
+
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else show.span(seconds)
+
+
+def seconds_of(duration: Any) -> float:
+    """Return a duration of protobuf in seconds."""
+    return float(duration.ToMicroseconds()) / 1e6
+
+
+def ago(stamp: Any) -> str:
+    """Return how long ago a moment is."""
+    import time
+
+    return span(max(0.0, time.time() - stamp.ToMicroseconds() / 1e6))

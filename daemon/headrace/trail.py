@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -27,6 +28,9 @@ MAX_ID = 120  # characters
 _is_id = re.compile(rf"[A-Za-z0-9._:+/=@-]{{1,{MAX_ID}}}").fullmatch
 _LEAST_S = 0.001  # shorter waits are none
 _MOST_SHOWN, _LONGEST = 8, 40  # tries in a header, the last ones; characters of a name
+
+HERE = f"{socket.gethostname()}-{os.getpid()}"
+"""This process, as people know it: its host and its number."""
 
 # This process's own part, and a number: an id need not be a secret, and every hit has one.
 _PROCESS = f"hr_{os.urandom(8).hex()}"
@@ -55,6 +59,7 @@ class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
         waited_s: for its turn before it.
         held_by: what it waited for longest: a limit's name, "slots", "hold" or "learning"; "" if it did not wait.
         request_id: upstream's.
+        host: which process made it, as `HERE` has it; "" if that is not known.
     """
 
     number: int
@@ -65,6 +70,7 @@ class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
     waited_s: float = 0.0
     held_by: str = ""
     request_id: str = ""
+    host: str = ""
 
 
 class Trail:

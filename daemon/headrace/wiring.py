@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import os
 import platform
-import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headrace import about, answers, memory, observe
+from headrace import answers, memory, observe
+from headrace.admin.hosts import host_row
 from headrace.admin.recent import Recent
 from headrace.admin.reporter import Reporter
 from headrace.admin.rows import HostRow
@@ -60,6 +59,7 @@ from headrace.keystore import Hashing
 from headrace.link import Link
 from headrace.meters import Meters
 from headrace.once import Once
+from headrace.operated import Operated, Stand
 from headrace.outcome import Outcomes
 from headrace.parking import Parking
 from headrace.pursuit import Pursuits
@@ -69,7 +69,6 @@ from headrace.resources import Guard, Owners
 from headrace.retry.budget import Bounds, RetryBudget
 from headrace.retry.letters import Letters
 from headrace.retry.policy import RetryPolicy
-from headrace.retry.queue_gauges import QueueGauges
 from headrace.retry.ringer import Ringer
 from headrace.retry.rq import Queue
 from headrace.retry.rq_worker import Worker
@@ -121,14 +120,12 @@ class Parts:
         self._read_keys = read_keys
         self._keys = read_keys()
         self.is_leaving = False  # whoever asks whether we are ready hears no; calls are still taken until `drain`
+        self.passkey = ""
+        """Who presents it at the door of gRPC may do what an admin may."""
         self.own_redis: Callable[[], str] = str
         """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
-        self._redis_s: float | None = None  # how long it took to answer last
-        self._started = time.time()
-        self.is_worker = not keeps_disk
         self.seal = seal
-        self._commit = about.commit()
         self.clock = clock
         self._background = Background("parts", clock)
         self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock, tells=True)
@@ -287,12 +284,20 @@ class Parts:
             opens_s=settings.listen.stream_opens,
         )
         self.hits = Hits(clock, self.cache, self.flow)
+        self._config = settings_hash(settings)
+        self.operated = Operated(
+            self.link, clock, kind="daemon" if keeps_disk else "worker", flow=self.flow, pursuits=self.pursuits,
+            ringer=self.ringer, hosts=self.hosts, schedule=self.schedule, callers=self.callers, board=self.board,
+            census=self.census, tickets=self.tickets, trails=trails, outcomes=self.outcomes, seal=seal, stand=self._stand,
+            delay_s=lambda: settings.drain.delay, patience_s=lambda: settings.retry.max_age,
+            slow_s=settings.log.slow, most=settings.log.explain,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         parts = (
             self.hits, self.flow, self.leases, self.schedule, self.borrowing, self.cache, self.tickets, self.pursuits,
             self.crowd, self.link, self.worker, self.usage, self.batches, self.guard, self.tuner, self.board, self.answers,
-            self._background,
+            self.operated, self._background,
         )  # fmt: skip
         return f"<Parts {' '.join(map(repr, parts))}>"
 
@@ -314,6 +319,7 @@ class Parts:
             stack.push_async_callback(self.link.aclose)
             stack.push_async_callback(self.usage.close)
             stack.push_async_callback(self.batches.close)
+            stack.push_async_callback(self.operated.close)
             stack.push_async_callback(self.guard.owners.close)
             stack.push_async_callback(self.alarms.aclose)
             stack.push_async_callback(self.retries.close)
@@ -352,7 +358,7 @@ class Parts:
         start(self.tickets.keep, "tickets")
         start(self.sweeper.run, "sweeper")
         start(self.retries.keep, "retry-budget")
-        start(QueueGauges(self.link, self.clock).keep, "queue-gauges")
+        self.operated.start(start)
         start(self.callers.keep_fresh, "keys")
         start(self.hosts.stay, "hosts")
         start(self.overrides.keep, "overrides")
@@ -398,10 +404,8 @@ class Parts:
 
     async def look(self) -> None:
         """Look whether Redis is there, and what time it is by its clock; what follows from it, `wrong` says."""
-        asked, self._redis_s = self.clock.span(), None
         with contextlib.suppress(RedisAway):
             await self.link.set_clock(self.clock)
-            self._redis_s = self.clock.span() - asked
             await self.link.probe()
 
     async def settle_in(self) -> None:
@@ -425,6 +429,7 @@ class Parts:
             self._configured,
             wrong=(
                 (self.is_leaving, "draining"),
+                (bool(out := self.operated.out_of_service) and not self.is_leaving, out),
                 (bool(shut := self.callers.trouble), f"no caller's key is taken: {shut}"),
                 (bool(lacks := self.check.fatal), f"Redis does not do: {'; '.join(lacks)}"),
                 (bool(dying := self._background.failing), f"work in the background keeps dying: {', '.join(dying)}"),
@@ -438,27 +443,13 @@ class Parts:
 
     def _about(self) -> tuple[HostRow, int]:
         """Return where this process stands, as the live page has it, and how many wait for a slot."""
-        stands, slots, crowd = self.condition(), self.schedule.slots.stats(), self.crowd.stats()
-        row = HostRow(
-            daemon=self.link.instance,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            role="worker" if self.is_worker else "daemon",
-            version=version("headrace"),
-            commit=self._commit,
-            config=settings_hash(self.settings),
-            started=self._started,
-            state="draining" if self.is_leaving else "serving",
-            redis_ms=None if self._redis_s is None else round(self._redis_s * 1000, 2),
-            worker="" if self.worker.is_healthy else self.worker.why,
-            troubles=[*stands.wrong, *self.details()],
-            waiting=crowd.calls,
-            flights=len(self.flights),
-            attempts=self.pursuits.stats().running,
-            slots=slots.slots,
-            slots_in_use=slots.in_use,
-        )
-        return row, slots.waiting
+        slots = self.schedule.slots.stats()
+        return host_row(self.operated.register.own, flights=len(self.flights), slots=slots), slots.waiting
+
+    def _stand(self) -> Stand:
+        worker = "" if self.worker.is_healthy else self.worker.why
+        troubles = tuple(trouble.text for trouble in self.upstream.troubles.stats().now)
+        return Stand(self.condition(), troubles, worker, self._config, self.is_leaving)
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""
@@ -468,7 +459,9 @@ class Parts:
         self.tuner.learner.is_on = not settings.limit
         self.tally.prices = prices(settings)
         self._lanes = lanes(settings)
+        self._config = settings_hash(settings)
         self._name_in_metrics(settings)
+        self.operated.book.reload(slow_s=settings.log.slow, most=settings.log.explain)
         self.call_log.reload(settings.log.calls, settings.log.slow)
         self.outcomes.listen_to_kept(self.call_log.heed, is_on=settings.log.calls == "all")
         self._go_by_limits()

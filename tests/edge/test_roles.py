@@ -34,6 +34,7 @@ from headrace.v1 import (
     letters_service_pb2,
     message_batches_service_pb2,
     messages_service_pb2,
+    operator_service_pb2,
     tickets_service_pb2,
     usage_service_pb2,
 )
@@ -48,6 +49,7 @@ SERVICES = [
         cache_service_pb2,
         usage_service_pb2,
         budgets_service_pb2,
+        operator_service_pb2,
         api,
         *FILES,
     )
@@ -274,6 +276,8 @@ ANNS: dict[str, Anns] = {
     "MessageBatchesService.DeleteMessageBatch": of_batch(message_batches_service_pb2.DeleteMessageBatchRequest),
     "MessageBatchesService.StreamMessageBatchResults": of_batch(message_batches_service_pb2.StreamMessageBatchResultsRequest),
     "MessageBatchesService.ListMessageBatches": listed_batch,
+    "OperatorService.ExplainCall": of_ticket(operator_service_pb2.ExplainCallRequest),
+    "OperatorService.ForecastCall": just(operator_service_pb2.ForecastCallRequest(caller="ann", model="m")),
     "CacheService.PurgeCache": just(cache_service_pb2.PurgeCacheRequest(caller="ann")),
     "CacheService.GetCacheStats": just(cache_service_pb2.GetCacheStatsRequest(), _has_hers),
     "UsageService.GetUsage": just(usage_service_pb2.GetUsageRequest(caller="ann")),
@@ -281,6 +285,8 @@ ANNS: dict[str, Anns] = {
     "BudgetsService.GetBudget": just(budgets_service_pb2.GetBudgetRequest(limit="anns")),
 }
 REQUESTS: dict[str, Message] = {
+    "OperatorService.DrainHost": operator_service_pb2.DrainHostRequest(host="nowhere"),
+    "OperatorService.ResumeHost": operator_service_pb2.ResumeHostRequest(host="nowhere"),
     "ApiService.Call": api.CallRequest(head=api.CallRequestHead(method="GET", path="/v1/models")),
     "BudgetsService.SetLimit": budgets_service_pb2.SetLimitRequest(limit="anns"),
     "BudgetsService.DeleteLimit": budgets_service_pb2.DeleteLimitRequest(limit="anns"),

@@ -15,12 +15,14 @@ from tests.fuzz.target import Target
 from headrace import codec, keystore, seal
 from headrace.budgets import override
 from headrace.cache import entry, purges
-from headrace.edge import http_errors, status
+from headrace.edge import http_errors, operator_messages, status
 from headrace.edge.grpc_tickets import ticket_message
 from headrace.edge.grpc_usage import _row
 from headrace.errors import HeadraceError, StartupError, UpstreamError
+from headrace.explain import told
 from headrace.flight import items
 from headrace.flight.flights import Flight
+from headrace.hosts import fact
 from headrace.rank import LANES
 from headrace.rehearse.traffic import _rows, traffic_of
 from headrace.retry import alarm, ticket
@@ -202,6 +204,18 @@ def laid_over(data: bytes) -> None:
         assert override.decode(kind, override.encode(found)) == found
 
 
+def host(data: bytes) -> None:
+    found = fact.decode(data)
+    assert fact.decode(fact.encode(found)) == found
+    operator_messages.host(found).SerializeToString()
+
+
+def told_call(data: bytes) -> None:
+    found = told.decode(data)
+    assert told.decode(told.encode(found)) == found
+    operator_messages.told(found).SerializeToString()
+
+
 def traffic(data: bytes) -> None:
     """A file of calls to rehearse."""
     traffic_of(_rows(data.decode().splitlines(keepends=True), _FILE, LANES))
@@ -227,5 +241,7 @@ TARGETS = (
     Target("limits.organisation", own_limits),
     Target("usage.cell", cell, (ValueError,)),
     Target("overrides", laid_over, (ValueError,)),
+    Target("hosts.fact", host, (ValueError,)),
+    Target("explain.told", told_call, (ValueError,)),
     Target("rehearse.traffic", traffic, (StartupError, UnicodeDecodeError), weight=2),
 )

@@ -64,6 +64,8 @@ OURS = [
     (errors.ResourceNotFound("m", metadata={"resource": "file_1"}), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.LimitNotFound("m", metadata={"limit": "org"}), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.OverrideNotFound("m"), StatusCode.NOT_FOUND, {"ResourceInfo"}),
+    (errors.HostNotFound("m"), StatusCode.NOT_FOUND, {"ResourceInfo"}),
+    (errors.CallNotFound("m"), StatusCode.NOT_FOUND, {"ResourceInfo"}),
     (errors.Canceled("m"), StatusCode.CANCELLED, set()),
     (errors.Abandoned("m"), StatusCode.CANCELLED, set()),
     (errors.BrokenStream("m", status=529), StatusCode.UNAVAILABLE, AGAIN),

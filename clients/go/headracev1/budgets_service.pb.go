@@ -473,7 +473,9 @@ func (x *SetLimitResponse) GetLimit() *Limit {
 type DeleteLimitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name.
-	Limit         string `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit string `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Says why, for those who look later: at most 200 characters.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +513,13 @@ func (*DeleteLimitRequest) Descriptor() ([]byte, []int) {
 func (x *DeleteLimitRequest) GetLimit() string {
 	if x != nil {
 		return x.Limit
+	}
+	return ""
+}
+
+func (x *DeleteLimitRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -725,7 +734,9 @@ func (x *HoldCallerResponse) GetHold() *CallerHold {
 type ReleaseCallerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller's name.
-	Caller        string `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	Caller string `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Says why, for those who look later: at most 200 characters.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -763,6 +774,13 @@ func (*ReleaseCallerRequest) Descriptor() ([]byte, []int) {
 func (x *ReleaseCallerRequest) GetCaller() string {
 	if x != nil {
 		return x.Caller
+	}
+	return ""
+}
+
+func (x *ReleaseCallerRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -1658,9 +1676,10 @@ const file_headrace_v1_budgets_service_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reasonB\b\n" +
 	"\x06expiry\"<\n" +
 	"\x10SetLimitResponse\x12(\n" +
-	"\x05limit\x18\x01 \x01(\v2\x12.headrace.v1.LimitR\x05limit\"*\n" +
+	"\x05limit\x18\x01 \x01(\v2\x12.headrace.v1.LimitR\x05limit\"B\n" +
 	"\x12DeleteLimitRequest\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\tR\x05limit\"?\n" +
+	"\x05limit\x18\x01 \x01(\tR\x05limit\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"?\n" +
 	"\x13DeleteLimitResponse\x12(\n" +
 	"\x05limit\x18\x01 \x01(\v2\x12.headrace.v1.LimitR\x05limit\"\xd3\x01\n" +
 	"\x11HoldCallerRequest\x12\x16\n" +
@@ -1672,9 +1691,10 @@ const file_headrace_v1_budgets_service_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reasonB\b\n" +
 	"\x06expiry\"A\n" +
 	"\x12HoldCallerResponse\x12+\n" +
-	"\x04hold\x18\x01 \x01(\v2\x17.headrace.v1.CallerHoldR\x04hold\".\n" +
+	"\x04hold\x18\x01 \x01(\v2\x17.headrace.v1.CallerHoldR\x04hold\"F\n" +
 	"\x14ReleaseCallerRequest\x12\x16\n" +
-	"\x06caller\x18\x01 \x01(\tR\x06caller\"\x17\n" +
+	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x17\n" +
 	"\x15ReleaseCallerResponse\"\x89\x03\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +

@@ -233,7 +233,9 @@ type PurgeCacheRequest struct {
 	//	*PurgeCacheRequest_Caller
 	//	*PurgeCacheRequest_Model
 	//	*PurgeCacheRequest_All
-	Selector      isPurgeCacheRequest_Selector `protobuf_oneof:"selector"`
+	Selector isPurgeCacheRequest_Selector `protobuf_oneof:"selector"`
+	// Says why, for those who look later: at most 200 characters.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +311,13 @@ func (x *PurgeCacheRequest) GetAll() bool {
 		}
 	}
 	return false
+}
+
+func (x *PurgeCacheRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type isPurgeCacheRequest_Selector interface {
@@ -412,12 +421,13 @@ const file_headrace_v1_cache_service_proto_rawDesc = "" +
 	"\n" +
 	"drop_count\x18\b \x01(\x03R\tdropCount\x12\x1f\n" +
 	"\verror_count\x18\t \x01(\x03R\n" +
-	"errorCount\"y\n" +
+	"errorCount\"\x91\x01\n" +
 	"\x11PurgeCacheRequest\x12\x12\n" +
 	"\x03key\x18\x01 \x01(\tH\x00R\x03key\x12\x18\n" +
 	"\x06caller\x18\x02 \x01(\tH\x00R\x06caller\x12\x16\n" +
 	"\x05model\x18\x03 \x01(\tH\x00R\x05model\x12\x12\n" +
-	"\x03all\x18\x04 \x01(\bH\x00R\x03allB\n" +
+	"\x03all\x18\x04 \x01(\bH\x00R\x03all\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reasonB\n" +
 	"\n" +
 	"\bselector\"B\n" +
 	"\x12PurgeCacheResponse\x12,\n" +

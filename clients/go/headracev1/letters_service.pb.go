@@ -361,7 +361,9 @@ type RequeueLetterRequest struct {
 	// Is the time that its call has from now on, up to 24 hours. Absent means as long as it had at first.
 	AnswerTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=answer_timeout,json=answerTimeout,proto3" json:"answer_timeout,omitempty"`
 	// Says who asks; only `caller` counts.
-	Options       *CallOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	Options *CallOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	// Says why, for those who look later: at most 200 characters.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -417,6 +419,13 @@ func (x *RequeueLetterRequest) GetOptions() *CallOptions {
 	return nil
 }
 
+func (x *RequeueLetterRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Holds what was a dead letter.
 type RequeueLetterResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -469,7 +478,9 @@ type DropLetterRequest struct {
 	// Identifies it: its ticket's id.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Says who asks; only `caller` counts.
-	Options       *CallOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	Options *CallOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	// Says why, for those who look later: at most 200 characters.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,6 +527,13 @@ func (x *DropLetterRequest) GetOptions() *CallOptions {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *DropLetterRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Says that a dead letter was dropped.
@@ -582,16 +600,18 @@ const file_headrace_v1_letters_service_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
 	"\aoptions\x18\x02 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"@\n" +
 	"\x11GetLetterResponse\x12+\n" +
-	"\x06letter\x18\x01 \x01(\v2\x13.headrace.v1.LetterR\x06letter\"\x9c\x01\n" +
+	"\x06letter\x18\x01 \x01(\v2\x13.headrace.v1.LetterR\x06letter\"\xb4\x01\n" +
 	"\x14RequeueLetterRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12@\n" +
 	"\x0eanswer_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\ranswerTimeout\x122\n" +
-	"\aoptions\x18\x03 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"D\n" +
+	"\aoptions\x18\x03 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"D\n" +
 	"\x15RequeueLetterResponse\x12+\n" +
-	"\x06ticket\x18\x01 \x01(\v2\x13.headrace.v1.TicketR\x06ticket\"W\n" +
+	"\x06ticket\x18\x01 \x01(\v2\x13.headrace.v1.TicketR\x06ticket\"o\n" +
 	"\x11DropLetterRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
-	"\aoptions\x18\x02 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\"\x14\n" +
+	"\aoptions\x18\x02 \x01(\v2\x18.headrace.v1.CallOptionsR\aoptions\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x14\n" +
 	"\x12DropLetterResponse2\xd5\x02\n" +
 	"\x0eLettersService\x12P\n" +
 	"\vListLetters\x12\x1f.headrace.v1.ListLettersRequest\x1a .headrace.v1.ListLettersResponse\x12J\n" +

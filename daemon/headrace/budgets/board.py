@@ -18,8 +18,8 @@ from headrace import keys, records
 from headrace.budget.bucket import UNITS, Bucket, Window
 from headrace.budget.limits import Limit, Limits
 from headrace.budget.matching import shared_by
-from headrace.budget.want import Form
-from headrace.budgets.census import MOST_WAITING, Census, Seen, View, Waits
+from headrace.budget.want import Form, Want
+from headrace.budgets.census import MOST_WAITING, Census, Seen, View, Waits, seen_of
 from headrace.budgets.override import Held, Override
 from headrace.budgets.overrides import Overrides, find
 from headrace.clock import Clock
@@ -67,6 +67,12 @@ class Budget:
     flows: Mapping[tuple[str, str], int]
     waiting: Sequence[Waits]
     lowered_since: float | None = None
+
+    @property
+    def used(self) -> float:
+        """The share of it that is used; more than 1 in debt. What is lent is not used yet."""
+        left = self.level.left - self.level.debt + sum(loan.amount for loan in self.level.loans)
+        return 1 - left / self.seen.capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,10 @@ class Board:
             levels = await self._levels(some)
             budgets += [_budget(each, level) for each, level in zip(some, levels, strict=True)]
         return budgets
+
+    async def levels(self, wants: Sequence[Want]) -> list[Level]:
+        """Return what is in buckets, one after the other, as Redis has it; raises `RedisAway`."""
+        return await self._levels([seen_of(want) for want in wants])
 
     async def _levels(self, seen: Sequence[Seen]) -> list[Level]:
         looks = (records.or_nothing("bucket", each.id, self._link.do(*_look(each))) for each in seen)

@@ -88,7 +88,7 @@ class Census:
         """Return what this process knows."""
         now, schedule, daemon = self._clock.now(), self._schedule, self._link.instance
         known = schedule.limits.known(now)
-        seen = {want.bucket_id: _seen(want) for want in list(known.values())[:MOST_BUCKETS]}
+        seen = {want.bucket_id: seen_of(want) for want in list(known.values())[:MOST_BUCKETS]}
         for bucket_id, share in schedule.reserved.stats().items():
             if bucket_id in seen:
                 seen[bucket_id].reserved_calls, seen[bucket_id].reserved = share.calls, share.amount
@@ -101,7 +101,8 @@ class Census:
         await self._survey.close()
 
 
-def _seen(want: Want) -> Seen:
+def seen_of(want: Want) -> Seen:
+    """Return a bucket of which no more is known than what a call wants of it."""
     return Seen(want.bucket_id, want.limit, want.kind, want.form, want.rate_per_minute, want.capacity, want.ends_us)
 
 

@@ -173,6 +173,7 @@ class Schedule(Table, frozen=True):
 class Log(Table, frozen=True):
     calls: Literal["off", "slow", "errors", "all"] = "slow"
     slow: Duration = 30.0
+    explain: Count = 20_000
 
 
 class Metrics(Table, frozen=True):

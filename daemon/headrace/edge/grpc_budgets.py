@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace import globs
+from headrace import audit, globs
+from headrace.audit import Audit
 from headrace.budgets import Board
 from headrace.budgets.board import State
 from headrace.clock import Clock
@@ -17,7 +18,8 @@ from headrace.v1 import budgets_service_pb2 as pb
 class BudgetsServicer:
     """One short method per RPC."""
 
-    def __init__(self, board: Board, clock: Clock, who: Who) -> None:
+    def __init__(self, board: Board, clock: Clock, who: Who, audit: Audit) -> None:
+        self._audit = audit
         self._board = board
         self._clock = clock
         self._who = who
@@ -76,6 +78,7 @@ class BudgetsServicer:
         await self._board.overrides.set_limit(
             limit, messages.read_figures(request.figures), by=by, reason=request.reason, **messages.read_expiry(request)
         )
+        await self._audit.note("limit.set", limit.name, by=by, reason=request.reason, details=_figures(request.figures))
         return pb.SetLimitResponse(limit=self._shown(limit.name)).SerializeToString()
 
     @guarded
@@ -83,9 +86,11 @@ class BudgetsServicer:
         """Let a limit be as it is configured."""
         by = self._by("DeleteLimit", context)
         request = parse(pb.DeleteLimitRequest, raw)
+        audit.check(request.reason)
         if request.limit not in self._board.overrides.overrides:  # of one that went from the configuration it may go, too
             self._board.find(request.limit)
         await self._board.overrides.unset_limit(request.limit, by=by)
+        await self._audit.note("limit.unset", request.limit, by=by, reason=request.reason)
         return pb.DeleteLimitResponse(limit=self._shown(request.limit)).SerializeToString()
 
     @guarded
@@ -96,6 +101,8 @@ class BudgetsServicer:
         held = await self._board.overrides.hold(
             request.caller, refuse=request.refuse, by=by, reason=request.reason, **messages.read_expiry(request)
         )
+        details = "refuse=true" if request.refuse else ""
+        await self._audit.note("caller.held", request.caller, by=by, reason=request.reason, details=details)
         return pb.HoldCallerResponse(hold=messages.hold(request.caller, held, 0)).SerializeToString()
 
     @guarded
@@ -103,9 +110,11 @@ class BudgetsServicer:
         """Let a caller go on."""
         by = self._by("ReleaseCaller", context)
         request = parse(pb.ReleaseCallerRequest, raw)
+        audit.check(request.reason)
         if not request.caller:
             raise InvalidCall("caller: is empty; name the caller that is to go on", metadata={"field": "caller"})
         await self._board.overrides.release(request.caller, by=by)
+        await self._audit.note("caller.released", request.caller, by=by, reason=request.reason)
         return pb.ReleaseCallerResponse().SerializeToString()
 
     def _shown(self, name: str) -> pb.Limit | None:
@@ -114,3 +123,7 @@ class BudgetsServicer:
 
     def _by(self, method: str, context: Any) -> str:
         return self._who.ask(context, f"BudgetsService.{method}").caller.name
+
+
+def _figures(figures: pb.LimitFigures) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in messages.read_figures(figures).given().items())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace import audit
 from headrace.admission import Admission
+from headrace.audit import Audit
 from headrace.cache.selector import Selector
 from headrace.cache.tally import TierStats
 from headrace.cache.tiered import Cache
@@ -16,7 +18,8 @@ from headrace.v1 import cache_service_pb2
 class CacheServicer:
     """One short method per RPC."""
 
-    def __init__(self, cache: Cache, admission: Admission, who: Who) -> None:
+    def __init__(self, cache: Cache, admission: Admission, who: Who, audit: Audit) -> None:
+        self._audit = audit
         self._cache = cache
         self._admission = admission
         self._who = who
@@ -42,7 +45,11 @@ class CacheServicer:
     async def purge(self, raw: bytes, context: Any) -> bytes:
         """Remove kept answers from every tier on every host."""
         request = parse(cache_service_pb2.PurgeCacheRequest, raw)
-        count = await self._cache.purge(self._selector(request, context))
+        selector = self._selector(request, context)
+        audit.check(request.reason)
+        count = await self._cache.purge(selector)
+        by = self._who.ask(context, "CacheService.PurgeCache").caller.name
+        await self._audit.note("cache.purged", _words(request), by=by, reason=request.reason, details=f"entries={count}")
         return cache_service_pb2.PurgeCacheResponse(purged_entry_count=count).SerializeToString()
 
     def _selector(self, request: cache_service_pb2.PurgeCacheRequest, context: Any) -> Selector:
@@ -57,6 +64,11 @@ class CacheServicer:
         if scope != asker.owner.text:
             raise NotAllowed('callers share their answers (cache.scope = "shared"), so that only the role admin purges them')
         return _selector(request, asked, scope)
+
+
+def _words(request: cache_service_pb2.PurgeCacheRequest) -> str:
+    asked = str(request.WhichOneof("selector"))
+    return "all" if asked == "all" else f"{asked}={getattr(request, asked)}"
 
 
 def _selector(request: cache_service_pb2.PurgeCacheRequest, asked: str | None, scope: str | None) -> Selector:

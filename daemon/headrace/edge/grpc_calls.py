@@ -11,12 +11,12 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from multidict import CIMultiDict
 
-from headrace import observe, roles
+from headrace import observe, passkey, roles
 from headrace.callers import Callers, Certified
 from headrace.edge import peers, status
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.errors import HeadraceError, InvalidCall, TooLarge, UnknownCaller
-from headrace.model import Caller
+from headrace.model import Caller, Role
 from headrace.owner import Owner
 from headrace.trail import GIVEN_HEADER
 
@@ -134,11 +134,13 @@ class Who:
 
     Args:
         passes_credentials: callers' own keys go upstream (`upstream.credentials = "caller"`).
+        passkey: who presents it may do what an admin may (passkey.py); "" for nobody.
     """
 
-    def __init__(self, callers: Callers, *, passes_credentials: bool) -> None:
+    def __init__(self, callers: Callers, *, passes_credentials: bool, passkey: str = "") -> None:
         self._callers = callers
         self._passes_credentials = passes_credentials
+        self._passkey = passkey
 
     def admit(self, metadata: Iterable[tuple[str, str]]) -> None:
         """
@@ -147,12 +149,18 @@ class Who:
         Raises `UnknownCaller` for a stranger: whoever presents no key of ours there costs nothing more. Where a certificate may
         say it, nobody is a stranger yet: the RPC has to `recognize` its caller.
         """
-        if self.asks_for_keys and not self._callers.knows_certificates:
+        if self.asks_for_keys and not self._callers.knows_certificates and not self._operator(metadata):
             _presented.set(self._read(metadata))
 
     def recognize(self, context: Any) -> None:
         """Do the same from within the RPC, which knows the certificate, too, before it reads anything."""
-        _presented.set(self._of(context))
+        if not self._operator(context.invocation_metadata() or ()):
+            _presented.set(self._of(context))
+
+    def _operator(self, metadata: Iterable[tuple[str, str]]) -> str:
+        """Return which user of this machine presents our passkey; "" if none does."""
+        given = next((value for name, value in metadata if name == passkey.HEADER), "")
+        return passkey.who(given, self._passkey) if given else ""
 
     def keys(self, context: Any, headers: Mapping[str, str] | None = None) -> Keys:
         """
@@ -192,6 +200,8 @@ class Who:
 
     def ask(self, context: Any, rpc: str, named: str = "") -> Asker:
         """Return who asks for an RPC ("TicketsService.GetTicket"); raises `NotAllowed` if that may not (roles.py)."""
+        if operator := self._operator(context.invocation_metadata() or ()):
+            return Asker(Caller(operator, role=Role.ADMIN), Owner(operator), "", is_limited=False)
         key, own_key, *_ = self.keys(context)
         if self._passes_credentials and not named:
             named = dict(context.invocation_metadata() or ()).get("x-headrace-caller", "")

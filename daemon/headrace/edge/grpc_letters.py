@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from headrace import globs
+from google.protobuf.duration_pb2 import Duration
+
+from headrace import audit, globs
+from headrace.audit import Audit
 from headrace.edge.grpc_calls import Asker, Handler, Who, guarded, parse
 from headrace.edge.grpc_tickets import page_size, ticket_id, ticket_message, timestamp
 from headrace.errors import InvalidCall
@@ -15,11 +18,20 @@ from headrace.v1 import options_pb2
 _LONGEST_S = 86_400
 
 
+class Lasting(Protocol):
+    """A request to try a call again."""
+
+    @property
+    def answer_timeout(self) -> Duration: ...
+    def HasField(self, field_name: Any) -> bool: ...  # noqa: N802
+
+
 class LettersServicer:
     """One short method per RPC."""
 
-    def __init__(self, letters: Letters, who: Who) -> None:
+    def __init__(self, letters: Letters, who: Who, audit: Audit) -> None:
         self._letters = letters
+        self._audit = audit
         self._who = who
 
     def __repr__(self) -> str:
@@ -64,7 +76,9 @@ class LettersServicer:
         """Make a ticket of a letter again."""
         request = parse(pb.RequeueLetterRequest, raw)
         asker = self._asker("RequeueLetter", request.options, context)
-        ticket = await self._letters.requeue(ticket_id(request.id), _owner(asker), lasts_s=_lasts_s(request))
+        audit.check(request.reason)
+        ticket = await self._letters.requeue(ticket_id(request.id), _owner(asker), lasts_s=lasts_s(request))
+        await self._audit.note("ticket.requeued", ticket.id, by=asker.caller.name, reason=request.reason)
         return pb.RequeueLetterResponse(ticket=ticket_message(ticket)).SerializeToString()
 
     @guarded
@@ -72,7 +86,9 @@ class LettersServicer:
         """Drop a letter for good."""
         request = parse(pb.DropLetterRequest, raw)
         asker = self._asker("DropLetter", request.options, context)
+        audit.check(request.reason)
         await self._letters.drop(ticket_id(request.id), _owner(asker))
+        await self._audit.note("ticket.dropped", request.id, by=asker.caller.name, reason=request.reason)
         return pb.DropLetterResponse().SerializeToString()
 
     def _asker(self, method: str, options: options_pb2.CallOptions, context: Any) -> Asker:
@@ -98,7 +114,8 @@ def _owner(asker: Asker) -> str:
     return asker.owner.text if asker.is_limited else ""
 
 
-def _lasts_s(request: pb.RequeueLetterRequest) -> float | None:
+def lasts_s(request: Lasting) -> float | None:
+    """Return how long a requeued call is to have, None for as long as at first; raises `InvalidCall`."""
     if not request.HasField("answer_timeout"):
         return None
     seconds: float = request.answer_timeout.seconds + request.answer_timeout.nanos / 1e9

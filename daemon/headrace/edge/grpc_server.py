@@ -31,6 +31,7 @@ from headrace.edge.grpc_health import SERVICE_NAME, Health
 from headrace.edge.grpc_kept import KeptRpc
 from headrace.edge.grpc_letters import LettersServicer
 from headrace.edge.grpc_messages import MessagesServicer
+from headrace.edge.grpc_operator import OperatorServicer
 from headrace.edge.grpc_options import options
 from headrace.edge.grpc_routes import FILES
 from headrace.edge.grpc_tickets import TicketsServicer
@@ -38,6 +39,7 @@ from headrace.edge.grpc_typed import TypedServicer
 from headrace.edge.grpc_usage import UsageServicer
 from headrace.edge.grpc_watch import Bounds, Watch
 from headrace.edge.hits import Hits
+from headrace.operated import Operated
 from headrace.retry.letters import Letters
 from headrace.retry.tickets import Tickets
 from headrace.usage import Store
@@ -46,6 +48,7 @@ from headrace.v1 import (
     budgets_service_pb2,
     cache_service_pb2,
     letters_service_pb2,
+    operator_service_pb2,
     tickets_service_pb2,
     usage_service_pb2,
 )
@@ -58,6 +61,7 @@ _SERVICES = tuple(
         cache_service_pb2,
         usage_service_pb2,
         budgets_service_pb2,
+        operator_service_pb2,
         api_service_pb2,
         *FILES,
     )
@@ -78,6 +82,7 @@ class GrpcServer:
         passes_credentials: callers' own keys go upstream (`upstream.credentials = "caller"`).
         certificates: for TLS at TCP addresses; None for none.
         bounds: what connections may do.
+        passkey: who presents it may do what an admin may; "" for nobody.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class GrpcServer:
         cache: Cache,
         usage: Store,
         board: Board,
+        operated: Operated,
         *,
         clock: Clock,
         addresses: tuple[str, ...],
@@ -101,15 +107,17 @@ class GrpcServer:
         passes_credentials: bool = False,
         certificates: Certificates | None = None,
         bounds: Bounds | None = None,
+        passkey: str = "",
     ) -> None:
-        self._who = who = Who(callers, passes_credentials=passes_credentials)
+        self._who = who = Who(callers, passes_credentials=passes_credentials, passkey=passkey)
         kept = functools.partial(KeptRpc, exchange, admission, hits, who)
         self._messages = MessagesServicer(exchange.pursuits, admission, who, kept)
         self._tickets = TicketsServicer(tickets, who, exchange.guard, exchange.answers)
-        self._letters = LettersServicer(letters, who)
-        self._cache = CacheServicer(cache, admission, who)
+        self._letters = LettersServicer(letters, who, operated.audit)
+        self._cache = CacheServicer(cache, admission, who, operated.audit)
         self._usage = UsageServicer(usage, clock, who)
-        self._budgets = BudgetsServicer(board, clock, who)
+        self._budgets = BudgetsServicer(board, clock, who, operated.audit)
+        self._operator = OperatorServicer(operated, tickets, letters, operated.audit, who)
         self._api = ApiServicer(exchange, hits, who, budget_headers)
         self._typed = TypedServicer(exchange, who, kept)
         mode = int(socket_mode, 8)
@@ -191,6 +199,7 @@ class GrpcServer:
             "CacheService": self._cache.unary,
             "UsageService": self._usage.unary,
             "BudgetsService": self._budgets.unary,
+            "OperatorService": self._operator.unary,
         }
         many = {"MessagesService": self._messages.streaming, "TicketsService": self._tickets.streaming}
         methods: dict[str, grpc.RpcMethodHandler] = {}

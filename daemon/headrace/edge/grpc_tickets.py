@@ -37,6 +37,22 @@ class Asking(Protocol):
     def options(self) -> options_pb2.CallOptions: ...
 
 
+class Filters(Protocol):
+    """A request for tickets of some kind."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def lane(self) -> str: ...
+    @property
+    def state(self) -> tickets_pb2.TicketState.ValueType: ...
+    @property
+    def since_time(self) -> Timestamp: ...
+    @property
+    def until_time(self) -> Timestamp: ...
+    def HasField(self, field_name: Any) -> bool: ...  # noqa: N802
+
+
 class TicketsServicer:
     """One short method per RPC."""
 
@@ -115,7 +131,7 @@ class TicketsServicer:
         asker = self._who.ask(context, "TicketsService.ListTickets", request.options.caller)
         tickets, token = await self._tickets.listing.page(
             self._whose(request.owner, asker),
-            _wanted(request),
+            wanted(request),
             page_size=page_size(request.page_size),
             page_token=request.page_token,
         )
@@ -242,7 +258,8 @@ def page_size(asked: int) -> int:
     return min(asked or _PAGE, _MAX_PAGE)
 
 
-def _wanted(request: tickets_service_pb2.ListTicketsRequest) -> Wanted:
+def wanted(request: Filters) -> Wanted:
+    """Return which tickets a request asks for; raises `InvalidCall`."""
     globs.check(request.model, "model")
     return Wanted(
         state=_state(request.state),

@@ -47,6 +47,8 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.ResourceNotFound: Row(404, "not_found_error", False),
     errors.LimitNotFound: Row(404, "not_found_error", False),
     errors.OverrideNotFound: Row(404, "not_found_error", False),
+    errors.HostNotFound: Row(404, "not_found_error", False),
+    errors.CallNotFound: Row(404, "not_found_error", False),
     errors.Canceled: Row(409, "conflict_error", False),
     errors.Abandoned: Row(409, "conflict_error", False),
 }

@@ -79,6 +79,8 @@ _TABLE: dict[type[HeadraceError], Row] = {
     errors.ResourceNotFound: Row(StatusCode.NOT_FOUND, (_resource("resource"),)),
     errors.LimitNotFound: Row(StatusCode.NOT_FOUND, (_resource("limit"),)),
     errors.OverrideNotFound: Row(StatusCode.NOT_FOUND, (_resource("override"),)),
+    errors.HostNotFound: Row(StatusCode.NOT_FOUND, (_resource("host"),)),
+    errors.CallNotFound: Row(StatusCode.NOT_FOUND, (_resource("call"),)),
     errors.Canceled: Row(StatusCode.CANCELLED),
     errors.Abandoned: Row(StatusCode.CANCELLED),
     errors.BrokenStream: _AWAY,

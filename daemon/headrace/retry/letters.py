@@ -11,18 +11,19 @@ import asyncio
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from headrace import keys
+from headrace import keys, records
 from headrace.clock import Clock
 from headrace.errors import InvalidCall, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Call
 from headrace.retry.pages import Place, behind, place
-from headrace.retry.ticket import ASKED, RUN, Ticket
+from headrace.retry.ticket import ASKED, RUN, SUMMARY, Ticket
 from headrace.retry.tickets import Tickets
 from headrace.retry.waits import not_found
 
 _DROP = Script(__package__, "drop.lua")
+_ERASE = Script(__package__, "erase.lua")
 
 _MOST_LOOKED_AT = 5000  # for one page; what is left is for the next
 _LONGEST_S = 86_400.0
@@ -84,6 +85,10 @@ class Letters:
             return None  # it has just gone
         return Letter(ticket, at.score / 1e6) if ticket.owner == whose else None
 
+    async def count(self) -> int:
+        """Return how many there are; raises `RedisAway`."""
+        return int(await records.or_nothing("ticket", keys.LETTERS, self._link.do("ZCARD", keys.LETTERS)) or 0)
+
     async def get(self, ticket_id: str, owner: str = "") -> Letter:
         """Return a letter with its call; raises `TicketNotFound` for what is none, or not the owner's, and `RedisAway`."""
         return await insist(self._clock, lambda: self._get(ticket_id, owner))
@@ -113,6 +118,23 @@ class Letters:
         ticket = (await self.get(ticket_id, owner)).ticket
         names = [keys.ticket(ticket_id), keys.LETTERS, keys.tickets_of(ticket.owner)]
         if not await insist(self._clock, lambda: self._link.run(_DROP, names, [ticket_id, ticket.owner])):
+            raise not_found(ticket_id)
+
+    async def erase(self, ticket_id: str) -> None:
+        """
+        Take anybody's ticket that has ended away for good, a dead letter or not; its idempotency key goes with it.
+
+        Raises `TicketNotFound`, `InvalidCall` for one that has not ended, and `RedisAway`.
+        """
+        ticket = await insist(self._clock, lambda: self._tickets.looks.read(ticket_id, SUMMARY))
+        if not ticket.state.is_terminal:
+            said = f"ticket {ticket_id} is {ticket.state}: only one that has ended can be dropped; cancel it first"
+            raise InvalidCall(said, metadata={"field": "id"})
+        names = [
+            keys.ticket(ticket_id), keys.LETTERS, keys.tickets_of(ticket.owner), ticket.idempotency or keys.ticket(ticket_id),
+            keys.trail(ticket_id),
+        ]  # fmt: skip
+        if not await insist(self._clock, lambda: self._link.run(_ERASE, names, [ticket_id, ticket.owner])):
             raise not_found(ticket_id)
 
 

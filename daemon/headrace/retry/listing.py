@@ -11,6 +11,7 @@ from headrace import keys, records
 from headrace.clock import Clock
 from headrace.insist import insist
 from headrace.link import Link
+from headrace.owner import name_in
 from headrace.retry.pages import Place, behind, place
 from headrace.retry.ticket import SUMMARY, State, Ticket, readable_ticket
 from headrace.seal import UNSEALED, Seal
@@ -27,12 +28,13 @@ class Wanted:
 
     Args:
         state, lane: None and "" for any.
-        model: a glob.
+        model, caller: globs, the caller's of its name.
         since, until: when they were made (Unix seconds), from this moment on and before that one.
     """
 
     state: State | None = None
     model: str = "*"
+    caller: str = "*"
     lane: str = ""
     since: float = 0.0
     until: float | None = None
@@ -40,7 +42,8 @@ class Wanted:
     def fits(self, ticket: Ticket) -> bool:
         """Whether a ticket is among them, its time apart."""
         is_state = self.state in (None, ticket.state)
-        return is_state and self.lane in ("", ticket.lane) and fnmatchcase(ticket.model, self.model)
+        is_lane, is_callers = self.lane in ("", ticket.lane), fnmatchcase(name_in(ticket.owner), self.caller)
+        return is_state and is_lane and is_callers and fnmatchcase(ticket.model, self.model)
 
 
 class Listing:
@@ -69,7 +72,7 @@ class Listing:
         return await insist(self._clock, lambda: self._page(owner, wanted, at, page_size))
 
     async def _page(self, owner: str, wanted: Wanted, at: Place, page_size: int) -> tuple[list[Ticket], str]:
-        names = [keys.tickets_of(each) for each in await self._owners(owner)]
+        names = [keys.tickets_of(each) for each in await self._owners(owner, wanted.caller)]
         page: list[Ticket] = []
         looked_at = 0
         while looked_at < _MOST_LOOKED_AT:
@@ -84,10 +87,11 @@ class Listing:
                 return page, ""
         return page, at.token
 
-    async def _owners(self, owner: str) -> Sequence[str]:
+    async def _owners(self, owner: str, caller: str) -> Sequence[str]:
         if owner != EVERYBODY:
             return [owner]
-        return [each.decode(errors="replace") for each in await self._link.do("ZRANGE", keys.OWNERS, 0, -1)]
+        known = [each.decode(errors="replace") for each in await self._link.do("ZRANGE", keys.OWNERS, 0, -1)]
+        return [each for each in known if fnmatchcase(name_in(each), caller)]
 
     async def _behind(self, names: Sequence[str], at: Place, most: int, least: int) -> list[Place]:
         parts = await asyncio.gather(*(behind(self._link, name, at, most, least=least) for name in names))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import dataclass
 
 from headrace import keys, observe, records
 from headrace.clock import Clock
@@ -18,6 +19,15 @@ _EVERY_S = 15.0
 _MOST = 2000  # tickets that are looked at
 
 _COUNT = Script(__package__, "count.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """How many tickets are queued on all hosts, and how many run; when the eldest of the queued was made (Unix seconds)."""
+
+    queued: int = 0
+    running: int = 0
+    eldest: float = math.inf
 
 
 class QueueGauges:
@@ -40,17 +50,27 @@ class QueueGauges:
             await self._clock.sleep(_EVERY_S)
 
     async def _look(self) -> None:
+        found = await self.count()
+        observe.TICKETS_NOW.set({("QUEUED",): float(found.queued), ("RUNNING",): float(found.running)})
+        self._eldest = found.eldest
+
+    async def count(self) -> Queued:
+        """Return how many tickets have not ended; raises `RedisAway`."""
         asked = self._link.run(_COUNT, (keys.TICKETS,), (keys.ticket(""), _MOST))
         said = await records.or_nothing("ticket", keys.TICKETS, asked)
         if said is None:
-            return
+            return Queued()
         all_, queued, running, eldest = said
         # Of more than are looked at the rest is taken to be as these are, and most that wait are queued.
-        observe.TICKETS_NOW.set({("QUEUED",): float(queued + max(0, all_ - queued - running)), ("RUNNING",): float(running)})
-        try:
-            self._eldest = float(eldest) if eldest else math.inf
-        except ValueError:
-            records.unreadable("ticket", eldest)
+        return Queued(queued + max(0, all_ - queued - running), running, _moment(eldest))
 
     def _oldest_s(self) -> float:
         return max(0.0, self._clock.now() - self._eldest) if self._eldest < math.inf else 0.0
+
+
+def _moment(text: bytes) -> float:
+    try:
+        return float(text) if text else math.inf
+    except ValueError:
+        records.unreadable("ticket", text)
+        return math.inf

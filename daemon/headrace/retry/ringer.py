@@ -71,6 +71,8 @@ class Ringer:
         self._background = Background("ringer", clock)
         self._woken = asyncio.Event()
         self._is_leaving = False
+        self.is_resting: Callable[[], bool] = bool
+        """Whether what is due is left to others, though this process stays."""
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -119,7 +121,7 @@ class Ringer:
     async def _take(self) -> bool:
         """Take a batch of what is due; return whether there may be more, and room for it."""
         wanted = min(_BATCH, self._most - len(self._at_hand))
-        if wanted <= 0 or self._is_leaving:
+        if wanted <= 0 or self._is_leaving or self.is_resting():
             return False
         # What is due so soon is found, so the hold begins after that: else it would be told anew at once.
         args = [keys.ticket(""), wanted, round(_AHEAD_S * 1e6), round((_AHEAD_S + _HOLD_S) * 1e6)]

@@ -32,7 +32,7 @@ from headrace.retry.looks import Looks
 from headrace.retry.making import Making, new_id, us
 from headrace.retry.moves import Moves
 from headrace.retry.renewals import Renewals
-from headrace.retry.ticket import ASKED, RUN, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
+from headrace.retry.ticket import ASKED, RUN, SUMMARY, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
 from headrace.retry.unwanted import Unwanted
 from headrace.retry.waits import Waits, not_found
 from headrace.retry.watching import Watching
@@ -325,21 +325,25 @@ class Tickets:
         elif why == "unwanted":
             await self.unwanted.abandon(ticket_id, why)
 
-    async def cancel(self, ticket_id: str, owner: Owner) -> Ticket:
-        """Cancel an owner's ticket, and return it; one that has ended stays as it is."""
+    async def cancel(self, ticket_id: str, owner: Owner | None) -> Ticket:
+        """Cancel an owner's ticket (None: anybody's, by an operator), and return it; one that has ended stays as it is."""
         await self.get(ticket_id, owner)
-        error = Canceled("the ticket was canceled by its caller")
+        error = Canceled(f"the ticket was canceled by {'an operator' if owner is None else 'its caller'}")
         await insist(self._clock, lambda: self.finish(ticket_id, error=error))
         return await self.get(ticket_id, owner)
 
     # Looking.
 
-    async def get(self, ticket_id: str, owner: Owner) -> Ticket:
-        """Return an owner's ticket as it is now. Another's is not found."""
+    async def get(self, ticket_id: str, owner: Owner | None) -> Ticket:
+        """Return an owner's ticket as it is now; None: anybody's. Another's is not found."""
         ticket = await insist(self._clock, lambda: self.looks.whole(ticket_id))
-        if ticket.owner != owner.text:
+        if owner is not None and ticket.owner != owner.text:
             raise not_found(ticket_id)
         return ticket
+
+    async def look(self, ticket_id: str) -> Ticket:
+        """Return anybody's ticket as it is now, without its answer; raises `TicketNotFound`."""
+        return await insist(self._clock, lambda: self.looks.read(ticket_id, SUMMARY))
 
     async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
         """

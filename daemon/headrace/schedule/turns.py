@@ -52,6 +52,7 @@ from headrace.schedule.turn import Turn
 from headrace.trail import LEARNING, Trail
 from headrace.tuning.overload import ANSWERED, End
 from headrace.tuning.tuner import Tuner
+from headrace.weight import Measure
 
 _MEMO = 4096
 _GRANTED = observe.RESERVATIONS.at("granted")
@@ -341,6 +342,13 @@ class Schedule:
         now = self._clock.now()
         buckets = self._limits.buckets(call, now)
         return self._asking.known.headers(buckets, now) if buckets else ()
+
+    def wanted(self, payer: Payer, input_tokens: int, max_tokens: int) -> tuple[Want, ...]:
+        """Return what a call of so many tokens would want of its buckets; nothing is reserved."""
+        expect = self._estimator.expect
+        likely = expect(payer.caller.name, payer.model, Measure(0), max_tokens, floor=0, most=0, has_ceilings=True)
+        likely.input_tokens = likely.most_input_tokens = input_tokens
+        return self._limits.wants(payer, likely, self._clock.now())
 
     def now(self) -> float:
         """Return the time; for `Turn`."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/v1/cache_service.proto\x12\x0bheadrace.v1\"\x16\n\x14GetCacheStatsRequest\"C\n\x15GetCacheStatsResponse\x12*\n\x05tiers\x18\x01 \x03(\x0b\x32\x1b.headrace.v1.CacheTierStats\"\xc4\x01\n\x0e\x43\x61\x63heTierStats\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x13\n\x0b\x65ntry_count\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0emax_size_bytes\x18\x04 \x01(\x03\x12\x11\n\thit_count\x18\x05 \x01(\x03\x12\x12\n\nmiss_count\x18\x06 \x01(\x03\x12\x13\n\x0bstore_count\x18\x07 \x01(\x03\x12\x12\n\ndrop_count\x18\x08 \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\t \x01(\x03\"`\n\x11PurgeCacheRequest\x12\r\n\x03key\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x63\x61ller\x18\x02 \x01(\tH\x00\x12\x0f\n\x05model\x18\x03 \x01(\tH\x00\x12\r\n\x03\x61ll\x18\x04 \x01(\x08H\x00\x42\n\n\x08selector\"0\n\x12PurgeCacheResponse\x12\x1a\n\x12purged_entry_count\x18\x01 \x01(\x03\x32\xb5\x01\n\x0c\x43\x61\x63heService\x12V\n\rGetCacheStats\x12!.headrace.v1.GetCacheStatsRequest\x1a\".headrace.v1.GetCacheStatsResponse\x12M\n\nPurgeCache\x12\x1e.headrace.v1.PurgeCacheRequest\x1a\x1f.headrace.v1.PurgeCacheResponseB3\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/v1/cache_service.proto\x12\x0bheadrace.v1\"\x16\n\x14GetCacheStatsRequest\"C\n\x15GetCacheStatsResponse\x12*\n\x05tiers\x18\x01 \x03(\x0b\x32\x1b.headrace.v1.CacheTierStats\"\xc4\x01\n\x0e\x43\x61\x63heTierStats\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x13\n\x0b\x65ntry_count\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0emax_size_bytes\x18\x04 \x01(\x03\x12\x11\n\thit_count\x18\x05 \x01(\x03\x12\x12\n\nmiss_count\x18\x06 \x01(\x03\x12\x13\n\x0bstore_count\x18\x07 \x01(\x03\x12\x12\n\ndrop_count\x18\x08 \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\t \x01(\x03\"p\n\x11PurgeCacheRequest\x12\r\n\x03key\x18\x01 \x01(\tH\x00\x12\x10\n\x06\x63\x61ller\x18\x02 \x01(\tH\x00\x12\x0f\n\x05model\x18\x03 \x01(\tH\x00\x12\r\n\x03\x61ll\x18\x04 \x01(\x08H\x00\x12\x0e\n\x06reason\x18\x05 \x01(\tB\n\n\x08selector\"0\n\x12PurgeCacheResponse\x12\x1a\n\x12purged_entry_count\x18\x01 \x01(\x03\x32\xb5\x01\n\x0c\x43\x61\x63heService\x12V\n\rGetCacheStats\x12!.headrace.v1.GetCacheStatsRequest\x1a\".headrace.v1.GetCacheStatsResponse\x12M\n\nPurgeCache\x12\x1e.headrace.v1.PurgeCacheRequest\x1a\x1f.headrace.v1.PurgeCacheResponseB3\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CACHETIERSTATS']._serialized_start=142
   _globals['_CACHETIERSTATS']._serialized_end=338
   _globals['_PURGECACHEREQUEST']._serialized_start=340
-  _globals['_PURGECACHEREQUEST']._serialized_end=436
-  _globals['_PURGECACHERESPONSE']._serialized_start=438
-  _globals['_PURGECACHERESPONSE']._serialized_end=486
-  _globals['_CACHESERVICE']._serialized_start=489
-  _globals['_CACHESERVICE']._serialized_end=670
+  _globals['_PURGECACHEREQUEST']._serialized_end=452
+  _globals['_PURGECACHERESPONSE']._serialized_start=454
+  _globals['_PURGECACHERESPONSE']._serialized_end=502
+  _globals['_CACHESERVICE']._serialized_start=505
+  _globals['_CACHESERVICE']._serialized_end=686
 # @@protoc_insertion_point(module_scope)

@@ -123,6 +123,7 @@ class PurgeCacheRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """One answer, by the key that `Cache-Status` named."""
     caller: _builtins.str
@@ -131,6 +132,8 @@ class PurgeCacheRequest(_message.Message):
     """The answers of one model."""
     all: _builtins.bool
     """Everything, if true."""
+    reason: _builtins.str
+    """Says why, for those who look later: at most 200 characters."""
     def __init__(
         self,
         *,
@@ -138,10 +141,11 @@ class PurgeCacheRequest(_message.Message):
         caller: _builtins.str = ...,
         model: _builtins.str = ...,
         all: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "caller", b"caller", "key", b"key", "model", b"model", "selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "caller", b"caller", "key", b"key", "model", b"model", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "caller", b"caller", "key", b"key", "model", b"model", "reason", b"reason", "selector", b"selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_selector: _TypeAlias = _typing.Literal["key", "caller", "model", "all"]  # noqa: Y015
     _WhichOneofArgType_selector: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015

@@ -28,7 +28,7 @@ from headrace.v1 import options_pb2 as headrace_dot_v1_dot_options__pb2
 from headrace.v1 import tickets_pb2 as headrace_dot_v1_dot_tickets__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/letters_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19headrace/v1/options.proto\x1a\x19headrace/v1/tickets.proto\"\x9f\x01\n\x06Letter\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\x12-\n\tfail_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nbody_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12\x11\n\tsubmitted\x18\x06 \x01(\x08\"\x84\x01\n\x12ListLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12)\n\x07options\x18\x05 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"T\n\x13ListLettersResponse\x12$\n\x07letters\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Letter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x10GetLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"8\n\x11GetLetterResponse\x12#\n\x06letter\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Letter\"\x80\x01\n\x14RequeueLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x0e\x61nswer_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"<\n\x15RequeueLetterResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"J\n\x11\x44ropLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"\x14\n\x12\x44ropLetterResponse2\xd5\x02\n\x0eLettersService\x12P\n\x0bListLetters\x12\x1f.headrace.v1.ListLettersRequest\x1a .headrace.v1.ListLettersResponse\x12J\n\tGetLetter\x12\x1d.headrace.v1.GetLetterRequest\x1a\x1e.headrace.v1.GetLetterResponse\x12V\n\rRequeueLetter\x12!.headrace.v1.RequeueLetterRequest\x1a\".headrace.v1.RequeueLetterResponse\x12M\n\nDropLetter\x12\x1e.headrace.v1.DropLetterRequest\x1a\x1f.headrace.v1.DropLetterResponseB3\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/letters_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19headrace/v1/options.proto\x1a\x19headrace/v1/tickets.proto\"\x9f\x01\n\x06Letter\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\x12-\n\tfail_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nbody_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12\x11\n\tsubmitted\x18\x06 \x01(\x08\"\x84\x01\n\x12ListLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12)\n\x07options\x18\x05 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"T\n\x13ListLettersResponse\x12$\n\x07letters\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Letter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x10GetLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\"8\n\x11GetLetterResponse\x12#\n\x06letter\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Letter\"\x90\x01\n\x14RequeueLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x0e\x61nswer_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.headrace.v1.CallOptions\x12\x0e\n\x06reason\x18\x04 \x01(\t\"<\n\x15RequeueLetterResponse\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.headrace.v1.Ticket\"Z\n\x11\x44ropLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.headrace.v1.CallOptions\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x14\n\x12\x44ropLetterResponse2\xd5\x02\n\x0eLettersService\x12P\n\x0bListLetters\x12\x1f.headrace.v1.ListLettersRequest\x1a .headrace.v1.ListLettersResponse\x12J\n\tGetLetter\x12\x1d.headrace.v1.GetLetterRequest\x1a\x1e.headrace.v1.GetLetterResponse\x12V\n\rRequeueLetter\x12!.headrace.v1.RequeueLetterRequest\x1a\".headrace.v1.RequeueLetterResponse\x12M\n\nDropLetter\x12\x1e.headrace.v1.DropLetterRequest\x1a\x1f.headrace.v1.DropLetterResponseB3\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,13 +47,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETLETTERRESPONSE']._serialized_start=627
   _globals['_GETLETTERRESPONSE']._serialized_end=683
   _globals['_REQUEUELETTERREQUEST']._serialized_start=686
-  _globals['_REQUEUELETTERREQUEST']._serialized_end=814
-  _globals['_REQUEUELETTERRESPONSE']._serialized_start=816
-  _globals['_REQUEUELETTERRESPONSE']._serialized_end=876
-  _globals['_DROPLETTERREQUEST']._serialized_start=878
-  _globals['_DROPLETTERREQUEST']._serialized_end=952
-  _globals['_DROPLETTERRESPONSE']._serialized_start=954
-  _globals['_DROPLETTERRESPONSE']._serialized_end=974
-  _globals['_LETTERSSERVICE']._serialized_start=977
-  _globals['_LETTERSSERVICE']._serialized_end=1318
+  _globals['_REQUEUELETTERREQUEST']._serialized_end=830
+  _globals['_REQUEUELETTERRESPONSE']._serialized_start=832
+  _globals['_REQUEUELETTERRESPONSE']._serialized_end=892
+  _globals['_DROPLETTERREQUEST']._serialized_start=894
+  _globals['_DROPLETTERREQUEST']._serialized_end=984
+  _globals['_DROPLETTERRESPONSE']._serialized_start=986
+  _globals['_DROPLETTERRESPONSE']._serialized_end=1006
+  _globals['_LETTERSSERVICE']._serialized_start=1009
+  _globals['_LETTERSSERVICE']._serialized_end=1350
 # @@protoc_insertion_point(module_scope)

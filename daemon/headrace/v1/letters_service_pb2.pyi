@@ -199,8 +199,11 @@ class RequeueLetterRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     ANSWER_TIMEOUT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies it: its ticket's id."""
+    reason: _builtins.str
+    """Says why, for those who look later: at most 200 characters."""
     @_builtins.property
     def answer_timeout(self) -> _duration_pb2.Duration:
         """Is the time that its call has from now on, up to 24 hours. Absent means as long as it had at first."""
@@ -215,10 +218,11 @@ class RequeueLetterRequest(_message.Message):
         id: _builtins.str = ...,
         answer_timeout: _duration_pb2.Duration | None = ...,
         options: _options_pb2.CallOptions | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer_timeout", b"answer_timeout", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_timeout", b"answer_timeout", "id", b"id", "options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_timeout", b"answer_timeout", "id", b"id", "options", b"options", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,8 +260,11 @@ class DropLetterRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies it: its ticket's id."""
+    reason: _builtins.str
+    """Says why, for those who look later: at most 200 characters."""
     @_builtins.property
     def options(self) -> _options_pb2.CallOptions:
         """Says who asks; only `caller` counts."""
@@ -267,10 +274,11 @@ class DropLetterRequest(_message.Message):
         *,
         id: _builtins.str = ...,
         options: _options_pb2.CallOptions | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "options", b"options", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,75 @@
+"""What processes say of themselves, whom a name means, and who may be an operator without a key."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from headrace import audit, passkey
+from headrace.errors import HostNotFound, InvalidCall
+from headrace.hosts import Drain, Fact, State
+from headrace.hosts.fact import configs, decode, encode, named, unknown
+
+WEB = [Fact(instance=f"web-{n}-{n}0-0{n}ff", host=f"web-{n}", config="c") for n in (1, 2)]
+DB = [Fact(instance="db-7-aa", host="db"), Fact(instance="db-8-bb", host="db", kind="worker", config="d")]
+ALL = [*WEB, *DB]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("db", DB), ("db-7-aa", DB[:1]), ("db-8", DB[1:]), ("web-*", WEB), ("web-1", WEB[:1]), ("w*2", WEB[1:]), ("db-?-*", DB)],
+)
+def test_named(name: str, found: list[Fact]) -> None:
+    """A process, the beginning of its name, a host with all that runs there, and patterns."""
+    assert named(ALL, name) == found
+
+
+@pytest.mark.parametrize("name", ["", "mail", "web-3"])
+def test_not_there(name: str) -> None:
+    """Who is not there is told who is."""
+    with pytest.raises(HostNotFound, match="db-7-aa"):
+        named(ALL, name)
+
+
+def test_fact() -> None:
+    """What is said comes back as it was said; and an older version's process is known by its name."""
+    said = Fact(
+        instance="a-b-7-00", host="a-b", state=State.DRAINED, drain=Drain(5.0, "uid:0", "disk"), redis_ms=0.4, addresses=("x",)
+    )
+    assert decode(encode(said)) == said
+    assert unknown("a-b-7-00") == Fact(instance="a-b-7-00", host="a-b")
+    assert unknown("odd").host == "odd"
+
+
+@pytest.mark.parametrize("wrong", [{"at": 1e300}, {"redis_ms": -1.0}, {"running": -1}, {"drain": Drain(-5.0)}])
+def test_wrong(wrong: dict) -> None:
+    """What no process can say of itself is no fact."""
+    with pytest.raises(ValueError, match="no "):
+        decode(encode(msgspec.structs.replace(WEB[0], **wrong)))
+
+
+def test_configs() -> None:
+    """Those that are in force; who has not said it has none."""
+    assert configs(ALL) == {"c", "d"}
+
+
+def test_passkey(tmp_path) -> None:
+    """Who may read the file is let in under the name of a user; with anything else nobody is."""
+    key = passkey.make(tmp_path)
+    assert passkey.read(tmp_path) == key
+    assert (tmp_path / "operator.key").stat().st_mode & 0o777 == 0o600
+    assert passkey.who(passkey.said(key, "uid:0"), key) == "uid:0"
+    assert passkey.who(passkey.said(key, "uid:1000 (sudo by ann)"), key) == "uid:1000 (sudo by ann)"
+    for presented in ("", "uid:0", " uid:0", f"{key}", f"{key} ann", f"{key}0 uid:0", f"{key} uid:0\n", "\u00e9 uid:0"):
+        assert passkey.who(presented, key) == "", presented
+    assert passkey.who(" uid:0", "") == ""
+    assert passkey.make(tmp_path) != key
+    assert passkey.read(tmp_path / "nowhere") == ""
+
+
+def test_whoever() -> None:
+    """A user is named by number, and by sudo with whoever asked; what a variable says is no text for a log."""
+    assert audit.whoever({}).startswith("uid:")
+    assert audit.whoever({"SUDO_USER": "ann\n;x"}).endswith(" (sudo by annx)")
+    with pytest.raises(InvalidCall, match="201 characters"):
+        audit.check("x" * 201)
