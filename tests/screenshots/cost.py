@@ -22,9 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from browsing import browser, looking
 from conftest import start_valkey, until
 from fleet import Daemon, simulated
-from looking import House, admin_url, house
-
 from headrace.simulator import Options
+from looking import House, admin_url, house
 
 WAITING = 10_000
 LIMITS = json.dumps([{"name": "slow", "match": {"caller": "crowd*"}, "concurrency": 1}])
