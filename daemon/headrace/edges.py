@@ -146,11 +146,12 @@ def _admin_door(parts: Parts, runtime_dir: Path, certificates: Certificates | No
 
     looks = Looks(parts.clock, parts.board, parts.reporter)
     rows = TicketRows(parts.link, parts.tickets.listing, parts.seal)
-    views = Views(parts.link, parts.clock, looks, parts.reporter, rows, parts.usage, class_of)
+    operated = parts.operated
+    views = Views(parts.clock, looks, parts.reporter, rows, parts.usage, operated.register, operated.book, class_of)
     return Door(
         views,
         Feed(views, parts.clock, forms()),
-        Acts(parts.tickets, parts.letters, parts.overrides),
+        Acts(parts.tickets, parts.letters, parts.overrides, operated.audit),
         parts.callers,
         clock=parts.clock,
         addresses=listen.admin,

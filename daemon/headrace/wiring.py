@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import os
 import platform
-import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headrace import about, answers, memory, observe
+from headrace import answers, memory, observe
+from headrace.admin.hosts import host_row
 from headrace.admin.recent import Recent
 from headrace.admin.reporter import Reporter
 from headrace.admin.rows import HostRow
@@ -128,11 +127,7 @@ class Parts:
         self.own_redis: Callable[[], str] = str
         """Why our own Valkey is not there; "" if it is, or if Redis is another's."""
         self._leave_by: float | None = None
-        self._redis_s: float | None = None  # how long it took to answer last
-        self._started = time.time()
-        self.is_worker = not keeps_disk
         self.seal = seal
-        self._commit = about.commit()
         self.clock = clock
         self._background = Background("parts", clock)
         self.link = Link(redis_url, replicas=settings.redis.wait_replicas, clock=clock, tells=True)
@@ -422,10 +417,8 @@ class Parts:
 
     async def look(self) -> None:
         """Look whether Redis is there, and what time it is by its clock; what follows from it, `wrong` says."""
-        asked, self._redis_s = self.clock.span(), None
         with contextlib.suppress(RedisAway):
             await self.link.set_clock(self.clock)
-            self._redis_s = self.clock.span() - asked
             await self.link.probe()
 
     async def settle_in(self) -> None:
@@ -461,34 +454,15 @@ class Parts:
             ),
         )
 
+    def _about(self) -> tuple[HostRow, int]:
+        """Return where this process stands, as the live page has it, and how many wait for a slot."""
+        slots = self.schedule.slots.stats()
+        return host_row(self.operated.register.own, flights=len(self.flights), slots=slots), slots.waiting
+
     def _stand(self) -> Stand:
         worker = "" if self.worker.is_healthy else self.worker.why
         troubles = tuple(trouble.text for trouble in self.upstream.troubles.stats().now)
         return Stand(self.condition(), troubles, worker, self._config, self.is_leaving)
-
-    def _about(self) -> tuple[HostRow, int]:
-        """Return where this process stands, as the live page has it, and how many wait for a slot."""
-        stands, slots, crowd = self.condition(), self.schedule.slots.stats(), self.crowd.stats()
-        row = HostRow(
-            daemon=self.link.instance,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            role="worker" if self.is_worker else "daemon",
-            version=version("headrace"),
-            commit=self._commit,
-            config=settings_hash(self.settings),
-            started=self._started,
-            state="draining" if self.is_leaving else "serving",
-            redis_ms=None if self._redis_s is None else round(self._redis_s * 1000, 2),
-            worker="" if self.worker.is_healthy else self.worker.why,
-            troubles=[*stands.wrong, *self.details()],
-            waiting=crowd.calls,
-            flights=len(self.flights),
-            attempts=self.pursuits.stats().running,
-            slots=slots.slots,
-            slots_in_use=slots.in_use,
-        )
-        return row, slots.waiting
 
     def reload(self, settings: Settings) -> None:
         """Go on with new limits and callers, and with upstream's key as it is now."""

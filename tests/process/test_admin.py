@@ -103,10 +103,10 @@ async def test_tickets(valkey_url):
             {"done": "the ticket is QUEUED again"},
         )
         assert (await pair.act(pair.one, f"{path}/cancel"))[1] == {"done": "the ticket is CANCELED"}
-        told = [json.loads(line) for line in (pair.one.served.log + pair.two.served.log).splitlines() if "admin.acted" in line]
+        told = [json.loads(line) for line in (pair.one.served.log + pair.two.served.log).splitlines() if "act.done" in line]
         assert {(line["act"], line["by"], line["reason"]) for line in told} == {
-            ("requeue", "loopback", "once more"),
-            ("cancel", "loopback", ""),
+            ("ticket.requeued", "loopback", "once more"),
+            ("ticket.canceled", "loopback", ""),
         }
         again = asyncio.create_task(pair.call(pair.one, "ann", **{"idempotency-key": "k2"}))
         await shown(lambda: found("letter"))
@@ -205,10 +205,10 @@ async def test_on_this_machine(pair: House):
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as over:
         async with over.get("http://localhost/admin/api") as response:
-            assert await response.json() == {"views": list(VIEWS), "by": f"uid {os.getuid()}", "role": "operator"}
+            assert await response.json() == {"views": list(VIEWS), "by": f"uid:{os.getuid()}", "role": "operator"}
         async with over.post("http://localhost/admin/api/callers/bob/hold", json={}) as response:
             assert response.status == 200
-    assert f'"by":"uid {os.getuid()}"' in pair.one.served.log
+    assert f'"by":"uid:{os.getuid()}"' in pair.one.served.log
     assert (await pair.view(pair.one, "line", **{"x-forwarded-for": "192.0.2.7"}))[0] == 403
 
 

@@ -205,8 +205,8 @@ async def test_acts(pair: House, running):
         await looker.page.wait_for_selector("tr[data-key=ann] button[data-act=hold]")
         await looker.page.click("tr[data-key=ann] button[data-act=hold]")
         await looker.page.click("#leave")
-        assert '"act":"hold"' in pair.two.served.log
-        assert pair.two.served.log.count('"admin.acted"') == 2
+        assert '"act":"caller.held"' in pair.two.served.log
+        assert pair.two.served.log.count('"act.done"') == 2
         assert looker.wrong == []
 
 

@@ -32,7 +32,7 @@ from looking import House, admin_socket, admin_url, house
 INTO = Path(__file__).parents[2] / "docs" / "screenshots"
 MOST_BYTES = 300_000
 LIMITS = """[
-    {name = "org", per = ["class"], requests_per_minute = 400, input_tokens_per_minute = 60000},
+    {name = "org", per = ["class"], requests_per_minute = 140, input_tokens_per_minute = 16000, burst = "30s"},
     {name = "reports", match = {caller = "reports"}, requests_per_minute = 40, burst = "20s"},
     {name = "nightly", match = {caller = "nightly"}, concurrency = 2},
     {name = "payments", match = {team = "payments"}, spend_per_month = 500.0},
@@ -75,12 +75,14 @@ async def traffic(pair: House, caller: str, a_second: float, chance: random.Rand
     try:
         while True:
             await asyncio.sleep(chance.expovariate(a_second))
+            is_old = chance.random() < 0.3
             text = (
-                f"{caller} {chance.randrange(10) if chance.random() < 0.3 else chance.random()}"
-                + " word" * chance.randrange(200)
+                f"{caller} {chance.randrange(4)}" if is_old else f"{caller} {chance.random()}" + " word" * chance.randrange(200)
             )
             at = chance.choice((pair.one, pair.two))
-            task = asyncio.create_task(pair.call(at, caller, text=text, model=chance.choice(MODELS), within_ms=180_000))
+            task = asyncio.create_task(
+                pair.call(at, caller, text=text, model=MODELS[0] if is_old else chance.choice(MODELS), within_ms=180_000)
+            )
             asked.add(task)
             task.add_done_callback(asked.discard)
     finally:

@@ -22,17 +22,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from browsing import browser, looking
 from conftest import start_valkey, until
 from fleet import Daemon, simulated
+from headrace.simulator import Options
 from looking import House, admin_url, house
 
 WAITING = 10_000
-LIMITS = json.dumps([{"name": "slow", "match": {"caller": "crowd*"}, "requests_per_minute": 1, "burst": "1m"}])
+LIMITS = json.dumps([{"name": "slow", "match": {"caller": "crowd*"}, "concurrency": 1}])
 ROOM = {
     "LIMIT": LIMITS,
     "SCHEDULE__MAX_WAITING": "30000",
     "LISTEN__MAX_CONNECTIONS": "30000",
     "LISTEN__MAX_CONNECTIONS_PER_PEER": "30000",
 }
-_SPAN_S = 15.0
+_SPAN_S = 8.0
 
 
 def cpu_s(daemon: Daemon) -> float:
@@ -78,7 +79,11 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="s") as directory:
         valkey, url = start_valkey(Path(directory))
         try:
-            async with simulated() as simulator, house(simulator.url, url, **ROOM) as pair, browser() as running:
+            async with (
+                simulated(Options(first_token_s=900.0)) as simulator,
+                house(simulator.url, url, **ROOM) as pair,
+                browser() as running,
+            ):
                 print(f"nobody looks, nobody waits: {await share(pair.two):.1%} of a core")
                 print(f"five pages, nobody waits: {await with_pages(pair, running, 5):.1%} of a core", flush=True)
                 crowd = [

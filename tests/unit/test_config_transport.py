@@ -19,9 +19,9 @@ CA = {"LISTEN__TLS_CLIENT_CA": "/ca.pem"}
 KEYS = {"AUTH__REQUIRED": "true"}
 OWN = {"UPSTREAM__CREDENTIALS": "caller"}
 WHERE = {
-    "loopback": ("127.0.0.1:7481", False), "six": ("[::1]:7481", False), "named": ("localhost:7481", False),
-    "all": ("0.0.0.0:7481", True), "all six": ("[::]:7481", True), "mapped": ("[::ffff:10.0.0.1]:7481", True),
-    "private": ("10.0.0.1:7481", True), "host": ("headrace.internal:7481", True),
+    "loopback": ("127.0.0.1:7482", False), "six": ("[::1]:7482", False), "named": ("localhost:7482", False),
+    "all": ("0.0.0.0:7482", True), "all six": ("[::]:7482", True), "mapped": ("[::ffff:10.0.0.1]:7482", True),
+    "private": ("10.0.0.1:7482", True), "host": ("headrace.internal:7482", True),
 }  # fmt: skip
 
 

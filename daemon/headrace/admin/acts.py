@@ -1,5 +1,5 @@
 """
-What an operator may do from the live page: to tickets, whoever's they are, and to callers. Each act is told in the log.
+What an operator may do from the live page: to tickets, whoever's they are, and to callers. Each act is audited (audit.py).
 """
 
 from __future__ import annotations
@@ -7,29 +7,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
-from headrace import observe
+from headrace import audit
+from headrace.audit import Audit
 from headrace.budgets import Overrides
 from headrace.errors import InvalidCall
-from headrace.owner import Owner
 from headrace.retry.letters import Letters
-from headrace.retry.ticket import ASKED
 from headrace.retry.tickets import Tickets
-
-log = structlog.get_logger()
 
 TICKET_ACTS = ("cancel", "requeue", "drop")
 CALLER_ACTS = ("hold", "release")
 
-_LONGEST_REASON = 200
 _LONGEST_HOLD_S = 366 * 86_400.0
 
 
 class Acts:
     """Acts."""
 
-    def __init__(self, tickets: Tickets, letters: Letters, overrides: Overrides) -> None:
+    def __init__(self, tickets: Tickets, letters: Letters, overrides: Overrides, audit: Audit) -> None:
+        self._audit = audit
         self._tickets = tickets
         self._letters = letters
         self._overrides = overrides
@@ -41,17 +36,15 @@ class Acts:
         """Do something to a ticket, and return what was done; raises `TicketNotFound`, `InvalidCall`, `RedisAway`."""
         reason = _reason(said)
         if act == "cancel":
-            ticket = await self._tickets.looks.read(ticket_id, ASKED)
-            name, _, credential = ticket.owner.partition("#")
-            ended = await self._tickets.cancel(ticket_id, Owner(name, credential))
-            done = f"the ticket is {ended.state}"
+            ended = await self._tickets.cancel(ticket_id, None)
+            what, done = "ticket.canceled", f"the ticket is {ended.state}"
         elif act == "requeue":
             await self._letters.requeue(ticket_id)
-            done = "the ticket is QUEUED again"
+            what, done = "ticket.requeued", "the ticket is QUEUED again"
         else:
             await self._letters.drop(ticket_id)
-            done = "the dead letter is gone"
-        log.info(observe.ADMIN_ACTED, act=act, ticket=ticket_id, by=by, reason=reason)
+            what, done = "ticket.dropped", "the dead letter is gone"
+        await self._audit.note(what, ticket_id, by=by, reason=reason)
         return done
 
     async def on_caller(self, act: str, name: str, said: Mapping[str, Any], by: str) -> str:
@@ -59,18 +52,19 @@ class Acts:
         reason = _reason(said)
         if act == "hold":
             await self._overrides.hold(name, refuse=said.get("refuse") is True, by=by, reason=reason, ttl_s=_seconds(said))
-            done = f"{name} is on hold"
+            what, done = "caller.held", f"{name} is on hold"
         else:
             await self._overrides.release(name, by=by)
-            done = f"{name} goes on"
-        log.info(observe.ADMIN_ACTED, act=act, caller=name, by=by, reason=reason)
+            what, done = "caller.released", f"{name} goes on"
+        await self._audit.note(what, name, by=by, reason=reason)
         return done
 
 
 def _reason(said: Mapping[str, Any]) -> str:
     reason = said.get("reason", "")
-    if not isinstance(reason, str) or len(reason) > _LONGEST_REASON:
-        raise InvalidCall(f"reason: must be a text of {_LONGEST_REASON} characters at most", metadata={"field": "reason"})
+    if not isinstance(reason, str):
+        raise InvalidCall("reason: must be a text", metadata={"field": "reason"})
+    audit.check(reason)
     return reason
 
 

@@ -76,4 +76,4 @@ def _user(transport: Any) -> str:
         return "socket"
     with socket.socket(fileno=os.dup(at.fileno())) as same:
         _, uid, _ = struct.unpack("3i", same.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return f"uid {uid}"
+    return f"uid:{uid}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from headrace.admin.rows import CallRow, Phase, TryRow
+from headrace.explain import Told
 from headrace.outcome import Outcome
 from headrace.owner import name_in
 from headrace.trail import Try
@@ -44,6 +45,35 @@ def row_of(outcome: Outcome, daemon: str = "", *, is_whole: bool = False) -> Cal
         row.waits = dict(outcome.waits)
         row.phases = list(phases(outcome.began, outcome.took_s, tries))
     return row
+
+
+def told_row(told: Told) -> CallRow:
+    """Return a call as a row, of what the book of calls has of it."""
+    return CallRow(
+        id=told.id,
+        caller=name_in(told.caller),
+        model=told.model,
+        lane=told.lane,
+        edge=told.edge,
+        endpoint=told.endpoint,
+        source=told.source,
+        reason=told.reason,
+        status=told.status,
+        limit=told.limit,
+        ticket=told.ticket,
+        began=told.began,
+        took=told.took_s,
+        first=told.first_s,
+        waited=sum(each.waited_s for each in told.tries),
+        attempts=told.attempts,
+        input=told.input_tokens + told.cache_read_tokens,
+        output=told.output_tokens,
+        request_id=told.request_id,
+        daemon=told.host,
+        tries=[_try(each) for each in told.tries],
+        waits=dict(told.waits),
+        phases=list(phases(told.began, told.took_s, told.tries)),
+    )
 
 
 def _try(made: Try) -> TryRow:

@@ -123,7 +123,8 @@ class HostRow(msgspec.Struct, kw_only=True):
     One process: a daemon, or a worker beside it.
 
     Args:
-        state: "serving", "draining", or "silent" where it has beaten of late but did not answer.
+        state: that of hosts/fact.py, or "silent" where it has beaten of late but did not answer.
+        running: calls and attempts that it has in hand.
         redis_ms: how long Redis took to answer it last; None if it did not.
         worker: "" while it takes jobs, else why not.
         troubles: what is wrong, what it lacks, and what upstream is in, a line each.
@@ -145,10 +146,9 @@ class HostRow(msgspec.Struct, kw_only=True):
     addresses: list[str] = []
     waiting: int = 0
     flights: int = 0
-    attempts: int = 0
+    running: int = 0
     slots: int = 0
     slots_in_use: int = 0
-    memory: int = 0
 
 
 class TryRow(msgspec.Struct, kw_only=True):

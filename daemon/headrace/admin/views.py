@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headrace import keys
 from headrace.admin import budgets, callers, usage
+from headrace.admin.calls import told_row
 from headrace.admin.fresh import Fresh
+from headrace.admin.hosts import host_row
 from headrace.admin.looks import Look, Looks
 from headrace.admin.reporter import Reporter
-from headrace.admin.rows import HostRow, Shown, Summary, WaitingRow
+from headrace.admin.rows import Shown, Summary, WaitingRow
 from headrace.admin.tickets import Counts, Filter, TicketRows
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, InvalidCall
-from headrace.link import Link
+from headrace.explain import Book
+from headrace.hosts import Register
 from headrace.usage import Granularity, Question, Row, Store
 
 VIEWS = ("budgets", "line", "tickets", "callers", "hosts", "calls", "usage")
@@ -72,15 +74,17 @@ class Views:
 
     def __init__(
         self,
-        link: Link,
         clock: Clock,
         looks: Looks,
         reporter: Reporter,
         tickets: TicketRows,
         store: Store,
+        register: Register,
+        book: Book,
         class_of: Callable[[str], str],
     ) -> None:
-        self._link = link
+        self._register = register
+        self._book = book
         self._clock = clock
         self._looks = looks
         self._reporter = reporter
@@ -147,15 +151,19 @@ class Views:
     async def _hosts(self, asked: Asked, look: Look) -> Made:
         rows = sorted(look.hosts, key=lambda row: row.daemon)
         known = {row.daemon for row in rows}
-        beaten = [name.decode(errors="replace") for name in await self._link.do("ZRANGE", keys.HOSTS, 0, -1)]
-        silent = [HostRow(daemon=name, host=name.rsplit("-", 2)[0], state="silent") for name in beaten if name not in known]
+        silent = [host_row(fact, is_silent=True) for fact in await self._register.all() if fact.instance not in known]
         return [*rows, *silent], {"configs": sorted({row.config for row in rows if row.config})}
 
     async def _calls(self, asked: Asked, look: Look) -> Made:
         return list(await self._reporter.calls()), {}
 
     async def _call(self, asked: Asked, look: Look) -> Made:
-        return list(await self._reporter.call(asked.said.get("id", ""))), {}
+        name = asked.said.get("id", "")
+        found, told = await asyncio.gather(self._reporter.call(name), self._book.find(name))
+        # What is in the book a process may still remember itself.
+        known = {(row.id, row.daemon, round(row.began, 3)) for row in found}
+        kept = [told_row(each) for each in told if (each.id, each.host, round(each.began, 3)) not in known]
+        return sorted([*found, *kept], key=lambda row: row.began), {}
 
     async def _usage(self, asked: Asked, look: Look) -> Made:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
