@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import platform
+import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
