@@ -34,7 +34,7 @@ from headrace.edge import http_errors
 from headrace.edge.connections import Connections
 from headrace.edge.exchange import new_id
 from headrace.edge.http_listener import Listener
-from headrace.edge.http_pages import Page
+from headrace.edge.http_pages import Page, Spellings
 from headrace.edge.http_protocol import LINGER_S, as_http11
 from headrace.edge.http_refusals import Refusals
 from headrace.edge.http_site import Site
@@ -66,7 +66,7 @@ _HTML = ("content-type", "text/html; charset=utf-8")
 _EVENTS = ("content-type", "text/event-stream")
 _LOGIN = ("www-authenticate", 'Basic realm="headrace: any name, and a key as the password", charset="UTF-8"')
 
-Pages = Mapping[str, Page]
+Pages = Mapping[str, Page | Spellings]
 
 
 def forms() -> dict[str, Callable[..., bytes]]:
