@@ -15,6 +15,7 @@ from headrace.clock import Clock
 from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.grpc_watch import Bounds
+from headrace.edge.http_pages import PagesServer, pages
 from headrace.edge.http_server import HttpServer
 from headrace.edge.http_times import Times
 from headrace.room import connections_of
@@ -111,6 +112,11 @@ class Edges:
             await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
         finally:
             telling.cancel()
+
+
+def pages_of(parts: Parts) -> PagesServer:
+    """Return the door of a worker: health, readiness and metrics at `worker.listen`, and nothing else."""
+    return PagesServer(parts.settings.worker.listen, pages(parts.wrong, parts.details, generate_latest))
 
 
 def _certificates(listen: Listen, clock: Clock) -> Certificates | None:

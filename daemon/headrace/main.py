@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace import keyring, letterbox, steering
+from headrace import backups, keyring, letterbox, steering
+from headrace.doctor import command
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import ConfigOption, KeyOption, ask_daemon, load, print_table, with_link
 
@@ -39,6 +40,8 @@ app.add_typer(cache_app, name="cache")
 steering.add_to(app)
 keyring.add_to(app)
 letterbox.add_to(app)
+command.add_to(app)
+backups.add_to(app)
 
 
 def run() -> None:
@@ -129,14 +132,25 @@ def demo(
 
 
 @config_app.command("check")
-def check_config(config: ConfigOption = None) -> None:
-    """Say whether the configuration is right, and what in it is doubtful."""
+def check_config(
+    config: ConfigOption = None,
+    live: Annotated[bool, typer.Option("--live", help="Try Redis, upstream and the ports, too.")] = False,
+    only_file: Annotated[bool, typer.Option("--only-file", help="Not whether this machine has what it needs.")] = False,
+) -> None:
+    """Say whether the configuration is right, and the daemon could start with it here, and what in it is doubtful."""
+    from headrace import needs
     from headrace.config import find_file, warnings
 
     settings, _ = load(config)
     for warning in warnings(settings, os.environ):
         typer.echo(f"warning: {warning}", err=True)
+    if unmet := [] if only_file else needs.unmet(settings, os.environ):
+        for error in unmet:
+            typer.echo(f"headrace: {error}", err=True)
+        raise typer.Exit(2 if isinstance(unmet[0], ConfigError) else 1)
     typer.echo(f"{find_file(config, os.environ) or 'no file, defaults and environment'}: ok")
+    if live:
+        command.check_live(settings)
 
 
 @config_app.command("show")

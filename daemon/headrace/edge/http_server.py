@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict, MultiMapping
 
-from headrace import observe, roles
+from headrace import observe
 from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.callers import Callers
@@ -33,7 +33,7 @@ from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_ev
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_listener import Listener
-from headrace.edge.http_pages import Page
+from headrace.edge.http_pages import pages
 from headrace.edge.http_protocol import LINGER_S, as_http11
 from headrace.edge.http_refusals import Refusals, RefusalStats
 from headrace.edge.http_site import Site
@@ -51,8 +51,6 @@ from headrace.trail import GIVEN_HEADER, id_of
 log = structlog.get_logger()
 
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,7 @@ class HttpServer:
         self._connections = Connections(connections_of(max_connections), max_connections_per_peer, now=time.monotonic)
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
-        self._routes = _pages(readiness, details, metrics)
+        self._routes = pages(readiness, details, metrics)
         self.port = 0
 
     def __repr__(self) -> str:
@@ -271,23 +269,6 @@ class HttpServer:
             await stream.write(http_errors.error_event(error, new_id()))
         await stream.write_eof()
         return stream
-
-
-def _pages(
-    readiness: Callable[[], list[str]], details: Callable[[], list[str]], metrics: Callable[[], bytes]
-) -> dict[str, dict[str, Handler]]:
-    def ready() -> tuple[int, bytes]:
-        wrong = readiness()
-        return 503 if wrong else 200, "\n".join([*(wrong or ["ready"]), *details(), ""]).encode()
-
-    made = {
-        "/healthz": Page(lambda: (200, b"ok\n"), "text/plain", now=time.monotonic),
-        "/readyz": Page(ready, "text/plain; charset=utf-8", now=time.monotonic),
-        "/metrics": Page(lambda: (200, metrics()), "text/plain; version=0.0.4; charset=utf-8", now=time.monotonic),
-    }
-    if any(roles.of_path("GET", path) is not roles.PUBLIC for path in made):
-        raise ValueError("what is answered without a key must be public (roles.py)")
-    return {path: {"GET": page.show, "HEAD": page.show} for path, page in made.items()}
 
 
 def _nothing_at(path: str) -> str:
