@@ -23,12 +23,13 @@ ASIDE = "damaged-*"
 
 _MOST_DIGITS = 20  # of a count, with its mark and end
 # What the server says of data that it cannot read; of a full disk or missing rights it says something else.
-_DAMAGE = re.compile(
-    r"Bad file format|Unexpected end of file|Unknown command '|RDB CRC|Wrong signature|Can't handle RDB|Short read or OOM|"
-    r"Internal error in RDB|Invalid AOF manifest|AOF .* doesn't exist|Unrecoverable error|Terminating server after rdb file"
+_BASE = re.compile(
+    r"RDB CRC|Wrong signature|Can't handle RDB|Short read or OOM|Internal error in RDB|Terminating server after rdb file"
 )
-_BASE = re.compile(r"RDB|Wrong signature|rdb file", re.IGNORECASE)
-_UNKNOWN = re.compile(r"Unknown command '([^']*)'")
+_DAMAGE = re.compile(
+    rf"{_BASE.pattern}|Bad file format|Unexpected end of file|[Uu]nknown command '|AOF MANIFEST FILE ERROR|AOF .* doesn't exist"
+)
+_UNKNOWN = re.compile(r"[Uu]nknown command '([^']*)'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,15 +101,17 @@ def _require_own(settings: Settings) -> None:
 def _dumped(client: redis.Redis) -> Iterator[Path]:
     """Let the server write its memory into a file beside its data, until the block ends."""
     said: Any = client.config_get("dir", "dbfilename")
-    name = f"backup-{os.getpid()}.rdb"
-    path = Path(said["dir"], name)
-    client.config_set("dbfilename", name)
+    where = {_text(name): _text(value) for name, value in said.items()}
+    path = Path(where["dir"], where["dbfilename"])  # nobody else's: what the server keeps is in its append-only files
     try:
         _save(client)
         yield path
     finally:
-        client.config_set("dbfilename", said["dbfilename"])
         path.unlink(missing_ok=True)
+
+
+def _text(value: bytes | str) -> str:
+    return os.fsdecode(value)
 
 
 def _save(client: redis.Redis) -> None:
