@@ -13,7 +13,9 @@ Doors and lives
     overview    its status, hosts, drain      explaining  why a call was slow
     ticketing   its tickets                   passkey     root needs no key
     operated    what operators look at        built       of which commit
-    condition   ready, degraded or neither
+    condition   ready, degraded or neither    doctor/     whether all is well, around it too
+    needs       of its machine                loaded      the configuration of now
+    backups     of our own Valkey             owned       whose the state directory is
     certificates  shown at the doors          about       what runs here
     wiring      joins the parts               edges       opens and closes the doors
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
@@ -36,7 +38,7 @@ The line
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     tuning/     what upstream says of itself
     callers     who asks                      keystore    keys, as Redis holds them
-    embedded    our own Valkey
+    embedded    our own Valkey                aof         what it wrote, mended
     outcome     what came of one call         usage/      all of that, added up
     batches/    what message batches used     resources/  whose things at upstream are
     meters      by caller, limit and class    call_log    a line a call
@@ -47,6 +49,7 @@ The ground
     link        one client for Redis          pipe        its connection
     listener    nudges from other processes   replies     what an error of Redis means
     refusals    what Redis refuses just now   redis_check what it lacks, said at the start
+    schema      which version of our records
     keys        every key in Redis            errors      what can go wrong
     forms/      an answer as JSON, as events  codec       what was said, as bytes
     model       the values that travel        observe     every metric and log event

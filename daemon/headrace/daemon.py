@@ -14,19 +14,20 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
 
-from headrace import guard, logs, observe, passkey, room
+from headrace import guard, logs, needs, observe, passkey, room, schema
 from headrace.background import Background
 from headrace.condition import Condition
-from headrace.config import Settings, keys, redis_url, runtime_dir, seal, warnings
+from headrace.config import Settings, redis_url, runtime_dir, seal, warnings
 from headrace.embedded import EmbeddedValkey
-from headrace.errors import ConfigError, RedisAway, StartupError
+from headrace.errors import ConfigError, RedisAway
+from headrace.loaded import Loaded, Read
 from headrace.lockfile import StateLock
 from headrace.notify import Notifier
 from headrace.retry.adopting import NAMES, adopt
@@ -41,19 +42,18 @@ log = structlog.get_logger()
 
 _BEAT_S = 1.0
 
-Reload = Callable[[], Settings]
 
-
-def serve(settings: Settings, reload: Reload) -> None:
+def serve(settings: Settings, read: Read) -> None:
     """Run the daemon until SIGTERM or SIGINT. Call it from the main thread."""
     logs.set_up_logs()
     guard.close_up()
     for warning in warnings(settings, os.environ):
         log.warning(observe.CONFIG_DOUBTFUL, warning=warning)
+    needs.meet(settings, os.environ)
     room.raise_descriptors()
     notifier = Notifier()
     with _valkey(settings, notifier) as valkey:
-        _run(_serve(settings, reload, notifier, valkey))
+        _run(_serve(Loaded(settings, read), notifier, valkey))
 
 
 def work(settings: Settings) -> None:
@@ -62,6 +62,7 @@ def work(settings: Settings) -> None:
         raise ConfigError("redis.url: is empty, and a worker of its own needs the Redis that its daemons use")
     logs.set_up_logs()
     guard.close_up()
+    needs.meet_as_worker(settings, os.environ)
     room.raise_descriptors()
     _run(_work(settings, Notifier()))
 
@@ -77,7 +78,7 @@ def _run(main: Coroutine[object, object, None]) -> None:
 
 @contextlib.contextmanager
 def _valkey(settings: Settings, notifier: Notifier) -> Iterator[EmbeddedValkey | None]:
-    _prepare(Path(settings.state.dir))
+    Path(settings.state.dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     guard.mend_modes(Path(settings.state.dir))
     # All of it has one owner: the disk tier, too, which lies there with a Redis elsewhere.
     with StateLock(Path(settings.state.dir)):
@@ -89,32 +90,21 @@ def _valkey(settings: Settings, notifier: Notifier) -> Iterator[EmbeddedValkey |
             yield valkey
 
 
-def _prepare(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = directory / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StartupError(
-            f"state.dir: cannot write to {directory}: {error.strerror}; make it writable for this user, or name another"
-        ) from error
-
-
 # Serving.
 
 
-async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
+async def _serve(loaded: Loaded, notifier: Notifier, valkey: EmbeddedValkey | None) -> None:
     # Imported here, since it brings gRPC along, which wants Valkey to be started first. It would write a line for each
     # connection that is no TLS, and anybody can make those.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from headrace.edges import Edges
     from headrace.wiring import Parts
 
-    leave = _on_signals(signal.SIGTERM, signal.SIGINT)
+    leave, settings = _on_signals(signal.SIGTERM, signal.SIGINT), loaded.now
     async with contextlib.AsyncExitStack() as stack:
+        await schema.require(_redis_url(settings, valkey))
         sealed = seal(settings, os.environ)
-        parts = Parts(settings, _redis_url(settings, valkey), lambda: keys(settings, os.environ), seal=sealed)
+        parts = Parts(settings, _redis_url(settings, valkey), loaded.keys, seal=sealed)
         await stack.enter_async_context(parts.running())
         if valkey is not None:
             parts.own_redis = lambda: valkey.why
@@ -126,7 +116,7 @@ async def _serve(settings: Settings, reload: Reload, notifier: Notifier, valkey:
         await stack.enter_async_context(edges.open())
         parts.operated.addresses = tuple(edges.addresses)
         stack.push_async_callback(_start_heart(parts, edges, notifier, valkey).close)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload, parts, edges, notifier)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, loaded, parts, edges, notifier)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _show, parts)
         _settle_in()
         log.info(observe.DAEMON_STARTED, addresses=edges.addresses, admin=edges.admin, redis=settings.redis.url != "")
@@ -143,15 +133,20 @@ async def _adopt(link: Link, sealed: Seal, valkey: EmbeddedValkey) -> None:
 
 
 async def _work(settings: Settings, notifier: Notifier) -> None:
+    from headrace.edges import pages_of
     from headrace.wiring import Parts
 
     leave = _on_signals(signal.SIGTERM, signal.SIGINT)
     async with contextlib.AsyncExitStack() as stack:
+        await schema.require(redis_url(settings))
         sealed = seal(settings, os.environ)
-        parts = Parts(settings, redis_url(settings), lambda: keys(settings, os.environ), keeps_disk=False, seal=sealed)
+        loaded = Loaded(settings, lambda: settings)
+        parts = Parts(settings, redis_url(settings), loaded.keys, keeps_disk=False, seal=sealed)
         await stack.enter_async_context(parts.running())
         await stack.enter_async_context(parts.working())
         await parts.settle_in()
+        if settings.worker.listen:
+            await stack.enter_async_context(pages_of(parts).open())
         stack.push_async_callback(_start_heart(parts, None, notifier, None).close)
         _settle_in()
         notifier.ready("working")
@@ -180,18 +175,24 @@ def _on_signals(*signals: signal.Signals) -> asyncio.Event:
     return received
 
 
-def _reload(reload: Reload, parts: Parts, edges: Edges, notifier: Notifier) -> None:
-    # Limits, callers, keys and certificates; what is bound or built at the start stays until a restart.
+def _reload(loaded: Loaded, parts: Parts, edges: Edges, notifier: Notifier) -> None:
+    # Limits, callers, keys and certificates; what is bound or built at the start stays until a restart, and is named.
     notifier.reloading()
+    said = "serving"
     try:
-        parts.reload(reload())
+        changes = loaded.renew()
     except ConfigError as error:
         observe.CONFIG_OK.set(0.0)
         log.error(observe.CONFIG_REJECTED, error=str(error))
+        said = f"serving; the last reload was refused: {error}"
     else:
-        log.info(observe.CONFIG_RELOADED)
+        parts.reload(loaded.now)
+        log.info(observe.CONFIG_RELOADED, changed=changes.taken)
+        if changes.waiting:
+            log.warning(observe.CONFIG_WAITS, keys=changes.waiting)
+            said = f"serving; a restart is needed for {', '.join(changes.waiting)}"
     edges.reload()
-    notifier.ready("serving")
+    notifier.ready(said)
 
 
 def _show(parts: Parts) -> None:

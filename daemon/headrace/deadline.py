@@ -10,10 +10,12 @@ from __future__ import annotations
 from types import TracebackType
 
 from headrace.clock import Clock
-from headrace.errors import DeadlinePassed
+from headrace.errors import BudgetExhausted, DeadlinePassed, Refusal
+from headrace.trail import Trail
 from headrace.values import quick
 
 _LONGEST_S = 86_400.0  # a deadline later than this is as good as this
+_AGAIN_S = 1.0  # nobody knows when a call that runs gives its permit back
 _MARGIN_S = 0.5  # a failed attempt and its answer take so long, or an eighth of the time, if that is less
 
 
@@ -78,12 +80,17 @@ def margin_s(span_s: float) -> float:
 
 
 class Bound:
-    """The moment by which a block must be done. It can be moved while the block runs. On the way of every call, so a class."""
+    """
+    The moment by which a block must be done. It can be moved while the block runs. On the way of every call, so a class.
 
-    __slots__ = ("_clock", "_timeout", "is_moved")
+    Of a call that a limit has held until then, as its *trail* tells, that limit is named.
+    """
 
-    def __init__(self, deadline: float, clock: Clock) -> None:
+    __slots__ = ("_clock", "_timeout", "_trail", "is_moved")
+
+    def __init__(self, deadline: float, clock: Clock, trail: Trail | None = None) -> None:
         self._timeout = clock.timeout(deadline - clock.now())
+        self._trail = trail
         self._clock = clock
         self.is_moved = False
 
@@ -99,7 +106,10 @@ class Bound:
         if isinstance(error, TimeoutError) and self._timeout.expired():  # a bound inside rang at the same moment
             raise self._passed() from error
 
-    def _passed(self) -> DeadlinePassed:
+    def _passed(self) -> Refusal:
+        if not self.is_moved and self._trail is not None and (limit := self._trail.stopped_by):
+            said = f"limit {limit} had no room for this call before its deadline"
+            return BudgetExhausted(said, retry_after_s=_AGAIN_S, metadata={"limit": limit})
         what = "its answer was whole" if self.is_moved else "there was an answer"
         return DeadlinePassed(f"the call's deadline passed before {what}")
 
@@ -110,6 +120,10 @@ class Bound:
             self._clock.reset(self._timeout, None if deadline is None else deadline - self._clock.now())
 
 
-def until(deadline: float, clock: Clock) -> Bound:
-    """Return a context that runs its block until *deadline* (Unix seconds), then cancels it and raises `DeadlinePassed`."""
-    return Bound(deadline, clock)
+def until(deadline: float, clock: Clock, trail: Trail | None = None) -> Bound:
+    """
+    Return a context that runs its block until *deadline* (Unix seconds), then cancels it and raises `DeadlinePassed`.
+
+    With the *trail* of a call it is `BudgetExhausted` where that call came no further than a limit.
+    """
+    return Bound(deadline, clock, trail)

@@ -22,7 +22,7 @@ from headrace.clock import Clock
 from headrace.config.tables import Listen
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.grpc_watch import Bounds
-from headrace.edge.http_pages import pages
+from headrace.edge.http_pages import PagesServer, pages
 from headrace.edge.http_server import HttpServer
 from headrace.edge.http_times import Times
 from headrace.room import connections_of
@@ -161,6 +161,11 @@ def _admin_door(parts: Parts, runtime_dir: Path, certificates: Certificates | No
         times=_times(listen),
         certificates=certificates,
     )
+
+
+def pages_of(parts: Parts) -> PagesServer:
+    """Return the door of a worker: health, readiness and metrics at `worker.listen`, and nothing else."""
+    return PagesServer(parts.settings.worker.listen, pages(parts.wrong, parts.details, generate_latest, _openmetrics))
 
 
 def _certificates(listen: Listen, clock: Clock) -> Certificates | None:

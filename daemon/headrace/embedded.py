@@ -19,6 +19,7 @@ import fcntl
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from headrace import disk, observe, sockets
+from headrace import aof, disk, observe, sockets
 from headrace.deaths import Deaths
 from headrace.errors import StartupError
 from headrace.lockfile import StateLock, holder, open_lock_file, write_pid
@@ -48,6 +49,8 @@ _TURN_S = 0.01
 _LEAVE_S = 0.25
 _NAME = "valkey"
 _TAIL_BYTES = 4096
+_MENDINGS = 6  # starts, with a mending before each but the first; the last one begins with nothing
+_CUT_END = re.compile(r"Truncating the AOF \S+ at offset (\d+)")
 _MOST_LOG_BYTES = 4_000_000  # it and the copy of the one before
 
 _SETTINGS = {
@@ -88,10 +91,12 @@ class EmbeddedValkey:
     Args:
         directory: where its data, socket, log and locks lie; made (0700) if it is not there.
         loading: called now and then while the server reads its data, which may take a while.
+        mends: whether data that cannot be read is mended (aof.py), and not an error.
     """
 
-    def __init__(self, directory: Path, *, loading: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, directory: Path, *, loading: Callable[[], None] = lambda: None, mends: bool = True) -> None:
         self._directory = Path(os.path.abspath(directory))
+        self._mends = mends
         self._loading = loading
         self._lock = StateLock(self._directory)
         self._life = self._directory / "valkey.lock"
@@ -100,6 +105,8 @@ class EmbeddedValkey:
         self._process: subprocess.Popen[bytes] | None = None
         self._adopted: int | None = None
         self._deaths = Deaths(time.monotonic)
+        self._said_from = 0  # where in its log the server's own words begin
+        self._mending: threading.Thread | None = None
         self.starts = 0
 
     def __repr__(self) -> str:
@@ -134,9 +141,10 @@ class EmbeddedValkey:
         try:
             self._directory.chmod(0o700)
             self._socket = sockets.choose(self._directory, _NAME)
-            if not self._adopt():
-                self._spawn()
-            self._wait_for_answer()
+            if self._adopt():
+                self._wait_for_answer()
+            else:
+                self._begin()
         except OSError as error:
             self.stop()
             raise StartupError(f"no server can be run in {self._directory}: {error}") from error
@@ -161,7 +169,7 @@ class EmbeddedValkey:
             return False
         if self._deaths.note(hinders):
             log.error(observe.VALKEY_DIED, pid=self.pid, reason=self.why, tail=self._tail())
-        if not self._deaths.is_due:
+        if self._is_mending() or not self._deaths.is_due:
             return False
         try:
             self._spawn()
@@ -170,6 +178,17 @@ class EmbeddedValkey:
             return False
         self._adopted = None
         return True
+
+    def _is_mending(self) -> bool:
+        """Whether data that the server could not read when it was started again is being mended, beside the loop."""
+        if self._mends and self._mending is None and aof.is_damage(said := self._said()):
+            self._mending = threading.Thread(target=self._mend, args=(said, aof.unknown_commands(said)))
+            self._mending.start()
+            return True
+        if self._mending is not None and not self._mending.is_alive():
+            self._mending = None
+            return False
+        return self._mending is not None
 
     @property
     def why(self) -> str:
@@ -243,6 +262,38 @@ class EmbeddedValkey:
 
     # Starting.
 
+    def _begin(self) -> None:
+        """Start the server and wait until it answers; data that it cannot read is mended, or else moved aside."""
+        without: set[bytes] = set()
+        for tries_left in reversed(range(_MENDINGS)):
+            self._spawn()
+            try:
+                self._wait_for_answer()
+            except StartupError:
+                said = self._said()
+                if not self._mends or self._is_alive() or not aof.is_damage(said):
+                    raise
+                without |= aof.unknown_commands(said)
+                self._mend(said, without, is_last=tries_left <= 1)
+            else:
+                self._tell_cut_end()
+                return
+        raise StartupError(f"no server can be run in {self._directory}; the end of {self._log}:\n{self._tail()}")
+
+    def _mend(self, said: str, without: set[bytes], *, is_last: bool = False) -> None:
+        reason = self._tail(1)
+        mended = aof.set_aside(self._directory) if is_last else aof.mend(self._directory, said, without=without)
+        self._said_from = self._log.stat().st_size
+        log.error(
+            observe.VALKEY_MENDED,
+            reason=reason, aside=str(mended.aside), kept_bytes=mended.kept, lost_bytes=mended.lost,
+        )  # fmt: skip
+
+    def _tell_cut_end(self) -> None:
+        # As after a power failure: the server has cut off what was not whole, and goes on.
+        if found := _CUT_END.search(self._said()):
+            log.error(observe.VALKEY_MENDED, reason="the end of its data was not whole", kept_bytes=int(found[1]))
+
     def _spawn(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("the server would die with the thread that starts it: start it from the main thread")
@@ -251,6 +302,7 @@ class EmbeddedValkey:
             self._socket.unlink()
         self._rotate_log()
         with self._take_life() as life, self._open_log() as out:
+            self._said_from = os.fstat(out.fileno()).st_size
             self._process = subprocess.Popen(  # noqa: S603  # our own arguments, no shell
                 [sys.executable, "-I", "-S", "-c", _TIE_AND_EXEC, str(os.getpid()), binary, *self._arguments()],
                 stdin=subprocess.DEVNULL,
@@ -335,12 +387,24 @@ class EmbeddedValkey:
     def _open_log(self) -> IO[bytes]:
         return open(self._log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
 
-    def _tail(self) -> str:
+    def _tail(self, lines: int = 5) -> str:
+        return "\n".join(self._read_log().splitlines()[-lines:])
+
+    def _said(self) -> str:
+        """Return what the server has said since it was started, if that is not too much."""
+        return self._read_log(self._said_from)
+
+    def _read_log(self, since: int = 0) -> str:
         # The end is enough, however long the file is: this runs on the loop.
         with contextlib.suppress(OSError), open(self._log, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            return "\n".join(file.read(_TAIL_BYTES).decode(errors="replace").splitlines()[-5:])
+            file.seek(max(since, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return file.read(_TAIL_BYTES).decode(errors="replace")
         return ""
+
+
+def damaged(directory: Path) -> list[Path]:
+    """Return what was moved aside in a server's directory since it could not be read, the eldest first."""
+    return aof.asides(directory)
 
 
 def running_url(directory: Path) -> str | None:

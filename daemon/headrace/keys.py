@@ -64,6 +64,7 @@ upstream where that is what goes there (owner.py).
 | headrace:{usage}:month:<month> | hash | the same of one month | 13 months after it |
 | headrace:{usage}:posted:<instance> | string | a process's last post by number, against posts sent twice | two days |
 | headrace:{usage}:traffic | list | one line a call, as JSON, where `usage.traffic` is on | line by line; 8 days |
+| headrace:schema | string | the highest version of our records that has been here (schema.py) | never |
 | headrace:probe | string | nothing: whether Redis takes a write again | a second |
 | headrace:inbox:<instance> | channel | nudges for one process: "<topic> <payload>" | |
 | headrace:all | channel | nudges for every process | |
@@ -96,6 +97,7 @@ OVERRIDES = "headrace:overrides"
 OWNERS = "headrace:owners"
 PROBE = "headrace:probe"
 RETRIES = "headrace:retries"
+SCHEMA = "headrace:schema"
 PULSE = "headrace:{budget}:pulse"
 TICKETS = "headrace:tickets"
 USAGE_TRAFFIC = "headrace:{usage}:traffic"

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace import explaining, keyring, letterbox, overview, steering, ticketing
+from headrace import backups, explaining, keyring, letterbox, overview, steering, ticketing
+from headrace.doctor import command
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import (
     ConfigOption,
@@ -56,6 +57,8 @@ ticketing.add_to(app)
 keyring.add_to(app)
 letterbox.add_to(app)
 app.command()(top)
+command.add_to(app)
+backups.add_to(app)
 
 
 def run() -> None:
@@ -146,18 +149,33 @@ def demo(
 
 
 @config_app.command("check")
-def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Say whether the configuration is right, and what in it is doubtful."""
+def check_config(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    live: Annotated[bool, typer.Option("--live", help="Try Redis, upstream and the ports, too.")] = False,
+    only_file: Annotated[bool, typer.Option("--only-file", help="Not whether this machine has what it needs.")] = False,
+) -> None:
+    """Say whether the configuration is right, and the daemon could start with it here, and what in it is doubtful."""
+    from headrace import needs
     from headrace.config import find_file, warnings
 
     settings, _ = load(config)
     path, doubtful = find_file(config, os.environ), warnings(settings, os.environ)
+    unmet = [] if only_file else needs.unmet(settings, os.environ)
     if as_json:
-        echo_json({"file": str(path) if path else None, "ok": True, "warnings": list(map(str, doubtful))})
-        return
-    for warning in doubtful:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{path or 'no file, defaults and environment'}: ok")
+        told = {"ok": not unmet, "errors": list(map(str, unmet)), "warnings": list(map(str, doubtful))}
+        echo_json({"file": str(path) if path else None, **told})
+    else:
+        for warning in doubtful:
+            typer.echo(f"warning: {warning}", err=True)
+        for error in unmet:
+            typer.echo(f"headrace: {error}", err=True)
+    if unmet:
+        raise typer.Exit(2 if isinstance(unmet[0], ConfigError) else 1)
+    if not as_json:
+        typer.echo(f"{path or 'no file, defaults and environment'}: ok")
+    if live:
+        command.check_live(settings)
 
 
 @config_app.command("show")

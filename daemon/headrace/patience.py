@@ -31,7 +31,7 @@ def in_time(
     opens_s: float | None = None,
 ) -> AbstractAsyncContextManager[Reply]:
     """
-    Return a context that enters *coming*, which waits for a reply, as long as the call's caller does; else `DeadlinePassed`.
+    Return a context that enters *coming*, which waits for a reply, as long as the call's caller does, else refuses.
 
     Args:
         coming: leaving it waits for nothing.
@@ -53,7 +53,7 @@ class _InTime:
         self._call, self._coming, self._clock = call, coming, clock
 
     async def __aenter__(self) -> Reply:
-        self._bound = bound = until(self._call.deadline, self._clock)
+        self._bound = bound = until(self._call.deadline, self._clock, self._call.trail)
         await bound.__aenter__()
         try:
             reply = await self._coming.__aenter__()
@@ -79,7 +79,7 @@ async def _opened(
     opens_s: float,
 ) -> AsyncIterator[Reply]:
     """Wait for the reply in a task of its own, so that the stream can be opened meanwhile."""
-    async with until(call.deadline, clock) as bound, AsyncExitStack() as held:
+    async with until(call.deadline, clock, call.trail) as bound, AsyncExitStack() as held:
         entering = asyncio.create_task(held.enter_async_context(coming))
         try:
             with contextlib.suppress(TimeoutError):

@@ -17,7 +17,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from headrace import keys, observe, replies, servers
+from headrace import keys, observe, replies, schema, servers
 from headrace.clock import Clock
 from headrace.replies import Meaning
 
@@ -119,7 +119,12 @@ async def look(url: str) -> tuple[Lack, ...]:
 
 async def _look(connection: AbstractConnection) -> tuple[Lack, ...]:
     await connection.connect()  # type: ignore[no-untyped-call]
-    return (*_server(await _said(connection, "HELLO")), *await _forbidden(connection), *await _memory(connection))
+    return (
+        *_server(await _said(connection, "HELLO")),
+        *await _forbidden(connection),
+        *await _memory(connection),
+        *_schema(await _said(connection, "GET", keys.SCHEMA)),
+    )
 
 
 def _server(hello: Any) -> tuple[Lack, ...]:
@@ -146,6 +151,11 @@ async def _memory(connection: AbstractConnection) -> tuple[Lack, ...]:
     return (
         Lack(f"its maxmemory-policy is {policy}: budgets and tickets may be evicted; noeviction is needed", is_fatal=False),
     )
+
+
+def _schema(mark: Any) -> tuple[Lack, ...]:
+    wrong = schema.problem(mark) if mark is None or isinstance(mark, bytes) else ""
+    return (Lack(wrong),) if wrong else ()
 
 
 async def _forbidden(connection: AbstractConnection) -> tuple[Lack, ...]:

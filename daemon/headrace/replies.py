@@ -36,14 +36,14 @@ _NOT_HERE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "UNBL
 _NOT_NOW = frozenset(
     {"OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "BUSY", "INPROG", "NOQUORUM", "IOERR", "EXECABORT", "MAXCLIENTS"}
 )
-_SETTINGS = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "DENIED", "CROSSSLOT", "MOVED", "ASK", "NOPROTO"})
+_SETTINGS = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "NODB", "DENIED", "CROSSSLOT", "MOVED", "ASK", "NOPROTO"})
 
 _CLUSTER = "a Redis Cluster is not supported"
-_PASSWORD = "the user or password in redis.url is wrong or missing"  # noqa: S105  # no password, but a word on one
 _HINTS = {
     "NOPERM": "its user may not use that command, key or channel; see docs/installation.md for the ACL",
-    "NOAUTH": _PASSWORD,
-    "WRONGPASS": _PASSWORD,
+    "NOAUTH": "it asks for a password, and is given none",
+    "WRONGPASS": "the user or the password is wrong",
+    "NODB": "the database in redis.url is beyond those that it has",
     "DENIED": "it is in protected mode",
     "CROSSSLOT": _CLUSTER,
     "MOVED": _CLUSTER,
@@ -68,8 +68,16 @@ _NETWORK: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionResetError, "it hung up"),
     (exceptions.InvalidResponse, "what answers is no Redis, or speaks TLS"),
 )
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what OpenSSL makes of an answer in the clear
+_CLOSED = "Connection closed by server"  # redis-py's own words for it
 _OUTER = ("ERR", "EXECABORT")  # what matters may be inside
-_TOO_MANY = "ERR max number of clients"
+# What has no code of its own, and is told apart from other errors by one of ours.
+_OWN_CODES = (
+    ("ERR max number of clients", "MAXCLIENTS"),
+    ("DB index is out of range", "NODB"),
+    ("ERR DB index is out of range", "NODB"),
+    ("invalid DB index", "NODB"),
+)
 
 
 def code(error: BaseException) -> str:
@@ -89,8 +97,8 @@ def code(error: BaseException) -> str:
 
 def _code_in(text: str, otherwise: str) -> str:
     text = _PIPELINE.sub("", text, 1)
-    if text.startswith(_TOO_MANY):
-        return "MAXCLIENTS"
+    if own := next((own for words, own in _OWN_CODES if text.startswith(words)), ""):
+        return own
     inner = _INNER.match(text)
     found = _CODE.match(text, inner.end() if inner else 0)
     return found[1] if found else otherwise
@@ -150,7 +158,7 @@ def _unreached(error: BaseException) -> str:
         if words := next((words for kind, words in _NETWORK if isinstance(at, kind)), ""):
             return words
         at = at.__cause__ or at.__context__
-    return ""
+    return "it hung up" if str(error).startswith(_CLOSED) else ""
 
 
 def _distrust(error: BaseException) -> str:
@@ -158,6 +166,8 @@ def _distrust(error: BaseException) -> str:
     inner = error.__cause__ or error.__context__
     if not isinstance(inner, ssl.SSLError):
         return ""
+    if inner.reason in _NO_TLS:
+        return "TLS: what answers there does not speak it"
     return f"TLS: {getattr(inner, 'verify_message', '') or inner.reason or 'no handshake'}"
 
 

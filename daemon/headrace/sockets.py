@@ -8,6 +8,7 @@ lies in a private directory with a short name, and a pointer file beside the dat
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import socket
 import stat
@@ -66,6 +67,29 @@ def is_listening(path: Path) -> bool:
     except TimeoutError:  # a full backlog: somebody is there, and busy
         return True
     return True
+
+
+def check_length(path: Path) -> None:
+    """Raise `StartupError` for a path that is longer than a socket's may be."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise StartupError(f"listen.grpc: {path} is longer than the {MAX_PATH_BYTES} bytes that a socket's may be")
+
+
+def group_id(name: str) -> int | None:
+    """Return the id of `listen.socket_group`, None for no name; raises `StartupError` where there is no such group."""
+    if not name:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise StartupError(f"listen.socket_group: there is no group {name!r} on this machine") from error
+
+
+def check_group(name: str) -> None:
+    """Raise `StartupError` unless there is the group, and this user may give it a file."""
+    number = group_id(name)
+    if number is not None and os.geteuid() != 0 and number not in (os.getegid(), *os.getgroups()):
+        raise StartupError(f"listen.socket_group: this user may not give a socket to {name!r}; make it a member")
 
 
 def _pointer(directory: Path, name: str) -> Path:

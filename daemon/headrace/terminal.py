@@ -118,27 +118,41 @@ def with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
 
 @contextmanager
 def _redis_url(settings: Settings) -> Iterator[str]:
-    from headrace import logs
     from headrace.config import redis_url
+
+    if url := redis_url(settings):
+        yield url
+        return
+    with own_redis(settings) as url:
+        yield url
+
+
+@contextmanager
+def own_redis(settings: Settings) -> Iterator[str]:
+    """Return where our own Valkey listens: the running daemon's, or one that is started for the block."""
+    from headrace import logs
     from headrace.embedded import EmbeddedValkey, running_url
 
     directory = Path(settings.state.dir, "valkey")
-    if url := redis_url(settings) or running_url(directory):
-        yield url
-        return
-    _refuse_foreign(Path(settings.state.dir))
+    try:
+        if url := running_url(directory):
+            yield url
+            return
+    except PermissionError:  # whose it is, is said below
+        pass
+    own_directory(settings)
     logs.set_up_logs(level=40)  # the server's comings and goings are no news here
     with EmbeddedValkey(directory) as valkey:
         yield valkey.url
 
 
-def _refuse_foreign(directory: Path) -> None:
-    # Files that root leaves in the daemon's directory would keep the daemon from starting.
-    owner = directory.stat().st_uid if directory.exists() else os.geteuid()
-    if owner != os.geteuid():
-        raise StartupError(
-            f"{directory} belongs to another user; start the daemon, or run this as that user: sudo -u '#{owner}' headrace ..."
-        )
+def own_directory(settings: Settings) -> Path:
+    """Return the state directory; raises `StartupError` where this user would leave there what the daemon's cannot read."""
+    from headrace import owned
+
+    directory = Path(settings.state.dir)
+    owned.require(directory)
+    return directory
 
 
 @dataclass(frozen=True, slots=True)

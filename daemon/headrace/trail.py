@@ -117,6 +117,14 @@ class Trail:
         return held
 
     @property
+    def stopped_by(self) -> str:
+        """The limit that holds a call, or held it last, of which nothing has gone upstream; "" if it was not that."""
+        if self.going is not None or self.tries:
+            return ""
+        last = next(reversed(self.waits), "")
+        return "" if last in (SLOTS, HOLD, LEARNING) else last
+
+    @property
     def going(self) -> float | None:
         """When the try that is not over yet was sent, in Unix seconds; None if there is none."""
         return next((each for each in (self._going, *(other.going for other in self._followed)) if each is not None), None)

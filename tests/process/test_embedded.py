@@ -305,18 +305,6 @@ def test_unwritable_directory(tmp_path, monkeypatch):
         EmbeddedValkey(Path("/proc/headrace")).start()
 
 
-def test_broken_data(directory):
-    """Data that the server cannot read: the error shows what it said, and the directory is free again."""
-    with EmbeddedValkey(directory) as valkey, client(valkey.url) as redis_:
-        redis_.set("a", "b")
-    broken = next((directory / "appendonlydir").glob("*.incr.aof"))
-    broken.write_bytes(b"nonsense\n" * 10)
-
-    for _ in range(2):
-        with pytest.raises(StartupError, match=r"(?s)ended at once.*Bad file format"):
-            EmbeddedValkey(directory).start()
-
-
 def test_no_binary(directory, monkeypatch):
     """Without any server the error says what to install."""
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)

@@ -278,6 +278,7 @@ def test_documented():
     rows = re.findall(r"^\| `([a-zA-Z_.]+)` \| (?:`(.*?)`)?", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
     assert set(known_keys()) - set(dict(rows)) == {
         "upstream", "listen", "state", "redis", "auth", "cache", "retry", "schedule", "drain", "usage", "log", "metrics",
+        "worker",
     }  # fmt: skip
     defaults = config.load(None, HOME).redacted()
     limit = config.load(None, HOME | {"HEADRACE_LIMIT": '[{name = "a", concurrency = 1}]'}).redacted()["limit"][0]

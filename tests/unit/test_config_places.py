@@ -85,7 +85,6 @@ def test_doubtful(tmp_path):
     said = config.warnings(config.load(None, environ), environ)
     assert [warning.split(":")[0].split(" =")[0] for warning in said] == [
         "upstream.api_key_file",
-        "listen.socket_group",
         "upstream.base_url",
         "listen.insecure",
     ]

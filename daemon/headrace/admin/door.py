@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -34,7 +34,7 @@ from headrace.edge import http_errors
 from headrace.edge.connections import Connections
 from headrace.edge.exchange import new_id
 from headrace.edge.http_listener import Listener
-from headrace.edge.http_pages import Page, Spellings
+from headrace.edge.http_pages import Routes
 from headrace.edge.http_protocol import LINGER_S, as_http11
 from headrace.edge.http_refusals import Refusals
 from headrace.edge.http_site import Site
@@ -66,8 +66,6 @@ _HTML = ("content-type", "text/html; charset=utf-8")
 _EVENTS = ("content-type", "text/event-stream")
 _LOGIN = ("www-authenticate", 'Basic realm="headrace: any name, and a key as the password", charset="UTF-8"')
 
-Pages = Mapping[str, Page | Spellings]
-
 
 def forms() -> dict[str, Callable[..., bytes]]:
     """Return how views are said: as JSON, and as HTML for who may act and for who may not."""
@@ -84,7 +82,7 @@ class Door:
 
     Args:
         runtime_dir: where relative sockets, and locks, lie.
-        public: pages for whoever is let in at all (metrics, health), by path.
+        public: pages for whoever is let in at all (metrics, health), by path and method.
         hosts: names by which this daemon may be called.
     """
 
@@ -98,7 +96,7 @@ class Door:
         clock: Clock,
         addresses: Iterable[str],
         runtime_dir: Path,
-        public: Pages,
+        public: Routes,
         hosts: Iterable[str] = (),
         times: Times | None = None,
         certificates: Certificates | None = None,
@@ -196,8 +194,8 @@ class Door:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             self._origins.check(request.headers)
-            if request.path in self._public and request.method in ("GET", "HEAD"):
-                return await self._public[request.path].show(request)
+            if page := self._public.get(request.path, {}).get(request.method):
+                return await page(request)
             asker = ask(self._callers, request.headers, request.transport)
             roles.of_path(request.method, request.path).check(asker.role)
             return await self._answer(request, asker)

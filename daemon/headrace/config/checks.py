@@ -7,7 +7,6 @@ Contradictions keep the configuration from loading. Warnings do not: the daemon 
 
 from __future__ import annotations
 
-import grp
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from headrace import endpoints
 from headrace.config import places, transport
+from headrace.config.doubts import doubts
 from headrace.config.environment import ignored_variables
 from headrace.config.sealing import key_file
 from headrace.config.tables import Settings
@@ -119,6 +119,7 @@ def warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_about_seals(settings, environ),
         *_about_doors(settings),
         *transport.warnings(settings),
+        *doubts(settings),
         *_about_proxy(settings, environ),
         *_about_variables(environ),
     ]
@@ -129,10 +130,11 @@ def _about_key(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         return
     sources = list(places.key_sources(settings, environ))
     if all(problem for _, _, problem in sources):
-        tried = "; ".join(f"{place} {problem}" for place, _, problem in sources)
+        tried = "; ".join(f"{place}: {problem}" for place, _, problem in sources)
         yield f"there is no key for upstream, so calls that are not in the cache end in authentication errors ({tried})"
     elif sources[1][2] and not places.is_default_key_file(settings):
-        yield f"upstream.api_key_file: {sources[1][0]}: {sources[1][2]}; the key comes from elsewhere"
+        used = next(place for place, _, problem in sources if not problem)
+        yield f"upstream.api_key_file: {sources[1][0]}: {sources[1][2]}; the key comes from {used}"
     for name, path in (
         ("api_key_file", settings.upstream.api_key_file),
         ("admin_api_key_file", settings.upstream.admin_api_key_file),
@@ -154,11 +156,6 @@ def _about_seals(settings: Settings, environ: Mapping[str, str]) -> Iterator[str
 def _about_doors(settings: Settings) -> Iterator[str]:
     if settings.auth.default_role is Role.ADMIN and not settings.auth.required:
         yield 'auth.default_role = "admin": whoever reaches this daemon can use the Admin API; better require keys'
-    if group := settings.listen.socket_group:
-        try:
-            grp.getgrnam(group)
-        except KeyError:
-            yield f'listen.socket_group = "{group}": there is no such group on this machine'
     parts = urlsplit(settings.upstream.base_url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         yield f"upstream.base_url: keys and prompts go to {parts.hostname} unencrypted; use https"

@@ -304,6 +304,10 @@ RedisUrl = Annotated[
     ),
 ]
 HttpAddress = Annotated[str, Spelling('an address such as "127.0.0.1:7480" or "[::1]:7480"', _text(_http_address))]
+OptionalHttpAddress = Annotated[
+    str,
+    Spelling('empty, or an address such as "127.0.0.1:7482"', _text(lambda text: _http_address(text) if text else "")),
+]
 GrpcAddress = Annotated[
     str, Spelling('an address such as "127.0.0.1:7400", "unix:headrace.sock" or "unix:/run/h.sock"', _text(_grpc_address))
 ]

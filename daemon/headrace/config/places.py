@@ -8,6 +8,7 @@ environment is always an argument, so that a test or a command can ask for anoth
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -24,6 +25,7 @@ PEPPER_CREDENTIAL = "key_pepper"
 REDIS_CREDENTIAL = "redis_password"
 
 _SHORTEST_PEPPER = 16
+_ASSIGNED = re.compile(r"(export\s+)?[A-Z][A-Z0-9_]*\s*=")  # as in a file of environment variables
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:
@@ -155,6 +157,14 @@ def key_sources(settings: Settings, environ: Mapping[str, str]) -> Iterator[tupl
         yield _read_key(Path(directory, CREDENTIAL))
 
 
+def require_named_key(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` where the file of upstream's key is named in the settings, gives none, and there is no other."""
+    if settings.upstream.credentials == "caller" or is_default_key_file(settings) or api_key(settings, environ):
+        return
+    place, _, problem = list(key_sources(settings, environ))[1]
+    raise ConfigError(f"upstream.api_key_file: {place}: {problem}, and no other place has a key")
+
+
 def is_default_key_file(settings: Settings) -> bool:
     """Whether the key file is merely the default, which need not be there."""
     return settings.upstream.api_key_file == DEFAULT_KEY_FILE
@@ -210,5 +220,8 @@ def _read_key(path: Path) -> tuple[str, str, str]:
 
 def _judged(place: str, text: str) -> tuple[str, str, str]:
     key = text.strip()
-    problem = "is empty" if not key else "" if is_usable_key(key) else "is not one line of printable ASCII"
-    return place, key, problem
+    if not key:
+        return place, key, "is empty"
+    if _ASSIGNED.match(key):
+        return place, key, "has NAME= in front of the key"
+    return place, key, "" if is_usable_key(key) else "is not one line of printable ASCII"

@@ -33,6 +33,14 @@ def seal(settings: Settings, environ: Mapping[str, str]) -> Seal:
     return _encrypted(path, None if signed is UNSEALED else signed)
 
 
+def check(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` as `seal` does; of our own Valkey's key, which is made at the first start, nothing is asked."""
+    if (path := key_file(settings, environ)) is not None:
+        _of(path)
+    if (path := encryption_key_file(settings, environ)) is not None:
+        _encrypted(path, None)
+
+
 def key_file(settings: Settings, environ: Mapping[str, str]) -> Path | None:
     """Return the file of the key that all daemons share, if there is one."""
     return _named(settings.state.mac_key_file, environ, CREDENTIAL)

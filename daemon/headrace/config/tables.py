@@ -36,6 +36,7 @@ from headrace.config.kinds import (
     OptionalAmount,
     OptionalDuration,
     OptionalFile,
+    OptionalHttpAddress,
     OptionalName,
     OptionalUsd,
     Origin,
@@ -186,6 +187,10 @@ class Drain(Table, frozen=True):
     time: Duration = 30.0
 
 
+class Worker(Table, frozen=True):
+    listen: OptionalHttpAddress = ""
+
+
 class UsageTable(Table, frozen=True):
     traffic: Literal["off", "on"] = "off"
 
@@ -293,6 +298,7 @@ class Settings(Table, frozen=True):
     retry: Retry = Retry()
     schedule: Schedule = Schedule()
     drain: Drain = Drain()
+    worker: Worker = Worker()
     log: Log = Log()
     metrics: Metrics = Metrics()
     usage: UsageTable = UsageTable()

@@ -45,6 +45,9 @@ def warnings(settings: Settings) -> Iterator[str]:
     """Yield what is allowed but hardly meant, or meant and dangerous."""
     for address, why, mend in _open(settings):
         yield f"listen.insecure = true: {address}: {why}; {mend}"
+    watched = settings.worker.listen
+    if watched and not is_loopback(split_address(watched)[0]):
+        yield f'worker.listen = "{watched}": whoever reaches it reads the names of callers and limits in the metrics'
     for host in _redis_in_the_clear(settings.redis.url):
         yield f"redis.url: budgets, answers and tickets go to {host} unencrypted; use rediss"
     for name, path in (

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
 import socket
 import threading
@@ -82,11 +81,10 @@ class Address:
             self._lock.release()
 
     def _bind_socket(self, server: grpc.aio.Server, path: Path) -> None:
-        if len(os.fsencode(path)) > sockets.MAX_PATH_BYTES:
-            raise StartupError(f"listen.grpc: {path} is longer than the {sockets.MAX_PATH_BYTES} bytes that a socket's may be")
+        sockets.check_length(path)
         if sockets.is_listening(path):
             raise StartupError(f"listen.grpc: {self.text} is in use by another program; stop it, or listen elsewhere")
-        group_id = _group_id(self._group)
+        group_id = sockets.group_id(self._group)
         path.unlink(missing_ok=True)
         with _masked(0o777):  # nobody gets in before mode and group are right
             self.port = _add_port(server, self.text)
@@ -146,15 +144,6 @@ def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
 
 def _configuration(shown: Shown) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(shown.key, shown.chain)], root_certificates=shown.client_ca)
-
-
-def _group_id(name: str) -> int | None:
-    if not name:
-        return None
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError as error:
-        raise StartupError(f"listen.socket_group: there is no group {name!r} on this machine") from error
 
 
 def _chown(path: Path, group_id: int, name: str) -> None:

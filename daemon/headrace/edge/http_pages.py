@@ -1,17 +1,23 @@
 """
 The pages that anybody may ask for: made at most once a second, however often they are asked for.
 
-Nobody needs a key for them, so whatever they cost anybody could let us pay as often as he likes.
+Nobody needs a key for them, so whatever they cost anybody could let us pay as often as he likes. A daemon has them at its HTTP
+port; a worker, which takes no calls, at a port that has nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from headrace import roles
+from headrace.errors import StartupError
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Routes = Mapping[str, Mapping[str, Handler]]  # by path and method
 
 _FRESH_S = 1.0
 
@@ -80,7 +86,7 @@ def pages(
     details: Callable[[], list[str]],
     metrics: Callable[[], bytes],
     openmetrics: Callable[[], bytes],
-) -> dict[str, Page | Spellings]:
+) -> Routes:
     """Return all of them by path: whether it is there, whether it is ready and what is amiss, and its metrics."""
 
     def ready() -> tuple[int, bytes]:
@@ -99,4 +105,44 @@ def pages(
     }
     if any(roles.of_path("GET", path) is not roles.PUBLIC for path in made):
         raise ValueError("what is answered without a key must be public (roles.py)")
-    return made
+    return {path: {"GET": page.show, "HEAD": page.show} for path, page in made.items()}
+
+
+class PagesServer:
+    """
+    A port for the pages alone.
+
+    Args:
+        address: "<host>:<port>".
+        routes: the pages.
+    """
+
+    def __init__(self, address: str, routes: Routes) -> None:
+        self.address = address
+        self._routes = routes
+
+    def __repr__(self) -> str:
+        return f"<PagesServer {self.address}>"
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Listen; raises `StartupError` when the address is occupied."""
+        host, _, port = self.address.rpartition(":")
+        runner = web.ServerRunner(web.Server(self._serve, access_log=None))
+        await runner.setup()
+        try:
+            await self._listen(web.TCPSite(runner, host.strip("[]"), int(port)))
+            self.address = f"{host}:{runner.addresses[0][1]}"
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def _listen(self, site: web.TCPSite) -> None:
+        try:
+            await site.start()
+        except OSError as error:
+            raise StartupError(f"worker.listen: cannot listen on {self.address}: {error.strerror or error}") from error
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        handler = self._routes.get(request.path, {}).get(request.method)
+        return await handler(request) if handler else web.Response(status=404, text="/healthz, /readyz, /metrics\n")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,6 @@ from headrace.trail import GIVEN_HEADER, id_of
 log = structlog.get_logger()
 
 _WHOLE = 1_000_000  # a body up to this size is taken in whole, so that it can be sent again
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +123,7 @@ class HttpServer:
         self._connections = Connections(connections_of(max_connections), max_connections_per_peer, now=time.monotonic)
         self._listener: Listener | None = None
         self._runner: web.ServerRunner | None = None
-        made = pages(readiness, details, metrics, openmetrics or metrics)
-        self._routes: dict[str, dict[str, Handler]] = {
-            path: {"GET": page.show, "HEAD": page.show} for path, page in made.items()
-        }
+        self._routes = pages(readiness, details, metrics, openmetrics or metrics)
         self.port = 0
 
     def __repr__(self) -> str:

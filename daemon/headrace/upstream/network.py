@@ -40,13 +40,18 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
+def words_of(error: BaseException) -> str:
+    """Return what one of the `NETWORK_ERRORS` means, in words."""
+    return next((words for kind, words in _WORDS if isinstance(error, kind)), "the network failed")
+
+
 def failure_of(error: BaseException, request_id: str = "") -> AttemptFailed:
     """Return what one of the `NETWORK_ERRORS` means; *request_id* is of the answer that it befell."""
     if isinstance(error, DecodingError):
         return unreadable("upstream's answer cannot be unpacked", request_id=request_id)
     if _is_unreadable(error):
         return unreadable("upstream's answer is not HTTP as it can be read here", request_id=request_id)
-    words = next((words for kind, words in _WORDS if isinstance(error, kind)), "the network failed")
+    words = words_of(error)
     if isinstance(error, aiohttp.ClientHttpProxyError) and 400 <= error.status < 500:  # and would again
         return barred(f"upstream cannot be reached: {words}")
     if isinstance(error, _UNSENT):

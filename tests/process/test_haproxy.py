@@ -1,0 +1,186 @@
+"""Behind a HAProxy that looks every second, daemons are restarted under load, and no call fails, at either door."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import shutil
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+
+from conftest import start_valkey
+from fleet import daemon, simulated
+from headrace.simulator import Options
+from headrace.v1 import content_pb2, messages_pb2, messages_service_pb2
+from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
+
+pytestmark = pytest.mark.slow
+
+RESTARTS, LONG_RESTARTS = 2, 20
+PER_SECOND = 10  # at each door
+TAKES_S = 0.9
+
+# As docs/operate/state.md has it, but for the ports.
+CONFIG = """
+global
+    stats socket {socket} level admin
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 60s
+    timeout server 60s
+frontend http
+    bind 127.0.0.1:{http}
+    default_backend http
+backend http
+    option httpchk GET /readyz
+    default-server check inter 1s fall 2 rise 1
+    server a 127.0.0.1:{a_http}
+    server b 127.0.0.1:{b_http}
+frontend grpc
+    bind 127.0.0.1:{grpc} proto h2
+    default_backend grpc
+backend grpc
+    option httpchk GET /readyz
+    default-server proto h2 check inter 1s fall 2 rise 1 check-proto h1
+    server a 127.0.0.1:{a_grpc} port {a_http}
+    server b 127.0.0.1:{b_grpc} port {b_http}
+"""
+
+
+@dataclass
+class Told:
+    """What callers were told."""
+
+    http: Counter = field(default_factory=Counter)
+    grpc: Counter = field(default_factory=Counter)
+
+    @property
+    def failed(self):
+        return {
+            f"{door}: {said}": many
+            for door in ("http", "grpc")
+            for said, many in getattr(self, door).items()
+            if said not in ("200", "OK")
+        }
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        return [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def balancing(binary, directory: Path, ports):
+    """Run HAProxy, and return a way to ask which servers it takes for up."""
+    admin = directory / "admin.sock"
+    (directory / "haproxy.cfg").write_text(CONFIG.format(socket=admin, **ports))
+    process = await asyncio.create_subprocess_exec(binary, "-db", "-f", str(directory / "haproxy.cfg"))
+
+    async def up() -> set[str]:
+        reader, writer = await asyncio.open_unix_connection(str(admin))
+        writer.write(b"show stat\n")
+        rows = [line.split(",") for line in (await reader.read()).decode().splitlines() if line and not line.startswith("#")]
+        writer.close()
+        return {f"{row[0]}/{row[1]}" for row in rows if row[1] in ("a", "b") and row[17].startswith("UP")}
+
+    try:
+        yield up
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def all_up(up):
+    give_up = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError):
+            if len(await up()) == 4:
+                return
+        assert time.monotonic() < give_up, await up()
+        await asyncio.sleep(0.1)
+
+
+async def load(ports, told, is_over, numbers):
+    """Ask at both doors, so often a second, until it is over; and wait for what was asked."""
+    async with aiohttp.ClientSession() as web, grpc.aio.insecure_channel(f"127.0.0.1:{ports['grpc']}") as channel:
+        stub = MessagesServiceStub(channel)
+        running = set()
+
+        async def by_http(text):
+            body = {"model": "claude-haiku-4-5", "max_tokens": 5, "messages": [{"role": "user", "content": text}]}
+            try:
+                async with web.post(f"http://127.0.0.1:{ports['http']}/v1/messages", json=body) as response:
+                    await response.read()
+                    told.http[str(response.status)] += 1
+            except aiohttp.ClientError as error:
+                told.http[type(error).__name__] += 1
+
+        async def by_grpc(text):
+            said = messages_pb2.InputMessage(role="user", content=content_pb2.Content(text=text))
+            params = messages_pb2.MessageParams(model="claude-haiku-4-5", max_tokens=5, messages=[said])
+            try:
+                await stub.CreateMessage(messages_service_pb2.CreateMessageRequest(params=params), timeout=30)
+                told.grpc["OK"] += 1
+            except grpc.aio.AioRpcError as error:
+                told.grpc[f"{error.code().name} {error.details()}"] += 1
+
+        while not is_over.is_set():
+            for ask in (by_http, by_grpc):
+                task = asyncio.create_task(ask(f"call {next(numbers)}"))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            await asyncio.sleep(1 / PER_SECOND)
+        await asyncio.gather(*running)
+
+
+def started(simulator, redis_url, ports, name):
+    return daemon(
+        simulator.url, redis_url, LISTEN__GRPC=f'["127.0.0.1:{ports[f"{name}_grpc"]}"]',
+        LISTEN__HTTP=f"127.0.0.1:{ports[f'{name}_http']}", DRAIN__DELAY="3s",
+    )  # fmt: skip
+
+
+async def test_restarts(long, tmp_path_factory, capsys):
+    """drain.delay = "3s", a check a second: 0 failed calls."""
+    binary = shutil.which("haproxy") or pytest.skip("haproxy is not installed (apt install haproxy); `make haproxy` runs this")
+    ports = dict(zip(("http", "grpc", "a_http", "b_http", "a_grpc", "b_grpc"), free_ports(6), strict=True))
+    valkey, url = await asyncio.to_thread(start_valkey, tmp_path_factory.mktemp("v"))
+    told, is_over, restarts = Told(), asyncio.Event(), LONG_RESTARTS if long else RESTARTS
+    running = {}
+    try:
+        async with simulated(replace(Options.instant(), first_token_s=TAKES_S)) as simulator:
+            for name in ("a", "b"):
+                running[name] = started(simulator, url, ports, name)
+                await asyncio.to_thread(running[name].__enter__)
+            async with balancing(binary, tmp_path_factory.mktemp("h"), ports) as up:
+                await all_up(up)
+                loading = asyncio.create_task(load(ports, told, is_over, itertools.count(1)))
+                for number in range(restarts):
+                    name = "ab"[number % 2]
+                    await asyncio.to_thread(running[name].__exit__, None, None, None)
+                    running[name] = started(simulator, url, ports, name)
+                    await asyncio.to_thread(running[name].__enter__)
+                    await all_up(up)
+                is_over.set()
+                await loading
+    finally:
+        for each in running.values():
+            with contextlib.suppress(Exception):
+                await asyncio.to_thread(each.__exit__, None, None, None)
+        valkey.kill()
+        valkey.wait()
+    with capsys.disabled():
+        asked = f"{told.http.total()} calls by HTTP, {told.grpc.total()} by gRPC"
+        print(f"\n{restarts} restarts: {asked}, failed: {told.failed or 0}")
+    assert not told.failed
+    assert told.http["200"] > 20 * restarts
+    assert told.grpc["OK"] > 20 * restarts
