@@ -43,13 +43,13 @@ The line
     batches/    what message batches used     resources/  whose things at upstream are
     meters      by caller, limit and class    call_log    a line a call
     trails      of tickets, in Redis          traces/     spans, for OpenTelemetry
-    trails      of tickets, in Redis          survey      all processes asked at once
+    survey      all processes asked at once
 
 The ground
     link        one client for Redis          pipe        its connection
     listener    nudges from other processes   replies     what an error of Redis means
     refusals    what Redis refuses just now   redis_check what it lacks, said at the start
-    schema      which version of our records
+    schema      which version of our records  basin       bodies that come in, bounded
     keys        every key in Redis            errors      what can go wrong
     forms/      an answer as JSON, as events  codec       what was said, as bytes
     model       the values that travel        observe     every metric and log event

@@ -193,7 +193,7 @@ async def test_pages_once_a_second(valkey_url: str, tmp_path: Path) -> None:
     """However often /metrics is asked for, it is made once a second."""
     made = []
     async with serving(say_message) as server, daemon(valkey_url, server.url, tmp_path) as one, http_door(one) as door:
-        page = door._routes["/metrics"]["GET"].__self__
+        page = door._routes["/metrics"]["GET"].__self__._pages[-1][1]
         page._make = lambda: (made.append(1), (200, b"page"))[1]
         for _ in range(5):
             async with connected(door, b"GET /metrics HTTP/1.1\r\n" + HOST + b"connection: close\r\n\r\n") as (reader, _):

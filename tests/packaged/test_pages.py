@@ -35,6 +35,7 @@ SNIPPETS: dict[str, dict[str, list[str]]] = {
         "ts": ["as clients/typescript/tests/sdk.test.ts", "test_pages.py"],
         "": ["not: CI runs these scripts by make client-typescript"],
     },
+    "docs/admin.md": {"": ["as test_admin.py"], "json": ["not: data"]},
     "docs/architecture.md": {"": ["not: a drawing"]},
     "docs/budgets.md": {"sh": ["test_how_to.py"]},
     "docs/clients.md": {"python": ["as tests/others/test_litellm.py"] * 4, "": ["as tests/others/test_llm_cli.py"]},
@@ -63,6 +64,7 @@ SNIPPETS: dict[str, dict[str, list[str]]] = {
         "": ["as test_acl.py"],
     },
     "docs/metrics.md": {"json": ["not: data"]},
+    "docs/operate/state.md": {"sh": ["as test_backups.py"] * 2, "": ["as test_haproxy.py"]},
     "docs/packaging.md": {
         "sh": ["as test_wheels.py", "as test_packages.py", "not: no builder of images in CI", "not: no cluster in CI"],
     },
@@ -71,6 +73,7 @@ SNIPPETS: dict[str, dict[str, list[str]]] = {
     "docs/security.md": {"sh": ["not: into the system"]},
     "docs/simulator.md": {"": ["as test_demo.py", *["not: answers"] * 3], "python": ["as test_simulator_control.py"]},
     "docs/tickets.md": {"": ["not: a drawing"], "sh": ["as test_letters_command.py"]},
+    "docs/traces.md": {"sh": ["as test_traces.py", "not: into the system"], "": ["as test_traces_of_hosts.py"]},
     "docs/usage.md": {"sh": ["test_how_to.py"], "json": ["not: data"]},
 }
 
