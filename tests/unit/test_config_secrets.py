@@ -1,6 +1,7 @@
 """No secret comes out of the configuration, wherever it was written by mistake."""
 
 import json
+import time
 import tomllib
 
 import pytest
@@ -87,3 +88,11 @@ def test_shown(write, url):
 def test_nothing_to_hide(url):
     """What has no secret in it is shown as it is."""
     assert hide_password(url) == url
+
+
+@pytest.mark.parametrize("ahead", ["", "redis://u:p@h"])
+def test_long(ahead):
+    """However long what is no URL is, hiding takes a moment."""
+    rest, began = "/:///" * 20_000, time.process_time()
+    assert hide_password(ahead + rest) == ahead.replace(":p@", ":***@") + rest
+    assert time.process_time() - began < 0.1

@@ -210,7 +210,10 @@ def _optional(read: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 def hide_password(url: str) -> str:
     """Return the URL with *** for the password, for a user without one, and for options that may be secret."""
-    without = _PASSWORD.sub(lambda found: f"://{found[1] or ''}***@", url)
+    ahead, at, rest = url.rpartition(
+        "@"
+    )  # past the last there is no password, and a long rest would be looked through once a "://"
+    without = _PASSWORD.sub(lambda found: f"://{found[1] or ''}***@", ahead + at) + rest
     return _OPTION.sub(lambda found: found[0] if _PLAIN_OPTIONS.fullmatch(found[1]) else f"{found[1]}=***", without)
 
 
