@@ -48,7 +48,7 @@ def configurations() -> list[tuple[str, str]]:
 def test_configuration(page: str, text: str, tmp_path: Path) -> None:
     """It is right, as it stands there."""
     (tmp_path / "config.toml").write_text(textwrap.dedent(text))
-    done = headrace("config", "check", "--config", str(tmp_path / "config.toml"), environ=environment(tmp_path))
+    done = headrace("config", "check", "--only-file", "--config", str(tmp_path / "config.toml"), environ=environment(tmp_path))
     assert done.returncode == 0, done.stderr
 
 

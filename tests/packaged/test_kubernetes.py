@@ -68,7 +68,9 @@ def test_configuration(tmp_path: Path) -> None:
     """The configuration that pods get is right, and its socket lies where the node's folder is mounted."""
     (tmp_path / "redis_password").write_text("p")
     password = {"HEADRACE_REDIS__PASSWORD_FILE": str(tmp_path / "redis_password")}
-    done = headrace("config", "check", "--config", str(PLACE / "config.toml"), environ=environment(tmp_path) | password)
+    done = headrace(
+        "config", "check", "--only-file", "--config", str(PLACE / "config.toml"), environ=environment(tmp_path) | password
+    )
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = tomllib.loads((PLACE / "config.toml").read_text())
     assert said["listen"]["grpc"] == ["unix:/run/headrace/headrace.sock"]
