@@ -22,6 +22,7 @@ WITHIN_S = 60.0
 
 # Keys that stay, and who looks after what is in them.
 OWNED = {
+    r"headrace:schema": "every start writes it anew: the version of what lies here",
     r"headrace:tickets": "the sweeper: each entry goes with its ticket",
     r"headrace:due": "the workers: each entry goes with its ticket",
     r"headrace:held": "the sweeper: each entry goes with its attempt",
