@@ -67,13 +67,15 @@ async def grpc_door(one: Daemon, path: Path, **settings: str) -> AsyncIterator[g
 
 
 @contextlib.asynccontextmanager
-async def grpc_server(one: Daemon, path: Path, **settings: str) -> AsyncIterator[GrpcServer]:
-    """Open a daemon's gRPC port."""
+async def grpc_server(
+    one: Daemon, path: Path, addresses: tuple[str, ...] = ("127.0.0.1:0",), **settings: str
+) -> AsyncIterator[GrpcServer]:
+    """Open a daemon's gRPC port, or other addresses."""
     parts = one.parts
     door = GrpcServer(
         parts.exchange, parts.hits, parts.admission, parts.callers, parts.tickets, parts.letters, parts.cache,
         parts.usage, parts.board, parts.operated,
-        clock=parts.clock, addresses=("127.0.0.1:0",), budget_headers=parts.schedule.budget_headers, runtime_dir=path,
+        clock=parts.clock, addresses=addresses, budget_headers=parts.schedule.budget_headers, runtime_dir=path,
         passes_credentials=settings.get("UPSTREAM__CREDENTIALS") == "caller", passkey=parts.passkey,
     )  # fmt: skip
     await door.start()

@@ -11,7 +11,8 @@ Doors and lives
     steering    its limits, hold, release     keyring     its keys
     letterbox   its dead letters              terminal    what commands share
     overview    its status, hosts, drain      explaining  why a call was slow
-    ticketing   its tickets                   passkey     root needs no key
+    ticketing   its tickets                   acting      on many things, one by one
+    passkey     root needs no key
     operated    what operators look at        built       of which commit
     condition   ready, degraded or neither    doctor/     whether all is well, around it too
     needs       of its machine                loaded      the configuration of now

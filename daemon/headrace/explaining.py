@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.acting import looking
 from headrace.terminal import (
-    NOT_THERE,
-    Absent,
     ConfigOption,
     JsonOption,
     KeyOption,
@@ -84,11 +83,8 @@ def _pairs(labels: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _explain(id: str, config: Any, as_key: str, as_json: bool) -> None:
     from headrace.v1.operator_service_pb2 import ExplainCallRequest
 
-    try:
+    with looking():
         reply = ask_daemon(config, as_key, "Operator", "ExplainCall", ExplainCallRequest(id=id))
-    except Absent as absent:
-        typer.echo(f"headrace: {absent}", err=True)
-        raise typer.Exit(NOT_THERE) from absent
     if as_json:
         echo_json(plain(reply))
     else:

@@ -8,19 +8,21 @@ wrong configuration or option; 3, there is no such letter (of several, the other
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.acting import act, looking
 from headrace.terminal import (
-    NOT_THERE,
-    Absent,
+    Ask,
     ConfigOption,
     JsonOption,
     KeyOption,
     ReasonOption,
     ask_daemon,
+    asking,
     echo_json,
     microseconds,
     plain,
@@ -35,6 +37,7 @@ letters_app = typer.Typer(help="Dead letters: calls that failed for good, kept f
 COLUMNS = ("id", "caller", "model", "failed", "attempts", "reason", "message")
 
 _PAGE = 500
+_ABSENT = "it is no dead letter (of yours)"
 _MOST_SHOWN = 80  # characters of an error's message in a table
 
 CallerOption = Annotated[str, typer.Option("--caller", help="Only this caller's.")]
@@ -59,7 +62,8 @@ def list_letters(
     as_json: JsonOption = False,
 ) -> None:
     """List dead letters, the latest failure first."""
-    letters = [letter for letter, _ in zip(_letters(config, as_key, caller, model), range(most), strict=False)]
+    with asking(config, as_key) as ask:
+        letters = list(islice(_letters(ask, caller, model), most))
     if as_json:
         echo_json([_plain(letter) for letter in letters])
     else:
@@ -76,10 +80,8 @@ def show_letter(
     """Show one dead letter; what was asked, too, if it is your own."""
     from headrace.v1.letters_service_pb2 import GetLetterRequest
 
-    def show(id: str) -> Any:
-        return _plain(ask_daemon(config, as_key, "Letters", "GetLetter", GetLetterRequest(id=id)).letter)
-
-    said = _each([id], show)[id]
+    with looking():
+        said = _plain(ask_daemon(config, as_key, "Letters", "GetLetter", GetLetterRequest(id=id)).letter)
     if as_json:
         echo_json(said)
         return
@@ -102,14 +104,15 @@ def requeue_letters(
     from headrace.v1.letters_service_pb2 import RequeueLetterRequest
 
     lasts_us = microseconds("--for", lasting) if lasting else 0
+    with asking(config, as_key) as ask:
 
-    def requeue(id: str) -> Any:
-        request = RequeueLetterRequest(id=id, reason=reason)
-        if lasts_us:
-            request.answer_timeout.FromMicroseconds(lasts_us)
-        return _plain(ask_daemon(config, as_key, "Letters", "RequeueLetter", request).ticket)
+        def requeue(id: str) -> dict[str, Any]:
+            request = RequeueLetterRequest(id=id, reason=reason)
+            if lasts_us:
+                request.answer_timeout.FromMicroseconds(lasts_us)
+            return plain(ask("Letters", "RequeueLetter", request).ticket)
 
-    _do(_chosen(ids, all_of_them, config, as_key, caller, model), requeue, "queued again", as_json=as_json)
+        act(_chosen(ids, all_of_them, ask, caller, model), requeue, "queued again", absent=_ABSENT, as_json=as_json)
 
 
 @letters_app.command("drop")
@@ -126,54 +129,31 @@ def drop_letters(
     """Drop dead letters for good."""
     from headrace.v1.letters_service_pb2 import DropLetterRequest
 
-    def drop(id: str) -> Any:
-        return _plain(ask_daemon(config, as_key, "Letters", "DropLetter", DropLetterRequest(id=id, reason=reason)))
+    with asking(config, as_key) as ask:
 
-    _do(_chosen(ids, all_of_them, config, as_key, caller, model), drop, "dropped", as_json=as_json)
+        def drop(id: str) -> dict[str, Any]:
+            return plain(ask("Letters", "DropLetter", DropLetterRequest(id=id, reason=reason)))
+
+        act(_chosen(ids, all_of_them, ask, caller, model), drop, "dropped", absent=_ABSENT, as_json=as_json)
 
 
-def _letters(config: Any, as_key: str, caller: str, model: str) -> Iterator[Letter]:
+def _letters(ask: Ask, caller: str, model: str) -> Iterator[Letter]:
     from headrace.v1.letters_service_pb2 import ListLettersRequest
 
     token = ""
     while True:
         request = ListLettersRequest(page_size=_PAGE, page_token=token, owner=caller, model=model)
-        reply = ask_daemon(config, as_key, "Letters", "ListLetters", request)
+        reply = ask("Letters", "ListLetters", request)
         yield from reply.letters
         token = reply.next_page_token
         if not token:
             return
 
 
-def _chosen(ids: list[str] | None, all_of_them: bool, config: Any, as_key: str, caller: str, model: str) -> Sequence[str]:
+def _chosen(ids: list[str] | None, all_of_them: bool, ask: Ask, caller: str, model: str) -> Sequence[str]:
     if bool(ids) == all_of_them or (ids and (caller or model)):
         raise typer.BadParameter("name letters by their ids, or take --all (with --caller and --model, if you like)")
-    return ids or [letter.ticket.id for letter in _letters(config, as_key, caller, model)]
-
-
-def _do(ids: Sequence[str], work: Callable[[str], Any], done: str, *, as_json: bool) -> None:
-    said = _each(ids, work, say=None if as_json else lambda each: typer.echo(f"{each} {done}"))
-    if as_json:
-        echo_json(said)
-
-
-def _each(ids: Sequence[str], work: Callable[[str], Any], say: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """Return what came of each; leave with an exit code of its own, in the end, if one of them is not there."""
-    said: dict[str, Any] = {}
-    is_whole = True
-    for each in ids:
-        try:
-            said[each] = work(each)
-            if say is not None:
-                say(each)
-        except Absent:
-            is_whole = False
-            typer.echo(f"headrace: {each} is no dead letter (of yours)", err=True)
-    if not is_whole:
-        if say is None and said:
-            echo_json(said)
-        raise typer.Exit(NOT_THERE)
-    return said
+    return ids or [letter.ticket.id for letter in _letters(ask, caller, model)]
 
 
 def _plain(message: Any) -> dict[str, Any]:

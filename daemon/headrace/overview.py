@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.acting import looking
 from headrace.errors import StartupError
 from headrace.terminal import (
     AMISS,
-    NOT_THERE,
-    Absent,
+    Ask,
     ConfigOption,
     JsonOption,
     KeyOption,
     ReasonOption,
     ago,
     ask_daemon,
+    asking,
     echo_json,
     microseconds,
     plain,
@@ -154,14 +155,12 @@ def drain(
 
     patience_s = microseconds("--wait", wait) / 1e6 if wait else 0.0
     method, request = ("ResumeHost", ResumeHostRequest) if undo else ("DrainHost", DrainHostRequest)
-    try:
-        reply = ask_daemon(config, as_key, "Operator", method, request(host=host, reason=reason))
-    except Absent as absent:
-        typer.echo(f"headrace: {absent}", err=True)
-        raise typer.Exit(NOT_THERE) from absent
-    names = [each.instance for each in reply.hosts]
-    if wait and not undo:
-        _wait(names, patience_s, config, as_key)
+    with asking(config, as_key) as ask:
+        with looking():
+            reply = ask("Operator", method, request(host=host, reason=reason))
+        names = [each.instance for each in reply.hosts]
+        if wait and not undo:
+            _wait(names, patience_s, ask)
     if as_json:
         echo_json(plain(reply))
         return
@@ -169,12 +168,12 @@ def drain(
     typer.echo("\n".join(f"{name} {said}" for name in names))
 
 
-def _wait(names: Sequence[str], patience_s: float, config: Any, as_key: str) -> None:
+def _wait(names: Sequence[str], patience_s: float, ask: Ask) -> None:
     from headrace.v1.operator_service_pb2 import HOST_STATE_DRAINED, ListHostsRequest
 
     give_up = time.monotonic() + patience_s
     while True:
-        there = ask_daemon(config, as_key, "Operator", "ListHosts", ListHostsRequest()).hosts
+        there = ask("Operator", "ListHosts", ListHostsRequest()).hosts
         left = [each.instance for each in there if each.instance in names and each.state != HOST_STATE_DRAINED]
         if not left:
             return

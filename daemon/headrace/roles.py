@@ -53,10 +53,9 @@ SEEN = Rule(all_from=Role.OBSERVER)
 LETTERS = Rule(all_from=Role.OPERATOR)
 """What failed for good: its caller's to try again, and an operator's."""
 WATCHED = Rule(Role.OBSERVER)
-"""What is of all callers, or of none."""
+"""What is of all callers, or of none. Where no key is asked for, who is on this machine sees the live page (admin/asker.py)."""
 STEERED = Rule(Role.OPERATOR)
-WATCHED = Rule(Role.OBSERVER)
-"""The live page. Where no key is asked for it is for whoever is on this machine (admin/asker.py)."""
+"""What changes how everybody's calls go."""
 LENT = Rule(all_from=Role.ADMIN)
 """What upstream holds for callers under our one key, and what they share."""
 ADMINS = Rule(Role.ADMIN)

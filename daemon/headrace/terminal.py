@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headrace.link import Link
 
 T = TypeVar("T")
+Ask = Callable[[str, str, Any], Any]  # the service, less that word; the method; the request
 
 _RPC_TIMEOUT_S = 30.0
 
@@ -58,39 +59,54 @@ def load(option: Path | None) -> tuple[Settings, Callable[[], Settings]]:
 
 def ask_daemon(option: Path | None, key: str, service: str, method: str, request: Any) -> Any:
     """Return what the running daemon replies; raises `StartupError` with what it says instead."""
+    with asking(option, key) as ask:
+        return ask(service, method, request)
+
+
+@contextmanager
+def asking(option: Path | None, key: str) -> Iterator[Ask]:
+    """Yield what asks the running daemon as `ask_daemon` does, over one connection for all that is asked."""
+    import grpc
+
     settings, _ = load(option)
-    target = daemon_address(settings)
-    metadata = _credentials(settings, key)
+    target, metadata = _whom(settings, key)
+    with grpc.insecure_channel(target) as channel:
+        yield lambda service, method, request: _reply(channel, target, metadata, service, method, request)
+
+
+def _reply(channel: Any, target: str, metadata: Sequence[tuple[str, str]], service: str, method: str, request: Any) -> Any:
     from importlib import import_module
 
     import grpc
 
     stubs = import_module(f"headrace.v1.{service.lower()}_service_pb2_grpc")
-    with grpc.insecure_channel(target) as channel:
-        try:
-            ask = getattr(getattr(stubs, f"{service}ServiceStub")(channel), method)
-            return ask(request, timeout=_RPC_TIMEOUT_S, metadata=metadata)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
-                raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
-            kind = Absent if error.code() is grpc.StatusCode.NOT_FOUND else StartupError
-            raise kind(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
+    try:
+        return getattr(getattr(stubs, f"{service}ServiceStub")(channel), method)(
+            request, timeout=_RPC_TIMEOUT_S, metadata=metadata
+        )
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
+            raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
+        kind = Absent if error.code() is grpc.StatusCode.NOT_FOUND else StartupError
+        raise kind(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
 
 
-def _credentials(settings: Settings, key: str) -> list[tuple[str, str]]:
-    # A key that is given says who asks; else root, and the daemon's own user, are who they are.
+def _whom(settings: Settings, key: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return where to ask, and what to present there; raises `ConfigError` if the daemon is nowhere."""
     from headrace import audit, passkey
-
-    if key:
-        return [("x-api-key", key)]
-    found = passkey.read(Path(settings.state.dir))
-    return [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))] if found else []
-
-
-def daemon_address(settings: Settings) -> str:
-    """Return where the daemon of these settings serves gRPC; raises `ConfigError` if it does not."""
     from headrace.config import resolve, runtime_dir
 
+    addresses = _addresses(settings)
+    sockets = [each for each in addresses if each.startswith("unix:")]
+    # A key that is given says who asks; else root, and the daemon's own user, are who they are, at a socket.
+    found = passkey.read(Path(settings.state.dir)) if sockets and not key else ""
+    target = resolve((sockets if found else addresses)[0], runtime_dir(os.environ, settings))
+    if found:
+        return target, [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))]
+    return target, [("x-api-key", key)] if key else []
+
+
+def _addresses(settings: Settings) -> Sequence[str]:
     if not settings.listen.grpc:
         raise ConfigError("listen.grpc = []: is empty, and this command talks to the daemon over gRPC; name an address")
     addresses = [each for each in settings.listen.grpc if each.startswith("unix:") or not settings.listen.tls_certificate]
@@ -98,7 +114,7 @@ def daemon_address(settings: Settings) -> str:
         raise ConfigError(
             "listen.grpc: with TLS this command talks to the daemon over its unix socket, and there is none; name one"
         )
-    return resolve(addresses[0], runtime_dir(os.environ, settings))
+    return addresses
 
 
 def with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:

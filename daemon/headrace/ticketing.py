@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.errors import StartupError
+from headrace.acting import act, looking
 from headrace.terminal import (
     NOT_CONFIRMED,
-    NOT_THERE,
-    Absent,
+    Ask,
     ConfigOption,
     JsonOption,
     KeyOption,
@@ -29,6 +28,7 @@ from headrace.terminal import (
     YesOption,
     ago,
     ask_daemon,
+    asking,
     echo_json,
     microseconds,
     plain,
@@ -44,6 +44,7 @@ tickets_app = typer.Typer(help="Calls that outlive their connection, of all call
 COLUMNS = ("id", "caller", "model", "lane", "state", "made", "tries", "next", "why")
 
 _PAGE = 500
+_ABSENT = "there is no such ticket"
 _MOST_SHOWN = 60  # characters of an error's message in a table
 _STATES = ("queued", "running", "succeeded", "failed", "canceled", "expired")
 
@@ -76,7 +77,8 @@ def list_tickets(
 ) -> None:
     """List tickets, the newest first."""
     request = _request(caller, state, model, lane, older, newer)
-    found = list(islice(_tickets(config, as_key, request), most))
+    with asking(config, as_key) as ask:
+        found = list(islice(_tickets(ask, request), most))
     if as_json:
         echo_json([plain(ticket) for ticket in found])
     else:
@@ -93,10 +95,8 @@ def show_ticket(
     """Show one ticket; what it went through, `headrace explain ID` says."""
     from headrace.v1.operator_service_pb2 import GetAnyTicketRequest
 
-    def show(id: str) -> dict[str, Any]:
-        return plain(ask_daemon(config, as_key, "Operator", "GetAnyTicket", GetAnyTicketRequest(id=id)).ticket)
-
-    said = _each([id], show)[id]
+    with looking():
+        said = plain(ask_daemon(config, as_key, "Operator", "GetAnyTicket", GetAnyTicketRequest(id=id)).ticket)
     if as_json:
         echo_json(said)
         return
@@ -121,12 +121,14 @@ def cancel_tickets(
     """Cancel tickets that have not ended: those that are named, or that the filters choose."""
     from headrace.v1.operator_service_pb2 import CancelAnyTicketRequest as Request
 
-    def cancel(id: str) -> dict[str, Any]:
-        return plain(ask_daemon(config, as_key, "Operator", "CancelAnyTicket", Request(id=id, reason=reason)).ticket)
-
     request = _filters(ids, caller, state, model, lane, older, newer)
-    chosen = _chosen(ids, request, config, as_key, only=("queued", "running"))
-    _do(chosen, cancel, "cancel", "canceled", yes=yes or bool(ids), as_json=as_json)
+    with asking(config, as_key) as ask:
+
+        def cancel(id: str) -> dict[str, Any]:
+            return plain(ask("Operator", "CancelAnyTicket", Request(id=id, reason=reason)).ticket)
+
+        chosen = _chosen(ids, request, ask, "cancel", only=("queued", "running"), yes=yes)
+        act(chosen, cancel, "canceled", absent=_ABSENT, as_json=as_json)
 
 
 @tickets_app.command("requeue")
@@ -148,16 +150,17 @@ def requeue_tickets(
     from headrace.v1.operator_service_pb2 import RequeueTicketRequest
 
     lasts_us = microseconds("--for", lasting) if lasting else 0
+    filters = _filters(ids, caller, "failed" if not ids else "", model, lane, older, newer)
+    with asking(config, as_key) as ask:
 
-    def requeue(id: str) -> dict[str, Any]:
-        request = RequeueTicketRequest(id=id, reason=reason)
-        if lasts_us:
-            request.answer_timeout.FromMicroseconds(lasts_us)
-        return plain(ask_daemon(config, as_key, "Operator", "RequeueTicket", request).ticket)
+        def requeue(id: str) -> dict[str, Any]:
+            request = RequeueTicketRequest(id=id, reason=reason)
+            if lasts_us:
+                request.answer_timeout.FromMicroseconds(lasts_us)
+            return plain(ask("Operator", "RequeueTicket", request).ticket)
 
-    request = _filters(ids, caller, "failed" if not ids else "", model, lane, older, newer)
-    chosen = _chosen(ids, request, config, as_key, only=("failed",))
-    _do(chosen, requeue, "requeue", "queued again", yes=yes or bool(ids), as_json=as_json)
+        chosen = _chosen(ids, filters, ask, "requeue", only=("failed",), yes=yes)
+        act(chosen, requeue, "queued again", absent=_ABSENT, as_json=as_json)
 
 
 @tickets_app.command("drop")
@@ -178,12 +181,14 @@ def drop_tickets(
     """Remove tickets that have ended, with what was asked and answered, for good."""
     from headrace.v1.operator_service_pb2 import DropTicketRequest as Request
 
-    def drop(id: str) -> dict[str, Any]:
-        return plain(ask_daemon(config, as_key, "Operator", "DropTicket", Request(id=id, reason=reason)))
-
     request = _filters(ids, caller, state, model, lane, older, newer)
-    chosen = _chosen(ids, request, config, as_key, only=("succeeded", "failed", "canceled", "expired"))
-    _do(chosen, drop, "drop", "dropped", yes=yes or bool(ids), as_json=as_json)
+    with asking(config, as_key) as ask:
+
+        def drop(id: str) -> dict[str, Any]:
+            return plain(ask("Operator", "DropTicket", Request(id=id, reason=reason)))
+
+        chosen = _chosen(ids, request, ask, "drop", only=("succeeded", "failed", "canceled", "expired"), yes=yes)
+        act(chosen, drop, "dropped", absent=_ABSENT, as_json=as_json)
 
 
 # Choosing.
@@ -213,9 +218,9 @@ def _request(caller: str, state: str, model: str, lane: str, older: str, newer: 
     return request
 
 
-def _tickets(config: Any, as_key: str, request: ListAllTicketsRequest) -> Iterator[Ticket]:
+def _tickets(ask: Ask, request: ListAllTicketsRequest) -> Iterator[Ticket]:
     while True:
-        reply = ask_daemon(config, as_key, "Operator", "ListAllTickets", request)
+        reply = ask("Operator", "ListAllTickets", request)
         yield from reply.tickets
         if not reply.next_page_token:
             return
@@ -223,24 +228,17 @@ def _tickets(config: Any, as_key: str, request: ListAllTicketsRequest) -> Iterat
 
 
 def _chosen(
-    ids: list[str] | None, request: ListAllTicketsRequest | None, config: Any, as_key: str, *, only: Sequence[str]
+    ids: list[str] | None, request: ListAllTicketsRequest | None, ask: Ask, verb: str, *, only: Sequence[str], yes: bool
 ) -> Sequence[str]:
+    """Return the tickets that are named; or what filters choose, in *only* these states, once somebody has confirmed it."""
     if request is None:
         return ids or []
-    return [ticket.id for ticket in _tickets(config, as_key, request) if _state(ticket) in only]
-
-
-# Acting.
-
-
-def _do(ids: Sequence[str], work: Callable[[str], dict[str, Any]], verb: str, done: str, *, yes: bool, as_json: bool) -> None:
-    if not yes and ids:
-        _confirm(f"{verb} {len(ids)} ticket{'s' if len(ids) > 1 else ''}?")
-    said = _each(ids, work, say=None if as_json else lambda each: typer.echo(f"{each} {done}"))
-    if as_json:
-        echo_json(said)
-    elif not ids:
-        typer.echo(f"there is nothing to {verb}")
+    chosen = [ticket.id for ticket in _tickets(ask, request) if _state(ticket) in only]
+    if not chosen:
+        typer.echo(f"there is nothing to {verb}", err=True)
+    elif not yes:
+        _confirm(f"{verb} {len(chosen)} ticket{'s' if len(chosen) > 1 else ''}?")
+    return chosen
 
 
 def _confirm(question: str) -> None:
@@ -249,30 +247,6 @@ def _confirm(question: str) -> None:
         raise typer.Exit(NOT_CONFIRMED)
     if not typer.confirm(question, err=True):
         raise typer.Exit(NOT_CONFIRMED)
-
-
-def _each(
-    ids: Sequence[str], work: Callable[[str], dict[str, Any]], say: Callable[[str], None] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Return what came of each; leave with an exit code of its own, in the end, if one of them is not there."""
-    said: dict[str, dict[str, Any]] = {}
-    wrong = 0
-    for each in ids:
-        try:
-            said[each] = work(each)
-            if say is not None:
-                say(each)
-        except Absent:
-            wrong = NOT_THERE
-            typer.echo(f"headrace: {each}: there is no such ticket", err=True)
-        except StartupError as error:
-            wrong = wrong or 1
-            typer.echo(f"headrace: {each}: {error}", err=True)
-    if wrong:
-        if say is None and said:
-            echo_json(said)
-        raise typer.Exit(wrong)
-    return said
 
 
 # Showing.

@@ -16,9 +16,13 @@ from headrace import passkey
 from headrace.errors import UpstreamError
 from headrace.v1 import budgets_service_pb2, budgets_service_pb2_grpc, cache_service_pb2, cache_service_pb2_grpc
 from headrace.v1 import operator_service_pb2 as pb
+from headrace.v1.letters_service_pb2 import ListLettersRequest
+from headrace.v1.letters_service_pb2_grpc import LettersServiceStub
 from headrace.v1.messages_service_pb2 import SubmitMessageRequest
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
 from headrace.v1.operator_service_pb2_grpc import OperatorServiceStub
+from headrace.v1.organization_service_pb2 import ListApiKeysRequest
+from headrace.v1.organization_service_pb2_grpc import OrganizationServiceStub
 from headrace.v1.tickets_pb2 import TICKET_STATE_CANCELED, TICKET_STATE_QUEUED
 from lent import House, opened
 
@@ -165,23 +169,64 @@ async def test_other_acts(desk: Desk) -> None:
     assert (await desk.ask("ListActs")).acts[-1].details == "requests_per_minute=6000"
 
 
+@contextlib.asynccontextmanager
+async def doors_at(desk: Desk, path: Path) -> AsyncIterator[tuple[Desk, Desk]]:
+    """Open a unix socket and a port of a daemon that has a passkey; root stands at each."""
+    desk.parts.passkey = passkey.make(path)
+    async with (
+        grpc_server(desk.house.one, path, ("unix:o.sock", "127.0.0.1:0")) as door,
+        grpc.aio.insecure_channel(f"unix:{path}/o.sock") as socket,
+        grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[1]}") as port,
+    ):
+        yield Desk(desk.house, socket), Desk(desk.house, port)
+
+
 async def test_root(desk: Desk, tmp_path) -> None:
     """Who can read the daemon's passkey may operate it without a key, and is named; who cannot is a stranger as ever."""
     assert await desk.refused("ListHosts", "uid:0") is grpc.StatusCode.UNAUTHENTICATED
-    desk.parts.passkey = passkey.make(tmp_path)
-    async with (
-        grpc_server(desk.house.one, tmp_path) as door,
-        grpc.aio.insecure_channel(f"127.0.0.1:{door.ports[0]}") as channel,
-    ):
-        root = Desk(desk.house, channel)
+    async with doors_at(desk, tmp_path) as (root, _):
         await root.parts.operated.drains.end("nobody")
         assert (await root.ask("ListHosts", "uid:0")).hosts != []
         assert await root.refused("DrainHost", "uid:0", host="nowhere") is grpc.StatusCode.NOT_FOUND
         ticket = await desk.submit()
         await root.ask("CancelAnyTicket", "uid:0", id=ticket)
         assert ("ticket.canceled", ticket, "uid:0", "") in await desk.acts()
-        with pytest.raises(grpc.aio.AioRpcError) as raised:  # calls have to say whose they are
-            await root.submit("uid:0")
-        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
         desk.parts.passkey = "other"
         assert await root.refused("ListHosts", "uid:0") is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_root_makes_no_calls(desk: Desk, tmp_path) -> None:
+    """Calls have to say whose they are, and what upstream is asked for by an admin's key, an admin has to ask for."""
+    async with doors_at(desk, tmp_path) as (root, _):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await root.submit("uid:0")
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        stub = OrganizationServiceStub(root.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.ListApiKeys(ListApiKeysRequest(), metadata=root.metadata("uid:0"))
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert desk.house.upstream.asked == []
+
+
+async def test_root_at_a_port(desk: Desk, tmp_path) -> None:
+    """At a port the passkey is nothing, so that a copy of the file is worth nothing wherever a port can be reached from."""
+    async with doors_at(desk, tmp_path) as (_, root):
+        for method in ("GetStatus", "ListHosts", "ListAllTickets", "ListActs"):
+            assert await root.refused(method, "uid:0") is grpc.StatusCode.UNAUTHENTICATED
+        assert await root.refused("DrainHost", "uid:0", host="*") is grpc.StatusCode.UNAUTHENTICATED
+        letters = LettersServiceStub(root.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await letters.ListLetters(ListLettersRequest(), metadata=root.metadata("uid:0"))
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        # Beside a key it is no more than the key.
+        both = (*root.metadata("uid:0"), *root.metadata("ann"))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await OperatorServiceStub(root.channel).ListHosts(pb.ListHostsRequest(), metadata=both)
+        assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_root_at_a_port_without_keys(valkey_url, tmp_path) -> None:
+    """Where no keys are asked for, whoever presents it at a port has everybody's role, and is not named root."""
+    async with desk_at(valkey_url, tmp_path, AUTH__REQUIRED="false") as desk, doors_at(desk, tmp_path) as (socket, port):
+        assert await port.refused("ListHosts", "uid:0") is grpc.StatusCode.PERMISSION_DENIED
+        assert (await socket.ask("ListHosts", "uid:0")).hosts != []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from headrace import audit, passkey
+from headrace import audit
 from headrace.errors import HostNotFound, InvalidCall
 from headrace.hosts import Drain, Fact, State
 from headrace.hosts.fact import configs, decode, encode, named, unknown
@@ -51,20 +51,6 @@ def test_wrong(wrong: dict) -> None:
 def test_configs() -> None:
     """Those that are in force; who has not said it has none."""
     assert configs(ALL) == {"c", "d"}
-
-
-def test_passkey(tmp_path) -> None:
-    """Who may read the file is let in under the name of a user; with anything else nobody is."""
-    key = passkey.make(tmp_path)
-    assert passkey.read(tmp_path) == key
-    assert (tmp_path / "operator.key").stat().st_mode & 0o777 == 0o600
-    assert passkey.who(passkey.said(key, "uid:0"), key) == "uid:0"
-    assert passkey.who(passkey.said(key, "uid:1000 (sudo by ann)"), key) == "uid:1000 (sudo by ann)"
-    for presented in ("", "uid:0", " uid:0", f"{key}", f"{key} ann", f"{key}0 uid:0", f"{key} uid:0\n", "\u00e9 uid:0"):
-        assert passkey.who(presented, key) == "", presented
-    assert passkey.who(" uid:0", "") == ""
-    assert passkey.make(tmp_path) != key
-    assert passkey.read(tmp_path / "nowhere") == ""
 
 
 def test_whoever() -> None:

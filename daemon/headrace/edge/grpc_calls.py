@@ -134,7 +134,7 @@ class Who:
 
     Args:
         passes_credentials: callers' own keys go upstream (`upstream.credentials = "caller"`).
-        passkey: who presents it may do what an admin may (passkey.py); "" for nobody.
+        passkey: who presents it at a unix socket may do what an admin may (passkey.py); "" for nobody.
     """
 
     def __init__(self, callers: Callers, *, passes_credentials: bool, passkey: str = "") -> None:
@@ -149,18 +149,23 @@ class Who:
         Raises `UnknownCaller` for a stranger: whoever presents no key of ours there costs nothing more. Where a certificate may
         say it, nobody is a stranger yet: the RPC has to `recognize` its caller.
         """
+        # Where the RPC came in is not known yet, so the passkey opens this gate at ports, too; there the RPC itself says no.
         if self.asks_for_keys and not self._callers.knows_certificates and not self._operator(metadata):
             _presented.set(self._read(metadata))
 
     def recognize(self, context: Any) -> None:
         """Do the same from within the RPC, which knows the certificate, too, before it reads anything."""
-        if not self._operator(context.invocation_metadata() or ()):
+        if not self._local_operator(context):
             _presented.set(self._of(context))
 
     def _operator(self, metadata: Iterable[tuple[str, str]]) -> str:
         """Return which user of this machine presents our passkey; "" if none does."""
         given = next((value for name, value in metadata if name == passkey.HEADER), "")
         return passkey.who(given, self._passkey) if given else ""
+
+    def _local_operator(self, context: Any) -> str:
+        """Return the same of an RPC that came in at a unix socket; "" at any port: the passkey is nothing there."""
+        return self._operator(context.invocation_metadata() or ()) if peers.is_local(context) else ""
 
     def keys(self, context: Any, headers: Mapping[str, str] | None = None) -> Keys:
         """
@@ -204,7 +209,7 @@ class Who:
 
     def ask(self, context: Any, rpc: str, named: str = "") -> Asker:
         """Return who asks for an RPC ("TicketsService.GetTicket"); raises `NotAllowed` if that may not (roles.py)."""
-        if operator := self._operator(context.invocation_metadata() or ()):
+        if operator := self._local_operator(context):
             return Asker(Caller(operator, role=Role.ADMIN), Owner(operator), "", is_limited=False)
         key, own_key, *_ = self.keys(context)
         if self._passes_credentials and not named:

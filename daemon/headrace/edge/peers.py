@@ -1,7 +1,8 @@
 """
-The names in a client's certificate, once TLS has verified it: the configuration may map them to callers.
+Who is at the other end, as the transport knows it: the names in a client's certificate, and whether it came by a unix socket.
 
-They are its alternative names (URIs, then DNS names); only a certificate that has none at all is known by its common name.
+The configuration may map the names to callers, once TLS has verified them. They are the certificate's alternative names (URIs,
+then DNS names); only one that has none at all is known by its common name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ def of_grpc(context: Any) -> list[str]:
     if "x509_subject_alternative_name" not in said:
         return _texts(said, "x509_common_name")
     return _texts(said, "peer_uri") + _texts(said, "peer_dns")
+
+
+def is_local(context: Any) -> bool:
+    """Whether an RPC came in at a unix socket."""
+    return str(context.peer()).startswith("unix:")
 
 
 def of_http(transport: Any) -> list[str]:
