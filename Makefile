@@ -25,7 +25,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order screenshots page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -129,6 +129,9 @@ soak: dev                    ## Let daemons work for half an hour, and look whet
 
 screenshots: dev             ## Take pictures of the live page and of `headrace top`, into docs/screenshots/; needs chromium.
 	$(BIN)/python -m tests.screenshots
+
+questions: dev               ## Ask what operators ask, of two hosts in a storm, and write docs/operate/questions.md.
+	$(BIN)/python -m tests.questions
 
 page-cost: dev               ## Measure the live page: an event to the screen with 10,000 calls that wait, and what five open pages cost.
 	$(BIN)/python -m tests.screenshots.cost

@@ -64,6 +64,7 @@ SNIPPETS: dict[str, dict[str, list[str]]] = {
         "": ["as test_acl.py"],
     },
     "docs/metrics.md": {"json": ["not: data"]},
+    "docs/operate/questions.md": {"text": ["not: made by make questions, which gives each command and looks at what it says"]},
     "docs/operate/state.md": {"sh": ["as test_backups.py"] * 2, "": ["as test_haproxy.py"]},
     "docs/packaging.md": {
         "sh": ["as test_wheels.py", "as test_packages.py", "not: no builder of images in CI", "not: no cluster in CI"],

@@ -144,6 +144,43 @@ async def test_explained(pair: Pair) -> None:
     assert "for limit reports" in line
 
 
+async def test_one_connection(pair: Pair) -> None:
+    """A command that acts on many things asks over one connection, and says of each what came of it."""
+    connections = 0
+
+    async def passed_on(*ends) -> None:
+        nonlocal connections
+        connections += 1
+        await join(at, *ends)
+
+    at = pair.one.grpc
+    names = [f"tkt_{number:024}" for number in range(40)]
+    listening = await asyncio.start_server(passed_on, "127.0.0.1", 0)
+    async with listening:
+        environ = environment(pair.path, HEADRACE_LISTEN__GRPC=f'["127.0.0.1:{listening.sockets[0].getsockname()[1]}"]')
+        done = await asyncio.to_thread(headrace, "tickets", "cancel", *names, environ=environ)
+    assert done.returncode == 3
+    assert done.stderr.count("there is no such ticket") == 40
+    assert connections == 1
+
+
+async def join(to: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes in at a connection, and back, until either end has no more to say."""
+    host, _, port = to.rpartition(":")
+    inner = await asyncio.open_connection(host, int(port))
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            sink.write(data)
+
+    ways = [asyncio.create_task(copy(reader, inner[1])), asyncio.create_task(copy(inner[0], writer))]
+    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    for way in ways:
+        way.cancel()
+    for end in (writer, inner[1]):
+        end.close()
+
+
 async def test_tickets(pair: Pair) -> None:
     """Tickets of all callers, by filters: counted, asked about, cancelled and dropped, with whoever did it."""
     assert (await pair.call(pair.one, "reports.q"))[0] == 200  # takes the one that there is a minute
