@@ -35,7 +35,7 @@ async def wired(valkey_url: str, tmp_path_factory) -> AsyncIterator[tuple[Proces
     at = Path(tmp_path_factory.mktemp("w")) / "w"
     async with nth_wired(Path(valkey_url.removeprefix("unix://")), at) as wire:
         process = await Process(f"unix://{at}").start()
-        for script in (making._REQUEUE, letters._DROP, renewals._RENEW, sweeper._LAPSE, sweeper._RESCUE):
+        for script in (making._REQUEUE, letters._DROP, letters._ERASE, renewals._RENEW, sweeper._LAPSE, sweeper._RESCUE):
             await process.link.do("SCRIPT", "LOAD", script.text)  # else all that is lost is the word that it is not known
         try:
             yield process, wire
@@ -108,6 +108,18 @@ async def test_drop(wired, here: Process, trouble: str) -> None:
     with pytest.raises(TicketNotFound):
         await here.letters.get(ticket_id)
     assert await here.link.do("EXISTS", keys.ticket(ticket_id)) == 0
+
+
+@every_trouble
+async def test_erase(wired, here: Process, trouble: str) -> None:
+    """A ticket that has ended is gone for good, and who had it erased hears that it is."""
+    far, wire = wired
+    ticket_id = await a_letter(here)
+    async with troubled(wire, trouble, "erase"):
+        await far.letters.erase(ticket_id)
+    with pytest.raises(TicketNotFound):
+        await here.letters.get(ticket_id)
+    assert await here.letters.count() == 0
 
 
 @every_trouble

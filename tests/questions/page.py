@@ -33,7 +33,8 @@ QUESTIONS = (
     ),
     (
         "What is parked, until when?",
-        "In the storm: tickets that wait, with the time of their next attempt. Why each is parked, `headrace explain TICKET` says.",
+        "In the storm: tickets that wait, with the time of their next attempt. Why each is parked, `headrace explain TICKET` "
+        "says.",
     ),
     ("Drop, cancel, requeue these", "Without `--yes` each counts first, and asks. What was requeued are dead letters."),
     ("Raise this limit for an hour", "By one host, and seen at the other; those who wait feel it at once."),

@@ -117,10 +117,7 @@ class Letters:
         """Take a letter away for good, its ticket with it; raises as `get` does."""
         ticket = (await self.get(ticket_id, owner)).ticket
         names = [keys.ticket(ticket_id), keys.LETTERS, keys.tickets_of(ticket.owner)]
-        is_dropped = await insist(self._clock, lambda: self._link.run(_DROP, names, [ticket_id, ticket.owner]))
-        # Said twice, since the reply was lost, it finds nothing: the letter is gone, as was asked, unless it is a ticket again.
-        if not is_dropped and await insist(self._clock, lambda: self._link.do("EXISTS", keys.ticket(ticket_id))):
-            raise not_found(ticket_id)
+        await self._take_away(_DROP, names, ticket)
 
     async def erase(self, ticket_id: str) -> None:
         """
@@ -136,8 +133,13 @@ class Letters:
             keys.ticket(ticket_id), keys.LETTERS, keys.tickets_of(ticket.owner), ticket.idempotency or keys.ticket(ticket_id),
             keys.trail(ticket_id),
         ]  # fmt: skip
-        if not await insist(self._clock, lambda: self._link.run(_ERASE, names, [ticket_id, ticket.owner])):
-            raise not_found(ticket_id)
+        await self._take_away(_ERASE, names, ticket)
+
+    async def _take_away(self, script: Script, names: list[str], ticket: Ticket) -> None:
+        is_gone = await insist(self._clock, lambda: self._link.run(script, names, [ticket.id, ticket.owner]))
+        # Said twice, since the reply was lost, it finds nothing: the ticket is gone, as was asked, unless it is one again.
+        if not is_gone and await insist(self._clock, lambda: self._link.do("EXISTS", keys.ticket(ticket.id))):
+            raise not_found(ticket.id)
 
 
 def _anew(call: Call, now: float, lasts_s: float) -> Call:
