@@ -14,6 +14,7 @@ from headrace.explain import Forecast, Told
 from headrace.explain.forecast import Part
 from headrace.explain.timeline import Phase, phases
 from headrace.hosts import Fact, State
+from headrace.hosts.fact import configs
 from headrace.operated import Status
 from headrace.owner import name_in
 from headrace.v1 import operator_service_pb2 as pb
@@ -47,7 +48,7 @@ def status(status: Status, dead_letters: int) -> pb.GetStatusResponse:
     facts, budgets, queued = status.hosts, status.budgets, status.queued
     return pb.GetStatusResponse(
         hosts=[host(fact) for fact in facts],
-        config_hashes=sorted({fact.config for fact in facts if fact.config}),
+        config_hashes=sorted(configs(facts)),
         versions=sorted({fact.version for fact in facts if fact.version}),
         troubles=sorted({trouble for fact in facts for trouble in fact.troubles}),
         fullest=fullest(budgets),
