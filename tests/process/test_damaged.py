@@ -12,7 +12,7 @@ import time
 import pytest
 import redis
 
-from headrace import embedded, observe
+from headrace import aof, mending, observe
 from headrace.embedded import EmbeddedValkey, damaged
 from headrace.errors import StartupError
 
@@ -58,7 +58,7 @@ def told(monkeypatch):
         def __getattr__(self, level):
             return lambda event, **fields: lines.append({"event": event, "level": level, **fields})
 
-    monkeypatch.setattr(embedded, "log", Log())
+    monkeypatch.setattr(mending, "log", Log())
     return lambda: [line for line in lines if line["event"] == observe.VALKEY_MENDED]
 
 
@@ -171,3 +171,26 @@ def test_while_it_runs(directory, told):
     assert len(told()) == 1
     assert threading.active_count() < 10
     assert re.match(r"\d+", json.dumps(told()[0]["lost_bytes"]))
+
+
+def test_cannot_be_mended(directory):
+    """Where what can be read cannot be written, as on a full disk, all stays as it was, and it is said."""
+    path = part(directory, "incr")
+    path.write_bytes(b"nonsense\n" * 10)
+    odd = path.with_name("appendonly.aof.9.incr.aof")  # no file, so it cannot be written anew
+    odd.mkdir()
+    manifest = directory / "appendonlydir" / "appendonly.aof.manifest"
+    manifest.write_text(f"{manifest.read_text()}file {odd.name} seq 9 type i\n")
+    before = {each.name for each in path.parent.iterdir()}
+    with pytest.raises(StartupError, match="no server can be run"):
+        count(directory)
+    assert {each.name for each in path.parent.iterdir()} == before
+    assert damaged(directory) == []
+
+
+def test_killed_meanwhile(directory):
+    """What was written anew takes its place at the next start, if whoever wrote it was killed before it could."""
+    said = "Bad file format reading the append only file"
+    aof.mend(directory, said)
+    (directory / "appendonlydir").rename(directory / "appendonlydir.mending")
+    assert count(directory) == (KEYS // 2, KEYS // 2)
