@@ -17,7 +17,7 @@ import aiohttp
 import grpc
 import pytest
 
-from conftest import start_valkey
+from conftest import missing, start_valkey
 from fleet import daemon, simulated
 from headrace.simulator import Options
 from headrace.v1 import content_pb2, messages_pb2, messages_service_pb2
@@ -154,7 +154,7 @@ def started(simulator, redis_url, ports, name):
 
 async def test_restarts(long, tmp_path_factory, capsys):
     """drain.delay = "3s", a check a second: 0 failed calls."""
-    binary = shutil.which("haproxy") or pytest.skip("haproxy is not installed (apt install haproxy)")
+    binary = shutil.which("haproxy") or missing("haproxy (Debian: apt install haproxy)")
     ports = dict(zip(("http", "grpc", "a_http", "b_http", "a_grpc", "b_grpc"), free_ports(6), strict=True))
     valkey, url = await asyncio.to_thread(start_valkey, tmp_path_factory.mktemp("v"))
     told, is_over, restarts = Told(), asyncio.Event(), LONG_RESTARTS if long else RESTARTS
