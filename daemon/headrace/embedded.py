@@ -342,11 +342,6 @@ class EmbeddedValkey:
             os.close(life)
 
 
-def damaged(directory: Path) -> list[Path]:
-    """Return what was moved aside in a server's directory since it could not be read, the eldest first."""
-    return aof.asides(directory)
-
-
 def running_url(directory: Path) -> str | None:
     """Return where the server of a running daemon listens, for commands beside it; None if none does."""
     path = sockets.find(Path(os.path.abspath(directory)), _NAME)

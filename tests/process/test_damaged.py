@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from headrace import aof, mending, observe
-from headrace.embedded import EmbeddedValkey, damaged
+from headrace.aof import asides
+from headrace.embedded import EmbeddedValkey
 from headrace.errors import StartupError
 
 KEYS = 200
@@ -86,7 +87,7 @@ def test_middle(directory, told):
     assert line["level"] == "error"
     assert 0 < line["lost_bytes"] < 500
     assert "Bad file format" in line["reason"]
-    [aside] = damaged(directory)
+    [aside] = asides(directory)
     assert str(aside) == line["aside"]
     assert any(each.read_bytes() == before for each in aside.rglob("*.incr.aof"))
     assert count(directory) == (base, later)
@@ -100,7 +101,7 @@ def test_cut_end(directory, told):
     assert count(directory) == (KEYS // 2, KEYS // 2 - 1)
     [line] = told()
     assert "not whole" in line["reason"]
-    assert damaged(directory) == []
+    assert asides(directory) == []
 
 
 def test_other_command(directory, told):
@@ -135,7 +136,7 @@ def test_nothing_left(directory, told):
         part(directory, kind).write_bytes(b"nonsense\n" * 10)
     assert count(directory) == (0, 0)
     assert told()[-1]["lost_bytes"] > 0
-    assert damaged(directory)
+    assert asides(directory)
 
 
 def test_strictly(directory):
@@ -143,7 +144,7 @@ def test_strictly(directory):
     part(directory, "incr").write_bytes(b"nonsense\n" * 10)
     with pytest.raises(StartupError, match="Bad file format"):
         count(directory, mends=False)
-    assert damaged(directory) == []
+    assert asides(directory) == []
 
 
 def test_while_it_runs(directory, told):
@@ -185,7 +186,7 @@ def test_cannot_be_mended(directory):
     with pytest.raises(StartupError, match="no server can be run"):
         count(directory)
     assert {each.name for each in path.parent.iterdir()} == before
-    assert damaged(directory) == []
+    assert asides(directory) == []
 
 
 def test_killed_meanwhile(directory):

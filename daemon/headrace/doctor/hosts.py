@@ -33,7 +33,7 @@ async def examine(settings: Settings, url: str) -> list[Finding]:
 async def _fact(client: Redis, instance: str) -> Fact:
     # Not by hosts/register.py: that says what this process is, too, and this one serves nobody.
     try:
-        raw = await client.get(keys.host(instance))
+        raw: Any = await client.get(keys.host(instance))
         return unknown(instance) if raw is None else decode(raw)
     except (ValueError, ResponseError):  # what somebody else put there
         return unknown(instance)
