@@ -124,12 +124,13 @@ def _move_aside(directory: Path) -> Path:
 
 
 def _parts(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the newest base, if there is one, and of the files of commands after it, in order."""
-    found = [(int(match[1]), match[2], path.name) for path in folder.iterdir() if (match := _PART.search(path.name))]
-    bases = [(number, name) for number, kind, name in found if kind == "base"]
-    commands = sorted((number, name) for number, kind, name in found if kind == "incr")
+    """Return the name of the base, if there is one, and those of the files of commands after it, in order."""
+    found = sorted((int(match[1]), match[2], path.name) for path in folder.iterdir() if (match := _PART.search(path.name)))
     listed = _listed(folder)
-    return [name for _, name in sorted(bases)[-1:]], [name for _, name in commands if not listed or name in listed]
+    bases = [name for _, kind, name in found if kind == "base"]
+    # A newer one may be there that is not in force yet: it has what the files of commands say already.
+    base = ([name for name in bases if name in listed] or bases)[-1:]
+    return base, [name for _, kind, name in found if kind == "incr" and (not listed or name in listed)]
 
 
 _PART = re.compile(r"\.(\d+)\.(base|incr)\.(?:rdb|aof)\Z")
