@@ -127,6 +127,20 @@ async def test_implied(held):
         assert "limit narrow" in said
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_follower(held, stream):
+    """Who shares the call of somebody who waits longer is told the same when its own time is over, and stands in no line."""
+    at, web, _ = held
+    leads = asyncio.create_task(by_http(web, at, "shared", stream=stream, ms=round(SHORT_S * 1000)))
+    asked = [by_http(web, at, "shared", stream=stream, ms=1500) for _ in range(WAITING)]
+    for status, said in await asyncio.gather(*asked):
+        assert status == 429, said
+        assert "limit narrow" in said
+    assert not leads.done()
+    leads.cancel()
+    await asyncio.gather(leads, return_exceptions=True)
+
+
 async def test_slow_upstream_is_none(held):
     """A call that is at upstream when its time is over is late by upstream, and no limit is named."""
     at, web, simulator = held
