@@ -52,14 +52,18 @@ async def held():
             await asyncio.gather(first, return_exceptions=True)
 
 
-@pytest.mark.parametrize(
-    ("stream", "name"), [(False, "x-headrace-timeout-ms"), (True, "x-headrace-timeout-ms"), (False, "x-stainless-timeout")]
-)
-async def test_http(held, stream, name):
-    """429, the limit's name, a time; the front of the line and those behind it."""
+WAYS = [(False, "x-headrace-timeout-ms"), (True, "x-headrace-timeout-ms"), (False, "x-stainless-timeout"), (False, "")]
+
+
+async def test_http(held):
+    """429, the limit's name, a time; first and last in line, also of a caller who said nothing and has a configured time."""
     at, web, _ = held
-    ms = round(SHORT_S) if name == "x-stainless-timeout" else round(SHORT_S * 1000)
-    asked = [by_http(web, at, f"{name} {stream} {number}", stream=stream, ms=ms, name=name) for number in range(WAITING)]
+    spans = {"x-headrace-timeout-ms": round(SHORT_S * 1000), "x-stainless-timeout": round(SHORT_S), "": 0}
+    asked = [
+        by_http(web, at, f"{name} {stream} {number}", stream=stream, ms=spans[name], name=name)
+        for stream, name in WAYS
+        for number in range(WAITING)
+    ]
     for status, said in await asyncio.gather(*asked):
         assert status == 429, said
         assert "limit narrow" in json.loads(said)["error"]["message"]
@@ -117,14 +121,6 @@ async def test_grpc(held):
                     status, text = said
                     assert status == 429, said
                 assert "limit narrow" in text
-
-
-async def test_implied(held):
-    """So is a call whose caller said nothing, when its configured time is over."""
-    at, web, _ = held
-    for status, said in await asyncio.gather(*(by_http(web, at, f"silent {number}", ms=0) for number in range(WAITING))):
-        assert status == 429, said
-        assert "limit narrow" in said
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
