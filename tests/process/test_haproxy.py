@@ -176,9 +176,8 @@ async def test_restarts(long, tmp_path_factory, capsys):
                 is_over.set()
                 await loading
     finally:
-        for each in running.values():
-            with contextlib.suppress(Exception):
-                await asyncio.to_thread(each.__exit__, None, None, None)
+        leaving = (asyncio.to_thread(each.__exit__, None, None, None) for each in running.values())
+        await asyncio.gather(*leaving, return_exceptions=True)
         valkey.kill()
         valkey.wait()
     with capsys.disabled():
