@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -155,3 +157,30 @@ def test_counted():
     assert repr(attempts) == "<Tries [1 made, 3 broken]>"
     with pytest.raises(UpstreamError):
         attempts.due(errand(1e9))
+
+
+class Heard:
+    """What a frame holds that an error comes through."""
+
+
+def raised(error: Exception, cause: Exception | None, seen: list[weakref.ref[Heard]]) -> None:
+    said = Heard()
+    seen.append(weakref.ref(said))
+    raise error from cause
+
+
+def test_kept_without_frames():
+    """What was heard before an attempt failed is gone at once, though the failure and its cause are kept until the next."""
+    tries, seen = Tries(POLICY, HandClock()), []
+    gc.disable()  # it would find them, some day
+    try:
+        try:
+            raised(ValueError(), None, seen)
+        except ValueError as cause:
+            try:
+                raised(failed(Failure.BROKEN), cause, seen)
+            except AttemptFailed as failure:
+                tries.failed(failure)
+        assert [heard() for heard in seen] == [None, None]
+    finally:
+        gc.enable()

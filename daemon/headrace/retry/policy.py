@@ -109,7 +109,7 @@ class Tries:
     def failed(self, failure: AttemptFailed) -> None:
         """Take in how the latest attempt failed."""
         self.broken += failure.failure.counts
-        self._failure, self._wait = failure, None
+        self._failure, self._wait = _bare(failure), None
 
     def must_wait(self, word: OutOfTime) -> None:
         """Take in that a caller had no time for the next attempt: whoever has, waits as long as upstream asked."""
@@ -139,6 +139,15 @@ class Tries:
             now=self._clock.now(),
             random=self._random,
         )
+
+
+def _bare(failure: AttemptFailed) -> AttemptFailed:
+    """Return a failure less the frames that it came through: they hold what was heard, which may be large, and it is kept."""
+    at: BaseException | None = failure
+    while at is not None and at.__traceback__ is not None:
+        at.__traceback__ = None
+        at = at.__cause__ or at.__context__
+    return failure
 
 
 def _out_of_time(error: UpstreamError, wait_s: float) -> OutOfTime:
