@@ -25,7 +25,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm upgrade limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -141,6 +141,9 @@ storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 
 haproxy: dev                 ## Restart two daemons twenty times under load, behind a HAProxy (apt install haproxy).
 	$(BIN)/pytest tests/process/test_haproxy.py --long -s
+
+upgrade: dev                 ## Run an earlier commit beside this one on one Redis, each reading what the other made; needs the history.
+	$(BIN)/pytest tests/packaged/test_two_versions.py --long
 
 clients: client-typescript client-go   ## Check and test the clients in other languages.
 

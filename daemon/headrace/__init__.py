@@ -39,7 +39,8 @@ The line
     upstream/   the API, and its failures     retry/      policy, tickets, the queue, its worker
     tuning/     what upstream says of itself
     callers     who asks                      keystore    keys, as Redis holds them
-    embedded    our own Valkey                aof         what it wrote, mended
+    embedded    our own Valkey                mending     of its data, when
+    aof         what it wrote, made whole     serverlog   what it says
     outcome     what came of one call         usage/      all of that, added up
     batches/    what message batches used     resources/  whose things at upstream are
     meters      by caller, limit and class    call_log    a line a call

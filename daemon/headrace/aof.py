@@ -20,6 +20,7 @@ from pathlib import Path
 FOLDER = "appendonlydir"
 MANIFEST = "appendonly.aof.manifest"
 ASIDE = "damaged-*"
+_FRESH = f"{FOLDER}.mending"
 
 _MOST_DIGITS = 20  # of a count, with its mark and end
 # What the server says of data that it cannot read; of a full disk or missing rights it says something else.
@@ -71,34 +72,48 @@ def begin_with(directory: Path, dump: bytes) -> None:
 
 def set_aside(directory: Path) -> Mended:
     """Move all that there is aside, so that the server begins with nothing."""
+    shutil.rmtree(directory / _FRESH, ignore_errors=True)
     size = sum(path.stat().st_size for path in (directory / FOLDER).iterdir())
     return Mended(_move_aside(directory), 0, size)
 
 
-def mend(directory: Path, said: str, *, without: Collection[bytes] = ()) -> Mended:
+def mend(directory: Path, said: str) -> Mended:
     """
-    Move aside what there is, and write anew what can be read of it.
+    Write anew what can be read of what there is, and move that aside. Raises `OSError`, and then all is as it was.
 
     The base, the state from which the commands go on, is one piece: if it cannot be read it stays aside as a whole.
 
     Args:
-        said: why the server ended, in its own words.
-        without: names of commands that are left out, in capitals.
+        said: why the server ended, in its own words. Commands that it does not know are left out.
     """
-    aside = _move_aside(directory)
-    fresh = directory / FOLDER
+    fresh = directory / _FRESH
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    bases, commands = _parts(aside / FOLDER)
-    base_bytes = sum((aside / FOLDER / name).stat().st_size for name in bases)
+    kept, lost = _write_anew(directory / FOLDER, fresh, said)
+    aside = _move_aside(directory)
+    finish(directory)
+    return Mended(aside, kept, lost)
+
+
+def finish(directory: Path) -> None:
+    """Put what was written anew in its place, if what was there before has gone aside; who was killed left it at that."""
+    if not (directory / FOLDER).exists() and (directory / _FRESH).exists():
+        (directory / _FRESH).rename(directory / FOLDER)
+
+
+def _write_anew(old: Path, fresh: Path, said: str) -> tuple[int, int]:
+    """Return how many bytes were taken over, and how many were not."""
+    bases, commands = _parts(old)
+    base_bytes = sum((old / name).stat().st_size for name in bases)
     kept, lost = (0, base_bytes) if _BASE.search(said) else (base_bytes, 0)
     bases = [] if lost else bases
     for name in bases:
-        os.link(aside / FOLDER / name, fresh / name)  # the server never writes into it
+        os.link(old / name, fresh / name)  # the server never writes into it
     for name in commands:
-        taken, left = _rewrite(aside / FOLDER / name, fresh / name, without)
+        taken, left = _rewrite(old / name, fresh / name, unknown_commands(said))
         kept, lost = kept + taken, lost + left
     _write_manifest(fresh, bases, commands)
-    return Mended(aside, kept, lost)
+    return kept, lost
 
 
 def _move_aside(directory: Path) -> Path:
@@ -109,12 +124,13 @@ def _move_aside(directory: Path) -> Path:
 
 
 def _parts(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the newest base, if there is one, and of the files of commands after it, in order."""
-    found = [(int(match[1]), match[2], path.name) for path in folder.iterdir() if (match := _PART.search(path.name))]
-    bases = [(number, name) for number, kind, name in found if kind == "base"]
-    commands = sorted((number, name) for number, kind, name in found if kind == "incr")
+    """Return the name of the base, if there is one, and those of the files of commands after it, in order."""
+    found = sorted((int(match[1]), match[2], path.name) for path in folder.iterdir() if (match := _PART.search(path.name)))
     listed = _listed(folder)
-    return [name for _, name in sorted(bases)[-1:]], [name for _, name in commands if not listed or name in listed]
+    bases = [name for _, kind, name in found if kind == "base"]
+    # A newer one may be there that is not in force yet: it has what the files of commands say already.
+    base = ([name for name in bases if name in listed] or bases)[-1:]
+    return base, [name for _, kind, name in found if kind == "incr" and (not listed or name in listed)]
 
 
 _PART = re.compile(r"\.(\d+)\.(base|incr)\.(?:rdb|aof)\Z")

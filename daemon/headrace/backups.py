@@ -80,6 +80,7 @@ def restore(file: FileArgument, config: ConfigOption = None) -> None:
     logs.set_up_logs(level=40)  # the server's comings and goings are no news here
     found, directory = _read(file), own_directory(settings)
     with StateLock(directory):
+        _require_nobody(directory)
         fresh = directory / f"valkey.restoring-{os.getpid()}"
         try:
             count = _try(fresh, found.dump, file)
@@ -179,6 +180,17 @@ def _read(file: Path) -> Backup:
     if {name: hashlib.sha256(content).hexdigest() for name, content in members.items()} != sums or _DUMP not in members:
         raise StartupError(f"{file}: has been changed since it was made, or is not whole")
     return Backup(made, count, members[_DUMP], members.get(_KEY, b""))
+
+
+def _require_nobody(directory: Path) -> None:
+    # A command may have started the server for a moment, and one may have outlived its daemon: it would write on, beside.
+    from headrace.embedded import running_url
+
+    if running_url(directory / "valkey"):
+        raise StartupError(
+            f"a server runs in {directory / 'valkey'}, though no daemon does; wait until the commands that use it have ended, "
+            f"or start the daemon, which adopts it, and stop it again"
+        )
 
 
 def _content(tar: tarfile.TarFile, name: str) -> bytes:

@@ -19,7 +19,6 @@ import fcntl
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import redis
@@ -41,6 +40,8 @@ from headrace import aof, disk, observe, sockets
 from headrace.deaths import Deaths
 from headrace.errors import StartupError
 from headrace.lockfile import StateLock, holder, open_lock_file, write_pid
+from headrace.mending import Mending
+from headrace.serverlog import ServerLog
 
 log = structlog.get_logger()
 
@@ -48,10 +49,7 @@ _PATIENCE_S = 10.0
 _TURN_S = 0.01
 _LEAVE_S = 0.25
 _NAME = "valkey"
-_TAIL_BYTES = 4096
-_MENDINGS = 6  # starts, with a mending before each but the first; the last one begins with nothing
-_CUT_END = re.compile(r"Truncating the AOF \S+ at offset (\d+)")
-_MOST_LOG_BYTES = 4_000_000  # it and the copy of the one before
+_STARTS = 6  # with a mending before each but the first; the last one begins with nothing
 
 _SETTINGS = {
     "appendonly": "yes",
@@ -91,22 +89,20 @@ class EmbeddedValkey:
     Args:
         directory: where its data, socket, log and locks lie; made (0700) if it is not there.
         loading: called now and then while the server reads its data, which may take a while.
-        mends: whether data that cannot be read is mended (aof.py), and not an error.
+        mends: whether data that cannot be read is mended (mending.py), and not an error.
     """
 
     def __init__(self, directory: Path, *, loading: Callable[[], None] = lambda: None, mends: bool = True) -> None:
         self._directory = Path(os.path.abspath(directory))
-        self._mends = mends
         self._loading = loading
         self._lock = StateLock(self._directory)
         self._life = self._directory / "valkey.lock"
-        self._log = self._directory / "valkey.log"
+        self._log = ServerLog(self._directory / "valkey.log")
+        self._mending = Mending(self._directory, self._log, is_wanted=mends)
         self._socket = self._directory / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._adopted: int | None = None
         self._deaths = Deaths(time.monotonic)
-        self._said_from = 0  # where in its log the server's own words begin
-        self._mending: threading.Thread | None = None
         self.starts = 0
 
     def __repr__(self) -> str:
@@ -160,7 +156,7 @@ class EmbeddedValkey:
         One that dies again and again is started ever more rarely, and none while nothing can be written here: it would die at
         its first word. Call it from the main thread, every second.
         """
-        self._rotate_log()
+        self._log.rotate()
         if self.pid is None or self._is_alive():
             self._deaths.lives()
             return False
@@ -168,8 +164,8 @@ class EmbeddedValkey:
         if not hinders and not self._life_is_free():  # a child of its own, rewriting the data, lingers for a moment
             return False
         if self._deaths.note(hinders):
-            log.error(observe.VALKEY_DIED, pid=self.pid, reason=self.why, tail=self._tail())
-        if self._is_mending() or not self._deaths.is_due:
+            log.error(observe.VALKEY_DIED, pid=self.pid, reason=self.why, tail=self._log.tail())
+        if self._mending.is_going_on() or not self._deaths.is_due:
             return False
         try:
             self._spawn()
@@ -178,17 +174,6 @@ class EmbeddedValkey:
             return False
         self._adopted = None
         return True
-
-    def _is_mending(self) -> bool:
-        """Whether data that the server could not read when it was started again is being mended, beside the loop."""
-        if self._mends and self._mending is None and aof.is_damage(said := self._said()):
-            self._mending = threading.Thread(target=self._mend, args=(said, aof.unknown_commands(said)))
-            self._mending.start()
-            return True
-        if self._mending is not None and not self._mending.is_alive():
-            self._mending = None
-            return False
-        return self._mending is not None
 
     @property
     def why(self) -> str:
@@ -264,35 +249,16 @@ class EmbeddedValkey:
 
     def _begin(self) -> None:
         """Start the server and wait until it answers; data that it cannot read is mended, or else moved aside."""
-        without: set[bytes] = set()
-        for tries_left in reversed(range(_MENDINGS)):
+        aof.finish(self._directory)
+        for left in reversed(range(_STARTS)):
             self._spawn()
             try:
                 self._wait_for_answer()
+                break
             except StartupError:
-                said = self._said()
-                if not self._mends or self._is_alive() or not aof.is_damage(said):
+                if not left or self._is_alive() or not self._mending.mend(is_last=left == 1):
                     raise
-                without |= aof.unknown_commands(said)
-                self._mend(said, without, is_last=tries_left <= 1)
-            else:
-                self._tell_cut_end()
-                return
-        raise StartupError(f"no server can be run in {self._directory}; the end of {self._log}:\n{self._tail()}")
-
-    def _mend(self, said: str, without: set[bytes], *, is_last: bool = False) -> None:
-        reason = self._tail(1)
-        mended = aof.set_aside(self._directory) if is_last else aof.mend(self._directory, said, without=without)
-        self._said_from = self._log.stat().st_size
-        log.error(
-            observe.VALKEY_MENDED,
-            reason=reason, aside=str(mended.aside), kept_bytes=mended.kept, lost_bytes=mended.lost,
-        )  # fmt: skip
-
-    def _tell_cut_end(self) -> None:
-        # As after a power failure: the server has cut off what was not whole, and goes on.
-        if found := _CUT_END.search(self._said()):
-            log.error(observe.VALKEY_MENDED, reason="the end of its data was not whole", kept_bytes=int(found[1]))
+        self._mending.tell_cut_end()
 
     def _spawn(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -300,9 +266,7 @@ class EmbeddedValkey:
         binary = find_binary()
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
-        self._rotate_log()
-        with self._take_life() as life, self._open_log() as out:
-            self._said_from = os.fstat(out.fileno()).st_size
+        with self._take_life() as life, self._log.opened() as out:
             self._process = subprocess.Popen(  # noqa: S603  # our own arguments, no shell
                 [sys.executable, "-I", "-S", "-c", _TIE_AND_EXEC, str(os.getpid()), binary, *self._arguments()],
                 stdin=subprocess.DEVNULL,
@@ -335,7 +299,7 @@ class EmbeddedValkey:
                 give_up = time.monotonic() + _PATIENCE_S
             time.sleep(_TURN_S)
         what = f"does not answer on {self._socket}" if self._is_alive() else "ended at once"
-        raise StartupError(f"the server {what}; the end of {self._log}:\n{self._tail()}")
+        raise StartupError(f"the server {what}; the end of {self._log.path}:\n{self._log.tail()}")
 
     def _probe(self) -> Literal["ready", "loading", "silent"]:
         try:
@@ -376,35 +340,6 @@ class EmbeddedValkey:
             yield life
         finally:
             os.close(life)
-
-    def _rotate_log(self) -> None:
-        # The server holds the file open, to append; so what it has said is set aside as a copy, and the file emptied.
-        with contextlib.suppress(OSError):
-            if self._log.stat().st_size > _MOST_LOG_BYTES:
-                shutil.copy(self._log, self._log.with_suffix(".log.1"))
-                os.truncate(self._log, 0)
-
-    def _open_log(self) -> IO[bytes]:
-        return open(self._log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
-
-    def _tail(self, lines: int = 5) -> str:
-        return "\n".join(self._read_log().splitlines()[-lines:])
-
-    def _said(self) -> str:
-        """Return what the server has said since it was started, if that is not too much."""
-        return self._read_log(self._said_from)
-
-    def _read_log(self, since: int = 0) -> str:
-        # The end is enough, however long the file is: this runs on the loop.
-        with contextlib.suppress(OSError), open(self._log, "rb") as file:
-            file.seek(max(since, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            return file.read(_TAIL_BYTES).decode(errors="replace")
-        return ""
-
-
-def damaged(directory: Path) -> list[Path]:
-    """Return what was moved aside in a server's directory since it could not be read, the eldest first."""
-    return aof.asides(directory)
 
 
 def running_url(directory: Path) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+from pathlib import Path
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ import redis
 
 from daemon_process import environment, headrace, serving
 from fleet import addresses
+from headrace.embedded import EmbeddedValkey
 from headrace.v1 import content_pb2, messages_pb2, messages_service_pb2, tickets_pb2, tickets_service_pb2
 from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
 from headrace.v1.tickets_service_pb2_grpc import TicketsServiceStub
@@ -68,6 +70,20 @@ def test_there_and_back(environ, tmp_path):
         assert state(served, ticket) in (tickets_pb2.TICKET_STATE_QUEUED, tickets_pb2.TICKET_STATE_RUNNING)
         assert served.stop() == 0
     assert "valkey.mended" not in served.log
+
+
+def test_server_alone(environ, tmp_path):
+    """A server that runs without its daemon, as for a command, keeps what it has: nothing is put in its place."""
+    file, directory = tmp_path / "kept.tar", Path(environ["HEADRACE_STATE__DIR"])
+    headrace("keys", "create", "before", environ=environ)
+    assert headrace("backup", str(file), environ=environ).returncode == 0
+    with EmbeddedValkey(directory / "valkey") as valkey, redis.Redis.from_url(valkey.url) as client:
+        done = headrace("restore", str(file), environ=environ)
+        assert done.returncode == 1
+        assert "a server runs in" in done.stderr
+        assert client.dbsize() > 0
+        assert list(directory.glob("valkey.*")) == []
+    assert headrace("restore", str(file), environ=environ).returncode == 0
 
 
 def test_elsewhere(environ, tmp_path, tmp_path_factory):

@@ -12,8 +12,9 @@ import time
 import pytest
 import redis
 
-from headrace import embedded, observe
-from headrace.embedded import EmbeddedValkey, damaged
+from headrace import aof, mending, observe
+from headrace.aof import asides
+from headrace.embedded import EmbeddedValkey
 from headrace.errors import StartupError
 
 KEYS = 200
@@ -58,7 +59,7 @@ def told(monkeypatch):
         def __getattr__(self, level):
             return lambda event, **fields: lines.append({"event": event, "level": level, **fields})
 
-    monkeypatch.setattr(embedded, "log", Log())
+    monkeypatch.setattr(mending, "log", Log())
     return lambda: [line for line in lines if line["event"] == observe.VALKEY_MENDED]
 
 
@@ -86,7 +87,7 @@ def test_middle(directory, told):
     assert line["level"] == "error"
     assert 0 < line["lost_bytes"] < 500
     assert "Bad file format" in line["reason"]
-    [aside] = damaged(directory)
+    [aside] = asides(directory)
     assert str(aside) == line["aside"]
     assert any(each.read_bytes() == before for each in aside.rglob("*.incr.aof"))
     assert count(directory) == (base, later)
@@ -100,7 +101,7 @@ def test_cut_end(directory, told):
     assert count(directory) == (KEYS // 2, KEYS // 2 - 1)
     [line] = told()
     assert "not whole" in line["reason"]
-    assert damaged(directory) == []
+    assert asides(directory) == []
 
 
 def test_other_command(directory, told):
@@ -135,7 +136,7 @@ def test_nothing_left(directory, told):
         part(directory, kind).write_bytes(b"nonsense\n" * 10)
     assert count(directory) == (0, 0)
     assert told()[-1]["lost_bytes"] > 0
-    assert damaged(directory)
+    assert asides(directory)
 
 
 def test_strictly(directory):
@@ -143,7 +144,7 @@ def test_strictly(directory):
     part(directory, "incr").write_bytes(b"nonsense\n" * 10)
     with pytest.raises(StartupError, match="Bad file format"):
         count(directory, mends=False)
-    assert damaged(directory) == []
+    assert asides(directory) == []
 
 
 def test_while_it_runs(directory, told):
@@ -171,3 +172,26 @@ def test_while_it_runs(directory, told):
     assert len(told()) == 1
     assert threading.active_count() < 10
     assert re.match(r"\d+", json.dumps(told()[0]["lost_bytes"]))
+
+
+def test_cannot_be_mended(directory):
+    """Where what can be read cannot be written, as on a full disk, all stays as it was, and it is said."""
+    path = part(directory, "incr")
+    path.write_bytes(b"nonsense\n" * 10)
+    odd = path.with_name("appendonly.aof.9.incr.aof")  # no file, so it cannot be written anew
+    odd.mkdir()
+    manifest = directory / "appendonlydir" / "appendonly.aof.manifest"
+    manifest.write_text(f"{manifest.read_text()}file {odd.name} seq 9 type i\n")
+    before = {each.name for each in path.parent.iterdir()}
+    with pytest.raises(StartupError, match="no server can be run"):
+        count(directory)
+    assert {each.name for each in path.parent.iterdir()} == before
+    assert asides(directory) == []
+
+
+def test_killed_meanwhile(directory):
+    """What was written anew takes its place at the next start, if whoever wrote it was killed before it could."""
+    said = "Bad file format reading the append only file"
+    aof.mend(directory, said)
+    (directory / "appendonlydir").rename(directory / "appendonlydir.mending")
+    assert count(directory) == (KEYS // 2, KEYS // 2)

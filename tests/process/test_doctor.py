@@ -7,15 +7,20 @@ import contextlib
 import json
 import socket
 import threading
+import time
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from conftest import start_valkey
 from daemon_process import environment, headrace, serving
 from fleet import simulated
+from headrace import keys
 from headrace.config import load, settings_hash
 from headrace.doctor.hosts import judge
+from headrace.hosts import Fact
+from headrace.hosts.fact import unknown
 from pki import Authority
 from tls_redis import door
 
@@ -208,17 +213,57 @@ async def test_beside_a_daemon(base):
 def test_hosts():
     """Other limits, on this host or another, and other versions, each a line."""
     own = settings_hash(load(None, {"HOME": "/"}))
-    fact = {"host": "a", "kind": "daemon", "version": "0.1.0", "config": own, "instance": "a-1-x"}
+    fact = Fact(instance="a-1-x", host="a", version="0.1.0", config=own)
     assert [found.verdict for found in judge([fact], own, "a")] == ["ok"]
-    stale, other, newer = (
-        {**fact, "config": "0"},
-        {**fact, "host": "b", "config": "0", "instance": "b-1-y"},
-        {**fact, "version": "0.2.0"},
-    )
+    stale, newer = replace(fact, config="0"), replace(fact, version="0.2.0")
+    worker, other = replace(stale, kind="worker"), replace(stale, host="b", instance="b-1-y")
     assert ["reload" in found.mend for found in judge([stale], own, "a")] == [True]
+    assert ["restart headrace-worker" in found.mend for found in judge([worker], own, "a")] == [True]
     assert ["b-1-y has other limits" in found.text for found in judge([fact, other], own, "a")] == [True]
     assert ["0.1.0, 0.2.0" in found.text for found in judge([fact, newer], own, "a")] == [True]
-    assert list(judge([{"instance": "old"}], own, "a")) == []
+    assert list(judge([unknown("old-1-z")], own, "a")) == []
+
+
+@contextlib.contextmanager
+def two(tmp_path_factory, valkey_url, **more):
+    """Run two daemons on one Redis, the second with more said, and yield their environments; both have said what they are."""
+    environs = [
+        environment(tmp_path_factory.mktemp("h"), **KEY, HEADRACE_UPSTREAM__BASE_URL=NOBODY, HEADRACE_REDIS__URL=valkey_url)
+        for _ in range(2)
+    ]
+    environs[1] |= more
+    with serving(environs[0]) as first, serving(environs[1]) as second, redis.Redis.from_url(valkey_url) as client:
+        give_up = time.monotonic() + 20
+        while len(client.keys("headrace:host:*")) < 2:
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        yield environs, [first.process.pid, second.process.pid], client
+
+
+def test_other_daemons(tmp_path_factory, valkey_url):
+    """What real daemons say of themselves is read: as long as both have one configuration, and when they have not."""
+    with two(tmp_path_factory, valkey_url) as ([one, _], _, client):
+        [(verdict, text, _)], _ = findings(one, "hosts")
+        assert (verdict, text.split(" (")[0]) == ("ok", "2 processes, all of one version")
+        for odd in (b"nonsense", b"[]", b"{}", b'{"instance": 1}'):
+            client.set(keys.host("odd-1-x"), odd)
+            client.zadd(keys.HOSTS, {"odd-1-x": client.zrange(keys.HOSTS, 0, 0, withscores=True)[0][1] + 60_000_000})
+            assert [verdict for verdict, _, _ in findings(one, "hosts")[0]] == ["ok"], odd
+        client.delete(keys.host("odd-1-x"))
+        client.lpush(keys.host("odd-1-x"), "no text at all")
+        assert [verdict for verdict, _, _ in findings(one, "hosts")[0]] == ["ok"]
+
+
+def test_other_limits(tmp_path_factory, valkey_url):
+    """Seen from either side, the one whose limits are other than this side's is named."""
+    limit = '[{name = "narrow", concurrency = 1}]'
+    with two(tmp_path_factory, valkey_url, HEADRACE_LIMIT=limit) as (environs, pids, _):
+        for environ, other in zip(environs, reversed(pids), strict=True):
+            [(verdict, text, mend)], _ = findings(environ, "hosts")
+            assert verdict == "warn"
+            assert f"-{other}-" in text
+            assert "other limits than this configuration has" in text
+            assert mend == "systemctl reload headrace"
 
 
 def test_wrong_configuration(base):

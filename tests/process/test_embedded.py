@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from conftest import start_valkey, valkey_binary
-from headrace import embedded, sockets
+from headrace import embedded, serverlog, sockets
 from headrace.embedded import EmbeddedValkey, running_url
 from headrace.errors import StartupError
 
@@ -339,14 +339,14 @@ def test_secrets_stay_with_us(directory, monkeypatch):
 
 def test_log(directory, monkeypatch):
     """The server's log is bounded: what it said is set aside, once, and its end is read however long it is."""
-    monkeypatch.setattr(embedded, "_MOST_LOG_BYTES", 10_000)
+    monkeypatch.setattr(serverlog, "_MOST_BYTES", 10_000)
     valkey = EmbeddedValkey(directory)
     valkey.start()
     try:
         with open(directory / "valkey.log", "ab") as log:
             log.write(b"word \xff\n" * 5000 + b"the end\n")
-        assert valkey._tail().splitlines()[-1] == "the end"
-        assert len(valkey._tail().splitlines()) == 5
+        assert valkey._log.tail().splitlines()[-1] == "the end"
+        assert len(valkey._log.tail().splitlines()) == 5
         assert not valkey.ensure()
         assert (directory / "valkey.log").stat().st_size == 0
         assert (directory / "valkey.log.1").stat().st_size > 10_000

@@ -50,6 +50,23 @@ def test_without():
     assert aof.unknown_commands("Unknown command 'sxt' reading the append only file x") == {b"SXT"}
 
 
+def test_base_in_force(tmp_path):
+    """A newer base that the manifest does not name yet is left: what the commands say is in it, and would count twice."""
+    folder = tmp_path / aof.FOLDER
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"appendonly.aof.{number}.base.rdb").write_bytes(b"base %d" % number)
+        (folder / f"appendonly.aof.{number}.incr.aof").write_bytes(SET[number])
+    names = ("1.base.rdb seq 1 type b", "1.incr.aof seq 1 type i", "2.incr.aof seq 2 type i")
+    (folder / aof.MANIFEST).write_text("".join(f"file appendonly.aof.{name}\n" for name in names))
+    aof.mend(tmp_path, "Bad file format")
+    assert [path.read_bytes() for path in folder.glob("*.base.rdb")] == [b"base 1"]
+    assert sorted(path.read_bytes() for path in folder.glob("*.incr.aof")) == [SET[1], SET[2]]
+    (folder / aof.MANIFEST).unlink()  # which nobody can read: the newest there is
+    aof.mend(tmp_path, "AOF MANIFEST FILE ERROR")
+    assert len(list(folder.glob("*.base.rdb"))) == 1
+
+
 @given(st.lists(st.sampled_from([*SET, BEGIN + SET[1] + SET[2] + END]), max_size=12), st.data())
 def test_any_byte(pieces, data):
     """Whatever byte is another one: all pieces but one or two are there, in order, and what is taken is whole."""

@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from headrace import needs
+from headrace import aof, needs
 from headrace.config import Settings, warnings
 from headrace.doctor.finding import Finding, fail, ok, warn
-from headrace.embedded import damaged
 from headrace.lockfile import holder, is_locked
 
 _AREA = "machine"
@@ -44,6 +43,6 @@ def _directory(directory: Path) -> Iterator[Finding]:
     if usage.free < _LEAST_SHARE * usage.total:
         said = f"{usage.free / usage.total:.0%} of the disk of {directory} are free"
         yield warn(_AREA, said, "Make room: a full disk stops our own Valkey")
-    for aside in damaged(directory / "valkey"):
+    for aside in aof.asides(directory / "valkey"):
         said = f"{aside} has what could not be read of our own Valkey's data"
         yield warn(_AREA, said, "Keep or remove it; docs/operate/state.md says what it is")
