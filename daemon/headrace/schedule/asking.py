@@ -54,7 +54,8 @@ class Asking:
         self._lines: dict[_Key, Line] = {}
         self._by_waiter: dict[str, Place] = {}  # those who ask; a nudge finds them here
         self._last: tuple[_Key, Line | None] = (), None  # the line that emptied last
-        self._overdue: deque[tuple[Line, Place]] = deque()  # who stands though its latest moment has come
+        self._overdue: deque[tuple[Line, Place]] = deque()  # who stood when its latest moment came
+        self._refusing: asyncio.Task[None] | None = None  # these
         self._redis_away_since: float | None = None
 
     def __repr__(self) -> str:
@@ -213,14 +214,14 @@ class Asking:
         # Those who ask look over who stands only now and then, and this one's caller gives up soon. Ten thousand may ring in
         # one moment, so they are refused in slices.
         self._overdue.append((line, place))
-        if len(self._overdue) == 1:
-            self._slices.start(self._refuse_overdue(), "overdue")
+        if self._refusing is None or self._refusing.done():
+            self._refusing = self._slices.start(self._refuse_overdue(), "overdue")
 
     def _refuse_overdue(self) -> Work:
         while self._overdue:
-            line, place = self._overdue[0]
-            yield place.refuse(self._too_late(line, place, line.delay(place, self._clock.now())))
-            self._overdue.popleft()
+            line, place = self._overdue.popleft()  # before anything else: a fault that it brings must not meet the next
+            # Meanwhile it may have been called, or have left.
+            yield place.stands and place.refuse(self._too_late(line, place, line.delay(place, self._clock.now())))
 
     def _too_late(self, line: Line, place: Place, delay: Delay) -> BudgetExhausted:
         # Of permits nobody knows how long they take: then it is those who ask that know which bucket has none.

@@ -7,10 +7,12 @@ Who comes meanwhile stands back, until all who were there before the change have
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from headrace.clock import Clock
 from headrace.crowd import Waiting
 from headrace.schedule.place import Place
 from headrace.schedule.slices import Slices, Work
@@ -33,7 +35,10 @@ class Moving:
         is_outdated: whether one of them is to take its place anew.
     """
 
-    def __init__(self, slices: Slices, places: Callable[[], Iterable[Place]], is_outdated: Callable[[Place], bool]) -> None:
+    def __init__(
+        self, clock: Clock, slices: Slices, places: Callable[[], Iterable[Place]], is_outdated: Callable[[Place], bool]
+    ) -> None:
+        self._clock = clock
         self._slices = slices
         self._places = places
         self._is_outdated = is_outdated
@@ -85,12 +90,18 @@ class Moving:
         newcomer.set_result(None)
         return True
 
-    async def stand_back(self, counted: Waiting) -> None:
-        """Wait until all who were there before have moved, though they may not have taken their places anew yet."""
+    async def stand_back(self, counted: Waiting, latest: float) -> None:
+        """
+        Wait until all who were there before have moved, though they may not have taken their places anew yet.
+
+        No longer than until *latest* (Unix seconds): whose time to begin is over takes its place now, and is told so there.
+        """
         counted.take()
         newcomer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._newcomers.append(newcomer)
-        await newcomer
+        with contextlib.suppress(TimeoutError):
+            async with self._clock.timeout(latest - self._clock.now()):
+                await newcomer
 
 
 def _arrival(place: Place) -> tuple[float, int]:

@@ -70,8 +70,13 @@ class Place:
         if self.alarm is not None and not self.alarm.done():
             self.alarm.set_result(None)
 
+    @property
+    def stands(self) -> bool:
+        """Whether it stands without asking, and has been neither called nor refused."""
+        return self.called is not None and not self.called.done()
+
     def refuse(self, error: Exception) -> bool:
-        """Let it leave the line with this error, if it stands there without asking; return whether it did."""
+        """Let it leave the line with this error, if it stands; return whether it did."""
         if self.called is None or self.called.done():
             return False
         self.called.set_exception(error)

@@ -117,7 +117,7 @@ class Schedule:
         self._numbers = itertools.count(1)
         self._lanes = lanes
         self._flows = functools.lru_cache(_MEMO)(self._new_flow)
-        self._moving = Moving(self._slices, self._asking.places, self._is_outdated)
+        self._moving = Moving(clock, self._slices, self._asking.places, self._is_outdated)
         link.on("permit", lambda waiter: self.nudge(waiter.decode()))
 
     def __repr__(self) -> str:
@@ -211,7 +211,7 @@ class Schedule:
             counted.held_by(LEARNING, entered)
             await self.tuner.learner.first_head(model_class, call.begin_by)
         if self._moving.is_on and self._limits.buckets(call, entered):
-            await self._moving.stand_back(counted)
+            await self._moving.stand_back(counted, call.begin_by)
         for number in itertools.count():
             if self.halting.holds(call):
                 await self.halting.passed(call, counted)
