@@ -228,6 +228,8 @@ class Parts:
         self.outcomes = Outcomes(clock)
         traffic = Traffic() if settings.usage.traffic == "on" else None
         self.meters = Meters(lambda model: self.tuner.classes.of(model), settings.metrics.max_callers)
+        for histogram in observe.REACHING:
+            histogram.reach(settings.retry.max_age)  # which no reload changes
         self._name_in_metrics(settings)
         self.usage = Store(self.link, clock, self.tally, traffic, self.meters.used)
         self.outcomes.listen(self.meters.heed, kept=False)
@@ -485,10 +487,8 @@ class Parts:
         self.callers.reload(**self._told_of_callers(settings))
 
     def _name_in_metrics(self, settings: Settings) -> None:
-        for histogram in observe.REACHING:
-            histogram.reach(settings.retry.max_age)
-        limits = [limit.name for limit in settings.limit]
-        self.meters.reload(callers(settings), lanes(settings), limits, settings.metrics.max_callers)
+        limits, shadows = [limit.name for limit in settings.limit], [limit.name for limit in settings.limit if limit.shadow]
+        self.meters.reload(callers(settings), lanes(settings), limits, shadows, settings.metrics.max_callers)
         observe.CONFIG_INFO.set({(settings_hash(settings),): 1.0})
         observe.CONFIG_AT.set(self.clock.now())
         observe.CONFIG_OK.set(1.0)

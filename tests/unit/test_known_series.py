@@ -1,0 +1,46 @@
+"""What is known to come begins at 0: the names that observe.py lists are those that the code counts by."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from headrace import observe
+from headrace.edge import http_refusals
+from headrace.instruments import Counter
+from headrace.meters import Meters
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "daemon" / "headrace"
+
+
+def begun(counter: Counter, **picked: str) -> set[str]:
+    """Return the last label's values of the series that are there, of those that have the picked ones."""
+    samples = [sample.labels for sample in counter.collect().samples]
+    return {labels[counter.labels[-1]] for labels in samples if picked.items() <= labels.items()}
+
+
+def test_refusals() -> None:
+    """Each reason for which a door refuses has a series of that door before the first of its kind."""
+    kinds = {each.kind for each in vars(http_refusals).values() if isinstance(each, http_refusals.Refused)}
+    assert begun(observe.REFUSED, door="http") == kinds
+    ends = set(re.findall(r'self\._end\(line, "(\w+)"\)', (PACKAGE / "edge" / "grpc_watch.py").read_text()))
+    assert "flood" in ends
+    assert begun(observe.REFUSED, door="grpc") == ends
+
+
+def test_records() -> None:
+    """Each kind of record that may be unreadable has a series, and stands on the page."""
+    code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    kinds = set(re.findall(r'(?:records\.unreadable|or_nothing)\(\s*"([^"]+)", ', code))
+    assert {"ticket", "cache entry"} <= kinds <= begun(observe.BAD_RECORDS)
+    row = re.search(r"^\| `headrace_bad_records_total` \| `kind`: ([^|]+) \|", (ROOT / "docs" / "metrics.md").read_text(), re.M)
+    assert row is not None
+    assert set(row[1].split(", ")) == begun(observe.BAD_RECORDS)
+
+
+def test_shadows() -> None:
+    """A limit that only counts begins with all that it may decide, and no other limit does."""
+    Meters(str, 5).reload((), (), ["held by it", "only counted"], ["only counted"], 5)
+    assert begun(observe.SHADOW, limit="only counted") == {"granted", "held", "refused", "unknown"}
+    assert begun(observe.SHADOW, limit="held by it") == set()
