@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from headrace import observe
+from headrace import config, observe
 from headrace.edge import http_refusals
 from headrace.instruments import Counter
 from headrace.meters import Meters
+from headrace.wiring import Parts
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "daemon" / "headrace"
@@ -44,3 +45,16 @@ def test_shadows() -> None:
     Meters(str, 5).reload((), (), ["held by it", "only counted"], ["only counted"], 5)
     assert begun(observe.SHADOW, limit="only counted") == {"granted", "held", "refused", "unknown"}
     assert begun(observe.SHADOW, limit="held by it") == set()
+
+
+async def test_reload(tmp_path: Path) -> None:
+    """A reload with a longer `retry.max_age`, which waits for a restart, takes nothing back of what was counted."""
+
+    def settings(max_age: str) -> config.Settings:
+        return config.load(None, {"HEADRACE_STATE__DIR": str(tmp_path), "HEADRACE_RETRY__MAX_AGE": max_age})
+
+    parts = Parts(settings("9m30s"), "redis://127.0.0.1:1", lambda: config.Keys("own-key", ""))
+    observe.TURN_WAIT.observe(0.1)
+    before = list(observe.TURN_WAIT.collect().samples)
+    parts.reload(settings("96h"))
+    assert list(observe.TURN_WAIT.collect().samples) == before
