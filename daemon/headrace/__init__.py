@@ -12,12 +12,13 @@ Doors and lives
     letterbox   its dead letters              terminal    what commands share
     overview    its status, hosts, drain      explaining  why a call was slow
     ticketing   its tickets                   passkey     root needs no key
-    operated    what operators look at        built       of which commit
+    operated    what operators look at        built       of what, by what
     condition   ready, degraded or neither    doctor/     whether all is well, around it too
     needs       of its machine                loaded      the configuration of now
     backups     of our own Valkey             owned       whose the state directory is
     certificates  shown at the doors          about       what runs here
-    wiring      joins the parts               edges       opens and closes the doors
+    wiring      how the parts live            edges       opens and closes the doors
+    making      makes and joins them          standing    how they stand, as it is told
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     TOML and the environment      rehearse/   a configuration, simulated
     demo/       `make demo`                   simulator/  a stand-in for the API

@@ -20,10 +20,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib.metadata import version as installed_version
 from types import TracebackType
 
-from headrace import endpoints, forms, observe
+from headrace import built, endpoints, forms, observe
 from headrace.allowance import Allowance
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
@@ -43,7 +42,7 @@ from headrace.upstream.troubles import Troubles
 _is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 _SPARE_CONNECTIONS = 64  # beyond the slots: connections that are being closed still count in the pool
 _VIA = "1.1 headrace"
-_USER_AGENT = f"headrace/{installed_version('headrace')}"
+_USER_AGENT = f"headrace/{built.version()}"
 _OURS = (("via", _VIA), ("user-agent", _USER_AGENT))
 _OF_A_WHOLE = (*_OURS, ("accept", "application/json"), ("accept-encoding", "gzip"))
 # A stream uncompressed: a compressor may hold events back.
