@@ -267,9 +267,11 @@ if "missing" in sys.argv:
 
 from headrace.config import Keys, Settings
 from headrace.wiring import Parts
+from redis.observability.providers import get_observability_instance
 
 async def main():
     Parts(Settings(), "redis://127.0.0.1:9", Keys)
+    assert get_observability_instance().get_provider_manager() is None  # by which Redis' client would record each command
 
 asyncio.run(main())
 print(*(name for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter", "requests") if name in sys.modules))
@@ -290,7 +292,7 @@ print(*(name for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter", "
     ],
 )
 async def test_imports(tmp_path: Path, environ: dict[str, str], extra: str, imported: str, said: str) -> None:
-    """A daemon's parts import the SDK where a receiver is named, and nowhere else; where they cannot, they say why."""
+    """A daemon's parts import the SDK where a receiver is named, and nowhere else; where they cannot, they say why. Redis' client records nothing."""
     named = environment(tmp_path, **environ)
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PARTS, extra, env=named, stdout=-1, stderr=-1)
     printed, error = await process.communicate()
