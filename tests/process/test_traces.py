@@ -292,7 +292,7 @@ print(*(name for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter", "
     ],
 )
 async def test_imports(tmp_path: Path, environ: dict[str, str], extra: str, imported: str, said: str) -> None:
-    """A daemon's parts import the SDK where a receiver is named, and nowhere else; where they cannot, they say why. Redis' client records nothing."""
+    """A daemon's parts import the SDK where a receiver is named, and nowhere else; where they cannot, they say why."""
     named = environment(tmp_path, **environ)
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PARTS, extra, env=named, stdout=-1, stderr=-1)
     printed, error = await process.communicate()
