@@ -13,12 +13,13 @@ Doors and lives
     overview    its status, hosts, drain      explaining  why a call was slow
     ticketing   its tickets                   acting      on many things, one by one
     passkey     root needs no key
-    operated    what operators look at        built       of which commit
+    operated    what operators look at        built       of what, by what
     condition   ready, degraded or neither    doctor/     whether all is well, around it too
     needs       of its machine                loaded      the configuration of now
     backups     of our own Valkey             owned       whose the state directory is
     certificates  shown at the doors          about       what runs here
-    wiring      joins the parts               edges       opens and closes the doors
+    wiring      how the parts live            edges       opens and closes the doors
+    making      makes and joins them          standing    how they stand, as it is told
     edge/       gRPC and HTTP                 worker      the function that queue jobs name
     config/     TOML and the environment      rehearse/   a configuration, simulated
     demo/       `make demo`                   simulator/  a stand-in for the API
@@ -77,7 +78,8 @@ The ground
     rations     no log is flooded             deaths      when a server is started again
     disk        can it be written             disconnect  a caller that has gone
     trail       a call's id, tries and waits  few         names that metrics may have
-    trace       a call's place in a trace     v1/         generated from protos/
+    trace       a call's place in a trace     instruments counters, histograms, gauges
+    v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

@@ -6,18 +6,16 @@ A report of a fault is worth little without these three lines, so `headrace --ve
 
 from __future__ import annotations
 
-import platform
 import re
-from importlib.metadata import version
 
-from headrace.built import commit, said
+from headrace.built import commit, python, said, version
 from headrace.embedded import find_binary
 from headrace.errors import StartupError
 
 
 def lines() -> list[str]:
     """Return what `headrace --version` prints, a line an element."""
-    return [f"headrace {version('headrace')} (commit {commit()})", f"Python {platform.python_version()}", server()]
+    return [f"headrace {version()} (commit {commit()})", f"Python {python()}", server()]
 
 
 def server() -> str:

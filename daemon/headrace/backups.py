@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace import built
 from headrace.errors import StartupError
 from headrace.terminal import ConfigOption, load, own_directory, own_redis
 
@@ -134,11 +135,9 @@ def _own_key(settings: Settings) -> dict[str, bytes]:
 
 
 def _write(file: Path, members: dict[str, bytes], count: int) -> None:
-    from importlib.metadata import version
-
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    about = {"format": _FORMAT, "headrace": version("headrace"), "made": made, "keys": count, "sha256": sums}
+    about = {"format": _FORMAT, "headrace": built.version(), "made": made, "keys": count, "sha256": sums}
     members = {_ABOUT: json.dumps(about, indent=2).encode(), **members}
     fresh = file.with_name(f".{file.name}-{os.getpid()}")
     try:

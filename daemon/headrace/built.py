@@ -1,15 +1,28 @@
 """
-The commit that this was built from.
+What this was built from, and by what it runs: version, commit and Python.
 
-It is in a file that the build writes beside this module (hatch_build.py); in a checkout, where nothing was built, git is asked.
+The commit is in a file that the build writes beside this module (hatch_build.py); in a checkout, where nothing was built, git
+is asked.
 """
 
 from __future__ import annotations
 
+import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
+
+
+def version() -> str:
+    """Return the version that is installed."""
+    return metadata.version("headrace")
+
+
+def python() -> str:
+    """Return the version of Python."""
+    return platform.python_version()
 
 
 def commit() -> str:

@@ -17,6 +17,7 @@ from headrace.traces.spans import OPERATIONS, PROVIDER, error_of, input_tokens
 from headrace.usage.tally import AT, Who
 
 RESULTS = ("upstream", "shared", "cache", "stale", "refused", "failed", "left")
+_DECISIONS = ("granted", "held", "refused", "unknown")  # of limits in the shadow
 _KINDS = {"input": "input", "cache_write_5m": "cache_write", "cache_write_1h": "cache_write", "cache_read": "cache_read",
           "output": "output"}  # fmt: skip
 _CALLS = tuple((result, AT[f"calls_{result}"]) for result in RESULTS)
@@ -41,9 +42,11 @@ class Meters:
     def __repr__(self) -> str:
         return f"<Meters {self._callers!r}>"
 
-    def reload(self, callers: Iterable[str], lanes: Iterable[str], limits: Iterable[str], max_callers: int) -> None:
+    def reload(
+        self, callers: Iterable[str], lanes: Iterable[str], limits: Iterable[str], shadows: Iterable[str], max_callers: int
+    ) -> None:
         """
-        Name these from now on, whatever else there is.
+        Name these from now on, whatever else there is; *shadows* are the limits that only count.
 
         What an alert may wait for exists at 0, so that it hears of the first time, too.
         """
@@ -55,6 +58,7 @@ class Meters:
             observe.CALLER_COST.start((caller,))
         for limit in limits:
             observe.LIMIT_REFUSALS.start((limit,), ("BUDGET_EXHAUSTED", "UPSTREAM_OVERLOADED", "DEADLINE_PASSED"))
+        observe.SHADOW.start(shadows, _DECISIONS)
 
     def caller(self, owner: str) -> str:
         """Return the name by which an owner is counted; "" for nobody's."""

@@ -1,175 +1,19 @@
 """
 The names of every metric and log event on one page.
 
-Counters are plain integers in a dict, read by the scrape: the hit path pays one look-up and takes no lock, and who counts at
-each call keeps its cell. Labels are few and bounded (never a prompt, a key, a caller's free text or a model that a caller made
-up).
+What counts and shows them is in instruments.py. Labels are few and bounded (never a prompt, a key, a caller's free text or a
+model that a caller made up).
 """
 
 from __future__ import annotations
 
-import bisect
-import itertools
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
 from prometheus_client import REGISTRY
-from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.utils import floatToGoString
 
 from headrace import errors
-from headrace.trace import Trace
+from headrace.instruments import BUCKETS, Collector, Counter, Gauge, Gauges, Histogram, Instrument
 
-# As Prometheus' own client has them.
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _LONG = (30.0, 60.0, 120.0, 300.0, 600.0)
 _LONGER = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, *_LONG)
-
-
-_Bucket = tuple[str, float] | tuple[str, float, Exemplar]
-
-
-class Cell:
-    """One count of a counter."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __repr__(self) -> str:
-        return str(self.count)
-
-
-class Counter:
-    """
-    Counts by label values, in the order in which the labels were named; shown as so many *per* one of the unit.
-
-    *known* are values label by label, as `start` takes them.
-    """
-
-    def __init__(self, name: str, help: str, *labels: str, per: int = 1, known: Sequence[Iterable[str]] = ()) -> None:
-        self.name, self.help, self.labels, self._per = name, help, labels, per
-        self._counts: defaultdict[tuple[str, ...], Cell] = defaultdict(Cell)
-        if not labels or known:
-            self.start(*known)
-
-    def __repr__(self) -> str:
-        return f"<Counter {self.name} {self._counts}>"
-
-    def inc(self, *values: str, by: int = 1) -> None:
-        self._counts[values].count += by
-
-    def start(self, *known: Iterable[str]) -> None:
-        """Begin at 0, for all that may come of these values: an alert on the first time needs to have seen none."""
-        for values in itertools.product(*known):
-            self._counts[values]
-
-    def at(self, *values: str) -> Cell:
-        """Return the count of these values, for who adds to it again and again."""
-        return self._counts[values]
-
-    def value(self, *values: str) -> int:
-        return self._counts[values].count if values in self._counts else 0
-
-    def collect(self) -> Metric:
-        family = CounterMetricFamily(self.name.removesuffix("_total"), self.help, labels=self.labels)
-        for values, cell in list(self._counts.items()):
-            family.add_metric(values, cell.count if self._per == 1 else cell.count / self._per)
-        return family
-
-
-class Histogram:
-    """
-    Counts sizes by buckets, for each value of its labels; as cheap as a counter.
-
-    Of each bucket it remembers the last one that is in a recorded trace, as its exemplar: from a graph to a trace.
-    """
-
-    def __init__(
-        self, name: str, help: str, *labels: str, buckets: tuple[float, ...] = _BUCKETS, known: Sequence[Iterable[str]] = ()
-    ) -> None:
-        self.name, self.help, self.labels, self.buckets = name, help, labels, buckets
-        self._seen: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * (len(self.buckets) + 1))
-        self._sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
-        self._exemplars: dict[tuple[tuple[str, ...], int], Exemplar] = {}
-        self._known = known
-        self._start()
-
-    def _start(self) -> None:
-        if not self.labels or self._known:
-            for values in itertools.product(*self._known):
-                self._seen[values]
-
-    def reach(self, size: float) -> None:
-        """Have buckets up to this size, at least: each twice as large as the one before; before anything is seen."""
-        if self.buckets[-1] >= size:
-            return
-        while self.buckets[-1] < size:
-            self.buckets += (self.buckets[-1] * 2,)
-        self._seen.clear()
-        self._start()
-
-    def __repr__(self) -> str:
-        return f"<Histogram {self.name} {dict(self._sums)}>"
-
-    def observe(self, size: float, *values: str, trace: Trace | None = None) -> None:
-        at = bisect.bisect_left(self.buckets, size)
-        self._seen[values][at] += 1
-        self._sums[values] += size
-        if trace is not None and trace.is_sampled:
-            labels = {"trace_id": trace.trace_id, "span_id": trace.span_id}
-            self._exemplars[values, at] = Exemplar(labels, size, time.time())
-
-    def collect(self) -> Metric:
-        family = HistogramMetricFamily(self.name, self.help, labels=self.labels)
-        bounds = [*map(floatToGoString, self.buckets), "+Inf"]
-        for values, seen in list(self._seen.items()):
-            rows = enumerate(zip(bounds, itertools.accumulate(seen), strict=True))
-            family.add_metric(values, [self._shown(values, at, *row) for at, row in rows], self._sums[values])
-        return family
-
-    def _shown(self, values: tuple[str, ...], at: int, bound: str, count: int) -> _Bucket:
-        exemplar = self._exemplars.get((values, at))
-        return (bound, count) if exemplar is None else (bound, count, exemplar)
-
-
-class Gauge:
-    """A figure that is read when somebody looks: set `read` to a function, or use `set`."""
-
-    def __init__(self, name: str, help: str) -> None:
-        self.name, self.help = name, help
-        self.read: Callable[[], float] = lambda: 0.0
-
-    def __repr__(self) -> str:
-        return f"<Gauge {self.name}>"
-
-    def set(self, value: float) -> None:
-        self.read = lambda: value
-
-    def collect(self) -> Metric:
-        return GaugeMetricFamily(self.name, self.help, value=self.read())
-
-
-class Gauges:
-    """The same by label values: set `read` to a function that returns them all, and those that are not there are not shown."""
-
-    def __init__(self, name: str, help: str, *labels: str) -> None:
-        self.name, self.help, self.labels = name, help, labels
-        self.read: Callable[[], Mapping[tuple[str, ...], float]] = dict
-
-    def __repr__(self) -> str:
-        return f"<Gauges {self.name}>"
-
-    def set(self, values: Mapping[tuple[str, ...], float]) -> None:
-        self.read = lambda: values
-
-    def collect(self) -> Metric:
-        family = GaugeMetricFamily(self.name, self.help, labels=self.labels)
-        for values, figure in self.read().items():
-            family.add_metric(values, figure)
-        return family
 
 
 def _reasons() -> tuple[str, ...]:
@@ -178,12 +22,21 @@ def _reasons() -> tuple[str, ...]:
 
 
 REASONS = _reasons()
-_EDGES, _DOORS = ("http", "grpc", "queue"), ("http", "grpc")
+_EDGES = ("http", "grpc", "queue")
 _STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED", "EXPIRED")
 _ENDS = ("answered", "rate_limited", "overloaded", "broken", "unreadable", "final", "abandoned")
+_HTTP_REFUSALS = (
+    "bad_chunk", "bad_header", "bad_message", "bad_request_line", "body_stalled", "connections", "head_late", "http2",
+    "no_host", "padded", "tls", "too_long", "too_many_headers", "unread",
+)  # fmt: skip
+_GRPC_REFUSALS = ("connections", "flood", "not_taken", "unread", "vain_calls")
+_COUNTS = (
+    "counted", "asked", "away", "broken", "busy", "final", "held", "overloaded", "rate_limited", "resting", "slow", "unfit",
+    "unreadable",
+)  # fmt: skip
 _RECORDS = (
-    "key", "override", "purge", "ticket", "flight", "learned limit", "organisation's limits", "batch", "bucket", "count",
-    "usage", "cache entry", "trail", "host", "drain", "told call", "act",
+    "key", "key use", "key count", "override", "purge", "ticket", "flight", "learned limit", "organisation's limits", "batch",
+    "bucket", "count", "usage", "cache entry", "trail", "host", "drain", "told call", "act",
 )  # fmt: skip
 
 CALLS = Counter(
@@ -196,13 +49,9 @@ CALLS = Counter(
 ERRORS = Counter(
     "headrace_errors_total", "Calls that ended in an error, by edge and reason.", "edge", "reason", known=(_EDGES, REASONS)
 )
-REFUSED = Counter(
-    "headrace_refused_total",
-    "What was refused before it was a call, by door and reason.",
-    "door",
-    "reason",
-    known=(("http", "grpc"), ("connections",)),
-)
+REFUSED = Counter("headrace_refused_total", "What was refused before it was a call, by door and reason.", "door", "reason")
+REFUSED.start(("http",), _HTTP_REFUSALS)
+REFUSED.start(("grpc",), _GRPC_REFUSALS)
 CACHE_EVENTS = Counter(
     "headrace_cache_events_total",
     "What the cache tiers did.",
@@ -254,26 +103,7 @@ ESTIMATED = Counter(
 CALLS_UNTOLD = Counter("headrace_calls_untold_total", "Calls that `headrace explain` will not know of: too many in a second.")
 LINES_LEFT_OUT = Counter("headrace_call_lines_left_out_total", "Lines of calls that the ration of the log left out.")
 COUNTS = Counter(
-    "headrace_input_counts_total",
-    "Calls whose input upstream was to count, by what came of it.",
-    "outcome",
-    known=(
-        (
-            "counted",
-            "asked",
-            "away",
-            "broken",
-            "busy",
-            "final",
-            "held",
-            "overloaded",
-            "rate_limited",
-            "resting",
-            "slow",
-            "unfit",
-            "unreadable",
-        ),
-    ),
+    "headrace_input_counts_total", "Calls whose input upstream was to count, by what came of it.", "outcome", known=(_COUNTS,)
 )
 REDIS_LOSS = Counter(
     "headrace_redis_loss_total",
@@ -329,7 +159,7 @@ RETRIES_WAITING = Gauge("headrace_retries_waiting", "Retries that wait for the r
 ATTEMPTS_RUNNING = Gauge("headrace_attempts_running", "Attempts of tickets that are made here, or wait for their turn.")
 WORKER_UP = Gauge("headrace_worker_up", "1 while the retry worker takes jobs.")
 
-TURN_WAIT = Histogram("headrace_turn_wait_seconds", "How long calls waited for their turn.", buckets=_BUCKETS + _LONG)
+TURN_WAIT = Histogram("headrace_turn_wait_seconds", "How long calls waited for their turn.", buckets=BUCKETS + _LONG)
 UPSTREAM_TIME = Histogram(
     "headrace_upstream_seconds", "How long attempts took at upstream, by form and outcome.", "form", "outcome",
     buckets=_LONGER, known=(("json", "events", "carried"), ("answered",)),
@@ -342,7 +172,7 @@ FIRST_TIME = Histogram(
     buckets=_LONGER,
 )  # fmt: skip
 WAIT_TIME = Histogram(
-    "headrace_wait_seconds", "How long what held calls for how long.", "held_by", "lane", buckets=_BUCKETS + _LONG
+    "headrace_wait_seconds", "How long what held calls for how long.", "held_by", "lane", buckets=BUCKETS + _LONG
 )
 # As OpenTelemetry's convention has them, units and buckets included: gen_ai.client.operation.duration and its kin.
 _GEN_AI = "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"
@@ -387,26 +217,8 @@ CONFIG_AT = Gauge("headrace_config_last_reload_success_timestamp_seconds", "When
 UPSTREAM_STATE = Gauges("headrace_upstream_trouble", "1 while upstream is in this trouble.", "trouble")
 UPSTREAM_SINCE = Gauges("headrace_upstream_trouble_since_timestamp_seconds", "Since when it is.", "trouble")
 
-_ALL = (
-    CALLS, ERRORS, REFUSED, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
-    RESERVATIONS, LINES_LEFT_OUT, CALLS_UNTOLD, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER,
-    BACKGROUND_FAILURES, BAD_RECORDS, WORDS, GATES,
-    LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
-    WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
-    UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME, CALLER_CALLS, CALLER_ERRORS, CALLER_TOKENS, CALLER_COST, CALLER_WAITED,
-    LIMIT_REFUSALS, UPSTREAM_ANSWERS, LIMIT_CAPACITY, LIMIT_LEVEL, LIMIT_DEBT, LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST,
-    TICKETS_NOW, OLDEST_PARKED, BUILD_INFO, CONFIG_INFO, CONFIG_OK, CONFIG_AT, UPSTREAM_STATE, UPSTREAM_SINCE,
-    RETRIES, RETRIES_WAITING, GEN_AI_TIME, GEN_AI_FIRST, GEN_AI_TOKENS,
-)  # fmt: skip
-
-
-class _Collector:
-    def collect(self) -> Iterator[Metric]:
-        for metric in _ALL:
-            yield metric.collect()
-
-
-REGISTRY.register(_Collector())
+# Whatever has a name above is shown: a list of them would be one name short some day, and nobody would see it.
+REGISTRY.register(Collector([each for each in list(globals().values()) if isinstance(each, Instrument)]))
 
 # Log events: noun.past_participle. Fields are ids, counts and times; never a prompt, an answer or a key.
 DAEMON_STARTED = "daemon.started"

@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -153,7 +152,7 @@ class Operated:
     def _fact(self, redis_ms: float | None) -> Fact:
         stand, running, waiting = self._stand(), self._running(), self._schedule.crowd.stats().calls
         return Fact(
-            instance=self._instance, host=socket.gethostname(), pid=os.getpid(), kind=self._kind, version=version("headrace"),
+            instance=self._instance, host=socket.gethostname(), pid=os.getpid(), kind=self._kind, version=built.version(),
             commit=self._commit, config=stand.config, state=self._state(stand, running + waiting),
             wrong=tuple(stand.condition.wrong), degraded=tuple(stand.condition.degraded), troubles=stand.troubles,
             drain=self.drains.here, redis_ms=redis_ms, worker=stand.worker, addresses=self.addresses, running=running,

@@ -22,6 +22,7 @@ from tests.chaos.house import Host, House, Span
 from tests.chaos.ways import WAITS, Again, Channels, Grpc, Http, No, Sdk, Submitted, Way
 
 _PAUSE_S = (0.1, 0.5)  # before a repeat
+_SDK_PAUSES_S = 60.0  # at most, between an error and its own repeat: as long as a retry-after that it heeds
 _MOST_PAUSE_S = 5.0  # however long a retry-after asks for
 _HANGS_S = 5.0  # a word that comes so much later than it was due might as well not come
 _AUDITORS = 16
@@ -91,7 +92,8 @@ class Callers:
         call.tries += 1
         try:
             async with asyncio.timeout(None) as bound:
-                WAITS.set(lambda waits: bound.reschedule(_in(timeout_s + _HANGS_S) if waits else None))
+                most_s = timeout_s + _HANGS_S
+                WAITS.set(lambda waits: bound.reschedule(_in(most_s if waits else most_s + _SDK_PAUSES_S)))
                 WAITS.get()(True)
                 await self._ways[call.way].ask(call, host, _prompt(call), timeout_s)
         except TimeoutError:

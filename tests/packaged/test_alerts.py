@@ -11,11 +11,11 @@ from tests.packaged.place import ROOT
 
 from conftest import missing
 from headrace import observe
+from headrace.instruments import Instrument
 
 PLACE = ROOT / "deploy" / "prometheus"
 RULES = (PLACE / "rules.yml").read_text()
-KINDS = observe.Counter | observe.Gauge | observe.Gauges | observe.Histogram
-OURS = {value.name for value in vars(observe).values() if isinstance(value, KINDS)}
+OURS = {value.name for value in vars(observe).values() if isinstance(value, Instrument)}
 
 
 def named(text: str) -> set[str]:

@@ -267,9 +267,11 @@ if "missing" in sys.argv:
 
 from headrace.config import Keys, Settings
 from headrace.wiring import Parts
+from redis.observability.providers import get_observability_instance
 
 async def main():
     Parts(Settings(), "redis://127.0.0.1:9", Keys)
+    assert get_observability_instance().get_provider_manager() is None  # by which Redis' client would record each command
 
 asyncio.run(main())
 print(*(name for name in ("opentelemetry.sdk.trace", "opentelemetry.exporter", "requests") if name in sys.modules))

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 import typer
+from prometheus_client import generate_latest
 
 import headrace
 from headrace import errors, main, observe
 from headrace.config import Settings
 from headrace.config.tables import CallerSettings, LimitTable, MatchTable, fields_of
 from headrace.edge import http_errors, status
+from headrace.instruments import Instrument
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "daemon" / "headrace"
@@ -36,7 +38,7 @@ def page(name: str) -> str:
 
 def metrics() -> Iterator[str]:
     for value in vars(observe).values():
-        if isinstance(value, observe.Counter | observe.Gauge | observe.Gauges | observe.Histogram):
+        if isinstance(value, Instrument):
             yield value.name
 
 
@@ -62,6 +64,19 @@ def test_metrics() -> None:
     said = page("docs/metrics.md")
     assert set(re.findall(r"^\| `((?:headrace|gen_ai)_\w+)` \|", said, re.M)) == set(metrics())
     assert set(re.findall(r"^\| `(\w+\.\w+)` \|", said, re.M)) == set(events().values())
+
+
+def test_metrics_are_shown() -> None:
+    """What is on the page is on `/metrics`, each metric of it."""
+    shown = {name.removesuffix("_total") for name in re.findall(r"^# TYPE (\w+) ", generate_latest().decode(), re.M)}
+    assert {name.removesuffix("_total") for name in metrics()} <= shown
+
+
+def test_metrics_have_readings() -> None:
+    """What has a name is counted or read somewhere: none is there for nothing."""
+    code = "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "observe.py")
+    named = [name for name, value in vars(observe).items() if isinstance(value, Instrument)]
+    assert [name for name in named if not re.search(rf"\bobserve\.{name}\b", code)] == []
 
 
 def test_events_happen() -> None:

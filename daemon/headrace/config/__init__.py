@@ -10,7 +10,7 @@ The configuration: one TOML file, each key of it overridable by the environment,
     places.py       where things lie: the state and runtime directories, sockets, upstream's key
     toml.py         settings as TOML again
 
-Only `main`, `daemon` and `wiring` look in here; a stage is told what it needs and cannot reach for a setting.
+Only `main`, `daemon`, `making` and `wiring` look in here; a stage is told what it needs and cannot reach for a setting.
 """
 
 from headrace.config.checks import warnings

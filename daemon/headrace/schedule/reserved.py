@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from headrace import observe
 from headrace.budget.costs import USES
 from headrace.budget.want import Want
+from headrace.instruments import Cell
 
 _BOUND = 8192  # buckets that are remembered though nothing is reserved of them
 _PARTS = ("reserved", "closed", "under", "over")
@@ -35,7 +36,7 @@ class _Book:
     def __init__(self, want: Want) -> None:
         self.calls = self.amount = 0
         is_shown = want.kind in USES
-        cells = [observe.ESTIMATED.at(want.limit, want.kind, part) if is_shown else observe.Cell() for part in _PARTS]
+        cells = [observe.ESTIMATED.at(want.limit, want.kind, part) if is_shown else Cell() for part in _PARTS]
         self.reserved, self.closed, self.under, self.over = cells
 
 

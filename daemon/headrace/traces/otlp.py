@@ -16,12 +16,12 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from headrace import observe
+from headrace.built import version
 from headrace.trace import Trace, begun
 from headrace.traces.spans import Span, Traces, Value
 
@@ -90,7 +90,7 @@ def _start(upstream_url: str) -> Sending:
     named = Resource.create().attributes
     is_named = not str(named.get("service.name", "")).startswith("unknown_service")
     host = socket.gethostname()
-    ours = {"service.name": "headrace", "service.version": version("headrace"), "host.name": host}
+    ours = {"service.name": "headrace", "service.version": version(), "host.name": host}
     said = {name: value for name, value in ours.items() if name not in named or (name == "service.name" and not is_named)}
     provider = TracerProvider(resource=Resource.create(said), shutdown_on_exit=False)
     processor = BatchSpanProcessor(OTLPSpanExporter())
@@ -147,7 +147,7 @@ def _readable(provider: TracerProvider) -> Callable[[Span], ReadableSpan]:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-    scope = InstrumentationScope("headrace", version("headrace"))
+    scope = InstrumentationScope("headrace", version())
 
     def readable(span: Span) -> ReadableSpan:
         trace = span.trace

@@ -14,26 +14,22 @@ fewer than the pool has connections, so that it never waits inside the pool.
 from __future__ import annotations
 
 import contextlib
-import functools
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib.metadata import version as installed_version
 from types import TracebackType
 
-from headrace import endpoints, forms, observe
+from headrace import forms, observe
 from headrace.allowance import Allowance
 from headrace.basin import Basin
 from headrace.clock import Clock, SystemClock
-from headrace.errors import AttemptFailed, BrokenStream, Failure, UpstreamError
-from headrace.heads import identifier, is_sendable
+from headrace.errors import AttemptFailed, BrokenStream, Failure
+from headrace.heads import identifier
 from headrace.model import Answer, Call, Errand, Form, Headers
 from headrace.pace import Going
 from headrace.timeouts import LoopTimeout
-from headrace.trace import said
-from headrace.upstream.carrying import Body, back, incoming, onward
+from headrace.upstream.carrying import Body, back, incoming
 from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
 from headrace.upstream.reading import (
@@ -46,25 +42,11 @@ from headrace.upstream.reading import (
     read_in_place,
     read_whole,
 )
-from headrace.upstream.transport import InvalidURL, Request, Response, Transport
+from headrace.upstream.requests import Requests
+from headrace.upstream.transport import Request, Response, Transport
 from headrace.upstream.troubles import Troubles
 
-# The name of a header: RFC 9110, section 5.6.2. The same few come with every call.
-_is_name = functools.lru_cache(256)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 _SPARE_CONNECTIONS = 64  # beyond the slots: connections that are being closed still count in the pool
-_VIA = "1.1 headrace"
-_USER_AGENT = f"headrace/{installed_version('headrace')}"
-_OURS = (("via", _VIA), ("user-agent", _USER_AGENT))
-_OF_A_WHOLE = (*_OURS, ("accept", "application/json"), ("accept-encoding", "gzip"))
-# A stream uncompressed: a compressor may hold events back.
-_OF_A_STREAM = (*_OURS, ("accept", "text/event-stream"), ("accept-encoding", "identity"))
-
-# Ours to say, or of one hop only; never passed on from a caller.
-_NOT_PASSED_ON = frozenset({
-    "accept", "accept-encoding", "anthropic-beta", "anthropic-version", "authorization", "connection", "content-length",
-    "content-type", "cookie", "expect", "host", "keep-alive", "proxy-authorization", "te", "trailer", "transfer-encoding",
-    "upgrade", "user-agent", "x-api-key",
-})  # fmt: skip
 
 OnHead = Callable[[Errand, int, Sequence[tuple[bytes, bytes]], float], None]
 
@@ -117,12 +99,11 @@ class Upstream:
     ) -> None:
         self._judge = judge
         self._base_url = base_url.rstrip("/")
-        self._api_key, self._admin_key, self._version = api_key, admin_key, version
         self._clock = clock or SystemClock()
         self._gap_s, self._attempt_s = gap_s, attempt_s
         most = max_in_flight + _SPARE_CONNECTIONS
         self._transport = Transport(self._base_url, most=most, connect_s=connect_s, proxy=proxy)
-        self._target = functools.lru_cache(64)(self._transport.target)
+        self._requests = Requests(self._transport.target, api_key, admin_key, version=version, gap_s=gap_s)
         self._on_head = on_head
         self._allowance = Allowance()
         self._basin = Basin(MAX_ANSWER_BYTES, now=time.monotonic)  # of whole answers that come in, and are looked at
@@ -169,7 +150,7 @@ class Upstream:
                 await events.drain()
 
     def _ask(self, call: Call, what: _Bound) -> _Asked:
-        return _Asked(self, call, what, lambda: self._request(call))
+        return _Asked(self, call, what, lambda: self._requests.of(call))
 
     @contextlib.asynccontextmanager
     async def carry(self, call: Errand, headers: Headers, body: Body) -> AsyncIterator[Carried]:
@@ -179,26 +160,12 @@ class Upstream:
         The deadline bounds how long the answer may take to begin; then it may pause for `gap_s`. Raises `AttemptFailed`, whose
         error has all the headers that upstream sent, on entering or among the chunks. Leaving early hangs up.
         """
-        asked = _Asked(self, call, _Bound.BEGINNING, lambda: self._carried(call, headers, body))
+        asked = _Asked(self, call, _Bound.BEGINNING, lambda: self._requests.carried(call, headers, body))
         async with asked as response:
             carried = Carried(response, self._gap_s)
             await carried.check()
             yield carried
             asked.outcome = "answered"
-
-    def _carried(self, call: Errand, headers: Headers, body: Body) -> Request:
-        named = dict(headers)
-        given = [*onward(headers), ("via", _VIA), *said(call.trace), self._key(call)]
-        if "accept" not in named:
-            given.append(("accept", "*/*"))
-        if "accept-encoding" not in named:
-            given.append(("accept-encoding", "identity"))  # by saying nothing, one would take any
-        if "user-agent" not in named:
-            given.append(("user-agent", _USER_AGENT))
-        if "anthropic-version" not in named:
-            given.append(("anthropic-version", call.version or self._version))
-        content = body.content if isinstance(body.content, bytes) else body.chunks()
-        return self._sendable(call, given, content, body.length)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -226,53 +193,6 @@ class Upstream:
             response.close()
             raise
         return response
-
-    def _request(self, call: Call) -> Request:
-        # Of a whole answer the bound of all of it is the bound of its silence, too.
-        return self._sendable(call, self._headers(call), call.body, read_s=self._gap_s if call.stream else None)
-
-    def _sendable(
-        self,
-        call: Errand,
-        headers: list[tuple[str, str]],
-        body: bytes | AsyncIterator[bytes],
-        length: int | None = None,
-        read_s: float | None = None,
-    ) -> Request:
-        # A line end in a value, or a colon in a name, would let a caller write headers of its own. All else upstream judges.
-        if not is_sendable("".join([value for _, value in headers])):
-            raise _unsendable("a header value holds a line end or a NUL, which HTTP cannot carry")
-        if not all(map(_is_name, dict(headers))):
-            raise _unsendable("the name of a header holds characters that HTTP cannot carry, or is empty")
-        try:
-            target = self._target(call.path)
-        except InvalidURL as error:
-            raise _unsendable(f"path and query are no URL: {error}") from error
-        return Request(call.method, target, headers, body, length, read_s)
-
-    def _headers(self, call: Call) -> list[tuple[str, str]]:
-        headers = [
-            *(_OF_A_STREAM if call.stream else _OF_A_WHOLE),
-            ("anthropic-version", call.version or self._version),
-            *said(call.trace),
-            self._key(call),
-        ]
-        if call.body:
-            headers.append(("content-type", "application/json"))
-        if call.betas:
-            headers.append(("anthropic-beta", ",".join(call.betas)))
-        if call.headers:
-            headers += ((name, value) for name, value in call.headers if name.lower() not in _NOT_PASSED_ON)
-        return headers
-
-    def _key(self, call: Errand) -> tuple[str, str]:
-        if call.credential:
-            return _credential(call.credential)
-        if endpoints.find(call.method, call.path.partition("?")[0]).is_admins:
-            return "x-api-key", self._admin_key()
-        # The compatible endpoint is OpenAI's in this, too.
-        key = self._api_key()
-        return ("authorization", f"Bearer {key}") if call.endpoint == endpoints.CHAT.name else ("x-api-key", key)
 
 
 class _Bound(Enum):
@@ -405,14 +325,3 @@ async def _check(response: Response) -> None:
 
 def _less_of_encoding(headers: Headers) -> Headers:
     return tuple((name, value) for name, value in headers if name not in ("content-encoding", "content-length"))
-
-
-def _unsendable(message: str) -> AttemptFailed:
-    error = UpstreamError(message, status=400, type="invalid_request_error")
-    return AttemptFailed(Failure.FINAL, error, sent=False)
-
-
-def _credential(credential: str) -> tuple[str, str]:
-    # As the caller presented it: "x-api-key:..." or "bearer:...".
-    scheme, _, key = credential.partition(":")
-    return ("authorization", f"Bearer {key}") if scheme == "bearer" else ("x-api-key", key)
