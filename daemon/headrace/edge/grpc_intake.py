@@ -19,7 +19,9 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from headrace.allowance import Allowance
 from headrace.edge import status
+from headrace.edge.grpc_turns import TURN_BYTES, in_turn
 from headrace.edge.tcp_lines import Line, Peer
 from headrace.errors import DeadlinePassed, HeadraceError, InvalidCall, QueueFull
 
@@ -96,6 +98,7 @@ class Intake:
         self._coming: Under = {}
         self._going: Under = {}
         self._awaited: set[Peer] = set()
+        self._allowance = Allowance(TURN_BYTES)
         self._left = left
         self._body_s, self._write_s = body_s, write_s
         self._now = now
@@ -177,7 +180,7 @@ class Intake:
         coming = self._coming
         coming[context] = asyncio.current_task()
         try:
-            raw = await context.read()
+            raw = await in_turn(context.read(), self._allowance)
         except asyncio.CancelledError:
             if (error := _ended_with(coming[context])) is None:
                 await self._left(context.peer())
