@@ -318,6 +318,7 @@ WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a sl
 BORROWED_BUCKETS = Gauge("headrace_borrowed_buckets", "Buckets of which this process holds borrowed budget.")
 COMMANDS_SAVED = Gauge("headrace_borrowed_commands_saved", "Commands that borrowing has spared Redis since the start.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
+COMING_BYTES = Gauge("headrace_coming_bytes", "Bytes of bodies that come in, or of which nobody knows yet what they ask.")
 SLOTS = Gauge("headrace_upstream_slots", "Requests that may be in flight at upstream at once.")
 SLOTS_IN_USE = Gauge("headrace_upstream_slots_in_use", "Requests in flight at upstream.")
 SLOTS_CARRIED = Gauge("headrace_upstream_slots_carried", "Of the requests in flight at upstream, those that are only carried.")
@@ -391,7 +392,8 @@ _ALL = (
     CALLS, ERRORS, REFUSED, CACHE_EVENTS, FLIGHTS, ATTEMPTS, UPSTREAM_TOKENS, USED_TOKENS, COST, SAVED_TOKENS, SAVED_COST,
     RESERVATIONS, LINES_LEFT_OUT, CALLS_UNTOLD, SHADOW, ESTIMATED, COUNTS, TICKETS, REDIS_LOSS, HANDED_OVER,
     BACKGROUND_FAILURES, BAD_RECORDS, WORDS, GATES,
-    LEARNED_CLASSES, WAITING, WAITING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP, REDIS_LISTENING,
+    LEARNED_CLASSES, WAITING, WAITING_BYTES, COMING_BYTES, SLOTS, SLOTS_IN_USE, SLOTS_WAITING, IN_FLIGHT, REDIS_UP,
+    REDIS_LISTENING,
     WORKER_UP, BATCHES, ATTEMPTS_RUNNING, BORROWED_GRANTS, EXCHANGES, BORROWED_BUCKETS, COMMANDS_SAVED, TURN_WAIT,
     UPSTREAM_TIME, CALL_TIME, FIRST_TIME, WAIT_TIME, CALLER_CALLS, CALLER_ERRORS, CALLER_TOKENS, CALLER_COST, CALLER_WAITED,
     LIMIT_REFUSALS, UPSTREAM_ANSWERS, LIMIT_CAPACITY, LIMIT_LEVEL, LIMIT_DEBT, LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST,

@@ -350,6 +350,7 @@ class Parts:
             self._start_beside()
             stack.push_async_callback(self.flights.aclose)
             self.crowd.measure()
+            self.basin.measure()
             self.schedule.slots.measure()
             self.borrowing.measure()
             observe.BUILD_INFO.set({(version("headrace"), platform.python_version()): 1.0})
