@@ -19,7 +19,8 @@ from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.basin import Place
 from headrace.edge import http_errors
-from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
+from headrace.edge.asked import HeaderMap, Request, Response, endpoint_of, is_events, new_id
+from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_calls import Who, guarded
 from headrace.edge.grpc_ids import call_id, delimited, give, trace_of
 from headrace.edge.grpc_parts import Beginning, beginning, more

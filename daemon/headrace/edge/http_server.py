@@ -29,8 +29,9 @@ from headrace.certificates import Certificates
 from headrace.clock import Clock, SystemClock
 from headrace.crowd import Crowd
 from headrace.edge import http_bodies, http_errors, http_ready, peers
+from headrace.edge.asked import Request, endpoint_of, is_events, new_id
 from headrace.edge.connections import Connections, ConnectionsStats
-from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
+from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_listener import Listener
