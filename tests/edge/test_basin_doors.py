@@ -13,7 +13,7 @@ import pytest
 
 from conftest import until
 from doors import grpc_server, http_door
-from flow_parts import Daemon, daemon
+from flow_parts import Daemon, Held, daemon
 from headrace import observe
 from headrace.v1 import api_service_pb2, messages_service_pb2
 from headrace.v1.api_service_pb2_grpc import ApiServiceStub
@@ -163,3 +163,23 @@ async def test_who_finds_no_room_in_time_is_refused(valkey_url: str, tmp_path: P
                 sender = DOORS[door](raw, door, house.ports[door])
                 assert await asyncio.wait_for(sender.ask(), 30) == 429
         assert house.basin.stats().bytes == 0
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_is_with_upstream_is_not_in_it(valkey_url: str, tmp_path: Path, door: str) -> None:
+    """A body lies there until it is known what it asks, and not until it is answered: that may take minutes."""
+    held = Held(say_message)
+    async with (
+        serving(held) as server,
+        daemon(valkey_url, server.url, tmp_path, LISTEN__MAX_COMING_BYTES="1MB", LISTEN__BODY_TIMEOUT="2s") as one,
+        http_door(one) as http,
+        grpc_server(one, tmp_path) as grpc_one,
+        asyncio.TaskGroup() as group,
+    ):
+        house = House(one, http.port, grpc_one.ports[0])
+        senders = [DOORS[door](body(letter, MB // 2), letter, house.ports[door]) for letter in "abcd"]
+        asking = [group.create_task(sender.ask()) for sender in senders]
+        await until(lambda: server.calls == 4, what=repr(house.basin))
+        assert house.basin.stats().bytes == 0
+        held.go.set()
+    assert [task.result() for task in asking] == [200] * 4

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from headrace.allowance import Allowance
-from headrace.edge.grpc_turns import LIGHT_BYTES, TURN_BYTES, in_turn
+from headrace.basin import LIGHT_BYTES
+from headrace.edge.grpc_turns import TURN_BYTES, in_turn
 
 LARGE = bytes(TURN_BYTES)
 

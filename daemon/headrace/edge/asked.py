@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from multidict import CIMultiDict, MultiMapping
 
 from headrace import endpoints
+from headrace.basin import Place
 from headrace.endpoints import Endpoint
 from headrace.errors import InvalidCall
 from headrace.model import Caller, Reply
@@ -41,6 +42,7 @@ class Request:
         credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
         id: of the call.
         trace: where the call is in its caller's trace, where something beside the headers says it: metadata.
+        place: where the body lies in the basin; given up once it is known what it asks.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Request:
     credential: str = field(default="", repr=False)
     id: str = field(default_factory=new_call_id)
     trace: Trace | None = None
+    place: Place | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)

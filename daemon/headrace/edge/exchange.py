@@ -173,6 +173,8 @@ class Exchange:
         del body
         request.body = b""  # the call has it
         call = await self.admit(ask)
+        if request.place is not None:
+            request.place.release()  # other bounds hold what waits, and what is with upstream
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
             whole = None
             if reply.events is None:

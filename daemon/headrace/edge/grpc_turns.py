@@ -14,8 +14,8 @@ from collections.abc import Coroutine, Generator
 from typing import Any
 
 from headrace.allowance import Allowance
+from headrace.basin import LIGHT_BYTES
 
-LIGHT_BYTES = 1 << 16  # of a message that is not counted: the call costs ten times as much as to copy them
 TURN_BYTES = 1 << 22  # that are copied in a turn, more or less; and one message more
 Reading = Coroutine[Any, Any, Any]
 _Yields = Generator[Any, None, Any]
