@@ -27,17 +27,23 @@ class Allowance:
     def __repr__(self) -> str:
         return f"<Allowance [{self._taken} of {self._most} bytes taken, {len(self._waiting)} waiting]>"
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether whoever comes now has to wait."""
+        return bool(self._waiting) or self._taken >= self._most
+
     async def take(self, size: int) -> None:
         """Take so many bytes of this turn of the loop, or of the first to come that has some left."""
-        if not self._waiting and self._taken < self._most:
-            self._count(size)
+        if not self.is_spent:
+            self.count(size)
             return
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((called, size))
         self._begin()
         await called
 
-    def _count(self, size: int) -> None:
+    def count(self, size: int) -> None:
+        """Count what was done without asking: nobody could know before how much it would be."""
         self._taken += size
         self._begin()
 
@@ -52,6 +58,6 @@ class Allowance:
             called, size = self._waiting.popleft()
             if not called.done():  # else whoever waited was cancelled
                 called.set_result(None)
-                self._count(size)
+                self.count(size)
         if self._waiting:
             self._begin()

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headrace import observe
 from headrace.errors import QueueFull
 
 MOST_BYTES = 32_000_000  # one of the largest, or some dozens of what long conversations are
@@ -73,6 +74,10 @@ class Basin:
     def stats(self) -> BasinStats:
         """Return how it stands now."""
         return BasinStats(self._taken, len(self._places), len(self._by_caller), len(self._waiting))
+
+    def measure(self) -> None:
+        """Let the gauge of bytes that come in read from here."""
+        observe.COMING_BYTES.read = lambda: self._taken
 
     def place(self, caller: str) -> Place:
         """Return a place for one body; *caller* is `Owner.text` of whose it is."""

@@ -148,6 +148,7 @@ WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a sl
 BORROWED_BUCKETS = Gauge("headrace_borrowed_buckets", "Buckets of which this process holds borrowed budget.")
 COMMANDS_SAVED = Gauge("headrace_borrowed_commands_saved", "Commands that borrowing has spared Redis since the start.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
+COMING_BYTES = Gauge("headrace_coming_bytes", "Bytes of bodies that come in, or of which nobody knows yet what they ask.")
 SLOTS = Gauge("headrace_upstream_slots", "Requests that may be in flight at upstream at once.")
 SLOTS_IN_USE = Gauge("headrace_upstream_slots_in_use", "Requests in flight at upstream.")
 SLOTS_CARRIED = Gauge("headrace_upstream_slots_carried", "Of the requests in flight at upstream, those that are only carried.")

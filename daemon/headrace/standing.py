@@ -77,6 +77,7 @@ class Standing:
         """Have the gauges read what is so at present."""
         made = self._made
         made.crowd.measure()
+        made.basin.measure()
         made.schedule.slots.measure()
         made.borrowing.measure()
         observe.BUILD_INFO.set({(built.version(), built.python()): 1.0})

@@ -15,7 +15,7 @@ from conftest import until
 from doors import cancel_at_every_step, open_door
 from flow_parts import Daemon
 from headrace import observe
-from headrace.edge.exchange import Request
+from headrace.edge.asked import Request
 from headrace.edge.http_server import HttpServer
 from headrace.model import Caller
 from scripted import Line

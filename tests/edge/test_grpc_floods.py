@@ -151,6 +151,17 @@ async def test_held() -> None:
     assert took[29] > 0.4
 
 
+async def test_a_server_that_leaves_holds_nobody() -> None:
+    """Whoever is held goes when the server does, which would have to wait for them: a quarter of a minute after a flood."""
+    watch = Watch(Bounds(), now=time.monotonic)
+    calls = [asyncio.create_task(watch.note_vain("ipv4:192.0.2.1:5")) for _ in range(300)]
+    await until(lambda: sum(call.done() for call in calls) >= 20)
+    watch.let_go()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*calls)
+        await asyncio.gather(*(watch.note_vain("ipv4:192.0.2.1:6") for _ in range(300)))
+
+
 async def test_nothing_stays(tmp_path: Path) -> None:
     """A call that was refused leaves nothing of ours behind that would have to be looked for: its headers may be large."""
     async with serving(tmp_path, callers=FakeCallers(KEYS)) as (server, _), connect(server.ports[0]) as raw:

@@ -119,7 +119,7 @@ async def test_admins_only(valkey_url, tmp_path):
     """An observer may look, but not run the organisation."""
     async with serving(say_message) as server, daemon(valkey_url, server.url, tmp_path, **KEYS) as one:
         caller = one.parts.callers._configured["eye"]
-        from headrace.edge.exchange import Request
+        from headrace.edge.asked import Request
         from headrace.errors import NotAllowed
 
         with pytest.raises(NotAllowed):

@@ -18,7 +18,7 @@ from headrace.classes import ModelClasses
 from headrace.config import kinds, reading, toml
 from headrace.config.environment import ignored_variables
 from headrace.edge.addresses import readdressed
-from headrace.edge.exchange import endpoint_of
+from headrace.edge.asked import endpoint_of
 from headrace.edge.http_asks import credential, presented_keys, read_ask
 from headrace.edge.origins import Origins
 from headrace.edge.waits import read_wait

@@ -31,8 +31,8 @@ from headrace.callers import Callers
 from headrace.certificates import Certificates
 from headrace.clock import Clock
 from headrace.edge import http_errors
+from headrace.edge.asked import new_id
 from headrace.edge.connections import Connections
-from headrace.edge.exchange import new_id
 from headrace.edge.http_listener import Listener
 from headrace.edge.http_pages import Routes
 from headrace.edge.http_protocol import LINGER_S, as_http11

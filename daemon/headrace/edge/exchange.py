@@ -3,7 +3,7 @@ A call to the API as a door hands it over, whatever the door: the same for the H
 typed services, which are conveniences over it.
 
     async with exchange.open(Request("GET", "/v1/models", caller=caller)) as response:
-        ...  # response.status, response.headers, response.origin
+        ...  # response.status, response.headers, response.reply
         whole = await response.read()
 
 What the endpoint's row in `endpoints.py` says decides the way: along the flow (cache, flights, schedule, retries, tickets),
@@ -13,14 +13,10 @@ or past it, as a stream in both directions that is still held to limits and trie
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 
-from multidict import CIMultiDict, MultiMapping
-
-from headrace import disconnect, endpoints, roles
+from headrace import disconnect, roles
 from headrace.admission import Admission, Ask, check_size
 from headrace.answers import Answers
 from headrace.aside import Aside
@@ -30,6 +26,7 @@ from headrace.batches.results import readable
 from headrace.carry import Carrier, Load
 from headrace.clock import Clock
 from headrace.edge.addresses import readdressed
+from headrace.edge.asked import Request, Response, endpoint_of, new_id
 from headrace.edge.hits import JSON, SSE, Seen
 from headrace.edge.http_asks import cache_control, labels, read_ask
 from headrace.edge.last_word import LastWord
@@ -38,80 +35,20 @@ from headrace.edge.told import Told
 from headrace.edge.visits import entered, walk
 from headrace.edge.waits import read_wait
 from headrace.endpoints import Endpoint
-from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, InvalidCall, NotCached
+from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError, NotCached
 from headrace.flow import Flow
-from headrace.model import Call, Caller, Errand, Event, Form, Headers, Reply, Source
+from headrace.model import Call, Errand, Event, Form, Headers, Reply, Source
 from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
 from headrace.resources import Guard, Visit
-from headrace.trace import Trace
-from headrace.trail import TIMING_HEADER, Trail, timing
-from headrace.trail import new_id as new_call_id
+from headrace.trail import TIMING_HEADER, timing
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
-HeaderMap = MultiMapping[str]
 Budget = Callable[[Errand | Seen], Headers]
 
-# Not OPTIONS: it asks which pages may call, and of that upstream knows nothing.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _MOMENT_S = 0.5  # by so much a caller's clock and ours may differ, and either may be late
-
-
-@dataclass(slots=True)
-class Request:
-    """
-    What is asked.
-
-    Args:
-        method, target: as HTTP has them; the target is path and query, "/v1/models?limit=2".
-        headers: in their order, lower-case names; what must not travel on is left out on the way.
-        body: whole, or as it comes.
-        length: of a body that comes in pieces, in bytes; None if nobody knows.
-        timeout_s: how long the caller will wait by its RPC; None if there is no such bound.
-        edge: the door, "http" or "grpc".
-        credential: "x-api-key:..." or "bearer:..." where callers' own keys go upstream.
-        id: of the call.
-        trace: where the call is in its caller's trace, where something beside the headers says it: metadata.
-    """
-
-    method: str
-    target: str
-    caller: Caller
-    headers: HeaderMap = field(default_factory=CIMultiDict)
-    body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
-    length: int | None = None
-    timeout_s: float | None = None
-    edge: str = "grpc"
-    credential: str = field(default="", repr=False)
-    id: str = field(default_factory=new_call_id)
-    trace: Trace | None = None
-
-
-@dataclass(slots=True)
-class Response:
-    """
-    What comes back; good while its context is open. The status is under 400: errors are raised.
-
-    Args:
-        headers: lower-case names, ready to be sent on; ours (`x-headrace-source`, `cache-status`, ...) included.
-        chunks: the body as it comes, spelled as `content-encoding` in the headers says.
-        whole: all of it, if it is there already.
-        trail: what the call went through.
-        reply: where it came from.
-    """
-
-    status: int
-    headers: list[tuple[str, str]]
-    chunks: AsyncIterator[bytes]
-    reply: Reply
-    whole: bytes | None = field(default=None, repr=False)
-    trail: Trail | None = field(default=None, repr=False)
-
-    async def read(self) -> bytes:
-        """Return the whole body."""
-        return b"".join([chunk async for chunk in self.chunks])
 
 
 class Exchange:
@@ -236,6 +173,8 @@ class Exchange:
         del body
         request.body = b""  # the call has it
         call = await self.admit(ask)
+        if request.place is not None:
+            request.place.release()  # other bounds hold what waits, and what is with upstream
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
             whole = None
             if reply.events is None:
@@ -351,17 +290,6 @@ class Exchange:
         return Load(errand, endpoint, readable(onward) if endpoint.batch == "results" else onward, body)
 
 
-def endpoint_of(method: str, target: str) -> Endpoint:
-    """Return how a request is treated; raises `InvalidCall` for what is no path of the API, or no method."""
-    if method not in _METHODS:
-        raise InvalidCall(f"the method {method[:32]!r} is not carried; there are {', '.join(sorted(_METHODS))}")
-    path = target.partition("?")[0]
-    try:
-        return endpoints.find(method, path)
-    except ValueError as error:
-        raise InvalidCall(f"{path[:200]!r} is no path of the API: {error}") from None
-
-
 # Answers.
 
 
@@ -394,14 +322,3 @@ async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     except AttemptFailed as failure:
         error = failure.error
         raise BrokenStream(error.message, status=error.status, type=error.type, headers=error.headers) from failure
-
-
-def is_events(headers: Iterable[tuple[str, str]]) -> bool:
-    """Whether a body is a stream of events in the clear, in which an error can be the last one; *headers* are its own."""
-    named = dict(headers)
-    return named.get("content-type", "").startswith("text/event-stream") and "content-encoding" not in named
-
-
-def new_id() -> str:
-    """Return a request id of ours."""
-    return f"req_headrace_{os.urandom(9).hex()}"

@@ -19,7 +19,8 @@ from headrace.admission import check_size
 from headrace.aside import aloof
 from headrace.basin import Place
 from headrace.edge import http_errors
-from headrace.edge.exchange import Budget, Exchange, HeaderMap, Request, Response, endpoint_of, is_events, new_id
+from headrace.edge.asked import HeaderMap, Request, Response, endpoint_of, is_events, new_id
+from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_calls import Who, guarded
 from headrace.edge.grpc_ids import call_id, delimited, give, trace_of
 from headrace.edge.grpc_parts import Beginning, beginning, more
@@ -126,6 +127,7 @@ class ApiServicer:
             trace=trace_of(context),
         )
         with self._exchange.basin.place(text_of(request.caller.name, own_key)) as place:
+            request.place = place
             await place.came(len(seen[0]))
             raw = seen.pop()
             digests = [await aloof(raw, digest, _NAMED + scope, raw)]
@@ -134,7 +136,7 @@ class ApiServicer:
                 digests.clear()  # the same first part may have another body after it
             if hit := await self._read(request, first, parts, digests, place):
                 return await self._give(hit, context, self._exchange.outcomes.entered(headers, request.trace), call_id(context))
-            async with self._exchange.open(request, seen=lambda call: self._admitted(place, digests, call)) as response:
+            async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
                 await writer.pass_on(response)
         return None
 
@@ -156,10 +158,6 @@ class ApiServicer:
         asked = await aloof(body, http_digest, *named, body)
         digests.append(asked)
         return self._hits.glance(asked)
-
-    def _admitted(self, place: Place, digests: Iterable[bytes], call: Call) -> None:
-        place.release()  # other bounds hold what waits, and what is with upstream
-        self._remember(digests, call)
 
     def _remember(self, digests: Iterable[bytes], call: Call) -> None:
         for known in digests:

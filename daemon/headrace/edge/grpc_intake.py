@@ -19,16 +19,16 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from headrace.allowance import Allowance
 from headrace.edge import status
+from headrace.edge.grpc_passages import Passage, Passages
+from headrace.edge.grpc_turns import TURN_BYTES, in_turn
 from headrace.edge.tcp_lines import Line, Peer
 from headrace.errors import DeadlinePassed, HeadraceError, InvalidCall, QueueFull
 
 Run = Callable[[Any, Any], Any]  # bytes that are known at once, or an awaitable
-Task = asyncio.Task[Any] | None
 
 _MOST_BYTES = 68_000_000  # that may be coming at once, over all connections: one of the largest, or two that upstream takes
-_LITTLE_BYTES = 1024  # that is no progress: answers to pings come and go
-_SLOW = 10  # times as long as a message may be silent, it may take
 _CALL_BYTES = 20_000  # that a call may cost beside its message: its metadata
 _AGAIN_S = 1.0
 
@@ -41,40 +41,6 @@ def peer_of(said: str) -> Peer | None:
     if kind not in ("ipv4", "ipv6") or not port.isdecimal():
         return None
     return address.strip("[]").partition("%")[0].removeprefix("::ffff:"), int(port)
-
-
-class Passage:
-    """
-    A message on its way: since when, for all that is known; how far its connection was then, and when it last went on.
-
-    How far: bytes that came over it, for one that comes; that were taken, for one that goes.
-    """
-
-    __slots__ = ("before", "error", "last", "moved", "peer", "since", "task")
-
-    def __init__(self, peer: Peer | None, task: Task, now: float, so_far: int) -> None:
-        self.peer, self.task = peer, task
-        self.error: HeadraceError | None = None
-        self.since = self.moved = now
-        self.before = self.last = so_far
-
-    def see(self, now: float, so_far: int) -> None:
-        """Take note of how far its connection is."""
-        if so_far - self.last > _LITTLE_BYTES:
-            self.last, self.moved = so_far, now
-
-    def is_late(self, now: float, patience_s: float) -> bool:
-        """Whether it has not gone on for so long, or has taken far too long altogether."""
-        return now - self.moved > patience_s or now - self.since > _SLOW * patience_s
-
-    def end(self, error: HeadraceError) -> None:
-        """Give it up: its call ends with the error."""
-        if self.error is None and self.task is not None:
-            self.error = error
-            self.task.cancel()
-
-
-Under = dict[Any, Task | Passage]  # what is under way, by its call's context: its task, or its passage once somebody has looked
 
 
 class Intake:
@@ -93,9 +59,9 @@ class Intake:
         self.counts = False
         self.bytes = 0  # that were coming when all was last settled
         self._asked: Counter[Peer] = Counter()
-        self._coming: Under = {}
-        self._going: Under = {}
+        self._coming, self._going = Passages(_peer), Passages(_peer)
         self._awaited: set[Peer] = set()
+        self._allowance = Allowance(TURN_BYTES)
         self._left = left
         self._body_s, self._write_s = body_s, write_s
         self._now = now
@@ -122,29 +88,26 @@ class Intake:
         Args:
             look: finds the connection with a peer, counted anew; None where there is none that can be seen.
         """
-        now = self._now()
-        lines = _Lines(look)
-        coming = [_seen(self._coming, context, now, lines.received) for context in list(self._coming)]
-        self._awaited = set(lines)
-        size: Counter[Peer] = Counter()
-        for one in coming:
-            if one.is_late(now, self._body_s):
+        now, lines = self._now(), _Lines(look)
+        self._coming.look(now, lines.received)
+        self._awaited = {peer for peer in self._coming.courses if peer}
+        for course in self._coming.courses.values():
+            for one in course.late(now, self._body_s):
                 one.end(DeadlinePassed(f"The request stopped coming: nothing of it for {self._body_s:g} s."))
-            elif one.peer is not None:
-                size[one.peer] = max(size[one.peer], lines.received(one.peer) - one.before)
-        self._relieve(size, coming)
-        going = [_seen(self._going, context, now, lines.taken) for context in list(self._going)]
-        return [one.peer for one in going if one.peer and one.is_late(now, self._write_s)]
+        self._relieve(lines)
+        self._going.look(now, lines.taken)
+        return [peer for peer, course in self._going.courses.items() if peer and any(course.late(now, self._write_s))]
 
-    def _relieve(self, size: Counter[Peer], coming: list[Passage]) -> None:
+    def _relieve(self, lines: _Lines) -> None:
+        courses = self._coming.courses
+        size = Counter({peer: course.size(lines.received(peer)) for peer, course in courses.items() if peer})
         total = self.bytes = sum(size.values())
         for peer, came in size.most_common():
             if total <= _MOST_BYTES:
                 return
             total -= came
-            for one in coming:
-                if one.peer == peer:
-                    one.end(QueueFull("Too many bytes are coming at once.", retry_after_s=_AGAIN_S))
+            for one in courses[peer].passages.values():
+                one.end(QueueFull("Too many bytes are coming at once.", retry_after_s=_AGAIN_S))
 
     def unary(self, run: Run) -> grpc.RpcMethodHandler:
         """Return the handler of a method that is asked once and answers once."""
@@ -175,16 +138,16 @@ class Intake:
     async def read(self, context: Any) -> bytes | None:
         """Return the next message, None after the last; raises what the reading was ended with."""
         coming = self._coming
-        coming[context] = asyncio.current_task()
+        coming.new[context] = asyncio.current_task()
         try:
-            raw = await context.read()
+            raw = await in_turn(context.read(), self._allowance)
         except asyncio.CancelledError:
-            if (error := _ended_with(coming[context])) is None:
+            if (error := _ended_with(coming.of(context))) is None:
                 await self._left(context.peer())
                 raise
             raise error from None
         finally:
-            del coming[context]
+            coming.over(context)
         if raw is grpc.aio.EOF:
             return None
         if self.counts and (peer := peer_of(context.peer())):
@@ -213,7 +176,7 @@ class Intake:
 class _Answering:
     # The context of a call that answers message by message, each of which is under way until it is taken.
 
-    def __init__(self, context: Any, going: Under) -> None:
+    def __init__(self, context: Any, going: Passages) -> None:
         self._context = context
         self._write = context.write
         self._task = asyncio.current_task()
@@ -223,22 +186,26 @@ class _Answering:
         return getattr(self._context, name)
 
     async def write(self, message: bytes) -> None:
-        self._going[self] = self._task
+        self._going.new[self] = self._task
         try:
             await self._write(message)
         except grpc.aio.InternalError:  # nobody is there to take it: as if they had said so
             raise asyncio.CancelledError from None
         finally:
-            del self._going[self]
+            self._going.over(self)
 
 
-def _ended_with(under: Task | Passage) -> HeadraceError | None:
+def _peer(context: Any) -> Peer | None:
+    return peer_of(context.peer())
+
+
+def _ended_with(passage: Passage | None) -> HeadraceError | None:
     # Why its task was cancelled, where that was done here; then it is not to be, any more.
-    if not isinstance(under, Passage) or under.error is None:
+    if passage is None or passage.error is None:
         return None
-    if under.task is not None:
-        under.task.uncancel()
-    return under.error
+    if passage.task is not None:
+        passage.task.uncancel()
+    return passage.error
 
 
 class _Lines(dict[Peer, Line | None]):
@@ -259,14 +226,3 @@ class _Lines(dict[Peer, Line | None]):
     def taken(self, peer: Peer | None) -> int:
         line = self[peer] if peer else None
         return line.taken if line else 0
-
-
-def _seen(under: Under, context: Any, now: float, so_far: Callable[[Peer | None], int]) -> Passage:
-    # What is under way for this call, as it is now; a passage from the first look on.
-    one = under[context]
-    if isinstance(one, Passage):
-        one.see(now, so_far(one.peer))
-        return one
-    peer = peer_of(context.peer())
-    passage = under[context] = Passage(peer, one, now, so_far(peer))
-    return passage

@@ -183,6 +183,7 @@ class GrpcServer:
 
     async def _stop(self, grace_s: float | None) -> None:
         servers, self._servers = self._servers, []
+        self._watch.let_go()
         if servers:
             await asyncio.gather(*(server.stop(grace_s) for server in servers))
             await self._background.close()

@@ -18,7 +18,8 @@ from multidict import CIMultiDict
 from headrace import forms, roles
 from headrace.admission import Ask
 from headrace.edge import translate
-from headrace.edge.exchange import Exchange, Request, Response
+from headrace.edge.asked import Request, Response
+from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
 from headrace.edge.grpc_ids import call_id, trace_of, trailers

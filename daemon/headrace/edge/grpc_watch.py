@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from headrace import memory, observe
 from headrace.edge.grpc_booths import COUNT, Booths, Entrances
@@ -107,7 +108,9 @@ class Watch:
         self._suspects: set[Line] = set()
         self._strikes = Strikes(_FORGIVEN, now=now)
         self._gone: dict[Peer, float] = {}  # who was cut, and when: what it asked before may still be waiting to be heard
-        self._held = self._cut = 0
+        self._held: set[asyncio.Task[Any] | None] = set()
+        self._lets_go = False
+        self._cut = 0
         self._trim_at, self._stirred_at = 0.0, -_REMEMBERED_S
 
     def __repr__(self) -> str:
@@ -137,20 +140,27 @@ class Watch:
         if line is not None and not line.look():
             return  # it has gone, and its calls are nobody's streams any more
         self._booths.blame(line)
-        if count <= _MOST_STRIKES and self._held <= _MOST_HELD:
+        if count <= _MOST_STRIKES and len(self._held) <= _MOST_HELD:
             await self._hold((count - _STRIKES) / _FORGIVEN)
         elif line is not None:
             self._end(line, "vain_calls")
 
     async def _hold(self, seconds: float) -> None:
-        until = self._now() + seconds
-        self._held += 1
+        until, task = self._now() + seconds, asyncio.current_task()
+        self._held.add(task)
         try:
-            while (left := until - self._now()) > 0:
+            while (left := until - self._now()) > 0 and not self._lets_go:
                 with contextlib.suppress(asyncio.CancelledError):  # who has left is held all the same
                     await asyncio.sleep(left)
         finally:
-            self._held -= 1
+            self._held.discard(task)
+
+    def let_go(self) -> None:
+        """Hold nobody any more: the server leaves, and would wait for them."""
+        self._lets_go = True
+        for task in self._held:
+            if task is not None:
+                task.cancel()
 
     async def keep(self, ports: Iterable[int]) -> None:
         """Look after all connections at some ports, until cancelled."""

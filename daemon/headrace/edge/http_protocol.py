@@ -25,8 +25,8 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from headrace import observe
 from headrace.edge import http_errors
+from headrace.edge.asked import new_id
 from headrace.edge.connections import Connections, Idle
-from headrace.edge.exchange import new_id
 from headrace.edge.hits import JSON
 from headrace.edge.http2_hint import PREFACE, Hint
 from headrace.edge.http_bodies import Stalled

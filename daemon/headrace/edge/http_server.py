@@ -29,8 +29,9 @@ from headrace.certificates import Certificates
 from headrace.clock import Clock, SystemClock
 from headrace.crowd import Crowd
 from headrace.edge import http_bodies, http_errors, http_ready, peers
+from headrace.edge.asked import Request, endpoint_of, is_events, new_id
 from headrace.edge.connections import Connections, ConnectionsStats
-from headrace.edge.exchange import Budget, Exchange, Request, endpoint_of, is_events, new_id
+from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_listener import Listener
@@ -220,7 +221,7 @@ class HttpServer:
             if not endpoint.is_kept:
                 body, length = await _pass(request, self._crowd, place)
                 place.release()  # it goes by
-                return await self._answer(request, _asked(request, target, caller, own_key, body, length), place)
+                return await self._answer(request, _asked(request, target, caller, own_key, body, length))
             body = await _read(request, self._crowd, place)
             key = b""
             if "idempotency-key" not in headers:
@@ -231,8 +232,9 @@ class HttpServer:
                     self._outcomes.tell(outcome_of(hit, "http", _id(request), trace))
                     return http_ready.response(request, hit, self._budget_headers(hit.seen))
             asked = _asked(request, target, caller, own_key, body, len(body))
+            asked.place = place
             del body  # it is the call's from here on, which may share another's
-            return await self._answer(request, asked, place, key)
+            return await self._answer(request, asked, key)
         except HeadraceError as error:
             self._outcomes.refused("http", error, id=_id(request))
             if isinstance(error, TooLarge):
@@ -259,9 +261,8 @@ class HttpServer:
             raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
         return caller, own_key
 
-    async def _answer(self, request: web.BaseRequest, asked: Request, place: Place, key: bytes = b"") -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, asked: Request, key: bytes = b"") -> web.StreamResponse:
         def seen(call: Call) -> None:
-            place.release()  # other bounds hold what waits, and what is with upstream
             if key:
                 self._hits.remember(key, call)
 
