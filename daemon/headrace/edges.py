@@ -145,7 +145,7 @@ def _admin_door(parts: Parts, runtime_dir: Path, certificates: Certificates | No
         return parts.tuner.classes.of(model)
 
     looks = Looks(parts.clock, parts.board, parts.reporter)
-    rows = TicketRows(parts.link, parts.tickets.listing, parts.seal)
+    rows = TicketRows(parts.link, parts.tickets.listing)
     operated = parts.operated
     views = Views(parts.clock, looks, parts.reporter, rows, parts.usage, operated.register, operated.book, class_of)
     return Door(

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from headrace.admin.bins import LIMITED, REFUSED, UNKNOWN, Bins
+from headrace.admin.bins import LIMITED, MOST_BUCKETS, REFUSED, UNKNOWN, Bins
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed
 from headrace.few import Few
@@ -82,7 +82,7 @@ class Recent:
 
     def _levels(self) -> dict[str, int]:
         now, known = self._clock.now(), self._schedule.known
-        wants = itertools.islice(self._schedule.limits.known(now).values(), MOST_CALLERS)
+        wants = itertools.islice(self._schedule.limits.known(now).values(), MOST_BUCKETS)
         levels = {want.bucket_id: (known.left(want, now), want.capacity) for want in wants}
         return {bucket: percent(capacity - left, capacity) for bucket, (left, capacity) in levels.items() if left is not None}
 

@@ -7,24 +7,21 @@ Each is found by the set in Redis that names it, so that nothing is walked throu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from headrace import globs, keys
 from headrace.admin.rows import TicketRow
 from headrace.errors import InvalidCall
 from headrace.link import Link
 from headrace.owner import name_in
-from headrace.records import or_nothing
-from headrace.retry.listing import EVERYBODY, Listing
-from headrace.retry.ticket import SUMMARY, State, Ticket, readable_ticket
-from headrace.seal import Seal
+from headrace.retry.listing import EVERYBODY, Listing, Wanted
+from headrace.retry.ticket import State, Ticket
 
 MOST_ROWS = 200
 _MOST_READ = 400
 _MOST_ENDED = 40
-STATES = (*State, "LETTER")
+LETTER = "LETTER"
+STATES = (*State, LETTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,14 @@ class Filter:
         if self.state and self.state not in STATES:
             raise InvalidCall(f"state: {self.state[:20]!r} is none of {', '.join(STATES)}", metadata={"field": "state"})
 
-    def fits(self, row: TicketRow) -> bool:
-        """Whether a row is among them."""
-        is_state = self.state in ("", row.state) or (self.state == "LETTER" and row.is_letter)
-        return is_state and fnmatchcase(row.caller, self.caller or "*") and fnmatchcase(row.model, self.model or "*")
+    def fits(self, ticket: Ticket, *, is_letter: bool) -> bool:
+        """Whether a ticket is among them."""
+        return self._wanted.fits(ticket) and (self.state != LETTER or is_letter)
+
+    @property
+    def _wanted(self) -> Wanted:
+        state = State(self.state) if self.state not in ("", LETTER) else None
+        return Wanted(state=state, caller=self.caller or "*", model=self.model or "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,9 @@ class Counts:
 class TicketRows:
     """Reads tickets."""
 
-    def __init__(self, link: Link, listing: Listing, seal: Seal) -> None:
+    def __init__(self, link: Link, listing: Listing) -> None:
         self._link = link
         self._listing = listing
-        self._seal = seal
 
     def __repr__(self) -> str:
         return "<TicketRows>"
@@ -88,17 +88,13 @@ class TicketRows:
             self._listing.page(EVERYBODY, page_size=_MOST_ENDED),
         )
         ids = [member.decode(errors="replace") for member in live]
-        dead = [member.decode(errors="replace").partition("|")[0] for member in letters]
-        found = {ticket.id: ticket for ticket in await self._read([*ids, *dead]) if ticket is not None}
+        dead = dict.fromkeys(member.decode(errors="replace").partition("|")[0] for member in letters)
+        found = {ticket.id: ticket for ticket in await self._listing.read([*ids, *dead]) if ticket is not None}
         for ticket in ended[0]:
             found.setdefault(ticket.id, ticket)
-        rows = [row_of(ticket, is_letter=ticket.id in dead) for ticket in found.values()]
-        return sorted(filter(wanted.fits, rows), key=_order)[:MOST_ROWS]
-
-    async def _read(self, ids: Sequence[str]) -> list[Ticket | None]:
-        asked = [or_nothing("ticket", each, self._link.do("HMGET", keys.ticket(each), *SUMMARY)) for each in ids]
-        values = await asyncio.gather(*asked)
-        return [readable_ticket(each, SUMMARY, value, self._seal) for each, value in zip(ids, values, strict=True)]
+        fitting = [ticket for ticket in found.values() if wanted.fits(ticket, is_letter=ticket.id in dead)]
+        rows = [row_of(ticket, is_letter=ticket.id in dead) for ticket in fitting]
+        return sorted(rows, key=_order)[:MOST_ROWS]
 
 
 def row_of(ticket: Ticket, *, is_letter: bool) -> TicketRow:

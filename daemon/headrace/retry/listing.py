@@ -77,7 +77,7 @@ class Listing:
         looked_at = 0
         while looked_at < _MOST_LOOKED_AT:
             found = await self._behind(names, at, page_size, round(wanted.since * 1e6))
-            for each, ticket in zip(found, await self._read([each.member for each in found]), strict=True):
+            for each, ticket in zip(found, await self.read([each.member for each in found]), strict=True):
                 at, looked_at = each, looked_at + 1
                 if ticket is not None and owner in (EVERYBODY, ticket.owner) and wanted.fits(ticket):
                     page.append(ticket)
@@ -97,7 +97,8 @@ class Listing:
         parts = await asyncio.gather(*(behind(self._link, name, at, most, least=least) for name in names))
         return sorted((each for part in parts for each in part), reverse=True)[:most]
 
-    async def _read(self, ids: Sequence[str]) -> list[Ticket | None]:
+    async def read(self, ids: Sequence[str]) -> list[Ticket | None]:
+        """Return these tickets, without answers; None in place of one that is gone. Raises `RedisAway`."""
         asked = (self._link.do("HMGET", keys.ticket(ticket_id), *SUMMARY) for ticket_id in ids)
         rows = await asyncio.gather(*(records.or_nothing("ticket", each, row) for each, row in zip(ids, asked, strict=True)))
         return [readable_ticket(ticket_id, SUMMARY, row, self._seal) for ticket_id, row in zip(ids, rows, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import msgspec
@@ -43,7 +44,7 @@ class Top(App[None]):
     Shows views.
 
     Args:
-        client: whom to ask; each question runs in a thread.
+        client: whom to ask, one question at a time, in a thread.
         view: which to begin with.
     """
 
@@ -66,6 +67,8 @@ class Top(App[None]):
         self._view = view
         self._shown: Shown | None = None
         self._columns = ""
+        # One thread, so one question at a time: the client has one connection, and two that open it at once lose one.
+        self._asking = ThreadPoolExecutor(1)
 
     def compose(self) -> ComposeResult:
         """Make the screen."""
@@ -78,8 +81,12 @@ class Top(App[None]):
         """Begin."""
         self.run_worker(self._keep(), exclusive=True)
 
+    def on_unmount(self) -> None:
+        """End, when the question in the air is answered."""
+        self._asking.shutdown(cancel_futures=True)
+
     def action_show(self, view: str) -> None:
-        """Show another view, at once."""
+        """Show another view, as soon as the question in the air is answered."""
         self._view = view
         self.run_worker(self._keep(), exclusive=True)
 
@@ -90,7 +97,7 @@ class Top(App[None]):
 
     async def _look(self, view: str) -> None:
         try:
-            shown = await asyncio.to_thread(self._client.view, view)
+            shown = await asyncio.get_running_loop().run_in_executor(self._asking, self._client.view, view)
         except (StartupError, HeadraceError, msgspec.MsgspecError) as error:
             self.query_one("#trouble", Static).update(Text(str(error)))
             return
