@@ -1,5 +1,6 @@
 """
-The basin: where the bodies of requests lie while they come in, and until it is known what they ask.
+The basin: where the bodies of requests lie while they come in, and until it is known what they ask. Whole answers of
+upstream's have another.
 
     with basin.place(caller) as place:
         await place.add(len(piece))   # waits while too much is here; QueueFull if that lasts

@@ -22,6 +22,7 @@ from types import TracebackType
 
 from headrace import forms, observe
 from headrace.allowance import Allowance
+from headrace.basin import Basin
 from headrace.clock import Clock, SystemClock
 from headrace.errors import AttemptFailed, BrokenStream, Failure
 from headrace.heads import identifier
@@ -31,7 +32,16 @@ from headrace.timeouts import LoopTimeout
 from headrace.upstream.carrying import Body, back, incoming
 from headrace.upstream.failures import silent
 from headrace.upstream.network import NETWORK_ERRORS, failure_of
-from headrace.upstream.reading import Judge, Stream, answer_of, judge_here, read_failure, read_whole
+from headrace.upstream.reading import (
+    MAX_ANSWER_BYTES,
+    Judge,
+    Stream,
+    answer_of,
+    judge_here,
+    read_failure,
+    read_in_place,
+    read_whole,
+)
 from headrace.upstream.requests import Requests
 from headrace.upstream.transport import Request, Response, Transport
 from headrace.upstream.troubles import Troubles
@@ -96,6 +106,7 @@ class Upstream:
         self._requests = Requests(self._transport.target, api_key, admin_key, version=version, gap_s=gap_s)
         self._on_head = on_head
         self._allowance = Allowance()
+        self._basin = Basin(MAX_ANSWER_BYTES, now=time.monotonic)  # of whole answers that come in, and are looked at
         self.troubles = Troubles(self._clock.now)
         self.on_failed: Callable[[Errand, AttemptFailed], None] = lambda call, failed: None
         """Told of each attempt that failed; it must be quick, and raise nothing."""
@@ -114,8 +125,10 @@ class Upstream:
         asked = self._ask(call, _Bound.WHOLE)
         async with asked as response:
             await _check(response)
-            payload = await read_whole(response)
-            answer = await answer_of(payload, response, self._clock.now(), call.endpoint, self._judge)
+            with self._basin.place(call.owner.text) as place:
+                # What is read has no name here: an error that comes through keeps what its frames name.
+                payload = read_in_place(response, place)
+                answer = await answer_of(await payload, response, self._clock.now(), call.endpoint, self._judge)
             asked.outcome = "answered"
         return answer
 

@@ -8,20 +8,21 @@ An error may come with status 200, as the whole body or among events: it is what
 yet not to be read here (NaN, which JSON does not have; a body of another kind): it would come so again, and be paid for again,
 so it is said once. What is no JSON, or ends too early, is another matter: a repeat may well be whole.
 
-What upstream says is bounded in sum, a stream's events by their number too, for each is kept until the last; and what comes
-at once is read a piece at a time, with others' turns between.
+What upstream says is bounded in sum, a stream's events by their number too, for each is kept until the last; whole answers are
+bounded over all of them, too. And what comes at once is read a piece at a time, with others' turns between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from headrace import forms
 from headrace.allowance import SLICE, Allowance
-from headrace.aside import joined
+from headrace.basin import Place
 from headrace.errors import AttemptFailed
 from headrace.heads import identifier
 from headrace.model import Answer, Event, Form, Headers, Usage
@@ -175,17 +176,33 @@ async def read_whole(response: Response, *, within_s: float | None = None, most:
         raise silent("upstream fell silent", request_id=_request_id(response)) from error
 
 
-async def _read_whole(response: Response, most: int) -> bytes:
-    received, size = [], 0
+async def read_in_place(response: Response, place: Place) -> bytes:
+    """
+    Return the whole body of an answer; what comes after its first piece lies in *place*, and so waits for room there.
+
+    Nearly all answers come in one piece. Raises `QueueFull` when there is no room for long.
+    """
+    body = await _read_whole(response, MAX_ANSWER_BYTES, place)
+    place.fill()
+    return body
+
+
+async def _read_whole(response: Response, most: int, place: Place | None = None) -> bytes:
+    # What is written is given out as it lies there: to join pieces would take as much once more.
+    first, rest = b"", io.BytesIO()
     try:
         async for chunk in response.unpacked():
-            received.append(chunk)
-            size += len(chunk)
-            if size > most:
+            if not first:
+                first = chunk
+                continue
+            rest.write(chunk if rest.tell() else first + chunk)
+            if rest.tell() > most:
                 raise _too_large(_request_id(response))
+            if place is not None:
+                await place.add(len(chunk))
     except NETWORK_ERRORS as error:
         raise failure_of(error, _request_id(response)) from error
-    return received[0] if len(received) == 1 else await joined(received)
+    return rest.getvalue() or first
 
 
 def _too_large(request_id: str) -> AttemptFailed:
@@ -197,7 +214,9 @@ async def answer_of(payload: bytes, response: Response, now: float, endpoint: st
     payload = payload.removeprefix(_BOM)
     verdict = await judge(payload, endpoint)
     if isinstance(verdict, forms.Wrong):
-        raise _no_answer(payload, verdict, response.headers, _request_id(response))
+        failure = _no_answer(payload, verdict, response.headers, _request_id(response))
+        del payload  # it may be large, and an error keeps what the frames name that it comes through
+        raise failure
     return Answer(Form.JSON, payload, now, verdict, _request_id(response), headers=remarks(response.headers))
 
 
