@@ -32,10 +32,10 @@ from looking import House, admin_socket, admin_url, house
 INTO = Path(__file__).parents[2] / "docs" / "screenshots"
 MOST_BYTES = 300_000
 LIMITS = """[
-    {name = "org", per = ["class"], requests_per_minute = 140, input_tokens_per_minute = 16000, burst = "30s"},
+    {name = "org", per = ["class"], requests_per_minute = 100, input_tokens_per_minute = 9000, burst = "20s"},
     {name = "reports", match = {caller = "reports"}, requests_per_minute = 40, burst = "20s"},
     {name = "nightly", match = {caller = "nightly"}, concurrency = 2},
-    {name = "payments", match = {team = "payments"}, spend_per_month = 500.0},
+    {name = "payments", match = {team = "payments"}, spend_per_month = 0.5},
 ]"""
 SETTINGS = {
     "LIMIT": LIMITS,

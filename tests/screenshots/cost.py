@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -79,7 +80,11 @@ async def to_screen(pair: House, running: object) -> float:
 
 @contextlib.asynccontextmanager
 async def crowd(pair: House, count: int) -> AsyncIterator[None]:
-    """Keep so many calls waiting, of twenty callers."""
+    """
+    Keep so many calls waiting, of twenty callers, half of them at each daemon.
+
+    One alone takes as many connections as half its file descriptors, which on many machines is fewer.
+    """
     calls: list[asyncio.Task[int]] = []
 
     def alive() -> int:
@@ -94,7 +99,8 @@ async def crowd(pair: House, count: int) -> AsyncIterator[None]:
     try:
         # They come by waves: a system drops connections beyond the 128 that wait to be accepted.
         while alive() < count:
-            calls += [asyncio.create_task(pair.call(pair.two, f"crowd{at % 20}", within_ms=_LONG_MS)) for at in range(_WAVE)]
+            for at, number in itertools.product((pair.one, pair.two), range(_WAVE)):
+                calls.append(asyncio.create_task(pair.call(at, f"crowd{number % 20}", within_ms=_LONG_MS)))
             await until(all_wait, within=60)
         yield
     finally:
