@@ -5,7 +5,8 @@ import contextlib
 
 from conftest import until
 from headrace.clock import SystemClock
-from headrace.flight.flights import Flights, Landing
+from headrace.flight.flight import Landing
+from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Leases, Recalled
 from headrace.link import Link

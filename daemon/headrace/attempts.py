@@ -21,7 +21,7 @@ from headrace.cache.policy import Told
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError
-from headrace.flight.flights import Flight, Landing
+from headrace.flight.flight import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.model import Answer, Call, Event, Form, Usage
 from headrace.outcome import Outcomes, Tried

@@ -26,7 +26,8 @@ from headrace.cache.keeping import Keeping
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed, Draining, HeadraceError, NotCached, OutOfTime, Refusal
-from headrace.flight.flights import Flight, Flights, Landing, broken_off
+from headrace.flight.flight import Flight, Landing, broken_off
+from headrace.flight.flights import Flights
 from headrace.flight.lease import Lease, Leases, NoLease, Recalled
 from headrace.flight.stay import Stay
 from headrace.flight.succession import pass_on, refuse_likewise

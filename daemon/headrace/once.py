@@ -19,7 +19,8 @@ from headrace.answers import Answers
 from headrace.clock import Clock
 from headrace.disconnect import OnDisconnect
 from headrace.errors import Abandoned, Canceled, DeadlinePassed, HeadraceError, OutOfTime, RedisAway, Refusal, TicketNotFound
-from headrace.flight.flights import Flight, Flights, Landing, Member, broken_off
+from headrace.flight.flight import Flight, Landing, Member, broken_off
+from headrace.flight.flights import Flights
 from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.flow import Flow
 from headrace.model import Call, Reply

@@ -17,7 +17,7 @@ from headrace.clock import Clock
 from headrace.crowd import Crowd
 from headrace.disconnect import OnDisconnect
 from headrace.errors import BrokenStream, BudgetExhausted, DeadlinePassed, OutOfTime, QueueFull, RedisAway
-from headrace.flight.flights import Flight, Landing, broken_off
+from headrace.flight.flight import Flight, Landing, broken_off
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Lease, Leases
 from headrace.model import Answer, Call, Form, Source

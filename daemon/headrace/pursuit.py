@@ -35,7 +35,8 @@ from headrace.errors import (
     QueueFull,
     RedisAway,
 )
-from headrace.flight.flights import Flight, Flights, Landing
+from headrace.flight.flight import Flight, Landing
+from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
 from headrace.flow import Flow
 from headrace.insist import PATIENCE_S

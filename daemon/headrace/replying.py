@@ -10,7 +10,7 @@ from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
 from headrace.errors import BrokenStream, HeadraceError, OutOfTime, Refusal, UpstreamError
-from headrace.flight.flights import Flight, Member
+from headrace.flight.flight import Flight, Member
 from headrace.model import Call, Reply, Source
 
 

@@ -9,7 +9,8 @@ from conftest import until
 from headrace import keys
 from headrace.clock import SystemClock
 from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
-from headrace.flight.flights import Flight, Flights, Landing, broken_off
+from headrace.flight.flight import Flight, Landing, broken_off
+from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
 from headrace.flight.lease import Leases, NoLease
 from headrace.link import Link

@@ -10,7 +10,7 @@ import redis
 from conftest import until
 from headrace import keys
 from headrace.errors import BrokenStream
-from headrace.flight.flights import Flight
+from headrace.flight.flight import Flight
 from headrace.model import Event
 from lease_parts import EVENTS, hosts
 

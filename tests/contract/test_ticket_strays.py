@@ -12,7 +12,7 @@ from conftest import until
 from headrace import keys
 from headrace.errors import RedisAway
 from headrace.flight import lease
-from headrace.flight.flights import Flight
+from headrace.flight.flight import Flight
 from headrace.owner import Owner
 from headrace.retry import making, tickets
 from headrace.retry.ticket import State

@@ -13,7 +13,7 @@ from flow_parts import LIMIT, Held, SlowStream, asking, in_turn, joined, later, 
 from headrace import forms, keys
 from headrace.errors import BrokenStream, Draining, NotCached
 from headrace.flight import items
-from headrace.flight.flights import Flight
+from headrace.flight.flight import Flight
 from headrace.model import Event, Source
 from headrace.retry.ticket import State
 from scripted import EVENTS, Line, hang

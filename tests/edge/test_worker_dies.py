@@ -13,7 +13,7 @@ from flow_parts import Daemon, asking, in_turn, later, overloaded, running
 from headrace import forms, keys
 from headrace.errors import BrokenStream
 from headrace.flight import items
-from headrace.flight.flights import Flight
+from headrace.flight.flight import Flight
 from headrace.model import Call, Event
 from headrace.retry.ticket import State
 from scripted import EVENTS, Line, hang

@@ -21,7 +21,7 @@ from headrace.edge.grpc_usage import _row
 from headrace.errors import HeadraceError, StartupError, UpstreamError
 from headrace.explain import told
 from headrace.flight import items
-from headrace.flight.flights import Flight
+from headrace.flight.flight import Flight
 from headrace.hosts import fact
 from headrace.rank import LANES
 from headrace.rehearse.traffic import _rows, traffic_of

@@ -15,7 +15,7 @@ from headrace.cache import entry
 from headrace.edge import http_errors, status, translate
 from headrace.errors import HeadraceError, UpstreamError
 from headrace.flight import items
-from headrace.flight.flights import Flight, Landing
+from headrace.flight.flight import Flight, Landing
 from headrace.heads import value_text
 from headrace.model import Answer, Event, Form, Source, Usage
 from headrace.v1 import messages_pb2

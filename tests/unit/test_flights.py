@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
-from headrace.flight.flights import Flight, Flights, Landing, Member
+from headrace.flight.flight import Flight, Landing, Member
+from headrace.flight.flights import Flights
 from headrace.model import Answer, Event, Form
 from scripted import CALL
 

@@ -18,7 +18,7 @@ from headrace import forms, keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import RedisAway, Refusal
 from headrace.flight import items
-from headrace.flight.flights import Flight, Landing, broken_off
+from headrace.flight.flight import Flight, Landing, broken_off
 from headrace.link import Link, Script
 from headrace.model import Event
 from headrace.nudges import Nudged, Nudges

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from headrace import codec
-from headrace.flight.flights import Flight, Landing
+from headrace.flight.flight import Flight, Landing
 from headrace.model import Event, Form, Source
 
 

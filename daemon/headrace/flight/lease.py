@@ -22,7 +22,8 @@ from headrace import keys
 from headrace.clock import Clock
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.flight import items
-from headrace.flight.flights import Flight, Flights, Landing, broken_off
+from headrace.flight.flight import Flight, Landing, broken_off
+from headrace.flight.flights import Flights
 from headrace.flight.handover import LOG_MS, Handover, Publication
 from headrace.flight.strays import Strays
 from headrace.link import Link, Script

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from headrace.flight.flights import Flights, Member
+from headrace.flight.flight import Member
+from headrace.flight.flights import Flights
 from headrace.model import Reply
 
 

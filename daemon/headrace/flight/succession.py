@@ -8,7 +8,7 @@ thousand flights. A no that plainly holds for other members too is told to them 
 from __future__ import annotations
 
 from headrace.errors import BudgetExhausted, CallerOnHold, HeadraceError, OutOfTime, QueueFull, RedisAway
-from headrace.flight.flights import Flight, Member
+from headrace.flight.flight import Flight, Member
 from headrace.model import Call
 
 
