@@ -55,6 +55,11 @@ async def kill_worker(house: House, dice: random.Random, form: Form) -> None:
     await _kill(house, chosen(house.workers, dice))
 
 
+async def kill_all(house: House, dice: random.Random, form: Form) -> None:
+    """kill -9 of all daemons and workers in one moment, as when a machine loses its power; they are started anew."""
+    await asyncio.gather(*(_kill(house, host) for host in house.hosts))
+
+
 async def _kill(house: House, host: Host) -> None:
     house.kills += 1
     await host.kill()

@@ -87,12 +87,12 @@ def _together(*some: Mapping[str, Fault]) -> Mapping[str, Fault]:
 
 
 ROWS: Mapping[str, Row] = {
-    "kills": Row(_KILLS, rounds=10, others=_OTHERS),
+    "kills": Row({**_KILLS, "kill-all": faults.kill_all}, rounds=25, others=_OTHERS),
     "stops": Row(_STOPS, rounds=3),
     "redis": Row(_REDIS, rounds=3, short=4),
     "wire": Row(_WIRE, rounds=4, short=2),
     "upstream": Row(_UPSTREAM, rounds=2, short=4),
-    "own": Row(_OWN, rounds=4, is_own=True),
+    "own": Row(_OWN, rounds=8, is_own=True),
     "disk": Row({"full": faults.fill_disk}, rounds=4, is_own=True, disk_mb=64),
     "sentinel": Row({"fail-over": faults.fail_over, "kill-primary": faults.kill_primary}, rounds=4, is_group=True),
     "drain": Row({"drain": faults.drain}, rounds=5, settings={"DRAIN__TIME": "2s"}),
