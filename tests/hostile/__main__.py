@@ -159,7 +159,7 @@ async def _row(one: House, name: str, form: Form) -> Measured:
     late_ms, misses_ms = 1000 * quantile(report.late_s, 0.99), 1000 * quantile(report.misses, 0.99)
     note = (
         f"{attack.said or '-'}; others' misses {misses_ms:.0f} ms at p99, their own loop {late_ms:.0f} ms late; "
-        f"the daemon used {used:.2f} of a core"
+        f"the daemon used {used:.2f} of a core; memory: {memory.said}"
     )
     said = [note, *(f"  - {failure}" for failure in sorted(set(report.failures))[:4])]
     if figures["stall"] > goals(name)["stall"].wanted:

@@ -55,9 +55,12 @@ class House:
     redis_url: str
     pids: tuple[int, ...]
 
-    def memory_mb(self) -> float:
-        """Return what all its processes hold in memory."""
-        return sum(_resident_mb(pid) for pid in _with_children(self.pids))
+    def memory_mb(self) -> dict[str, float]:
+        """Return what its processes hold in memory: the daemon itself, those that it has started, and its Redis."""
+        daemon, redis = self.pids
+        helpers = [pid for pid in _with_children((daemon,)) if pid != daemon]
+        told = {"daemon": (daemon,), "helpers": helpers, "Redis": _with_children((redis,))}
+        return {name: sum(map(_resident_mb, pids)) for name, pids in told.items()}
 
     def log_lines(self) -> int:
         return self.daemon.served.log.count("\n")
@@ -153,27 +156,45 @@ class Memory:
 
     def __init__(self, of: House) -> None:
         self._house = of
-        self._before_mb = self.most_mb = of.memory_mb()
+        self._before_mb = of.memory_mb()
+        self.most_mb: dict[str, float] = dict.fromkeys(self._before_mb, 0.0)  # beyond that, by process, when it was most in all
 
-    def rise_mb(self) -> float:
-        return self._house.memory_mb() - self._before_mb
+    def __repr__(self) -> str:
+        return f"<Memory {_said(self.most_mb)}>"
+
+    def risen_mb(self) -> dict[str, float]:
+        """Return how much more it is now, by process."""
+        return {name: now - self._before_mb[name] for name, now in self._house.memory_mb().items()}
 
     @property
     def most_rise_mb(self) -> float:
-        return self.most_mb - self._before_mb
+        return sum(self.most_mb.values())
+
+    @property
+    def said(self) -> str:
+        """Which processes hold it: at its most, and now."""
+        return f"{_said(self.most_mb)}, and left of it {_said(self.risen_mb())}"
 
     async def look(self) -> None:
         """Look some times a second, until cancelled."""
         while True:
-            self.most_mb = max(self.most_mb, self._house.memory_mb())
+            self.most_mb = max(self.most_mb, self.risen_mb(), key=_sum)
             await asyncio.sleep(0.05)
 
     async def back(self, within_mb: float, patience_s: float) -> float:
         """Wait until the rise is as small as this, for so long at most, and return what is left of it."""
         give_up = time.monotonic() + patience_s
-        while (left_mb := self.rise_mb()) > within_mb and time.monotonic() < give_up:  # noqa: ASYNC110  # nobody tells it
+        while (left_mb := _sum(self.risen_mb())) > within_mb and time.monotonic() < give_up:  # noqa: ASYNC110  # nobody tells it
             await asyncio.sleep(0.5)
         return left_mb
+
+
+def _sum(parts: dict[str, float]) -> float:
+    return sum(parts.values())
+
+
+def _said(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {mb:,.0f}" for name, mb in parts.items()) + " MB"
 
 
 def _resident_mb(pid: int) -> float:
