@@ -205,8 +205,7 @@ class Watch:
         self._suspects.intersection_update(lines)
         self._gone = {peer: at for peer, at in self._gone.items() if self._now() - at < _REMEMBERED_S}
         spent = await _sliced(self._looking(lines, self.intake.take_counts()))
-        self._make_room(lines)
-        return spent
+        return spent + await _sliced(self._making_room(lines))
 
     def _looking(self, lines: list[Line], asked: Mapping[Peer, int]) -> Iterator[None]:
         for first in range(0, len(lines), _AT_ONCE):
@@ -241,13 +240,15 @@ class Watch:
             now.proof = before.proof
         return now
 
-    def _make_room(self, lines: list[Line]) -> None:
+    def _making_room(self, lines: list[Line]) -> Iterator[None]:
         # Over which nothing was asked: to end those fails no call. Their clients, if they are any, connect again.
         crowded = {address for address, count in _by_address(lines).items() if self._is_full(count, self._bounds.most_per_peer)}
         is_full = self._is_full(len(lines), self._bounds.most)
         idle = [line for line in lines if line.received < _ASKED_BYTES and (is_full or line.peer[0] in crowded)]
-        for line in idle if idle else lines[self._bounds.most :]:
+        for number, line in enumerate(idle if idle else lines[self._bounds.most :], 1):
             self._end(line, "connections")
+            if not number % _AT_ONCE:
+                yield
 
     @staticmethod
     def _is_full(count: int, most: int) -> bool:
