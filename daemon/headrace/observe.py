@@ -52,6 +52,7 @@ ERRORS = Counter(
 REFUSED = Counter("headrace_refused_total", "What was refused before it was a call, by door and reason.", "door", "reason")
 REFUSED.start(("http",), _HTTP_REFUSALS)
 REFUSED.start(("grpc",), _GRPC_REFUSALS)
+REFUSED.start(("any",), ("unread",))
 CACHE_EVENTS = Counter(
     "headrace_cache_events_total",
     "What the cache tiers did.",

@@ -63,7 +63,7 @@ class Connections:
         self._now = now
         self._open: set[Idle] = set()
         self._by_peer: Counter[str] = Counter()
-        self._idle: dict[str | None, deque[tuple[float, Idle]]] = {}  # found by the last searches; those first that are it longest
+        self._idle: dict[str | None, deque[tuple[float, Idle]]] = {}  # as the last searches found them
         self._searched_at = -_REST_S
         self._gave_way = self._intake_bytes = 0
 
