@@ -81,6 +81,10 @@ class Host:
         assert self._served is not None
         return self._served
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._now().process.send_signal(number)
+
     async def start(self) -> None:
         """Start it, and wait until it serves."""
         async with _STARTING:
@@ -100,9 +104,8 @@ class Host:
 
     async def leave(self) -> None:
         """Ask it to leave (SIGTERM), and wait until it has."""
-        served = self._now()
-        served.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(served.process.wait, 60)
+        self.send(signal.SIGTERM)
+        await asyncio.to_thread(self._now().process.wait, 60)
         self._end()
 
     async def still(self, seconds: float) -> None:

@@ -173,3 +173,60 @@ async def test_no_time_at_all() -> None:
         await until(lambda: upstream.counts.running == len(asking))
         one.served.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(asyncio.gather(*asking), 30)
+
+
+# Where else they may wait: in the queue, in line, for another host's answer.
+
+FEW = '[{name = "few", match = {caller = "few"}, concurrency = 1}]'
+
+
+async def over_http(one, text, **headers):
+    is_told(await http(one, "POST", "/v1/messages", body(text), **headers))
+
+
+async def over_grpc(one, text, caller=""):
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        request = asked(messages_service_pb2.CreateMessageRequest(), text)
+        request.options.caller = caller
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await messages_service_pb2_grpc.MessagesServiceStub(channel).CreateMessage(request, timeout=60)
+    status_of(caught.value)
+
+
+async def test_told_wherever_they_wait(valkey_url) -> None:
+    """Parked, parked with a key, in line for a limit, and following what another daemon leads: the same, at both doors."""
+    more = {"DRAIN__TIME": f"{DRAIN_S:g}s", "UPSTREAM__OVERLOAD_GATE": "off"}
+    async with (
+        simulated() as upstream,
+        daemon_beside(upstream.url, valkey_url, LIMIT=FEW, **more) as one,
+        daemon_beside(upstream.url, valkey_url) as two,
+    ):
+        for text in ("followed", "few first"):
+            upstream.faults.add("hang", text=text)
+        upstream.faults.add("overloaded", text="parked", retry_after_s=30)
+        led = [asyncio.create_task(http(two, "POST", "/v1/messages", body("followed")))]
+        first = asyncio.create_task(over_grpc(one, "few first", caller="few"))
+        await until(lambda: upstream.counts.running == 2)
+        asking = [
+            over_http(one, "parked"),
+            over_grpc(one, "parked"),
+            over_http(one, "parked, keyed", **{"idempotency-key": "k"}),
+            over_http(one, "in line", **{"x-headrace-caller": "few"}),
+            over_grpc(one, "in line, too", caller="few"),
+            over_http(one, "followed"),
+            over_grpc(one, "followed"),
+        ]
+        tasks = [first, *map(asyncio.create_task, asking)]
+        await until(lambda: upstream.counts.total >= 4)
+        await asyncio.sleep(0.5)  # they have all come to where they wait
+        assert not any(task.done() for task in tasks)
+        began = time.monotonic()
+        one.served.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        assert time.monotonic() - began < DRAIN_S + 0.5
+        await asyncio.to_thread(one.served.process.wait, 30)
+        assert one.served.process.returncode == 0
+        for task in led:
+            task.cancel()
+        await asyncio.gather(*led, return_exceptions=True)
+    assert "Traceback" not in one.served.log
