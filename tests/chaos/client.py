@@ -31,9 +31,9 @@ class Client:
                 said = await messages.create(**asked)
                 call.hear(said.message.id, said.text, is_whole=True)
         except _WORTH_IT as error:
-            raise Again(f"client: {error.code.name} {error}", error.retry_after or 0.0) from None
+            raise Again(f"client: {_why(error)}", error.retry_after or 0.0) from None
         except HeadraceError as error:
-            raise No(f"client: {error.code.name} {error}") from None
+            raise No(f"client: {_why(error)}") from None
 
     def _client(self, address: str) -> AsyncHeadrace:
         if address not in self._clients:
@@ -43,3 +43,7 @@ class Client:
     async def close(self) -> None:
         for client in self._clients.values():
             await client.close()
+
+
+def _why(error: HeadraceError) -> str:
+    return f"{error.code.name} {error.reason} {error.message[:50]}"
