@@ -124,7 +124,8 @@ async def _read_events(call: Call, lines: AsyncIterator[bytes]) -> None:
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
     said = headers.get("x-should-retry", "")
-    is_worth_it = said == "true" if said else status in _REPEATED or status >= 500
+    # A status of 200 is a stream's, which ended in an error event.
+    is_worth_it = said == "true" if said else status in _REPEATED or status >= 500 or status == 200
     with contextlib.suppress(ValueError, KeyError, TypeError):
         body = json.loads(body)["error"]["message"].encode()
     why = f"{status} {body[:70].decode(errors='replace')}"
