@@ -45,6 +45,8 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._public = public
         self._say = say
         self._refused = refused
+        self.taken = 0
+        """How many calls have come to the loop."""
         # Made once: where certificates are known is told by each reload.
         self._certified = {path: self._recognizing(path, handler) for path, handler in methods.items()}
         self._unknown = grpc.stream_stream_rpc_method_handler(self._refuse_unknown)
@@ -54,6 +56,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         """Return the handler of a call: its method's, or one that refuses it."""
+        self.taken += 1
         handler = self._methods.get(details.method)
         if handler is None:
             return self._public.get(details.method, self._unknown)
