@@ -46,7 +46,7 @@ NOT_THERE, NOT_CONFIRMED, AMISS = 3, 4, 5
 
 
 class Absent(StartupError):
-    """The daemon has no such thing."""
+    """There is no such thing as is named."""
 
 
 def load(option: Path | None) -> tuple[Settings, Callable[[], Settings]]:
@@ -93,17 +93,25 @@ def _reply(channel: Any, target: str, metadata: Sequence[tuple[str, str]], servi
 
 def _whom(settings: Settings, key: str) -> tuple[str, list[tuple[str, str]]]:
     """Return where to ask, and what to present there; raises `ConfigError` if the daemon is nowhere."""
-    from headrace import audit, passkey
     from headrace.config import resolve, runtime_dir
 
     addresses = _addresses(settings)
     sockets = [each for each in addresses if each.startswith("unix:")]
-    # A key that is given says who asks; else root, and the daemon's own user, are who they are, at a socket.
-    found = passkey.read(Path(settings.state.dir)) if sockets and not key else ""
+    found = local_operator(settings) if sockets and not key else []
     target = resolve((sockets if found else addresses)[0], runtime_dir(os.environ, settings))
-    if found:
-        return target, [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))]
-    return target, [("x-api-key", key)] if key else []
+    return target, found or ([("x-api-key", key)] if key else [])
+
+
+def local_operator(settings: Settings) -> list[tuple[str, str]]:
+    """
+    Return what root and the daemon's own user present at its sockets, as who they are; [] for others.
+
+    It is for whoever gives no key: a key says who asks.
+    """
+    from headrace import audit, passkey
+
+    found = passkey.read(Path(settings.state.dir))
+    return [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))] if found else []
 
 
 def _addresses(settings: Settings) -> Sequence[str]:
