@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from headrace.errors import ConfigError, StartupError
+from headrace.errors import ConfigError, RedisAway, StartupError
+from headrace.trail import ID_HEADER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,10 +86,15 @@ def _reply(channel: Any, target: str, metadata: Sequence[tuple[str, str]], servi
             request, timeout=_RPC_TIMEOUT_S, metadata=metadata
         )
     except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not _is_answer(error):
             raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
         kind = Absent if error.code() is grpc.StatusCode.NOT_FOUND else StartupError
         raise kind(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
+
+
+def _is_answer(error: Any) -> bool:
+    # Whatever a daemon refuses has an id; what gRPC itself says of a connection that did not come about has none.
+    return any(name == ID_HEADER for name, _ in error.trailing_metadata() or ())
 
 
 def _whom(settings: Settings, key: str) -> tuple[str, list[tuple[str, str]]]:
@@ -128,11 +134,14 @@ def _addresses(settings: Settings) -> Sequence[str]:
 def with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
     """Return what *work* does with a link to the Redis of these settings, the daemon's or one that is started for it."""
     from headrace.link import Link
+    from headrace.replies import where
 
     async def go(url: str) -> T:
         link = Link(url)
         try:
             return await work(link)
+        except RedisAway as away:
+            raise StartupError(f"{away}: {where(url)}") from away
         finally:
             await link.aclose()
 

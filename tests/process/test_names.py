@@ -45,6 +45,7 @@ class Stage:
         async with self.session.post(f"{self.daemon.http}/v1/messages", json=_body(text, stream), headers=headers) as response:
             await response.read()
             said = response.headers
+            assert said["server"] == "headrace"
             is_answer, timing = response.status == 200, said.get("server-timing", "")
             tries = timing.count("attempt;")
             if not (is_answer and stream):  # how many a live stream took is not known when it begins
