@@ -137,11 +137,14 @@ def plain_valkey(tmp_path_factory, *options: str):
 )
 async def test_redis_unreached(url: str, address: str, cause: str) -> None:
     """Where Redis is, and why it is not reached: in /readyz and in the log, at warning; and never the password."""
-    async with daemon_beside("http://127.0.0.1:1", url) as at, aiohttp.ClientSession() as session:
+    async with (
+        daemon_beside("http://127.0.0.1:1", url, AUTH__DEFAULT_ROLE="observer") as at,
+        aiohttp.ClientSession() as session,
+    ):
         said = await page(session, f"{at.http}/readyz")
         assert f"Redis cannot be reached at {address}: {cause}" in said
         if "hidden-word" in url:
-            await commands(at.served.environ, address, cause)
+            await commands(at.served.environ | {"HEADRACE_LISTEN__GRPC": json.dumps([at.grpc])}, address, cause)
     told = [line for line in events(at.served, "redis.lost") if line["part"] == "link"]
     assert {(line["address"], line["error"], line["level"]) for line in told} == {(address, cause, "warning")}
     assert "hidden-word" not in at.served.log + said
