@@ -153,6 +153,14 @@ class Trail:
         if not any((made.number, made.began) == (known.number, known.began) for known in self._tries):
             self._tries.append(made)
 
+    def heard(self, made: Try) -> None:
+        """Note a try that was made for it elsewhere, and the wait before it, of which nothing was noted here."""
+        if any((made.number, made.began) == (known.number, known.began) for known in self.tries):
+            return
+        self.add(made)
+        if made.held_by and made.waited_s >= _LEAST_S:
+            self._waits.append((made.held_by, made.waited_s))
+
     def waited(self, held: Iterable[tuple[str, float]]) -> None:
         """Note what held it for how long (s), now that it is over."""
         self.holding = tuple

@@ -176,7 +176,8 @@ async def test_light_and_dark(pair: House, running):
 
 
 async def test_phone(pair: House, running):
-    """On a phone nothing goes past the side, whatever view it is."""
+    """On a phone nothing goes past the side, whatever view it is, and however long what callers made up."""
+    await pair.call(pair.one, model=f'\U0001f98a"<b>{"m" * 200}')
     async with looking(running, admin_url(pair.two), **PHONE) as looker:
         await looker.go("calls")
         href = await looker.page.get_attribute("td a", "href")

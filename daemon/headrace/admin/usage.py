@@ -28,7 +28,7 @@ def question_of(month: str, now: datetime) -> Question:
 
 def usage_rows(rows: Iterable[Row]) -> list[UsageRow]:
     """Return the rows, the dearest first."""
-    return [_row(row) for row in rows][:MOST_ROWS]
+    return [_row(row) for row in rows]
 
 
 def _row(row: Row) -> UsageRow:

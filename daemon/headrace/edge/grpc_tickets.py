@@ -165,8 +165,8 @@ class TicketsServicer:
         return self._who.ask(context, f"TicketsService.{method}", request.options.caller).owner
 
 
-def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Ticket:
-    """Return a ticket as callers see it, with its answer if it *is_whole*."""
+def ticket_message(ticket: Ticket, *, is_whole: bool = True, waits_for: str = "") -> tickets_pb2.Ticket:
+    """Return a ticket as callers see it, with its answer if it *is_whole*, and for operators with what it waits for."""
     said = tickets_pb2.Ticket(
         id=ticket.id,
         state=tickets_pb2.TicketState.Value(f"TICKET_STATE_{ticket.state.value}"),
@@ -179,6 +179,7 @@ def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Tick
         caller=name_in(ticket.owner),
         lane=ticket.lane,
         end_time=timestamp(ticket.ended) if ticket.ended else None,
+        waits_for=waits_for,
     )
     if is_whole and ticket.answer is not None:
         _add_answer(said, ticket.answer)

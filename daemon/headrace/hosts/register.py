@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 
 from headrace import keys, records
@@ -43,6 +44,11 @@ class Register:
         """What this process says of itself now."""
         return self._here(self._redis_ms)
 
+    @property
+    def round_trip_s(self) -> float:
+        """How long Redis took to answer last; not a number if it did not."""
+        return self._redis_ms / 1000 if self._redis_ms is not None else math.nan
+
     async def keep(self) -> None:
         """Say it, again and again, until cancelled; then take it away."""
         name = keys.host(self._link.instance)
@@ -64,8 +70,11 @@ class Register:
     async def say(self) -> None:
         """Write it; raises `RedisAway`, and then there was no round trip."""
         asked = self._clock.span()
-        said, self._redis_ms = self._redis_ms, None
-        await self._link.do("SET", keys.host(self._link.instance), encode(self._here(said)), "PX", _KEPT_MS)
+        try:
+            await self._link.do("SET", keys.host(self._link.instance), encode(self.own), "PX", _KEPT_MS)
+        except RedisAway:
+            self._redis_ms = None
+            raise
         self._redis_ms = (self._clock.span() - asked) * 1000
 
     async def all(self) -> list[Fact]:
