@@ -124,7 +124,7 @@ def test_deb(built, system, tmp_path):
                 question = {"role": "user", "content": "What is a headrace?"}
                 answer = client.messages.create(model="claude-haiku-4-5", max_tokens=20, messages=[question])
                 first_answer(answer.source, answer.text)
-            page = run("curl", "-sS", "--fail", "--unix-socket", "/run/headrace/admin.sock", "http://localhost/admin/")
+            page = run("curl", "-sS", "--fail", "--unix-socket", "/run/headrace/admin.sock", "http://localhost/admin/budgets")
             assert "Budgets" in page
             assert served.stop() == 0
     configuration = Path("/etc/headrace/config.toml")

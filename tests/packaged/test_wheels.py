@@ -78,12 +78,12 @@ def commands_work(program: Path, place: Place, directory: Path) -> None:
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
 
-    page = ["curl", "-sS", "--fail", "--unix-socket", str(directory / "admin.sock")]
+    page = ["curl", "-sS", "--fail", "--location", "--unix-socket", str(directory / "admin.sock")]
     for path, word in {"": "Budgets", "page.js": "EventSource", "page.css": "{", "icon.svg": "<svg"}.items():
         assert word in said(*page, f"http://localhost/admin/{path}"), path
-    assert "checkout" in said(str(program), "top", "callers", "--once")
+    place.served.wait(lambda: "checkout" in said(str(program), "top", "callers", "--once"), within=30)
     assert json.loads(said(str(program), "top", "budgets", "--once", "--json"))
-    assert "our own Valkey" in said(str(program), "doctor")
+    assert "append-only" in said(str(program), "doctor")
     shell = {"_HEADRACE_COMPLETE": "complete_bash", "COMP_WORDS": "headrace ti", "COMP_CWORD": "1"}
     assert said(str(program), **shell).split() == ["tickets"]
 
