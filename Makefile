@@ -28,7 +28,7 @@ COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-versio
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-quick chaos-nth soak storm upgrade limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy clean
+.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-quick chaos-nth soak storm upgrade limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy envoy clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -147,7 +147,10 @@ storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s
 
 haproxy: dev                 ## Restart two daemons twenty times under load, behind a HAProxy (apt install haproxy).
-	$(BIN)/pytest tests/process/test_haproxy.py --long -s
+	$(BIN)/pytest tests/process/test_balancers.py -k haproxy --long -s
+
+envoy: dev .venv-tools/installed   ## The same behind an Envoy.
+	$(BIN)/pytest tests/process/test_balancers.py -k envoy --long -s
 
 upgrade: dev                 ## Run an earlier commit beside this one on one Redis, each reading what the other made; needs the history.
 	$(BIN)/pytest tests/packaged/test_two_versions.py --long
@@ -195,9 +198,10 @@ pins: .venv-tools/installed  ## Find out anew which versions go together, and pi
 sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of materials (CycloneDX), to sbom.json.
 	$(TOOLS)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
 
-# Programs in Go that make and check packages, at the versions that go.sum has the hashes of.
-.venv-tools/installed-go: deploy/tools/go.mod .venv-tools/installed
+# Programs in Go that make and check packages, and a collector of traces, at the versions that go.sum has the hashes of.
+.venv-tools/installed-go: deploy/tools/go.mod deploy/tools/collector/go.mod .venv-tools/installed
 	cd deploy/tools && GOBIN=$(CURDIR)/$(TOOLS) go install tool
+	cd deploy/tools/collector && GOBIN=$(CURDIR)/$(TOOLS) go install .
 	@touch $@
 
 wheels: dev                  ## Build wheels and sdists of the daemon and of the client into dist/.

@@ -188,6 +188,14 @@ GEN_AI_FIRST = Histogram(
     "gen_ai_client_operation_time_to_first_chunk_seconds", "How long streams took to begin, at upstream.", *_GEN_AI,
     buckets=_GEN_AI_TIMES,
 )  # fmt: skip
+GEN_AI_CHUNK = Histogram(
+    "gen_ai_client_operation_time_per_output_chunk_seconds", "How long streams took from one event to the next.", *_GEN_AI,
+    buckets=_GEN_AI_TIMES,
+)  # fmt: skip
+GEN_AI_PER_TOKEN = Histogram(
+    "gen_ai_server_time_per_output_token_seconds", "How long upstream took for a token, once a stream had begun.", *_GEN_AI,
+    buckets=(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)  # fmt: skip
 GEN_AI_TOKENS = Histogram(
     "gen_ai_client_token_usage", "Tokens that tries used.", *_GEN_AI, "gen_ai_token_type",
     buckets=tuple(float(4**power) for power in range(14)),

@@ -26,6 +26,7 @@ import msgspec
 from headrace import observe
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
+from headrace.instruments import Sizes
 from headrace.model import UNTOLD, Call, Errand, Labels, Reply, Source, Usage
 from headrace.owner import text_of
 from headrace.trace import Trace, of_headers
@@ -130,6 +131,7 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
         usage: as far as upstream said by its end.
         retry_after_s: how long upstream asked to wait; None if it did not.
         first_s: how long it took until a stream's first event; None where there was none.
+        gaps: how long it took from each event of a stream to the next, in seconds.
     """
 
     call: Errand
@@ -137,6 +139,7 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
     usage: Usage = UNTOLD
     retry_after_s: float | None = None
     first_s: float | None = None
+    gaps: Sizes | None = None
 
 
 class Record:
