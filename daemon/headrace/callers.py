@@ -24,11 +24,12 @@ import structlog
 from headrace import keys, observe, records
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
-from headrace.keystore import KEY_LENGTH, TOPIC, Hashing, Key, KeyStore, Record, is_key, is_name, read_all
+from headrace.keystore import KEY_LENGTH, TOPIC, Hashing, Key, KeyStore, Record, is_key, read_all
 from headrace.link import Link, Script
 from headrace.model import Caller, Role
+from headrace.owner import is_name
 
-__all__ = ["Callers", "CallersStats", "Certified", "Key", "KeyStore", "is_key", "is_name"]
+__all__ = ["Callers", "CallersStats", "Certified", "Key", "KeyStore", "is_key"]
 
 _log = structlog.get_logger()
 

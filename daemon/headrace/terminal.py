@@ -93,7 +93,7 @@ def _reply(channel: Any, target: str, metadata: Sequence[tuple[str, str]], servi
 
 def _whom(settings: Settings, key: str) -> tuple[str, list[tuple[str, str]]]:
     """Return where to ask, and what to present there; raises `ConfigError` if the daemon is nowhere."""
-    from headrace import audit, passkey
+    from headrace import passkey
     from headrace.config import resolve, runtime_dir
 
     addresses = _addresses(settings)
@@ -102,7 +102,7 @@ def _whom(settings: Settings, key: str) -> tuple[str, list[tuple[str, str]]]:
     found = passkey.read(Path(settings.state.dir)) if sockets and not key else ""
     target = resolve((sockets if found else addresses)[0], runtime_dir(os.environ, settings))
     if found:
-        return target, [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))]
+        return target, [(passkey.HEADER, passkey.said(found, passkey.whoever(os.environ)))]
     return target, [("x-api-key", key)] if key else []
 
 
@@ -183,9 +183,9 @@ class Noted:
 
 async def note(link: Link, said: Noted) -> None:
     """Audit what a command did by itself; raises `InvalidCall` for a reason that is too long."""
-    from headrace import audit
+    from headrace import audit, passkey
 
-    by = audit.whoever(os.environ)
+    by = passkey.whoever(os.environ)
     await audit.Audit(link, tells=False).note(said.what, said.target, by=by, reason=said.reason, details=said.details)
 
 
