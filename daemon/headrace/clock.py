@@ -25,6 +25,12 @@ from typing import Any, Protocol
 from headrace.timeouts import LoopTimeout
 
 _APART_S = 0.05
+_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
+
+
+def is_moment(seconds: float) -> bool:
+    """Whether a number can be a moment, in Unix seconds: one that comes out of a record may be anything."""
+    return 0 <= seconds < _END_OF_TIME
 
 
 class Timeout(Protocol):
