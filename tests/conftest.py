@@ -32,7 +32,7 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 BY_THE_CLOCK = pytest.mark.flaky(reruns=2)
 
 # Tests of whole processes, which mostly wait.
-PROCESSES = Path(__file__).parent / "process"
+PROCESSES = "tests/process/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,12 +45,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
-    places: dict[Path, float] = {}
+    places: dict[str, float] = {}
     for waits in (True, False):
-        group = [item.path for item in items if (PROCESSES in item.path.parents) is waits]
-        for number, path in enumerate(group):
-            places.setdefault(path, number / len(group))
-    items.sort(key=lambda item: places[item.path])
+        group = [file_of(item) for item in items if item.nodeid.startswith(PROCESSES) is waits]
+        for number, file in enumerate(group):
+            places.setdefault(file, number / len(group))
+    items.sort(key=lambda item: places[file_of(item)])
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session")
