@@ -77,6 +77,14 @@ class Clock(Protocol):
         """Call back in so many seconds, unless the timer is cancelled before."""
 
 
+async def until_set(event: asyncio.Event, clock: Clock, seconds: float) -> None:
+    """Wait until an event is set, for so many seconds at most."""
+    # Not by `asyncio.wait_for`: before Python 3.12 it loses a cancellation that comes together with the event.
+    with contextlib.suppress(TimeoutError):
+        async with clock.timeout(seconds):
+            await event.wait()
+
+
 class Timer(Protocol):
     """What `call_later` returns."""
 
