@@ -23,12 +23,15 @@ NODE_TESTS := $(if $(shell command -v npm),$(NODE_MODULES))
 # What it measures is how long 31 MB are copied, which takes several times as long where others fill the memory's bus.
 BY_ITSELF := tests/process/test_stalls.py
 
+# All workers read all tests. What one of them has compiled the others find, if it may be left anywhere.
+unexport PYTHONDONTWRITEBYTECODE
+
 UPGRADE ?=
 COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --no-annotate --generate-hashes \
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-quick chaos-nth soak storm upgrade limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy envoy clean
+.PHONY: help install dev demo test test-long test-fast check collect lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-quick chaos-nth soak storm upgrade limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy envoy clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,7 +63,7 @@ demo: install                ## Show the main job, on loopback. UPSTREAM=https:/
 	$(BIN)/headrace demo $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 test: dev $(NODE_TESTS)      ## Run all tests.
-	$(BIN)/pytest -n 3 --dist worksteal --ignore $(BY_ITSELF)
+	$(BIN)/pytest -n 4 --dist worksteal --ignore $(BY_ITSELF)
 	$(BIN)/pytest $(BY_ITSELF)
 
 test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or two.
@@ -69,7 +72,15 @@ test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or t
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test clients others docs bench-short truth-short hostile-short chaos-quick   ## Everything that CI runs; `make packaged`, 9 minutes more, is for releases.
+# Two at a time, and what each says when it has ended. What writes generated code comes before them, what measures after them.
+BESIDE := lint clients types collect others docs
+
+check: protos-check          ## Everything that CI runs; `make packaged`, 9 minutes more, is for releases.
+	+$(MAKE) --jobs 2 --output-sync=target $(BESIDE)
+	+$(MAKE) --jobs 1 test bench-short truth-short hostile-short chaos-quick
+
+collect: dev                 ## Read all tests, and compile them for those who run them.
+	$(BIN)/pytest --collect-only -q
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)

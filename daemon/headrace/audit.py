@@ -7,9 +7,7 @@ from the command line that need no daemon (keys, purges) are noted by the comman
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
 
 import msgspec
 import structlog
@@ -93,9 +91,3 @@ def check(reason: str) -> None:
     """Raise `InvalidCall` for a reason that is too long."""
     if len(reason) > MOST_REASON:
         raise InvalidCall(f"reason: has {len(reason)} characters; use {MOST_REASON} at most", metadata={"field": "reason"})
-
-
-def whoever(environ: Mapping[str, str]) -> str:
-    """Return who runs this program, as acts have it: "uid:0", by sudo with the name of whoever asked for it."""
-    asked = re.sub(r"[^A-Za-z0-9._-]", "", environ.get("SUDO_USER", ""))[:32]
-    return f"uid:{os.getuid()}" + (f" (sudo by {asked})" if asked else "")

@@ -114,10 +114,10 @@ def local_operator(settings: Settings) -> list[tuple[str, str]]:
 
     It is for whoever gives no key: a key says who asks.
     """
-    from headrace import audit, passkey
+    from headrace import passkey
 
     found = passkey.read(Path(settings.state.dir))
-    return [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))] if found else []
+    return [(passkey.HEADER, passkey.said(found, passkey.whoever(os.environ)))] if found else []
 
 
 def _addresses(settings: Settings) -> Sequence[str]:
@@ -200,9 +200,9 @@ class Noted:
 
 async def note(link: Link, said: Noted) -> None:
     """Audit what a command did by itself; raises `InvalidCall` for a reason that is too long."""
-    from headrace import audit
+    from headrace import passkey
 
-    by = audit.whoever(os.environ)
+    by = passkey.whoever(os.environ)
     await audit.Audit(link, tells=False).note(said.what, said.target, by=by, reason=said.reason, details=said.details)
 
 

@@ -19,7 +19,6 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 
 from headrace.budget.limits import Limit, validate
-from headrace.callers import is_name
 from headrace.config import checks
 from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_keys, lay_over
 from headrace.config.kinds import Name, Url, is_proxy
@@ -27,6 +26,7 @@ from headrace.config.places import environments_proxy, redis_password, state_dir
 from headrace.config.tables import LimitTable, Settings, attribute, fields_of, spelling_of
 from headrace.config.wording import is_text, looks_secret, may_hold_secret, right, shown
 from headrace.errors import ConfigError
+from headrace.owner import is_name
 
 DEFAULT_FILE = Path("/etc/headrace/config.toml")
 

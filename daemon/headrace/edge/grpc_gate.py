@@ -20,7 +20,7 @@ from headrace.errors import HeadraceError
 Say = Callable[[Any, HeadraceError], Awaitable[None]]  # ends a call with an error
 
 
-class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
     """
     All methods in one table: gRPC asks each handler in turn, for every call.
 

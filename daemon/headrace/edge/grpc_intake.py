@@ -152,7 +152,7 @@ class Intake:
             return None
         if self.counts and (peer := peer_of(context.peer())):
             self._asked[peer] += len(raw) + _CALL_BYTES
-        return raw  # type: ignore[no-any-return]
+        return raw  # type: ignore[no-any-return]  # gRPC has no types
 
     async def _left_unheard(self, context: Any) -> None:
         # Who ends a call without a word has left it, too: grpcio tells the one or the other, by chance.

@@ -120,7 +120,7 @@ class Connection(RequestHandler):
         if not self._counted.enter(self):
             self._refusals.note(FULL)
             self._is_refused = True
-            transport.write(_last_word("503 Service Unavailable", "overloaded_error", FULL, b"retry-after: 1\r\n"))  # type: ignore[attr-defined]
+            transport.write(_last_word("503 Service Unavailable", "overloaded_error", FULL, b"retry-after: 1\r\n"))  # type: ignore[attr-defined]  # one of TCP or TLS: it can be written to
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 
 from headrace import keys, records
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway
 from headrace.hosts.fact import Fact, decode, encode, unknown
 from headrace.link import Link
@@ -57,9 +57,7 @@ class Register:
                 self._is_stale.clear()
                 with contextlib.suppress(RedisAway):
                     await self.say()
-                with contextlib.suppress(TimeoutError):
-                    async with self._clock.timeout(_BEAT_S):
-                        await self._is_stale.wait()
+                await until_set(self._is_stale, self._clock, _BEAT_S)
         finally:
             self._link.do("DEL", name)
 
