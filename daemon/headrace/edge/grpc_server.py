@@ -38,7 +38,6 @@ from headrace.edge.grpc_routes import FILES
 from headrace.edge.grpc_tickets import TicketsServicer
 from headrace.edge.grpc_typed import TypedServicer
 from headrace.edge.grpc_usage import UsageServicer
-from headrace.edge.grpc_wakeups import heard_at_once
 from headrace.edge.grpc_watch import Bounds, Watch
 from headrace.edge.hits import Hits
 from headrace.operated import Operated
@@ -153,8 +152,7 @@ class GrpcServer:
         gate = self._gate()
         # Sockets have a server of their own: what comes in at the ports, however much, is in nobody's way there.
         has_ports = any(address.path is None for address in self._addresses)
-        with heard_at_once(asyncio.get_running_loop()):
-            local = _server(gate, options())
+        local = _server(gate, options())
         remote = [_server(gate, options(self._bounds.max_streams, shares_port=True)) for _ in range(has_ports * BOOTHS)]
         try:
             for address in self._addresses:
