@@ -159,7 +159,8 @@ class KeptRpc:
         if (hit := self._near(head, raw)) is None:
             seen, hit = await self._far(head, raw)
         if hit is not None:
-            await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, context, keys.id))
+            tail = self._kept.tail(hit) + self._tell(hit, context, keys.id)
+            await context.write(*_opened(self._kept.responses(hit), tail))
             return
         call = await self._admit(raw, context, keys)
         del raw  # the call has all that it says
@@ -171,7 +172,7 @@ class KeptRpc:
                 raise RuntimeError("a reply has an answer or events")
             elif is_light(answer.payload):
                 responses = reply.rendition(self._rendition, lambda answer: tuple(self.method.whole(answer)))
-                await _write(context, responses, self._tail(reply, context))
+                await context.write(*_opened(responses, self._tail(reply, context)))
             else:
                 await self._write_live(context, reply, self._exchange.answers.events(answer))
         self._hits.remember(seen, call)
@@ -259,7 +260,6 @@ class _Kept:
         return said
 
 
-async def _write(context: Any, responses: Iterable[bytes], tail: bytes) -> None:
-    for response in responses:
-        await context.write(response + tail)
-        tail = b""  # in the first response only
+def _opened(responses: tuple[bytes, ...], tail: bytes) -> tuple[bytes, ...]:
+    # The origin is in the first response only.
+    return (responses[0] + tail, *responses[1:]) if responses else ()
