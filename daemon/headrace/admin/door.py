@@ -258,9 +258,20 @@ class Door:
             await response.prepare(request)
             await response.write(b"retry: 1000\n\ndata: " + first + b"\n\n")
             async for said in events:
+                if not self._may_still(request):
+                    break
                 await response.write(b"data: " + said + b"\n\n")
         await response.write_eof()
         return response
+
+    def _may_still(self, request: web.BaseRequest) -> bool:
+        # Who looks may do so for days, and its key be revoked or expire meanwhile.
+        try:
+            asker = ask(self._callers, request.headers, request.transport)
+            roles.of_path(request.method, request.path).check(asker.role)
+        except HeadraceError:
+            return False
+        return True
 
     # Acting.
 
