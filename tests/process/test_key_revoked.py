@@ -15,9 +15,10 @@ from daemon_process import environment, headrace
 from fleet import Daemon, daemon_beside, simulated
 from headrace.keystore import KeyStore
 from headrace.link import Link
-from headrace.v1 import usage_service_pb2, usage_service_pb2_grpc
+from headrace.v1 import api_service_pb2, usage_service_pb2, usage_service_pb2_grpc
+from looking import admin_url
 
-REQUIRED = {"AUTH__REQUIRED": "true"}
+REQUIRED = {"AUTH__REQUIRED": "true", "LISTEN__ADMIN": '["127.0.0.1:0"]'}
 
 
 class Silent(Link):
@@ -43,7 +44,25 @@ async def known_over_grpc(one: Daemon, key: str) -> bool:
     return True
 
 
-DOORS = (known_over_http, known_over_grpc)
+async def known_in_call(one: Daemon, key: str) -> bool:
+    """Within `ApiService.Call`, whose head comes with the key."""
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        asked = api_service_pb2.CallRequest(head=api_service_pb2.CallRequestHead(method="GET", path="/v1/files"))
+        call = channel.stream_stream("/headrace.v1.ApiService/Call")(
+            iter([asked.SerializeToString()]), metadata=[("x-api-key", key)], timeout=10
+        )
+        return api_service_pb2.CallResponse.FromString(await call.read()).head.status != 401
+
+
+async def known_to_the_page(one: Daemon, key: str) -> bool:
+    """By the live page, which is not for its role, as a browser says it."""
+    login = aiohttp.BasicAuth("any", key)
+    async with aiohttp.ClientSession(auth=login) as session, session.get(f"{admin_url(one)}/admin/api") as response:
+        assert response.status in (401, 403)
+        return response.status == 403
+
+
+DOORS = (known_over_http, known_over_grpc, known_in_call, known_to_the_page)
 
 
 async def until_all(daemons, key: str, is_known: bool) -> float:
@@ -77,6 +96,36 @@ async def test_nudge_lost(valkey_url: str) -> None:
     await link.aclose()
     print(f"refused after {', '.join(f'{each:.2f}' for each in took)} s")
     assert max(took) < 1.0
+
+
+async def test_whoever_looks_on(valkey_url: str) -> None:
+    """Events of the live page end within a second when the key by which they were asked for is revoked, or expires."""
+    link = Link(valkey_url)
+    store = KeyStore(link)
+    async with simulated() as upstream, daemon_beside(upstream.url, valkey_url, **REQUIRED) as one:
+        revoked, expiring = await store.create("a", role="observer"), await store.create("a", role="observer", lasts_s=6.0)
+        await until_all((one,), await store.create("b"), True)
+
+        async def look_on(key: str) -> float:
+            events = f"{admin_url(one)}/admin/api/events"
+            async with aiohttp.ClientSession() as session, session.get(events, headers={"x-api-key": key}) as response:
+                assert response.status == 200
+                looking.set()
+                async with asyncio.timeout(20):
+                    await response.read()
+                return time.time()
+
+        for key in (expiring, revoked):
+            looking = asyncio.Event()
+            ends = asyncio.create_task(look_on(key))
+            await asyncio.wait_for(looking.wait(), 10)
+            if key is revoked:
+                await store.revoke(key.split("_")[1])
+                until = time.time()
+            else:
+                until = next(each.expires for each in await store.list() if each.expires)
+            assert await ends < until + 1.5
+    await link.aclose()
 
 
 async def test_expired_and_rotated(valkey_url: str) -> None:

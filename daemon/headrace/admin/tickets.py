@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
-from headrace import globs, keys
+from headrace import globs, keys, records
 from headrace.admin.rows import TicketRow
 from headrace.errors import InvalidCall
 from headrace.link import Link
@@ -71,24 +72,27 @@ class TicketRows:
 
     async def counts(self) -> Counts:
         """Return how many there are; raises `RedisAway`."""
-        do = self._link.do
         live, running, letters, first = await asyncio.gather(
-            do("ZCARD", keys.TICKETS),
-            do("ZCARD", keys.HELD),
-            do("ZCARD", keys.LETTERS),
-            do("ZRANGE", keys.DUE, 0, 0, "WITHSCORES"),
+            self._of("ZCARD", keys.TICKETS),
+            self._of("ZCARD", keys.HELD),
+            self._of("ZCARD", keys.LETTERS),
+            self._of("ZRANGE", keys.DUE, 0, 0, "WITHSCORES"),
         )
-        return Counts(max(0, live - running), int(running), int(letters), float(first[0][1]) / 1e6 if first else None)
+        due = float(first[0][1]) / 1e6 if first else None
+        return Counts(max(0, (live or 0) - (running or 0)), int(running or 0), int(letters or 0), due)
+
+    async def _of(self, command: str, key: str, *arguments: object) -> Any:
+        return await records.or_nothing("ticket", key, self._link.do(command, key, *arguments))
 
     async def rows(self, wanted: Filter) -> list[TicketRow]:
         """Return the rows that are asked for; raises `RedisAway`."""
         live, letters, ended = await asyncio.gather(
-            self._link.do("ZRANGE", keys.TICKETS, 0, _MOST_READ - 1),
-            self._link.do("ZRANGE", keys.LETTERS, 0, _MOST_READ - 1, "REV"),
+            self._of("ZRANGE", keys.TICKETS, 0, _MOST_READ - 1),
+            self._of("ZRANGE", keys.LETTERS, 0, _MOST_READ - 1, "REV"),
             self._listing.page(EVERYBODY, page_size=_MOST_ENDED),
         )
-        ids = [member.decode(errors="replace") for member in live]
-        dead = dict.fromkeys(member.decode(errors="replace").partition("|")[0] for member in letters)
+        ids = [member.decode(errors="replace") for member in live or ()]
+        dead = dict.fromkeys(member.decode(errors="replace").partition("|")[0] for member in letters or ())
         found = {ticket.id: ticket for ticket in await self._listing.read([*ids, *dead]) if ticket is not None}
         for ticket in ended[0]:
             found.setdefault(ticket.id, ticket)

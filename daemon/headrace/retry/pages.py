@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace import records
 from headrace.errors import InvalidCall
 from headrace.link import Link
 
@@ -43,10 +44,16 @@ async def behind(link: Link, name: str, place: Place, most: int, *, least: int =
     found: list[Place] = []
     offset = 0
     while len(found) < most:
-        rows = await link.do("ZRANGE", name, place.score, least, "BYSCORE", "REV", "LIMIT", offset, most, "WITHSCORES")
+        asked = link.do("ZRANGE", name, place.score, least, "BYSCORE", "REV", "LIMIT", offset, most, "WITHSCORES")
+        rows = await records.or_nothing("ticket", name, asked) or []
         offset += most
-        read = [Place(int(score), member.decode(errors="replace")) for member, score in rows]
+        read = [Place(_score(score), member.decode(errors="replace")) for member, score in rows]
         found += [each for each in read if each < place]
         if len(read) < most:
             break
     return found[:most]
+
+
+def _score(score: float) -> int:
+    # Somebody else's may be infinite; no page ends there, and none is asked for from there.
+    return int(min(max(float(score), 0.0), float(_NEWEST)))
