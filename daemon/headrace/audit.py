@@ -18,6 +18,7 @@ from headrace.link import Link
 
 MOST_REASON = 200  # characters
 _KEPT = 10_000
+_END_OF_TIME_MS = 253_402_300_800_000  # the year 10,000
 _is_place = re.compile(r"[0-9]{1,20}-[0-9]{1,20}").fullmatch
 
 log = structlog.get_logger()
@@ -81,7 +82,10 @@ class Audit:
 def _read(place: bytes, fields: list[bytes]) -> Act | None:
     try:
         act = codec.decode(dict(zip(fields[::2], fields[1::2], strict=False)).get(b"act", b""), Act)
-        return msgspec.structs.replace(act, at=int(place.partition(b"-")[0]) / 1000)
+        at_ms = int(place.partition(b"-")[0])
+        if at_ms >= _END_OF_TIME_MS:
+            raise ValueError("done at no moment")
+        return msgspec.structs.replace(act, at=at_ms / 1000)
     except (ValueError, OverflowError):
         records.unreadable("act", place)
         return None

@@ -200,7 +200,7 @@ class Noted:
 
 async def note(link: Link, said: Noted) -> None:
     """Audit what a command did by itself; raises `InvalidCall` for a reason that is too long."""
-    from headrace import passkey
+    from headrace import audit, passkey
 
     by = passkey.whoever(os.environ)
     await audit.Audit(link, tells=False).note(said.what, said.target, by=by, reason=said.reason, details=said.details)

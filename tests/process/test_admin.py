@@ -243,6 +243,9 @@ async def test_pages_of_others(pair: House):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         async with pair.session.post(url, data=b"{}", headers={"content-type": kind}) as response:
             assert response.status == 400
+    for body in (b'"{;}\xff"', b"[" * 10_000, b"{"):
+        async with pair.session.post(url, data=body, headers={"content-type": "application/json"}) as response:
+            assert response.status == 400
     async with pair.session.get(f"{admin_url(pair.one)}/admin/budgets") as response:
         assert "script-src 'self'" in response.headers["content-security-policy"]
         assert "unsafe" not in response.headers["content-security-policy"]

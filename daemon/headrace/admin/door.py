@@ -308,7 +308,7 @@ async def _body(request: web.BaseRequest) -> dict[str, Any]:
             raise InvalidCall(f"the body has more than {_MOST_BODY} bytes")
     try:
         said = msgspec.json.decode(raw or b"{}")
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # msgspec's are ValueErrors; what is no UTF-8 is one, too
         raise InvalidCall("the body is no JSON") from None
     if not isinstance(said, dict):
         raise InvalidCall("the body must be an object")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from headrace import globs, keys
+from headrace import globs, keys, records
 from headrace.admin.rows import TicketRow
 from headrace.errors import InvalidCall
 from headrace.explain import Reasons
@@ -75,14 +76,17 @@ class TicketRows:
 
     async def counts(self) -> Counts:
         """Return how many there are; raises `RedisAway`."""
-        do = self._link.do
         live, running, letters, first = await asyncio.gather(
-            do("ZCARD", keys.TICKETS),
-            do("ZCARD", keys.HELD),
-            do("ZCARD", keys.LETTERS),
-            do("ZRANGE", keys.DUE, 0, 0, "WITHSCORES"),
+            self._of("ZCARD", keys.TICKETS),
+            self._of("ZCARD", keys.HELD),
+            self._of("ZCARD", keys.LETTERS),
+            self._of("ZRANGE", keys.DUE, 0, 0, "WITHSCORES"),
         )
-        return Counts(max(0, live - running), int(running), int(letters), float(first[0][1]) / 1e6 if first else None)
+        due = float(first[0][1]) / 1e6 if first else None
+        return Counts(max(0, (live or 0) - (running or 0)), int(running or 0), int(letters or 0), due)
+
+    async def _of(self, command: str, key: str, *arguments: object) -> Any:
+        return await records.or_nothing("ticket", key, self._link.do(command, key, *arguments))
 
     async def rows(self, wanted: Filter, lines: Mapping[str, str]) -> tuple[list[TicketRow], str]:
         """
@@ -118,11 +122,11 @@ class TicketRows:
     async def _overview(self) -> list[Ticket]:
         """Return what has not ended, what wants a person, and what ended last, as much of each as there is room for."""
         live, letters, ended = await asyncio.gather(
-            self._link.do("ZRANGE", keys.TICKETS, 0, MOST_ROWS - 1),
-            self._link.do("ZRANGE", keys.LETTERS, 0, MOST_ROWS - 1, "REV"),
+            self._of("ZRANGE", keys.TICKETS, 0, MOST_ROWS - 1),
+            self._of("ZRANGE", keys.LETTERS, 0, MOST_ROWS - 1, "REV"),
             self._listing.page(EVERYBODY, page_size=_MOST_ENDED),
         )
-        ids = [member.decode(errors="replace").partition("|")[0] for member in (*live, *letters)]
+        ids = [member.decode(errors="replace").partition("|")[0] for member in (*(live or ()), *(letters or ()))]
         found = [*await self._listing.read(ids), *ended[0]]
         return list({ticket.id: ticket for ticket in found if ticket is not None}.values())
 
@@ -131,7 +135,7 @@ class TicketRows:
         failed = [ticket for ticket in tickets if ticket.state is State.FAILED]
         if not failed:
             return set()
-        since = await self._link.do("ZMSCORE", keys.LETTERS, *(f"{each.id}|{each.owner}" for each in failed))
+        since = await self._of("ZMSCORE", keys.LETTERS, *(f"{each.id}|{each.owner}" for each in failed)) or [None] * len(failed)
         return {each.id for each, at in zip(failed, since, strict=True) if at is not None}
 
 

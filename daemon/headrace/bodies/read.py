@@ -55,8 +55,8 @@ def read(raw: bytes, endpoint: str, *, weighs: bool = False) -> Reading:
     body, is_finite = parse(raw)
     model, max_tokens = _CHECKS[endpoint](body)
     stream = _stream(body, endpoint)
-    known, no_keep = essence(body, endpoint, is_finite=is_finite), no_keep_call(body)
-    ids = asked_in(body) if no_keep else ()
+    known, ids = essence(body, endpoint, is_finite=is_finite), asked_in(body)
+    no_keep = no_keep_call(body) or ("file-source" if ids else "")
     return Reading(model, max_tokens, stream, known, no_keep, ids, weigh(raw) if weighs else None)
 
 

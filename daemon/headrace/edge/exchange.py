@@ -41,7 +41,7 @@ from headrace.model import Call, Errand, Event, Form, Headers, Reply, Source
 from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
-from headrace.resources import Guard, Visit
+from headrace.resources import Guard, Visit, said_of_own
 from headrace.trail import TIMING_HEADER, timing
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
@@ -220,7 +220,7 @@ class Exchange:
             if visit and visit.is_list:
                 carried, attempts, page = await walk(visit, load, self._carrier.carry, _read)
                 record.reply = reply = self._reply(carried, attempts)
-                yield self._response(load, request, carried, reply, page)
+                yield self._response(load, request, carried, reply, page, visit)
                 return
             async with self._carrier.carry(load) as (carried, attempts):
                 record.reply = reply = self._reply(carried, attempts)
@@ -238,6 +238,8 @@ class Exchange:
         ):
             body = await _read(carried)
         if visit:
+            if visit.may_tell and body is not None:
+                await visit.hear(body)
             await visit.done(body)
         if body is not None and load.endpoint.batch == "made":
             self._batches.made(load.errand, body)
@@ -247,7 +249,8 @@ class Exchange:
         self, load: Load, request: Request, carried: Carried, reply: Reply, body: bytes | None, visit: Visit | None = None
     ) -> Response:
         own = self._budget_headers(load.errand)
-        said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
+        named = said_of_own(carried.headers) if visit and visit.is_of_all else carried.headers
+        said = [pair for pair in named if not (own and pair[0].startswith("anthropic-ratelimit-"))]
         said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(reply.attempts))]
         said += [self._timing(load.errand), *own]
         if body is None:

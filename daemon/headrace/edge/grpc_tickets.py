@@ -97,6 +97,7 @@ class TicketsServicer:
         if not ticket.state.is_terminal:
             async with self._leaving.unless():
                 ticket = await self._tickets.wait(ticket.id)
+            self._owner("WaitTicket", request, context)  # whose key may have been revoked meanwhile
         await self._noted(ticket, owner)
         return await self._said(tickets_service_pb2.WaitTicketResponse, ticket)
 
@@ -109,6 +110,7 @@ class TicketsServicer:
         async with contextlib.aclosing(changes):
             # Only the waiting ends when the daemon leaves: a message that is half said is said to its end.
             while (ticket := await self._next(changes)) is not None:
+                self._owner("WatchTicket", request, context)  # whose key may have been revoked meanwhile
                 await self._noted(ticket, owner)
                 await context.write(await self._said(tickets_service_pb2.WatchTicketResponse, ticket))
 

@@ -109,7 +109,7 @@ class Book(Posting):
 
     async def find(self, id: str) -> list[Told]:
         """Return what was told of an id, or of a ticket, the first call first; raises `RedisAway`."""
-        await self.post()
+        await self._posted()
         name = keys.call(id)
         rows = await records.or_nothing("told call", name, self._link.do("LRANGE", name, 0, -1)) or []
         found = [told for told in (self._read(name, row) for row in rows) if told is not None]
@@ -117,10 +117,14 @@ class Book(Posting):
 
     async def latest(self, most: int = 50) -> list[Told]:
         """Return the last calls that were told, the latest first; raises `RedisAway`."""
-        await self.post()
+        await self._posted()
         ids = await records.or_nothing("told call", keys.CALLS, self._link.do("ZRANGE", keys.CALLS, 0, 2 * most - 1, "REV"))
         lists = await asyncio.gather(*(self.find(each.decode(errors="replace")) for each in ids or []))
         return _latest([told for found in lists for told in found])[:most]
+
+    async def _posted(self) -> None:
+        # What lies where the calls should be keeps ours from being told, and not from being asked for.
+        await records.or_nothing("told call", keys.CALLS, self.post())
 
     def _read(self, name: str, row: bytes) -> Told | None:
         try:

@@ -84,7 +84,8 @@ class Listing:
     async def _owners(self, owner: str, caller: str) -> Sequence[str]:
         if owner != EVERYBODY:
             return [owner]
-        known = [each.decode(errors="replace") for each in await self._link.do("ZRANGE", keys.OWNERS, 0, -1)]
+        asked = self._link.do("ZRANGE", keys.OWNERS, 0, -1)
+        known = [each.decode(errors="replace") for each in await records.or_nothing("ticket", keys.OWNERS, asked) or []]
         return [each for each in known if fnmatchcase(name_in(each), caller)]
 
     async def _behind(self, names: Sequence[str], at: Place, most: int, least: int) -> list[Place]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from headrace import records
 from headrace.errors import InvalidCall
 from headrace.link import Link
 
@@ -48,9 +49,10 @@ async def behind(link: Link, name: str, place: Place, most: int, *, least: int =
     found: list[Place] = []
     offset = 0
     while len(found) < most:
-        rows = await link.do("ZRANGE", name, place.score, least, "BYSCORE", "REV", "LIMIT", offset, most, "WITHSCORES")
+        asked = link.do("ZRANGE", name, place.score, least, "BYSCORE", "REV", "LIMIT", offset, most, "WITHSCORES")
+        rows = await records.or_nothing("ticket", name, asked) or []
         offset += most
-        read = [Place(int(score), member.decode(errors="replace")) for member, score in rows]
+        read = [Place(_score(score), member.decode(errors="replace")) for member, score in rows]
         found += [each for each in read if each < place]
         if len(read) < most:
             break
@@ -62,9 +64,10 @@ async def ahead(link: Link, name: str, place: Place, most: int) -> list[Place]:
     found: list[Place] = []
     offset = 0
     while len(found) < most:
-        rows = await link.do("ZRANGE", name, place.score, "+inf", "BYSCORE", "LIMIT", offset, most, "WITHSCORES")
+        asked = link.do("ZRANGE", name, place.score, "+inf", "BYSCORE", "LIMIT", offset, most, "WITHSCORES")
+        rows = await records.or_nothing("ticket", name, asked) or []
         offset += most
-        read = [Place(int(score), member.decode(errors="replace")) for member, score in rows]
+        read = [Place(_score(score), member.decode(errors="replace")) for member, score in rows]
         found += [each for each in read if each > place]
         if len(read) < most:
             break
@@ -98,3 +101,8 @@ async def walk(
         if len(found) < size:
             return page, ""
     return page, at.token
+
+
+def _score(score: float) -> int:
+    # Somebody else's may be infinite; no page ends there, and none is asked for from there.
+    return int(min(max(float(score), 0.0), float(_NEWEST)))

@@ -152,7 +152,7 @@ class Store(Posting):
         Raises `InvalidCall`, and `RedisAway`.
         """
         question.check()
-        await self.post()
+        await records.or_nothing("usage", "usage", self.post())
         kind = kind_of(question, datetime.fromtimestamp(self._clock.now(), UTC))
         spans, sums = buckets(kind, question.since, question.until), Sums(question)
         at_once = max(1, _CELLS_AT_ONCE // MOST_CELLS[kind])
