@@ -23,10 +23,10 @@ _DEEPEST = 12
 _LIKE_ONE = re.compile(r"[a-z]{2,24}(_[a-z]{2,24}){0,3}_(?=[A-Za-z-]{0,100}[0-9])[A-Za-z0-9-]{8,100}|[0-9a-f-]{32,36}")
 _SECRET = re.compile(r"token|key|secret|authorization|password", re.IGNORECASE)  # what is asked in Redis is seen there
 _PLAIN_TEXT = frozenset({"type", "text", "cache_control"})
-_CALLERS_OWN = frozenset({"cache_control", "content", "input", "input_schema", "function", "parameters", "name"})
+CALLERS_OWN = frozenset({"cache_control", "content", "input", "input_schema", "function", "parameters", "name"})
 _NAMES_NO_THING = frozenset({"tool_use_id", "tool_call_id", "call_id", "tool_id"})
 # What the API and its chat dialect have that names nothing, or that is looked at for itself.
-_KNOWN_PARAMS = frozenset({
+KNOWN_PARAMS = frozenset({
     "container", "context_management", "diagnostics", "fallback_credit_token", "functions", "inference_geo", "logit_bias",
     "max_completion_tokens", "max_tokens", "mcp_servers", "messages", "metadata", "model", "output_config", "output_format",
     "prediction", "prompt_cache_key", "response_format", "safety_identifier", "service_tier", "speed", "stop", "stop_sequences",
@@ -111,7 +111,7 @@ def _asked(body: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _about(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    return (value for name, value in block.items() if type(value) is dict and name not in _CALLERS_OWN)
+    return (value for name, value in block.items() if type(value) is dict and name not in CALLERS_OWN)
 
 
 def _named(holder: Mapping[str, Any]) -> Iterator[str]:
@@ -124,11 +124,11 @@ def _named(holder: Mapping[str, Any]) -> Iterator[str]:
 
 def _unheard_of(body: Mapping[str, Any]) -> Iterator[str]:
     for name, value in body.items():
-        if name not in _KNOWN_PARAMS:
+        if name not in KNOWN_PARAMS:
             yield from _like_ids(value, _DEEPEST)
     for tool in _maps(body.get("tools")):
         if tool.get("type", "custom") not in ("custom", "function"):
-            yield from _like_ids([value for name, value in tool.items() if name not in _CALLERS_OWN], _DEEPEST)
+            yield from _like_ids([value for name, value in tool.items() if name not in CALLERS_OWN], _DEEPEST)
 
 
 def _like_ids(value: Any, depth: int) -> Iterator[str]:
