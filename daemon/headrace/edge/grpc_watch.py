@@ -20,7 +20,6 @@ A unix socket has no such counts. Who gets in there was let in by its mode and g
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections import Counter
@@ -41,6 +40,7 @@ _SHARE_IN_TROUBLE = 0.1  # for looking for connections: those that come have to 
 _AT_ONCE = 50  # connections that are looked at before the loop may go on
 _REMEMBERED_S = 30.0
 _STRIKES, _MOST_STRIKES, _FORGIVEN = 20, 300, 20.0  # calls in vain: until they are held, and cut; and a second
+_MOMENT_S = 0.01  # after which it is known of nearly all that were left at once
 _MOST_HELD = 2000  # each of which takes 25 KB
 _FLOOD_BYTES = 1_000_000  # a second; what sends as much is looked at more closely
 _PROOF, _DOUBT = 10, 0.25  # looks that have to find the same: until then it is known whether its calls are held
@@ -127,6 +127,8 @@ class Watch:
         Where there are too many, it goes on being one of the streams that its connection may have until it is forgiven: grpcio
         itself refuses more then, at no cost to the loop. All calls at a booth stand in one line before the loop, and each of
         them costs it 0.3 ms: of a connection that is cut at once the next one brings as many again. So it is cut late.
+
+        Raises `CancelledError` where nobody is there to be refused: of what is said to them grpcio keeps half a KB for good.
         """
         peer = peer_of(said)
         if peer is None:
@@ -134,13 +136,14 @@ class Watch:
         is_gone = peer in self._gone
         self._porch.note_vain(is_first=not is_gone and not self._strikes.count(peer))
         if is_gone:
-            return
+            raise asyncio.CancelledError
         count = self._strikes.add(peer)
         if count <= _STRIKES:
+            await asyncio.sleep(_MOMENT_S)
             return
         line = self._lines.of(peer)
         if line is not None and not line.look():
-            return  # it has gone, and its calls are nobody's streams any more
+            raise asyncio.CancelledError  # its calls are nobody's streams any more
         self._booths.blame(line)
         self._porch.trouble()
         if self._lets_go:
@@ -149,16 +152,19 @@ class Watch:
             await self._hold(peer, (count - _STRIKES) / _FORGIVEN)
         elif line is not None:
             self._end(line, "vain_calls")
+            raise asyncio.CancelledError
 
     async def _hold(self, peer: Peer, seconds: float) -> None:
         until, task = self._now() + seconds, asyncio.current_task()
-        self._held[task] = peer
-        try:
-            while (left := until - self._now()) > 0 and task in self._held:
-                with contextlib.suppress(asyncio.CancelledError):  # who has left is held all the same
-                    await asyncio.sleep(left)
-        finally:
-            self._held.pop(task, None)
+        self._held[task], is_left = peer, False
+        while (rest := until - self._now()) > 0 and task in self._held:
+            try:
+                await asyncio.sleep(rest)
+            except asyncio.CancelledError:
+                is_left |= task in self._held  # who has left is held all the same
+        self._held.pop(task, None)
+        if is_left or peer in self._gone:
+            raise asyncio.CancelledError
 
     def let_go(self) -> None:
         """Hold nobody any more: the server leaves, and would wait for them."""
