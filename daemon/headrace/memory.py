@@ -1,11 +1,12 @@
 """
-Memory that a crowd took and that is free once it has left: given back to the system, as far as that goes.
+Memory that was taken for a while and is free again (a crowd's, a flood's, a large body's): given back to the system.
 
 Two keep what is free. The C library does, and gives it back when it is told to (glibc). Python itself takes memory by the
 megabyte, and gives a megabyte back once nothing at all is in it; so small things that outlive a crowd, scattered over all that
-it took, keep everything. Most of them are tuples that Python keeps to use again, thousands, until it collects garbage; so that
-is done once nearly nobody waits any more, and there is hardly anything to walk through. Others are not made while calls wait
-(`Hits.remember`). What stays all the same is used by the next crowd (docs/performance.md).
+it took, keep everything: tuples that Python keeps to use again until it collects garbage, and circles that waited so long that
+Python looks for them last. So where the process holds much more than it did at rest, garbage is collected, if nearly nobody
+waits and there is hardly anything to walk through, and what is free is given back. What stays all the same is in use, or the
+next crowd uses it (docs/performance.md): then it is tried again more and more rarely, until something moves.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from headrace.clock import Clock
 
 _LOOKS_EVERY_S = 5.0
-_CROWD = 500
+_RAREST_S = 300.0
+_MUCH, _MOVED = 20_000_000, 5_000_000  # bytes: more than at rest, and more or less than the last time
+_SHARE = 0.01  # of the loop's time, at most, for collecting garbage
 _FEW = 50  # of whom a collection takes a few milliseconds
-_TIMES = 4  # what left last leaves something in its turn: words to Redis, timers, connections that close
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back() -> None:
@@ -30,16 +37,56 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def resident() -> int:
+    """Return how many bytes this process holds in memory; 0 where that is not told."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+    return 0
+
+
+@dataclass(slots=True)
+class Pace:
+    """
+    How often giving back is tried.
+
+    Args:
+        rest: bytes that are held at rest: the fewest seen so far.
+        left: bytes that were held when it was last tried.
+    """
+
+    rest: int
+    left: int = 0
+    due_s: float = 0.0
+    pause_s: float = _LOOKS_EVERY_S
+
+    def is_due(self, held: int, now_s: float) -> bool:
+        """Whether to try now, with so many bytes held."""
+        self.rest = min(self.rest, held)
+        if abs(held - self.left) > _MOVED:
+            self.due_s, self.pause_s = now_s, _LOOKS_EVERY_S
+        return held - self.rest > _MUCH and now_s >= self.due_s
+
+    def tried(self, held: int, now_s: float) -> None:
+        """Take note of how many bytes are held when it has been tried."""
+        self.left, self.due_s = held, now_s + self.pause_s
+        self.pause_s = min(2 * self.pause_s, _RAREST_S)
+
+
 async def keep_small(clock: Clock, waiting: Callable[[], int]) -> None:
-    """Give back what a crowd took whenever one has left, until cancelled; *waiting* says how many wait."""
-    most = times = 0
+    """Give back what is free whenever much more is held than at rest, until cancelled; *waiting* says how many wait."""
+    pace, collected_s = Pace(resident()), 0.0
     while True:
         await clock.sleep(_LOOKS_EVERY_S)
-        most = max(most, now := waiting())
-        if most >= _CROWD and now < most / 2:
-            most, times = now, _TIMES
-        if times:
-            times -= 1
-            if now < _FEW:
-                gc.collect()
-            await asyncio.to_thread(give_back)
+        if not pace.is_due(resident(), now_s := clock.span()):
+            continue
+        if waiting() < _FEW and now_s >= collected_s:
+            collected_s = now_s + _collect() / _SHARE
+        await asyncio.to_thread(give_back)
+        pace.tried(resident(), now_s)
+
+
+def _collect() -> float:
+    # Returns how long it took, in seconds.
+    began = time.thread_time()
+    gc.collect()
+    return time.thread_time() - began

@@ -17,6 +17,7 @@ import pytest
 
 from conftest import until
 from grpc_fakes import FakeCallers, FakeFlow, event, reply, serving
+from headrace.edge.grpc_intake import peer_of
 from headrace.edge.grpc_watch import Bounds, Watch
 from headrace.errors import UnknownCaller
 from headrace.v1 import messages_service_pb2, messages_service_pb2_grpc
@@ -160,6 +161,33 @@ async def test_a_server_that_leaves_holds_nobody() -> None:
     async with asyncio.timeout(5):
         await asyncio.gather(*calls)
         await asyncio.gather(*(watch.note_vain("ipv4:192.0.2.1:6") for _ in range(300)))
+
+
+@pytest.mark.parametrize("before", [0, 25], ids=["refused at once", "held"])
+async def test_who_has_left_is_told_nothing(before: int) -> None:
+    """Of what is said to those who have gone grpcio keeps half a KB for good, thousands of times a second."""
+    watch, peer = Watch(Bounds(), now=time.monotonic), "ipv4:192.0.2.1:5"
+    for _ in range(before):
+        watch._strikes.add(peer_of(peer))
+    call = asyncio.create_task(watch.note_vain(peer))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(call, 10)
+
+
+async def test_calls_of_a_connection_that_was_cut_are_let_go_of() -> None:
+    """Nobody's streams are taken by them any more, and each holds 25 KB."""
+    watch, peer = Watch(Bounds(), now=time.monotonic), ("192.0.2.1", 5)
+    calls = [asyncio.create_task(watch.note_vain("ipv4:192.0.2.1:5")) for _ in range(100)]
+    await until(lambda: sum(call.done() for call in calls) >= 20)
+    watch._gone[peer] = time.monotonic()
+    while not all(call.done() for call in calls):
+        watch._let_go_of_gone()
+        await asyncio.sleep(0.01)
+    assert sum(call.cancelled() for call in calls) >= 70
+    with pytest.raises(asyncio.CancelledError):
+        await watch.note_vain("ipv4:192.0.2.1:5")
 
 
 async def test_nothing_stays(tmp_path: Path) -> None:

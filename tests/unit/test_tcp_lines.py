@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from headrace.edge.grpc_intake import peer_of
-from headrace.edge.tcp_lines import Lines
+from headrace.edge.tcp_lines import Line, Lines, deafen, undeafen
 
 
 @contextlib.contextmanager
@@ -51,6 +51,54 @@ def test_cut() -> None:
         assert client.recv(1) == b""
         assert accepted.recv(1) == b""
         assert not line.look()
+
+
+def waiting(one: socket.socket) -> bytes:
+    """What has come."""
+    one.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        return one.recv(100)
+    return b"nothing"
+
+
+@contextlib.contextmanager
+def deaf(family: socket.AddressFamily) -> Iterator[tuple[socket.socket, socket.socket, Line]]:
+    """The two ends of a connection that came in at a socket that was deaf."""
+    both = family == socket.AF_INET6
+    with socket.create_server(("" if both else "127.0.0.1", 0), family=family, dualstack_ipv6=both) as server:
+        port = server.getsockname()[1]
+        lines = Lines({port})
+        deafen(server)
+        with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as accepted:
+            lines.find()
+            (line,) = lines.take_new()
+            undeafen(server)
+            yield client, accepted, line
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_deaf_until_listened_to(family: socket.AddressFamily) -> None:
+    """Nothing that is said before gets in, and nothing of it is lost."""
+    with deaf(family) as (client, accepted, line):
+        client.sendall(b"hello")
+        assert waiting(accepted) == b"nothing"
+        assert line.look()
+        assert line.received == 0
+        accepted.sendall(b"settings")
+        assert client.recv(100) == b"settings"
+        line.listen()
+        accepted.settimeout(10)
+        assert accepted.recv(100) == b"hello"
+        line.listen()  # to one that never was deaf, as well
+        client.sendall(b"more")
+        assert accepted.recv(100) == b"more"
+
+
+def test_the_deaf_notice_who_leaves() -> None:
+    with deaf(socket.AF_INET) as (client, accepted, _):
+        client.close()
+        accepted.settimeout(10)
+        assert accepted.recv(100) == b""
 
 
 def test_another_has_the_descriptor() -> None:

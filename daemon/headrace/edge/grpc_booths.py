@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from headrace.edge.tcp_lines import Line, copy_of, is_tcp, sockets
+from headrace.edge.tcp_lines import Line, copy_of, deafen, is_tcp, sockets, undeafen
 
 COUNT = 16
 _EPOCH_S = 0.5  # for so long all that come share a booth
@@ -97,11 +97,12 @@ class Booths:
 
 
 class Entrances:
-    """The sockets of this process that listen at some ports: one for each address, whatever others are in its group."""
+    """The sockets of this process that listen at some ports; of each group that shares an address, one speaks for all."""
 
     def __init__(self, ports: Collection[int]) -> None:
         self._ports = frozenset(ports)
         self._found: dict[object, tuple[int, int]] = {}
+        self._all: list[tuple[int, int]] = []
 
     def __repr__(self) -> str:
         return f"<Entrances [{', '.join(map(str, self._found))}]>"
@@ -114,6 +115,7 @@ class Entrances:
                     name = one.getsockname()
                     if name[1] in self._ports:
                         self._found.setdefault(name, (descriptor, inode))
+                        self._all.append((descriptor, inode))
 
     def steer(self, booth: int) -> None:
         """Have all that connect from now on come in at the socket that was the so-manieth to listen."""
@@ -122,3 +124,9 @@ class Entrances:
         for descriptor, inode in self._found.values():
             with contextlib.suppress(OSError), copy_of(descriptor, inode) as one:  # it is closed, or cannot be told
                 one.setsockopt(socket.SOL_SOCKET, _ATTACH, program)
+
+    def shut(self, is_shut: bool) -> None:
+        """Have all that connect from now on be deaf at first, or not (any more)."""
+        for descriptor, inode in self._all:
+            with contextlib.suppress(OSError), copy_of(descriptor, inode) as one:  # it is closed, or was not deaf
+                (deafen if is_shut else undeafen)(one)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,6 +29,7 @@ from headrace.errors import DeadlinePassed, HeadraceError, InvalidCall, QueueFul
 Run = Callable[[Any, Any], Any]  # bytes that are known at once, or an awaitable
 
 _MOST_BYTES = 68_000_000  # that may be coming at once, over all connections: one of the largest, or two that upstream takes
+_MOST_BESIDE = 34_000_000  # over all but the one that brings most: messages that never end cost more than their bytes
 _CALL_BYTES = 20_000  # that a call may cost beside its message: its metadata
 _AGAIN_S = 1.0
 
@@ -57,7 +58,6 @@ class Intake:
         self, left: Callable[[str], Awaitable[None]], *, body_s: float, write_s: float, now: Callable[[], float]
     ) -> None:
         self.counts = False
-        self.bytes = 0  # that were coming when all was last settled
         self._asked: Counter[Peer] = Counter()
         self._coming, self._going = Passages(_peer), Passages(_peer)
         self._awaited: set[Peer] = set()
@@ -101,11 +101,7 @@ class Intake:
     def _relieve(self, lines: _Lines) -> None:
         courses = self._coming.courses
         size = Counter({peer: course.size(lines.received(peer)) for peer, course in courses.items() if peer})
-        total = self.bytes = sum(size.values())
-        for peer, came in size.most_common():
-            if total <= _MOST_BYTES:
-                return
-            total -= came
+        for peer in too_many(size):
             for one in courses[peer].passages.values():
                 one.end(QueueFull("Too many bytes are coming at once.", retry_after_s=_AGAIN_S))
 
@@ -188,6 +184,22 @@ class _Messages:
             raise StopAsyncIteration
         self._has_begun = True
         return raw
+
+
+def too_many(size: Counter[Peer]) -> Iterator[Peer]:
+    """
+    Yield whose messages are to be ended, by how many bytes are coming over each connection: the largest of them.
+
+    One of the largest is let through beside others, that bring less than it together.
+    """
+    largest, others = size.most_common(1), size.total()
+    for peer, came in size.most_common()[1:]:
+        if others - largest[0][1] <= _MOST_BESIDE:
+            break
+        others -= came
+        yield peer
+    if others > _MOST_BYTES:
+        yield largest[0][0]
 
 
 class _Answering:

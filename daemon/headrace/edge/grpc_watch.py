@@ -9,7 +9,7 @@ loses its own connection, and nobody else anything:
   connection, and grpcio refuses more of them by itself; in the end the connection is cut;
 - bytes without end that no call asked for (frames of control, headers that never end) cost the connection;
 - so does an answer that nobody takes;
-- those that come while there is trouble come in where the trouble is (grpc_booths.py);
+- those that come while there is trouble come in where the trouble is (grpc_booths.py), and speak by turns (grpc_porch.py);
 - of connections beyond those that there may be, those go first over which nothing was ever asked.
 
 The alternative, a front before grpcio that counts frames, costs every call two more hops through the loop, a third of a hit.
@@ -20,33 +20,32 @@ A unix socket has no such counts. Who gets in there was let in by its mode and g
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headrace import memory, observe
+from headrace import observe
 from headrace.edge.grpc_booths import COUNT, Booths, Entrances
 from headrace.edge.grpc_intake import Intake, peer_of
+from headrace.edge.grpc_porch import Porch
 from headrace.edge.strikes import Strikes
 from headrace.edge.tcp_lines import Line, Lines, Peer
 
-_ALL = "all"  # peers together
 _PERIOD_S = 0.05  # between two looks
 _SHARE = 0.01  # of the loop's time, at most, for looking for connections, and for looks at all of them
+_SHARE_IN_TROUBLE = 0.1  # for looking for connections: those that come have to wait for it
 _AT_ONCE = 50  # connections that are looked at before the loop may go on
 _REMEMBERED_S = 30.0
 _STRIKES, _MOST_STRIKES, _FORGIVEN = 20, 300, 20.0  # calls in vain: until they are held, and cut; and a second
-_MUCH_BYTES = 32_000_000  # that are coming at once: memory is worth giving back when they are gone
-_MOST_HELD = 5000
-_YOUNGEST = 0  # objects, few enough to be looked through in a moment: grpcio leaves a circle of each call behind
-_TRIM_S = 2.0  # between two times that memory is given back, which a flood has left
+_MOMENT_S = 0.01  # after which it is known of nearly all that were left at once
+_MOST_HELD = 2000  # each of which takes 25 KB
 _FLOOD_BYTES = 1_000_000  # a second; what sends as much is looked at more closely
 _PROOF, _DOUBT = 10, 0.25  # looks that have to find the same: until then it is known whether its calls are held
 _ASKED_BYTES = 500  # who has sent fewer has asked nothing: a preface, settings, answers to pings
+_FLOODS = ("vain_calls", "flood")
 _ROOM = 16  # one part in so many is kept free
 
 
@@ -104,14 +103,14 @@ class Watch:
         self._now = now
         self._lines = Lines(set())
         self._booths = Booths(COUNT, lambda _: None, now=now)
+        self._porch = Porch(lambda _: None, now=now)
         self._seen: dict[Line, _Seen] = {}
         self._suspects: set[Line] = set()
         self._strikes = Strikes(_FORGIVEN, now=now)
         self._gone: dict[Peer, float] = {}  # who was cut, and when: what it asked before may still be waiting to be heard
-        self._held: set[asyncio.Task[Any] | None] = set()
+        self._held: dict[asyncio.Task[Any] | None, Peer] = {}
         self._lets_go = False
         self._cut = 0
-        self._trim_at, self._stirred_at = 0.0, -_REMEMBERED_S
 
     def __repr__(self) -> str:
         said = self.stats()
@@ -128,50 +127,75 @@ class Watch:
         Where there are too many, it goes on being one of the streams that its connection may have until it is forgiven: grpcio
         itself refuses more then, at no cost to the loop. All calls at a booth stand in one line before the loop, and each of
         them costs it 0.3 ms: of a connection that is cut at once the next one brings as many again. So it is cut late.
+
+        Raises `CancelledError` where nobody is there to be refused: of what is said to them grpcio keeps half a KB for good.
         """
         peer = peer_of(said)
-        if peer is None or peer in self._gone:
+        if peer is None:
             return
-        self._strikes.add(_ALL)
+        is_gone = peer in self._gone
+        self._porch.note_vain(is_first=not is_gone and not self._strikes.count(peer))
+        if is_gone:
+            raise asyncio.CancelledError
         count = self._strikes.add(peer)
         if count <= _STRIKES:
+            await asyncio.sleep(_MOMENT_S)
             return
         line = self._lines.of(peer)
         if line is not None and not line.look():
-            return  # it has gone, and its calls are nobody's streams any more
+            raise asyncio.CancelledError  # its calls are nobody's streams any more
         self._booths.blame(line)
+        self._porch.trouble()
+        if self._lets_go:
+            return
         if count <= _MOST_STRIKES and len(self._held) <= _MOST_HELD:
-            await self._hold((count - _STRIKES) / _FORGIVEN)
+            await self._hold(peer, (count - _STRIKES) / _FORGIVEN)
         elif line is not None:
             self._end(line, "vain_calls")
+            raise asyncio.CancelledError
 
-    async def _hold(self, seconds: float) -> None:
+    async def _hold(self, peer: Peer, seconds: float) -> None:
         until, task = self._now() + seconds, asyncio.current_task()
-        self._held.add(task)
-        try:
-            while (left := until - self._now()) > 0 and not self._lets_go:
-                with contextlib.suppress(asyncio.CancelledError):  # who has left is held all the same
-                    await asyncio.sleep(left)
-        finally:
-            self._held.discard(task)
+        self._held[task], is_left = peer, False
+        while (rest := until - self._now()) > 0 and task in self._held:
+            try:
+                await asyncio.sleep(rest)
+            except asyncio.CancelledError:
+                is_left |= task in self._held  # who has left is held all the same
+        self._held.pop(task, None)
+        if is_left or peer in self._gone:
+            raise asyncio.CancelledError
 
     def let_go(self) -> None:
         """Hold nobody any more: the server leaves, and would wait for them."""
         self._lets_go = True
-        for task in self._held:
+        self._let_go(list(self._held))
+
+    def _let_go(self, tasks: Iterable[asyncio.Task[Any] | None]) -> None:
+        for task in tasks:
+            del self._held[task]
             if task is not None:
                 task.cancel()
+
+    def _let_go_of_gone(self) -> None:
+        # They are nobody's streams any more; a few at a time, since each takes the loop a moment.
+        gone = (task for task, peer in self._held.items() if peer in self._gone)
+        self._let_go(list(itertools.islice(gone, _AT_ONCE)))
 
     async def keep(self, ports: Iterable[int]) -> None:
         """Look after all connections at some ports, until cancelled."""
         self._lines, entrances = Lines(set(ports)), Entrances(set(ports))
         entrances.find()
         self._booths = Booths(COUNT, entrances.steer, now=self._now)
+        self._porch = Porch(entrances.shut, now=self._now)
         found = looked = -_PERIOD_S
         while True:
             await asyncio.sleep(_PERIOD_S)
             if (began := self._now()) >= found:
-                found = began + max(_PERIOD_S, await self._find() / _SHARE)
+                share = _SHARE_IN_TROUBLE if self._porch.is_shut else _SHARE
+                found = began + max(_PERIOD_S, await self._find() / share)
+            for turn in self._porch.step():
+                turn.listen()
             if (began := self._now()) >= looked:
                 looked = began + max(_PERIOD_S, await self._look_at_all() / _SHARE)
             elif self._suspects:
@@ -180,23 +204,14 @@ class Watch:
             for peer in self.intake.settle(self._seen_anew):
                 if line := self._lines.of(peer):
                     self._end(line, "unread")
-            await self._give_back()
-
-    async def _give_back(self) -> None:
-        # What a flood has left: while it lasts, and for a while after it.
-        now = self._now()
-        if self.intake.bytes > _MUCH_BYTES or self._strikes.count(_ALL) > _STRIKES:
-            self._stirred_at = now
-        if self._trim_at < now < self._stirred_at + _REMEMBERED_S:
-            self._trim_at = now + _TRIM_S
-            gc.collect(_YOUNGEST)
-            await asyncio.to_thread(memory.give_back)
+            self._let_go_of_gone()
 
     # Each returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.
 
     async def _find(self) -> float:
         spent = await _sliced(self._lines.finding())
         self._booths.see(list(self._lines))
+        self._porch.see(self._lines.take_new(), self._lines)
         return spent
 
     async def _look_at_all(self) -> float:
@@ -261,8 +276,10 @@ class Watch:
     def _end(self, line: Line, reason: str) -> None:
         line.cut()
         self._booths.blame(line)
+        if reason in _FLOODS:
+            self._porch.trouble()
         self._cut += 1
-        self._gone[line.peer] = self._stirred_at = self._now()
+        self._gone[line.peer] = self._now()
         self._suspects.discard(line)
         observe.REFUSED.inc("grpc", reason)
 

@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import struct
+from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,21 @@ _INFO_BYTES = 152
 _ESTABLISHED = 1
 # Of Linux's struct tcp_info: its state, and behind other things bytes_acked, bytes_received and notsent.
 _INFO = struct.Struct("=B23xI92xQQ8xI4x")
+
+_ATTACH, _DETACH = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER
+_STEP = struct.Struct("=HBBI")  # struct sock_filter
+_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: how many instructions, and where they are
+_DEAF = (  # what of a segment is left beside its header: nothing, and it passes; or it does not
+    (0x30, 0, 0, 12),  # A = the byte whose upper half is the header's size, in fours
+    (0x74, 0, 0, 2),  # A >>= 2
+    (0x54, 0, 0, 0x3C),  # A &= 0x3c
+    (0x07, 0, 0, 0),  # X = A
+    (0x80, 0, 0, 0),  # A = the segment's size
+    (0x1C, 0, 0, 0),  # A -= X
+    (0x15, 0, 1, 0),  # if A == 0
+    (0x06, 0, 0, 0xFFFFFFFF),  # it passes, in full
+    (0x06, 0, 0, 0),
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +71,11 @@ class Line:
             return bool(state == _ESTABLISHED)
         return False
 
+    def listen(self) -> None:
+        """Let what comes over the connection get in, if it was deaf (`deafen`) where it came in."""
+        with contextlib.suppress(OSError), copy_of(self.descriptor, self.inode) as copy:
+            undeafen(copy)
+
     def cut(self) -> None:
         """End the connection, for both ends."""
         with contextlib.suppress(OSError), copy_of(self.descriptor, self.inode) as copy:
@@ -74,6 +95,7 @@ class Lines:
         self._others: set[int] = set()  # inodes of sockets that are none of them
         self._known: dict[int, Line] = {}  # by inode
         self._by_peer: dict[Peer, Line] = {}
+        self._new: list[Line] = []
 
     def __repr__(self) -> str:
         return f"<Lines [{len(self._known)} at {sorted(self._ports)}]>"
@@ -90,6 +112,11 @@ class Lines:
     def of(self, peer: Peer) -> Line | None:
         """Return the connection with a peer."""
         return self._by_peer.get(peer)
+
+    def take_new(self) -> list[Line]:
+        """Return those that were found since the last time."""
+        new, self._new = self._new, []
+        return new
 
     def find(self) -> None:
         """See which there are now, all at one go."""
@@ -113,6 +140,7 @@ class Lines:
                 yield
             elif line := self._identify(there[inode], inode):
                 self._known[inode] = self._by_peer[line.peer] = line
+                self._new.append(line)
             else:
                 self._others.add(inode)
 
@@ -139,6 +167,21 @@ def sockets() -> Iterator[tuple[int, int]]:
 def is_tcp(one: socket.socket) -> bool:
     """Whether a socket is one of TCP's, as far as its family tells."""
     return one.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def deafen(one: socket.socket) -> None:
+    """
+    Let what comes over a socket fall, less what comes without a word: who connects or closes is noticed.
+
+    Every connection that comes in at a socket begins as deaf as that is, and what it is told meanwhile is said again by TCP.
+    """
+    code = array("B", b"".join(_STEP.pack(*step) for step in _DEAF))
+    one.setsockopt(socket.SOL_SOCKET, _ATTACH, _PROGRAM.pack(len(_DEAF), code.buffer_info()[0]))
+
+
+def undeafen(one: socket.socket) -> None:
+    """Hear again; `OSError` where nothing was deaf."""
+    one.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
 
 
 def _in_pieces(numbers: Collection[int]) -> Iterator[int | None]:

@@ -1,0 +1,126 @@
+"""
+Where new connections wait while there is trouble: they are taken in, but not listened to before it is their turn.
+
+A connection may bring a thousand calls at one go, each of which takes 16 KB until the loop has had 0.3 ms for it, and if it is
+cut, its client comes again with as many. So while there is a flood, those that come are let speak by turns: some, and the next
+when what those have said has been heard. After calls in vain it is one at a time; as long as there are none, each lot is twice
+as large as the last. Nobody is sent away, and who was there before goes on.
+
+Nothing of grpcio's can wait like that. But the kernel can be told to let what comes over a socket fall (a filter that every
+connection has from the socket where it came in). Its client says it again by itself, as if it had been lost on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
+
+from headrace.edge.tcp_lines import Line
+
+_TROUBLE_S = 1.0  # after the last word of trouble: whoever was cut is back by then
+_NOISY = 100  # calls in vain since the last step: the loop had little time for anything else
+_CONNECTION = 10  # calls: what a connection costs that is there for one
+_SPEAK_S = 1.0  # in which those whose turn it is say something: TCP says again what was lost, later each time
+_HEARD_S = 0.12  # after which the loop has heard the first of it, unless it is busy
+_LATE_S = 0.2  # between two steps: the loop is busy, whatever with
+_TURN_S = 0.5  # however noisy it is, others have a turn then
+_MOST_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PorchStats:
+    """Whether new connections have to wait, how many do, and how many have their turn together."""
+
+    is_shut: bool
+    waiting: int
+    at_once: int
+
+
+class Porch:
+    """
+    Decides who is listened to. Each step is some hundredths of a second after the last.
+
+    `is_shut` says whether those that come now have to wait.
+
+    Args:
+        shut: has connections that come from now on wait, or not (any more).
+        now: the loop's clock.
+    """
+
+    def __init__(self, shut: Callable[[bool], None], *, now: Callable[[], float]) -> None:
+        self._shut, self._now = shut, now
+        self._waiting: dict[str, dict[Line, None]] = {}  # by address
+        self._lot: list[Line] = []  # those whose turn it is, and that have not spoken
+        self._turned_at = self._spoken_at = -_SPEAK_S
+        self._at_once = 1
+        self._noise, self._was_noisy = 0, False
+        self._stepped_at = now()
+        self._troubled_at = -_TROUBLE_S
+        self.is_shut = False
+        shut(False)
+
+    def __repr__(self) -> str:
+        state = "shut" if self.is_shut else "open"
+        return f"<Porch [{state}, {self.stats().waiting} wait]>"
+
+    def stats(self) -> PorchStats:
+        """Return how it stands."""
+        return PorchStats(self.is_shut, sum(map(len, self._waiting.values())), self._at_once)
+
+    def note_vain(self, *, is_first: bool) -> None:
+        """Take note of a call that is to be refused, or was left unheard, the first of its connection or not."""
+        self._noise += _CONNECTION if is_first else 1
+        if self._noise > _NOISY:
+            self.trouble()
+
+    def trouble(self) -> None:
+        """Take note of a flood."""
+        self._troubled_at = self._now()
+        if not self.is_shut:
+            self.is_shut = self._was_noisy = True
+            self._shut(True)
+
+    def see(self, new: Iterable[Line], there: Container[Line]) -> None:
+        """Take note of connections that are new, and of all that there are."""
+        for line in new:
+            self._waiting.setdefault(line.peer[0], {})[line] = None
+        left = {address: {line: None for line in lines if line in there} for address, lines in self._waiting.items()}
+        self._waiting = {address: lines for address, lines in left.items() if lines}
+
+    def step(self) -> list[Line]:
+        """Return those whose turn it is now, to be listened to from now on."""
+        now = self._now()
+        is_noisy = self._noise > _NOISY or now - self._stepped_at > _LATE_S
+        self._noise, self._stepped_at = 0, now
+        self._was_noisy |= is_noisy
+        if self.is_shut and not self._waiting and now - self._troubled_at > _TROUBLE_S:
+            self.is_shut = False
+            self._shut(False)
+        if not self.is_shut:
+            return self._next()
+        if self._speaks(now) or not self._waiting or (is_noisy and now - self._turned_at < _TURN_S):
+            return []
+        self._at_once = 1 if self._was_noisy else min(2 * self._at_once, _MOST_AT_ONCE)
+        self._was_noisy, self._turned_at = False, now
+        self._lot = self._next(self._at_once)
+        return self._lot
+
+    def _speaks(self, now: float) -> bool:
+        # Whether the last lot has not all spoken, or what it said may not have been heard yet.
+        if self._lot:
+            self._lot = [line for line in self._lot if line.look() and not line.received]
+            self._spoken_at = now
+        return now < min(self._spoken_at + _HEARD_S, self._turned_at + _SPEAK_S)
+
+    def _next(self, count: float = math.inf) -> list[Line]:
+        # Addresses by turns, and the connections from each in the order in which they came.
+        turns: list[Line] = []
+        while self._waiting and len(turns) < count:
+            address = next(iter(self._waiting))
+            lines = self._waiting.pop(address)
+            turns.append(line := next(iter(lines)))
+            del lines[line]
+            if lines:
+                self._waiting[address] = lines
+        return turns

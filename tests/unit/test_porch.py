@@ -1,0 +1,173 @@
+"""Who is listened to while there is trouble: everybody in the end, by turns, and one at a time after calls in vain."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+
+from headrace.edge.grpc_porch import Porch
+from headrace.edge.tcp_lines import Line
+
+STEP_S = 0.05
+NOISE = 101  # calls in vain in one step
+_numbers = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Caller(Line):
+    """A connection that says something so long after it is listened to, and brings so many calls in vain."""
+
+    says_after_s: float = 0.0
+    brings: int = 0
+    listened_at: float | None = None
+    has_left: bool = False
+
+    def look(self) -> bool:
+        return not self.has_left
+
+
+@dataclass
+class House:
+    """A porch, and a clock."""
+
+    now: float = 100.0
+    shuts: list[bool] = field(default_factory=list)
+    there: list[Line] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.porch = Porch(self.shuts.append, now=lambda: self.now)
+
+    def come(self, count: int = 1, *, address: str = "192.0.2.1", says_after_s: float = 0.0, brings: int = 0) -> list[Caller]:
+        new = [Caller(0, 0, (address, next(_numbers)), says_after_s=says_after_s, brings=brings) for _ in range(count)]
+        self.there += new
+        self.porch.see(new, self.there)
+        return new
+
+    def step(self, after_s: float = STEP_S) -> list[Caller]:
+        """Whose turn it is now; those who had one speak when they do."""
+        self.now += after_s
+        listened = self.porch.step()
+        for line in self.there:
+            assert isinstance(line, Caller)
+            if line in listened:
+                line.listened_at = self.now
+            if line.listened_at is not None and not line.received and self.now >= line.listened_at + line.says_after_s:
+                line.received = 100
+                for _ in range(line.brings):
+                    self.porch.note_vain(is_first=False)
+        return [line for line in self.there if line in listened]  # type: ignore[misc]
+
+    def turns(self, seconds: float) -> list[int]:
+        """How many had their turn together, as often as there were some, for so long."""
+        began = self.now
+        lots = []
+        while self.now < began + seconds:
+            if lot := self.step():
+                lots.append(len(lot))
+        return lots
+
+
+def test_without_trouble_nobody_waits() -> None:
+    house = House()
+    new = house.come(300)
+    assert house.step() == new
+    assert house.shuts == [False]
+
+
+def test_after_trouble_they_come_one_by_one_and_then_faster() -> None:
+    house = House()
+    house.porch.trouble()
+    house.come(100)
+    lots = house.turns(5.0)
+    assert lots == [1, 2, 4, 8, 16, 32, 37]
+    assert house.shuts == [False, True, False]
+
+
+def test_those_who_bring_a_flood_stay_at_one_by_one() -> None:
+    house = House()
+    house.porch.trouble()
+    house.come(100, brings=300)
+    assert set(house.turns(5.0)) == {1}
+
+
+def test_calls_in_vain_over_many_connections_are_trouble() -> None:
+    """Though none of them brings much."""
+    house = House()
+    house.come(50, brings=20)
+    house.step()
+    assert house.porch.is_shut
+
+
+def test_connections_that_come_and_go_are_trouble() -> None:
+    """Each of them is there for a call in vain and no more."""
+    house = House()
+    for _ in range(50):
+        house.porch.note_vain(is_first=True)
+    assert house.porch.is_shut
+
+
+def test_a_wrong_key_now_and_then_is_none() -> None:
+    house = House()
+    for _ in range(100):
+        house.porch.note_vain(is_first=True)
+        house.step()
+    assert not house.porch.is_shut
+
+
+def test_who_says_nothing_keeps_nobody_waiting_for_long() -> None:
+    house = House()
+    house.porch.trouble()
+    house.come(50, says_after_s=1000.0)
+    last = house.come()
+    house.turns(7.0)
+    assert last[0].received
+
+
+def test_who_says_something_late_is_waited_for() -> None:
+    """TCP says again what was lost some tenths of a second later: until then it is not known whether it is a flood."""
+    house = House()
+    house.porch.trouble()
+    house.come(20, says_after_s=0.5, brings=300)
+    assert len(house.turns(3.0)) <= 6
+
+
+def test_addresses_have_turns() -> None:
+    house = House()
+    house.porch.trouble()
+    house.come(100, brings=300)
+    other = house.come(address="192.0.2.2")
+    house.turns(1.5)
+    assert other[0].received
+
+
+@pytest.mark.parametrize("brings", [0, 300])
+def test_who_leaves_is_forgotten(brings: int) -> None:
+    house = House()
+    house.porch.trouble()
+    house.come(50, brings=brings)
+    house.there.clear()
+    (last,) = house.come()
+    assert house.porch.stats().waiting == 1
+    house.turns(1.5)
+    assert last.received
+
+
+def test_a_busy_loop_is_as_good_as_noise() -> None:
+    """What was said waits where nobody can see it yet."""
+    house = House()
+    house.porch.trouble()
+    house.come(100)
+    lots = [len(house.step(0.3)) for _ in range(20)]
+    assert max(lots) == 1
+    assert sum(lots) >= 8
+
+
+def test_the_porch_opens_when_nothing_more_is_heard_of_trouble() -> None:
+    house = House()
+    house.porch.trouble()
+    house.turns(0.9)
+    assert house.porch.is_shut
+    house.turns(0.3)
+    assert not house.porch.is_shut
