@@ -156,7 +156,7 @@ class _Reading:
 
     def _value(self, begin: int, end: int, shape: Shape | Tagged | None, depth: int, role: _Role) -> Any:
         first = self._raw[begin]
-        if end - begin > self._piece and first == ord('"') and self.is_plain:
+        if end - begin > max(self._piece, _STAND_IN) and first == ord('"') and self.is_plain:
             return self._text(begin, self._raw.rfind(b'"', begin, end))
         if end - begin <= self._piece or first not in b"[{":
             value = self._decoded(self._raw[begin:end])
