@@ -127,7 +127,7 @@ async def test_worker_taken_over(valkey_url, tmp_path, how):
     upstream = Refusing()
     async with (
         serving(upstream.talk) as server,
-        daemon_beside(server.url, valkey_url, UPSTREAM__OVERLOAD_GATE="off", CACHE__ENABLED="false") as one,
+        daemon_beside(server.url, valkey_url, UPSTREAM__OVERLOAD_GATE="off", RETRY__MAX_RUNNING="2") as one,
         worker_beside(server.url, valkey_url, tmp_path) as worker,
     ):
         answered: dict[str, float] = {}
