@@ -59,7 +59,7 @@ def test_security(analyze, unit):
 
 
 def test_packaged_configuration():
-    """Commands outside of the service find its state and its sockets: the packages' configuration names the unit's directories."""
+    """Commands outside of the service find its state and sockets: the packages' configuration names the unit's places."""
     unit = dict(settings((SYSTEMD / "headrace.service").read_text()))
     said = tomllib.loads((SYSTEMD.parent / "deploy" / "package" / "config.toml").read_text())
     assert said["state"]["dir"] == f"/var/lib/{unit['StateDirectory']}"
