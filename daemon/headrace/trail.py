@@ -41,12 +41,12 @@ _numbers = itertools.count(1)
 
 def new_id() -> str:
     """Return an id for one more call: 29 characters, no two alike, whichever process made them."""
-    return f"{_PROCESS}{next(_numbers):010x}"
+    return id_of(None)
 
 
 def id_of(given: str | None) -> str:
     """Return the id of a call for which its caller gave one, or did not: an id of ours takes the place of nonsense."""
-    return given if given and _is_id(given) else new_id()
+    return given if given and _is_id(given) else f"{_PROCESS}{next(_numbers):010x}"
 
 
 class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):

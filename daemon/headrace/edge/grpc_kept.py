@@ -103,8 +103,10 @@ class KeptRpc:
     def unary(self, raw: bytes, context: Any) -> bytes | Awaitable[bytes]:
         """Return one answer whole: at once, if it is a hit."""
         keys = self._who.keys(context)
-        hit = self._near(self._named + keys.scope, raw)
-        return self._look_up(raw, context, keys) if hit is None else self._give(hit, context, keys.id)
+        hit = self._hits.near(self._named + keys.scope, raw)
+        if hit is None or not self._kept.is_at_hand(hit):
+            return self._look_up(raw, context, keys)
+        return self._give(hit, context, keys.id)
 
     async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
         seen, hit = await self._far(self._named + keys.scope, raw)
@@ -113,10 +115,6 @@ class KeptRpc:
         call = await self._admit(raw, context, keys)
         del raw  # the call has all that it says
         return await self._ask(call, context, seen)
-
-    def _near(self, head: bytes, raw: bytes) -> Hit | None:
-        hit = self._hits.near(head, raw)
-        return hit if hit is None or self._kept.is_at_hand(hit) else None
 
     async def _far(self, head: bytes, raw: bytes) -> tuple[bytes, Hit | None]:
         """Return the digest of these bytes, and what is found by it."""
@@ -156,7 +154,8 @@ class KeptRpc:
         """Write the events of one answer."""
         keys = self._who.keys(context)
         head, seen = self._named + keys.scope, b""
-        if (hit := self._near(head, raw)) is None:
+        hit = self._hits.near(head, raw)
+        if hit is None or not self._kept.is_at_hand(hit):
             seen, hit = await self._far(head, raw)
         if hit is not None:
             tail = self._kept.tail(hit) + self._tell(hit, context, keys.id)
