@@ -103,7 +103,7 @@ def _tar(members: dict[str, bytes]) -> bytes:
 
 def append_only(data: bytes) -> None:
     """A damaged file of commands: what is taken over of it is whole, in order, and is taken over as it is the next time."""
-    said = text(data)
+    said = data.decode(errors="replace")  # as serverlog.py reads it
     aof.is_damage(said)
     aof.unknown_commands(said)
     ranges, last = list(aof.readable(data)), 0
@@ -191,7 +191,7 @@ def named_sentinels(data: bytes) -> None:
 TARGETS = (
     Target("keys.file", key_file, (), "keys.file", (b"sk-ant-", b"\nexport KEY=")),
     Target("cipher", encrypted, (), "cache.entry", weight=2),
-    Target("backups", backup, (), "backups", (b'"sha256":', b'"format":1'), weight=4),
+    Target("backups", backup, (), "backups", (b'"sha256":', b'"format":1'), weight=40),
     Target("aof", append_only, (), "aof", (b"*1\r\n$4\r\nEXEC\r\n", b"*1\r\n$5\r\nMULTI\r\n", b"\r\n", b"$3\r\nSET")),
     Target("audit.act", done),
     Target("tickets.tries", tried),
