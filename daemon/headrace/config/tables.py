@@ -95,6 +95,7 @@ class Listen(Table, frozen=True):
     max_connections_per_peer: Count = 5_000
     max_streams: Count = 1024
     max_coming_bytes: Size = 32_000_000
+    max_held_bytes: Size = 256_000_000
     head_timeout: Duration = 10.0
     body_timeout: Duration = 30.0
     write_timeout: Duration = 60.0

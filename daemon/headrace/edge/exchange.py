@@ -20,7 +20,7 @@ from headrace import disconnect, roles
 from headrace.admission import Admission, Ask, check_size
 from headrace.answers import Answers
 from headrace.aside import Aside
-from headrace.basin import Basin
+from headrace.basin import Basin, Place
 from headrace.batches import Batches
 from headrace.batches.results import readable
 from headrace.carry import Carrier, Load
@@ -113,9 +113,17 @@ class Exchange:
         check_size(endpoint, request.length)
         return self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
 
-    async def admit(self, ask: Ask) -> Call:
-        """Return the call that a door read from the wire; equal calls in the air have one body between them."""
-        return self._flow.sharing(await self._admission.admit(**ask))
+    async def admit(self, ask: Ask, place: Place | None) -> Call:
+        """
+        Return the call that a door read from the wire; equal calls in the air have one body between them.
+
+        What it holds is counted by the *place* where its body lay, until that is released.
+        """
+        call = await self._admission.admit(**ask)
+        shared = self._flow.sharing(call)
+        if place is not None:
+            place.hold(len(call.body) if shared is call else 0)
+        return shared
 
     def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
@@ -172,9 +180,7 @@ class Exchange:
         )
         del body
         request.body = b""  # the call has it
-        call = await self.admit(ask)
-        if request.place is not None:
-            request.place.release()  # other bounds hold what waits, and what is with upstream
+        call = await self.admit(ask, request.place)
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
             whole = None
             if reply.events is None:

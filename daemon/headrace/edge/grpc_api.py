@@ -153,7 +153,7 @@ class ApiServicer:
         endpoint = endpoint_of(request.method, request.target)
         request.body, request.length = await _body(first, request.headers, parts)
         if not endpoint.is_kept:
-            place.release()  # it goes by
+            place.hold(len(request.body) if isinstance(request.body, bytes) else 0)  # a stream goes by
             return None
         check_size(endpoint, request.length)
         request.body = body = await whole_body(request.body, endpoint, place)

@@ -18,6 +18,7 @@ from headrace import roles
 from headrace.admission import Admission, Ask
 from headrace.answers import SMALL_BYTES, is_light
 from headrace.aside import aloof
+from headrace.basin import Place
 from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
@@ -112,9 +113,10 @@ class KeptRpc:
         seen, hit = await self._far(self._named + keys.scope, raw)
         if hit is not None:
             return self._give(hit, context, keys.id)
-        call = await self._admit(raw, context, keys)
-        del raw  # the call has all that it says
-        return await self._ask(call, context, seen)
+        with self._exchange.basin.place(self._who.whose(keys)) as place:
+            call = await self._admit(raw, context, keys, place)
+            del raw  # the call has all that it says
+            return await self._ask(call, context, seen)
 
     async def _far(self, head: bytes, raw: bytes) -> tuple[bytes, Hit | None]:
         """Return the digest of these bytes, and what is found by it."""
@@ -161,8 +163,14 @@ class KeptRpc:
             tail = self._kept.tail(hit) + self._tell(hit, context, keys.id)
             await context.write(*_opened(self._kept.responses(hit), tail))
             return
-        call = await self._admit(raw, context, keys)
-        del raw  # the call has all that it says
+        with self._exchange.basin.place(self._who.whose(keys)) as place:
+            call = await self._admit(raw, context, keys, place)
+            del raw  # the call has all that it says
+            await self._ask_live(call, context)
+        self._hits.remember(seen, call)
+        context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
+
+    async def _ask_live(self, call: Call, context: Any) -> None:
         async with self._exchange.answer(call, "grpc") as reply:
             answer = reply.answer
             if reply.events is not None:
@@ -174,18 +182,17 @@ class KeptRpc:
                 await context.write(*_opened(responses, self._tail(reply, context)))
             else:
                 await self._write_live(context, reply, self._exchange.answers.events(answer))
-        self._hits.remember(seen, call)
-        context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
 
-    async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:
+    async def _admit(self, raw: bytes, context: Any, keys: Keys, place: Place) -> Call:
         self._miss_count += 1
-        with self._exchange.basin.place(self._who.whose(keys)) as place:
-            await place.came(len(raw))
-            parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
-            caller = self._who.identify(keys.ours, parted.request.options.caller)
-            ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
-            ask["id"], ask["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
-            return await self._exchange.admit(ask)
+        await place.came(len(raw))
+        parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
+        del raw
+        caller = self._who.identify(keys.ours, parted.request.options.caller)
+        ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
+        del parted
+        ask["id"], ask["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
+        return await self._exchange.admit(ask, place)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:
         # To the very end, also past the last event that is told: whoever leaves early gives the call up.
