@@ -23,6 +23,10 @@ class Caller(Line):
     brings: int = 0
     listened_at: float | None = None
     has_left: bool = False
+    is_deaf: bool = False
+
+    def deafen(self) -> None:
+        self.is_deaf = True
 
     def look(self) -> bool:
         return not self.has_left
@@ -114,6 +118,29 @@ def test_a_wrong_key_now_and_then_is_none() -> None:
         house.porch.note_vain(is_first=True)
         house.step()
     assert not house.porch.is_shut
+
+
+def test_those_who_came_last_wait_too() -> None:
+    """A thousand connections are there before the first of them has said anything."""
+    house = House()
+    old = house.come(10)
+    for _ in range(50):
+        house.step()
+    new = house.come(100)
+    house.step()
+    house.porch.trouble()
+    assert [line.is_deaf for line in old + new] == [False] * 10 + [True] * 100
+    assert house.porch.stats().waiting == 100
+    assert len(house.step()) <= 1
+
+
+def test_a_crowd_of_unfinished_messages_is_noise() -> None:
+    house = House()
+    house.porch.note_crowd()
+    house.come(100)
+    for _ in range(40):
+        house.porch.note_crowd()
+        assert len(house.step()) <= 1
 
 
 def test_who_says_nothing_keeps_nobody_waiting_for_long() -> None:

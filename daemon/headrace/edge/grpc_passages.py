@@ -9,6 +9,7 @@ wait over one connection. Of these the eldest is late first.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,10 @@ class Course:
             if now - max(one.since, self.moved) <= patience_s and now - one.since <= _SLOW * patience_s:
                 return
             yield one
+
+    def stale(self, since: float) -> int:
+        """Return how many of them somebody saw before a moment."""
+        return sum(1 for _ in itertools.takewhile(lambda one: one.since < since, self.passages.values()))
 
     def size(self, so_far: int) -> int:
         """Return how many bytes may have come of those that are wanted yet: since the eldest of them was seen."""

@@ -13,12 +13,13 @@ connection has from the socket where it came in). Its client says it again by it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace.edge.tcp_lines import Line
 
 _TROUBLE_S = 1.0  # after the last word of trouble: whoever was cut is back by then
+_RECENT_S = 2.0
 _NOISY = 100  # calls in vain since the last step: the loop had little time for anything else
 _CONNECTION = 10  # calls: what a connection costs that is there for one
 _SPEAK_S = 1.0  # in which those whose turn it is say something: TCP says again what was lost, later each time
@@ -50,6 +51,7 @@ class Porch:
 
     def __init__(self, shut: Callable[[bool], None], *, now: Callable[[], float]) -> None:
         self._shut, self._now = shut, now
+        self._recent: dict[Line, float] = {}  # those that are new, and since when
         self._waiting: dict[str, dict[Line, None]] = {}  # by address
         self._lot: list[Line] = []  # those whose turn it is, and that have not spoken
         self._turned_at = self._spoken_at = -_SPEAK_S
@@ -74,17 +76,31 @@ class Porch:
         if self._noise > _NOISY:
             self.trouble()
 
+    def note_crowd(self) -> None:
+        """Take note that as many messages are on their way for long as there may be."""
+        self._noise += _NOISY + 1
+        self.trouble()
+
     def trouble(self) -> None:
-        """Take note of a flood."""
+        """Take note of a flood. It began with those that came last: they wait like those that come now."""
         self._troubled_at = self._now()
         if not self.is_shut:
             self.is_shut = self._was_noisy = True
             self._shut(True)
+            recent = [line for line, at in self._recent.items() if self._now() - at < _RECENT_S]
+            for line in recent:
+                line.deafen()
+            self._wait(recent)
 
-    def see(self, new: Iterable[Line], there: Container[Line]) -> None:
-        """Take note of connections that are new, and of all that there are."""
-        for line in new:
+    def _wait(self, lines: Iterable[Line]) -> None:
+        for line in lines:
             self._waiting.setdefault(line.peer[0], {})[line] = None
+
+    def see(self, new: Sequence[Line], there: Container[Line]) -> None:
+        """Take note of connections that are new, and of all that there are."""
+        now = self._now()
+        self._recent = {line: at for line, at in self._recent.items() if now - at < _RECENT_S} | dict.fromkeys(new, now)
+        self._wait(new)
         left = {address: {line: None for line in lines if line in there} for address, lines in self._waiting.items()}
         self._waiting = {address: lines for address, lines in left.items() if lines}
 

@@ -204,6 +204,8 @@ class Watch:
             for peer in self.intake.settle(self._seen_anew):
                 if line := self._lines.of(peer):
                     self._end(line, "unread")
+            if self.intake.is_crowded:
+                self._porch.note_crowd()
             self._let_go_of_gone()
 
     # Each returns what it cost, in seconds of this thread alone: the busier the loop is, the more it has to be done.

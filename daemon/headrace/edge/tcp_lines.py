@@ -71,8 +71,13 @@ class Line:
             return bool(state == _ESTABLISHED)
         return False
 
+    def deafen(self) -> None:
+        """Let what comes over the connection from now on fall (`deafen`), until it is listened to."""
+        with contextlib.suppress(OSError), copy_of(self.descriptor, self.inode) as copy:
+            deafen(copy)
+
     def listen(self) -> None:
-        """Let what comes over the connection get in, if it was deaf (`deafen`) where it came in."""
+        """Let what comes over the connection get in, if it was deaf, or is where it came in."""
         with contextlib.suppress(OSError), copy_of(self.descriptor, self.inode) as copy:
             undeafen(copy)
 
