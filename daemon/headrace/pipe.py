@@ -79,7 +79,8 @@ class Pipe(asyncio.Protocol):
         patience_s: Redis that owes a reply, and for so long neither says nor takes in anything, is gone; so is one that has not
             answered a command after four times as long.
         answered: is given each command with its reply, which may be an error of Redis.
-        lost: is told that the connection has ended, with the commands that were not answered; called once, `close` included.
+        lost: is told that the connection has ended, with the commands that were not answered, `close` included; and of those
+            that are sent after that, since whoever sends them may not have heard of it yet.
         timers: by which patience is measured; the loop's own unless a test turns them.
     """
 
@@ -121,6 +122,9 @@ class Pipe(asyncio.Protocol):
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands; what becomes of each is told to `answered` or to `lost`."""
+        if not self._is_open:  # it may end in the very turn of the loop in which it was opened
+            self._lost(self, commands)
+            return
         now = self._timers.time()
         if not self._owed:
             self._heard = now

@@ -13,7 +13,7 @@ import uvloop
 from conftest import missing, start_valkey, until
 from headrace.errors import RedisAway, RedisRefused
 from headrace.link import Link, Script
-from headrace.pipe import Command
+from headrace.pipe import Command, open_pipe
 
 
 class Echo(Script):
@@ -119,6 +119,28 @@ async def test_idle_connection_died(link):
 
     assert await link.do("PING") == b"PONG"
     assert link.is_up
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "again and again"])
+async def test_ends_as_it_is_opened(link, monkeypatch, times):
+    """A connection that ends in the very turn in which it was opened holds nobody up: it is opened anew, and then given up."""
+    opened = []
+
+    async def open_and_end(*arguments):
+        opened.append(pipe := await open_pipe(*arguments))
+        if len(opened) <= times:
+            pipe.close()
+        return pipe
+
+    monkeypatch.setattr("headrace.link.open_pipe", open_and_end)
+    reply = asyncio.wait_for(link.do("ECHO", "here"), 10)
+    if times == 1:
+        assert await reply == b"here"
+    else:
+        with pytest.raises(RedisAway):
+            await reply
+    assert await link.do("ECHO", "still here") == b"still here"
+    assert link.stats().owed == 0
 
 
 async def test_refuses_writes(link):
