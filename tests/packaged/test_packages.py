@@ -155,6 +155,8 @@ def test_rpm(built, system, tmp_path):
     rows = run("dpkg-deb", "--contents", str(deb)).splitlines()
     theirs = {row.split()[-1] for row in rows if not row.startswith(("d", "l"))}
     ours = {line for line in run("rpm", "--query", "--list", "--package", str(package)).splitlines() if Path(line).is_file()}
-    assert {f".{name}" for name in ours if not Path(name).is_symlink()} == theirs
+    # Each in its own place for zsh: Debian's shell looks for what packages bring in another folder.
+    ours = {name.replace("zsh/site-functions", "zsh/vendor-completions") for name in ours if not Path(name).is_symlink()}
+    assert {f".{name}" for name in ours} == theirs
     run(*RPM, *database, "--erase", "headrace")
     assert [str(place) for place in PLACES if place.exists()] == []
