@@ -276,7 +276,7 @@ class Made:
         )  # fmt: skip
         self.pursuits = Pursuits(
             clock, self.flow, self.flights, self.attempts, self.handover, self._policy, self.tickets, self.outcomes,
-            Hands(settings.retry.max_running, self.schedule, clock),
+            Hands(settings.retry.max_running, self.schedule, clock), self.basin,
         )  # fmt: skip
         self.once = Once(clock, self.flow, self.flights, self.parking, self.tickets, self.pursuits, self.answers)
 

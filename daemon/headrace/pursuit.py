@@ -21,6 +21,7 @@ import structlog
 from headrace import forms, observe
 from headrace.attempts import Attempts
 from headrace.background import Background
+from headrace.basin import Basin
 from headrace.clock import Clock
 from headrace.deadline import Bound, margin_s, until
 from headrace.disconnect import OnDisconnect
@@ -71,6 +72,7 @@ class Pursuits:
 
     Args:
         hands: bound the tickets that are worked on at once in this process; more wait with their alarms.
+        basin: counts what they hold among all that their callers' calls hold.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Pursuits:
         tickets: Tickets,
         outcomes: Outcomes,
         hands: Hands,
+        basin: Basin,
     ) -> None:
         self._clock = clock
         self._flow = flow
@@ -94,6 +97,7 @@ class Pursuits:
         self._tickets = tickets
         self._outcomes = outcomes
         self._hands = hands
+        self._basin = basin
         self._running: set[asyncio.Task[None]] = set()
         self._suspects = asyncio.Lock()
         self._background = Background("pursuit", clock)
@@ -217,6 +221,9 @@ class Pursuits:
         task = self._background.start(work, "ticket")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        place = self._basin.place(ticket.call.owner.text)
+        place.hold(len(ticket.call.body))
+        task.add_done_callback(lambda _: place.release())
         if is_pursuit:
             # It waits for its own retries, which need hands: holding one, a crowd of submitted calls would wait for ever.
             self._hands.give_back(hand)

@@ -161,6 +161,8 @@ async def over_grpc(target: Target) -> None:
             try:
                 await asyncio.wait_for((ask_raw if number % 2 else ask_typed)(channel), 60)
             except grpc.aio.AioRpcError as error:
+                if (this := asyncio.current_task()) is not None and this.cancelling():  # which gRPC may say in its own words
+                    raise asyncio.CancelledError from error
                 target.tally[f"refused {error.code().name}"] += 1
                 await asyncio.sleep(1)
 

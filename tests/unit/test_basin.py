@@ -160,7 +160,7 @@ async def test_whose_calls_hold_much_sends_no_more_and_is_not_refused() -> None:
 
 
 async def test_one_body_always_passes() -> None:
-    basin = basin_of(MB, most_held_bytes=MB)
+    basin = basin_of(32 * MB, most_held_bytes=MB)
     with basin.place("one") as first:
         await first.add(31 * MB)
         first.fill()
