@@ -108,7 +108,7 @@ class Watch:
         self._suspects: set[Line] = set()
         self._strikes = Strikes(_FORGIVEN, now=now)
         self._gone: dict[Peer, float] = {}  # who was cut, and when: what it asked before may still be waiting to be heard
-        self._held: dict[asyncio.Task[Any] | None, Peer] = {}
+        self._held: dict[asyncio.Task[Any] | None, tuple[Peer, Line | None]] = {}
         self._lets_go = False
         self._cut = 0
 
@@ -149,21 +149,21 @@ class Watch:
         if self._lets_go:
             return
         if count <= _MOST_STRIKES and len(self._held) <= _MOST_HELD:
-            await self._hold(peer, (count - _STRIKES) / _FORGIVEN)
+            await self._hold(peer, line, (count - _STRIKES) / _FORGIVEN)
         elif line is not None:
             self._end(line, "vain_calls")
             raise asyncio.CancelledError
 
-    async def _hold(self, peer: Peer, seconds: float) -> None:
+    async def _hold(self, peer: Peer, line: Line | None, seconds: float) -> None:
         until, task = self._now() + seconds, asyncio.current_task()
-        self._held[task], is_left = peer, False
+        self._held[task], is_left = (peer, line), False
         while (rest := until - self._now()) > 0 and task in self._held:
             try:
                 await asyncio.sleep(rest)
             except asyncio.CancelledError:
                 is_left |= task in self._held  # who has left is held all the same
         self._held.pop(task, None)
-        if is_left or peer in self._gone:
+        if is_left or self._has_gone(peer, line):
             raise asyncio.CancelledError
 
     def let_go(self) -> None:
@@ -179,8 +179,11 @@ class Watch:
 
     def _let_go_of_gone(self) -> None:
         # They are nobody's streams any more; a few at a time, since each takes the loop a moment.
-        gone = (task for task, peer in self._held.items() if peer in self._gone)
+        gone = (task for task, (peer, line) in self._held.items() if self._has_gone(peer, line))
         self._let_go(list(itertools.islice(gone, _AT_ONCE)))
+
+    def _has_gone(self, peer: Peer, line: Line | None) -> bool:
+        return peer in self._gone or (line is not None and line not in self._lines)
 
     async def keep(self, ports: Iterable[int]) -> None:
         """Look after all connections at some ports, until cancelled."""
