@@ -44,7 +44,7 @@ _MOMENT_S = 0.01  # after which it is known of nearly all that were left at once
 _MOST_HELD = 2000  # each of which takes 25 KB
 _FLOOD_BYTES = 1_000_000  # a second; what sends as much is looked at more closely
 _PROOF, _DOUBT = 10, 0.25  # looks that have to find the same: until then it is known whether its calls are held
-_ASKED_BYTES = 500  # who has sent fewer has asked nothing: a preface, settings, answers to pings
+_ASKED_BYTES = 400  # who has sent fewer has asked nothing: a preface, settings, answers to pings
 _FLOODS = ("vain_calls", "flood")
 _ROOM = 16  # one part in so many is kept free
 
@@ -263,15 +263,12 @@ class Watch:
 
     def _make_room(self, lines: list[Line]) -> None:
         # Over which nothing was asked: to end those fails no call. Their clients, if they are any, connect again.
-        crowded = {address for address, count in _by_address(lines).items() if self._is_full(count, self._bounds.most_per_peer)}
-        is_full = self._is_full(len(lines), self._bounds.most)
-        idle = [line for line in lines if line.received < _ASKED_BYTES and (is_full or line.peer[0] in crowded)]
-        for line in idle if idle else lines[self._bounds.most :]:
+        # The eldest go: who has just come may not have had its turn to ask.
+        beyond = {who: _beyond(count, self._bounds.most_per_peer) for who, count in _by_address(lines).items()}
+        in_all = _beyond(len(lines), self._bounds.most)
+        idle = [line for line in lines if line.received < _ASKED_BYTES and (in_all or beyond[line.peer[0]])]
+        for line in idle[: max(in_all, sum(beyond.values()))] if idle else lines[self._bounds.most :]:
             self._end(line, "connections")
-
-    @staticmethod
-    def _is_full(count: int, most: int) -> bool:
-        return count > most - most // _ROOM
 
     def _seen_anew(self, peer: Peer) -> Line | None:
         line = self._lines.of(peer)
@@ -296,6 +293,12 @@ async def _sliced(steps: Iterator[None]) -> float:
         await asyncio.sleep(0)
         began = time.thread_time()
     return spent + time.thread_time() - began
+
+
+def _beyond(count: int, most: int) -> int:
+    # How many have to go, so that there is room for others: none before it is nearly full.
+    room = most // _ROOM
+    return count - (most - 2 * room) if count > most - room else 0
 
 
 def _by_address(lines: Iterable[Line]) -> Counter[str]:
