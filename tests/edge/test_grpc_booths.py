@@ -80,6 +80,22 @@ async def test_a_flood_keeps_only_its_own_booth_waiting(tmp_path: Path) -> None:
         await until(lambda: len(watch.intake) == CONNECTIONS * STREAMS, within=30)
 
 
+async def test_who_comes_while_there_is_trouble_is_answered(tmp_path: Path) -> None:
+    """Not heard until it is its turn, and nothing of what it said meanwhile is lost; and so is who came just before."""
+    async with serving(tmp_path, callers=FakeCallers(KEYS)) as (server, before), contextlib.AsyncExitStack() as stack:
+        await ask(before)
+        watch = server._watch
+        await until(lambda: len(watch._lines) == 1)
+        watch._porch.trouble()
+        assert watch._porch.stats().waiting == 1
+        target, own = f"127.0.0.1:{server.ports[0]}", (("grpc.use_local_subchannel_pool", 1),)
+        channels = [await stack.enter_async_context(grpc.aio.insecure_channel(target, options=own)) for _ in range(5)]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*map(ask, [before, *channels]))
+        await until(lambda: not watch._porch.is_shut, within=10)
+        assert watch._porch.stats().waiting == 0
+
+
 async def test_each_port_has_all_booths_and_is_nobody_elses(tmp_path: Path) -> None:
     async with serving(tmp_path) as (server, channel):
         assert len(server._servers) == COUNT + 1

@@ -85,7 +85,7 @@ def test_after_trouble_they_come_one_by_one_and_then_faster() -> None:
     house.porch.trouble()
     house.come(100)
     lots = house.turns(5.0)
-    assert lots == [1, 2, 4, 8, 16, 32, 37]
+    assert lots == [1, 2, 4, 8, 16, 16, 16, 16, 16, 5]
     assert house.shuts == [False, True, False]
 
 
@@ -134,6 +134,32 @@ def test_those_who_came_last_wait_too() -> None:
     assert len(house.step()) <= 1
 
 
+def test_those_who_bring_much_as_soon_as_they_come_wait() -> None:
+    """What is not taken yet is here all the same; one of them may be as large as it likes."""
+    house = House()
+    new = house.come(5)
+    new[0].received = 60_000_000
+    house.step()
+    assert not house.porch.is_shut
+    for line in new[1:]:
+        line.received = 10_000_000
+    house.step()
+    assert house.porch.is_shut
+    assert all(line.is_deaf for line in new)
+
+
+def test_who_brings_much_in_a_turn_is_the_only_one_in_the_next() -> None:
+    house = House()
+    house.porch.trouble()
+    new = house.come(20)
+    for _ in range(250):
+        for line in house.step():
+            line.received = 6_000_000
+    assert all(line.received for line in new)
+    lots = sorted(line.listened_at for line in new)
+    assert all(late - early > 0.4 for early, late in itertools.pairwise(lots))
+
+
 def test_a_crowd_of_unfinished_messages_is_noise() -> None:
     house = House()
     house.porch.note_crowd()
@@ -167,6 +193,18 @@ def test_addresses_have_turns() -> None:
     other = house.come(address="192.0.2.2")
     house.turns(1.5)
     assert other[0].received
+
+
+def test_who_comes_does_not_stand_behind_those_who_came_a_moment_before() -> None:
+    house = House()
+    for line in house.come(1000):
+        line.received = 10
+    house.porch.trouble()
+    (new,) = house.come()
+    for _ in range(4):
+        house.porch.note_crowd()
+        house.turns(0.5)
+    assert new.received
 
 
 @pytest.mark.parametrize("brings", [0, 300])

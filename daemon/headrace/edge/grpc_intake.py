@@ -30,6 +30,7 @@ Run = Callable[[Any, Any], Any]  # bytes that are known at once, or an awaitable
 
 _MOST_BYTES = 68_000_000  # that may be coming at once, over all connections: one of the largest, or two that upstream takes
 _MOST_BESIDE = 34_000_000  # over all but the one that brings most: messages that never end cost more than their bytes
+_MUCH_BESIDE = 16_000_000  # so that those who have just come wait
 _CALL_BYTES = 20_000  # that a call may cost beside its message: its metadata
 _STALE_S, _MOST_STALE = 2.0, 800  # seconds that a message is on its way, and how many may be for so long before others wait
 _STALE_BYTES = 64 * 1024 + _CALL_BYTES  # as many of it may be here before anybody waits for it
@@ -50,7 +51,7 @@ class Intake:
     """
     All that is under way; and what each connection has asked, while somebody wants it counted.
 
-    `is_crowded` says whether many messages had been on their way for long when all was last settled.
+    `is_crowded` says whether many messages had been on their way for long, or much was coming, when all was last settled.
 
     Args:
         left: is told the peer of a call whose caller left before its message was here.
@@ -105,11 +106,9 @@ class Intake:
     def _relieve(self, lines: _Lines) -> None:
         courses = self._coming.courses
         stale = Counter({peer: course.stale(self._now() - _STALE_S) for peer, course in courses.items() if peer})
-        self.is_crowded = stale.total() > _MOST_STALE
-        size = Counter(
-            {peer: max(courses[peer].size(lines.received(peer)), count * _STALE_BYTES) for peer, count in stale.items()}
-        )
-        for peer in too_many(size):
+        came = Counter({peer: course.size(lines.received(peer)) for peer, course in courses.items() if peer})
+        self.is_crowded = stale.total() > _MOST_STALE or came.total() - max(came.values(), default=0) > _MUCH_BESIDE
+        for peer in too_many(came | Counter({peer: count * _STALE_BYTES for peer, count in stale.items()})):
             for one in courses[peer].passages.values():
                 one.end(QueueFull("Too many bytes are coming at once.", retry_after_s=_AGAIN_S))
 

@@ -17,6 +17,7 @@ _MOST = 2**31 - 1
 _METADATA_BYTES = 8 * 1024
 _READ_BYTES = 64 * 1024
 _LATE_S = 600  # that a call may wait for the loop; grpcio ends it then as CANCELLED, whosesoever it is
+_GREETING_MS = 20_000  # in a flood whoever comes may have to wait for its turn (grpc_porch.py)
 _IDENTITY = 1  # the bit of messages that are not compressed
 
 _OPTIONS = (
@@ -28,8 +29,8 @@ _OPTIONS = (
     ("grpc.server.max_pending_requests", _MOST),
     ("grpc.server.max_pending_requests_hard_limit", _MOST),
     ("grpc.server_max_unrequested_time_in_server", _LATE_S),
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.http2.settings_timeout", 10_000),
+    ("grpc.server_handshake_timeout_ms", _GREETING_MS),
+    ("grpc.http2.settings_timeout", _GREETING_MS),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.experimental.tcp_read_chunk_size", _READ_BYTES),
     ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),

@@ -22,11 +22,12 @@ _TROUBLE_S = 1.0  # after the last word of trouble: whoever was cut is back by t
 _RECENT_S = 2.0
 _NOISY = 100  # calls in vain since the last step: the loop had little time for anything else
 _CONNECTION = 10  # calls: what a connection costs that is there for one
+_MUCH_BYTES, _LOUD_BYTES = 32_000_000, 4_000_000  # that those who are new have brought, and those of one turn
 _SPEAK_S = 1.0  # in which those whose turn it is say something: TCP says again what was lost, later each time
 _HEARD_S = 0.12  # after which the loop has heard the first of it, unless it is busy
 _LATE_S = 0.2  # between two steps: the loop is busy, whatever with
 _TURN_S = 0.5  # however noisy it is, others have a turn then
-_MOST_AT_ONCE = 64
+_MOST_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class Porch:
     def __init__(self, shut: Callable[[bool], None], *, now: Callable[[], float]) -> None:
         self._shut, self._now = shut, now
         self._recent: dict[Line, float] = {}  # those that are new, and since when
-        self._waiting: dict[str, dict[Line, None]] = {}  # by address
+        self._waiting: dict[tuple[str, bool], dict[Line, None]] = {}  # by address, and whether they have spoken before
         self._lot: list[Line] = []  # those whose turn it is, and that have not spoken
+        self._before: dict[Line, int] = {}  # those of the last turn, and what each had said until then
         self._turned_at = self._spoken_at = -_SPEAK_S
         self._at_once = 1
         self._noise, self._was_noisy = 0, False
@@ -86,28 +88,35 @@ class Porch:
         self._troubled_at = self._now()
         if not self.is_shut:
             self.is_shut = self._was_noisy = True
+            self._at_once = 1
             self._shut(True)
             recent = [line for line, at in self._recent.items() if self._now() - at < _RECENT_S]
             for line in recent:
                 line.deafen()
+            self._waiting.clear()  # they are among those
             self._wait(recent)
 
     def _wait(self, lines: Iterable[Line]) -> None:
         for line in lines:
-            self._waiting.setdefault(line.peer[0], {})[line] = None
+            self._waiting.setdefault((line.peer[0], line.received > 0), {})[line] = None
 
     def see(self, new: Sequence[Line], there: Container[Line]) -> None:
         """Take note of connections that are new, and of all that there are."""
         now = self._now()
         self._recent = {line: at for line, at in self._recent.items() if now - at < _RECENT_S} | dict.fromkeys(new, now)
+        if self.is_shut:
+            for line in new:  # it may have come in before
+                line.deafen()
         self._wait(new)
-        left = {address: {line: None for line in lines if line in there} for address, lines in self._waiting.items()}
-        self._waiting = {address: lines for address, lines in left.items() if lines}
+        left = {who: {line: None for line in lines if line in there} for who, lines in self._waiting.items()}
+        self._waiting = {who: lines for who, lines in left.items() if lines}
 
     def step(self) -> list[Line]:
         """Return those whose turn it is now, to be listened to from now on."""
         now = self._now()
-        is_noisy = self._noise > _NOISY or now - self._stepped_at > _LATE_S
+        if not self.is_shut and self._brought() > _MUCH_BYTES:
+            self.trouble()
+        is_noisy = self._noise > _NOISY or now - self._stepped_at > _LATE_S or self._is_loud()
         self._noise, self._stepped_at = 0, now
         self._was_noisy |= is_noisy
         if self.is_shut and not self._waiting and now - self._troubled_at > _TROUBLE_S:
@@ -117,10 +126,19 @@ class Porch:
             return self._next()
         if self._speaks(now) or not self._waiting or (is_noisy and now - self._turned_at < _TURN_S):
             return []
-        self._at_once = 1 if self._was_noisy else min(2 * self._at_once, _MOST_AT_ONCE)
+        self._at_once = max(1, self._at_once // 4) if self._was_noisy else min(2 * self._at_once, _MOST_AT_ONCE)
         self._was_noisy, self._turned_at = False, now
         self._lot = self._next(self._at_once)
+        self._before = {line: line.received for line in self._lot}
         return self._lot
+
+    def _brought(self) -> int:
+        # By those that are new, beside the one that brought most; calls that the loop has not taken hold 64 KB of it each.
+        brought = [line.received for line in self._recent]
+        return sum(brought) - max(brought, default=0)
+
+    def _is_loud(self) -> bool:
+        return sum(line.received - before for line, before in self._before.items()) > _LOUD_BYTES
 
     def _speaks(self, now: float) -> bool:
         # Whether the last lot has not all spoken, or what it said may not have been heard yet.
@@ -130,13 +148,14 @@ class Porch:
         return now < min(self._spoken_at + _HEARD_S, self._turned_at + _SPEAK_S)
 
     def _next(self, count: float = math.inf) -> list[Line]:
-        # Addresses by turns, and the connections from each in the order in which they came.
+        # Addresses by turns, and the connections from each in the order in which they came; those that have not spoken yet and
+        # those that have by turns, too: else who comes stands behind a thousand that were there a moment before.
         turns: list[Line] = []
         while self._waiting and len(turns) < count:
-            address = next(iter(self._waiting))
-            lines = self._waiting.pop(address)
+            who = next(iter(self._waiting))
+            lines = self._waiting.pop(who)
             turns.append(line := next(iter(lines)))
             del lines[line]
             if lines:
-                self._waiting[address] = lines
+                self._waiting[who] = lines
         return turns

@@ -44,7 +44,7 @@ _MOMENT_S = 0.01  # after which it is known of nearly all that were left at once
 _MOST_HELD = 2000  # each of which takes 25 KB
 _FLOOD_BYTES = 1_000_000  # a second; what sends as much is looked at more closely
 _PROOF, _DOUBT = 10, 0.25  # looks that have to find the same: until then it is known whether its calls are held
-_ASKED_BYTES = 500  # who has sent fewer has asked nothing: a preface, settings, answers to pings
+_ASKED_BYTES = 400  # who has sent fewer has asked nothing: a preface, settings, answers to pings
 _FLOODS = ("vain_calls", "flood")
 _ROOM = 16  # one part in so many is kept free
 
@@ -108,7 +108,7 @@ class Watch:
         self._suspects: set[Line] = set()
         self._strikes = Strikes(_FORGIVEN, now=now)
         self._gone: dict[Peer, float] = {}  # who was cut, and when: what it asked before may still be waiting to be heard
-        self._held: dict[asyncio.Task[Any] | None, Peer] = {}
+        self._held: dict[asyncio.Task[Any] | None, tuple[Peer, Line | None]] = {}
         self._lets_go = False
         self._cut = 0
 
@@ -149,21 +149,21 @@ class Watch:
         if self._lets_go:
             return
         if count <= _MOST_STRIKES and len(self._held) <= _MOST_HELD:
-            await self._hold(peer, (count - _STRIKES) / _FORGIVEN)
+            await self._hold(peer, line, (count - _STRIKES) / _FORGIVEN)
         elif line is not None:
             self._end(line, "vain_calls")
             raise asyncio.CancelledError
 
-    async def _hold(self, peer: Peer, seconds: float) -> None:
+    async def _hold(self, peer: Peer, line: Line | None, seconds: float) -> None:
         until, task = self._now() + seconds, asyncio.current_task()
-        self._held[task], is_left = peer, False
+        self._held[task], is_left = (peer, line), False
         while (rest := until - self._now()) > 0 and task in self._held:
             try:
                 await asyncio.sleep(rest)
             except asyncio.CancelledError:
                 is_left |= task in self._held  # who has left is held all the same
         self._held.pop(task, None)
-        if is_left or peer in self._gone:
+        if is_left or self._has_gone(peer, line):
             raise asyncio.CancelledError
 
     def let_go(self) -> None:
@@ -179,8 +179,11 @@ class Watch:
 
     def _let_go_of_gone(self) -> None:
         # They are nobody's streams any more; a few at a time, since each takes the loop a moment.
-        gone = (task for task, peer in self._held.items() if peer in self._gone)
+        gone = (task for task, (peer, line) in self._held.items() if self._has_gone(peer, line))
         self._let_go(list(itertools.islice(gone, _AT_ONCE)))
+
+    def _has_gone(self, peer: Peer, line: Line | None) -> bool:
+        return peer in self._gone or (line is not None and line not in self._lines)
 
     async def keep(self, ports: Iterable[int]) -> None:
         """Look after all connections at some ports, until cancelled."""
@@ -259,17 +262,15 @@ class Watch:
 
     def _making_room(self, lines: list[Line]) -> Iterator[None]:
         # Over which nothing was asked: to end those fails no call. Their clients, if they are any, connect again.
-        crowded = {address for address, count in _by_address(lines).items() if self._is_full(count, self._bounds.most_per_peer)}
-        is_full = self._is_full(len(lines), self._bounds.most)
-        idle = [line for line in lines if line.received < _ASKED_BYTES and (is_full or line.peer[0] in crowded)]
-        for number, line in enumerate(idle if idle else lines[self._bounds.most :], 1):
+        # The eldest go: who has just come may not have had its turn to ask.
+        beyond = {who: _beyond(count, self._bounds.most_per_peer) for who, count in _by_address(lines).items()}
+        in_all = _beyond(len(lines), self._bounds.most)
+        idle = [line for line in lines if line.received < _ASKED_BYTES and (in_all or beyond[line.peer[0]])]
+        leaving = idle[: max(in_all, sum(beyond.values()))] if idle else lines[self._bounds.most :]
+        for number, line in enumerate(leaving, 1):
             self._end(line, "connections")
             if not number % _AT_ONCE:
                 yield
-
-    @staticmethod
-    def _is_full(count: int, most: int) -> bool:
-        return count > most - most // _ROOM
 
     def _seen_anew(self, peer: Peer) -> Line | None:
         line = self._lines.of(peer)
@@ -294,6 +295,12 @@ async def _sliced(steps: Iterator[None]) -> float:
         await asyncio.sleep(0)
         began = time.thread_time()
     return spent + time.thread_time() - began
+
+
+def _beyond(count: int, most: int) -> int:
+    # How many have to go, so that there is room for others: none before it is nearly full.
+    room = most // _ROOM
+    return count - (most - 2 * room) if count > most - room else 0
 
 
 def _by_address(lines: Iterable[Line]) -> Counter[str]:
