@@ -37,6 +37,7 @@ _COUNTS = (
 _RECORDS = (
     "key", "key use", "key count", "override", "purge", "ticket", "flight", "learned limit", "organisation's limits", "batch",
     "bucket", "count", "usage", "cache entry", "trail", "host", "drain", "told call", "act",
+    "cache",
 )  # fmt: skip
 
 CALLS = Counter(

@@ -34,7 +34,7 @@ _CHANNELS = (keys.ALL, keys.inbox("check"))
 # By key, with arguments of the right number, since Redis counts them before it looks at what is allowed.
 _ON_BOTH = """
 DEL K|EXISTS K|GET K|SET K v|PEXPIRE K 1|EXPIRE K 1|PTTL K|HSET K f v|HGET K f|HMGET K f|HGETALL K|HDEL K f|HINCRBY K f 1
-ZADD K 1 m|ZREM K m|ZCARD K|ZRANGE K 0 1|ZRANGEBYSCORE K 0 1|ZREMRANGEBYSCORE K 0 1|ZSCORE K m|XADD K * f v
+ZADD K 1 m|ZREM K m|ZCARD K|ZRANGE K 0 1|ZRANGEBYSCORE K 0 1|ZREMRANGEBYSCORE K 0 1|ZSCORE K m|ZMSCORE K m|XADD K * f v
 EVAL r 1 K|EVALSHA s 1 K
 """
 _ON_OURS = """
