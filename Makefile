@@ -23,12 +23,15 @@ NODE_TESTS := $(if $(shell command -v npm),$(NODE_MODULES))
 # What it measures is how long 31 MB are copied, which takes several times as long where others fill the memory's bus.
 BY_ITSELF := tests/process/test_stalls.py
 
+# All workers read all tests. What one of them has compiled the others find, if it may be left anywhere.
+unexport PYTHONDONTWRITEBYTECODE
+
 UPGRADE ?=
 COMPILE = $(TOOLS)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --no-annotate --generate-hashes \
 	--custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-long test-fast check lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-nth soak storm upgrade limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy clean
+.PHONY: help install dev demo test test-long test-fast check collect lint types fmt protos protos-check bench bench-short truth truth-short hostile hostile-short chaos chaos-short chaos-quick chaos-nth soak storm upgrade limits any-order screenshots questions page-cost large figures clients client-typescript client-go endpoints others others-pins pins sbom third-parties wheels packages release packaged dashboard docs man fuzz haproxy envoy clean
 
 help:           ## Show the targets.
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,7 +63,7 @@ demo: install                ## Show the main job, on loopback. UPSTREAM=https:/
 	$(BIN)/headrace demo $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
 test: dev $(NODE_TESTS)      ## Run all tests.
-	$(BIN)/pytest -n 3 --dist worksteal --ignore $(BY_ITSELF)
+	$(BIN)/pytest -n 4 --dist worksteal --ignore $(BY_ITSELF)
 	$(BIN)/pytest $(BY_ITSELF)
 
 test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or two.
@@ -69,7 +72,15 @@ test-long: dev $(NODE_TESTS)  ## Run all tests in their long forms; an hour or t
 test-fast: dev               ## Run the tests that need no processes.
 	$(BIN)/pytest tests/unit
 
-check: lint types protos-check test clients others docs bench-short truth-short hostile-short   ## Everything that CI runs; `make packaged`, 9 minutes more, is for releases.
+# Two at a time, and what each says when it has ended. What writes generated code comes before them, what measures after them.
+BESIDE := lint clients types collect others docs
+
+check: protos-check          ## Everything that CI runs; `make packaged`, 9 minutes more, is for releases.
+	+$(MAKE) --jobs 2 --output-sync=target $(BESIDE)
+	+$(MAKE) --jobs 1 test bench-short truth-short hostile-short chaos-quick
+
+collect: dev                 ## Read all tests, and compile them for those who run them.
+	$(BIN)/pytest --collect-only -q
 
 lint: dev                    ## Check style, imports and protos.
 	$(BIN)/ruff check $(SOURCES)
@@ -125,6 +136,9 @@ chaos: dev $(NODE_TESTS)               ## Kill, stop, cut and fill everything at
 chaos-short: dev $(NODE_TESTS)           ## The same in its short form, every fault once.
 	$(BIN)/python -m tests.chaos --short $(if $(SEED),--seed $(SEED)) $(ROW)
 
+chaos-quick: dev $(NODE_TESTS)           ## The same in under a minute, for CI: some faults, which the seed draws.
+	$(BIN)/python -m tests.chaos --quick $(if $(SEED),--seed $(SEED)) $(ROW)
+
 chaos-nth: dev               ## Lose, double and delay each command that a call says to Redis, one at a time. ROW="claim park" picks some paths.
 	$(BIN)/python -m tests.chaos.paths $(ROW)
 
@@ -144,7 +158,10 @@ storm: dev                   ## Ride out a minute of 30 % 429 and 20 % 529.
 	$(BIN)/pytest tests/process/test_ridden_out.py --long -s
 
 haproxy: dev                 ## Restart two daemons twenty times under load, behind a HAProxy (apt install haproxy).
-	$(BIN)/pytest tests/process/test_haproxy.py --long -s
+	$(BIN)/pytest tests/process/test_balancers.py -k haproxy --long -s
+
+envoy: dev .venv-tools/installed   ## The same behind an Envoy.
+	$(BIN)/pytest tests/process/test_balancers.py -k envoy --long -s
 
 upgrade: dev                 ## Run an earlier commit beside this one on one Redis, each reading what the other made; needs the history.
 	$(BIN)/pytest tests/packaged/test_two_versions.py --long
@@ -192,9 +209,10 @@ pins: .venv-tools/installed  ## Find out anew which versions go together, and pi
 sbom: .venv-tools/installed  ## Write what is installed with us, as a bill of materials (CycloneDX), to sbom.json.
 	$(TOOLS)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
 
-# Programs in Go that make and check packages, at the versions that go.sum has the hashes of.
-.venv-tools/installed-go: deploy/tools/go.mod .venv-tools/installed
+# Programs in Go that make and check packages, and a collector of traces, at the versions that go.sum has the hashes of.
+.venv-tools/installed-go: deploy/tools/go.mod deploy/tools/collector/go.mod .venv-tools/installed
 	cd deploy/tools && GOBIN=$(CURDIR)/$(TOOLS) go install tool
+	cd deploy/tools/collector && GOBIN=$(CURDIR)/$(TOOLS) go install .
 	@touch $@
 
 wheels: dev                  ## Build wheels and sdists of the daemon and of the client into dist/.

@@ -29,7 +29,7 @@ _CODES = (
     ("0", "done"),
     ("1", "the daemon cannot be asked, or says no; whatever else went wrong"),
     ("2", "a wrong configuration or option"),
-    ("3", "there is no such host, call, ticket or letter; of several, the others are done all the same"),
+    ("3", "there is no such host, call, ticket, letter, limit or key; of several, the others are done all the same"),
     ("4", "it was not confirmed, and nothing is done"),
     ("5", "status --check found something amiss"),
 )

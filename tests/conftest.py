@@ -31,17 +31,30 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # time, so it is seen three times, one after the other.
 BY_THE_CLOCK = pytest.mark.flaky(reruns=2)
 
+# Tests of whole processes, which mostly wait.
+PROCESSES = "tests/process/"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long forms of tests that have one")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is for `--long` alone."""
+    """Leave out what is for `--long` alone, and mix what waits with what computes, so that workers always have some of both."""
     if not config.getoption("--long"):
         left_out = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+    places: dict[str, float] = {}
+    for waits in (True, False):
+        group = [file_of(item) for item in items if item.nodeid.startswith(PROCESSES) is waits]
+        for number, file in enumerate(group):
+            places.setdefault(file, number / len(group))
+    items.sort(key=lambda item: places[file_of(item)])
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session")

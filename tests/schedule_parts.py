@@ -20,6 +20,7 @@ from headrace.schedule import Schedule
 
 ONE_A_SECOND = Limit("org", requests_per_minute=60, burst_s=1.0)
 ONE_AT_A_TIME = Limit("org", concurrency=1)
+MORNING = 1_800_000_000.0  # of some day, 08:00 UTC
 
 
 class SteppedLedger(MemoryLedger):
@@ -50,11 +51,11 @@ class House:
     """
     A schedule with everything around it, and a clock turned by hand.
 
-    With *hosts*, its limits say what becomes of them while the ledger is away.
+    With *hosts*, its limits say what becomes of them while the ledger is away. *now* is the moment at which it begins.
     """
 
-    def __init__(self, *limits: Limit, hosts: int = 0, costs: Costs | None = None, **options) -> None:
-        self.clock = HandClock()
+    def __init__(self, *limits: Limit, hosts: int = 0, costs: Costs | None = None, now: float = MORNING, **options) -> None:
+        self.clock = HandClock(now)
         self.ledger = SteppedLedger(lambda: round(self.clock.now() * 1e6))
         link = SimpleNamespace(inbox="inbox", on=lambda topic, handler: None)
         own = MemoryLedger(lambda: round(self.clock.now() * 1e6), nudge=lambda waiter: self.ledger.tell(waiter))

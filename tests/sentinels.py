@@ -130,6 +130,16 @@ class Group:
         _wait(lambda: self.primary() != before, "another primary")
         self.start(before)
 
+    def still_primary(self) -> None:
+        """Hold the primary still until another is one, and wake it: it takes itself for the primary until it is told better."""
+        before = self.primary()
+        process = self._servers[before]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            _wait(lambda: self.primary() != before, "another primary")
+        finally:
+            process.send_signal(signal.SIGCONT)
+
     @contextlib.contextmanager
     def without_a_replica(self) -> Iterator[None]:
         """Hold one of the replicas still for as long as the block lasts."""

@@ -79,7 +79,7 @@ The ground
     disk        can it be written             disconnect  a caller that has gone
     trail       a call's id, tries and waits  few         names that metrics may have
     trace       a call's place in a trace     instruments counters, histograms, gauges
-    v1/         generated from protos/
+    posting     to Redis once a second        v1/         generated from protos/
 
 A stage becomes a folder when it has a port and adapters. Scripts in Lua lie beside the module that runs them.
 """

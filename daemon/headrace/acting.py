@@ -2,13 +2,12 @@
 Acts of commands on things that are named by their ids, one after the other.
 
 One that is not there, or that the daemon does not act on, is said and keeps nobody from the others; the exit code tells in the
-end. Who named one thing only to look at it hears the same.
+end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -39,13 +38,3 @@ def act(ids: Sequence[str], work: Callable[[str], dict[str, Any]], done: str, *,
         echo_json(said)
     if wrong:
         raise typer.Exit(wrong)
-
-
-@contextmanager
-def looking() -> Iterator[None]:
-    """Leave with an exit code of its own if what is looked for in the block is not there."""
-    try:
-        yield
-    except Absent as absent:
-        typer.echo(f"headrace: {absent}", err=True)
-        raise typer.Exit(NOT_THERE) from absent

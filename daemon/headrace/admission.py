@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import NotRequired, TypedDict, Unpack
 
 from headrace import disconnect
+from headrace.allowance import Allowance
 from headrace.aside import Aside
 from headrace.bodies.read import NOTHING, Reading
 from headrace.bodies.reader import Reader
@@ -27,6 +28,7 @@ from headrace.rank import LANES, lane_within
 from headrace.resources import Guard
 from headrace.trace import Trace
 
+_AT_ONCE = 16  # calls that are let in at a turn of the loop: each takes about a millisecond on its way
 _MAX_IDEMPOTENCY_KEY = 255
 
 
@@ -95,6 +97,7 @@ class Admission:
         self._max_age_s = max_age_s
         self._lanes = lanes
         self._guard = guard
+        self._arrivals = Allowance(_AT_ONCE)
 
     @property
     def aside(self) -> Aside:
@@ -142,8 +145,10 @@ class Admission:
         """
         Return the call, or raise `InvalidCall` or `TooLarge` saying what is wrong and what would be right.
 
-        Only a large body is waited for, and no longer than its caller would wait.
+        Only a large body is waited for, and no longer than its caller would wait; and of a crowd that comes at once some are
+        let in at a turn of the loop, so that whoever comes next does not wait for all of them.
         """
+        await self._arrivals.take(1)
         caller = said["caller"]
         check_size(endpoint, len(said["body"]))
         now = self._clock.now()

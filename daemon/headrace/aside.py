@@ -6,8 +6,8 @@ while. So one helper does such work, a job at a time, in the order in which the 
 with this process (its socket ends), and is started anew when it has died. Only bytes go to and fro: which function a job means
 was said when the helper was started, and no key and no configuration goes there, not even by the environment.
 
-Its memory is bounded. A job that wants more is refused; one that wanted much is the last of its helper, so that the memory
-goes back to the system.
+Its memory is bounded. A job that wants more is refused. What a job has taken it gives back to the system when it is done; if
+that leaves much, the job was the last of its helper.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import structlog
 
 from headrace import guard, observe
 from headrace.errors import HeadraceError, InvalidCall, TooLarge
+from headrace.memory import give_back
 
 T = TypeVar("T")
 Job = Callable[[bytes, bytes], bytes]
@@ -44,7 +45,7 @@ _REPLY = struct.Struct("!BQ")  # what came of it; the length in bytes
 _DONE, _REFUSED, _TOO_MUCH, _FAILED = range(4)
 
 _MOST_BYTES = 1 << 30  # of the helper's address space: a million blocks of an answer take more than half of it
-_MUCH_BYTES = 256 << 20  # a helper that still holds so much when a job is done is not kept
+_MUCH_BYTES = 32 << 20  # a helper that holds so much more than it began with, when a job is done, is not kept
 _CHUNK_BYTES = 1 << 18  # received at once, so that the loop gets its turn in between
 LIGHT_BYTES = 1 << 20  # hashed within a millisecond: done at once, by `aloof` or by whoever cannot wait for it
 _LONGEST_S = 60.0  # a job that takes longer is given up
@@ -231,6 +232,7 @@ async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
 
 def serve(line: socket.socket, jobs: Sequence[Job]) -> None:
     """Do the jobs that come, one by one, until nobody is there to send any."""
+    most = _resident_bytes() + _MUCH_BYTES
     while True:
         number, *lengths = _REQUEST.unpack(_taken(line, _REQUEST.size))
         head, body = (_taken(line, length) for length in lengths)
@@ -245,8 +247,11 @@ def serve(line: socket.socket, jobs: Sequence[Job]) -> None:
             code = _FAILED
         line.sendall(_REPLY.pack(code, len(said)))
         line.sendall(said)
+        heavy = len(body) + len(said) > LIGHT_BYTES
         del head, body, said
-        if _resident_bytes() > _MUCH_BYTES:
+        if heavy or _resident_bytes() > most:
+            give_back()
+        if _resident_bytes() > most:
             return
 
 

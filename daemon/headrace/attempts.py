@@ -23,6 +23,7 @@ from headrace.clock import Clock
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError
 from headrace.flight.flight import Flight, Landing
 from headrace.flight.lease import Lease, Leases
+from headrace.instruments import Sizes
 from headrace.model import Answer, Call, Event, Form, Usage
 from headrace.outcome import Outcomes, Tried
 from headrace.retry.budget import RetryBudget
@@ -151,7 +152,7 @@ class Attempts:
             self._trails.tell(asking.ticket, (made,))
         retry_after_s = came.retry_after_s if isinstance(came, AttemptFailed) else None
         first_s = max(0.0, heard.began - asked) if heard.began is not None else None
-        self._outcomes.tried(Tried(asking, made, usage, retry_after_s, first_s))
+        self._outcomes.tried(Tried(asking, made, usage, retry_after_s, first_s, heard.gaps))
 
     def _tell_failed(self, call: Call, told: Usage, *, is_untold: bool) -> None:
         """Tell what upstream had said of an attempt's use before it ended too early."""
@@ -188,14 +189,20 @@ class _Heard:
     def __init__(self, endpoint: str, clock: Clock) -> None:
         self._clock = clock
         self.began: float | None = None  # when its first event came
+        self.gaps = Sizes(observe.GEN_AI_CHUNK.buckets)
+        self._last = 0.0
         self._counting = forms.dialect(endpoint).counting()
         self.told = Told()
         self.payload = bytearray()
 
     def add(self, event: Event) -> None:
         """Take in an event."""
+        now = self._clock.span()
         if self.began is None:
             self.began = self._clock.now()
+        else:
+            self.gaps.add(now - self._last)
+        self._last = now
         self._counting.add(event)
         self.told.add(event)
         self.payload += event.raw

@@ -7,9 +7,7 @@ from the command line that need no daemon (keys, purges) are noted by the comman
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
 
 import msgspec
 import structlog
@@ -20,6 +18,7 @@ from headrace.link import Link
 
 MOST_REASON = 200  # characters
 _KEPT = 10_000
+_END_OF_TIME_MS = 253_402_300_800_000  # the year 10,000
 _is_place = re.compile(r"[0-9]{1,20}-[0-9]{1,20}").fullmatch
 
 log = structlog.get_logger()
@@ -83,7 +82,10 @@ class Audit:
 def _read(place: bytes, fields: list[bytes]) -> Act | None:
     try:
         act = codec.decode(dict(zip(fields[::2], fields[1::2], strict=False)).get(b"act", b""), Act)
-        return msgspec.structs.replace(act, at=int(place.partition(b"-")[0]) / 1000)
+        at_ms = int(place.partition(b"-")[0])
+        if at_ms >= _END_OF_TIME_MS:
+            raise ValueError("done at no moment")
+        return msgspec.structs.replace(act, at=at_ms / 1000)
     except (ValueError, OverflowError):
         records.unreadable("act", place)
         return None
@@ -93,9 +95,3 @@ def check(reason: str) -> None:
     """Raise `InvalidCall` for a reason that is too long."""
     if len(reason) > MOST_REASON:
         raise InvalidCall(f"reason: has {len(reason)} characters; use {MOST_REASON} at most", metadata={"field": "reason"})
-
-
-def whoever(environ: Mapping[str, str]) -> str:
-    """Return who runs this program, as acts have it: "uid:0", by sudo with the name of whoever asked for it."""
-    asked = re.sub(r"[^A-Za-z0-9._-]", "", environ.get("SUDO_USER", ""))[:32]
-    return f"uid:{os.getuid()}" + (f" (sudo by {asked})" if asked else "")

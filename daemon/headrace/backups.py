@@ -172,7 +172,7 @@ def _read(file: Path) -> Backup:
         sums, made, count = dict(about["sha256"]), str(about["made"]), int(about["keys"])
     except OSError as error:
         raise StartupError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
+    except (tarfile.TarError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StartupError(f"{file}: is no backup of headrace's, or is not whole") from error
     if about.get("format") != _FORMAT:
         raise StartupError(f"{file}: is of a newer version of headrace ({about.get('headrace')}), which this one cannot read")

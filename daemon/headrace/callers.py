@@ -22,13 +22,14 @@ from typing import NamedTuple
 import structlog
 
 from headrace import keys, observe, records
-from headrace.clock import Clock, SystemClock
+from headrace.clock import Clock, SystemClock, until_set
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
-from headrace.keystore import KEY_LENGTH, TOPIC, Hashing, Key, KeyStore, Record, is_key, is_name, read_all
+from headrace.keystore import KEY_LENGTH, TOPIC, Hashing, Key, KeyStore, Record, is_key, read_all
 from headrace.link import Link, Script
 from headrace.model import Caller, Role
+from headrace.owner import is_name
 
-__all__ = ["Callers", "CallersStats", "Certified", "Key", "KeyStore", "is_key", "is_name"]
+__all__ = ["Callers", "CallersStats", "Certified", "Key", "KeyStore", "is_key"]
 
 _log = structlog.get_logger()
 
@@ -250,9 +251,7 @@ class Callers:
                     await self._tell_uses()
                 if self._keys is not None and self._is_old():
                     self._shut()
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(self._poll_s if self.required else self._refresh_s):
-                    await self._stale.wait()  # wait_for may swallow a cancellation
+            await until_set(self._stale, self._clock, self._poll_s if self.required else self._refresh_s)
 
     async def _refresh(self) -> None:
         # The count before the keys: a change between the two is seen the next time.

@@ -25,6 +25,12 @@ from typing import Any, Protocol
 from headrace.timeouts import LoopTimeout
 
 _APART_S = 0.05
+_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
+
+
+def is_moment(seconds: float) -> bool:
+    """Whether a number can be a moment, in Unix seconds: one that comes out of a record may be anything."""
+    return 0 <= seconds < _END_OF_TIME
 
 
 class Timeout(Protocol):
@@ -69,6 +75,14 @@ class Clock(Protocol):
 
     def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call back in so many seconds, unless the timer is cancelled before."""
+
+
+async def until_set(event: asyncio.Event, clock: Clock, seconds: float) -> None:
+    """Wait until an event is set, for so many seconds at most."""
+    # Not by `asyncio.wait_for`: before Python 3.12 it loses a cancellation that comes together with the event.
+    with contextlib.suppress(TimeoutError):
+        async with clock.timeout(seconds):
+            await event.wait()
 
 
 class Timer(Protocol):

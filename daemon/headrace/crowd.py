@@ -52,10 +52,11 @@ class Crowd:
 
     Args:
         max_calls, max_bytes: how much may wait at once.
+        max_bytes_of_one: of one caller; by default all.
     """
 
-    def __init__(self, max_calls: int = 10_000, max_bytes: int = 512_000_000) -> None:
-        self._all_calls, self._all_bytes = Share(max_calls), Share(max_bytes)
+    def __init__(self, max_calls: int = 10_000, max_bytes: int = 512_000_000, *, max_bytes_of_one: int | None = None) -> None:
+        self._all_calls, self._all_bytes = Share(max_calls), Share(max_bytes, most_of_one=max_bytes_of_one)
         self._calls = dict.fromkeys(get_args(Kind), 0)
         self._bytes = dict.fromkeys(get_args(Kind), 0)
 

@@ -108,8 +108,7 @@ class Bound:
 
     def _passed(self) -> Refusal:
         if not self.is_moved and self._trail is not None and (limit := self._trail.stopped_by):
-            said = f"limit {limit} had no room for this call before its deadline"
-            return BudgetExhausted(said, retry_after_s=_AGAIN_S, metadata={"limit": limit})
+            return no_room(limit)
         what = "its answer was whole" if self.is_moved else "there was an answer"
         return DeadlinePassed(f"the call's deadline passed before {what}")
 
@@ -118,6 +117,12 @@ class Bound:
         if not self._timeout.expired():
             self.is_moved = True
             self._clock.reset(self._timeout, None if deadline is None else deadline - self._clock.now())
+
+
+def no_room(limit: str) -> BudgetExhausted:
+    """Return what is said of a call that a limit has held for as long as its caller had."""
+    said = f"limit {limit} had no room for this call before its deadline"
+    return BudgetExhausted(said, retry_after_s=_AGAIN_S, metadata={"limit": limit})
 
 
 def until(deadline: float, clock: Clock, trail: Trail | None = None) -> Bound:

@@ -144,9 +144,9 @@ def _admin_door(parts: Parts, runtime_dir: Path, certificates: Certificates | No
     def class_of(model: str) -> str:
         return parts.tuner.classes.of(model)
 
-    looks = Looks(parts.clock, parts.board, parts.reporter)
-    rows = TicketRows(parts.link, parts.tickets.listing)
     operated = parts.operated
+    looks = Looks(parts.clock, parts.board, parts.reporter)
+    rows = TicketRows(parts.link, parts.tickets.listing, operated.reasons)
     views = Views(parts.clock, looks, parts.reporter, rows, parts.usage, operated.register, operated.book, class_of)
     return Door(
         views,
@@ -160,6 +160,7 @@ def _admin_door(parts: Parts, runtime_dir: Path, certificates: Certificates | No
         hosts=listen.hosts,
         times=_times(listen),
         certificates=certificates,
+        passkey=parts.passkey,
     )
 
 

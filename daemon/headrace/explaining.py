@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.acting import looking
 from headrace.terminal import (
     ConfigOption,
     JsonOption,
@@ -83,8 +82,7 @@ def _pairs(labels: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _explain(id: str, config: Any, as_key: str, as_json: bool) -> None:
     from headrace.v1.operator_service_pb2 import ExplainCallRequest
 
-    with looking():
-        reply = ask_daemon(config, as_key, "Operator", "ExplainCall", ExplainCallRequest(id=id))
+    reply = ask_daemon(config, as_key, "Operator", "ExplainCall", ExplainCallRequest(id=id))
     if as_json:
         echo_json(plain(reply))
     else:
@@ -122,7 +120,8 @@ def ticket_line(ticket: Ticket) -> str:
     state = TicketState.Name(ticket.state).removeprefix("TICKET_STATE_")
     due = f", due at {ticket.attempt_time.ToDatetime():%H:%M:%S} UTC" if ticket.HasField("attempt_time") else ""
     error = f": {ticket.error.reason}, {ticket.error.message}" if ticket.HasField("error") else ""
-    return f"ticket {ticket.id} of {ticket.caller} is {state} after {ticket.attempts} tries{due}{error}"
+    waits = f", waits for {ticket.waits_for}" if ticket.waits_for else ""
+    return f"ticket {ticket.id} of {ticket.caller} is {state} after {ticket.attempts} tries{due}{waits}{error}"
 
 
 def _phase(phase: Phase) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ from multidict import CIMultiDict
 
 from headrace.trail import ID_HEADER
 
+SERVER = "headrace"
+"""What answers say in `server`; aiohttp would tell strangers its version and Python's, by which to look up holes."""
+
 _LONGEST_ID = 200
 _BREAKING = frozenset("\r\n\0")
 
@@ -62,6 +65,7 @@ class HeadWriter(http_writer.StreamWriter):
         """Write a head; raises ValueError if a name or value would end its line."""
         for name, value in self.more.items():
             headers.add(name, value)
+        headers["Server"] = SERVER
         if self.call_id and ID_HEADER not in headers:
             headers.add(ID_HEADER, self.call_id)
         if "".join(headers.values()).isascii():  # as nearly all are: aiohttp's writer, which is in C

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import operator
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,6 +75,24 @@ class Counter:
         return family
 
 
+class Sizes:
+    """Many sizes by the buckets of a histogram, for who tells them all at its end (`add_all`)."""
+
+    __slots__ = ("_buckets", "seen", "total")
+
+    def __init__(self, buckets: Sequence[float]) -> None:
+        self._buckets = buckets
+        self.seen, self.total = [0] * (len(buckets) + 1), 0.0
+
+    def __repr__(self) -> str:
+        return f"<Sizes {sum(self.seen)}>"
+
+    def add(self, size: float) -> None:
+        """Take in one."""
+        self.seen[bisect.bisect_left(self._buckets, size)] += 1
+        self.total += size
+
+
 class Histogram:
     """
     Counts sizes by buckets, for each value of its labels; as cheap as a counter.
@@ -115,6 +134,12 @@ class Histogram:
         if trace is not None and trace.is_sampled:
             labels = {"trace_id": trace.trace_id, "span_id": trace.span_id}
             self._exemplars[values, at] = Exemplar(labels, size, time.time())
+
+    def add_all(self, sizes: Sizes, *values: str) -> None:
+        """Take in what somebody counted by the buckets of this one; none of them is an exemplar."""
+        if any(sizes.seen):
+            self._seen[values] = list(map(operator.add, self._seen[values], sizes.seen))
+            self._sums[values] += sizes.total
 
     def collect(self) -> Metric:
         family = HistogramMetricFamily(self.name, self.help, labels=self.labels)

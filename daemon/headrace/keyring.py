@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from headrace.errors import StartupError
 from headrace.model import Role
 from headrace.terminal import (
+    Absent,
     ConfigOption,
     JsonOption,
     Noted,
@@ -83,7 +83,7 @@ def rotate_key(
         lambda key: None if key is None else Noted("key.rotated", key_id, reason, f"new={_id(key)}"),
     )
     if key is None:
-        raise StartupError(f"there is no key with the id {key_id}, or it has expired")
+        raise Absent(f"there is no key with the id {key_id}, or it has expired")
     _echo_key(key, as_json)
 
 
@@ -117,7 +117,7 @@ def revoke_key(
         lambda count: Noted("key.revoked", target, reason, f"keys={count}") if count else None,
     )
     if not count:
-        raise StartupError(f"there is no key with the id {target}, and none of a caller {target}")
+        raise Absent(f"there is no key with the id {target}, and none of a caller {target}")
     if as_json:
         echo_json({"revoked": count})
     else:

@@ -24,12 +24,12 @@ from headrace import codec, keys, observe, records
 from headrace.clock import Clock, SystemClock
 from headrace.errors import InvalidCall
 from headrace.link import Link, Script
+from headrace.owner import is_name
 
 TOPIC = "keys"
 KEY_LENGTH = 64
 PLAIN = "sha256"
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"hr_([0-9a-f]{12})_[0-9a-f]{48}")
 _CHANGE = Script("headrace", "change_keys.lua")
 _TRIES = 3
@@ -62,11 +62,6 @@ class Record(Key, frozen=True, omit_defaults=True):
     """What Redis keeps, as JSON."""
 
     digest: str = ""
-
-
-def is_name(name: str) -> bool:
-    """Whether *name* can be a caller's: 1 to 64 letters, digits, dots, underscores, hyphens."""
-    return _NAME.fullmatch(name) is not None
 
 
 def is_key(key: str) -> bool:

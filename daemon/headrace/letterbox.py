@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.acting import act, looking
+from headrace.acting import act
 from headrace.terminal import (
     Ask,
     ConfigOption,
@@ -80,8 +80,7 @@ def show_letter(
     """Show one dead letter; what was asked, too, if it is your own."""
     from headrace.v1.letters_service_pb2 import GetLetterRequest
 
-    with looking():
-        said = _plain(ask_daemon(config, as_key, "Letters", "GetLetter", GetLetterRequest(id=id)).letter)
+    said = _plain(ask_daemon(config, as_key, "Letters", "GetLetter", GetLetterRequest(id=id)).letter)
     if as_json:
         echo_json(said)
         return

@@ -2,8 +2,8 @@
 The command line: `headrace serve` and its kin.
 
 A command imports what it needs when it runs, so that `headrace --help` is quick and `serve` can start its Valkey before gRPC
-is loaded. What can be expected to go wrong ends with one clear sentence on stderr: exit code 2 for a wrong configuration, 1
-for everything else.
+is loaded. What can be expected to go wrong ends with one clear sentence on stderr: exit code 2 for a wrong configuration, 3 for
+what is not there, 1 for everything else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from headrace import backups, explaining, keyring, letterbox, overview, steering
 from headrace.doctor import command
 from headrace.errors import ConfigError, HeadraceError, StartupError
 from headrace.terminal import (
+    NOT_THERE,
+    Absent,
     ConfigOption,
     JsonOption,
     KeyOption,
@@ -67,6 +69,8 @@ def run() -> None:
         app()
     except ConfigError as error:
         _leave(error, 2)
+    except Absent as error:
+        _leave(error, NOT_THERE)
     except (StartupError, HeadraceError) as error:
         _leave(error, 1)
 

@@ -19,7 +19,7 @@ from headrace.answers import Answers
 from headrace.aside import Aside
 from headrace.attempts import Attempts
 from headrace.background import Background
-from headrace.basin import Basin
+from headrace.basin import PART_OF_ONE, Basin
 from headrace.batches import Batches
 from headrace.bodies import reader
 from headrace.budget.borrowing import Borrowing
@@ -175,8 +175,13 @@ class Made:
             is_up=lambda: self.link.is_up,
             known_hosts=lambda: self.hosts.known,
         )
-        self.crowd = Crowd(settings.schedule.max_waiting, settings.schedule.max_waiting_bytes)
-        self.basin = Basin(settings.listen.max_coming_bytes, patience_s=settings.listen.body_timeout, now=time.monotonic)
+        parts = PART_OF_ONE if settings.auth.required else 1  # a name that anybody may say tells nobody apart
+        most_waiting, most_held = settings.schedule.max_waiting_bytes, settings.listen.max_held_bytes
+        self.crowd = Crowd(settings.schedule.max_waiting, most_waiting, max_bytes_of_one=most_waiting // parts)
+        self.basin = Basin(
+            settings.listen.max_coming_bytes, patience_s=settings.listen.body_timeout, now=time.monotonic,
+            most_held_bytes=most_held, most_held_of_one=most_held // parts,
+        )  # fmt: skip
         self.overrides = Overrides(self.link, clock, self._go_by_limits)
         self.schedule = Schedule(
             self._limits(),

@@ -94,6 +94,11 @@ class Meters:
         observe.GEN_AI_TIME.observe(tried.made.took_s, *named, error_of(tried), trace=call.trace)
         if tried.first_s is not None:
             observe.GEN_AI_FIRST.observe(tried.first_s, *named, trace=call.trace)
+            if not error_of(tried) and usage.output_tokens > 1:
+                per_token_s = (tried.made.took_s - tried.first_s) / (usage.output_tokens - 1)
+                observe.GEN_AI_PER_TOKEN.observe(max(0.0, per_token_s), *named, trace=call.trace)
+        if tried.gaps is not None:
+            observe.GEN_AI_CHUNK.add_all(tried.gaps, *named)
         if usage.known:
             observe.GEN_AI_TOKENS.observe(input_tokens(usage), *named, "input")
             observe.GEN_AI_TOKENS.observe(usage.output_tokens, *named, "output")

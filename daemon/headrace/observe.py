@@ -52,6 +52,7 @@ ERRORS = Counter(
 REFUSED = Counter("headrace_refused_total", "What was refused before it was a call, by door and reason.", "door", "reason")
 REFUSED.start(("http",), _HTTP_REFUSALS)
 REFUSED.start(("grpc",), _GRPC_REFUSALS)
+REFUSED.start(("any",), ("unread",))
 CACHE_EVENTS = Counter(
     "headrace_cache_events_total",
     "What the cache tiers did.",
@@ -148,6 +149,9 @@ WAITING = Gauge("headrace_waiting_calls", "Calls that wait: for their turn, a sl
 BORROWED_BUCKETS = Gauge("headrace_borrowed_buckets", "Buckets of which this process holds borrowed budget.")
 COMMANDS_SAVED = Gauge("headrace_borrowed_commands_saved", "Commands that borrowing has spared Redis since the start.")
 WAITING_BYTES = Gauge("headrace_waiting_bytes", "Bytes of the bodies of those calls.")
+HELD_BYTES = Gauge(
+    "headrace_held_bytes", "Bytes of large bodies that calls hold, from when it is known what they ask to their end."
+)
 COMING_BYTES = Gauge("headrace_coming_bytes", "Bytes of bodies that come in, or of which nobody knows yet what they ask.")
 SLOTS = Gauge("headrace_upstream_slots", "Requests that may be in flight at upstream at once.")
 SLOTS_IN_USE = Gauge("headrace_upstream_slots_in_use", "Requests in flight at upstream.")
@@ -155,6 +159,7 @@ SLOTS_CARRIED = Gauge("headrace_upstream_slots_carried", "Of the requests in fli
 SLOTS_WAITING = Gauge("headrace_upstream_slots_waiting", "Calls that have their budget and wait for a slot.")
 IN_FLIGHT = Gauge("headrace_flights_in_the_air", "Flights in the air in this process.")
 REDIS_UP = Gauge("headrace_redis_up", "1 while Redis answers and does what it is asked.")
+REDIS_ROUND_TRIP = Gauge("headrace_redis_round_trip_seconds", "How long Redis took to answer last.")
 REDIS_LISTENING = Gauge("headrace_redis_listening", "1 while nudges from other processes arrive.")
 RETRIES_WAITING = Gauge("headrace_retries_waiting", "Retries that wait for the retry budget.")
 ATTEMPTS_RUNNING = Gauge("headrace_attempts_running", "Attempts of tickets that are made here, or wait for their turn.")
@@ -186,6 +191,14 @@ GEN_AI_FIRST = Histogram(
     "gen_ai_client_operation_time_to_first_chunk_seconds", "How long streams took to begin, at upstream.", *_GEN_AI,
     buckets=_GEN_AI_TIMES,
 )  # fmt: skip
+GEN_AI_CHUNK = Histogram(
+    "gen_ai_client_operation_time_per_output_chunk_seconds", "How long streams took from one event to the next.", *_GEN_AI,
+    buckets=_GEN_AI_TIMES,
+)  # fmt: skip
+GEN_AI_PER_TOKEN = Histogram(
+    "gen_ai_server_time_per_output_token_seconds", "How long upstream took for a token, once a stream had begun.", *_GEN_AI,
+    buckets=(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)  # fmt: skip
 GEN_AI_TOKENS = Histogram(
     "gen_ai_client_token_usage", "Tokens that tries used.", *_GEN_AI, "gen_ai_token_type",
     buckets=tuple(float(4**power) for power in range(14)),
@@ -210,7 +223,11 @@ LIMIT_USED = Gauges("headrace_limit_used_ratio", "The share of it that is used."
 LIMIT_WAITING = Gauges("headrace_limit_waiting_calls", "Calls that wait here for a limit.", "limit", "kind", "model_class")
 LIMIT_OLDEST = Gauges("headrace_limit_oldest_wait_seconds", "How long the eldest has.", "limit", "kind", "model_class")
 TICKETS_NOW = Gauges("headrace_tickets_live", "Tickets that have not ended, on all hosts, by state.", "state")
+DEAD_LETTERS = Gauge("headrace_dead_letters", "Dead letters on all hosts.")
 OLDEST_PARKED = Gauge("headrace_oldest_parked_seconds", "How long ago the eldest of those that are queued was made.")
+CACHE_ENTRIES = Gauges("headrace_cache_entries", "Answers that a tier of the cache holds.", "tier")
+CACHE_BYTES = Gauges("headrace_cache_bytes", "Their bytes.", "tier")
+CACHE_BOUND = Gauges("headrace_cache_bound_bytes", "How many it may have at most.", "tier")
 BUILD_INFO = Gauges("headrace_build_info", "1, with what this process is.", "version", "python")
 CONFIG_INFO = Gauges("headrace_config_info", "1, with the hash of the limits, callers and lanes that hold here.", "hash")
 CONFIG_OK = Gauge("headrace_config_last_reload_successful", "1 unless the last reload was refused.")

@@ -24,7 +24,7 @@ from headrace.callers import Callers
 from headrace.clock import Clock
 from headrace.condition import Condition
 from headrace.errors import RedisAway
-from headrace.explain import Book, Forecasts, Stories
+from headrace.explain import Book, Forecasts, Reasons, Stories
 from headrace.flow import Flow
 from headrace.hosts import Drains, Fact, Register, State
 from headrace.link import Link
@@ -82,6 +82,7 @@ class Operated:
         self.book = Book(link, clock, slow_s=slow_s, most=most, seal=seal)
         outcomes.listen(self.book.heed, kept=False)
         self.stories = Stories(self.book, tickets.looks, trails)
+        self.reasons = Reasons(clock, trails, census, lambda: board.overrides.holds)
         self.forecasts = Forecasts(clock, callers, schedule, board, census, patience_s)
         self.queue = QueueGauges(link, clock)
         self.audit = Audit(link)

@@ -26,6 +26,7 @@ import msgspec
 from headrace import observe
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, UpstreamError
+from headrace.instruments import Sizes
 from headrace.model import UNTOLD, Call, Errand, Labels, Reply, Source, Usage
 from headrace.owner import text_of
 from headrace.trace import Trace, of_headers
@@ -130,6 +131,7 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
         usage: as far as upstream said by its end.
         retry_after_s: how long upstream asked to wait; None if it did not.
         first_s: how long it took until a stream's first event; None where there was none.
+        gaps: how long it took from each event of a stream to the next, in seconds.
     """
 
     call: Errand
@@ -137,6 +139,7 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
     usage: Usage = UNTOLD
     retry_after_s: float | None = None
     first_s: float | None = None
+    gaps: Sizes | None = None
 
 
 class Record:
@@ -288,10 +291,13 @@ def labels_text(labels: Labels) -> str:
     return ",".join(f"{name}={value}" for name, value in labels)
 
 
+_calls = functools.lru_cache(64)(observe.CALLS.at)  # every hit counts there, and edges and sources are few
+
+
 def count(outcome: Outcome) -> None:
     """Keep the metrics of calls."""
     if outcome.source:
-        observe.CALLS.inc(outcome.edge, outcome.source)
+        _calls(outcome.edge, outcome.source).count += 1
     if outcome.reason and outcome.reason != LEFT:
         observe.ERRORS.inc(outcome.edge, outcome.reason)
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.acting import looking
 from headrace.errors import StartupError
 from headrace.terminal import (
     AMISS,
@@ -156,8 +155,7 @@ def drain(
     patience_s = microseconds("--wait", wait) / 1e6 if wait else 0.0
     method, request = ("ResumeHost", ResumeHostRequest) if undo else ("DrainHost", DrainHostRequest)
     with asking(config, as_key) as ask:
-        with looking():
-            reply = ask("Operator", method, request(host=host, reason=reason))
+        reply = ask("Operator", method, request(host=host, reason=reason))
         names = [each.instance for each in reply.hosts]
         if wait and not undo:
             _wait(names, patience_s, ask)

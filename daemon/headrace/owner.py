@@ -9,7 +9,10 @@ stands here as its digest, never as itself.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class Owner:
     def text(self) -> str:
         """How Redis and the cache name it. No caller's name has a "#", so no two owners have the same text."""
         return f"{self.name}#{self.credential}" if self.credential else self.name
+
+
+def is_name(name: str) -> bool:
+    """Whether *name* can be a caller's: 1 to 64 letters, digits, dots, underscores, hyphens."""
+    return _NAME.fullmatch(name) is not None
 
 
 def text_of(name: str, credential: str) -> str:

@@ -15,6 +15,7 @@ import contextlib
 import hmac
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 HEADER = "x-headrace-operator"
@@ -47,6 +48,12 @@ def read(directory: Path) -> str:
             key = file.read(_MOST_READ).strip()
         return key if _is_key(key) else ""
     return ""
+
+
+def whoever(environ: Mapping[str, str]) -> str:
+    """Return who runs this program, as acts have it: "uid:0", by sudo with the name of whoever asked for it."""
+    asked = re.sub(r"[^A-Za-z0-9._-]", "", environ.get("SUDO_USER", ""))[:32]
+    return f"uid:{os.getuid()}" + (f" (sudo by {asked})" if asked else "")
 
 
 def said(key: str, who: str) -> str:

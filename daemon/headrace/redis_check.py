@@ -118,7 +118,7 @@ async def look(url: str) -> tuple[Lack, ...]:
 
 
 async def _look(connection: AbstractConnection) -> tuple[Lack, ...]:
-    await connection.connect()  # type: ignore[no-untyped-call]
+    await connection.connect()  # type: ignore[no-untyped-call]  # the library's own gap
     return (
         *_server(await _said(connection, "HELLO")),
         *await _forbidden(connection),

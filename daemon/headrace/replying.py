@@ -4,11 +4,14 @@ What a caller is given: a kept answer, a place's share of a flight, or an answer
 
 from __future__ import annotations
 
+import contextlib
+
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping, age_s
 from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
+from headrace.deadline import no_room
 from headrace.errors import BrokenStream, HeadraceError, OutOfTime, Refusal, UpstreamError
 from headrace.flight.flight import Flight, Member
 from headrace.model import Call, Reply, Source
@@ -54,7 +57,7 @@ class Replies:
             stale = await self._served(member)
         else:
             with self._counted(member):
-                stale = await self._served(member)
+                stale = await self._followed(member)
         if stale is not None:
             return stale
         error = member.error()
@@ -67,6 +70,21 @@ class Replies:
         leader = member.flight.leader
         is_shared = leader is not None and member.call.body is leader.call.body
         return self._crowd.waiting("following", size=0 if is_shared else len(member.call.body), caller=member.call.owner.text)
+
+    async def _followed(self, member: Member) -> Reply | None:
+        """
+        Wait as a follower does: if a limit still holds the flight when it is too late to begin for this caller, that is its no.
+
+        Of a leader the place in line says so. A follower has none, and by its deadline its caller may have given up.
+        """
+        call = member.call
+        with contextlib.suppress(TimeoutError):
+            async with self._clock.timeout(call.begin_by - self._clock.now()):
+                return await self._served(member)
+        is_in_line = member.leads or member.is_served
+        if not is_in_line and call.trail is not None and (limit := call.trail.stopped_by):
+            raise no_room(limit)
+        return await self._served(member)
 
     async def _served(self, member: Member) -> Reply | None:
         """Wait; after each failed attempt a caller that takes stale answers is given one."""

@@ -122,7 +122,8 @@ PATHS: tuple[tuple[str, str, Rule], ...] = (
     ("*", "/admin(/.*)?", WATCHED),
     ("*", "/v1/organizations(/.*)?", ADMINS),
     ("POST", "/v1/(messages|messages/count_tokens|chat/completions)/?", CALLS),
-    ("*", "/v1/models(/[^/]+)?/?", CALLS),
+    ("GET", "/v1/models(/[^/]+)?/?", CALLS),
+    ("HEAD", "/v1/models(/[^/]+)?/?", CALLS),
     ("*", "/v1/.*", LENT),
 )
 """Method, "*" for any, and path by pattern; the first that fits holds."""

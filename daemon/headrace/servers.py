@@ -33,7 +33,7 @@ def pool(url: str, **options: Any) -> redis_asyncio.ConnectionPool:
     if (named := sentinels(url)) is None:
         return redis_asyncio.ConnectionPool.from_url(url, **options)
     known = {**named.options, **named.secrets, **options}
-    return redis_asyncio_sentinel.SentinelConnectionPool(named.name, _Asking(named), **known)  # type: ignore[no-untyped-call]
+    return redis_asyncio_sentinel.SentinelConnectionPool(named.name, _Asking(named), **known)  # type: ignore[no-untyped-call]  # the library's own gap
 
 
 def client(url: str, **options: Any) -> redis_asyncio.Redis:
@@ -46,7 +46,7 @@ def blocking(url: str, **options: Any) -> redis.Redis:
     if (named := sentinels(url)) is None:
         return redis.Redis.from_url(url, **options)
     known = {**named.options, **named.secrets, **options}
-    made = redis_sentinel.SentinelConnectionPool(named.name, _BlockingAsking(named), **known)  # type: ignore[no-untyped-call]
+    made = redis_sentinel.SentinelConnectionPool(named.name, _BlockingAsking(named), **known)  # type: ignore[no-untyped-call]  # the library's own gap
     return redis.Redis.from_pool(made)
 
 

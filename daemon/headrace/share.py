@@ -6,6 +6,8 @@ idle is lent: a caller takes more than its share as long as the *spare* stays fr
 all but a quarter; and that is for those who have nothing yet. So a flood finds nearly all when it is alone, others that come
 then find room at once, and as the flood gives back, it is they who get it until each has its share.
 
+Where callers are known by keys, one of them may have a bound of its own, too: then a flood finds that much, and never more.
+
 All of it never passes the bound. Nothing is taken away again from who has it, so between a flood and the first that it gives
 back others have the spare, and no more. A bound under ten has no spare: there one thing set apart would be too much.
 """
@@ -40,12 +42,14 @@ class Share:
     Args:
         most: how much may be taken in all.
         spare: how much of it is not lent; by default a tenth.
+        most_of_one: how much one caller may take that has something already; by default all.
     """
 
-    __slots__ = ("_first", "_owns", "_spare", "_taken", "_weights", "most")
+    __slots__ = ("_first", "_most_of_one", "_owns", "_spare", "_taken", "_weights", "most")
 
-    def __init__(self, most: int, spare: int | None = None) -> None:
+    def __init__(self, most: int, spare: int | None = None, *, most_of_one: int | None = None) -> None:
         self.most = most
+        self._most_of_one = most if most_of_one is None else most_of_one
         self._spare = most // _SPARE if spare is None else spare
         self._first = self._spare // _FIRST
         self._owns: dict[str, _Own] = {}
@@ -68,12 +72,19 @@ class Share:
         if not more:
             return True
         left = self.most - self._taken - more
+        own = self._owns.get(caller)
+        if own is not None and own.taken + more > self._most_of_one:
+            return False
         if left >= self._spare:
             return True
-        own = self._owns.get(caller)
         if own is None or not own.taken:
             return left >= 0
         return left >= self._first and own.taken + more <= self.part(weight)
+
+    def of(self, caller: str) -> int:
+        """How much of it a caller has."""
+        own = self._owns.get(caller)
+        return own.taken if own is not None else 0
 
     def part(self, weight: int = 1) -> int:
         """Return the share of a caller of this weight that is here: one more, as heavy as itself, may come."""

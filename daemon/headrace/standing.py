@@ -88,4 +88,5 @@ class Standing:
         observe.LEARNED_CLASSES.read = lambda: len(made.tuner.learner.stats().known)
         observe.IN_FLIGHT.read = lambda: len(made.flights)
         observe.REDIS_UP.read = lambda: float(not made.link.trouble)
+        observe.REDIS_ROUND_TRIP.read = lambda: self.operated.register.round_trip_s
         observe.REDIS_LISTENING.read = lambda: float(made.link.is_listening)

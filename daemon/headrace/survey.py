@@ -9,7 +9,6 @@ does not answer, and is waited for no longer than a moment; how many were asked 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import msgspec
 
 from headrace import keys
 from headrace.background import Background
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.link import Link
 
 V = TypeVar("V", bound=msgspec.Struct)
@@ -94,9 +93,7 @@ class Survey(Generic[V]):
             said = f"{self._asks} {self._link.inbox} {name} {about[:_MOST_ASKED]}".rstrip()
             question.asked = int(await self._link.do("PUBLISH", keys.ALL, said))
             question.look()
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(_PATIENCE_S):
-                    await question.is_answered.wait()
+            await until_set(question.is_answered, self._clock, _PATIENCE_S)
         finally:
             del self._open[name]
         return Taken(tuple(question.views), question.asked)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from headrace.errors import ConfigError, StartupError
+from headrace.errors import ConfigError, RedisAway, StartupError
+from headrace.trail import ID_HEADER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,7 @@ NOT_THERE, NOT_CONFIRMED, AMISS = 3, 4, 5
 
 
 class Absent(StartupError):
-    """The daemon has no such thing."""
+    """There is no such thing as is named."""
 
 
 def load(option: Path | None) -> tuple[Settings, Callable[[], Settings]]:
@@ -85,25 +86,38 @@ def _reply(channel: Any, target: str, metadata: Sequence[tuple[str, str]], servi
             request, timeout=_RPC_TIMEOUT_S, metadata=metadata
         )
     except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not _is_answer(error):
             raise StartupError(f"no daemon answers on {target} (listen.grpc); is it running?") from error
         kind = Absent if error.code() is grpc.StatusCode.NOT_FOUND else StartupError
         raise kind(f"the daemon on {target} says {error.code().name}: {error.details()}") from error
 
 
+def _is_answer(error: Any) -> bool:
+    # Whatever a daemon refuses has an id; what gRPC itself says of a connection that did not come about has none.
+    return any(name == ID_HEADER for name, _ in error.trailing_metadata() or ())
+
+
 def _whom(settings: Settings, key: str) -> tuple[str, list[tuple[str, str]]]:
     """Return where to ask, and what to present there; raises `ConfigError` if the daemon is nowhere."""
-    from headrace import audit, passkey
     from headrace.config import resolve, runtime_dir
 
     addresses = _addresses(settings)
     sockets = [each for each in addresses if each.startswith("unix:")]
-    # A key that is given says who asks; else root, and the daemon's own user, are who they are, at a socket.
-    found = passkey.read(Path(settings.state.dir)) if sockets and not key else ""
+    found = local_operator(settings) if sockets and not key else []
     target = resolve((sockets if found else addresses)[0], runtime_dir(os.environ, settings))
-    if found:
-        return target, [(passkey.HEADER, passkey.said(found, audit.whoever(os.environ)))]
-    return target, [("x-api-key", key)] if key else []
+    return target, found or ([("x-api-key", key)] if key else [])
+
+
+def local_operator(settings: Settings) -> list[tuple[str, str]]:
+    """
+    Return what root and the daemon's own user present at its sockets, as who they are; [] for others.
+
+    It is for whoever gives no key: a key says who asks.
+    """
+    from headrace import passkey
+
+    found = passkey.read(Path(settings.state.dir))
+    return [(passkey.HEADER, passkey.said(found, passkey.whoever(os.environ)))] if found else []
 
 
 def _addresses(settings: Settings) -> Sequence[str]:
@@ -120,11 +134,14 @@ def _addresses(settings: Settings) -> Sequence[str]:
 def with_link(settings: Settings, work: Callable[[Link], Awaitable[T]]) -> T:
     """Return what *work* does with a link to the Redis of these settings, the daemon's or one that is started for it."""
     from headrace.link import Link
+    from headrace.replies import where
 
     async def go(url: str) -> T:
         link = Link(url)
         try:
             return await work(link)
+        except RedisAway as away:
+            raise StartupError(f"{away}: {where(url)}") from away
         finally:
             await link.aclose()
 
@@ -183,9 +200,9 @@ class Noted:
 
 async def note(link: Link, said: Noted) -> None:
     """Audit what a command did by itself; raises `InvalidCall` for a reason that is too long."""
-    from headrace import audit
+    from headrace import audit, passkey
 
-    by = audit.whoever(os.environ)
+    by = passkey.whoever(os.environ)
     await audit.Audit(link, tells=False).note(said.what, said.target, by=by, reason=said.reason, details=said.details)
 
 

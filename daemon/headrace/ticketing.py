@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.acting import act, looking
+from headrace.acting import act
 from headrace.terminal import (
     NOT_CONFIRMED,
     Ask,
@@ -95,8 +95,7 @@ def show_ticket(
     """Show one ticket; what it went through, `headrace explain ID` says."""
     from headrace.v1.operator_service_pb2 import GetAnyTicketRequest
 
-    with looking():
-        said = plain(ask_daemon(config, as_key, "Operator", "GetAnyTicket", GetAnyTicketRequest(id=id)).ticket)
+    said = plain(ask_daemon(config, as_key, "Operator", "GetAnyTicket", GetAnyTicketRequest(id=id)).ticket)
     if as_json:
         echo_json(said)
         return
@@ -260,7 +259,8 @@ def _state(ticket: Ticket) -> str:
 
 def _row(ticket: Ticket) -> tuple[str, ...]:
     due = f"{ticket.attempt_time.ToDatetime():%H:%M:%S}" if ticket.HasField("attempt_time") else "-"
-    why = f"{ticket.error.reason} {ticket.error.message[:_MOST_SHOWN]}" if ticket.HasField("error") else "-"
+    waits = f"waits for {ticket.waits_for}" if ticket.waits_for == "worker" else ticket.waits_for
+    why = f"{ticket.error.reason} {ticket.error.message[:_MOST_SHOWN]}" if ticket.HasField("error") else waits or "-"
     return (
         ticket.id, ticket.caller, ticket.model, ticket.lane, _state(ticket), f"{ago(ticket.create_time)} ago",
         f"{ticket.attempts}", due, why,

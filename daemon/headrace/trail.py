@@ -41,12 +41,12 @@ _numbers = itertools.count(1)
 
 def new_id() -> str:
     """Return an id for one more call: 29 characters, no two alike, whichever process made them."""
-    return f"{_PROCESS}{next(_numbers):010x}"
+    return id_of(None)
 
 
 def id_of(given: str | None) -> str:
     """Return the id of a call for which its caller gave one, or did not: an id of ours takes the place of nonsense."""
-    return given if given and _is_id(given) else new_id()
+    return given if given and _is_id(given) else f"{_PROCESS}{next(_numbers):010x}"
 
 
 class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -152,6 +152,14 @@ class Trail:
         self._going = None
         if not any((made.number, made.began) == (known.number, known.began) for known in self._tries):
             self._tries.append(made)
+
+    def heard(self, made: Try) -> None:
+        """Note a try that was made for it elsewhere, and the wait before it, of which nothing was noted here."""
+        if any((made.number, made.began) == (known.number, known.began) for known in self.tries):
+            return
+        self.add(made)
+        if made.held_by and made.waited_s >= _LEAST_S:
+            self._waits.append((made.held_by, made.waited_s))
 
     def waited(self, held: Iterable[tuple[str, float]]) -> None:
         """Note what held it for how long (s), now that it is over."""

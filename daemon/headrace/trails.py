@@ -7,7 +7,8 @@ else that lies there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -48,12 +49,21 @@ class Trails:
             said = await records.or_nothing("trail", ticket, self._link.do("HGETALL", keys.trail(ticket)))
         except RedisAway:
             return
-        for each in self._read(ticket, said or {}):
-            trail.add(each)
+        for each in self._read(ticket, (said or {}).values()):
+            trail.heard(each)
 
-    def _read(self, ticket: str, said: Mapping[bytes, bytes]) -> list[Try]:
+    async def latest(self, made: Mapping[str, int]) -> dict[str, Try]:
+        """Return the last try of each ticket that is told, by how many were made for it; raises `RedisAway`."""
+        asked = (
+            records.or_nothing("trail", ticket, self._link.do("HGET", keys.trail(ticket), number))
+            for ticket, number in made.items()
+        )
+        said = zip(made, await asyncio.gather(*asked), strict=True)
+        return {ticket: each for ticket, raw in said if raw for each in self._read(ticket, (raw,))}
+
+    def _read(self, ticket: str, raws: Iterable[bytes]) -> list[Try]:
         read = []
-        for raw in said.values():
+        for raw in raws:
             try:
                 read.append(_decode(self._seal.open(keys.trail(ticket), raw)))
             except Broken:

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from headrace import memory
+from headrace.cache.gauges import CacheGauges
 from headrace.clock import Clock
 from headrace.condition import Condition
 from headrace.config import Keys, Settings, classes, lanes, prices, settings_hash
@@ -107,6 +108,7 @@ class Parts(Made):
         start(self.usage.keep, "usage")
         start(self.recent.keep, "recent")
         start(self.check.run, "redis-check")
+        start(CacheGauges(self.cache, self.clock).keep, "cache-gauges")
         start(lambda: memory.keep_small(self.clock, lambda: self.crowd.stats().calls), "memory")
         start(self.tuner.learner.keep, "learner")
         start(self.tuner.own_limits.keep, "own-limits")

@@ -35,6 +35,8 @@ class Call:
         marks: the ids of the whole answers that were heard.
         tries: how often it was asked.
         words: what was heard in place of an answer.
+        course: of each try when it began and how long it took, in seconds, whom it asked, and what it heard.
+        took_s: until its answer, in the run or in the audit, whichever was longer.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Call:
     spliced: list[str] = field(default_factory=list)
     hung: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
+    course: list[str] = field(default_factory=list)
     tries: int = 0
     took_s: float = 0.0
 
@@ -118,10 +121,14 @@ class Books:
         found = {"twice": self.twice(), "spliced": self.spliced(), "hung": self.hung(), "lost": self.lost()}
         return [f"{what}: {_line(call)}" for what, calls in found.items() for call in calls]
 
+    def refused(self) -> list[str]:
+        """Return a line about each of those that were told not to ask again, with all that they went through."""
+        return [f"refused: {_line(call)}; {call.course}" for call in self.calls if call.end is End.REFUSED]
+
     def slowest(self, count: int) -> list[str]:
-        """Return a line about each of those that waited longest."""
+        """Return a line about each of those that waited longest, with all that they went through."""
         slowest = sorted(self.calls, key=lambda call: call.took_s, reverse=True)[:count]
-        return [f"{call.took_s:.1f} s: {_line(call)}" for call in slowest]
+        return [f"{call.took_s:.1f} s: {_line(call)}; {call.course}" for call in slowest]
 
 
 def _line(call: Call) -> str:

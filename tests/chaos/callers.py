@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import aiohttp
 import grpc.aio
 from tests.chaos.books import Books, Call, End
+from tests.chaos.client import Client
 from tests.chaos.house import Host, House, Span
 from tests.chaos.ways import WAITS, Again, Channels, Grpc, Http, No, Sdk, Submitted, Way
 
@@ -85,9 +86,19 @@ class Callers:
                 break
         else:
             call.end = End.UNANSWERED
-        call.took_s = time.monotonic() - began
+        call.took_s = max(call.took_s, time.monotonic() - began)
 
     async def _ask_once(self, call: Call, host: Host, timeout_s: float) -> None:
+        began, heard = time.monotonic(), "an answer"
+        try:
+            await self._ask(call, host, timeout_s)
+        except (Again, No) as error:
+            heard = str(error)
+            raise
+        finally:
+            call.course.append(f"{time.strftime('%X')} {time.monotonic() - began:.1f} s {host.name}: {heard}")
+
+    async def _ask(self, call: Call, host: Host, timeout_s: float) -> None:
         began, life = time.monotonic(), host.starts
         call.tries += 1
         try:
@@ -138,6 +149,7 @@ async def ways(names: tuple[str, ...]) -> AsyncIterator[dict[str, Way]]:
     """Yield the ways of these names; what they hold is closed with the block."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(None)) as session:
         channels, sdk, sdk_stream = Channels(), Sdk(streams=False), Sdk(streams=True)
+        client, client_stream = Client(streams=False), Client(streams=True)
         known: dict[str, Way] = {
             "http": Http(session, streams=False),
             "http-stream": Http(session, streams=True),
@@ -146,11 +158,13 @@ async def ways(names: tuple[str, ...]) -> AsyncIterator[dict[str, Way]]:
             "submitted": Submitted(channels),
             "sdk": sdk,
             "sdk-stream": sdk_stream,
+            "client": client,
+            "client-stream": client_stream,
         }
         try:
             yield {name: known[name] for name in names}
         finally:
-            for each in (channels, sdk, sdk_stream):
+            for each in (channels, sdk, sdk_stream, client, client_stream):
                 await each.close()
 
 

@@ -55,11 +55,6 @@ async def kill_worker(house: House, dice: random.Random, form: Form) -> None:
     await _kill(house, chosen(house.workers, dice))
 
 
-async def kill_all(house: House, dice: random.Random, form: Form) -> None:
-    """kill -9 of all daemons and workers in one moment, as when a machine loses its power; they are started anew."""
-    await asyncio.gather(*(_kill(house, host) for host in house.hosts))
-
-
 async def _kill(house: House, host: Host) -> None:
     house.kills += 1
     await host.kill()
@@ -84,9 +79,9 @@ async def drain(house: House, dice: random.Random, form: Form) -> None:
 
 
 async def step_clock(house: House, dice: random.Random, form: Form) -> None:
-    """The clock of one daemon goes a minute wrong, ahead or behind, for a while."""
-    file = house.root / chosen(house.daemons, dice).name / "clock"
-    file.write_text(dice.choice(("60", "-60")))
+    """The clock of one process goes wrong, ahead or behind, by a little or by a day, for a while."""
+    file = house.root / chosen(house.hosts, dice).name / "clock"
+    file.write_text(dice.choice(("60", "-60", "4", "-4", "86400", "-86400")))
     await asyncio.sleep(dice.uniform(*form.spell_s))
     file.unlink()
 
@@ -110,41 +105,43 @@ async def stop_redis(house: House, dice: random.Random, form: Form) -> None:
 async def pause_redis(house: House, dice: random.Random, form: Form) -> None:
     """CLIENT PAUSE ALL."""
     seconds = dice.uniform(*form.spell_s)
-    await _say(house, "CLIENT", "PAUSE", str(round(1000 * seconds)), "ALL")
+    await say_to_redis(house, "CLIENT", "PAUSE", str(round(1000 * seconds)), "ALL")
     await asyncio.sleep(seconds)
 
 
 async def sleep_redis(house: House, dice: random.Random, form: Form) -> None:
     """DEBUG SLEEP: Redis is busy with one command."""
-    await _say(house, "DEBUG", "SLEEP", f"{dice.uniform(*form.spell_s):.2f}")
+    await say_to_redis(house, "DEBUG", "SLEEP", f"{dice.uniform(*form.spell_s):.2f}")
 
 
 async def full_redis(house: House, dice: random.Random, form: Form) -> None:
     """Out of memory: what writes is refused."""
-    await _say(house, "CONFIG", "SET", "maxmemory", "1mb")
+    await say_to_redis(house, "CONFIG", "SET", "maxmemory", "1mb")
     await asyncio.sleep(dice.uniform(*form.spell_s))
-    await _say(house, "CONFIG", "SET", "maxmemory", "0")
+    await say_to_redis(house, "CONFIG", "SET", "maxmemory", "0")
 
 
 async def replica_redis(house: House, dice: random.Random, form: Form) -> None:
     """Redis becomes a replica that may not write, and a primary again."""
-    await _say(house, "REPLICAOF", "127.0.0.1", "1")
+    await say_to_redis(house, "REPLICAOF", "127.0.0.1", "1")
     await asyncio.sleep(dice.uniform(*form.spell_s))
-    await _say(house, "REPLICAOF", "NO", "ONE")
+    await say_to_redis(house, "REPLICAOF", "NO", "ONE")
 
 
 async def forget_scripts(house: House, dice: random.Random, form: Form) -> None:
     """SCRIPT FLUSH."""
-    await _say(house, "SCRIPT", "FLUSH")
+    await say_to_redis(house, "SCRIPT", "FLUSH")
 
 
 async def kick_clients(house: House, dice: random.Random, form: Form) -> None:
     """CLIENT KILL of every connection."""
     for kind in ("normal", "pubsub"):
-        await _say(house, "CLIENT", "KILL", "TYPE", kind)
+        await say_to_redis(house, "CLIENT", "KILL", "TYPE", kind)
 
 
-async def _say(house: House, *words: str) -> None:
+async def say_to_redis(house: House, *words: str) -> None:
+    """Say a command to Redis, past the wire; one that breaks the connection is done, too."""
+
     def say() -> None:
         with house.redis() as client, contextlib.suppress(redis.ConnectionError):
             client.execute_command(*words)
@@ -188,6 +185,13 @@ async def late_wire(house: House, dice: random.Random, form: Form) -> None:
     """Everything comes later."""
     assert house.wire is not None
     with house.wire.late(dice.uniform(0.02, 0.3)):
+        await asyncio.sleep(dice.uniform(*form.spell_s))
+
+
+async def torn_wire(house: House, dice: random.Random, form: Form) -> None:
+    """Connections break in the middle of a reply."""
+    assert house.wire is not None
+    with house.wire.torn():
         await asyncio.sleep(dice.uniform(*form.spell_s))
 
 

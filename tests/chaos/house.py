@@ -81,6 +81,10 @@ class Host:
         assert self._served is not None
         return self._served
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._now().process.send_signal(number)
+
     async def start(self) -> None:
         """Start it, and wait until it serves."""
         async with _STARTING:
@@ -100,14 +104,14 @@ class Host:
 
     async def leave(self) -> None:
         """Ask it to leave (SIGTERM), and wait until it has."""
-        served = self._now()
-        served.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(served.process.wait, 60)
+        self.send(signal.SIGTERM)
+        await asyncio.to_thread(self._now().process.wait, 60)
         self._end()
 
     async def still(self, seconds: float) -> None:
         """Stop it in mid-air for so long; callers go on asking it."""
         began = time.monotonic()
+        self.deaf.append(Span(began, began + seconds))  # at once: callers lose their patience while it stands still
         with stopped(self._now().process):
             await asyncio.sleep(seconds)
         self.deaf.append(Span(began, time.monotonic()))

@@ -1,4 +1,4 @@
-"""Rows beside those of rows.py: an upstream that drips or is overloaded for minutes, and a disk that has become read-only."""
+"""Rows beside those of rows.py: an upstream that drips or says 529 for minutes, a read-only disk, a primary that is late."""
 
 from __future__ import annotations
 
@@ -31,9 +31,16 @@ async def long_storm(house: House, dice: random.Random, form: Form) -> None:
     await house.tell_upstream()
 
 
+async def still_primary(house: House, dice: random.Random, form: Form) -> None:
+    """The primary stands still until the Sentinels have made another server the primary, and wakes."""
+    assert house.group is not None
+    await asyncio.to_thread(house.group.still_primary)
+
+
 MORE: Mapping[str, Row] = {
     "drip": Row({"drip": drip}, rounds=3),
     "read-only": Row({"read-only": read_only_disk}, rounds=4, is_own=True, disk_mb=64),
+    "two-primaries": Row({"still-primary": still_primary}, rounds=3, is_group=True),
     "storm": Row({"529-for-minutes": long_storm}, rounds=1, ways=_OWN_WAYS),
 }
 ROWS: Mapping[str, Row] = {**rows.ROWS, **MORE}

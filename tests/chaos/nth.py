@@ -5,6 +5,7 @@ A wire to Redis on which one command meets with trouble: the nth of its kind sin
     after     it is done, its reply is lost, and the connection breaks
     twice     it is done twice, and answered once
     late      the connection breaks, the next one too when it is said again, and only then is it done, each time: for nobody
+    held      it is done, and its reply, with all that come behind it, is held back for longer than anybody waits for Redis
 
 A kind is a script of ours by its file, another command by its first word and the family of its key, or a whole transaction.
 """
@@ -27,8 +28,10 @@ import headrace
 from headrace.link import Script
 
 TROUBLES = ("before", "after", "twice", "late")
+HELD = "held"
 
 _LATE_S = 0.7
+_HELD_S = 2.5
 _TRIES = 2  # of the link
 _SCRIPTS = ("EVALSHA", "EVAL")
 
@@ -130,7 +133,7 @@ class _Carried:
     ) -> None:
         self._wire = wire
         self._reader, self._writer, self._there, self._back = reader, writer, there, back
-        self._owed: deque[str] = deque()  # of each reply to come: "", "swallow" or "cut"
+        self._owed: deque[str] = deque()  # of each reply to come: "", "swallow", "cut" or "hold"
         self._transaction: list[str] | None = None
         self._said: list[bytes] = []  # of a transaction, before its EXEC
 
@@ -168,6 +171,8 @@ class _Carried:
                 return False
             case "after":
                 self._owed.append("cut")
+            case "held":
+                self._owed.append("hold")
             case "twice":
                 again = [*self._said, frame]
                 self._back.write(frame)
@@ -202,7 +207,9 @@ class _Carried:
                 what = "" if frame[:1] == b">" or not self._owed else self._owed.popleft()
                 if what == "cut":
                     return
-                if not what:
+                if what == "hold":
+                    await asyncio.sleep(_HELD_S)
+                if what != "swallow":
                     self._writer.write(frame)
 
 

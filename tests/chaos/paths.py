@@ -30,11 +30,12 @@ import redis
 from tests.chaos.books import Books, Call, End
 from tests.chaos.callers import Callers, Patience, ways
 from tests.chaos.house import House, host
-from tests.chaos.nth import TROUBLES, NthWire, Trouble, nth_wired
+from tests.chaos.nth import HELD, TROUBLES, NthWire, Trouble, nth_wired
 from tests.chaos.ways import Way
 from tests.truth.rig import Upstream, Valkey
 
-QUICK = tuple(kind for kind in TROUBLES if kind != "late")  # what is late takes seconds each time
+_ALL = (*TROUBLES, HELD)
+QUICK = tuple(kind for kind in TROUBLES if kind != "late")  # what is late or held takes seconds each time
 _PATIENCE = Patience(20.0, 45.0)
 _WHOLE_WITHIN_S = 20.0
 _OF_A_KIND = 3
@@ -202,14 +203,14 @@ async def stage() -> AsyncIterator[Stage]:
 
 async def measure(names: Sequence[str], dice: random.Random | None) -> bool:
     """Walk the paths, print the table, and return whether nothing is wrong; *dice* draw one trouble for each command."""
-    print("\n| path | command | " + " | ".join(TROUBLES) + " |\n|---|---|" + "---|" * len(TROUBLES), flush=True)
+    print("\n| path | command | " + " | ".join(_ALL) + " |\n|---|---|" + "---|" * len(_ALL), flush=True)
     is_well, notes, slowest = True, [], 0.0
     async with stage() as at:
         for name in names:
             for number, (command, which) in enumerate(await at.seen(WALKS[name]), 1):
-                drawn = TROUBLES if dice is None else (dice.choice(QUICK),)
+                drawn = _ALL if dice is None else (dice.choice(QUICK),)
                 cells = []
-                for kind in TROUBLES:
+                for kind in _ALL:
                     case = await at.troubled(WALKS[name], Trouble(kind, command, which)) if kind in drawn else None
                     cells.append(_cell(case))
                     slowest = max(slowest, case.took_s if case else 0.0)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.chaos import faults
+from tests.chaos import ends, faults, moods
 from tests.chaos.faults import Fault
 
 _SLOWLY = ("--first-token", "0.05", "--tokens-per-second", "200")
-EVERY_WAY = ("http", "http-stream", "grpc", "grpc-stream", "submitted", "sdk", "sdk-stream")
+EVERY_WAY = ("http", "http-stream", "grpc", "grpc-stream", "submitted", "sdk", "sdk-stream", "client", "client-stream")
 _TS = ("ts", "ts-stream")
 _OTHERS = ("go", "go-stream", *_TS)
 
@@ -49,7 +49,12 @@ class Row:
     disk_mb: int = 0
 
 
-_KILLS: Mapping[str, Fault] = {"kill-daemon": faults.kill_daemon, "kill-worker": faults.kill_worker}
+_KILLS: Mapping[str, Fault] = {
+    "kill-daemon": faults.kill_daemon,
+    "kill-worker": faults.kill_worker,
+    "kill-each": ends.kill_each,
+    "power-failure": ends.power_failure,
+}
 _STOPS: Mapping[str, Fault] = {"stop-daemon": faults.stop_daemon, "stop-worker": faults.stop_worker}
 _REDIS: Mapping[str, Fault] = {
     "restart": faults.restart_redis,
@@ -61,10 +66,24 @@ _REDIS: Mapping[str, Fault] = {
     "script-flush": faults.forget_scripts,
     "client-kill": faults.kick_clients,
 }
+_MOODS: Mapping[str, Fault] = {
+    "busy": moods.busy_redis,
+    "loading": moods.loading_redis,
+    "primary-down": moods.primary_is_down,
+    "no-replicas": moods.no_replicas,
+    "pause-writes": moods.pause_writes,
+}
+_ENDS: Mapping[str, Fault] = {
+    "leave-worker": ends.leave_worker,
+    "killed-still": ends.killed_still,
+    "killed-leaving": ends.killed_leaving,
+    "leaves-silent-redis": ends.leaves_silent_redis,
+}
 _WIRE: Mapping[str, Fault] = {
     "silence": faults.hang_wire,
     "drop": faults.drop_wire,
     "late": faults.late_wire,
+    "torn": faults.torn_wire,
     "all-of-it": faults.bad_wire,
 }
 _UPSTREAM: Mapping[str, Fault] = {
@@ -87,9 +106,11 @@ def _together(*some: Mapping[str, Fault]) -> Mapping[str, Fault]:
 
 
 ROWS: Mapping[str, Row] = {
-    "kills": Row({**_KILLS, "kill-all": faults.kill_all}, rounds=25, others=_OTHERS),
+    "kills": Row(_KILLS, rounds=15, others=_OTHERS),
+    "ends": Row(_ENDS, rounds=5, settings={"DRAIN__TIME": "2s"}),
     "stops": Row(_STOPS, rounds=3),
     "redis": Row(_REDIS, rounds=3, short=4),
+    "moods": Row(_MOODS, rounds=3),
     "wire": Row(_WIRE, rounds=4, short=2),
     "upstream": Row(_UPSTREAM, rounds=2, short=4),
     "own": Row(_OWN, rounds=8, is_own=True),
@@ -98,8 +119,8 @@ ROWS: Mapping[str, Row] = {
     "drain": Row({"drain": faults.drain}, rounds=5, settings={"DRAIN__TIME": "2s"}),
     "clock": Row({"step": faults.step_clock}, rounds=5),
     "everything": Row(
-        _together(_KILLS, _STOPS, _REDIS, _WIRE, _UPSTREAM, {"drain": faults.drain}),
-        rounds=7, callers=24, others=_OTHERS, short_others=_TS, settings={"DRAIN__TIME": "2s"},
+        _together(_KILLS, _STOPS, _ENDS, _REDIS, _MOODS, _WIRE, _UPSTREAM, {"drain": faults.drain, "clock": faults.step_clock}),
+        rounds=5, callers=24, others=_OTHERS, short_others=_TS, settings={"DRAIN__TIME": "2s"},
     ),
 }  # fmt: skip
 SHORT = ("everything", "own")

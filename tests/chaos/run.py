@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from tests.chaos.books import End
@@ -28,18 +28,30 @@ _LOUD = frozenset(("warning", "error", "critical"))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long things take, how patient callers are, and how long the audit may take for each call."""
+    """
+    How long things take, how patient callers are, and how long the audit may take for each call.
+
+    Args:
+        most_faults, most_callers: of a row; 0 is as many as it has.
+        rows_at_once: each of which has a house of its own.
+    """
 
     form: Form
     patience: Patience
     audit_s: float
     is_short: bool = False
+    most_faults: int = 0
+    most_callers: int = 0
+    rows_at_once: int = 1
 
 
 LONG = Plan(Form(calm_s=2.0, spell_s=(1.0, 12.0), still_s=30.0, storm_s=60.0), Patience(20.0, 120.0), audit_s=90.0)
 SHORT_PLAN = Plan(
     Form(calm_s=0.4, spell_s=(0.5, 1.2), still_s=1.5, storm_s=1.5), Patience(10.0, 40.0), audit_s=30.0, is_short=True
 )
+
+
+QUICK_PLAN = replace(SHORT_PLAN, most_faults=10, most_callers=12, rows_at_once=2)
 
 
 @dataclass(slots=True)
@@ -77,7 +89,7 @@ async def _play(at: House, row: Row, plan: Plan, dice: random.Random) -> tuple[C
     """Let callers ask while the faults are done, and look at all they were told once more in the end."""
     async with ways(row.ways) as known, spoken(row.short_others if plan.is_short else row.others) as more:
         callers = Callers(at, {**known, **more}, dice, plan.patience)
-        asking = asyncio.create_task(callers.run(row.callers))
+        asking = asyncio.create_task(callers.run(min(row.callers, plan.most_callers or row.callers)))
         try:
             await asyncio.sleep(_WARM_S)
             spells = [await _spell(at, what, fault, plan.form, dice) for what, fault in _drawn(row, plan, dice)]
@@ -90,7 +102,8 @@ async def _play(at: House, row: Row, plan: Plan, dice: random.Random) -> tuple[C
 
 def _drawn(row: Row, plan: Plan, dice: random.Random) -> list[tuple[str, Fault]]:
     if plan.is_short:
-        return dice.sample(list(row.faults.items()), row.short or len(row.faults))
+        count = row.short or len(row.faults)
+        return dice.sample(list(row.faults.items()), min(count, plan.most_faults or count))
     drawn = list(row.faults.items()) * row.rounds
     dice.shuffle(drawn)
     return drawn
@@ -131,9 +144,11 @@ async def _measured(at: House, callers: Callers, spells: list[Spell]) -> Measure
     notes = [
         f"{dict(told.ends())}, 99 % answered within {took:.1f} s; faults {_counts(spells)}",
         f"slowest recovery after {slow.name}: {slow.recovery_s:.1f} s" if slow else "no fault",
+        ", ".join(f"{time.strftime('%X', time.localtime(spell.begin))} {spell.name}" for spell in spells),
         f"heard in place of answers: {told.words().most_common(8)}",
         *([f"the Sentinels changed the primary {at.group.failovers()} times in all"] if at.group else []),
         *told.slowest(3),
+        *told.refused()[:6],
         *told.troubles()[:12],
         *(_fate(at, call.ticket) for call in told.lost()[:6] if call.ticket and at.valkey),
     ]

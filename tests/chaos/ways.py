@@ -76,7 +76,7 @@ class Http:
         headers = _HEADERS | {"x-api-key": "any", "x-headrace-timeout-ms": str(round(1000 * timeout_s))}
         if call.key:
             headers["idempotency-key"] = call.key
-        data = json.dumps(_body(prompt) | ({"stream": True} if self._streams else {})).encode()
+        data = json.dumps(asked_body(prompt) | ({"stream": True} if self._streams else {})).encode()
         async with self._session.post(f"{host.http}/v1/messages", data=data, headers=headers) as response:
             if response.status != 200:
                 raise _refusal(response.status, response.headers, await response.read())
@@ -86,7 +86,8 @@ class Http:
                 _read_whole(call, await response.json())
 
 
-def _body(prompt: str) -> dict[str, Any]:
+def asked_body(prompt: str) -> dict[str, Any]:
+    """Return what is asked, as the API has it."""
     return {"model": MODEL, "max_tokens": _MAX_TOKENS, "messages": [{"role": "user", "content": prompt}]}
 
 
@@ -123,7 +124,8 @@ async def _read_events(call: Call, lines: AsyncIterator[bytes]) -> None:
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
     said = headers.get("x-should-retry", "")
-    is_worth_it = said == "true" if said else status in _REPEATED or status >= 500
+    # A status of 200 is a stream's, which ended in an error event.
+    is_worth_it = said == "true" if said else status in _REPEATED or status >= 500 or status == 200
     with contextlib.suppress(ValueError, KeyError, TypeError):
         body = json.loads(body)["error"]["message"].encode()
     why = f"{status} {body[:70].decode(errors='replace')}"
@@ -150,7 +152,7 @@ class Sdk:
             if self._streams:
                 await self._stream(call, client, prompt, headers)
             else:
-                said = await client.messages.create(**_body(prompt), extra_headers=headers)
+                said = await client.messages.create(**asked_body(prompt), extra_headers=headers)
                 call.hear(said.id, "".join(block.text for block in said.content), is_whole=True)  # type: ignore[union-attr]
         except anthropic.APIStatusError as error:
             raise _refusal(error.status_code, error.response.headers, error.message.encode()) from None
@@ -161,7 +163,7 @@ class Sdk:
         mark = text = ""
         is_whole = False
         try:
-            async with client.messages.stream(**_body(prompt), extra_headers=headers) as stream:
+            async with client.messages.stream(**asked_body(prompt), extra_headers=headers) as stream:
                 async for event in stream:
                     if event.type == "message_start":
                         mark = event.message.id
@@ -231,24 +233,30 @@ class Grpc:
                 _hear_message(call, (await stub.CreateMessage(asked, timeout=timeout_s)).message)
 
     async def _read(self, call: Call, replies: Any) -> None:
-        mark = text = ""
-        is_whole = False
         try:
-            async for reply in replies:
-                event = reply.event
-                match event.WhichOneof("event"):
-                    case "message_start":
-                        mark = event.message_start.message.id
-                    case "content_block_delta":
-                        text += event.content_block_delta.delta.text_delta.text
-                    case "message_stop":
-                        is_whole = True
+            await hear_events(call, (reply.event async for reply in replies))
         finally:
             replies.cancel()
-            if mark:
-                call.hear(mark, text, is_whole=is_whole)
-        if not is_whole:
-            raise Again("the stream ended early")
+
+
+async def hear_events(call: Call, events: AsyncIterator[Any]) -> None:
+    """Note what a stream of our events comes to; raises `Again` if it is not whole."""
+    mark = text = ""
+    is_whole = False
+    try:
+        async for event in events:
+            match event.WhichOneof("event"):
+                case "message_start":
+                    mark = event.message_start.message.id
+                case "content_block_delta":
+                    text += event.content_block_delta.delta.text_delta.text
+                case "message_stop":
+                    is_whole = True
+    finally:
+        if mark:
+            call.hear(mark, text, is_whole=is_whole)
+    if not is_whole:
+        raise Again("the stream ended early")
 
 
 class Submitted:

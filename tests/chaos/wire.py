@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 _PIECE = 1 << 18
+_TORN = 7  # of so many pieces that come back one is torn
 
 
 class Wire:
@@ -19,6 +20,7 @@ class Wire:
         self._passes = asyncio.Event()
         self._passes.set()
         self._delay_s = 0.0
+        self._is_torn, self._pieces = False, 0
 
     def __repr__(self) -> str:
         return f"<Wire [{len(self._writers) // 2} connections{'' if self._passes.is_set() else ', hangs'}]>"
@@ -41,6 +43,15 @@ class Wire:
         finally:
             self._delay_s = 0.0
 
+    @contextlib.contextmanager
+    def torn(self) -> Iterator[None]:
+        """Break connections in the middle of what comes back, now and then."""
+        self._is_torn = True
+        try:
+            yield
+        finally:
+            self._is_torn = False
+
     def drop(self) -> None:
         """Reset all connections, whatever is on its way."""
         for writer in list(self._writers):
@@ -53,7 +64,7 @@ class Wire:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._pass(reader, back))
-                    group.create_task(self._pass(there, writer))
+                    group.create_task(self._pass(there, writer, is_back=True))
             except* OSError:
                 pass
             finally:
@@ -64,11 +75,15 @@ class Wire:
         finally:
             await end(writer)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_back: bool = False) -> None:
         while data := await reader.read(_PIECE):
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
             await self._passes.wait()
+            self._pieces += is_back
+            if is_back and self._is_torn and self._pieces % _TORN == 0:
+                writer.write(data[: len(data) // 2])
+                break
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError  # and the other direction with it

@@ -147,6 +147,26 @@ async def test_taken_and_never_started(bench, monkeypatch) -> None:
     assert (ticket.state, ticket.attempts) == (State.RUNNING, 1)
 
 
+@pytest.mark.parametrize("in_s", [0.0, 1.0])
+async def test_at_hand_of_the_dead(bench, in_s: float) -> None:
+    """What a process has at hand when it dies is rung by another soon after its time, and not a look ahead later."""
+    dead, other = await bench(is_open=False), await bench()
+    call = a_call()
+    due = call.arrival + in_s
+    ticket_id = await dead.process.tickets.park(call, attempts=1, broken=0, due=due)
+    await until(lambda: dead.ringer.stats().at_hand)
+    dead.task.cancel()
+
+    async def woken() -> bool:
+        other.ringer.wake()
+        return bool(other.rung)
+
+    await until(woken)
+    [(which, attempt, rung)] = other.rung
+    assert (which, attempt) == (ticket_id, 2)
+    assert module._HOLD_S - 0.1 <= rung - due <= module._HOLD_S + 1.0
+
+
 async def test_given_back(bench) -> None:
     """A process that leaves gives back what it has at hand: another has it at once."""
     leaving, other = await bench(is_open=False), await bench()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from google.protobuf import descriptor_database, descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2
 
 from grpc_fakes import serving
+from headrace.edge.reflection import V1, _Pool
 
 Ask = reflection_pb2.ServerReflectionRequest
 VERSIONS = ("v1", "v1alpha")
@@ -112,3 +114,13 @@ async def test_extensions(tmp_path: Path, version: str) -> None:
         )
     assert none.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
     assert list(known.all_extension_numbers_response.extension_number) == []
+
+
+def test_nothing_there_costs_nothing() -> None:
+    """To find that there is no such name takes a moment: strangers may ask for as many as they like."""
+    pool, began = _Pool((V1,)), time.process_time()
+    for number in range(2000):
+        for ask in (pool.FindFileContainingSymbol, pool.FindFileByName, pool.FindMessageTypeByName):
+            with pytest.raises(KeyError):
+                ask(f"headrace.v1.Nothing{number}")
+    assert time.process_time() - began < 1.0

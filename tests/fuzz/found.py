@@ -26,6 +26,12 @@ _ASKS = (
 )
 
 FOUND: dict[str, tuple[bytes, ...]] = {
+    "admin.act": (b'"{;}\xff"', b"[" * 50_000),
+    "admin.view": (b"usage?month=9999-12",),
+    "audit.act": (b'18446744073709551615-1\n{"by":"a","what":"b"}',),
+    "backups": (b'{"format":1,"made":"","keys":-1e400,"sha256":{}}', b"[" * 50_000),
+    "grpc.reflection": (b"headrace.v1.Nothing",),
+    "budgets.level": (b"used=" + b"9" * 40 + b"\nlevel=" + b"9" * 40 + b"\nat=" + b"9" * 40,),
     "bodies.messages": (_MESSAGE % _DIGITS, _MESSAGE % _MANY_DIGITS, _MESSAGE % b"1e400", b"[" * 60_000, b'{"a":' * 12_000),
     "bodies.chat": (_MESSAGE % _DIGITS, _MESSAGE % _MANY_DIGITS),
     "translate.params": (

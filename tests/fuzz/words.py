@@ -13,7 +13,7 @@ from tests.fuzz.target import Target
 from headrace import units
 from headrace.batches.results import readable
 from headrace.cache.control import parse_cache_control
-from headrace.callers import is_key, is_name
+from headrace.callers import is_key
 from headrace.classes import ModelClasses
 from headrace.config import kinds, reading, toml
 from headrace.config.environment import ignored_variables
@@ -27,6 +27,7 @@ from headrace.errors import ConfigError, InvalidCall, NotAllowed
 from headrace.heads import identifier, is_sendable, value_bytes, value_text
 from headrace.heads import readable as readable_value
 from headrace.labels import header_of, labels_of_header
+from headrace.owner import is_name
 from headrace.prices import Prices
 from headrace.resources.places import place_of
 from headrace.unpacking import ENCODINGS, Mispacked, taken, unpacker

@@ -9,11 +9,17 @@ import json
 from collections.abc import Callable, Mapping
 
 import aiohttp
+import grpc.aio
 from tests.hostile.others import MODEL, body
 from tests.hostile.target import Attack, Target, by_many
 
+from headrace.v1 import api_service_pb2, messages_service_pb2
+from headrace.v1.api_service_pb2_grpc import ApiServiceStub
+from headrace.v1.messages_service_pb2_grpc import MessagesServiceStub
+
 _FILE_BYTES = 20_000_000
 _PIECE = 1 << 18
+_OWN_CHANNEL = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
 
 
 def _head(target: Target, line: str, *more: str) -> bytes:
@@ -117,6 +123,50 @@ def _of(count: int, make: Callable[[], bytes]) -> Attack:
     return flood
 
 
+def _short_messages() -> bytes:
+    return _said(messages=[{"role": "user", "content": "x"}] * 1_000_000)
+
+
+def _nested() -> bytes:
+    return _said(
+        messages=[{"role": "user", "content": [{"type": "tool_use", "id": "i", "name": "n", "input": [1] * 15_000_000}]}]
+    )
+
+
+async def over_grpc(target: Target) -> None:
+    """24 bodies of 31 MB over gRPC, half of them raw, half as typed messages: which come whole, whoever waits."""
+    numbers, text = itertools.count(), "The quick brown fox jumps over the lazy dog. " * (31_000_000 // 45)
+    raw, metadata = memoryview(body(text)), (("x-api-key", target.key),)
+
+    async def ask_raw(channel: grpc.aio.Channel) -> None:
+        call = ApiServiceStub(channel).Call(metadata=metadata)
+        headers = [api_service_pb2.Header(name="x-no", value=f"{next(numbers)}")]
+        head = api_service_pb2.CallRequestHead(method="POST", path="/v1/messages", headers=headers)
+        await call.write(api_service_pb2.CallRequest(head=head))
+        await call.write(api_service_pb2.CallRequest(chunk=b'{"top_k":%d,' % next(numbers)))
+        for at in range(1, len(raw), _PIECE):
+            await call.write(api_service_pb2.CallRequest(chunk=bytes(raw[at : at + _PIECE])))
+        await call.done_writing()
+        target.tally[f"answers {(await call.read()).head.status}"] += 1
+
+    async def ask_typed(channel: grpc.aio.Channel) -> None:
+        messages = [{"role": "user", "content": {"text": text}}]
+        params = {"model": MODEL, "max_tokens": 5, "top_k": next(numbers), "messages": messages}
+        request = messages_service_pb2.CreateMessageRequest(params=params)
+        await MessagesServiceStub(channel).CreateMessage(request, metadata=metadata)
+        target.tally["answers"] += 1
+
+    async def once(number: int) -> None:
+        async with grpc.aio.insecure_channel(target.grpc, options=_OWN_CHANNEL) as channel:
+            try:
+                await asyncio.wait_for((ask_raw if number % 2 else ask_typed)(channel), 60)
+            except grpc.aio.AioRpcError as error:
+                target.tally[f"refused {error.code().name}"] += 1
+                await asyncio.sleep(1)
+
+    await by_many(target, 24, once)
+
+
 async def odd_answers(target: Target) -> None:
     """Calls to which upstream says things that make no sense, or have no end (odd_upstream.py)."""
     numbers = itertools.count()
@@ -153,6 +203,11 @@ ATTACKS: Mapping[str, Attack] = {
     "text": _of(24, lambda: _text(31_000_000)),
     "keys": _of(6, lambda: _said(x={f"k{number}": number for number in range(1_000_000)})),
     "integers": _of(6, lambda: _said(x=[1] * 15_000_000)),
+    "nested": _of(6, _nested),
+    "short-messages": _of(6, _short_messages),
+    "many-bodies": _of(300, lambda: _text(4_000_000)),
+    "slow-answers": _of(24, lambda: body("answer in 20000 tokens " + "x" * 31_000_000, 20_000)),
+    "grpc-bodies": over_grpc,
     "odd-upstream": odd_answers,
     "innocent": innocent,
 }

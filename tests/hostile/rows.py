@@ -62,6 +62,11 @@ ROWS: Mapping[str, Needs] = {
     "text": _PLAIN,
     "keys": _PLAIN,
     "integers": _PLAIN,
+    "nested": _PLAIN,
+    "short-messages": _PLAIN,
+    "many-bodies": _PLAIN,
+    "slow-answers": _PLAIN,
+    "grpc-bodies": _PLAIN,
     # From the other sides.
     "odd-upstream": _ODD,
     "planted": _PLAIN,

@@ -6,17 +6,19 @@ A PodMonitor is the operator's, whose schema is in no package that could be pinn
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.packaged.place import ROOT
+from tests.packaged.place import ROOT, Place
 
 from conftest import missing
-from daemon_process import environment, headrace
+from daemon_process import HEADRACE, environment, headrace
 
 PLACE = ROOT / "deploy" / "kubernetes"
 TOOLS = ROOT / ".venv-tools"
@@ -58,6 +60,18 @@ def test_promises() -> None:
     assert "preStop" in text
 
 
+@pytest.mark.long
+def test_pre_stop(place: Place) -> None:
+    """What a pod does before it is told to end: it is out of service, and has finished what it had."""
+    (command,) = re.findall(r"preStop:.*?-c, '(.*?)'\]", (PLACE / "daemonset.yaml").read_text(), re.S)
+    here = {"HOSTNAME": socket.gethostname(), "PATH": f"{Path(HEADRACE).parent}:{os.environ['PATH']}"}
+    environ = place.served.environ | here
+    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    ready = ["curl", "-sS", f"{place.http}/readyz"]
+    assert "the pod ends" in subprocess.run(ready, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
 def test_listed() -> None:
     """kustomization.yaml names the files that there are."""
     named = set(re.findall(r"- (\w+\.yaml)", (PLACE / "kustomization.yaml").read_text()))
@@ -73,4 +87,5 @@ def test_configuration(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = tomllib.loads((PLACE / "config.toml").read_text())
+    assert said["drain"]["delay"] == "3s"
     assert said["listen"]["grpc"] == ["unix:/run/headrace/headrace.sock"]

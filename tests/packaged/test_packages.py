@@ -27,6 +27,13 @@ from daemon_process import Served, serving
 pytestmark = pytest.mark.long
 PLACES = [Path(name) for name in ("/opt/headrace", "/etc/headrace", "/var/lib/headrace", "/run/headrace", "/usr/bin/headrace")]
 UNITS = [f"/usr/lib/systemd/system/{name}.service" for name in ("headrace", "headrace-worker")]
+SHARED = [
+    "bash-completion/completions/headrace", "zsh/*/_headrace", "fish/vendor_completions.d/headrace.fish",
+    *(f"doc/headrace/{name}"
+      for name in ("LICENSE", "NOTICE", "THIRD-PARTY.md", "config.example.toml", "docs/runbook.md", "docs/operate/state.md")),
+    "headrace/prometheus/rules.yml", "headrace/grafana/headrace.json", "man/man1/headrace.1",
+]  # fmt: skip
+AS_USER = ["setpriv", "--reuid", "headrace", "--regid", "headrace", "--clear-groups", "headrace"]
 RPM = ["rpm", "--force-debian", "--nodeps"]
 
 
@@ -80,7 +87,7 @@ def as_the_unit(unit: str, key: str, upstream: str, directory: Path) -> tuple[li
         # As a drop-in might say, so that another daemon may run beside this test.
         "HEADRACE_LISTEN__GRPC": '["unix:/run/headrace/headrace.sock"]',
         "HEADRACE_LISTEN__HTTP": "127.0.0.1:0",
-        "HEADRACE_LISTEN__ADMIN": "[]",
+        "HEADRACE_LISTEN__ADMIN": '["unix:/run/headrace/admin.sock"]',
     }
     return command, environ
 
@@ -98,8 +105,10 @@ def looks_right() -> None:
         assert run("systemd-analyze", "verify", *UNITS) == ""
     configuration = Path("/etc/headrace/config.toml").stat()
     assert (stat.S_IMODE(configuration.st_mode), grp.getgrgid(configuration.st_gid).gr_name) == (0o640, "headrace")
-    assert "ok" in run("setpriv", "--reuid", "headrace", "--regid", "headrace", "--clear-groups", "headrace", "config", "check")
-    assert Path("/usr/share/headrace/prometheus/rules.yml").exists()
+    # Its directories are systemd's to make, when it starts for the first time: until then there is only the file to look at.
+    assert "ok" in run(*AS_USER, "config", "check", "--only-file")
+    for name in SHARED:
+        assert any(place.read_bytes() for place in Path("/usr/share").glob(name)), name
 
 
 def test_deb(built, system, tmp_path):
@@ -117,6 +126,11 @@ def test_deb(built, system, tmp_path):
                 question = {"role": "user", "content": "What is a headrace?"}
                 answer = client.messages.create(model="claude-haiku-4-5", max_tokens=20, messages=[question])
                 first_answer(answer.source, answer.text)
+            page = run("curl", "-sS", "--fail", "--unix-socket", "/run/headrace/admin.sock", "http://localhost/admin/budgets")
+            assert "Budgets" in page
+            run(*AS_USER, "keys", "create", "checkout")
+            assert "checkout" in run(*AS_USER, "keys", "list")
+            assert not Path("/var/lib/headrace/.local").exists()  # they asked the daemon's own Valkey
             assert served.stop() == 0
     configuration = Path("/etc/headrace/config.toml")
     configuration.write_text(configuration.read_text() + "# ours\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.packaged.place import ROOT, serving_at
+from tests.packaged.place import ROOT, Place, serving_at
 
 CALL = """
 from headrace_client import Headrace
@@ -43,13 +44,14 @@ def test_both_from_nothing(built, tmp_path):
     installed = time.monotonic()
     pip(client, *map(str, made.glob("headrace_client-*.whl")))
     ready = time.monotonic()
-    with serving_at(str(daemon / "headrace"), tmp_path) as place:
+    with serving_at(str(daemon / "headrace"), tmp_path, LISTEN__ADMIN='["unix:admin.sock"]') as place:
         up = time.monotonic()
         asked = [str(client / "python"), "-c", CALL.format(address=place.grpc)]
         assert (
             subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path).stdout == "upstream\n"
         )
         answered = time.monotonic()
+        commands_work(daemon / "headrace", place, tmp_path)
 
     told = (installed - began, ready - installed, up - ready, answered - up)
     print("daemon installed {:.1f} s, client {:.1f} s, serves after {:.1f} s, first call {:.2f} s".format(*told))
@@ -65,6 +67,41 @@ def test_both_from_nothing(built, tmp_path):
     listed = subprocess.run([str(client / "pip"), "list"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert "headrace-client" in listed
     assert "headrace " not in listed
+
+
+def commands_work(program: Path, place: Place, directory: Path) -> None:
+    """What needs data files, or libraries of its own, works out of the wheel: the live page, `top`, `doctor`, completion."""
+
+    def said(*command: str, **more: str) -> str:
+        environ = place.served.environ | more
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=directory, env=environ)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    page = ["curl", "-sS", "--fail", "--location", "--unix-socket", str(directory / "admin.sock")]
+    for path, word in {"": "Budgets", "page.js": "EventSource", "page.css": "{", "icon.svg": "<svg"}.items():
+        assert word in said(*page, f"http://localhost/admin/{path}"), path
+    place.served.wait(lambda: "checkout" in said(str(program), "top", "callers", "--once"), within=30)
+    assert json.loads(said(str(program), "top", "budgets", "--once", "--json"))
+    assert "append-only" in said(str(program), "doctor")
+    shell = {"_HEADRACE_COMPLETE": "complete_bash", "COMP_WORDS": "headrace ti", "COMP_CWORD": "1"}
+    assert said(str(program), **shell).split() == ["tickets"]
+
+
+def test_nothing_is_left_out(built):
+    """The daemon's wheel has each file of its package, scripts for Redis and parts of the page too; both have their licence."""
+    made = built("wheels")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "headrace"]
+    files = subprocess.run(listed, cwd=ROOT / "daemon", capture_output=True, text=True, check=True).stdout.split()
+    ((daemon, licences), (client, licence)) = [
+        ([name for name in names if ".dist-info/" not in name], {Path(name).name for name in names if "/licenses/" in name})
+        for names in (zipfile.ZipFile(*made.glob(f"{name}-*.whl")).namelist() for name in ("headrace", "headrace_client"))
+    ]
+    assert sorted(daemon) == sorted([*files, "headrace/COMMIT"])
+    assert any(name.endswith(".lua") for name in files)
+    assert {"LICENSE", "NOTICE", "THIRD-PARTY.md"} <= licences
+    assert "headrace_client/py.typed" in client
+    assert "LICENSE" in licence
 
 
 @pytest.mark.long

@@ -16,6 +16,8 @@ from conftest import BY_THE_CLOCK
 from daemon_process import headrace
 from fleet import simulated
 from headrace.admin.views import VIEWS
+from headrace.callers import KeyStore
+from headrace.link import Link
 from headrace.simulator import Options
 from looking import MODEL, ROLES, House, admin_socket, admin_url, house, shown
 
@@ -187,9 +189,24 @@ async def test_who_may(valkey_url):
         page = await _text(pair, "/admin/callers", pair.keys["eye"])
         assert "data-act" not in page
         assert "You are eye, and may look." in page
+        await revoked_while_open(pair, valkey_url)
         connector = aiohttp.UnixConnector(admin_socket(pair.one))
         async with aiohttp.ClientSession(connector=connector) as over, over.get("http://localhost/admin/api/line") as response:
             assert response.status == 401
+
+
+async def revoked_while_open(pair: House, valkey_url: str) -> None:
+    """Who looks on with a key that is revoked sees no more."""
+    link = Link(valkey_url)
+    headers = {"x-api-key": pair.keys["eye"]}
+    async with pair.session.get(f"{admin_url(pair.two)}/admin/api/events?view=hosts", headers=headers) as response:
+        assert await response.content.readline() == b"retry: 1000\n"
+        assert await KeyStore(link).revoke("eye")
+        async with asyncio.timeout(10):
+            while await response.content.readline():
+                pass
+    assert (await pair.view(pair.two, "hosts", "eye"))[0] == 401
+    await link.aclose()
 
 
 async def _text(pair: House, path: str, key: str = "") -> str:
@@ -225,6 +242,9 @@ async def test_pages_of_others(pair: House):
     url = f"{admin_url(pair.one)}/admin/api/callers/bob/hold"
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         async with pair.session.post(url, data=b"{}", headers={"content-type": kind}) as response:
+            assert response.status == 400
+    for body in (b'"{;}\xff"', b"[" * 10_000, b"{"):
+        async with pair.session.post(url, data=body, headers={"content-type": "application/json"}) as response:
             assert response.status == 400
     async with pair.session.get(f"{admin_url(pair.one)}/admin/budgets") as response:
         assert "script-src 'self'" in response.headers["content-security-policy"]

@@ -176,7 +176,8 @@ async def test_light_and_dark(pair: House, running):
 
 
 async def test_phone(pair: House, running):
-    """On a phone nothing goes past the side, whatever view it is."""
+    """On a phone nothing goes past the side, whatever view it is, and however long what callers made up."""
+    await pair.call(pair.one, model=f'\U0001f98a"<b>{"m" * 200}')
     async with looking(running, admin_url(pair.two), **PHONE) as looker:
         await looker.go("calls")
         href = await looker.page.get_attribute("td a", "href")
@@ -228,9 +229,10 @@ async def test_observers(valkey_url, running):
         await shown(is_free)
 
 
-async def test_lost(pair: House, running):
+async def test_lost(valkey_url, running):
     """A page whose daemon has gone says that it is not live, and goes on when there is one again."""
-    async with looking(running, admin_url(pair.two)) as looker:
+    # A daemon that calls wait in would be half a minute about its leaving.
+    async with stage(valkey_url, DRAIN__TIME="1s") as pair, looking(running, admin_url(pair.two)) as looker:
         await looker.go("hosts")
         await looker.sees("serving")
         await asyncio.to_thread(pair.two.served.stop)

@@ -22,14 +22,15 @@ def environ(tmp_path_factory):
 
 
 def test_help_and_version(environ):
-    """Help names the commands; the version names the commit, Python and Valkey, too; help needs nothing heavy."""
+    """Help names the commands; the version names the commit, Python and Valkey, too; help and settings need nothing heavy."""
     assert all(word in headrace("--help", environ=environ).stdout for word in ("serve", "worker", "simulate", "keys", "cache"))
     said = headrace("--version", environ=environ).stdout
     assert re.fullmatch(r"headrace \d[\w.]* \(commit [0-9a-f]{12}\)\nPython 3\.\d+\.\d+\nValkey \d+\.\d+\.\d+\n", said), said
     assert headrace("-V", environ=environ).stdout == said
     assert "--rate-529" in headrace("simulate", "--help", environ=environ | {"COLUMNS": "120"}).stdout
     heavy = (
-        "import sys; import headrace.main; print([m for m in ('grpc', 'redis', 'aiohttp', 'structlog') if m in sys.modules])"
+        "import sys; from headrace import config, main, passkey; "
+        "print([m for m in ('grpc', 'redis', 'aiohttp', 'structlog') if m in sys.modules])"
     )
 
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout == "[]\n"

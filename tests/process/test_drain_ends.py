@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import itertools
 import json
 import signal
 import time
@@ -11,6 +13,7 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
+import redis
 from google.rpc import error_details_pb2, status_pb2
 
 from conftest import until
@@ -27,6 +30,7 @@ from headrace.v1 import (
 )
 
 DRAIN_S = 2.0
+CHANNELS, BESIDE = 8, 16
 HEADERS = {"anthropic-version": "2023-06-01", "x-api-key": "any"}
 OPTIONS = options_pb2.CallOptions(anthropic_version="2023-06-01")
 
@@ -173,3 +177,115 @@ async def test_no_time_at_all() -> None:
         await until(lambda: upstream.counts.running == len(asking))
         one.served.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(asyncio.gather(*asking), 30)
+
+
+# Where else they may wait: in the queue, in line, for another host's answer.
+
+FEW = '[{name = "few", match = {caller = "few"}, concurrency = 1}]'
+
+
+async def over_http(one, text, **headers):
+    is_told(await http(one, "POST", "/v1/messages", body(text), **headers))
+
+
+async def over_grpc(one, text, caller=""):
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        request = asked(messages_service_pb2.CreateMessageRequest(), text)
+        request.options.caller = caller
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await messages_service_pb2_grpc.MessagesServiceStub(channel).CreateMessage(request, timeout=60)
+    status_of(caught.value)
+
+
+async def test_told_wherever_they_wait(valkey_url) -> None:
+    """Parked, parked with a key, in line for a limit, and following what another daemon leads: the same, at both doors."""
+    more = {"DRAIN__TIME": f"{DRAIN_S:g}s", "UPSTREAM__OVERLOAD_GATE": "off"}
+    async with (
+        simulated() as upstream,
+        daemon_beside(upstream.url, valkey_url, LIMIT=FEW, **more) as one,
+        daemon_beside(upstream.url, valkey_url) as two,
+    ):
+        for text in ("followed", "few first"):
+            upstream.faults.add("hang", text=text)
+        upstream.faults.add("overloaded", text="parked", retry_after_s=30)
+        led = [asyncio.create_task(http(two, "POST", "/v1/messages", body("followed")))]
+        first = asyncio.create_task(over_grpc(one, "few first", caller="few"))
+        await until(lambda: upstream.counts.running == 2)
+        asking = [
+            over_http(one, "parked"),
+            over_grpc(one, "parked"),
+            over_http(one, "parked, keyed", **{"idempotency-key": "k"}),
+            over_http(one, "in line", **{"x-headrace-caller": "few"}),
+            over_grpc(one, "in line, too", caller="few"),
+            over_http(one, "followed"),
+            over_grpc(one, "followed"),
+        ]
+        tasks = [first, *map(asyncio.create_task, asking)]
+        await until(lambda: upstream.counts.total >= 4)
+        await asyncio.sleep(0.5)  # they have all come to where they wait
+        assert not any(task.done() for task in tasks)
+        began = time.monotonic()
+        one.served.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        assert time.monotonic() - began < DRAIN_S + 0.5
+        await asyncio.to_thread(one.served.process.wait, 30)
+        assert one.served.process.returncode == 0
+        for task in led:
+            task.cancel()
+        await asyncio.gather(*led, return_exceptions=True)
+    assert "Traceback" not in one.served.log
+
+
+@pytest.mark.parametrize("silent_s", [DRAIN_S / 2, 3 * DRAIN_S], ids=["and comes back", "for longer"])
+async def test_told_while_redis_is_silent(valkey_url, silent_s) -> None:
+    """Redis stands still as the drain begins: who waits for an answer hears the same, and as soon, whatever Redis owes."""
+    slowly = Options(first_token_s=0.2, tokens_per_s=10, jitter=0, answer_tokens=(300, 300))
+    more = {"DRAIN__TIME": f"{DRAIN_S:g}s", "LIMIT": '[{name = "org", requests_per_minute = 6000, concurrency = 50}]'}
+    asks = [ask for ask in ASKS if ask is not waiting]
+    async with simulated(slowly) as upstream, daemon_beside(upstream.url, valkey_url, **more) as one:
+        for text in ("unary", "keyed", "not begun", "raw"):
+            upstream.faults.add("hang", text=text)
+        upstream.faults.add("hang", path="/v1/files")
+        asking = [asyncio.create_task(ask(one)) for ask in asks]
+        await until(lambda: upstream.counts.running == len(asks) or any(task.done() for task in asking), within=20)
+        await asyncio.sleep(0.5)  # streams have begun
+        with redis.Redis.from_url(valkey_url) as client:
+            client.client_pause(round(silent_s * 1000))
+        began = time.monotonic()
+        one.served.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*asking), 30)
+        assert time.monotonic() - began < DRAIN_S + 1.0
+        await asyncio.to_thread(one.served.process.wait, 60)
+        assert one.served.process.returncode == 0
+        print(f"left after {time.monotonic() - began:.1f} s")
+    assert "Traceback" not in one.served.log
+
+
+async def test_told_in_mid_load() -> None:
+    """gRPC calls that come just as the drain begins, many at once: each is answered, or told UNAVAILABLE and no CANCELLED."""
+    async with simulated() as upstream, daemon_beside(upstream.url, DRAIN__TIME=f"{DRAIN_S:g}s") as one:
+        codes: collections.Counter[str] = collections.Counter()
+
+        async def ask_on(number: int) -> None:
+            async with grpc.aio.insecure_channel(one.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                stub = messages_service_pb2_grpc.MessagesServiceStub(channel)
+                await asyncio.gather(*(ask(stub, f"{number}.{which}") for which in range(BESIDE)))
+
+        async def ask(stub: messages_service_pb2_grpc.MessagesServiceStub, text: str) -> None:
+            for turn in itertools.count():
+                try:
+                    await stub.CreateMessage(asked(messages_service_pb2.CreateMessageRequest(), f"{text}.{turn}"), timeout=30)
+                except grpc.aio.AioRpcError as error:
+                    codes[f"{error.code().name} {error.details()[:40]}"] += 1
+                    if "connect" in (error.details() or ""):
+                        return
+                    await asyncio.sleep(1.0)  # as it was told
+                else:
+                    codes["OK"] += 1
+
+        asking = [asyncio.create_task(ask_on(number)) for number in range(CHANNELS)]
+        await until(lambda: codes["OK"] > 100)
+        one.served.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*asking), 60)
+    print(codes)
+    assert {code.partition(" ")[0] for code in codes} <= {"OK", "UNAVAILABLE"}, codes

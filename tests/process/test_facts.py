@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from conftest import start_valkey, until
+from daemon_process import headrace
 from fleet import daemon_beside, simulated
 from headrace.simulator import Options
 
@@ -136,12 +137,26 @@ def plain_valkey(tmp_path_factory, *options: str):
 )
 async def test_redis_unreached(url: str, address: str, cause: str) -> None:
     """Where Redis is, and why it is not reached: in /readyz and in the log, at warning; and never the password."""
-    async with daemon_beside("http://127.0.0.1:1", url) as at, aiohttp.ClientSession() as session:
+    async with (
+        daemon_beside("http://127.0.0.1:1", url, AUTH__DEFAULT_ROLE="observer") as at,
+        aiohttp.ClientSession() as session,
+    ):
         said = await page(session, f"{at.http}/readyz")
         assert f"Redis cannot be reached at {address}: {cause}" in said
+        if "hidden-word" in url:
+            await commands(at.served.environ | {"HEADRACE_LISTEN__GRPC": json.dumps([at.grpc])}, address, cause)
     told = [line for line in events(at.served, "redis.lost") if line["part"] == "link"]
     assert {(line["address"], line["error"], line["level"]) for line in told} == {(address, cause, "warning")}
     assert "hidden-word" not in at.served.log + said
+
+
+async def commands(environ, address: str, cause: str) -> None:
+    """Commands say it, too, and not that no daemon answers; those that need none say where Redis is."""
+    for command in ("hosts", "tickets list", "audit", "keys list"):
+        done = await asyncio.to_thread(headrace, *command.split(), environ=environ)
+        assert (done.returncode, cause in done.stderr, "is it running" in done.stderr) == (1, True, False), done.stderr
+    assert address in done.stderr
+    assert "hidden-word" not in done.stderr
 
 
 async def test_redis_password(tmp_path_factory) -> None:

@@ -129,9 +129,11 @@ async def test_follower(held, stream):
     at, web, _ = held
     leads = asyncio.create_task(by_http(web, at, "shared", stream=stream, ms=round(SHORT_S * 1000)))
     asked = [by_http(web, at, "shared", stream=stream, ms=1500) for _ in range(WAITING)]
-    for status, said in await asyncio.gather(*asked):
-        assert status == 429, said
-        assert "limit narrow" in said
+    async with grpc.aio.insecure_channel(at.grpc) as channel:
+        asked += [by_api(channel, "shared", is_stream=stream, timeout=1.5) for _ in range(WAITING)]
+        for status, said in await asyncio.gather(*asked):
+            assert status == 429, said
+            assert "limit narrow" in said
     assert not leads.done()
     leads.cancel()
     await asyncio.gather(leads, return_exceptions=True)

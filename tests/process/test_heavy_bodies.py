@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import os
@@ -40,22 +41,30 @@ def body(*items: object, **more: object) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode()
 
 
-HEAVY = {
-    "blocks": body(*[BLOCK] * BLOCKS),
-    "null": body(*[{"type": "text", "text": "a null block"}] * BLOCKS),
-    "objects": body(*[{}] * 1_000_000),
-    "numbers": body(x=[1] * 4_000_000),
-    "names": body(x={f"name {number}": number for number in range(400_000)}),
-    "escapes": body(*[{"type": "text", "text": '":'}] * 200_000).replace(b'\\"', b"\\u0022"),
-    "lists": body(x=[[]] * 1_500_000),
-}
-WRONG = {
-    "deep": b'{"model":' + b"[" * 10_000_000,
-    "no JSON": b"x" * 10_000_000,
-    "cut off": body(*[BLOCK] * BLOCKS)[:-3],
-    "no text": body(*[BLOCK] * BLOCKS).replace(b"a small block", b"\xff" * 13),
-    "twice": body(*[BLOCK] * BLOCKS)[:-1] + b',"model":"n"}',
-}
+# Made when they are asked for: whoever reads this file to see what tests there are would take seconds for them.
+@functools.cache
+def heavy() -> dict[str, bytes]:
+    """Bodies of very many small things, by what these are."""
+    return {
+        "blocks": body(*[BLOCK] * BLOCKS),
+        "null": body(*[{"type": "text", "text": "a null block"}] * BLOCKS),
+        "objects": body(*[{}] * 1_000_000),
+        "numbers": body(x=[1] * 4_000_000),
+        "names": body(x={f"name {number}": number for number in range(400_000)}),
+        "escapes": body(*[{"type": "text", "text": '":'}] * 200_000).replace(b'\\"', b"\\u0022"),
+        "lists": body(x=[[]] * 1_500_000),
+    }
+
+
+def wrong() -> dict[str, bytes]:
+    """Bodies as heavy that are no calls, by what is wrong about them."""
+    return {
+        "deep": b'{"model":' + b"[" * 10_000_000,
+        "no JSON": b"x" * 10_000_000,
+        "cut off": heavy()["blocks"][:-3],
+        "no text": heavy()["blocks"].replace(b"a small block", b"\xff" * 13),
+        "twice": heavy()["blocks"][:-1] + b',"model":"n"}',
+    }
 
 
 CHAT = json.dumps({
@@ -141,22 +150,22 @@ async def post(url: str, raw: bytes, *, path: str = "/v1/messages") -> tuple[int
 
 async def test_http(here: House) -> None:
     """Over HTTP, whatever the many things are: each is answered, and found again by its bytes."""
-    for name, raw in HEAVY.items():
+    for name, raw in heavy().items():
         async with here.at_ease(name):
             assert await post(here.daemon.http, raw) == (200, MESSAGE), name
-    assert await post(here.daemon.http, HEAVY["blocks"]) == (200, MESSAGE)
+    assert await post(here.daemon.http, heavy()["blocks"]) == (200, MESSAGE)
 
 
 async def test_chat(here: House) -> None:
     """In the other dialect, too."""
     async with here.at_ease("chat"):
-        status, _ = await post(here.daemon.http, HEAVY["null"], path="/v1/chat/completions")
+        status, _ = await post(here.daemon.http, heavy()["null"], path="/v1/chat/completions")
     assert status == 200
 
 
 async def test_wrong(here: House) -> None:
     """What is no call is refused for what it is, and nobody waits for that."""
-    for name, raw in WRONG.items():
+    for name, raw in wrong().items():
         async with here.at_ease(name):
             status, said = await post(here.daemon.http, raw)
         assert (status, json.loads(said)["error"]["type"]) == (400, "invalid_request_error"), name
@@ -192,7 +201,7 @@ async def test_grpc(here: House) -> None:
         async with here.at_ease():
             said = await MessagesServiceStub(channel).CreateMessage(typed(), timeout=120)
         assert said.message.id == "msg_1"
-        raw = HEAVY["blocks"]
+        raw = heavy()["blocks"]
         parts = [api_service_pb2.CallRequest(head=api_service_pb2.CallRequestHead(method="POST", path="/v1/messages"))]
         parts += [api_service_pb2.CallRequest(chunk=raw[at : at + 1_000_000]) for at in range(0, len(raw), 1_000_000)]
         async with here.at_ease():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from pathlib import Path
@@ -15,9 +16,10 @@ from daemon_process import environment, headrace
 from fleet import Daemon, daemon_beside, simulated
 from headrace.keystore import KeyStore
 from headrace.link import Link
-from headrace.v1 import usage_service_pb2, usage_service_pb2_grpc
+from headrace.v1 import api_service_pb2, usage_service_pb2, usage_service_pb2_grpc
+from looking import admin_url
 
-REQUIRED = {"AUTH__REQUIRED": "true"}
+REQUIRED = {"AUTH__REQUIRED": "true", "LISTEN__ADMIN": '["127.0.0.1:0"]'}
 
 
 class Silent(Link):
@@ -43,14 +45,33 @@ async def known_over_grpc(one: Daemon, key: str) -> bool:
     return True
 
 
-DOORS = (known_over_http, known_over_grpc)
+async def known_in_call(one: Daemon, key: str) -> bool:
+    """Within `ApiService.Call`, whose head comes with the key."""
+    async with grpc.aio.insecure_channel(one.grpc) as channel:
+        asked = api_service_pb2.CallRequest(head=api_service_pb2.CallRequestHead(method="GET", path="/v1/files"))
+        call = channel.stream_stream("/headrace.v1.ApiService/Call")(
+            iter([asked.SerializeToString()]), metadata=[("x-api-key", key)], timeout=10
+        )
+        return api_service_pb2.CallResponse.FromString(await call.read()).head.status != 401
 
 
-async def until_all(daemons, key: str, is_known: bool) -> float:
+async def known_to_the_page(one: Daemon, key: str) -> bool:
+    """By the live page, which is not for its role, as a browser says it."""
+    headers = {"authorization": f"Basic {base64.b64encode(f'any:{key}'.encode()).decode()}"}
+    async with aiohttp.ClientSession() as session, session.get(f"{admin_url(one)}/admin/api", headers=headers) as response:
+        assert response.status in (401, 403)
+        return response.status == 403
+
+
+DOORS = (known_over_http, known_over_grpc)  # each takes a moment to ask
+ALL_DOORS = (*DOORS, known_in_call, known_to_the_page)
+
+
+async def until_all(daemons, key: str, is_known: bool, doors=DOORS) -> float:
     """Ask all doors of all daemons until each knows a key, or none does; return the seconds since this began."""
     begun = time.monotonic()
     async with asyncio.timeout(20):
-        await asyncio.gather(*(_until(door, one, key, is_known) for one in daemons for door in DOORS))
+        await asyncio.gather(*(_until(door, one, key, is_known) for one in daemons for door in doors))
     return time.monotonic() - begun
 
 
@@ -79,6 +100,36 @@ async def test_nudge_lost(valkey_url: str) -> None:
     assert max(took) < 1.0
 
 
+async def test_whoever_looks_on(valkey_url: str) -> None:
+    """Events of the live page end within a second when the key by which they were asked for is revoked, or expires."""
+    link = Link(valkey_url)
+    store = KeyStore(link)
+    async with simulated() as upstream, daemon_beside(upstream.url, valkey_url, **REQUIRED) as one:
+        revoked, expiring = await store.create("a", role="observer"), await store.create("a", role="observer", lasts_s=6.0)
+        await until_all((one,), await store.create("b"), True)
+
+        async def look_on(key: str) -> float:
+            events = f"{admin_url(one)}/admin/api/events"
+            async with aiohttp.ClientSession() as session, session.get(events, headers={"x-api-key": key}) as response:
+                assert response.status == 200
+                looking.set()
+                async with asyncio.timeout(20):
+                    await response.read()
+                return time.time()
+
+        for key in (expiring, revoked):
+            looking = asyncio.Event()
+            ends = asyncio.create_task(look_on(key))
+            await asyncio.wait_for(looking.wait(), 10)
+            if key is revoked:
+                await store.revoke(key.split("_")[1])
+                until = time.time()
+            else:
+                until = next(each.expires for each in await store.list() if each.expires)
+            assert await ends < until + 1.5
+    await link.aclose()
+
+
 async def test_expired_and_rotated(valkey_url: str) -> None:
     """A key that has expired is refused at every door, and so is one that was rotated, once the overlap is over."""
     link = Link(valkey_url)
@@ -89,14 +140,14 @@ async def test_expired_and_rotated(valkey_url: str) -> None:
         daemon_beside(upstream.url, valkey_url, **REQUIRED) as two,
     ):
         old = await store.create("a", lasts_s=60.0)
-        await until_all((one, two), old, True)
+        await until_all((one, two), old, True, ALL_DOORS)
         new = await store.rotate(old.split("_")[1], overlap_s=3.0)
-        await until_all((one, two), new, True)
-        assert all([await door(each, old) for door in DOORS for each in (one, two)])
-        await until_all((one, two), old, False)
+        await until_all((one, two), new, True, ALL_DOORS)
+        assert all([await door(each, old) for door in ALL_DOORS for each in (one, two)])
+        await until_all((one, two), old, False, ALL_DOORS)
         ends = {key.prefix: key.expires for key in await store.list()}[old[:15]]
         assert 0 <= time.time() - ends < 1.5
-        assert all([await door(each, new) for door in DOORS for each in (one, two)])
+        assert all([await door(each, new) for door in ALL_DOORS for each in (one, two)])
         while (used := {key.prefix: key.used for key in await store.list()})[old[:15]] is None:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         assert abs(used[old[:15]] - time.time()) < 60

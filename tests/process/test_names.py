@@ -45,8 +45,12 @@ class Stage:
         async with self.session.post(f"{self.daemon.http}/v1/messages", json=_body(text, stream), headers=headers) as response:
             await response.read()
             said = response.headers
-            is_answer = response.status == 200
-            return Said(said["x-headrace-request-id"], said.get("server-timing", ""), is_answer, said["request-id"])
+            assert said["server"] == "headrace"
+            is_answer, timing = response.status == 200, said.get("server-timing", "")
+            tries = timing.count("attempt;")
+            if not (is_answer and stream):  # how many a live stream took is not known when it begins
+                assert int(said["x-headrace-attempts"]) == tries, timing
+            return Said(said["x-headrace-request-id"], timing, is_answer, said["request-id"])
 
     async def typed(self, text: str, *, stream: bool, id: str, caller: str, within_s: float) -> Said:
         kind = messages_service_pb2.StreamMessageRequest if stream else messages_service_pb2.CreateMessageRequest

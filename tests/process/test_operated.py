@@ -196,6 +196,10 @@ async def test_tickets(pair: Pair) -> None:
         return len(await pair.said(pair.two, "tickets", "list", "--caller", "reports.*", "--state", "running")) == 3
 
     await until(are_there, within=20)
+    running = await pair.said(pair.two, "tickets", "list", "--caller", "reports.*")
+    assert {each.get("waits_for") for each in running if each["state"] == "TICKET_STATE_RUNNING"} == {"reports"}
+    assert (await pair.said(pair.two, "tickets", "show", running[0]["id"]))["waits_for"] == "reports"
+    assert "waits for reports" in await pair.command(pair.one, "explain", running[0]["id"])
     assert await pair.said(pair.two, "tickets", "list", "--caller", "other*") == []
     assert await pair.said(pair.two, "tickets", "list", "--caller", "reports.*", "--older", "10m") == []
     asked = await pair.command(pair.two, "tickets", "cancel", "--caller", "reports.*", code=4)

@@ -7,7 +7,10 @@ import json
 import time
 
 import aiohttp
+import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from conftest import start_valkey, until
 from fleet import daemon_beside, simulated
@@ -84,6 +87,13 @@ async def test_degraded(tmp_path, losses: tuple[str, ...], status: int) -> None:
             said = await ready(web, one.http)
             assert said[0] == status
             assert ("degraded: Redis cannot be reached" in said[1]) == (status == 200)
+            async with grpc.aio.insecure_channel(one.grpc) as channel:
+
+                async def is_the_same() -> bool:
+                    health = await HealthStub(channel).Check(HealthCheckRequest(), timeout=10)
+                    return (health.status == HealthCheckResponse.SERVING) == (status == 200)
+
+                await until(is_the_same)
             if status == 200:
                 assert await ask(web, one.http, "without Redis") == 200
                 await until(

@@ -111,9 +111,9 @@ async def test_unset(pair):
     await pair.command(pair.two, "limits", "unset", "org")
     await asyncio.sleep(1)  # that is what is promised
     assert (await pair.state(pair.one))["limits"][0]["source"] == "LIMIT_SOURCE_CONFIGURED"
-    assert "there are: org, crowd" in await pair.command(pair.one, "limits", "set", "or", "--concurrency", "5", code=1)
+    assert "there are: org, crowd" in await pair.command(pair.one, "limits", "set", "or", "--concurrency", "5", code=3)
     assert "at least 1" in await pair.command(pair.one, "limits", "set", "org", "--concurrency", "0", code=1)
-    assert "nothing is laid over limit org" in await pair.command(pair.one, "limits", "unset", "org", code=1)
+    assert "nothing is laid over limit org" in await pair.command(pair.one, "limits", "unset", "org", code=3)
     assert "duration" in await pair.command(pair.one, "limits", "set", "org", "--for", "soon", code=2)
 
 
@@ -143,4 +143,4 @@ async def test_held(pair):
     assert status == 429
     assert "bob is on hold" in told
     assert '"caller.held"' in pair.two.served.log
-    assert "there are: bob" in await pair.command(pair.one, "release", "ann", code=1)
+    assert "there are: bob" in await pair.command(pair.one, "release", "ann", code=3)

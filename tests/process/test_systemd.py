@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_security(analyze, unit):
     done = analyze("security", "--offline=true", "--threshold=20", unit)
     assert done.returncode == 0, done.stdout.splitlines()[-1]
     assert float(re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)[1]) <= 2.0
+
+
+def test_packaged_configuration():
+    """Commands outside of the service find its state and sockets: the packages' configuration names the unit's places."""
+    unit = dict(settings((SYSTEMD / "headrace.service").read_text()))
+    said = tomllib.loads((SYSTEMD.parent / "deploy" / "package" / "config.toml").read_text())
+    assert said["state"]["dir"] == f"/var/lib/{unit['StateDirectory']}"
+    sockets = [address for name in ("grpc", "admin") for address in said["listen"][name] if address.startswith("unix:")]
+    assert {Path(address).parent for address in sockets} == {Path(f"unix:/run/{unit['RuntimeDirectory']}")}
 
 
 def test_units_agree():

@@ -230,6 +230,8 @@ async def _exemplars(stage: Stage) -> None:
     assert "trace_id" not in said
     labels = f'gen_ai_operation_name="chat",gen_ai_provider_name="anthropic",gen_ai_request_model="{MODEL}"'
     assert re.search(rf'gen_ai_client_token_usage_bucket{{{labels},gen_ai_token_type="output",le="16.0"}} [1-9]', said), said
+    for name in ("gen_ai_client_operation_time_per_output_chunk_seconds", "gen_ai_server_time_per_output_token_seconds"):
+        assert re.search(rf"{name}_count{{{labels}}} [1-9]", said), name  # of the streams
     assert (
         re.search(rf'gen_ai_client_operation_duration_seconds_count{{error_type="529",{labels}}} 2', said)
         or 'error_type="529"' in said

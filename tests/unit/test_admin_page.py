@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from headrace import observe
 from headrace.admin import page, tables
 from headrace.admin.html import Markup, join, tag
 from headrace.admin.rows import Shown
 from headrace.admin.views import VIEWS, Asked
+from headrace.instruments import Histogram, Instrument
 from page_rows import EVIL, SUMMARY, shown
 
 
@@ -99,3 +101,16 @@ def test_tags():
     )
     assert isinstance(join(inner, "<"), Markup)
     assert tag("i", "a\x00b\u202ec\ud800") == "<i>a\ufffdb\ufffdc\ufffd</i>"
+
+
+def test_figures_behind():
+    """The queries that a view names for Prometheus are of metrics, and labels, that there are."""
+    made = {
+        each.name: {*each.labels, "le"} if isinstance(each, Histogram) else set(getattr(each, "labels", ()))
+        for each in vars(observe).values()
+        if isinstance(each, Instrument)
+    }
+    for query in (query for queries in page.BEHIND.values() for query in queries):
+        [name] = re.findall(r"headrace_\w+", query)
+        by = re.findall(r"by \(([^)]*)\)", query)
+        assert set(re.split(r", ?", by[0]) if by else ()) <= made[name.removesuffix("_bucket")], query

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from headrace.basin import LIGHT_BYTES, Basin, BasinStats, Place
+from headrace.basin import HEAVY_BYTES, LIGHT_BYTES, Basin, BasinStats, Place
 from headrace.errors import QueueFull
 
 MB = 1_000_000
@@ -36,8 +36,8 @@ async def sending(basin: Basin, caller: str, size: int, ended: list[str]) -> Asy
         await asyncio.wait([task])
 
 
-def basin_of(most: int, patience_s: float = 30.0) -> Basin:
-    return Basin(most, patience_s=patience_s, now=asyncio.get_running_loop().time)
+def basin_of(most: int, patience_s: float = 30.0, **held: int) -> Basin:
+    return Basin(most, patience_s=patience_s, now=asyncio.get_running_loop().time, **held)
 
 
 async def settled() -> None:
@@ -135,3 +135,61 @@ async def test_who_leaves_while_it_waits_leaves_nothing_behind() -> None:
                 task.cancel()
             await asyncio.wait(tasks)
             assert basin.stats() == BasinStats(MB, 1, 1, 0)
+
+
+# What calls hold.
+
+
+async def test_whose_calls_hold_much_sends_no_more_and_is_not_refused() -> None:
+    basin, ended = basin_of(32 * MB, patience_s=0.05, most_held_bytes=64 * MB, most_held_of_one=16 * MB), list[str]()
+    async with contextlib.AsyncExitStack() as stack:
+        with basin.place("one") as first:
+            await first.add(12 * MB)
+            first.hold(12 * MB)
+            assert basin.stats() == BasinStats(0, 0, 0, 0, 12 * MB)
+            second = await stack.enter_async_context(sending(basin, "one", 12 * MB, ended))
+            other = await stack.enter_async_context(sending(basin, "other", 20 * MB, ended))
+            async with asyncio.timeout(10):
+                await other
+            await asyncio.sleep(0.2)  # several times as long as it would wait for room in the basin
+            assert not second.done()
+            assert basin.stats().bytes <= 5 * MB
+        async with asyncio.timeout(10):
+            await second
+    assert basin.stats() == BasinStats(0, 0, 0, 0)
+
+
+async def test_one_body_always_passes() -> None:
+    basin = basin_of(MB, most_held_bytes=MB)
+    with basin.place("one") as first:
+        await first.add(31 * MB)
+        first.fill()
+        first.hold(31 * MB)
+        assert basin.stats().held_bytes == 31 * MB
+
+
+async def test_small_bodies_are_not_held_up() -> None:
+    basin = basin_of(32 * MB, most_held_bytes=MB)
+    with basin.place("one") as first, basin.place("one") as second:
+        first.hold(8 * MB)
+        async with asyncio.timeout(1):
+            await second.add(HEAVY_BYTES)
+        second.hold(HEAVY_BYTES)
+        assert basin.stats().held_bytes == 8 * MB
+
+
+async def test_what_came_at_one_go_is_refused_where_much_of_its_callers_is_here() -> None:
+    basin = basin_of(32 * MB, most_held_bytes=256 * MB, most_held_of_one=64 * MB)
+    with contextlib.ExitStack() as stack:
+        places = [stack.enter_context(basin.place("one")) for _ in range(6)]
+        places[0].hold(31 * MB)
+        places[1].hold(31 * MB)
+        waits = asyncio.create_task(places[2].came(31 * MB))
+        await settled()
+        assert not waits.done()
+        with pytest.raises(QueueFull):
+            await places[3].came(31 * MB)
+        places[3].release()
+        places[0].release()
+        async with asyncio.timeout(1):
+            await waits

@@ -8,11 +8,12 @@ from structlog.testing import capture_logs
 from conftest import start_valkey, until
 from headrace import keys
 from headrace.budget.hosts import Hosts
-from headrace.callers import Callers, KeyStore, is_name
+from headrace.callers import Callers, KeyStore
 from headrace.clock import HandClock
 from headrace.errors import InvalidCall, RedisAway, UnknownCaller
 from headrace.link import Link
 from headrace.model import Caller, Lane, Role
+from headrace.owner import is_name
 
 CHECKOUT = Caller("checkout", Lane.INTERACTIVE, 2)
 

@@ -1,15 +1,20 @@
 """No secret comes out of the configuration, wherever it was written by mistake."""
 
 import json
+import re
 import time
 import tomllib
+from typing import get_origin
 
 import pytest
 
 from config_parts import HOME, problems
 from headrace import config
 from headrace.config import toml
+from headrace.config.environment import known_keys
 from headrace.config.kinds import hide_password
+from headrace.config.tables import Settings, fields_of
+from headrace.errors import ConfigError
 
 SECRET = "hunter2"
 
@@ -47,6 +52,41 @@ SECRET = "hunter2"
 def test_mistaken(write, text):
     """An error names where a value is wrong and not the value, unless that can be no secret."""
     assert SECRET not in problems(write(text))
+
+
+def _tables() -> list[str]:
+    """Return how every table there is begins, those of lists and of names among them."""
+    fixed = [f"[{name}]" for name, kind in fields_of(Settings).items() if isinstance(kind, type)]
+    named = [f"[{name}.a]" for name, kind in fields_of(Settings).items() if get_origin(kind) is dict]
+    return [*fixed, *named, "[[limit]]\nname = 'a'", "[[limit]]\nname = 'a'\n[limit.match]", "[price.a.tiers]"]
+
+
+UNKNOWN = ("secret", "api_key", "password", "tls_key", "url", "ssl_password", "pepper", "token", "Api_Key", "api-key")
+KNOWN = {("[upstream]", "api_key"), ("[listen]", "tls_key"), ("[redis]", "tls_key"), ("[redis]", "url")}
+
+
+@pytest.mark.parametrize("table", _tables())
+@pytest.mark.parametrize("value", ["'hunter2'", "['hunter2']", "{ a = 'hunter2' }", "[{ b = ['hunter2'] }]"])
+def test_under_any_name_in_any_table(write, table, value):
+    """In whichever table it stands, by whichever name that there is not: its value is not said."""
+    for name in UNKNOWN:
+        if (table, name) not in KNOWN:
+            assert SECRET not in problems(write(f"{table}\n{name} = {value}")), name
+
+
+PEM = "'''-----BEGIN PRIVATE KEY-----\nhunter2\n'''"
+
+
+@pytest.mark.parametrize("key", [key for key in known_keys() if re.search(r"\..*(file|tls|key|url|proxy)", key)])
+@pytest.mark.parametrize("value", ["'hunter2'", PEM, "['hunter2']", "{ a = 'hunter2' }"])
+def test_in_the_place_of_a_file(write, key, value):
+    """Nor is what was put where a file, a key or a URL is named."""
+    table, _, name = key.rpartition(".")
+    try:
+        said = toml.dumps(config.load(write(f"[{table}]\n{name} = {value}"), HOME).redacted())
+    except ConfigError as error:
+        said = str(error)
+    assert SECRET not in said
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,19 @@ def test_idle_give_way() -> None:
     assert held.stats().gave_way == 2
 
 
+def test_many_at_once() -> None:
+    """As many newcomers as come in one moment have the places of those that are idle; who was busy meanwhile keeps its own."""
+    held = Connections(40, 40, now=Hand())
+    idle = [One("a", float(number)) for number in range(30)]
+    busy = [One("a") for _ in range(10)]
+    assert all(held.enter(one) for one in (*idle, *busy))
+    assert held.enter(One("b"))  # all are looked at now
+    idle[1].since, idle[2].since = None, 99.0  # one is asked, one has been
+    assert [held.enter(One("b")) for _ in range(30)] == 27 * [True] + 3 * [False]
+    assert [one.gone == [] for one in idle] == [False, True, True, *(False for _ in range(27))]
+    assert len([one for one in busy if one.gone]) == 0
+
+
 def test_intake() -> None:
     """Heads that do not end may be so many bytes in all, and no more."""
     held = Connections(1, 1, now=Hand())

@@ -28,6 +28,8 @@ PAGES = sorted(
         ROOT / "SECURITY.md",
         ROOT / "CONTRIBUTING.md",
         *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "clients").glob("*.md"),
+        *(ROOT / "clients").glob("*/*.md"),
     )
 )
 

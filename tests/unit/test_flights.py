@@ -7,6 +7,7 @@ import pytest
 from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
 from headrace.flight.flight import Flight, Landing, Member
 from headrace.flight.flights import Flights
+from headrace.flight.untaken import Untaken
 from headrace.model import Answer, Event, Form
 from scripted import CALL
 
@@ -276,3 +277,42 @@ def test_said_by_somebody():
     """Nobody appends without saying whose events they are."""
     with pytest.raises(RuntimeError):
         Flight("k").append(Event("message_start", b"{}", b"1"), is_content=False)
+
+
+async def test_untaken():
+    """Who takes nothing of a stream that has landed is ended when too much lies here; who takes it slowly has all of it."""
+    looks, landed, deaf_hears = [], asyncio.Event(), asyncio.Event()
+    flights = Flights(Untaken(1000, call_later=lambda _, look: looks.append(look)))
+
+    async def fly(flight):
+        flight.begin("upstream")
+        for number in range(200):
+            flight.append(Event("content_block_delta", b"{}", b"%d" % number), is_content=True)
+        await landed.wait()
+        return Landing(ANSWER)
+
+    async def deaf():
+        with flights.join("deaf", CALL, fly, is_live=True) as member:
+            async for _ in member.replay():
+                await deaf_hears.wait()
+
+    async def slow(heard):
+        with flights.join("slow", CALL, fly, is_live=True) as member:
+            async for event in member.replay():
+                heard.append(event.raw)
+                for _ in range(10):
+                    await asyncio.sleep(0)
+
+    heard = []
+    ending, reading = asyncio.create_task(deaf()), asyncio.create_task(slow(heard))
+    await let_tasks_run()
+    landed.set()
+    while not ending.done():
+        for _ in range(5):  # in which the slow one takes a few
+            await let_tasks_run()
+        for look in [looks.pop() for _ in looks]:
+            look()
+    assert ending.cancelled()
+    await reading
+    assert heard == [b"%d" % number for number in range(200)]
+    assert repr(flights._untaken) == "<Untaken [0 answers, 0 of 1000 bytes]>"

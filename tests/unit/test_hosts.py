@@ -53,9 +53,7 @@ def test_configs() -> None:
     assert configs(ALL) == {"c", "d"}
 
 
-def test_whoever() -> None:
-    """A user is named by number, and by sudo with whoever asked; what a variable says is no text for a log."""
-    assert audit.whoever({}).startswith("uid:")
-    assert audit.whoever({"SUDO_USER": "ann\n;x"}).endswith(" (sudo by annx)")
+def test_reason() -> None:
+    """Why something is done, with a bound."""
     with pytest.raises(InvalidCall, match="201 characters"):
         audit.check("x" * 201)

@@ -1,21 +1,12 @@
-"""What callers say, and what is made of it: exemplars of recorded traces alone, models that there are, names of headers."""
+"""Instruments: a bucket has exemplars of recorded traces alone."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from headrace import observe, trace
-from headrace.errors import AttemptFailed
+from headrace import trace
 from headrace.instruments import Histogram
-from headrace.meters import Meters
-from headrace.outcome import Tried
 from headrace.trace import Trace
-from headrace.trail import HERE, Try
-from headrace.upstream.carrying import Body
-from headrace.upstream.requests import Requests
-from pressing import call
 
 
 @pytest.mark.parametrize("flags", [0, 1])
@@ -24,23 +15,3 @@ def test_exemplars(flags: int) -> None:
     seen = Histogram("seen_seconds", "")
     seen.observe(0.3, trace=Trace("1" * 32, trace.new_span_id(), flags))
     assert len([sample for sample in seen.collect().samples if sample.exemplar is not None]) == flags
-
-
-def test_models() -> None:
-    """A model has its name in metrics once upstream has answered it; what a caller made up is "other"."""
-    meters = Meters(str, 5)
-    for model, outcome in (("made up", "final"), ("answered", "answered")):
-        made = Try(1, 200 if outcome == "answered" else 404, outcome, 0.0, 0.1, 0.0, "", "", HERE, "")
-        meters.tried(Tried(replace(call(1, within=5.0), model=model, endpoint="messages"), made))
-    shown = {sample.labels["gen_ai_request_model"] for sample in observe.GEN_AI_TIME.collect().samples}
-    assert "made up" not in shown
-    assert {"answered", "other"} <= shown
-
-
-@pytest.mark.parametrize("name", ["x-a: b\r\nx-b", "x a", "", "x:a"])
-def test_names(name: str) -> None:
-    """A name of a header that HTTP cannot carry is refused, unsent."""
-    requests = Requests(str, lambda: "key", str, version="2023-06-01", gap_s=1.0)
-    with pytest.raises(AttemptFailed) as refused:
-        requests.carried(call(1, within=5.0), ((name, "v"),), Body(b""))
-    assert not refused.value.sent

@@ -166,10 +166,9 @@ def test_stale(caller: Caller, control: str, past_s: float, serves: bool) -> Non
         (call(), replace(ANSWER, payload=b'{"a":' * 3000 + b"1" + b"}" * 3000), "bad-message"),
     ],
 )
-def test_may_keep(asks, answer: Answer, reason: str) -> None:
+def test_no_keep(asks, answer: Answer, reason: str) -> None:
     """Each no has its reason."""
     assert KEEPING.no_keep(asks, answer) == reason
-    assert KEEPING.may_keep(asks, answer) == (not reason)
 
 
 # What is told.

@@ -36,6 +36,12 @@ def test_made_where_a_link_lies(tmp_path: Path) -> None:
     assert not (tmp_path / "operator.key").is_symlink()
 
 
+def test_whoever() -> None:
+    """A user is named by number, and by sudo with whoever asked; what a variable says is no text for a log."""
+    assert passkey.whoever({}).startswith("uid:")
+    assert passkey.whoever({"SUDO_USER": "ann\n;x"}).endswith(" (sudo by annx)")
+
+
 def test_who() -> None:
     """Who presents it is let in under the name of a user; with anything else nobody is."""
     key = "0a" * 24

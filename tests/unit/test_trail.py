@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from headrace.call_log import CallLog, fields_of
@@ -55,6 +56,20 @@ def test_timing() -> None:
         long.waited([(f"{number:03}" + "x" * 100, 1.0)])
     assert timing(long).count("attempt") == timing(long).count("wait") == 8
     assert len(timing(long)) < 1000  # it goes into trailers, too
+
+
+def test_heard() -> None:
+    """A try that was made elsewhere is told with what it waited for there, once, and not where it is known already."""
+    trail, caller = Trail(), Trail()
+    caller.follow(trail)
+    trail.waited([("org", 1.0)])
+    trail.add(made(1, 529, 100.0, 0.1, 1.0))
+    elsewhere = replace(made(2, 200, 130.0, 1.0, 20.0), held_by="reports")
+    for each in (made(1, 529, 100.0, 0.1, 1.0), elsewhere, elsewhere):
+        trail.heard(each)
+    assert caller.waits == {"org": 1.0, "reports": 20.0}
+    assert [each.number for each in caller.tries] == [1, 2]
+    assert 'wait;dur=20000;desc="reports"' in timing(caller)
 
 
 def test_followed() -> None:

@@ -124,7 +124,11 @@ type Ticket struct {
 	// Names the class of traffic in which its attempts wait for their turn. Empty for a ticket of an earlier version.
 	Lane string `protobuf:"bytes,13,opt,name=lane,proto3" json:"lane,omitempty"`
 	// Says when it reached its terminal state.
-	EndTime       *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Says what it waits for before it has ended, as far as that is known. While QUEUED: what its last attempt came to, with
+	// upstream's status, as "overloaded (529)" (`attempt_time` says until when); "worker" if it is due and not yet in hand. While
+	// RUNNING: the limit in whose line it stands, or "hold" if its caller is on hold. Only OperatorService says it.
+	WaitsFor      string `protobuf:"bytes,15,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -257,6 +261,13 @@ func (x *Ticket) GetEndTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Ticket) GetWaitsFor() string {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return ""
+}
+
 // Says why there is no answer.
 type TicketError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -352,7 +363,7 @@ var File_headrace_v1_tickets_proto protoreflect.FileDescriptor
 
 const file_headrace_v1_tickets_proto_rawDesc = "" +
 	"\n" +
-	"\x19headrace/v1/tickets.proto\x12\vheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheadrace/v1/messages.proto\x1a\x19headrace/v1/options.proto\"\xc6\x04\n" +
+	"\x19headrace/v1/tickets.proto\x12\vheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheadrace/v1/messages.proto\x1a\x19headrace/v1/options.proto\"\xe3\x04\n" +
 	"\x06Ticket\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.headrace.v1.TicketStateR\x05state\x12\x14\n" +
@@ -370,7 +381,8 @@ const file_headrace_v1_tickets_proto_rawDesc = "" +
 	"\fother_answer\x18\v \x01(\fR\votherAnswer\x12\x16\n" +
 	"\x06caller\x18\f \x01(\tR\x06caller\x12\x12\n" +
 	"\x04lane\x18\r \x01(\tR\x04lane\x125\n" +
-	"\bend_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\xa2\x02\n" +
+	"\bend_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x1b\n" +
+	"\twaits_for\x18\x0f \x01(\tR\bwaitsFor\"\xa2\x02\n" +
 	"\vTicketError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +

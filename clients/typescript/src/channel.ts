@@ -4,6 +4,8 @@
  * An address is what gRPC calls a target: `unix:/path`, `unix:///path` or `host:port`; `http://host:port` will do, too. An idle
  * connection does not keep the process alive.
  */
+import { AsyncLocalStorage } from "node:async_hooks";
+import type { ClientHttp2Stream } from "node:http2";
 import { connect as connectSocket } from "node:net";
 
 import type { Interceptor, Transport } from "@connectrpc/connect";
@@ -21,15 +23,37 @@ export class Channel {
   ) {
     const { baseUrl, path } = parse(address);
     const session = path === undefined ? {} : { createConnection: () => connectSocket(path) };
-    this.#session = new Http2SessionManager(baseUrl, undefined, session);
+    this.#session = new Sessions(baseUrl, undefined, session);
     // Both ends are on one machine or in one rack: compressing costs more than it saves.
-    const interceptors = apiKey === undefined ? [] : [present(apiKey)];
+    const interceptors = apiKey === undefined ? [tellSignal] : [present(apiKey), tellSignal];
     this.transport = createGrpcTransport({ baseUrl, sessionManager: this.#session, acceptCompression: [], interceptors });
   }
 
   /** Closes the connection. Calls in the air fail; a later call would connect again. */
   close(): void {
     this.#session.abort();
+  }
+}
+
+/** The signal of the call that is being sent. */
+const asking = new AsyncLocalStorage<AbortSignal>();
+
+const tellSignal: Interceptor = (next) => (request) => asking.run(request.signal, () => next(request));
+
+/**
+ * Sessions whose streams are gone once their calls are given up.
+ *
+ * Node holds a stream open until all that has arrived of it is read. Of a call that is given up nobody reads any more: its stream
+ * would be counted for ever, and a session with streams keeps the process from ending.
+ */
+class Sessions extends Http2SessionManager {
+  override async request(...asked: Parameters<Http2SessionManager["request"]>): Promise<ClientHttp2Stream> {
+    const signal = asking.getStore();
+    const stream = await super.request(...asked);
+    const letGo = () => void stream.destroy();
+    signal?.addEventListener("abort", letGo, { once: true });
+    stream.once("close", () => signal?.removeEventListener("abort", letGo));
+    return stream;
   }
 }
 

@@ -2,7 +2,8 @@
 Who looks at the live page, and what it may: by key where keys are asked for, else by where it comes from.
 
 Where keys are required (`auth.required`) the role of the key's caller says it (roles.py). A browser asks its user for a name
-and a password, and the password is the key. Where none is required, whoever is on this machine may: over the socket, or from
+and a password, and the password is the key; whoever has the daemon's passkey needs none, over the socket, as over gRPC. Where
+none is required, whoever is on this machine may: over the socket, or from
 loopback. A proxy on this machine brings others, so what says that it was passed on is refused there.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from headrace import roles
+from headrace import passkey, roles
 from headrace.callers import Callers
 from headrace.edge import peers
 from headrace.edge.http_asks import presented_keys
@@ -44,13 +45,15 @@ class Asker:
         return True
 
 
-def ask(callers: Callers, headers: Mapping[str, str], transport: Any) -> Asker:
-    """Return who asks; raises `UnknownCaller`, `NotAllowed` and `RedisAway`."""
+def ask(callers: Callers, headers: Mapping[str, str], transport: Any, key: str = "") -> Asker:
+    """Return who asks, *key* being the daemon's passkey; raises `UnknownCaller`, `NotAllowed` and `RedisAway`."""
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    if not isinstance(peer, tuple) and (user := passkey.who(headers.get(passkey.HEADER, ""), key)):
+        return Asker(user, Role.ADMIN)
     names = peers.of_http(transport) if callers.knows_certificates else ()
     if callers.required or names:
         caller = callers.identify(callers.ours([*presented_keys(headers), *_basic(headers)], names), "")
         return Asker(caller.name, caller.role)
-    peer = transport.get_extra_info("peername") if transport is not None else None
     if not isinstance(peer, tuple):
         return Asker(_user(transport), Role.OPERATOR)
     if not ip_address(peer[0].partition("%")[0]).is_loopback or any(name in headers for name in _PASSED_ON):

@@ -84,6 +84,7 @@ class Door:
         runtime_dir: where relative sockets, and locks, lie.
         public: pages for whoever is let in at all (metrics, health), by path and method.
         hosts: names by which this daemon may be called.
+        passkey: who presents it at a socket needs no key (passkey.py); "" for nobody.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class Door:
         hosts: Iterable[str] = (),
         times: Times | None = None,
         certificates: Certificates | None = None,
+        passkey: str = "",
     ) -> None:
         addresses = tuple(addresses)
+        self._passkey = passkey
         self._views, self._feed, self._acts, self._callers = views, feed, acts, callers
         self._sockets = [Socket(text, runtime_dir) for text in addresses if is_socket(text)]
         self._tcp = [text for text in addresses if not is_socket(text)]
@@ -196,9 +199,7 @@ class Door:
             self._origins.check(request.headers)
             if page := self._public.get(request.path, {}).get(request.method):
                 return await page(request)
-            asker = ask(self._callers, request.headers, request.transport)
-            roles.of_path(request.method, request.path).check(asker.role)
-            return await self._answer(request, asker)
+            return await self._answer(request, self._asker(request))
         except HeadraceError as error:
             return _refusal(error)
         except (asyncio.CancelledError, ConnectionError):
@@ -206,6 +207,11 @@ class Door:
         except Exception as error:
             log.exception(observe.CALL_FAILED, edge="admin", kind=type(error).__name__)
             return _refusal(error)
+
+    def _asker(self, request: web.BaseRequest) -> Asker:
+        asker = ask(self._callers, request.headers, request.transport, self._passkey)
+        roles.of_path(request.method, request.path).check(asker.role)
+        return asker
 
     async def _answer(self, request: web.BaseRequest, asker: Asker) -> web.StreamResponse:
         parts = [unquote(part) for part in request.rel_url.raw_path.strip("/").split("/")]
@@ -219,9 +225,9 @@ class Door:
             case ["admin", "api"]:
                 return _said(200, msgspec.json.encode({"views": list(VIEWS), "by": asker.by, "role": asker.role}), _JSON)
             case ["admin", "api", "events"]:
-                return await self._events(request, "json")
+                return await self._events(request, asker, "json")
             case ["admin", "events"]:
-                return await self._events(request, "html-acts" if _may_act(asker) else "html")
+                return await self._events(request, asker, "html-acts" if _may_act(asker) else "html")
             case ["admin", name] if (asset := assets.find(name)) is not None:
                 return _said(200, asset.body, ("content-type", asset.kind))
             case ["admin", "api", view]:
@@ -247,7 +253,7 @@ class Door:
         shown = await self._views.show(asked)
         return _said(200, page.whole(shown, asked, by=asker.by, may_act=_may_act(asker)).encode(), _HTML)
 
-    async def _events(self, request: web.BaseRequest, form: str) -> web.StreamResponse:
+    async def _events(self, request: web.BaseRequest, asker: Asker, form: str) -> web.StreamResponse:
         view, params = request.query.get("view", VIEWS[0]), dict(request.query)
         if view not in (*VIEWS, CALL):
             return _nothing(404)
@@ -258,9 +264,18 @@ class Door:
             await response.prepare(request)
             await response.write(b"retry: 1000\n\ndata: " + first + b"\n\n")
             async for said in events:
+                if not self._is_still(asker, request):
+                    break
                 await response.write(b"data: " + said + b"\n\n")
         await response.write_eof()
         return response
+
+    def _is_still(self, asker: Asker, request: web.BaseRequest) -> bool:
+        # Its key may be revoked, or given another role, while it looks: then it has to ask anew.
+        try:
+            return self._asker(request) == asker
+        except HeadraceError:
+            return False
 
     # Acting.
 
@@ -293,7 +308,7 @@ async def _body(request: web.BaseRequest) -> dict[str, Any]:
             raise InvalidCall(f"the body has more than {_MOST_BODY} bytes")
     try:
         said = msgspec.json.decode(raw or b"{}")
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # msgspec's are ValueErrors; what is no UTF-8 is one, too
         raise InvalidCall("the body is no JSON") from None
     if not isinstance(said, dict):
         raise InvalidCall("the body must be an object")

@@ -30,20 +30,20 @@ KEYS: Mapping[str, str] = {
     "u": "usage",
 }
 
-_BEHIND: Mapping[str, tuple[str, ...]] = {
+BEHIND: Mapping[str, tuple[str, ...]] = {
     "budgets": (
         "headrace_limit_used_ratio",
         "sum by (limit, reason) (rate(headrace_limit_refusals_total[5m]))",
         "sum by (outcome) (rate(headrace_attempts_total[5m]))",
     ),
     "line": ("headrace_limit_waiting_calls", "headrace_limit_oldest_wait_seconds", "headrace_waiting_calls"),
-    "tickets": ("headrace_tickets", "headrace_oldest_parked_seconds"),
+    "tickets": ("headrace_tickets_live", "headrace_dead_letters", "headrace_oldest_parked_seconds"),
     "callers": (
         "sum by (caller) (rate(headrace_caller_calls_total[5m]))",
         "sum by (caller) (rate(headrace_caller_tokens_total[5m]))",
         "histogram_quantile(0.95, sum by (le, held_by) (rate(headrace_wait_seconds_bucket[5m])))",
     ),
-    "hosts": ("headrace_build_info", "headrace_config_info", "headrace_redis_up", "headrace_worker_up"),
+    "hosts": ("headrace_build_info", "headrace_config_info", "headrace_redis_round_trip_seconds", "headrace_worker_up"),
     "calls": ("histogram_quantile(0.95, sum by (le, lane) (rate(headrace_call_seconds_bucket[5m])))",),
     "usage": (
         "sum by (price) (increase(headrace_cost_usd_total[30d]))",
@@ -126,7 +126,7 @@ def _trouble(shown: Shown) -> Markup | None:
 
 
 def _behind(view: str) -> Markup:
-    queries = _BEHIND.get(view, ())
+    queries = BEHIND.get(view, ())
     return tag("details", tag("summary", "In Prometheus"), *(tag("p", tag("code", query)) for query in queries))
 
 

@@ -72,7 +72,14 @@ class WaitingRow(msgspec.Struct, kw_only=True):
 
 
 class TicketRow(msgspec.Struct, kw_only=True):
-    """A ticket; *due* while it is queued, *ended* once it is over; *is_letter*: it may be made a ticket again, or dropped."""
+    """
+    A ticket.
+
+    Args:
+        due: while it is queued; ended: once it is over.
+        is_letter: it may be made a ticket again, or dropped.
+        waits_for: a limit, or what upstream said last, as `explain/reasons.py` has it.
+    """
 
     id: str
     caller: str
@@ -86,6 +93,7 @@ class TicketRow(msgspec.Struct, kw_only=True):
     ended: float | None = None
     is_letter: bool = False
     error: str = ""
+    waits_for: str = ""
 
 
 class CallerRow(msgspec.Struct, kw_only=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from headrace.admin import pictures
 from headrace.admin.call_tables import call, calls
@@ -110,7 +110,24 @@ def tickets(shown: Shown, may_act: bool) -> Markup:
     )
     axis = tag("p", tag("span", "5 min ago"), tag("span", "now"), tag("span", "in 15 min"), class_="axis")
     listed = table("tickets", ((row.id, _ticket(row, now, may_act)) for row in rows), "There are no such tickets.")
-    return join(_ticket_filter(shown.more.get("asked", {})), tag("p", said, class_="counts"), axis if rows else None, listed)
+    asked = shown.more.get("asked", {})
+    return join(
+        _ticket_filter(asked), tag("p", said, class_="counts"), axis if rows else None, listed,
+        _next(asked, shown.more.get("next")), _left_out(rows, counts) if not asked else None,
+    )  # fmt: skip
+
+
+def _left_out(rows: Sequence[TicketRow], counts: Mapping[str, int]) -> Markup | None:
+    more = sum(counts.get(name, 0) for name in ("queued", "running", "letters")) - sum(
+        row.is_letter or row.state not in _OVER for row in rows
+    )
+    return tag("p", f"{more:,} more are not shown: a filter shows all, page by page.", class_="more") if more > 0 else None
+
+
+def _next(asked: Mapping[str, str], token: str | None) -> Markup | None:
+    if not token:
+        return None
+    return tag("p", tag("a", "Next page →", href=f"/admin/tickets?{urlencode({**asked, 'page': token})}"), class_="more")
 
 
 def _ticket_filter(asked: Mapping[str, str]) -> Markup:
@@ -145,7 +162,10 @@ def _ticket(row: TicketRow, now: float, may_act: bool) -> list[Cell]:
     cells: list[Cell] = [
         (
             "ticket",
-            join(tag("a", row.id[:16], href=f"/admin/calls/{quote(row.id, safe='')}", title=row.id), tag("small", row.error)),
+            join(
+                tag("a", row.id[:16], href=f"/admin/calls/{quote(row.id, safe='')}", title=row.id),
+                tag("small", row.error or (f"waits for {row.waits_for}" if row.waits_for else "")),
+            ),
         ),
         ("caller", tag("b", row.caller)),
         ("model", row.model),

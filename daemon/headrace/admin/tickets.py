@@ -1,51 +1,55 @@
 """
 Tickets of all callers as rows: those that wait, by when they are due; those that run; dead letters; those that ended lately.
 
-Each is found by the set in Redis that names it, so that nothing is walked through but what is shown.
+Each is found by the set in Redis that names it, so that little is walked through but what is shown. What is asked for by a
+filter comes page by page: what has not ended, the next due first; all else the newest first.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from headrace import globs, keys
+from headrace import globs, keys, records
 from headrace.admin.rows import TicketRow
 from headrace.errors import InvalidCall
+from headrace.explain import Reasons
 from headrace.link import Link
 from headrace.owner import name_in
 from headrace.retry.listing import EVERYBODY, Listing, Wanted
+from headrace.retry.pages import Place, ahead, behind, place, walk
 from headrace.retry.ticket import State, Ticket
 
-MOST_ROWS = 200
-_MOST_READ = 400
+MOST_ROWS, PAGE = 200, 100
 _MOST_ENDED = 40
 LETTER = "LETTER"
+LIVE = (State.QUEUED, State.RUNNING)
 STATES = (*State, LETTER)
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which tickets: globs for caller and model, and a state, or "LETTER"; "" for any."""
+    """Which tickets: globs for caller and model, a state, or "LETTER", "" for any; and which page, by its token."""
 
-    caller: str = "*"
-    model: str = "*"
+    caller: str = ""
+    model: str = ""
     state: str = ""
+    page: str = ""
 
     def check(self) -> None:
         """Raise `InvalidCall` for what cannot be."""
         globs.check(self.caller, "caller")
         globs.check(self.model, "model")
+        place(self.page, "this page")
         if self.state and self.state not in STATES:
             raise InvalidCall(f"state: {self.state[:20]!r} is none of {', '.join(STATES)}", metadata={"field": "state"})
 
-    def fits(self, ticket: Ticket, *, is_letter: bool) -> bool:
-        """Whether a ticket is among them."""
-        return self._wanted.fits(ticket) and (self.state != LETTER or is_letter)
-
     @property
-    def _wanted(self) -> Wanted:
-        state = State(self.state) if self.state not in ("", LETTER) else None
+    def wanted(self) -> Wanted:
+        """The same for whoever lists; a dead letter's own state is FAILED."""
+        state = State.FAILED if self.state == LETTER else State(self.state) if self.state else None
         return Wanted(state=state, caller=self.caller or "*", model=self.model or "*")
 
 
@@ -62,42 +66,80 @@ class Counts:
 class TicketRows:
     """Reads tickets."""
 
-    def __init__(self, link: Link, listing: Listing) -> None:
+    def __init__(self, link: Link, listing: Listing, reasons: Reasons) -> None:
         self._link = link
         self._listing = listing
+        self._reasons = reasons
 
     def __repr__(self) -> str:
         return "<TicketRows>"
 
     async def counts(self) -> Counts:
         """Return how many there are; raises `RedisAway`."""
-        do = self._link.do
         live, running, letters, first = await asyncio.gather(
-            do("ZCARD", keys.TICKETS),
-            do("ZCARD", keys.HELD),
-            do("ZCARD", keys.LETTERS),
-            do("ZRANGE", keys.DUE, 0, 0, "WITHSCORES"),
+            self._of("ZCARD", keys.TICKETS),
+            self._of("ZCARD", keys.HELD),
+            self._of("ZCARD", keys.LETTERS),
+            self._of("ZRANGE", keys.DUE, 0, 0, "WITHSCORES"),
         )
-        return Counts(max(0, live - running), int(running), int(letters), float(first[0][1]) / 1e6 if first else None)
+        due = float(first[0][1]) / 1e6 if first else None
+        return Counts(max(0, (live or 0) - (running or 0)), int(running or 0), int(letters or 0), due)
 
-    async def rows(self, wanted: Filter) -> list[TicketRow]:
-        """Return the rows that are asked for; raises `RedisAway`."""
+    async def _of(self, command: str, key: str, *arguments: object) -> Any:
+        return await records.or_nothing("ticket", key, self._link.do(command, key, *arguments))
+
+    async def rows(self, wanted: Filter, lines: Mapping[str, str]) -> tuple[list[TicketRow], str]:
+        """
+        Return the rows that are asked for, and the token of the next page of them, "" of none; raises `RedisAway`.
+
+        *lines* is as `Reasons.of` has it.
+        """
+        tickets, token = await self._tickets(wanted)
+        letters, why = await asyncio.gather(self._letters(tickets), self._reasons.of(tickets, lines))
+        rows = [row_of(each, is_letter=each.id in letters, waits_for=why.get(each.id, "")) for each in tickets]
+        return sorted(rows, key=_order)[:MOST_ROWS], token
+
+    async def _tickets(self, wanted: Filter) -> tuple[list[Ticket], str]:
+        if wanted == Filter():
+            return await self._overview(), ""
+        if wanted.state in LIVE:
+            at = place(wanted.page, "this page") if wanted.page else Place(0)
+            return await self._walk(wanted, at, lambda at, most: ahead(self._link, keys.TICKETS, at, most))
+        if wanted.state == LETTER:
+            at = place(wanted.page, "this page")
+            return await self._walk(wanted, at, lambda at, most: behind(self._link, keys.LETTERS, at, most))
+        return await self._listing.page(EVERYBODY, wanted.wanted, page_size=PAGE, page_token=wanted.page)
+
+    async def _walk(
+        self, wanted: Filter, at: Place, more: Callable[[Place, int], Awaitable[list[Place]]]
+    ) -> tuple[list[Ticket], str]:
+        async def read(found: Sequence[Place]) -> list[Ticket | None]:
+            tickets = await self._listing.read([each.member.partition("|")[0] for each in found])
+            return [each if each is not None and wanted.wanted.fits(each) else None for each in tickets]
+
+        return await walk(at, PAGE, more, read)
+
+    async def _overview(self) -> list[Ticket]:
+        """Return what has not ended, what wants a person, and what ended last, as much of each as there is room for."""
         live, letters, ended = await asyncio.gather(
-            self._link.do("ZRANGE", keys.TICKETS, 0, _MOST_READ - 1),
-            self._link.do("ZRANGE", keys.LETTERS, 0, _MOST_READ - 1, "REV"),
+            self._of("ZRANGE", keys.TICKETS, 0, MOST_ROWS - 1),
+            self._of("ZRANGE", keys.LETTERS, 0, MOST_ROWS - 1, "REV"),
             self._listing.page(EVERYBODY, page_size=_MOST_ENDED),
         )
-        ids = [member.decode(errors="replace") for member in live]
-        dead = dict.fromkeys(member.decode(errors="replace").partition("|")[0] for member in letters)
-        found = {ticket.id: ticket for ticket in await self._listing.read([*ids, *dead]) if ticket is not None}
-        for ticket in ended[0]:
-            found.setdefault(ticket.id, ticket)
-        fitting = [ticket for ticket in found.values() if wanted.fits(ticket, is_letter=ticket.id in dead)]
-        rows = [row_of(ticket, is_letter=ticket.id in dead) for ticket in fitting]
-        return sorted(rows, key=_order)[:MOST_ROWS]
+        ids = [member.decode(errors="replace").partition("|")[0] for member in (*(live or ()), *(letters or ()))]
+        found = [*await self._listing.read(ids), *ended[0]]
+        return list({ticket.id: ticket for ticket in found if ticket is not None}.values())
+
+    async def _letters(self, tickets: Sequence[Ticket]) -> set[str]:
+        """Return the ids of those that are dead letters."""
+        failed = [ticket for ticket in tickets if ticket.state is State.FAILED]
+        if not failed:
+            return set()
+        since = await self._of("ZMSCORE", keys.LETTERS, *(f"{each.id}|{each.owner}" for each in failed)) or [None] * len(failed)
+        return {each.id for each, at in zip(failed, since, strict=True) if at is not None}
 
 
-def row_of(ticket: Ticket, *, is_letter: bool) -> TicketRow:
+def row_of(ticket: Ticket, *, is_letter: bool, waits_for: str = "") -> TicketRow:
     """Return a ticket as a row."""
     return TicketRow(
         id=ticket.id,
@@ -112,6 +154,7 @@ def row_of(ticket: Ticket, *, is_letter: bool) -> TicketRow:
         ended=ticket.ended or None,
         is_letter=is_letter,
         error=ticket.error.reason if ticket.error is not None else "",
+        waits_for=waits_for,
     )
 
 

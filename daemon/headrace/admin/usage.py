@@ -20,15 +20,16 @@ def question_of(month: str, now: datetime) -> Question:
     """Return what is asked for a month, "2026-11"; "" for this one. Raises `InvalidCall`."""
     try:
         begins = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC) if month else now.replace(day=1, hour=0, minute=0)
-    except ValueError:
+        ends = (begins + timedelta(days=32)).replace(day=1) - timedelta(seconds=1)
+    except (ValueError, OverflowError):  # the latter of the last month that there is
         raise InvalidCall(f"month: {month[:20]!r} is no month such as 2026-11", metadata={"field": "month"}) from None
-    until = min(now, (begins + timedelta(days=32)).replace(day=1) - timedelta(seconds=1))
+    until = min(now, ends)
     return Question(since=min(begins, until), until=until, group_by=("caller", "model"), granularity=Granularity.MONTH)
 
 
 def usage_rows(rows: Iterable[Row]) -> list[UsageRow]:
     """Return the rows, the dearest first."""
-    return [_row(row) for row in rows][:MOST_ROWS]
+    return [_row(row) for row in rows]
 
 
 def _row(row: Row) -> UsageRow:

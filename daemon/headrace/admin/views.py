@@ -22,6 +22,7 @@ from headrace.admin.tickets import Counts, Filter, TicketRows
 from headrace.clock import Clock
 from headrace.errors import HeadraceError, InvalidCall
 from headrace.explain import Book
+from headrace.explain.reasons import in_lines
 from headrace.hosts import Register
 from headrace.usage import Granularity, Question, Row, Store
 
@@ -32,7 +33,7 @@ _FRESH_S = 0.25
 _USAGE_S = 2.0
 _LONGEST = 300
 _MINUTE = timedelta(seconds=60)
-_PARAMS: Mapping[str, Sequence[str]] = {"tickets": ("caller", "model", "state"), "usage": ("month",), CALL: ("id",)}
+_PARAMS: Mapping[str, Sequence[str]] = {"tickets": ("caller", "model", "state", "page"), "usage": ("month",), CALL: ("id",)}
 
 Made = tuple[list[Any], dict[str, Any]]
 
@@ -136,10 +137,11 @@ class Views:
         return rows, {"by_limit": _by_limit(rows), "total": sum(row.count for row in rows)}
 
     async def _ticket_rows(self, asked: Asked, look: Look) -> Made:
-        rows = await self._tickets.rows(_filter(asked))
+        seen = (budget.seen for shown in look.state.shown for budget in shown.budgets)
+        rows, token = await self._tickets.rows(_filter(asked), in_lines(seen))
         counts = await self._counts.get(None)
         said = {"queued": counts.queued, "running": counts.running, "letters": counts.letters, "next_due": counts.next_due}
-        return rows, {"counts": said}
+        return rows, {"counts": said, "next": token}
 
     async def _callers(self, asked: Asked, look: Look) -> Made:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
@@ -169,7 +171,7 @@ class Views:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         question = usage.question_of(asked.said.get("month", ""), now.replace(second=0, microsecond=0))
         rows = usage.usage_rows(await self._asked_usage.get(question))
-        return list(rows), {"month": question.since.strftime("%Y-%m"), "totals": usage.totals(rows)}
+        return list(rows[: usage.MOST_ROWS]), {"month": question.since.strftime("%Y-%m"), "totals": usage.totals(rows)}
 
 
 async def _rows(store: Store, question: Question) -> list[Row]:
@@ -179,7 +181,7 @@ async def _rows(store: Store, question: Question) -> list[Row]:
 
 def _filter(asked: Asked) -> Filter:
     said = asked.said
-    return Filter(said.get("caller", "*"), said.get("model", "*"), said.get("state", "").upper())
+    return Filter(said.get("caller", ""), said.get("model", ""), said.get("state", "").upper(), said.get("page", ""))
 
 
 def _by_limit(rows: Sequence[WaitingRow]) -> dict[str, int]:

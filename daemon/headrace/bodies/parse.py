@@ -7,7 +7,9 @@ that is metered and kept here, its answer would be kept for calls that never ask
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -17,18 +19,30 @@ from headrace.errors import InvalidCall
 
 def parse(raw: bytes) -> tuple[dict[str, Any], bool]:
     """Return the object that *raw* spells, and whether all its numbers surely are finite; raises `InvalidCall`."""
+    with explained(raw):
+        body, is_finite = decode(raw)
+        refuse_doubles(raw, body, is_plain=is_finite)
+    if not isinstance(body, dict):
+        raise no_object(body)
+    return body, is_finite
+
+
+@contextlib.contextmanager
+def explained(raw: bytes) -> Iterator[None]:
+    """Say in an `InvalidCall` what is wrong with a body that is read in the block."""
     try:
-        body, is_finite = _decode(raw)
-        _refuse_doubles(raw, body, is_plain=is_finite)
+        yield
     except RecursionError as error:
         raise InvalidCall("the body is nested too deeply") from error
     except UnicodeDecodeError as error:
         raise InvalidCall(f"the body is not valid UTF-8 at byte {_first_bad_byte(raw)}") from error
     except msgspec.DecodeError as error:
         raise InvalidCall(f"the body is not valid JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise InvalidCall(f"the body must be a JSON object, not {kind(body)}")
-    return body, is_finite
+
+
+def no_object(body: object) -> InvalidCall:
+    """Return what is said of a body that is something else."""
+    return InvalidCall(f"the body must be a JSON object, not {kind(body)}")
 
 
 def _first_bad_byte(raw: bytes) -> int:
@@ -40,19 +54,26 @@ def _first_bad_byte(raw: bytes) -> int:
     return 0
 
 
-def _decode(raw: bytes) -> tuple[Any, bool]:
+def decode(raw: bytes) -> tuple[Any, bool]:
+    """Return the value that *raw* spells, and whether all its numbers surely are finite."""
     try:
         return msgspec.json.decode(raw), True
     except msgspec.DecodeError as error:
         # Lone surrogates, a BOM, and numbers past the range of a double are JSON all the same, and upstream's to judge.
-        text = raw.decode("utf-8-sig")
-        try:
-            return json.loads(text, parse_constant=_refuse), False
-        except ValueError:
-            raise error from None
+        return decode_slow(raw, error), False
 
 
-def _refuse_doubles(raw: bytes, body: Any, *, is_plain: bool) -> None:
+def decode_slow(raw: bytes, otherwise: msgspec.DecodeError | None = None) -> Any:
+    """Return the value that *raw* spells, as the standard library reads it; *otherwise* is raised if it cannot."""
+    text = raw.decode("utf-8-sig")
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError as error:
+        raise otherwise or msgspec.DecodeError(str(error)) from None
+
+
+def refuse_doubles(raw: bytes, body: Any, *, is_plain: bool) -> None:
+    """Raise `InvalidCall` if a name stands twice in some object of *raw*, which was decoded as *body*."""
     encoded = _encoded(body) if is_plain else b""
     if encoded == raw:  # a name that was there twice would have been left out
         return
@@ -80,7 +101,12 @@ def _hides_a_name(raw: bytes) -> bool:
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> None:
     if len({name for name, _ in pairs}) < len(pairs):
-        raise InvalidCall("the body names a field twice in one object: nobody can say which of the two counts")
+        raise twice()
+
+
+def twice() -> InvalidCall:
+    """Return what is said of a name that stands twice in one object."""
+    return InvalidCall("the body names a field twice in one object: nobody can say which of the two counts")
 
 
 def _refuse(constant: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.bodies.parse import kind, parse
+from headrace.bodies.pieces import PIECE_BYTES, pieces
 from headrace.budget.measure import weigh
 from headrace.cache.fingerprint import essence
 from headrace.cache.policy import no_keep_call
@@ -16,6 +17,7 @@ from headrace.values import quick
 from headrace.weight import Weight
 
 _MOST_TOKENS = 10**15  # more can be no model's, and passes what our own books count
+_LARGE_BYTES = 4 * PIECE_BYTES  # of what is longer, no more than a piece is ever there as values
 _UNSAID_MAX_TOKENS = 4096  # what a chat without a bound is taken to use at most, until it is settled
 
 
@@ -52,11 +54,16 @@ def read(raw: bytes, endpoint: str, *, weighs: bool = False) -> Reading:
 
     *weighs*: what it holds is found out, too.
     """
-    body, is_finite = parse(raw)
+    if len(raw) > _LARGE_BYTES:
+        of = pieces(raw, endpoint)
+        body, known, no_keep, ids = of.body, of.essence, of.no_keep, of.ids
+    else:
+        body, is_finite = parse(raw)
+        known = essence(body, endpoint, is_finite=is_finite)
+        no_keep, ids = no_keep_call(body), asked_in(body)
     model, max_tokens = _CHECKS[endpoint](body)
     stream = _stream(body, endpoint)
-    known, no_keep = essence(body, endpoint, is_finite=is_finite), no_keep_call(body)
-    ids = asked_in(body) if no_keep else ()
+    no_keep = no_keep or ("file-source" if ids else "")
     return Reading(model, max_tokens, stream, known, no_keep, ids, weigh(raw) if weighs else None)
 
 

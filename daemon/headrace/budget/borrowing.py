@@ -39,7 +39,7 @@ from headrace.budget.ledger import NOTHING_SAID, Granted, Ledger, Reserved, Said
 from headrace.budget.quanta import EASE_S, LOAN_S, NOTHING, TICK_S, Quantum, Terms, Word
 from headrace.budget.redis import names_of
 from headrace.budget.want import Form, Want
-from headrace.clock import Clock, SystemClock
+from headrace.clock import Clock, SystemClock, until_set
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
 from headrace.rank import Flow
@@ -311,9 +311,7 @@ class Borrowing:
         return any(quantum.is_pressing(self._terms.least_calls) for quantum in self._quanta.values())
 
     async def _pause(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(TICK_S):
-                await self._urgent.wait()
+        await until_set(self._urgent, self._clock, TICK_S)
 
     async def close(self) -> None:
         """Send everything home, and borrow no more. `keep` has ended."""

@@ -27,6 +27,12 @@ local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 
 local function whole(number) return string.format('%.0f', number) end
 
+-- A number as somebody wrote it there; nil for what is none that any of ours is: with nan and inf nothing can be reckoned.
+local function figure(text)
+    local number = tonumber(text)
+    if number and number > -1e18 and number < 1e18 then return number end
+end
+
 local function unit_of(form) return form == 'r' and UNITS or 1 end
 
 -- What is lent to a borrower (tokens), until when, and the number of its last exchange; nil if this is no loan's field.
@@ -61,16 +67,16 @@ local function inflow(want) return want.figure - math.floor(math.min(want.foreig
 
 local function look_at_rate(want)
     local stored = redis.call('HMGET', want.bucket, 'level', 'at', 'lent', 'lapse', 'foreign', 'kept', 'heard', 'first')
-    want.at_us = math.max(now_us, tonumber(stored[2]) or now_us)
-    want.foreign, want.unheeded, want.heard_us = tonumber(stored[5]) or 0, tonumber(stored[6]) or 0, tonumber(stored[7])
-    want.first_us = tonumber(stored[8])
-    local came = inflow(want) * (want.at_us - (tonumber(stored[2]) or now_us))
-    want.lent = (tonumber(stored[3]) or 0) * UNITS
-    want.level = math.min(want.capacity - want.lent, (tonumber(stored[1]) or want.capacity) + came)
+    want.at_us = math.max(now_us, figure(stored[2]) or now_us)
+    want.foreign, want.unheeded, want.heard_us = figure(stored[5]) or 0, figure(stored[6]) or 0, figure(stored[7])
+    want.first_us = figure(stored[8])
+    local came = inflow(want) * (want.at_us - (figure(stored[2]) or now_us))
+    want.lent = (figure(stored[3]) or 0) * UNITS
+    want.level = math.min(want.capacity - want.lent, (figure(stored[1]) or want.capacity) + came)
     want.remember_us = stored[3] and REMEMBER_US or 0
     want.forgets = stored[5] and want.level == want.capacity - want.lent
     if want.forgets then want.foreign, want.unheeded, want.heard_us, want.first_us = 0, 0, nil, nil end
-    if stored[4] and tonumber(stored[4]) <= now_us then
+    if stored[4] and (figure(stored[4]) or 0) <= now_us then
         -- What had no room beside a loan does not flow in after all once the loan has ended: so the level is written first.
         redis.call('HSET', want.bucket, 'level', whole(want.level), 'at', whole(want.at_us))
         want.lent = without_lapsed(want.bucket) * UNITS
@@ -79,9 +85,9 @@ end
 
 local function look_at_window(want)
     local stored = redis.call('HMGET', want.bucket, 'used', 'lent', 'lapse')
-    want.level = want.capacity - (tonumber(stored[1]) or 0)
-    want.lent = tonumber(stored[2]) or 0
-    if stored[3] and tonumber(stored[3]) <= now_us then want.lent = without_lapsed(want.bucket) end
+    want.level = want.capacity - (figure(stored[1]) or 0)
+    want.lent = figure(stored[2]) or 0
+    if stored[3] and (figure(stored[3]) or 0) <= now_us then want.lent = without_lapsed(want.bucket) end
 end
 
 -- A bucket as it is now: its level, and what is lent of it.

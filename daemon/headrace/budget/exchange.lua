@@ -56,7 +56,7 @@ end
 
 local function write(want)
     local lapse_us = want.loan > 0 and want.until_us or now_us + REMEMBER_US
-    lapse_us = math.min(lapse_us, tonumber(redis.call('HGET', want.bucket, 'lapse')) or lapse_us)
+    lapse_us = math.min(lapse_us, figure(redis.call('HGET', want.bucket, 'lapse')) or lapse_us)
     redis.call('HSET', want.bucket, 'lent', whole(want.lent / want.unit), 'lapse', whole(lapse_us),
         borrower, whole(want.loan) .. ' ' .. whole(want.until_us) .. ' ' .. whole(number))
     want.remember_us = REMEMBER_US + loan_us

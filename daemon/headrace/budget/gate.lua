@@ -16,10 +16,13 @@ local function look_at_gate(want)
     want.passed = 0
     local stored = redis.call('HGETALL', want.bucket)
     for j = 1, #stored, 2 do
-        local name, value = stored[j], tonumber(stored[j + 1])
+        local name, value = stored[j], figure(stored[j + 1])
         if string.sub(name, 1, 2) ~= 'h:' then gate[name] = value
-        elseif value > now_us then want.passed = want.passed + 1
+        elseif (value or 0) > now_us then want.passed = want.passed + 1
         else redis.call('HDEL', want.bucket, name) end
+    end
+    for name in string.gmatch('until window aim cut tight strikes spent ask', '%l+') do
+        if not gate[name] then return false end -- somebody else's
     end
     if gate.spent <= now_us then gate.spent = 0 end
     want.gate = gate

@@ -64,6 +64,7 @@ local hold_us, permit_us, place_us, behind_us, poll_us, old_rank, old_charge, ol
 
 local seen = redis.call('GET', KEYS[1])
 if seen == 'closed' then return {'closed'} end
+if seen and not string.find(seen, '^%d+ %-?%d') then seen = false end -- not what a script of ours wrote
 
 -- Who asks again is told again, and has its permits for another lease. But one that has lapsed may be another's by now.
 local function has_permits()

@@ -27,6 +27,8 @@ from headrace.link import Link
 from headrace.model import Caller
 
 _INBOX = keys.inbox("").encode()
+_MOST = 2**63  # what an integer of a message can say
+_END_OF_TIME = 253_402_300_800.0  # the year 10,000
 _AT_ONCE = 200  # buckets that are read before the loop may go on with something else
 
 
@@ -180,10 +182,16 @@ def _look(seen: Seen) -> tuple[str, ...]:
 def _level_or_none(seen: Seen, reply: Any, now_us: int) -> Level:
     # Of a bucket that cannot be read nothing is known; nothing can be drawn from it either.
     try:
-        return Level(0) if reply is None else level(seen, reply, now_us)
+        return Level(0) if reply is None else _sane(level(seen, reply, now_us))
     except (ValueError, ArithmeticError):
         records.unreadable("bucket", seen.id)
         return Level(0)
+
+
+def _sane(found: Level) -> Level:
+    if max(found.left, found.debt) >= _MOST or not 0 <= (found.full_at or 0.0) < _END_OF_TIME:
+        raise ValueError("no level of ours")
+    return found
 
 
 def level(seen: Seen, reply: Any, now_us: int) -> Level:

@@ -12,6 +12,7 @@ import msgspec
 from headrace.budget.want import Form, Kind, Want
 from headrace.clock import Clock
 from headrace.link import Link
+from headrace.model import Call
 from headrace.schedule.line import Line, Prospects
 from headrace.schedule.turns import Schedule
 from headrace.survey import Survey, SurveyStats, Taken
@@ -29,6 +30,7 @@ class Waits(msgspec.Struct, frozen=True):
         since, latest: Unix seconds; past *latest* a grant is of no use to it.
         due: when it will probably go; None if nobody knows.
         daemon: in which process.
+        ticket: whose attempt it is; "" of a call without one.
     """
 
     caller: str
@@ -38,6 +40,7 @@ class Waits(msgspec.Struct, frozen=True):
     due: float | None
     latest: float
     daemon: str
+    ticket: str = ""
 
 
 class Seen(msgspec.Struct):
@@ -116,7 +119,8 @@ def _note(seen: Mapping[str, Seen], line: Line, prospects: Prospects, daemon: st
     bucket.flows = dict(Counter(bucket.flows) + flows)
     bucket.waiting = bucket.waiting + [
         Waits(
-            place.flow.caller, place.flow.lane, place.costs[prospects.bucket], place.entered, due, place.latest, daemon
+            place.flow.caller, place.flow.lane, place.costs[prospects.bucket], place.entered, due, place.latest, daemon,
+            place.call.ticket if isinstance(place.call, Call) else "",
         )
         for place, due in prospects.first
     ]  # fmt: skip

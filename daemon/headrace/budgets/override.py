@@ -15,12 +15,12 @@ import msgspec
 
 from headrace import codec
 from headrace.budget.limits import Limit, validate
-from headrace.callers import is_name
+from headrace.clock import is_moment
 from headrace.errors import InvalidCall
+from headrace.owner import is_name
 
 MOST_REASON = 200
 LONGEST_S = 366 * 86_400.0
-_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp can say
 
 
 class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,14 +77,14 @@ def encode(record: Override | Held) -> bytes:
 def decode(kind: type[R], value: bytes) -> R:
     """Return the record; raises `ValueError` if it is none."""
     record: R = codec.decode(value.partition(b" ")[2], kind)
-    if not all(0 <= moment < _END_OF_TIME for moment in (record.since, record.until or 0.0)):
+    if not all(map(is_moment, (record.since, record.until or 0.0))):
         raise ValueError("holds from or until no moment")
     return record
 
 
 def laid(limit: Limit, override: Override) -> Limit:
     """Return a limit with what is laid over it; raises `ValueError`, with what would be right, if that cannot be kept."""
-    changed: Limit = replace(limit, **override.figures.given())  # type: ignore[arg-type]
+    changed: Limit = replace(limit, **override.figures.given())  # type: ignore[arg-type]  # each is a field of it
     validate(changed)
     return changed
 

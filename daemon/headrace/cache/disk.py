@@ -32,7 +32,7 @@ from headrace.cache.entry import FOREIGN, Entry, decode, is_foreign
 from headrace.cache.filter import Filter
 from headrace.cache.selector import Selector
 from headrace.cache.tally import Tally, TierStats, own_stats
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.seal import UNSEALED, Broken, Seal
 
 T = TypeVar("T")
@@ -247,9 +247,7 @@ class Disk:
 
     async def _write_behind(self) -> None:
         while self._backlog:
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(_GROW_S):
-                    await self._hurry.wait()
+            await until_set(self._hurry, self._clock, _GROW_S)
             batch = {key: self._backlog[key] for key in list(self._backlog)[:_BATCH]}
             for fingerprint in batch:
                 self._forget_backlog(fingerprint)

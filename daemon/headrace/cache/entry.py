@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from headrace import codec, forms
+from headrace.clock import is_moment
 from headrace.model import Answer, Event
 from headrace.values import quick
 
@@ -26,7 +27,6 @@ FOREIGN = _FAMILY + b"?"  # stands for what only another could read
 _MAGIC = _FAMILY + b"2"  # change it whenever the bytes behind it change
 _DIGEST_BYTES = 16
 _HEAD_AT = len(_MAGIC) + _DIGEST_BYTES
-_END_OF_TIME = 1e11
 _OVERHEAD_BYTES = 1200  # the objects around an answer's bytes: entry, answer, usage, two strings of 64, dict slots (measured)
 
 
@@ -81,7 +81,7 @@ class Entry:
     def is_sound(self) -> bool:
         """Whether it says an answer, at moments that are some: what anybody can give a checksum may say neither."""
         moments = (self.asked, self.answer.created, self.fresh_until, self.keep_until)
-        return all(0 <= moment < _END_OF_TIME for moment in moments) and forms.is_whole(self.answer)
+        return all(map(is_moment, moments)) and forms.is_whole(self.answer)
 
     @property
     def weight(self) -> int:

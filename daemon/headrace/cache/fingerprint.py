@@ -67,11 +67,12 @@ def essence(body: Mapping[str, Any], endpoint: str = MESSAGES.name, *, is_finite
         endpoint: by its name.
         is_finite: whether all numbers in it surely are; see `canonical`.
     """
-    counted = {name: value for name, value in body.items() if _counts(name, value, endpoint)}
+    counted = {name: value for name, value in body.items() if counts(name, value, endpoint)}
     return hashlib.sha256(canonical(ordered(counted, shape_of(endpoint)), is_finite=is_finite)).digest()
 
 
-def _counts(name: str, value: Any, endpoint: str) -> bool:
+def counts(name: str, value: Any, endpoint: str) -> bool:
+    """Whether a field of a body can change the answer."""
     if endpoint == MESSAGES.name:
         return name not in _HARMLESS_FIELDS
     # Elsewhere the form is part of the answer: a chat's stream cannot be made of its whole, nor the other way round. In the
@@ -94,10 +95,11 @@ def canonical(value: Any, *, is_finite: bool = False) -> bytes:
         pass
     except RecursionError:
         raise InvalidCall("the body is nested too deeply") from None
-    return _canonical_slow(value)
+    return spelled_slow(value)
 
 
-def _canonical_slow(value: Any) -> bytes:
+def spelled_slow(value: Any) -> bytes:
+    """Return the text for a value that msgspec cannot spell, or would spell like another; see `canonical`."""
     try:
         return json.dumps(value, separators=(",", ":")).encode()
     except RecursionError:

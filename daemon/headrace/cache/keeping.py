@@ -94,10 +94,6 @@ class Keeping:
         except ValueError:  # nested past reason
             return "bad-message"
 
-    def may_keep(self, call: Call, answer: Answer) -> bool:
-        """Whether this answer may be kept."""
-        return not self.no_keep(call, answer)
-
     def entry_of(self, call: Call, answer: Answer, asked: float) -> Entry:
         """Return the entry of an answer; *asked* is when upstream was asked for it."""
         fresh_until = answer.created + self._ttl_s(call.caller)

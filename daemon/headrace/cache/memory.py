@@ -35,7 +35,8 @@ class Memory:
         Counted only if it is there: whoever finds nothing here looks once more, farther (`Cache.near`), and is counted then.
         """
         entry = self._entries.get(fingerprint)
-        if entry is None or not entry.fresh(now, max_age_s):
+        # Most ask for no age of their own: then no method is called to compare two figures.
+        if entry is None or now >= entry.fresh_until or (max_age_s is not None and not entry.fresh(now, max_age_s)):
             return None
         self._entries.move_to_end(fingerprint)
         self.tally.hits += 1

@@ -19,7 +19,7 @@ The reasons are tokens for the `detail` of `Cache-Status`:
 | fallback-credit | the call spends a token that is good once |
 | prewarm | `max_tokens: 0` asks for an effect (upstream's prompt cache), not for an answer |
 | url-source | an image or document is fetched from elsewhere |
-| file-source | a file is named by its id at upstream, where it can be deleted |
+| file-source | a file, or another thing, is named by its id at upstream, where it can be deleted |
 | bad-message | the answer is no message, or is not whole |
 | refusal | a classifier's no; it may think better of it |
 | pause-turn | half an answer; the call that continues it is another |

@@ -28,7 +28,7 @@ from headrace import codec, keys, observe, records
 from headrace.background import Background
 from headrace.cache.entry import Entry
 from headrace.cache.selector import Selector
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway
 from headrace.link import Link
 
@@ -198,9 +198,7 @@ class Purges:
 
     async def _follow(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(_LOOK_EVERY_S):
-                    await self._news.wait()
+            await until_set(self._news, self._clock, _LOOK_EVERY_S)
             self._news.clear()
             # Redis away: the link says so when it is back.
             with contextlib.suppress(RedisAway):

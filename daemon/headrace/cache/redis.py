@@ -31,6 +31,7 @@ _HELD = Script(__package__, "held.lua")
 _PURGE = Script(__package__, "purge.lua")
 _BOOKS = (keys.CACHE_INDEX, keys.CACHE_ABOUT, keys.CACHE_BYTES)
 _PURGE_BATCH = 500
+_MOST_SAID = 2**53
 _BEHIND = b"behind"  # store.lua's word
 
 
@@ -119,7 +120,7 @@ class Redis:
         now_ms = int(self._clock.now() * 1000)
         held = self._link.do("ZCOUNT", keys.CACHE_INDEX, now_ms, "+inf"), self._link.do("GET", keys.CACHE_BYTES)
         entries, size = [await self._settled(reply, 0) for reply in held]
-        return self.tally.stats(on=True, entries=int(entries), bytes=int(size or 0), bound=self.bound)
+        return self.tally.stats(on=True, entries=int(entries), bytes=_sum(size), bound=self.bound)
 
     async def held(self, scope: str) -> TierStats:
         """Return what one scope has in Redis, of all hosts."""
@@ -155,3 +156,11 @@ def _place(fingerprint: str) -> str:
 def _argument(part: str | None) -> bytes:
     # "*" for whatever it is, "=" before what it must be: an empty scope is a scope.
     return b"*" if part is None else b"=" + part.encode(errors="replace")
+
+
+def _sum(said: bytes | int | None) -> int:
+    try:
+        return min(max(0, int(said or 0)), _MOST_SAID)
+    except ValueError:
+        records.unreadable("cache", keys.CACHE_BYTES)
+        return 0

@@ -106,14 +106,20 @@ def ordered(value: Any, shape: Shape | Tagged, depth: int = 0) -> Any:
     return _ordered(value, shape, depth) if type(value) is dict else value
 
 
-def _ordered(value: dict[str, Any], shape: Shape | Tagged, depth: int) -> dict[str, Any]:
-    if isinstance(shape, Tagged):
-        kind, depth = value.get("type"), depth + 1
-        found = shape.kinds.get(kind) if type(kind) is str else None
-        if found is None or depth > _MAX_DEPTH:
-            return value
-        shape = found
+def _ordered(value: dict[str, Any], tagged: Shape | Tagged, depth: int) -> dict[str, Any]:
+    shape, depth = of_object(value, tagged, depth)
+    if shape is None:
+        return value
     names = sorted(value)
     if shape.keys().isdisjoint(names):
         return {name: value[name] for name in names}
     return {name: ordered(value[name], shape[name], depth) if name in shape else value[name] for name in names}
+
+
+def of_object(value: Mapping[str, Any], shape: Shape | Tagged, depth: int) -> tuple[Shape | None, int]:
+    """Return the shape of an object, None if its names keep their order, and how deep it lies."""
+    if not isinstance(shape, Tagged):
+        return shape, depth
+    kind, depth = value.get("type"), depth + 1
+    found = shape.kinds.get(kind) if type(kind) is str and depth <= _MAX_DEPTH else None
+    return found, depth

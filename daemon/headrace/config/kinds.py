@@ -315,6 +315,7 @@ GrpcAddress = Annotated[
     str, Spelling('an address such as "127.0.0.1:7400", "unix:headrace.sock" or "unix:/run/h.sock"', _text(_grpc_address))
 ]
 Folder = Annotated[str, Spelling('an absolute path such as "/var/lib/headrace"', _text(_folder))]
+SecretFile = Annotated[str, Spelling('an absolute path such as "/etc/headrace/api_key"', _text(_folder))]
 OptionalFile = Annotated[
     str,
     Spelling('empty, or an absolute path such as "/etc/headrace/admin_key"', _text(lambda text: _folder(text) if text else "")),

@@ -19,7 +19,6 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 
 from headrace.budget.limits import Limit, validate
-from headrace.callers import is_name
 from headrace.config import checks
 from headrace.config.environment import FILE_VARIABLE, FromEnvironment, known_keys, lay_over
 from headrace.config.kinds import Name, Url, is_proxy
@@ -27,6 +26,7 @@ from headrace.config.places import environments_proxy, redis_password, state_dir
 from headrace.config.tables import LimitTable, Settings, attribute, fields_of, spelling_of
 from headrace.config.wording import is_text, looks_secret, may_hold_secret, right, shown
 from headrace.errors import ConfigError
+from headrace.owner import is_name
 
 DEFAULT_FILE = Path("/etc/headrace/config.toml")
 
@@ -113,7 +113,8 @@ class _Reader:
     def __repr__(self) -> str:
         return f"<_Reader [{len(self.problems)} problems]>"
 
-    def value(self, kind: Any, value: Any, path: str) -> Any:
+    def value(self, kind: Any, value: Any, path: str, *, is_free: bool = False) -> Any:
+        """Return what a value says; one under a free name may be anything, and is not said where it is wrong."""
         if isinstance(value, FromEnvironment):
             self._variables[path] = value.variable
             value = str(value) if is_text(kind) else self._parse(kind, str(value), path)
@@ -126,7 +127,7 @@ class _Reader:
             return self._named(name_kind, inner, value, path)
         if get_origin(kind) is tuple:
             return self._list(get_args(kind)[0], value, path)
-        return self._scalar(kind, value, path)
+        return self._scalar(kind, value, path, is_free=is_free)
 
     def table(self, table: type[msgspec.Struct], values: Any, path: str) -> Any:
         if not isinstance(values, dict):
@@ -138,13 +139,15 @@ class _Reader:
         read = {key: self.value(kinds[key], values[key], _join(path, key)) for key in kinds if key in values}
         return table(**{attribute(key): value for key, value in read.items() if value is not _MISSING})
 
-    def _scalar(self, kind: Any, value: Any, path: str) -> Any:
+    def _scalar(self, kind: Any, value: Any, path: str, *, is_free: bool) -> Any:
         spelling = spelling_of(kind)
         try:
             return spelling.read(value) if spelling else msgspec.convert(value, kind)
         except ValueError:  # msgspec's are ValueErrors, too
             wanted = f"must be {right(kind)}"
-            return self._note_hidden(path, wanted) if may_hold_secret(kind, value) else self._note(path, value, wanted)
+            if is_free or may_hold_secret(kind, value):
+                return self._note_hidden(path, wanted)
+            return self._note(path, value, wanted)
 
     def _list(self, kind: Any, values: Any, path: str) -> Any:
         if not isinstance(values, list):
@@ -164,7 +167,7 @@ class _Reader:
                 wanted = right(name_kind) if spelling_of(name_kind) else right(Name)
                 said = "(not shown)" if looks_secret(name) else repr(name)
                 self.problems.append(f"{path}.{said}: must be {wanted}")
-        read = {name: self.value(kind, inner, _join(path, name)) for name, inner in values.items()}
+        read = {name: self.value(kind, inner, _join(path, name), is_free=True) for name, inner in values.items()}
         return {name: caller for name, caller in read.items() if caller is not _MISSING}
 
     def _limit(self, row: Any, path: str) -> Any:

@@ -43,6 +43,7 @@ from headrace.config.kinds import (
     Proxy,
     RedisUrl,
     Secret,
+    SecretFile,
     Share,
     Size,
     Spelling,
@@ -68,7 +69,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Upstream(Table, frozen=True):
     base_url: BaseUrl = Url("https://api.anthropic.com")
     api_key: HiddenText = Secret("")
-    api_key_file: Folder = DEFAULT_KEY_FILE
+    api_key_file: SecretFile = DEFAULT_KEY_FILE
     admin_api_key: HiddenText = Secret("")
     admin_api_key_file: OptionalFile = ""
     credentials: Literal["own", "caller"] = "own"
@@ -94,6 +95,7 @@ class Listen(Table, frozen=True):
     max_connections_per_peer: Count = 5_000
     max_streams: Count = 1024
     max_coming_bytes: Size = 32_000_000
+    max_held_bytes: Size = 256_000_000
     head_timeout: Duration = 10.0
     body_timeout: Duration = 30.0
     write_timeout: Duration = 60.0
@@ -127,7 +129,7 @@ class Auth(Table, frozen=True):
     default_role: Role = Role.CALLER
     shared_resources: bool = False
     unknown_resources: Literal["own", "shared"] = "own"
-    pepper_file: Folder = DEFAULT_PEPPER_FILE
+    pepper_file: SecretFile = DEFAULT_PEPPER_FILE
 
     @property
     def keeps_apart(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from headrace.budget.limits import Limit
-from headrace.config.kinds import Secret, Url, hide_password
+from headrace.config.kinds import OptionalFile, Secret, SecretFile, Url, hide_password
 from headrace.config.tables import spelling_of
 
 # What looks like a key, or like a password in something that is no URL.
@@ -22,7 +22,9 @@ _LONGEST = 100
 def may_hold_secret(kind: Any, value: Any) -> bool:
     """Whether *value*, which is wrong for this kind, is not to be shown: what stands for a key, a URL or a whole table."""
     if Url in get_args(kind):
-        return not isinstance(value, str) or any(mark in value for mark in "@?")
+        return not isinstance(value, str) or not re.search(r"[:.]", value) or any(mark in value for mark in "@?\n")
+    if kind in (SecretFile, OptionalFile):  # the key itself, put where the file that holds it is to be named
+        return not isinstance(value, str) or not value.startswith("/")
     is_table = get_origin(kind) is dict or kind is Limit or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
     is_list_of_tables = get_origin(kind) is tuple and get_args(kind)[0] is Limit
     return is_table or is_list_of_tables or Secret in get_args(kind)

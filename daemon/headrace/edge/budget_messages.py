@@ -126,9 +126,9 @@ def _duration(seconds: float) -> Duration:
 
 def read_figures(said: pb.LimitFigures) -> Figures:
     """Return the figures that are given."""
-    given = {name: getattr(said, name) for name in _SAME if said.HasField(name)}  # type: ignore[arg-type]
+    given = {name: getattr(said, name) for name in _SAME if said.HasField(name)}  # type: ignore[arg-type]  # each is a field of it
     for name in _SPENDS:
-        if said.HasField(field := f"{name}_nano_usd"):  # type: ignore[arg-type]
+        if said.HasField(field := f"{name}_nano_usd"):  # type: ignore[arg-type]  # each is a field of it
             given[name] = getattr(said, field) / NANO_USD
     if said.HasField("burst"):
         given["burst_s"] = said.burst.ToMicroseconds() / 1e6

@@ -9,12 +9,11 @@ the newcomer is refused.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-_ONE_PART_IN = 16  # of a port's connections give way at once, so that looking for them is rare
 _REST_S = 0.02  # between two searches: each looks at all connections
 _INTAKE_BYTES = 16_000_000  # the library holds each three times over
 
@@ -64,6 +63,7 @@ class Connections:
         self._now = now
         self._open: set[Idle] = set()
         self._by_peer: Counter[str] = Counter()
+        self._idle: dict[str | None, deque[tuple[float, Idle]]] = {}  # as the last searches found them
         self._searched_at = -_REST_S
         self._gave_way = self._intake_bytes = 0
 
@@ -92,6 +92,8 @@ class Connections:
             self._by_peer[connection.peer] -= 1
             if not self._by_peer[connection.peer]:
                 del self._by_peer[connection.peer]
+            if 2 * len(self._open) < self.most:
+                self._idle.clear()  # there is room again, and nobody need remember who closed long ago
 
     def take_in(self, size: int) -> bool:
         """Count so many bytes more, or less, of heads that have not ended, and return whether there is room for them."""
@@ -99,14 +101,26 @@ class Connections:
         return self._intake_bytes <= _INTAKE_BYTES
 
     def _make_room(self, peer: str | None) -> bool:
+        # Each newcomer has the room of one that is idle. They were found together, so that looking for them is rare.
+        if self._has_given_way(peer):
+            return True
         now = self._now()
         if now - self._searched_at < _REST_S:
             return False
         self._searched_at = now
         idle = [(since, one) for one in self._open if peer in (None, one.peer) and (since := one.idle_since()) is not None]
         idle.sort(key=lambda pair: pair[0])
-        for _, one in idle[: max(1, len(self._open) // _ONE_PART_IN)]:
-            one.give_way()
-            self.leave(one)
-            self._gave_way += 1
-        return bool(idle)
+        self._idle[peer] = deque(idle)
+        return self._has_given_way(peer)
+
+    def _has_given_way(self, peer: str | None) -> bool:
+        found = self._idle.get(peer, deque())
+        while found:
+            since, one = found.popleft()
+            if one in self._open and one.idle_since() == since:  # as it was when it was found
+                one.give_way()
+                self.leave(one)
+                self._gave_way += 1
+                return True
+        self._idle.pop(peer, None)
+        return False

@@ -20,7 +20,7 @@ from headrace import disconnect, roles
 from headrace.admission import Admission, Ask, check_size
 from headrace.answers import Answers
 from headrace.aside import Aside
-from headrace.basin import Basin
+from headrace.basin import Basin, Place
 from headrace.batches import Batches
 from headrace.batches.results import readable
 from headrace.carry import Carrier, Load
@@ -41,7 +41,7 @@ from headrace.model import Call, Errand, Event, Form, Headers, Reply, Source
 from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
-from headrace.resources import Guard, Visit
+from headrace.resources import Guard, Visit, said_of_own
 from headrace.trail import TIMING_HEADER, timing
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
@@ -113,9 +113,17 @@ class Exchange:
         check_size(endpoint, request.length)
         return self._kept(request, endpoint, seen) if endpoint.is_kept else self._carried(request, endpoint)
 
-    async def admit(self, ask: Ask) -> Call:
-        """Return the call that a door read from the wire; equal calls in the air have one body between them."""
-        return self._flow.sharing(await self._admission.admit(**ask))
+    async def admit(self, ask: Ask, place: Place | None) -> Call:
+        """
+        Return the call that a door read from the wire; equal calls in the air have one body between them.
+
+        What it holds is counted by the *place* where its body lay, until that is released.
+        """
+        call = await self._admission.admit(**ask)
+        shared = self._flow.sharing(call)
+        if place is not None:
+            place.hold(len(call.body) if shared is call else 0)
+        return shared
 
     def answer(self, call: Call, edge: str, *, opens_s: float | None = None) -> AbstractAsyncContextManager[Reply]:
         """Answer a call whose answer may be kept, and tell what came of it; see `Flow.answer`."""
@@ -172,9 +180,7 @@ class Exchange:
         )
         del body
         request.body = b""  # the call has it
-        call = await self.admit(ask)
-        if request.place is not None:
-            request.place.release()  # other bounds hold what waits, and what is with upstream
+        call = await self.admit(ask, request.place)
         async with self.answer(call, request.edge, opens_s=self._opens_s) as reply:
             whole = None
             if reply.events is None:
@@ -220,7 +226,7 @@ class Exchange:
             if visit and visit.is_list:
                 carried, attempts, page = await walk(visit, load, self._carrier.carry, _read)
                 record.reply = reply = self._reply(carried, attempts)
-                yield self._response(load, request, carried, reply, page)
+                yield self._response(load, request, carried, reply, page, visit)
                 return
             async with self._carrier.carry(load) as (carried, attempts):
                 record.reply = reply = self._reply(carried, attempts)
@@ -238,6 +244,8 @@ class Exchange:
         ):
             body = await _read(carried)
         if visit:
+            if visit.may_tell and body is not None:
+                await visit.hear(body)
             await visit.done(body)
         if body is not None and load.endpoint.batch == "made":
             self._batches.made(load.errand, body)
@@ -247,7 +255,8 @@ class Exchange:
         self, load: Load, request: Request, carried: Carried, reply: Reply, body: bytes | None, visit: Visit | None = None
     ) -> Response:
         own = self._budget_headers(load.errand)
-        said = [pair for pair in carried.headers if not (own and pair[0].startswith("anthropic-ratelimit-"))]
+        named = said_of_own(carried.headers) if visit and visit.is_of_all else carried.headers
+        said = [pair for pair in named if not (own and pair[0].startswith("anthropic-ratelimit-"))]
         said += [("x-headrace-source", "upstream"), ("x-headrace-attempts", str(reply.attempts))]
         said += [self._timing(load.errand), *own]
         if body is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
@@ -42,7 +43,7 @@ from headrace.heads import readable
 from headrace.model import Call
 from headrace.owner import text_of
 from headrace.trace import Trace
-from headrace.trail import GIVEN_HEADER, ID_HEADER, id_of
+from headrace.trail import GIVEN_HEADER, ID_HEADER, MAX_ID, id_of
 from headrace.v1 import api_service_pb2
 
 _CHUNK_BYTES = 1 << 20  # of one message; more at once is cut
@@ -75,13 +76,15 @@ class ApiServicer:
     @guarded
     async def call(self, parts: AsyncIterator[bytes], context: Any) -> None:
         """Send a request, and write its response."""
-        writer = _Writer(context)
         raw = await anext(parts, b"")
         # Where keys decide nothing, a hit needs no headers: these bytes have been parsed before.
-        if not self._who.asks_for_keys and (hit := await self._find(_NAMED, raw)):
-            return await self._give(hit, context, await self._entered(raw, context))
+        if not self._who.asks_for_keys and (hit := self._hits.near(_NAMED, raw) or await self._far(_NAMED, raw)):
+            entered = None if self._exchange.outcomes.enters is None else await self._entered(raw, context)
+            await context.write(*self._given(hit, entered))
+            return None
         first, seen = await beginning(raw), [raw]
         del raw  # it may be large, and is wanted for a moment more
+        writer = _Writer(context)
         try:
             await self._answer(seen, first, parts, context, writer)
         except HeadraceError as error:
@@ -103,8 +106,8 @@ class ApiServicer:
         """Say that a request is refused, of which nothing was read: as HTTP says it."""
         await _Writer(context).say(error)
 
-    async def _find(self, head: bytes, raw: bytes) -> Hit | None:
-        if (hit := self._hits.near(head, raw)) is None and (hit := self._hits.glance(await aloof(raw, digest, head, raw))):
+    async def _far(self, head: bytes, raw: bytes) -> Hit | None:
+        if hit := self._hits.glance(await aloof(raw, digest, head, raw)):
             self._hits.bring_near(head, raw, hit)
         return hit
 
@@ -114,8 +117,10 @@ class ApiServicer:
         head, headers = first.head, _headers(first.head)
         give(headers.get(GIVEN_HEADER))
         key, own_key, scope, given = self._who.keys(context, headers)
-        if self._who.asks_for_keys and (hit := await self._find(_NAMED + scope, seen[0])):
-            return await self._give(hit, context, self._exchange.outcomes.entered(headers, trace_of(context)), given)
+        named, outcomes = _NAMED + scope, self._exchange.outcomes
+        if self._who.asks_for_keys and (hit := self._hits.near(named, seen[0]) or await self._far(named, seen[0])):
+            await context.write(*self._given(hit, outcomes.entered(headers, trace_of(context)), given))
+            return
         request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
@@ -130,15 +135,16 @@ class ApiServicer:
             request.place = place
             await place.came(len(seen[0]))
             raw = seen.pop()
-            digests = [await aloof(raw, digest, _NAMED + scope, raw)]
+            digests = [await aloof(raw, digest, named, raw)]
             del raw
             if not _is_whole(first, headers):
                 digests.clear()  # the same first part may have another body after it
             if hit := await self._read(request, first, parts, digests, place):
-                return await self._give(hit, context, self._exchange.outcomes.entered(headers, request.trace), call_id(context))
+                await context.write(*self._given(hit, outcomes.entered(headers, request.trace), call_id(context)))
+                return
             async with self._exchange.open(request, seen=lambda call: self._remember(digests, call)) as response:
                 await writer.pass_on(response)
-        return None
+        return
 
     async def _read(
         self, request: Request, first: Beginning, parts: AsyncIterator[bytes], digests: list[bytes], place: Place
@@ -147,7 +153,7 @@ class ApiServicer:
         endpoint = endpoint_of(request.method, request.target)
         request.body, request.length = await _body(first, request.headers, parts)
         if not endpoint.is_kept:
-            place.release()  # it goes by
+            place.hold(len(request.body) if isinstance(request.body, bytes) else 0)  # a stream goes by
             return None
         check_size(endpoint, request.length)
         request.body = body = await whole_body(request.body, endpoint, place)
@@ -165,16 +171,14 @@ class ApiServicer:
 
     async def _entered(self, raw: bytes, context: Any) -> Trace | None:
         # What a request's head says of a trace is read where spans are made, and not otherwise.
-        outcomes = self._exchange.outcomes
-        return None if outcomes.enters is None else outcomes.entered(_headers((await beginning(raw)).head), trace_of(context))
+        return self._exchange.outcomes.entered(_headers((await beginning(raw)).head), trace_of(context))
 
-    async def _give(self, hit: Hit, context: Any, trace: Trace | None, given: str = "") -> None:
+    def _given(self, hit: Hit, trace: Trace | None, given: str = "") -> tuple[bytes, ...]:
+        """Return the response to a hit in its parts, and tell of it."""
         call = id_of(given)
         self._exchange.outcomes.tell(outcome_of(hit, "grpc", call, trace))
         kept, *chunks = _kept(hit)
-        await context.write(_said(kept + self._varying(hit) + _id_header(call)))
-        for chunk in chunks:
-            await context.write(chunk)
+        return (_said(b"%b%b%b%b" % (kept, self._varying(hit), _ID_HEADS[len(call)], call.encode())), *chunks)
 
     def _varying(self, hit: Hit) -> bytes:
         made, age_s, told = hit.entry.answer.created, hit.age_s, hit.seen.told
@@ -200,17 +204,25 @@ def _kept(hit: Hit) -> tuple[bytes, ...]:
 
 def _said(head: bytes) -> bytes:
     """Return a response that holds a head, given its serialised fields: they cannot be appended to once they are inside."""
-    size = bytearray()
-    left = len(head)
+    return _begun(len(head)) + head
+
+
+@functools.lru_cache(4096)
+def _begun(left: int) -> bytes:
+    # What comes before so many bytes of a head.
+    said = bytearray([_HEAD_TAG])
     while left > 0x7F:
-        size.append(left & 0x7F | 0x80)
+        said.append(left & 0x7F | 0x80)
         left >>= 7
-    size.append(left)
-    return b"%c%b%b" % (_HEAD_TAG, bytes(size), head)
+    said.append(left)
+    return bytes(said)
 
 
-def _id_header(id: str) -> bytes:
-    return delimited(_HEADERS_FIELD, _ID_NAME + delimited(_VALUE_FIELD, id.encode()))
+def _id_head(id: bytes) -> bytes:
+    return delimited(_HEADERS_FIELD, _ID_NAME + delimited(_VALUE_FIELD, id)).removesuffix(id)
+
+
+_ID_HEADS = tuple(_id_head(b"0" * length) for length in range(MAX_ID + 1))  # by an id's length, what comes before it
 
 
 def _response_head(headers: _Pairs, status: int = 0) -> api_service_pb2.CallResponseHead:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -124,19 +124,9 @@ class Intake:
         """Return the handler of a method that gets its requests as they come."""
 
         async def take(_: Any, context: Any) -> None:
-            await run(self.messages(context), _Answering(context, self._going))
+            await run(_Messages(self, context), _Answering(context, self._going))
 
         return grpc.stream_stream_rpc_method_handler(take)
-
-    async def messages(self, context: Any) -> AsyncIterator[bytes]:
-        """Yield a call's messages as they come; raises what a reading was ended with."""
-        if (raw := await self.read(context)) is None:
-            await self._left_unheard(context)
-        while raw is not None:
-            passed = [raw]
-            del raw  # it may be large, and its reader alone says how long it is kept
-            yield passed.pop()
-            raw = await self.read(context)
 
     async def read(self, context: Any) -> bytes | None:
         """Return the next message, None after the last; raises what the reading was ended with."""
@@ -146,7 +136,7 @@ class Intake:
             raw = await in_turn(context.read(), self._allowance)
         except asyncio.CancelledError:
             if (error := _ended_with(coming.of(context))) is None:
-                await self._left(context.peer())
+                await self.left_unheard(context)
                 raise
             raise error from None
         finally:
@@ -155,17 +145,21 @@ class Intake:
             return None
         if self.counts and (peer := peer_of(context.peer())):
             self._asked[peer] += len(raw) + _CALL_BYTES
-        return raw  # type: ignore[no-any-return]
+        return raw  # type: ignore[no-any-return]  # gRPC has no types
 
-    async def _left_unheard(self, context: Any) -> None:
-        # Who ends a call without a word has left it, too: grpcio tells the one or the other, by chance.
+    async def left_unheard(self, context: Any) -> None:
+        """
+        Tell that a caller left before its message was here.
+
+        Who ends a call without a word has left it, too: grpcio tells the one or the other, by chance.
+        """
         await self._left(context.peer())
 
     def _asked_once(self, run: Run, answering: type[_Answering] | None = None) -> Run:
         async def take(_: Any, context: Any) -> Any:
             try:
                 if (raw := await self.read(context)) is None:
-                    await self._left_unheard(context)
+                    await self.left_unheard(context)
                     raise InvalidCall("the request is missing")
             except HeadraceError as error:
                 return await status.abort(context, error)
@@ -174,6 +168,29 @@ class Intake:
             return said if isinstance(said, bytes) else await said
 
         return take
+
+
+class _Messages:
+    # A call's messages as they come. No generator: one that is left before its end has the loop close it, in a task of its own.
+
+    def __init__(self, intake: Intake, context: Any) -> None:
+        self._intake, self._context = intake, context
+        self._has_begun = self._is_over = False
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> bytes:
+        # Raises what the reading was ended with.
+        raw = None if self._is_over else await self._intake.read(self._context)
+        if raw is None:
+            if not self._has_begun:
+                self._has_begun = True
+                await self._intake.left_unheard(self._context)
+            self._is_over = True
+            raise StopAsyncIteration
+        self._has_begun = True
+        return raw
 
 
 def too_many(size: Counter[Peer]) -> Iterator[Peer]:
@@ -204,14 +221,15 @@ class _Answering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
-    async def write(self, message: bytes) -> None:
-        self._going.new[self] = self._task
-        try:
-            await self._write(message)
-        except grpc.aio.InternalError:  # nobody is there to take it: as if they had said so
-            raise asyncio.CancelledError from None
-        finally:
-            self._going.over(self)
+    async def write(self, *messages: bytes) -> None:
+        for message in messages:
+            self._going.new[self] = self._task
+            try:
+                await self._write(message)
+            except grpc.aio.InternalError:  # nobody is there to take it: as if they had said so
+                raise asyncio.CancelledError from None
+            finally:
+                self._going.over(self)
 
 
 def _peer(context: Any) -> Peer | None:

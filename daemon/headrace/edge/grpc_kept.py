@@ -18,6 +18,7 @@ from headrace import roles
 from headrace.admission import Admission, Ask
 from headrace.answers import SMALL_BYTES, is_light
 from headrace.aside import aloof
+from headrace.basin import Place
 from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
@@ -103,20 +104,19 @@ class KeptRpc:
     def unary(self, raw: bytes, context: Any) -> bytes | Awaitable[bytes]:
         """Return one answer whole: at once, if it is a hit."""
         keys = self._who.keys(context)
-        hit = self._near(self._named + keys.scope, raw)
-        return self._look_up(raw, context, keys) if hit is None else self._give(hit, context, keys.id)
+        hit = self._hits.near(self._named + keys.scope, raw)
+        if hit is None or not self._kept.is_at_hand(hit):
+            return self._look_up(raw, context, keys)
+        return self._give(hit, context, keys.id)
 
     async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
         seen, hit = await self._far(self._named + keys.scope, raw)
         if hit is not None:
             return self._give(hit, context, keys.id)
-        call = await self._admit(raw, context, keys)
-        del raw  # the call has all that it says
-        return await self._ask(call, context, seen)
-
-    def _near(self, head: bytes, raw: bytes) -> Hit | None:
-        hit = self._hits.near(head, raw)
-        return hit if hit is None or self._kept.is_at_hand(hit) else None
+        with self._exchange.basin.place(self._who.whose(keys)) as place:
+            call = await self._admit(raw, context, keys, place)
+            del raw  # the call has all that it says
+            return await self._ask(call, context, seen)
 
     async def _far(self, head: bytes, raw: bytes) -> tuple[bytes, Hit | None]:
         """Return the digest of these bytes, and what is found by it."""
@@ -156,13 +156,21 @@ class KeptRpc:
         """Write the events of one answer."""
         keys = self._who.keys(context)
         head, seen = self._named + keys.scope, b""
-        if (hit := self._near(head, raw)) is None:
+        hit = self._hits.near(head, raw)
+        if hit is None or not self._kept.is_at_hand(hit):
             seen, hit = await self._far(head, raw)
         if hit is not None:
-            await _write(context, self._kept.responses(hit), self._kept.tail(hit) + self._tell(hit, context, keys.id))
+            tail = self._kept.tail(hit) + self._tell(hit, context, keys.id)
+            await context.write(*_opened(self._kept.responses(hit), tail))
             return
-        call = await self._admit(raw, context, keys)
-        del raw  # the call has all that it says
+        with self._exchange.basin.place(self._who.whose(keys)) as place:
+            call = await self._admit(raw, context, keys, place)
+            del raw  # the call has all that it says
+            await self._ask_live(call, context)
+        self._hits.remember(seen, call)
+        context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
+
+    async def _ask_live(self, call: Call, context: Any) -> None:
         async with self._exchange.answer(call, "grpc") as reply:
             answer = reply.answer
             if reply.events is not None:
@@ -171,21 +179,20 @@ class KeptRpc:
                 raise RuntimeError("a reply has an answer or events")
             elif is_light(answer.payload):
                 responses = reply.rendition(self._rendition, lambda answer: tuple(self.method.whole(answer)))
-                await _write(context, responses, self._tail(reply, context))
+                await context.write(*_opened(responses, self._tail(reply, context)))
             else:
                 await self._write_live(context, reply, self._exchange.answers.events(answer))
-        self._hits.remember(seen, call)
-        context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
 
-    async def _admit(self, raw: bytes, context: Any, keys: Keys) -> Call:
+    async def _admit(self, raw: bytes, context: Any, keys: Keys, place: Place) -> Call:
         self._miss_count += 1
-        with self._exchange.basin.place(self._who.whose(keys)) as place:
-            await place.came(len(raw))
-            parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
-            caller = self._who.identify(keys.ours, parted.request.options.caller)
-            ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
-            ask["id"], ask["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
-            return await self._exchange.admit(ask)
+        await place.came(len(raw))
+        parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
+        del raw
+        caller = self._who.identify(keys.ours, parted.request.options.caller)
+        ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
+        del parted
+        ask["id"], ask["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
+        return await self._exchange.admit(ask, place)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:
         # To the very end, also past the last event that is told: whoever leaves early gives the call up.
@@ -259,7 +266,6 @@ class _Kept:
         return said
 
 
-async def _write(context: Any, responses: Iterable[bytes], tail: bytes) -> None:
-    for response in responses:
-        await context.write(response + tail)
-        tail = b""  # in the first response only
+def _opened(responses: tuple[bytes, ...], tail: bytes) -> tuple[bytes, ...]:
+    # The origin is in the first response only.
+    return (responses[0] + tail, *responses[1:]) if responses else ()

@@ -51,14 +51,17 @@ class MessagesServicer:
     @guarded
     async def submit(self, raw: bytes, context: Any) -> bytes:
         """Return the ticket of a call that is to be answered later."""
-        key, own_key, *_ = self._who.keys(context)
+        keys = self._who.keys(context)
         cls = messages_service_pb2.SubmitMessageRequest
-        parted = await take_apart(self._admission.aside, cls, raw, streams=False)
-        caller = self._who.identify(key, parted.request.options.caller)
-        asked = _CREATE.ask(parted, caller, timeout_s=answer_timeout_s(parted.request), credential=own_key)
-        asked["id"], asked["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
-        call = await self._admission.admit(**asked)
-        ticket = await self._exchange.pursuits.submit(call)
+        with self._exchange.basin.place(self._who.whose(keys)) as place:
+            await place.came(len(raw))
+            parted = await take_apart(self._admission.aside, cls, raw, streams=False)
+            caller = self._who.identify(keys.ours, parted.request.options.caller)
+            asked = _CREATE.ask(parted, caller, timeout_s=answer_timeout_s(parted.request), credential=keys.own)
+            del raw, parted  # the call has all that they say
+            asked["id"], asked["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
+            call = await self._exchange.admit(asked, place)
+            ticket = await self._exchange.pursuits.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()
 
 

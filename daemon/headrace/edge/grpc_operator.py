@@ -21,8 +21,10 @@ from headrace.labels import labels_of
 from headrace.operated import Operated
 from headrace.retry.letters import Letters
 from headrace.retry.listing import EVERYBODY
+from headrace.retry.ticket import Ticket
 from headrace.retry.tickets import Tickets
 from headrace.v1 import operator_service_pb2 as pb
+from headrace.v1 import tickets_pb2
 
 _MAX_TOKENS = 1024
 
@@ -116,7 +118,7 @@ class OperatorServicer:
         story = await self._operated.stories.of(request.id, asker.owner.text if asker.is_limited else "")
         reply = pb.ExplainCallResponse(calls=[messages.told(call) for call in story.calls])
         if (ticket := story.ticket) is not None:
-            reply.ticket.CopyFrom(ticket_message(replace(ticket, call=None), is_whole=False))
+            reply.ticket.CopyFrom(await self._with_reason(ticket))
             took_s = (ticket.ended or self._operated.now()) - ticket.created
             said = phases(story.tries, began=ticket.created, took_s=max(0.0, took_s))
             reply.ticket_phases.extend(messages.phase(each) for each in said)
@@ -151,7 +153,8 @@ class OperatorServicer:
             page_size=page_size(request.page_size),
             page_token=request.page_token,
         )
-        said = [ticket_message(ticket, is_whole=False) for ticket in tickets]
+        why = await self._operated.reasons.of(tickets)
+        said = [ticket_message(ticket, is_whole=False, waits_for=why.get(ticket.id, "")) for ticket in tickets]
         return pb.ListAllTicketsResponse(tickets=said, next_page_token=token).SerializeToString()
 
     @guarded
@@ -160,7 +163,11 @@ class OperatorServicer:
         request = parse(pb.GetAnyTicketRequest, raw)
         self._ask("GetAnyTicket", context)
         ticket = await self._tickets.look(ticket_id(request.id))
-        return pb.GetAnyTicketResponse(ticket=ticket_message(ticket, is_whole=False)).SerializeToString()
+        return pb.GetAnyTicketResponse(ticket=await self._with_reason(ticket)).SerializeToString()
+
+    async def _with_reason(self, ticket: Ticket) -> tickets_pb2.Ticket:
+        why = await self._operated.reasons.of([ticket])
+        return ticket_message(replace(ticket, call=None), is_whole=False, waits_for=why.get(ticket.id, ""))
 
     @guarded
     async def cancel(self, raw: bytes, context: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import grpc
@@ -27,6 +27,7 @@ from headrace.edge.grpc_booths import COUNT as BOOTHS
 from headrace.edge.grpc_budgets import BudgetsServicer
 from headrace.edge.grpc_cache import CacheServicer
 from headrace.edge.grpc_calls import Who
+from headrace.edge.grpc_calm import calm
 from headrace.edge.grpc_gate import Gate
 from headrace.edge.grpc_health import SERVICE_NAME, Health
 from headrace.edge.grpc_kept import KeptRpc
@@ -131,6 +132,7 @@ class GrpcServer:
         self._watch = Watch(self._bounds, now=time.monotonic)
         self._background = Background("grpc", clock)
         self._servers: list[grpc.aio.Server] = []
+        self._taken: Callable[[], int] = int
 
     def __repr__(self) -> str:
         state = "serving" if self._servers else "stopped"
@@ -150,6 +152,7 @@ class GrpcServer:
         """Listen; raises `StartupError` when an address is taken. Health says NOT_SERVING until `set_serving`."""
         await self.set_serving(False)
         gate = self._gate()
+        self._taken = lambda: gate.taken
         # Sockets have a server of their own: what comes in at the ports, however much, is in nobody's way there.
         has_ports = any(address.path is None for address in self._addresses)
         local = _server(gate, options())
@@ -175,7 +178,7 @@ class GrpcServer:
         """Say NOT_SERVING, take no new calls, and give those that run *grace_s* seconds; then end the rest (UNAVAILABLE)."""
         await self._health.leave()
         self._tickets.leave()
-        await self._stop(grace_s)
+        await self._stop(await calm(self._taken, grace_s))
 
     async def stop(self) -> None:
         """Stop at once, and let go of the addresses."""

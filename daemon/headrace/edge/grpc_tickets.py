@@ -97,6 +97,7 @@ class TicketsServicer:
         if not ticket.state.is_terminal:
             async with self._leaving.unless():
                 ticket = await self._tickets.wait(ticket.id)
+            self._owner("WaitTicket", request, context)  # whose key may have been revoked meanwhile
         await self._noted(ticket, owner)
         return await self._said(tickets_service_pb2.WaitTicketResponse, ticket)
 
@@ -109,6 +110,7 @@ class TicketsServicer:
         async with contextlib.aclosing(changes):
             # Only the waiting ends when the daemon leaves: a message that is half said is said to its end.
             while (ticket := await self._next(changes)) is not None:
+                self._owner("WatchTicket", request, context)  # whose key may have been revoked meanwhile
                 await self._noted(ticket, owner)
                 await context.write(await self._said(tickets_service_pb2.WatchTicketResponse, ticket))
 
@@ -165,8 +167,8 @@ class TicketsServicer:
         return self._who.ask(context, f"TicketsService.{method}", request.options.caller).owner
 
 
-def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Ticket:
-    """Return a ticket as callers see it, with its answer if it *is_whole*."""
+def ticket_message(ticket: Ticket, *, is_whole: bool = True, waits_for: str = "") -> tickets_pb2.Ticket:
+    """Return a ticket as callers see it, with its answer if it *is_whole*, and for operators with what it waits for."""
     said = tickets_pb2.Ticket(
         id=ticket.id,
         state=tickets_pb2.TicketState.Value(f"TICKET_STATE_{ticket.state.value}"),
@@ -179,6 +181,7 @@ def ticket_message(ticket: Ticket, *, is_whole: bool = True) -> tickets_pb2.Tick
         caller=name_in(ticket.owner),
         lane=ticket.lane,
         end_time=timestamp(ticket.ended) if ticket.ended else None,
+        waits_for=waits_for,
     )
     if is_whole and ticket.answer is not None:
         _add_answer(said, ticket.answer)

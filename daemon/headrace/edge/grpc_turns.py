@@ -24,11 +24,18 @@ _Yields = Generator[Any, None, Any]
 @types.coroutine
 def in_turn(reading: Reading, allowance: Allowance) -> _Yields:
     """Return what a reading of grpcio's does, which waits once, until its message is there, and then takes it."""
+    # All in one: every call comes by here.
+    cancelled: asyncio.CancelledError | None = None
     try:
         coming = reading.send(None)
     except StopIteration as said:
         return said.value
-    cancelled = yield from _waited(reading, coming)
+    try:
+        yield coming
+    except asyncio.CancelledError as error:
+        if not coming.done() or coming.cancelled():
+            reading.throw(error)
+        cancelled = error
     # Who is cancelled now takes the message all the same: grpcio would never give back what it lies in.
     while allowance.is_spent:
         try:
@@ -36,28 +43,14 @@ def in_turn(reading: Reading, allowance: Allowance) -> _Yields:
             break
         except asyncio.CancelledError as error:
             cancelled = error
-    raw = _taken(reading)
+    try:
+        reading.send(None)
+    except StopIteration as said:
+        raw = said.value
+    else:
+        raise RuntimeError("grpcio waits twice for one message")
     if isinstance(raw, bytes) and len(raw) > LIGHT_BYTES:
         allowance.count(len(raw))
     if cancelled is not None:
         raise cancelled
     return raw
-
-
-def _waited(reading: Reading, coming: asyncio.Future[None]) -> Generator[Any, None, asyncio.CancelledError | None]:
-    # Returns by what it was cancelled when the message was there already.
-    try:
-        yield coming
-    except asyncio.CancelledError as error:
-        if not coming.done() or coming.cancelled():
-            reading.throw(error)
-        return error
-    return None
-
-
-def _taken(reading: Reading) -> Any:
-    try:
-        reading.send(None)
-    except StopIteration as said:
-        return said.value
-    raise RuntimeError("grpcio waits twice for one message")

@@ -112,7 +112,7 @@ class _CarriedRpc:
             said: Any = _read(self._route, await response.read(), response.reply.request_id)
             said.origin.CopyFrom(origin(response.reply, call_id(context)))
             context.set_trailing_metadata(trailers(context, response.trail, self._exchange.now()))
-            return said.SerializeToString()  # type: ignore[no-any-return]
+            return said.SerializeToString()  # type: ignore[no-any-return]  # some message
 
     @guarded
     async def stream(self, raw: bytes, context: Any) -> None:

@@ -225,8 +225,7 @@ class Watch:
         self._suspects.intersection_update(lines)
         self._gone = {peer: at for peer, at in self._gone.items() if self._now() - at < _REMEMBERED_S}
         spent = await _sliced(self._looking(lines, self.intake.take_counts()))
-        self._make_room(lines)
-        return spent
+        return spent + await _sliced(self._making_room(lines))
 
     def _looking(self, lines: list[Line], asked: Mapping[Peer, int]) -> Iterator[None]:
         for first in range(0, len(lines), _AT_ONCE):
@@ -261,14 +260,17 @@ class Watch:
             now.proof = before.proof
         return now
 
-    def _make_room(self, lines: list[Line]) -> None:
+    def _making_room(self, lines: list[Line]) -> Iterator[None]:
         # Over which nothing was asked: to end those fails no call. Their clients, if they are any, connect again.
         # The eldest go: who has just come may not have had its turn to ask.
         beyond = {who: _beyond(count, self._bounds.most_per_peer) for who, count in _by_address(lines).items()}
         in_all = _beyond(len(lines), self._bounds.most)
         idle = [line for line in lines if line.received < _ASKED_BYTES and (in_all or beyond[line.peer[0]])]
-        for line in idle[: max(in_all, sum(beyond.values()))] if idle else lines[self._bounds.most :]:
+        going = idle[: max(in_all, sum(beyond.values()))] if idle else lines[self._bounds.most :]
+        for number, line in enumerate(going, 1):
             self._end(line, "connections")
+            if not number % _AT_ONCE:
+                yield
 
     def _seen_anew(self, peer: Peer) -> Line | None:
         line = self._lines.of(peer)

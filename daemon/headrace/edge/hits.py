@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class Hits:
         self._memo: OrderedDict[bytes, Seen] = OrderedDict()
         self._near: dict[tuple[bytes, bytes], Seen] = {}
         self._near_bytes = 0
+        self._forgot_at = -math.inf
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -150,6 +152,8 @@ class Hits:
         scattered over all the memory that a crowd of them took, so that none of it can be given back.
         """
         asks = call.cache
+        if call.arrival < self._forgot_at:
+            return  # what it says of its caller was configured before
         if call.idempotency_key or asks.no_store or asks.no_cache or call.no_keep:
             return
         self._memo[digest] = Seen(
@@ -168,6 +172,7 @@ class Hits:
 
     def forget(self) -> None:
         """Forget all digests: what the configuration says of callers has changed."""
+        self._forgot_at = self._clock.now()
         self._memo.clear()
         self._near.clear()
         self._near_bytes = 0

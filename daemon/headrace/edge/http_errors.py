@@ -75,7 +75,7 @@ def say(error: Exception, request_id: str) -> Said:
         return _upstream(error, request_id)
     row = _TABLE.get(type(error), _OURS) if isinstance(error, HeadraceError) else _OURS
     message = error.message if isinstance(error, HeadraceError) and row is not _OURS else "internal error"
-    headers = [("request-id", request_id), ("content-type", "application/json"), *_timing(error)]
+    headers = [("request-id", request_id), ("content-type", "application/json"), *_befell(error)]
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
         headers.append(("retry-after", _seconds(retry_after_s)))
@@ -101,12 +101,17 @@ def _upstream(error: UpstreamError, request_id: str) -> Said:
         # Whatever a repeat could do has been done, unless upstream asks for one where we make none.
         passed["x-should-retry"] = "true" if advice == "true" and error.status not in _REPEATED else "false"
     body = error.body or error_body(error.type, error.message, passed["request-id"])
-    return Said(error.status, body, (*passed.items(), *_timing(error)))
+    return Said(error.status, body, (*passed.items(), *_befell(error)))
 
 
-def _timing(error: Exception) -> Headers:
-    said = timing(error.trail) if isinstance(error, HeadraceError) else ""
-    return ((TIMING_HEADER, said),) if said else ()
+def _befell(error: Exception) -> Headers:
+    """Return what the call went through before it failed: how often upstream was asked, and what took how long."""
+    trail = error.trail if isinstance(error, HeadraceError) else None
+    if trail is None:
+        return ()
+    said = timing(trail)
+    attempts = ("x-headrace-attempts", str(max((made.number for made in trail.tries), default=0)))
+    return (attempts, (TIMING_HEADER, said)) if said else (attempts,)
 
 
 def _is_long(wait_s: float | None) -> bool:

@@ -20,6 +20,7 @@ MAX_HEADERS = 1_000
 _READ_BYTES = 32_768  # of a body that nobody has read yet; and a sixteenth of it in chunks
 _LOOK_S = 1.0
 _AT_ONCE = 1000  # connections that are looked at in one turn of the loop
+_MOST_STUCK_BYTES = 64_000_000  # of answers that nobody takes; they lie here, whole, until they are taken
 
 
 class Listener(Manager):
@@ -62,4 +63,18 @@ class Listener(Manager):
         for connection in ahead[:_AT_ONCE]:
             connection.look(now)
         more = ahead[_AT_ONCE:]
+        if not more:
+            self._relieve()
         self._look = self._loop.call_later(0 if more else _LOOK_S, self._look_after, more)
+
+    def _relieve(self) -> None:
+        connections: tuple[Any, ...] = tuple(self._connections)
+        stuck = [connection for connection in connections if connection.stuck_bytes]
+        over = sum(connection.stuck_bytes for connection in stuck) - _MOST_STUCK_BYTES
+        if over <= 0:
+            return
+        for connection in sorted(stuck, key=lambda one: one.stuck_bytes, reverse=True):
+            over -= connection.stuck_bytes
+            connection.end_unread()
+            if over <= 0:
+                return

@@ -56,6 +56,7 @@ _HEARD_OUT_BYTES = 1_000_000_000  # or so much of a caller who is known: most cl
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
 _MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
 _MAX_PADDING = 16  # times the body: what chunks of a byte each have around them, twice over
+_LEAST_PARTS = 120  # of what waits to be taken one in so many is, between two looks
 _LIGHT_BYTES = 512  # of a body in chunks: parsed at once
 _give_parser = RequestHandler.data_received
 
@@ -73,9 +74,9 @@ class Connection(RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused", "_most_over",
-        "_passed_over", "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes", "_write_pace", "handshake",
-        "peer", "writer",
+        "_body", "_body_pace", "_counted", "_gone_by", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused",
+        "_most_over", "_passed_over", "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes",
+        "_write_pace", "handshake", "peer", "stuck_bytes", "writer",
     )  # fmt: skip
 
     def __init__(self, manager: Manager, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -93,6 +94,8 @@ class Connection(RequestHandler):
         self._passed_over = 0  # of a body that nobody wants any more
         self._most_over = _LINGER_BYTES
         self._body_pace, self._write_pace = Pace(), Pace()
+        self.stuck_bytes = 0  # that wait to be taken, if hardly any were taken between the last two looks
+        self._gone_by = 0  # of the answer, at the last look
         self.writer: AbstractStreamWriter | None = None  # of the answer that came last, for whoever makes requests to set
         self._watched: AbstractStreamWriter | None = None
         self.handshake: Idle | None = None  # what counted in its place until it spoke TLS
@@ -100,9 +103,11 @@ class Connection(RequestHandler):
 
     async def start(self) -> None:
         """Serve, until the connection ends; what ends it leaves no frames behind that know each other."""
+        transport: Any = self.transport
         try:
             await super().start()
         except asyncio.CancelledError as error:
+            transport.abort()  # a caller who takes nothing of what was said already would keep it open for ever
             raise error.with_traceback(None)  # noqa: B904  # as flight/flights.py has it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -115,7 +120,7 @@ class Connection(RequestHandler):
         if not self._counted.enter(self):
             self._refusals.note(FULL)
             self._is_refused = True
-            transport.write(_last_word("503 Service Unavailable", "overloaded_error", FULL, b"retry-after: 1\r\n"))  # type: ignore[attr-defined]
+            transport.write(_last_word("503 Service Unavailable", "overloaded_error", FULL, b"retry-after: 1\r\n"))  # type: ignore[attr-defined]  # one of TCP or TLS: it can be written to
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -227,15 +232,21 @@ class Connection(RequestHandler):
 
     def look(self, now: float) -> None:
         """End what does not move; called every so often."""
+        self.stuck_bytes = 0
         if self.transport is None:
             return
         if self._is_unread(now):
-            self._refusals.note(UNREAD)
-            self.transport.abort()
+            self.end_unread()
         elif self._head_since and now - self._head_since >= self._times.head_s and not self._is_refused:
             self._end_head()
         elif self._is_stalled(now):
             self._refuse_body(BODY_STALLED, Stalled("the body fell silent"))
+
+    def end_unread(self) -> None:
+        """End it: nobody takes the answer."""
+        self._refusals.note(UNREAD)
+        if self.transport is not None:
+            self.transport.abort()
 
     def _is_unread(self, now: float) -> bool:
         assert self.transport is not None  # noqa: S101
@@ -245,8 +256,10 @@ class Connection(RequestHandler):
         if self.writer is None or self.writer is not self._watched:
             self._watched = self.writer
             self._write_pace.rest()
-        written = self.writer.output_size if self.writer is not None else 0
-        return self._write_pace.is_too_slow(now, written - waiting, self._times.write_s)
+        gone_by = (self.writer.output_size if self.writer is not None else 0) - waiting
+        is_stuck = gone_by - self._gone_by < waiting / _LEAST_PARTS
+        self.stuck_bytes, self._gone_by = waiting * is_stuck, gone_by
+        return self._write_pace.is_too_slow(now, gone_by, self._times.write_s)
 
     def _is_stalled(self, now: float) -> bool:
         if self._body.is_eof() or self._current_request is None or self._reading_paused or self._body.exception() is not None:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE
 
 from headrace.edge.hits import Hit, constant_headers, payload, varying_headers
+from headrace.heads import SERVER
 from headrace.trail import ID_HEADER
 
 Pairs = Iterable[tuple[str, str]]
@@ -73,7 +73,7 @@ def _is_plain(request: web.BaseRequest) -> bool:
 
 
 def _ends(body: bytes) -> Pairs:
-    return ("Content-Length", str(len(body))), ("Server", SERVER_SOFTWARE)
+    return ("Content-Length", str(len(body))), ("Server", SERVER)
 
 
 def _kept(hit: Hit) -> tuple[bytes, bytes]:

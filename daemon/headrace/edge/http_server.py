@@ -220,7 +220,7 @@ class HttpServer:
             place = self._exchange.basin.place(text_of(caller.name, own_key))
             if not endpoint.is_kept:
                 body, length = await _pass(request, self._crowd, place)
-                place.release()  # it goes by
+                place.hold(len(body) if isinstance(body, bytes) else 0)  # a stream goes by
                 return await self._answer(request, _asked(request, target, caller, own_key, body, length))
             body = await _read(request, self._crowd, place)
             key = b""

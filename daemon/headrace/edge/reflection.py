@@ -1,8 +1,8 @@
 """
 Server reflection, by which tools learn our services at run time: `grpc.reflection.v1`, and `v1alpha` for older ones.
 
-The library speaks v1alpha alone. Both are the same messages under another name, so one servicer answers both. Its descriptor
-pool finds no method and no oneof by its name, though the protocol asks for methods; they are looked up in what owns them.
+The library speaks v1alpha alone. Both are the same messages under another name, so one servicer answers both. A descriptor pool
+finds no method and no oneof by its name, though the protocol asks for methods; so the names are in a table of our own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ V1 = _ALPHA.replace("v1alpha", "v1")
 
 def handlers(services: Iterable[str], intake: Intake) -> dict[str, grpc.RpcMethodHandler]:
     """Return the handlers of both versions, by path; *services* are those that are listed beside them."""
-    servicer = reflection.aio.ReflectionServicer((*services, _ALPHA, V1), pool=_Pool())
+    named = (*services, _ALPHA, V1)
+    servicer = reflection.aio.ReflectionServicer(named, pool=_Pool(named))
 
     async def explain(parts: AsyncIterator[bytes], context: Any) -> None:
         try:
@@ -43,43 +44,60 @@ async def _requests(parts: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2
 
 
 class _Pool:
-    """What the servicer asks of a descriptor pool; KeyError for what is not there."""
+    """
+    What the servicer asks of a descriptor pool; KeyError for what is not there.
 
-    def __init__(self) -> None:
-        self._default: Any = descriptor_pool.Default()
-        self._v1: Any = descriptor_pool.DescriptorPool()
-        self._v1.AddSerializedFile(_v1_file())
+    All names are in a table: a pool takes some milliseconds to find that it has none, and strangers may ask.
+    """
+
+    def __init__(self, services: Iterable[str] = ()) -> None:
+        default, v1 = descriptor_pool.Default(), descriptor_pool.DescriptorPool()
+        v1.AddSerializedFile(_v1_file())
+        self._pool: Any = default
+        self._files: dict[str, Any] = {}
+        self._symbols: dict[str, Any] = {}
+        self._messages: dict[str, Any] = {}
+        for name in services:
+            self._add((v1 if name == V1 else default).FindServiceByName(name).file)
+
+    def _add(self, file: Any) -> None:
+        if file.name in self._files:
+            return
+        self._files[file.name] = file
+        for message in file.message_types_by_name.values():
+            self._add_message(message, file)
+        self._add_enums(file.enum_types_by_name.values(), file)
+        for service in file.services_by_name.values():
+            self._symbols.update({name.full_name: file for name in (service, *service.methods)})
+        for each in file.dependencies:
+            self._add(each)
+
+    def _add_message(self, message: Any, file: Any) -> None:
+        self._messages[message.full_name] = message
+        for named in (message, *message.fields, *message.oneofs):
+            self._symbols[named.full_name] = file
+        self._add_enums(message.enum_types, file)
+        for inner in message.nested_types:
+            self._add_message(inner, file)
+
+    def _add_enums(self, enums: Iterable[Any], file: Any) -> None:
+        for enum in enums:
+            scope = enum.full_name.rpartition(".")[0]
+            self._symbols |= dict.fromkeys((enum.full_name, *(f"{scope}.{value.name}" for value in enum.values)), file)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._default, name)  # extensions: there are none of ours
+        return getattr(self._pool, name)  # extensions: there are none of ours
 
     # gRPC's servicer calls them by these names, which are protobuf's.
 
     def FindFileByName(self, name: str) -> Any:  # noqa: N802  # the name is gRPC's
-        return self._first("FindFileByName", name)
+        return self._files[name]
 
     def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802  # the name is gRPC's
-        try:
-            return self._first("FindFileContainingSymbol", symbol)
-        except KeyError:
-            owner, _, member = symbol.rpartition(".")
-            if not self._has(owner, member):
-                raise
-            return self._first("FindFileContainingSymbol", owner)
+        return self._symbols[symbol]
 
-    def _has(self, owner: str, member: str) -> bool:
-        for find, members in (("FindServiceByName", "methods_by_name"), ("FindMessageTypeByName", "oneofs_by_name")):
-            try:
-                return member in getattr(self._first(find, owner), members)
-            except KeyError:
-                continue
-        return False
-
-    def _first(self, find: str, name: str) -> Any:
-        try:
-            return getattr(self._default, find)(name)
-        except KeyError:
-            return getattr(self._v1, find)(name)
+    def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802  # the name is gRPC's
+        return self._messages[name]
 
 
 def _v1_file() -> bytes:

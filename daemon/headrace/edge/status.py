@@ -102,7 +102,7 @@ _INTERNAL = Row(StatusCode.INTERNAL)
 
 def row(error: Exception) -> Row:
     """Return what an error is in gRPC."""
-    known = _TABLE.get(type(error))  # type: ignore[arg-type]
+    known = _TABLE.get(type(error))  # type: ignore[arg-type]  # what is none of ours has no row there
     if known is None and isinstance(error, UpstreamError):
         known = _UPSTREAM.get(error.status, _AWAY if error.status >= 500 else _UPSTREAM_REFUSES)
     return known or _INTERNAL

@@ -9,22 +9,20 @@ out, and counted; and of those that are kept, the eldest go first.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace import keys, observe, records
 from headrace.clock import Clock
-from headrace.errors import RedisAway
 from headrace.explain.told import Told, decode, encode, is_worth, told_of
 from headrace.link import Link, Script
 from headrace.outcome import Outcome
+from headrace.posting import Posting
 from headrace.rations import Rations
 from headrace.seal import UNSEALED, Broken, Seal
 
 _KEEP = Script(__package__, "keep.lua")
 
-_POST_EVERY_S = 1.0
 _MOST_A_POST = 200
 _KEPT_S = 86_400
 _OF_ONE_ID = 20
@@ -40,9 +38,9 @@ class BookStats:
     left_out: int
 
 
-class Book:
+class Book(Posting):
     """
-    Listens to outcomes. Run `keep` as a task.
+    Listens to outcomes. Run `keep` as a task, and `close` it.
 
     Args:
         slow_s: from how long a call is slow.
@@ -50,14 +48,13 @@ class Book:
     """
 
     def __init__(self, link: Link, clock: Clock, *, slow_s: float, most: int, seal: Seal = UNSEALED) -> None:
+        super().__init__(clock)
         self._link = link
-        self._clock = clock
         self._seal = seal
         self._new: list[Outcome] = []
         # One caller's flood, each call of which ends alike, leaves the book to others.
         self._rations = Rations(clock.span, at_once=_AT_ONCE, every_s=_EVERY_S)
         self._kept = self._left_out = 0
-        self._one_at_a_time = asyncio.Lock()
         self.reload(slow_s=slow_s, most=most)
 
     def __repr__(self) -> str:
@@ -85,31 +82,18 @@ class Book:
             self._left_out += 1
             observe.CALLS_UNTOLD.inc()
 
-    async def keep(self) -> None:
-        """Write what was noted once a second, until cancelled."""
-        while True:
-            await self._clock.sleep(_POST_EVERY_S)
-            with contextlib.suppress(RedisAway):
-                await self.post()
-
-    async def close(self) -> None:
-        """Write what is left, if Redis is there."""
-        with contextlib.suppress(RedisAway):
-            await self.post()
-
-    async def post(self) -> None:
-        """Write what was noted; raises `RedisAway`, and then it waits for the next time, or is written twice at worst."""
-        async with self._one_at_a_time:
-            new = self._new[:]
-            if not new:
-                return
-            before_us = round((self._clock.now() - _KEPT_S) * 1e6)
-            args: list[object] = [keys.call(""), _KEPT_S, self._most, _OF_ONE_ID, before_us]
-            for outcome in new:
-                args += self._written(outcome)
-            await self._link.run(_KEEP, [keys.CALLS], args)
-            self._new = self._new[len(new) :]
-            self._kept += len(new)
+    async def _post(self) -> None:
+        # What Redis took and could not say so is written twice at worst.
+        new = self._new[:]
+        if not new:
+            return
+        before_us = round((self._clock.now() - _KEPT_S) * 1e6)
+        args: list[object] = [keys.call(""), _KEPT_S, self._most, _OF_ONE_ID, before_us]
+        for outcome in new:
+            args += self._written(outcome)
+        await self._link.run(_KEEP, [keys.CALLS], args)
+        self._new = self._new[len(new) :]
+        self._kept += len(new)
 
     def _written(self, outcome: Outcome) -> list[object]:
         """Return what the script takes: once under the call's own id, and once under its ticket's."""
@@ -125,7 +109,7 @@ class Book:
 
     async def find(self, id: str) -> list[Told]:
         """Return what was told of an id, or of a ticket, the first call first; raises `RedisAway`."""
-        await self.post()
+        await self._posted()
         name = keys.call(id)
         rows = await records.or_nothing("told call", name, self._link.do("LRANGE", name, 0, -1)) or []
         found = [told for told in (self._read(name, row) for row in rows) if told is not None]
@@ -133,10 +117,14 @@ class Book:
 
     async def latest(self, most: int = 50) -> list[Told]:
         """Return the last calls that were told, the latest first; raises `RedisAway`."""
-        await self.post()
+        await self._posted()
         ids = await records.or_nothing("told call", keys.CALLS, self._link.do("ZRANGE", keys.CALLS, 0, 2 * most - 1, "REV"))
         lists = await asyncio.gather(*(self.find(each.decode(errors="replace")) for each in ids or []))
         return _latest([told for found in lists for told in found])[:most]
+
+    async def _posted(self) -> None:
+        # What lies where the calls should be keeps ours from being told, and not from being asked for.
+        await records.or_nothing("told call", keys.CALLS, self.post())
 
     def _read(self, name: str, row: bytes) -> Told | None:
         try:

@@ -12,12 +12,12 @@ import msgspec
 
 from headrace import codec
 from headrace.call_log import shown_model
+from headrace.clock import is_moment
 from headrace.outcome import Outcome
 from headrace.trail import Try
 
 _WAITED_S = 0.1  # who waits for less will not ask why
 _MOST_TRIES = 50  # the last ones
-_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp can say
 _LONGEST_S = 366 * 86_400.0
 
 
@@ -109,7 +109,7 @@ def decode(raw: bytes) -> Told:
     told = codec.decode(raw, Told)
     moments = (told.began, *(each.began for each in told.tries))
     spans = (told.took_s, told.first_s or 0.0, *(each.took_s for each in told.tries), *(each.waited_s for each in told.tries))
-    if not all(0 <= moment < _END_OF_TIME for moment in moments):
+    if not all(map(is_moment, moments)):
         raise ValueError("a moment that is none")
     if not all(0 <= span < _LONGEST_S for span in (*spans, *(seconds for _, seconds in told.waits))):
         raise ValueError("a span that is none")

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.allowance import SLICE, Allowance
 from headrace.errors import BrokenStream, HeadraceError, Refusal
+from headrace.flight.untaken import Untaken
 from headrace.model import Answer, Call, Event, Headers, Source
 from headrace.trail import Trail
 from headrace.values import quick
 
 _AT_ONCE = 64  # events that are told without others' turns between
+_EVENT_BYTES = 256  # that an event takes in memory beside its bytes, which are there twice
 
 
 @quick(frozen=True, slots=True)
@@ -56,12 +58,15 @@ class Member:
     Args:
         is_live: it wants the events as they come; else it is woken at the end only.
         refusal: the no that was its own, once it led. It has to leave then.
+        taken: how many of the events it has taken.
     """
 
     flight: Flight
     call: Call
     is_live: bool
     refusal: HeadraceError | None = None
+    taken: int = 0
+    _task: asyncio.Task[Any] | None = field(default=None, repr=False)  # that takes them
     _has_news: bool = field(default=False, repr=False)
     _waiting: asyncio.Future[None] | None = field(default=None, repr=False)  # of the one who waits, its caller
 
@@ -95,12 +100,12 @@ class Member:
 
     async def replay(self) -> AsyncIterator[Event]:
         """Yield the events so far, then the rest as they come; raise the error that the flight ends in, if it does."""
-        seen, flight = 0, self.flight
+        flight, self.taken, self._task = self.flight, 0, asyncio.current_task()
         while True:
-            while seen < len(flight.events):
-                yield flight.events[seen]
-                seen += 1
-                if not seen % _AT_ONCE:  # who writes them need not wait for anything, so nobody else would have a turn
+            while self.taken < len(flight.events):
+                yield flight.events[self.taken]
+                self.taken += 1
+                if not self.taken % _AT_ONCE:  # who writes them need not wait for anything, so nobody else would have a turn
                     await flight.allowance.take(SLICE)
             if flight.landing is not None:
                 if flight.landing.error is not None:
@@ -108,13 +113,23 @@ class Member:
                 return
             await self.changed()
 
+    def end(self) -> None:
+        """Give up a caller who takes nothing: whoever tells it the events is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def rest(self) -> None:
+        """Forget who tells it the events: the two know each other."""
+        self._task = None
+
 
 class Flight:
     """One call in the air: who its members are, what was said so far, and how it ended."""
 
-    def __init__(self, key: str, allowance: Allowance | None = None) -> None:
+    def __init__(self, key: str, allowance: Allowance | None = None, untaken: Untaken | None = None) -> None:
         self.key = key
         self.allowance = allowance or Allowance()
+        self._untaken = untaken or Untaken()
         self.events: list[Event] = []
         self.is_open = False  # the first content is here: from now on a retry would be seen
         self.setback: HeadraceError | None = None  # the last failed attempt, while the next one is awaited
@@ -151,6 +166,22 @@ class Flight:
         """All members, in the order in which they came."""
         return list(self._members)
 
+    @property
+    def readers(self) -> Sequence[Member]:
+        """Who is told the events."""
+        return list(self._live)
+
+    @property
+    def length(self) -> int:
+        """How many events there are."""
+        return len(self.events)
+
+    @property
+    def cost_bytes(self) -> int:
+        """What the events take in memory, more or less."""
+        answer = self.landing.answer if self.landing else None
+        return len(self.events) * _EVENT_BYTES + (2 * len(answer.payload) if answer else 0)
+
     # Members.
 
     def enter(self, member: Member) -> None:
@@ -166,6 +197,9 @@ class Flight:
         """Let a member go. What is being asked for it goes on as long as there are others."""
         self._members.pop(member, None)
         self._live.discard(member)
+        member.rest()
+        if not self._live:
+            self._untaken.discard(self)
         self.rest()
 
     def rest(self) -> None:
@@ -241,6 +275,8 @@ class Flight:
         """End the flight; the first landing counts."""
         if self.landing is None:
             self.landing = landing
+            if self._live:
+                self._untaken.add(self)
             self._wake(self._members)
 
     def _wake(self, members: Iterator[Member] | set[Member] | dict[Member, None]) -> None:

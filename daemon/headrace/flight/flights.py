@@ -19,6 +19,7 @@ from headrace.allowance import Allowance
 from headrace.background import Background
 from headrace.errors import HeadraceError, RedisAway, Refusal
 from headrace.flight.flight import Flight, Landing, Member
+from headrace.flight.untaken import Untaken
 from headrace.model import Call
 
 log = structlog.get_logger()
@@ -35,11 +36,17 @@ class FlightStats:
 
 
 class Flights:
-    """The flights in the air, by key."""
+    """
+    The flights in the air, by key.
 
-    def __init__(self) -> None:
+    Args:
+        untaken: bounds what lies here of those that have landed.
+    """
+
+    def __init__(self, untaken: Untaken | None = None) -> None:
         self._by_key: dict[str, Flight] = {}
         self._allowance = Allowance()  # of those that tell their members what was said before
+        self._untaken = untaken or Untaken()
         self._background = Background("flights")
 
     def __repr__(self) -> str:
@@ -87,7 +94,7 @@ class Flights:
         flight = self._by_key.get(key)
         observe.FLIGHTS.inc("led" if flight is None else "joined")
         if flight is None:
-            flight = self._by_key[key] = Flight(key, self._allowance)
+            flight = self._by_key[key] = Flight(key, self._allowance, self._untaken)
             flight.start(self._fly(flight, fly))
         member = Member(flight, call, is_live)
         flight.enter(member)

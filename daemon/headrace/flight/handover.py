@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace import forms, keys, observe, records
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flight import Flight, Landing, broken_off
@@ -161,9 +161,7 @@ class Handover:
                             read = news[-1][0].decode()
                             if len(news) < _PIECE:
                                 break
-                    with contextlib.suppress(TimeoutError):
-                        async with self._clock.timeout(self.follow_ms / 3000):
-                            await nudged.wait()
+                    await until_set(nudged, self._clock, self.follow_ms / 3000)
         finally:
             if not self.is_followed(name):
                 self._link.do("ZREM", keys.audience(name), self._link.inbox)

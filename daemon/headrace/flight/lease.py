@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace import keys
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flight import Flight, Landing, broken_off
@@ -350,9 +350,7 @@ class Leases:
     async def _keep_leading(self) -> None:
         while True:
             self._is_back.clear()
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(self._lease_ms / 3000):
-                    await self._is_back.wait()
+            await until_set(self._is_back, self._clock, self._lease_ms / 3000)
             renewals = [self._renew(lease, self._lease_ms) for lease in self._led.values()]
             await asyncio.gather(*renewals, return_exceptions=True)
             for lease in self._led.values():

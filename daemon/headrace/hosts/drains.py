@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from headrace import codec, keys, records
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway
 from headrace.hosts.fact import Drain
 from headrace.link import Link
@@ -54,9 +54,7 @@ class Drains:
                 self._is_stale.clear()
                 with contextlib.suppress(RedisAway):
                     await self.look()
-                with contextlib.suppress(TimeoutError):
-                    async with self._clock.timeout(_LOOK_S):
-                        await self._is_stale.wait()
+                await until_set(self._is_stale, self._clock, _LOOK_S)
         finally:
             self._link.do("DEL", keys.drain(self._link.instance))
 

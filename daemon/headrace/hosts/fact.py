@@ -13,9 +13,8 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from headrace import codec
+from headrace.clock import is_moment
 from headrace.errors import HostNotFound
-
-_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp can say
 
 
 class State(StrEnum):
@@ -85,7 +84,7 @@ def decode(raw: bytes) -> Fact:
     """Return the fact; raises `ValueError` if it is none."""
     fact = codec.decode(raw, Fact)
     moments = (fact.started, fact.at, fact.drain.since if fact.drain else 0.0)
-    if not all(0 <= moment < _END_OF_TIME for moment in moments) or not 0 <= (fact.redis_ms or 0.0) < 1e9:
+    if not all(map(is_moment, moments)) or not 0 <= (fact.redis_ms or 0.0) < 1e9:
         raise ValueError("no moment, or no time")
     if not all(0 <= count < 2**31 for count in (fact.pid, fact.running, fact.waiting)):
         raise ValueError("no count of ours")

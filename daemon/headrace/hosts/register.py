@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 
 from headrace import keys, records
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway
 from headrace.hosts.fact import Fact, decode, encode, unknown
 from headrace.link import Link
@@ -43,6 +44,11 @@ class Register:
         """What this process says of itself now."""
         return self._here(self._redis_ms)
 
+    @property
+    def round_trip_s(self) -> float:
+        """How long Redis took to answer last; not a number if it did not."""
+        return self._redis_ms / 1000 if self._redis_ms is not None else math.nan
+
     async def keep(self) -> None:
         """Say it, again and again, until cancelled; then take it away."""
         name = keys.host(self._link.instance)
@@ -51,9 +57,7 @@ class Register:
                 self._is_stale.clear()
                 with contextlib.suppress(RedisAway):
                     await self.say()
-                with contextlib.suppress(TimeoutError):
-                    async with self._clock.timeout(_BEAT_S):
-                        await self._is_stale.wait()
+                await until_set(self._is_stale, self._clock, _BEAT_S)
         finally:
             self._link.do("DEL", name)
 
@@ -64,8 +68,11 @@ class Register:
     async def say(self) -> None:
         """Write it; raises `RedisAway`, and then there was no round trip."""
         asked = self._clock.span()
-        said, self._redis_ms = self._redis_ms, None
-        await self._link.do("SET", keys.host(self._link.instance), encode(self._here(said)), "PX", _KEPT_MS)
+        try:
+            await self._link.do("SET", keys.host(self._link.instance), encode(self.own), "PX", _KEPT_MS)
+        except RedisAway:
+            self._redis_ms = None
+            raise
         self._redis_ms = (self._clock.span() - asked) * 1000
 
     async def all(self) -> list[Fact]:

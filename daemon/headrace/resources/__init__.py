@@ -15,6 +15,7 @@ other callers it is not there: by its path, in lists, and inside bodies. What no
 from __future__ import annotations
 
 from headrace.resources.guard import Guard, Visit
+from headrace.resources.listing import said_of_own
 from headrace.resources.owners import Owners
 
-__all__ = ["Guard", "Owners", "Visit"]
+__all__ = ["Guard", "Owners", "Visit", "said_of_own"]

@@ -24,7 +24,7 @@ from headrace.resources import ids
 from headrace.resources.listing import Listing
 from headrace.resources.owners import Owners
 from headrace.resources.places import KINDS, Place, kind_of_id, place_of
-from headrace.resources.scan import Scan
+from headrace.resources.scan import Scan, scan_of
 
 _PLAIN = ("", "identity")
 _BEGINS = b"message_start"
@@ -110,20 +110,29 @@ class Guard:
         if not self.is_on or not roles.of_path(errand.method, path).is_limited(errand.caller.role, told_apart=True):
             return None
         place = place_of(path)
-        if self._shares_unknown and place.collection not in KINDS:
-            return None
         self._visits += 1
-        return Visit(self, errand.owner, errand.method, place)
+        is_shared = self._shares_unknown and place.collection not in KINDS
+        return Visit(self, errand.owner, errand.method, place, errand.path.partition("?")[2], is_shared=is_shared)
 
-    async def check(self, owner: str, named: Iterable[str]) -> None:
-        """Raise `ResourceNotFound` for the first that is not this owner's; what tells no kind may be nobody's."""
+    async def check(self, owner: str, named: Iterable[str], *, are_ids: bool = True) -> None:
+        """
+        Raise `ResourceNotFound` for the first that is not this owner's; what tells no kind may be nobody's.
+
+        Args:
+            are_ids: False: they only look like ids; those that are as long as upstream makes them are.
+        """
         asked = list(named)
         if len(asked) > ids.MOST:
             raise InvalidCall(f"the body names more than {ids.MOST:,} things")
         found = await self.owners.of(asked)
         for thing in asked:
-            if found.get(thing, "" if kind_of_id(thing) else owner) != owner:
+            is_some_ones = kind_of_id(thing) is not None and (are_ids or ids.is_full(thing))
+            if found.get(thing, "" if is_some_ones else owner) != owner:
                 raise self.missing(Place("", thing))
+
+    async def names_others(self, owner: str, things: Sequence[str]) -> bool:
+        """Whether any of these things is known to be another's."""
+        return any(each != owner for each in (await self.owners.of(things)).values())
 
     async def check_headers(self, owner: str, headers: Headers) -> None:
         """Raise `ResourceNotFound` if a call is to be billed to somebody by another's profile of them."""
@@ -140,13 +149,23 @@ class Guard:
 
 
 class Visit:
-    """One carried call of a caller that has only its own."""
+    """
+    One carried call of a caller that has only its own.
 
-    def __init__(self, guard: Guard, owner: Owner, method: str, place: Place) -> None:
+    Args:
+        query: of its path.
+        is_shared: what is in this collection is everybody's; what the call names beside that must still be its caller's.
+    """
+
+    def __init__(
+        self, guard: Guard, owner: Owner, method: str, place: Place, query: str = "", *, is_shared: bool = False
+    ) -> None:
         self._guard = guard
         self._owner = owner.text
         self._method = method
         self._place = place
+        self._query = query
+        self._is_shared = is_shared
 
     def __repr__(self) -> str:
         return f"<Visit {self._method} {self._place}>"
@@ -154,22 +173,35 @@ class Visit:
     @property
     def is_list(self) -> bool:
         """Whether it asks for a list."""
-        return self._method == "GET" and not self._place.id
+        return self._method == "GET" and not self._place.id and not self._is_shared
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it asks for all that there is, of which it may have its own."""
+        return self._method in ("GET", "HEAD") and not self._place.id and not self._is_shared
 
     @property
     def is_making(self) -> bool:
         """Whether its answer may tell of something that was made."""
-        return self._method == "POST"
+        return self._method == "POST" and not self._is_shared
+
+    @property
+    def may_tell(self) -> bool:
+        """Whether its answer may tell of what is others': nobody knows what it asks for."""
+        return self.is_making and self._place.collection not in KINDS and not self._place.id
 
     async def enter(self, headers: Headers) -> None:
         """Raise what speaks against the call, its body apart: `ResourceNotFound`, `NotAllowed`, `RedisAway`."""
-        if self._place.id:
+        if self._place.id and not self._is_shared:
             await self._check_path()
-        elif self._method not in ("GET", "HEAD", "POST"):
+        elif self._method not in ("GET", "HEAD", "POST") and not self._is_shared:
             raise NotAllowed(f"{self._method} of all that there is: callers have their own only")
+        if not self.is_list:  # which shows nothing of others', whatever it is asked for
+            await self._guard.check(self._owner, ids.asked_by(self._place.below, self._query), are_ids=False)
         await self._guard.check_headers(self._owner, headers)
-        if self.is_making:
-            await self._guard.owners.ready()
+        if self._method == "POST":
+            if self.is_making:
+                await self._guard.owners.ready()
             encodings = [value.strip().lower() for name, value in headers if name == "content-encoding"]
             if any(encoding not in _PLAIN for encoding in encodings):
                 raise InvalidCall("content-encoding: the body must be sent as it is, so that what it names can be read")
@@ -187,18 +219,35 @@ class Visit:
 
     async def passing(self, chunks: AsyncIterator[bytes], headers: Headers) -> AsyncIterator[bytes]:
         """Yield a body's pieces, each once what it names is known to be the caller's own; raises as `body` does."""
-        scan = Scan(is_wide=self._place.collection != "messages/batches")
+        said = next((value for name, value in headers if name == "content-type"), "")
+        scan, held = scan_of(said, is_wide=self._place.collection != "messages/batches"), b""
         async for chunk in chunks:
-            if not _is_form(headers):
-                await self._look(scan, chunk)
-            yield chunk
+            await self._look(scan, chunk)
+            if held:
+                yield held
+            held = chunk  # the last one waits for what the end tells
+        await self._check(scan.end())
+        if held:
+            yield held
 
     async def _look(self, scan: Scan, chunk: bytes) -> None:
         for start in range(0, len(chunk), _PIECE):
-            if found := scan.feed(chunk[start : start + _PIECE]):
-                await self._guard.check(self._owner, found)
+            await self._check(scan.feed(chunk[start : start + _PIECE]))
             if start:
                 await asyncio.sleep(0)  # others have their turn
+
+    async def _check(self, found: list[str]) -> None:
+        if found:
+            await self._guard.check(self._owner, found, are_ids=False)
+
+    async def hear(self, answer: bytes) -> None:
+        """Raise `NotAllowed` if an answer tells of what is another's, where nobody knows what was asked for."""
+        scan = Scan(is_wide=True)
+        for start in range(0, len(answer), _PIECE):
+            found = scan.feed(answer[start : start + _PIECE])
+            if found and await self._guard.names_others(self._owner, found):
+                raise NotAllowed("the answer tells of what is others'; it is for callers with the role admin")
+            await asyncio.sleep(0)
 
     async def told(self, things: list[str]) -> None:
         """Record what the results of a batch tell to have been made."""
@@ -209,7 +258,7 @@ class Visit:
         if self.is_making and answer is not None:
             if thing := _id_of(answer):
                 await self._guard.owners.record([thing], self._owner, self._place.kind)
-        elif self._method == "DELETE" and not self._place.is_below:
+        elif self._method == "DELETE" and not self._place.below:
             await self._guard.owners.forget(self._place.id)
 
     def listing(self, target: str) -> Listing:
@@ -223,16 +272,15 @@ class Visit:
         except ValueError:
             raise NotAllowed("whose this is cannot be told; it is for callers with the role admin") from None
         owners = await self._guard.owners.of([thing for thing, _ in items])
+        for name, said in listing.beside():
+            if await self._guard.names_others(self._owner, Scan(is_wide=True).feed(said)):
+                listing.leave_out(name)
         kind = self._place.kind
         listing.keep(items, lambda thing, item: owners.get(thing) == self._owner or (kind.has_public and _is_public(item)))
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:
     yield content
-
-
-def _is_form(headers: Headers) -> bool:
-    return any(name == "content-type" and value.lower().startswith("multipart/") for name, value in headers)
 
 
 def _id_of(answer: bytes) -> str:

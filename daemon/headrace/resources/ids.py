@@ -10,15 +10,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 from headrace.forms import exact
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_FULL = re.compile(r"[a-z]+_[A-Za-z0-9]{16,100}")
+_SHORTEST = 12  # of an id that means the same wherever it stands: a version may be called "1"
 _RESULT = re.compile(r"((bash_|text_editor_)?code_execution|server)\w*_result")
 _MARKS = (b"container", b"file_id")  # one of which is in every answer that tells of a thing
 _DEEPEST = 12
+_LIKE_ONE = re.compile(r"[a-z]{2,24}(_[a-z]{2,24}){0,3}_(?=[A-Za-z-]{0,100}[0-9])[A-Za-z0-9-]{8,100}|[0-9a-f-]{32,36}")
+_SECRET = re.compile(r"token|key|secret|authorization|password", re.IGNORECASE)  # what is asked in Redis is seen there
+_PLAIN_TEXT = frozenset({"type", "text", "cache_control"})
+CALLERS_OWN = frozenset({"cache_control", "content", "input", "input_schema", "function", "parameters", "name"})
+_NAMES_NO_THING = frozenset({"tool_use_id", "tool_call_id", "call_id", "tool_id"})
+# What the API and its chat dialect have that names nothing, or that is looked at for itself.
+KNOWN_PARAMS = frozenset({
+    "container", "context_management", "diagnostics", "fallback_credit_token", "functions", "inference_geo", "logit_bias",
+    "max_completion_tokens", "max_tokens", "mcp_servers", "messages", "metadata", "model", "output_config", "output_format",
+    "prediction", "prompt_cache_key", "response_format", "safety_identifier", "service_tier", "speed", "stop", "stop_sequences",
+    "stream", "stream_options", "system", "temperature", "thinking", "thread", "tool_choice", "tools", "top_k", "top_p", "user",
+    "workspace_id",
+})  # fmt: skip
 MOST = 10_000
 """How many things a call may name."""
+OF_NO_THING = frozenset({"toolu", "srvtoolu", "mcptoolu", "msg", "req"})
+"""What ids begin with that name parts of calls and of answers."""
 _THREAD = "thread_"
 _BEGINS = b"message_start"
 
@@ -26,6 +44,17 @@ _BEGINS = b"message_start"
 def is_id(text: object) -> bool:
     """Whether it can be an id of upstream's, and so a part of a key in Redis."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def is_full(id: str) -> bool:
+    """Whether an id is as upstream makes them: its kind, and so much that means nothing that no name is like it."""
+    return _FULL.fullmatch(id) is not None
+
+
+def asked_by(below: str, query: str) -> list[str]:
+    """Return what may be ids in the rest of a path, and in a query."""
+    said = [*below.split("/"), *(value for _, value in parse_qsl(query.replace(",", "&,=")))]
+    return [text for text in dict.fromkeys(map(unquote, said)) if len(text) >= _SHORTEST and is_id(text)]
 
 
 def of_thread(message_id: str) -> str:
@@ -41,6 +70,9 @@ def said_of(id: str) -> str:
 def asked_in(body: Mapping[str, Any]) -> tuple[str, ...]:
     """
     Return the ids of things that a message call names: its container, its skills, files, and a thread; each once.
+
+    What a parameter, a tool or a block names that we do not know counts, too: in a block what is called an id, elsewhere what
+    looks like one.
 
     Of more than `MOST` it returns one too many.
     """
@@ -64,16 +96,52 @@ def _asked(body: Mapping[str, Any]) -> Iterator[str]:
         for skill in _maps(container.get("skills")):
             if skill.get("type") != "anthropic":
                 yield from _texts(skill.get("skill_id"))
+    yield from _unheard_of(body)
     waiting: list[Any] = [body.get("system"), *(message.get("content") for message in _maps(body.get("messages")))]
     while waiting:
         for block in _maps(waiting.pop()):
-            source, file, content = block.get("source"), block.get("file"), block.get("content")
-            for holder in (block, source, file):
-                if isinstance(holder, dict):
-                    yield from _texts(holder.get("file_id"))
+            if block.get("type") == "text" and block.keys() <= _PLAIN_TEXT:
+                continue
+            source, content = block.get("source"), block.get("content")
+            for holder in (block, *_about(block)):
+                yield from _named(holder)
             if isinstance(content, dict):  # a tool's result
                 waiting.append([content])
             waiting += (content, source.get("content") if isinstance(source, dict) else None)
+
+
+def _about(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (value for name, value in block.items() if type(value) is dict and name not in CALLERS_OWN)
+
+
+def _named(holder: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in holder.items():
+        if name.endswith("_id") and name not in _NAMES_NO_THING:
+            yield from _texts(value)
+        elif name.endswith("_ids") and type(value) is list:
+            yield from (each for each in value if isinstance(each, str) and each)
+
+
+def _unheard_of(body: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in body.items():
+        if name not in KNOWN_PARAMS:
+            yield from _like_ids(value, _DEEPEST)
+    for tool in _maps(body.get("tools")):
+        if tool.get("type", "custom") not in ("custom", "function"):
+            yield from _like_ids([value for name, value in tool.items() if name not in CALLERS_OWN], _DEEPEST)
+
+
+def _like_ids(value: Any, depth: int) -> Iterator[str]:
+    if type(value) is str:
+        if _LIKE_ONE.fullmatch(value) and value.partition("_")[0] not in OF_NO_THING:
+            yield value
+    elif depth and type(value) is dict:
+        for name, inner in value.items():
+            if not _SECRET.search(name):
+                yield from _like_ids(inner, depth - 1)
+    elif depth and type(value) is list:
+        for inner in value:
+            yield from _like_ids(inner, depth - 1)
 
 
 def tells(payload: bytes | bytearray) -> bool:

@@ -8,15 +8,23 @@ page: a page may have few items, or none, and its cursor leads on. Items stay th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
+from headrace.model import Headers
+
 _USUAL = 20
 _MOST_PAGES = 50
 _Raw = msgspec.Raw
+_OF_ALL = frozenset({
+    "accept-ranges", "content-digest", "content-md5", "content-range", "digest", "etag", "last-modified", "link", "location",
+    "repr-digest",
+})  # fmt: skip
+_COUNTS = re.compile(r"total|count|cursor|(first|last|next|prev)[a-z]*-")
 
 
 class _Item(msgspec.Struct):
@@ -71,6 +79,14 @@ class Listing:
             self._edge = items[0 if self._is_backward else -1][0]
         return items
 
+    def beside(self) -> list[tuple[str, bytes]]:
+        """Return what the page says beside its items and where it ends."""
+        return [(name, bytes(said)) for name, said in self._page.items() if name not in ("data", "first_id", "last_id")]
+
+    def leave_out(self, name: str) -> None:
+        """Say nothing by this name."""
+        self._page.pop(name)
+
     def keep(self, items: list[tuple[str, msgspec.Raw]], is_own: Callable[[str, msgspec.Raw], bool]) -> None:
         """Keep those of the page that are one's own, and go on if there are not enough."""
         own = [(thing, item) for thing, item in items if is_own(thing, item)]
@@ -100,6 +116,11 @@ class Listing:
             first = last = self._edge
         said = {"data": [item for _, item in page], "has_more": is_left, "first_id": first, "last_id": last}
         return msgspec.json.encode(self._page | {name: _raw(value) for name, value in said.items()})
+
+
+def said_of_own(headers: Headers) -> Headers:
+    """Return the headers of a list less those that speak of all that there is."""
+    return tuple(pair for pair in headers if pair[0] not in _OF_ALL and not _COUNTS.search(pair[0]))
 
 
 def _raw(value: Any) -> msgspec.Raw:

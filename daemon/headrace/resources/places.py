@@ -13,7 +13,8 @@ from dataclasses import dataclass
 _DAY_S = 86_400
 _BATCHES = "messages/batches"
 _WORD = re.compile(r"[a-z0-9-]{1,64}")
-_PATH = re.compile(rf"/v1/({_BATCHES}|[^/]+)(?:/([^/]+))?(/.*)?")
+_PARAMETERS = re.compile(r";[^/]*")
+_PATH = re.compile(r"/v1/((?i:messages(?:;[^/]*)?/batches)(?:;[^/]*)?(?![^/])|[^/]+)(?:/([^/]+))?(/.*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,12 @@ class Place:
     Args:
         collection: as the path says it, "files"; "" for none.
         id: of one thing; "" for the collection.
-        is_below: it is about something below that thing.
+        below: the rest of the path, "/versions/1", where it is about something below that thing.
     """
 
     collection: str
     id: str = ""
-    is_below: bool = False
+    below: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -95,6 +96,16 @@ class Place:
 
 
 def place_of(path: str) -> Place:
-    """Return what a path is about, its query left out."""
+    """
+    Return what a path is about, its query left out.
+
+    Of a collection that is known whatever the case of its letters, and whatever parameters are behind it (`files;x`): a server
+    may read it so.
+    """
     found = _PATH.fullmatch(path.rstrip("/"))
-    return Place(found[1], found[2] or "", bool(found[3])) if found else Place("")
+    return Place(_known(found[1]), found[2] or "", found[3] or "") if found else Place("")
+
+
+def _known(collection: str) -> str:
+    plain = _PARAMETERS.sub("", collection).lower()
+    return plain if plain in KINDS else collection

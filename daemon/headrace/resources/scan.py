@@ -1,9 +1,9 @@
 """
-The ids of things in a JSON body that goes by, piece by piece. Pure.
+The ids of things in a body that goes by, piece by piece. Pure.
 
 Every string that looks like an id counts, whatever it is called there: bodies of endpoints that nobody has heard of name things
 as they like. A string may be written with escapes (`\\u0066ile_`), and is read with them undone; it may begin in one piece and
-end in the next.
+end in the next. In what is no JSON nothing tells where a string ends, so that every word that looks like an id counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from headrace.errors import InvalidCall
-from headrace.resources.ids import MOST, of_thread
+from headrace.resources.ids import MOST, OF_NO_THING, of_thread
 from headrace.resources.places import PREFIXES
 
 # As upstream makes them: letters that name the kind, and so many that mean nothing that no name is like it.
@@ -20,16 +20,25 @@ _MEANS_NOTHING = rb"_[A-Za-z0-9]{16,100}"
 _KNOWN = re.compile(
     rb'"((?:msg|' + b"|".join(prefix.rstrip("_").encode() for prefix in PREFIXES) + rb")" + _MEANS_NOTHING + rb')"'
 )
-_ANY = re.compile(rb'"([a-z]{2,24}' + _MEANS_NOTHING + rb')"')
+# Kinds of one word or several (memory_store_...), and what tells no kind: UUIDs, hex digits.
+_HAS_DIGIT = rb"(?=[A-Za-z-]{0,100}[0-9])"
+_LIKE_AN_ID = (
+    rb"[a-z]{2,24}(?:_[a-z]{2,24}){0,3}_" + _HAS_DIGIT + rb"[A-Za-z0-9-]{1,100}|" + _HAS_DIGIT + rb"[A-Za-z0-9-]{16,100}"
+)
+_ANY = re.compile(rb'"(' + _LIKE_AN_ID + rb')"')
+_WORD = re.compile(rb"(?<![A-Za-z0-9_-])(" + _LIKE_AN_ID + rb")(?![A-Za-z0-9_-])")
+_NOT_OF_A_WORD = re.compile(rb"[^A-Za-z0-9_%\\-]")
+_PERCENT = re.compile(rb"%(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|2[dD])")
 # Of what an id is made of; hardly anybody writes it so who does not mean to hide one.
-_ESCAPE = re.compile(rb"\\u00(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])")
+_ESCAPE = re.compile(rb"\\u00(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|2[dD])")
 _LONGEST = 128 * 6 + 2  # bytes of one string, all of it escaped
-_OF_NO_THING = frozenset({"toolu", "srvtoolu", "mcptoolu", "msg", "req"})
+_LONGEST_FIELD = 1 << 20
+_BOUNDARY = re.compile(r"""boundary\s*=\s*(?:"([^"]*)"|([^\s;"]+))""", re.IGNORECASE)
 
 
 class Scan:
     """
-    Reads one body.
+    Reads one body of JSON.
 
     Args:
         is_wide: whether ids of kinds that are not known count, too.
@@ -41,7 +50,7 @@ class Scan:
         self._seen: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Scan [{len(self._seen)} ids]>"
+        return f"<{type(self).__name__} [{len(self._seen)} ids]>"
 
     def feed(self, piece: bytes) -> list[str]:
         """Return the ids that end in this piece and were not there before; `InvalidCall` for what is no JSON, or too many."""
@@ -49,19 +58,118 @@ class Scan:
             raise InvalidCall("the body is not valid JSON in UTF-8: it has a byte of zero")
         text = self._tail + piece
         self._tail = text[-_LONGEST:]
-        found = [thing for thing in self._ids(text) if thing not in self._seen]
+        return self._new(self._ids(text))
+
+    def end(self) -> list[str]:
+        """Return what the end of the body shows to be ids."""
+        return []
+
+    def _new(self, things: Iterator[str]) -> list[str]:
+        found = list(dict.fromkeys(thing for thing in things if thing not in self._seen))
         self._seen.update(found)
         if len(self._seen) > MOST:
             raise InvalidCall(f"the body names more than {MOST:,} things")
-        return list(dict.fromkeys(found))
+        return found
 
     def _ids(self, text: bytes) -> Iterator[str]:
-        if b"\\u00" in text:
-            text = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), text)
-        for string in (_ANY if self._is_wide else _KNOWN).finditer(text):
+        for string in (_ANY if self._is_wide else _KNOWN).finditer(_unescaped(text)):
             thing = string[1].decode()
             kind, _, _ = thing.partition("_")
             if kind == "msg" and not self._is_wide:
                 yield of_thread(thing)  # in a message's params nothing else is named by a message's id
-            elif kind not in _OF_NO_THING:
+            elif kind not in OF_NO_THING:
                 yield thing
+
+
+class Words(Scan):
+    """Reads one body of whatever: a form in a line, lines of text."""
+
+    def __init__(self) -> None:
+        super().__init__(is_wide=True)
+
+    def feed(self, piece: bytes) -> list[str]:
+        """Return the ids in the words that end in this piece."""
+        text = self._tail + piece
+        whole = max((found.end() for found in _NOT_OF_A_WORD.finditer(text, max(0, len(text) - _LONGEST))), default=0)
+        if not whole and len(text) > _LONGEST:  # one word, too long for an id
+            whole = len(text)
+        self._tail = text[whole:]
+        return self._new(self._ids(text[:whole]))
+
+    def end(self) -> list[str]:
+        """Return the ids in the last words."""
+        last, self._tail = self._tail, b""
+        return self._new(self._ids(last))
+
+    def _ids(self, text: bytes) -> Iterator[str]:
+        text = _unescaped(text)  # it may be JSON by another name
+        if b"%" in text:
+            text = _PERCENT.sub(_sign, text)
+        yield from (word[1].decode() for word in _WORD.finditer(text))
+
+
+class FormFields(Words):
+    """
+    Reads one multipart form: what its fields say. What is in its files names nothing.
+
+    Args:
+        boundary: what parts it, as its content type says.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        super().__init__()
+        self._mark = b"--" + boundary
+        self._part = b""
+        self._is_file = False
+        self._is_head = False
+
+    def feed(self, piece: bytes) -> list[str]:
+        """Return the ids in the fields that end in this piece; `InvalidCall` for fields that are too large to be looked at."""
+        self._part += piece
+        found: list[str] = []
+        while (at := self._part.find(self._mark)) >= 0:
+            found += self._read(self._part[:at])
+            self._part = self._part[at + len(self._mark) :]
+            self._is_head, self._is_file = True, False
+        if self._is_head and b"\r\n\r\n" in self._part:
+            head, _, self._part = self._part.partition(b"\r\n\r\n")
+            found += self._said(head)
+            self._is_head, self._is_file = False, b"filename" in head.lower()
+        if self._is_file:
+            self._part = self._part[-len(self._mark) :]
+        elif len(self._part) > _LONGEST_FIELD:
+            raise InvalidCall(f"a field of the form has more than {_LONGEST_FIELD:,} bytes, or there is no form")
+        return found
+
+    def end(self) -> list[str]:
+        """Return the ids in what is left."""
+        return self._read(self._part)
+
+    def _read(self, part: bytes) -> list[str]:
+        if self._is_head:
+            head, _, part = part.partition(b"\r\n\r\n")
+            return self._said(head) + ([] if b"filename" in head.lower() else self._said(part))
+        return [] if self._is_file else self._said(part)
+
+    def _said(self, text: bytes) -> list[str]:
+        return self._new(self._ids(text))
+
+
+def _unescaped(text: bytes) -> bytes:
+    return _ESCAPE.sub(_sign, text) if b"\\u00" in text else text
+
+
+def _sign(escape: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(escape[1].decode())
+
+
+def scan_of(content_type: str, *, is_wide: bool) -> Scan:
+    """Return what reads a body of this type; `InvalidCall` for a form that two could read in two ways."""
+    kind, _, params = content_type.partition(";")
+    kind = kind.strip().lower()
+    if kind.startswith("multipart/"):
+        boundaries = _BOUNDARY.findall(params)
+        if len(boundaries) != 1 or not (boundary := (boundaries[0][0] or boundaries[0][1])):
+            raise InvalidCall("content-type: a form has one boundary")
+        return FormFields(boundary.encode(errors="surrogateescape"))
+    return Scan(is_wide=is_wide) if kind in ("", "application/json") or kind.endswith("+json") else Words()

@@ -158,7 +158,7 @@ class AsyncioWorker(BaseWorker):
     def _register(self) -> None:
         # After a loss of Redis what it knew of us may be there or not.
         self.connection.delete(self.key)
-        self.register_birth()  # type: ignore[no-untyped-call]
+        self.register_birth()  # type: ignore[no-untyped-call]  # the library's own gap
 
     def _turn(self) -> None:
         self.last_turn = time.monotonic()
@@ -221,7 +221,7 @@ class AsyncioWorker(BaseWorker):
                 try:
                     self._maintain(queue)
                 finally:
-                    queue.release_maintenance_lock()  # type: ignore[no-untyped-call]
+                    queue.release_maintenance_lock()  # type: ignore[no-untyped-call]  # the library's own gap
             self._upkeep.made()
         except Exception as error:
             if replies.is_away(error):
@@ -331,4 +331,4 @@ class AsyncioWorker(BaseWorker):
         self._is_done.set()
         self._io.shutdown()
         with contextlib.suppress(redis.RedisError, OSError):
-            self.register_death()  # type: ignore[no-untyped-call]
+            self.register_death()  # type: ignore[no-untyped-call]  # the library's own gap

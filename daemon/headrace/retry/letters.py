@@ -8,6 +8,7 @@ all its attempts before it, or dropped. What was asked goes to its owner alone, 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -17,7 +18,7 @@ from headrace.errors import InvalidCall, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Call
-from headrace.retry.pages import Place, behind, place
+from headrace.retry.pages import Place, behind, place, walk
 from headrace.retry.ticket import ASKED, RUN, SUMMARY, Ticket
 from headrace.retry.tickets import Tickets
 from headrace.retry.waits import not_found
@@ -25,7 +26,6 @@ from headrace.retry.waits import not_found
 _DROP = Script(__package__, "drop.lua")
 _ERASE = Script(__package__, "erase.lua")
 
-_MOST_LOOKED_AT = 5000  # for one page; what is left is for the next
 _LONGEST_S = 86_400.0
 
 
@@ -60,22 +60,12 @@ class Letters:
         return await insist(self._clock, lambda: self._page(owner, model, at, page_size))
 
     async def _page(self, owner: str, model: str, at: Place, page_size: int) -> tuple[list[Letter], str]:
-        page: list[Letter] = []
-        looked_at = 0
-        while looked_at < _MOST_LOOKED_AT:
-            found = await behind(self._link, keys.LETTERS, at, page_size)
-            letters = await asyncio.gather(*(self._read(each, owner) for each in found))
-            for each, letter in zip(found, letters, strict=True):
-                at, looked_at = each, looked_at + 1
-                if letter is not None and fnmatchcase(letter.ticket.model, model):
-                    page.append(letter)
-                if len(page) == page_size:
-                    return page, at.token
-            if len(found) < page_size:
-                return page, ""
-        return page, at.token
+        async def read(found: Sequence[Place]) -> list[Letter | None]:
+            return await asyncio.gather(*(self._read(each, owner, model) for each in found))
 
-    async def _read(self, at: Place, owner: str) -> Letter | None:
+        return await walk(at, page_size, lambda at, most: behind(self._link, keys.LETTERS, at, most), read)
+
+    async def _read(self, at: Place, owner: str, model: str) -> Letter | None:
         ticket_id, _, whose = at.member.partition("|")
         if owner not in ("", whose):
             return None
@@ -83,7 +73,8 @@ class Letters:
             ticket = await self._tickets.looks.read(ticket_id, ASKED)
         except TicketNotFound:
             return None  # it has just gone
-        return Letter(ticket, at.score / 1e6) if ticket.owner == whose else None
+        is_asked_for = ticket.owner == whose and fnmatchcase(ticket.model, model)
+        return Letter(ticket, at.score / 1e6) if is_asked_for else None
 
     async def count(self) -> int:
         """Return how many there are; raises `RedisAway`."""

@@ -12,13 +12,11 @@ from headrace.clock import Clock
 from headrace.insist import insist
 from headrace.link import Link
 from headrace.owner import name_in
-from headrace.retry.pages import Place, behind, place
+from headrace.retry.pages import Place, behind, place, walk
 from headrace.retry.ticket import SUMMARY, State, Ticket, readable_ticket
 from headrace.seal import UNSEALED, Seal
 
 EVERYBODY = "*"
-
-_MOST_LOOKED_AT = 5000  # for one page; what is left is for the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +71,21 @@ class Listing:
 
     async def _page(self, owner: str, wanted: Wanted, at: Place, page_size: int) -> tuple[list[Ticket], str]:
         names = [keys.tickets_of(each) for each in await self._owners(owner, wanted.caller)]
-        page: list[Ticket] = []
-        looked_at = 0
-        while looked_at < _MOST_LOOKED_AT:
-            found = await self._behind(names, at, page_size, round(wanted.since * 1e6))
-            for each, ticket in zip(found, await self.read([each.member for each in found]), strict=True):
-                at, looked_at = each, looked_at + 1
-                if ticket is not None and owner in (EVERYBODY, ticket.owner) and wanted.fits(ticket):
-                    page.append(ticket)
-                if len(page) == page_size:
-                    return page, at.token
-            if len(found) < page_size:
-                return page, ""
-        return page, at.token
+
+        def is_asked_for(ticket: Ticket) -> bool:
+            return owner in (EVERYBODY, ticket.owner) and wanted.fits(ticket)
+
+        async def read(found: Sequence[Place]) -> list[Ticket | None]:
+            tickets = await self.read([each.member for each in found])
+            return [ticket if ticket is not None and is_asked_for(ticket) else None for ticket in tickets]
+
+        return await walk(at, page_size, lambda at, most: self._behind(names, at, most, round(wanted.since * 1e6)), read)
 
     async def _owners(self, owner: str, caller: str) -> Sequence[str]:
         if owner != EVERYBODY:
             return [owner]
-        known = [each.decode(errors="replace") for each in await self._link.do("ZRANGE", keys.OWNERS, 0, -1)]
+        asked = self._link.do("ZRANGE", keys.OWNERS, 0, -1)
+        known = [each.decode(errors="replace") for each in await records.or_nothing("ticket", keys.OWNERS, asked) or []]
         return [each for each in known if fnmatchcase(name_in(each), caller)]
 
     async def _behind(self, names: Sequence[str], at: Place, most: int, least: int) -> list[Place]:

@@ -1,5 +1,5 @@
 """
-Pages of a sorted set in Redis, newest first, that stay right while it changes.
+Pages of sorted sets in Redis, newest or first first, that stay right while these change.
 
 A page ends at a place: a score and a member. The next one begins behind that place, whether what stood there is still there or
 not; so nothing is told twice, and nothing is left out that was there all the time.
@@ -7,12 +7,18 @@ not; so nothing is told twice, and nothing is left out that was there all the ti
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from headrace import records
 from headrace.errors import InvalidCall
 from headrace.link import Link
 
+T = TypeVar("T")
+
 _NEWEST = 1 << 62
+_MOST_LOOKED_AT = 5000  # for one page; what is left is for the next
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,10 +49,60 @@ async def behind(link: Link, name: str, place: Place, most: int, *, least: int =
     found: list[Place] = []
     offset = 0
     while len(found) < most:
-        rows = await link.do("ZRANGE", name, place.score, least, "BYSCORE", "REV", "LIMIT", offset, most, "WITHSCORES")
+        asked = link.do("ZRANGE", name, place.score, least, "BYSCORE", "REV", "LIMIT", offset, most, "WITHSCORES")
+        rows = await records.or_nothing("ticket", name, asked) or []
         offset += most
-        read = [Place(int(score), member.decode(errors="replace")) for member, score in rows]
+        read = [Place(_score(score), member.decode(errors="replace")) for member, score in rows]
         found += [each for each in read if each < place]
         if len(read) < most:
             break
     return found[:most]
+
+
+async def ahead(link: Link, name: str, place: Place, most: int) -> list[Place]:
+    """Return up to *most* members of a sorted set after a place, from the lowest score up, each as its place."""
+    found: list[Place] = []
+    offset = 0
+    while len(found) < most:
+        asked = link.do("ZRANGE", name, place.score, "+inf", "BYSCORE", "LIMIT", offset, most, "WITHSCORES")
+        rows = await records.or_nothing("ticket", name, asked) or []
+        offset += most
+        read = [Place(_score(score), member.decode(errors="replace")) for member, score in rows]
+        found += [each for each in read if each > place]
+        if len(read) < most:
+            break
+    return found[:most]
+
+
+async def walk(
+    at: Place,
+    size: int,
+    more: Callable[[Place, int], Awaitable[list[Place]]],
+    read: Callable[[Sequence[Place]], Awaitable[Sequence[T | None]]],
+) -> tuple[list[T], str]:
+    """
+    Return a page, and the token of the next one, "" of none.
+
+    Args:
+        at: where it begins; size: how many it may hold.
+        more: returns so many places behind one.
+        read: returns what stands at each place, None for what does not belong on the page.
+    """
+    page: list[T] = []
+    looked_at = 0
+    while looked_at < _MOST_LOOKED_AT:
+        found = await more(at, size)
+        for each, made in zip(found, await read(found), strict=True):
+            at, looked_at = each, looked_at + 1
+            if made is not None:
+                page.append(made)
+            if len(page) == size:
+                return page, at.token
+        if len(found) < size:
+            return page, ""
+    return page, at.token
+
+
+def _score(score: float) -> int:
+    # Somebody else's may be infinite; no page ends there, and none is asked for from there.
+    return int(min(max(float(score), 0.0), float(_NEWEST)))

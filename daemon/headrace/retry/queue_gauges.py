@@ -1,5 +1,5 @@
 """
-Tickets as gauges: how many there are on all hosts, by state, and how old the eldest is that is queued.
+Tickets as gauges: how many there are on all hosts, by state, dead letters, and how old the eldest is that is queued.
 
 Looked at now and then, and not when somebody asks: it is a walk through what waits, and anybody may ask.
 """
@@ -53,6 +53,8 @@ class QueueGauges:
         found = await self.count()
         observe.TICKETS_NOW.set({("QUEUED",): float(found.queued), ("RUNNING",): float(found.running)})
         self._eldest = found.eldest
+        letters = await records.or_nothing("ticket", keys.LETTERS, self._link.do("ZCARD", keys.LETTERS))
+        observe.DEAD_LETTERS.set(float(letters or 0))
 
     async def count(self) -> Queued:
         """Return how many tickets have not ended; raises `RedisAway`."""

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from headrace import keys
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway, RedisRefused
 from headrace.link import Link, Script
 from headrace.retry.holds import Hold, Holds
@@ -66,9 +66,7 @@ class Renewals:
                     renewed = now
 
     async def _nap(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with self._clock.timeout(seconds):
-                await self._is_back.wait()
+        await until_set(self._is_back, self._clock, seconds)
 
     async def renew(self) -> None:
         """Renew all leases now; what is in other hands stops here."""

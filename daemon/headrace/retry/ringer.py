@@ -29,7 +29,8 @@ _HAND_ON = Script(__package__, "hand_on.lua")
 
 _AHEAD_S = 3.0  # what is due so soon is taken already
 _EARLY_S = 1.5  # so long before the first of its second an alarm rings
-_HOLD_S = 3.0
+# With a sweep and a start, what a dead process had at hand is made within 4 s of its death, or of its time.
+_HOLD_S = 2.0
 _BATCH = 100
 _REMEMBERED = 1024  # seconds for which an alarm is set
 _ALARM = "due-"

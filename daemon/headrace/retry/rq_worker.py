@@ -52,7 +52,7 @@ class _Scheduler(RQScheduler):
     def enqueue_scheduled_jobs(self) -> None:
         """Ring what is due; an entry that is no job is dropped, lest it hold up the others."""
         queue = Queue(NAME, connection=self.connection, job_class=Alarm, serializer=SERIALIZER)
-        key = ScheduledJobRegistry(queue=queue).key  # type: ignore[no-untyped-call]
+        key = ScheduledJobRegistry(queue=queue).key  # type: ignore[no-untyped-call]  # the library's own gap
         while due := self.connection.zrangebyscore(key, "-inf", self.clock.now(), 0, _AT_ONCE):
             jobs = fetch_all(due, self.connection)
             with self.connection.pipeline() as pipe:

@@ -19,8 +19,9 @@ for i = 1, #found, 2 do
     local t = redis.pcall('HMGET', ARGV[1] .. id, 'state', 'attempts')
     local attempts = not t.err and t[1] == 'QUEUED' and tonumber(t[2])
     if attempts then
-        local left_us = math.max(0, due_us - now_us)
-        redis.call('ZADD', KEYS[1], string.format('%.0f', now_us + left_us + tonumber(ARGV[4])), id)
+        local was_told = due_us % 1 == 0.5
+        local left_us = math.max(0, due_us - (was_told and tonumber(ARGV[4]) or 0) - now_us)
+        redis.call('ZADD', KEYS[1], string.format('%.0f.5', now_us + left_us + tonumber(ARGV[4])), id)
         taken[#taken + 1] = id
         taken[#taken + 1] = attempts + 1
         taken[#taken + 1] = string.format('%.0f', left_us)

@@ -17,12 +17,11 @@ from typing import Any, Protocol
 import msgspec
 
 from headrace import codec, observe, records
+from headrace.clock import is_moment
 from headrace.errors import Canceled, DeadlinePassed, HeadraceError, UpstreamError
 from headrace.model import Answer, Call, Caller, Source
 from headrace.seal import UNSEALED, Broken, Seal
 from headrace.trail import Trail
-
-_END_OF_TIME = 253_402_300_800.0  # the year 10,000, which no timestamp of protobuf can say
 
 
 class State(StrEnum):
@@ -260,7 +259,7 @@ def decode_ticket(ticket_id: str, fields: tuple[str, ...], values: list[bytes | 
 
 def _moment(text: str) -> float:
     moment = float(text)
-    if not 0 <= moment < _END_OF_TIME:
+    if not is_moment(moment):
         raise ValueError("no moment")
     return moment
 

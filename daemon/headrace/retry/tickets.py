@@ -249,6 +249,8 @@ class Tickets:
         if ticket is None or ticket.call is None:
             await self.finish(ticket_id, error=lost())
             return None
+        if (ticket.state, ticket.attempts) != (State.RUNNING, attempt):  # we stood still since, and others went on with it
+            return None
         hold.idempotency = ticket.idempotency
         hold.waited_s = max(0.0, self._clock.now() - (ticket.created if attempt == 1 else ticket.due))
         self._held.put(ticket_id, hold)

@@ -13,7 +13,7 @@ import contextlib
 import structlog
 
 from headrace import keys, observe, records
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway, TicketNotFound
 from headrace.link import Link, Script
 from headrace.nudges import Nudges
@@ -62,11 +62,8 @@ class Waits:
             with contextlib.suppress(RedisAway):
                 if await self.look(ticket_id):
                     return
-            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
-            with contextlib.suppress(TimeoutError):
-                # A little different each time: thousands that wait must not all look at once.
-                async with self._clock.timeout(self._timing.want_s / 6 * jitter()):
-                    await nudged.wait()
+            # A little different each time: thousands that wait must not all look at once.
+            await until_set(nudged, self._clock, self._timing.want_s / 6 * jitter())
 
     def note_lost(self) -> None:
         """Say once that Redis has lost data: all that waited will find it out one by one, over the next seconds."""

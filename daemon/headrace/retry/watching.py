@@ -8,11 +8,10 @@ a few seconds anyhow, and says by that that it goes on watching.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 
 from headrace import keys
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.insist import insist
 from headrace.link import Link
 from headrace.nudges import Nudges
@@ -56,9 +55,7 @@ class Watching:
                     yield ticket if not ticket.state.is_terminal else await self._looks.whole(ticket_id)
                 if ticket.state.is_terminal:
                     return
-                with contextlib.suppress(TimeoutError):
-                    async with self._clock.timeout(_AGAIN_S * jitter()):
-                        await nudged.wait()
+                await until_set(nudged, self._clock, _AGAIN_S * jitter())
 
     async def _look(self, ticket_id: str, owner: Owner) -> Ticket:
         # Heard of first, then read: no change falls between the two. One that is watched is wanted, too.

@@ -169,7 +169,7 @@ def _check_thinking(thinking: Mapping[str, Any] | None, max_tokens: int) -> None
         demand(_INTEGER.fits(budget), "thinking.enabled.budget_tokens: Input should be a valid integer")
         enough = f"thinking.enabled.budget_tokens: Input should be greater than or equal to {MIN_THINKING_TOKENS}"
         demand(budget >= MIN_THINKING_TOKENS, enough)  # type: ignore[operator]  # an integer, by the check above
-        demand(max_tokens > budget, "`max_tokens` must be greater than `thinking.budget_tokens`")  # type: ignore[operator]
+        demand(max_tokens > budget, "`max_tokens` must be greater than `thinking.budget_tokens`")  # type: ignore[operator]  # and so is this one
 
 
 def _check_tools(tools: list[Any] | None, choice: Mapping[str, Any] | None) -> None:

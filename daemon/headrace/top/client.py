@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,12 +42,16 @@ class Client:
     Args:
         addresses: of `listen.admin`, sockets with their whole path; the first that answers is asked.
         key: a key of ours; "" for none.
+        local: headers that say who asks, for sockets alone.
         is_tls: whether TCP addresses speak TLS.
     """
 
-    def __init__(self, addresses: tuple[str, ...], key: str = "", *, is_tls: bool = False) -> None:
+    def __init__(
+        self, addresses: tuple[str, ...], key: str = "", *, local: Mapping[str, str] | None = None, is_tls: bool = False
+    ) -> None:
         self._addresses = addresses
         self._headers = {"x-api-key": key} if key else {}
+        self._local = {**self._headers, **(local or {})}
         self._is_tls = is_tls
         self._client: httpx.Client | None = None
         self.where = ""
@@ -100,7 +104,7 @@ class Client:
                 transport = httpx.HTTPTransport(uds=str(Path(address.removeprefix(_UNIX))))
                 yield (
                     address,
-                    httpx.Client(transport=transport, base_url="http://localhost", headers=self._headers, timeout=_TIMEOUT_S),
+                    httpx.Client(transport=transport, base_url="http://localhost", headers=self._local, timeout=_TIMEOUT_S),
                 )
             else:
                 url = f"http{'s' if self._is_tls else ''}://{address}"

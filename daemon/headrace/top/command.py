@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from headrace.errors import ConfigError
-from headrace.terminal import ConfigOption, KeyOption, load
+from headrace.terminal import ConfigOption, KeyOption, load, local_operator
 from headrace.top import text
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def top(
 
 
 def _client(config: ConfigOption, key: str) -> Client:
+    from headrace.admin.places import is_socket
     from headrace.config import resolve, runtime_dir
     from headrace.top.client import Client
 
@@ -45,8 +46,11 @@ def _client(config: ConfigOption, key: str) -> Client:
     if not settings.listen.admin:
         raise ConfigError("listen.admin = []: is empty, and this command talks to the daemon there; name an address")
     where = runtime_dir(os.environ, settings)
+    local = dict(local_operator(settings)) if not key else {}
+    # Who is let in at a socket alone asks there first.
+    addresses = sorted(settings.listen.admin, key=lambda each: bool(local) and not is_socket(each))
     return Client(
-        tuple(resolve(each, where) for each in settings.listen.admin), key, is_tls=bool(settings.listen.tls_certificate)
+        tuple(resolve(each, where) for each in addresses), key, local=local, is_tls=bool(settings.listen.tls_certificate)
     )
 
 

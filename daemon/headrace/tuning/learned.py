@@ -29,7 +29,7 @@ from headrace import codec, keys, observe, records
 from headrace.budget.limits import Limit, Match, validate
 from headrace.budget.organisation import Own
 from headrace.budget.want import Kind
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway
 from headrace.link import Link
 from headrace.tuning.heed import Word
@@ -207,13 +207,7 @@ class Learner:
         while True:
             self._is_stale.clear()
             await self._load()
-            bound = self._clock.timeout(_LOOK_EVERY_S)
-            try:
-                async with bound:
-                    await self._is_stale.wait()
-            except TimeoutError:
-                if not bound.expired():
-                    raise
+            await until_set(self._is_stale, self._clock, _LOOK_EVERY_S)
 
     async def _load(self) -> None:
         try:

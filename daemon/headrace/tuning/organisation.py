@@ -17,7 +17,7 @@ import structlog
 from headrace import codec, keys, observe, records
 from headrace.budget.limits import Limit
 from headrace.budget.organisation import Lowered, Organisation, Own
-from headrace.clock import Clock
+from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway
 from headrace.link import Link
 
@@ -80,13 +80,7 @@ class OwnLimits:
         while True:
             self._is_stale.clear()
             await self._load()
-            bound = self._clock.timeout(_LOOK_EVERY_S)
-            try:
-                async with bound:
-                    await self._is_stale.wait()
-            except TimeoutError:
-                if not bound.expired():
-                    raise
+            await until_set(self._is_stale, self._clock, _LOOK_EVERY_S)
 
     async def _load(self) -> None:
         try:

@@ -27,7 +27,7 @@ _LENGTH = re.compile(rb"\ncontent-length:([0-9, \t]+)\r?(?=\n)", re.IGNORECASE)
 
 def tolerant(connector: aiohttp.TCPConnector) -> aiohttp.TCPConnector:
     """Let the connector's connections read such heads. aiohttp has no seam for its protocol but this attribute."""
-    connector._factory = functools.partial(_Answers, loop=connector._loop)  # type: ignore[assignment]
+    connector._factory = functools.partial(_Answers, loop=connector._loop)  # type: ignore[assignment]  # it makes another class
     return connector
 
 

@@ -67,7 +67,7 @@ class Body:
         self.has_gone_by = True
         sent = 0
         try:
-            async for chunk in self.content:  # type: ignore[union-attr]
+            async for chunk in self.content:  # type: ignore[union-attr]  # no bytes: whoever has those asks for no chunks
                 sent += len(chunk)
                 self._check(sent, whole=False)
                 yield chunk

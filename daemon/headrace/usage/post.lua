@@ -13,7 +13,9 @@
 --
 -- Figures are whole numbers below 2^53.
 
-if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then
+-- What is none of our numbers was posted by none of us.
+local posted = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+if posted < 2^53 and posted >= tonumber(ARGV[1]) then
   return 0
 end
 

@@ -11,7 +11,6 @@ last second.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from datetime import UTC, datetime, timedelta
 
 from headrace import keys, observe, records
 from headrace.clock import Clock
-from headrace.errors import RedisAway
 from headrace.link import Link, Script
+from headrace.posting import Posting
 from headrace.usage.question import MINUTES_KEPT, Granularity, Question, Row, Sums, begin, buckets, end, kind_of
 from headrace.usage.tally import AT, MINUTE_S, OTHER, Cell, Tally, Who, read, read_figures, spelled
 from headrace.usage.traffic import Traffic
 
-POST_EVERY_S = 1.0
 MOST_CELLS = {Granularity.MINUTE: 100, Granularity.DAY: 500, Granularity.MONTH: 1000}
 MOST_LINES = 200_000
 
@@ -52,7 +50,7 @@ class StoreStats:
     posted: int
 
 
-class Store:
+class Store(Posting):
     """
     The usage of all processes on one Redis. Run `keep` as a task, and `close` it.
 
@@ -65,14 +63,13 @@ class Store:
         self, link: Link, clock: Clock, tally: Tally, traffic: Traffic | None = None,
         used: Callable[[Who, Sequence[int]], None] = lambda who, figures: None,
     ) -> None:  # fmt: skip
+        super().__init__(clock)
         self._used = used
         self._link = link
-        self._clock = clock
         self._tally = tally
         self._traffic = traffic
         self._numbers = itertools.count(1)
         self._waiting: Part | None = None
-        self._one_at_a_time = asyncio.Lock()
         self._posted = 0
 
     def __repr__(self) -> str:
@@ -85,31 +82,17 @@ class Store:
 
     # Writing.
 
-    async def keep(self) -> None:
-        """Post what there is once a second, until cancelled."""
-        while True:
-            await self._clock.sleep(POST_EVERY_S)
-            with contextlib.suppress(RedisAway):
-                await self.post()
-
-    async def close(self) -> None:
-        """Post what is left, if Redis is there."""
-        with contextlib.suppress(RedisAway):
-            await self.post()
-
-    async def post(self) -> None:
-        """Post all that there is; raises `RedisAway`, and then it waits for the next time."""
-        async with self._one_at_a_time:
-            self._tally.settle()
-            await self._send()  # what Redis did not take before
-            left = self._tally.stats().cells  # and not what comes meanwhile: that is the next second's
-            while cells := self._tally.take(min(_A_POST, left)):
-                left -= len(cells)
-                self._put(cells)
-                await self._send()
-            if self._traffic:
-                self._put([])
-                await self._send()
+    async def _post(self) -> None:
+        self._tally.settle()
+        await self._send()  # what Redis did not take before
+        left = self._tally.stats().cells  # and not what comes meanwhile: that is the next second's
+        while cells := self._tally.take(min(_A_POST, left)):
+            left -= len(cells)
+            self._put(cells)
+            await self._send()
+        if self._traffic:
+            self._put([])
+            await self._send()
 
     def _put(self, cells: list[Cell]) -> None:
         """Make a post; from here on it goes out until Redis has it, whoever is cancelled meanwhile."""
@@ -169,7 +152,7 @@ class Store:
         Raises `InvalidCall`, and `RedisAway`.
         """
         question.check()
-        await self.post()
+        await records.or_nothing("usage", "usage", self.post())
         kind = kind_of(question, datetime.fromtimestamp(self._clock.now(), UTC))
         spans, sums = buckets(kind, question.since, question.until), Sums(question)
         at_once = max(1, _CELLS_AT_ONCE // MOST_CELLS[kind])

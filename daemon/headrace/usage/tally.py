@@ -127,7 +127,7 @@ class Tally:
     def _count_hits(self) -> None:
         hits, self._hits = self._hits, {}
         for count, outcome in hits.values():
-            self._count(outcome, count)  # type: ignore[arg-type]
+            self._count(outcome, count)  # type: ignore[arg-type]  # the same pair
 
     def _count(self, outcome: Outcome, count: int) -> None:
         cell = self._cell(outcome.began + outcome.took_s, _who(outcome))

@@ -86,6 +86,7 @@ class Ticket(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the ticket; only its caller can use it."""
     state: Global___TicketState.ValueType
@@ -100,6 +101,11 @@ class Ticket(_message.Message):
     """Names whose it is: the caller."""
     lane: _builtins.str
     """Names the class of traffic in which its attempts wait for their turn. Empty for a ticket of an earlier version."""
+    waits_for: _builtins.str
+    """Says what it waits for before it has ended, as far as that is known. While QUEUED: what its last attempt came to, with
+    upstream's status, as "overloaded (529)" (`attempt_time` says until when); "worker" if it is due and not yet in hand. While
+    RUNNING: the limit in whose line it stands, or "hold" if its caller is on hold. Only OperatorService says it.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Says when the call was taken in."""
@@ -145,10 +151,11 @@ class Ticket(_message.Message):
         caller: _builtins.str = ...,
         lane: _builtins.str = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        waits_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "message", b"message", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "attempts", b"attempts", "caller", b"caller", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "id", b"id", "lane", b"lane", "message", b"message", "model", b"model", "origin", b"origin", "other_answer", b"other_answer", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "attempts", b"attempts", "caller", b"caller", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "id", b"id", "lane", b"lane", "message", b"message", "model", b"model", "origin", b"origin", "other_answer", b"other_answer", "state", b"state", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,1 +1,1 @@
-"""The gRPC interface, generated from `protos/headrace/v1/` by `make protos-python`. Only this file is written by hand."""
+"""The gRPC interface, generated from `protos/headrace/v1/` by `make protos`. Only this file is written by hand."""

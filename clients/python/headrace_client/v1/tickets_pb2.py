@@ -27,7 +27,7 @@ from headrace_client.v1 import messages_pb2 as headrace_dot_v1_dot_messages__pb2
 from headrace_client.v1 import options_pb2 as headrace_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/tickets.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheadrace/v1/messages.proto\x1a\x19headrace/v1/options.proto\"\xc9\x03\n\x06Ticket\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.headrace.v1.TicketState\x12\r\n\x05model\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61ttempt_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12%\n\x07message\x18\x08 \x01(\x0b\x32\x14.headrace.v1.Message\x12#\n\x06origin\x18\t \x01(\x0b\x32\x13.headrace.v1.Origin\x12\'\n\x05\x65rror\x18\n \x01(\x0b\x32\x18.headrace.v1.TicketError\x12\x14\n\x0cother_answer\x18\x0b \x01(\x0c\x12\x0e\n\x06\x63\x61ller\x18\x0c \x01(\t\x12\x0c\n\x04lane\x18\r \x01(\t\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd7\x01\n\x0bTicketError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x38\n\x08metadata\x18\x04 \x03(\x0b\x32&.headrace.v1.TicketError.MetadataEntry\x12\x17\n\x0fupstream_status\x18\x05 \x01(\x05\x12\x15\n\rupstream_body\x18\x06 \x01(\x0c\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xc8\x01\n\x0bTicketState\x12\x1c\n\x18TICKET_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TICKET_STATE_QUEUED\x10\x01\x12\x18\n\x14TICKET_STATE_RUNNING\x10\x02\x12\x1a\n\x16TICKET_STATE_SUCCEEDED\x10\x03\x12\x17\n\x13TICKET_STATE_FAILED\x10\x04\x12\x19\n\x15TICKET_STATE_CANCELED\x10\x05\x12\x18\n\x14TICKET_STATE_EXPIRED\x10\x06\x42\x33\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/tickets.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aheadrace/v1/messages.proto\x1a\x19headrace/v1/options.proto\"\xdc\x03\n\x06Ticket\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.headrace.v1.TicketState\x12\r\n\x05model\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61ttempt_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12%\n\x07message\x18\x08 \x01(\x0b\x32\x14.headrace.v1.Message\x12#\n\x06origin\x18\t \x01(\x0b\x32\x13.headrace.v1.Origin\x12\'\n\x05\x65rror\x18\n \x01(\x0b\x32\x18.headrace.v1.TicketError\x12\x14\n\x0cother_answer\x18\x0b \x01(\x0c\x12\x0e\n\x06\x63\x61ller\x18\x0c \x01(\t\x12\x0c\n\x04lane\x18\r \x01(\t\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\twaits_for\x18\x0f \x01(\t\"\xd7\x01\n\x0bTicketError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x38\n\x08metadata\x18\x04 \x03(\x0b\x32&.headrace.v1.TicketError.MetadataEntry\x12\x17\n\x0fupstream_status\x18\x05 \x01(\x05\x12\x15\n\rupstream_body\x18\x06 \x01(\x0c\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xc8\x01\n\x0bTicketState\x12\x1c\n\x18TICKET_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TICKET_STATE_QUEUED\x10\x01\x12\x18\n\x14TICKET_STATE_RUNNING\x10\x02\x12\x1a\n\x16TICKET_STATE_SUCCEEDED\x10\x03\x12\x17\n\x13TICKET_STATE_FAILED\x10\x04\x12\x19\n\x15TICKET_STATE_CANCELED\x10\x05\x12\x18\n\x14TICKET_STATE_EXPIRED\x10\x06\x42\x33\n\x0f\x64\x65v.headrace.v1P\x01Z\x1eheadrace.dev/client/headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.headrace.v1P\001Z\036headrace.dev/client/headracev1'
   _globals['_TICKETERROR_METADATAENTRY']._loaded_options = None
   _globals['_TICKETERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TICKETSTATE']._serialized_start=809
-  _globals['_TICKETSTATE']._serialized_end=1009
+  _globals['_TICKETSTATE']._serialized_start=828
+  _globals['_TICKETSTATE']._serialized_end=1028
   _globals['_TICKET']._serialized_start=131
-  _globals['_TICKET']._serialized_end=588
-  _globals['_TICKETERROR']._serialized_start=591
-  _globals['_TICKETERROR']._serialized_end=806
-  _globals['_TICKETERROR_METADATAENTRY']._serialized_start=759
-  _globals['_TICKETERROR_METADATAENTRY']._serialized_end=806
+  _globals['_TICKET']._serialized_end=607
+  _globals['_TICKETERROR']._serialized_start=610
+  _globals['_TICKETERROR']._serialized_end=825
+  _globals['_TICKETERROR_METADATAENTRY']._serialized_start=778
+  _globals['_TICKETERROR_METADATAENTRY']._serialized_end=825
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,104 @@
+"""
+Answers that upstream has said to the end, and that some caller here has yet to take: bounded in sum.
+
+A flight keeps its events for as long as a member takes them. While upstream speaks, an answer costs what answers cost; from
+then on it lies here for as long as the slowest of its readers likes, up to `listen.write_timeout`, and hundreds of readers who
+take nothing would hold gigabytes. So when too much lies here, those are ended who have hardly taken anything between two looks,
+the largest answers first. Whoever takes all of it within two minutes, at its pace, is left in peace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from headrace import observe
+
+_MOST_BYTES = 64_000_000
+_LOOK_S = 1.0
+_LEAST_PARTS = 120  # of an answer one in so many is taken between two looks
+
+
+class Reader(Protocol):
+    """Somebody who takes an answer."""
+
+    @property
+    def taken(self) -> int:
+        """How many of its events were taken so far."""
+
+    def end(self) -> None:
+        """Give it up."""
+
+
+class Held(Protocol):
+    """An answer that is kept for those who take it."""
+
+    @property
+    def readers(self) -> Sequence[Reader]: ...
+
+    @property
+    def length(self) -> int:
+        """How many events it has."""
+
+    @property
+    def cost_bytes(self) -> int:
+        """What it takes in memory."""
+
+
+class Untaken:
+    """
+    Counts what lies here.
+
+    Args:
+        most_bytes: how much that may be, in memory and not on the wire.
+        call_later: of the loop, by default of the one that runs when it is needed.
+    """
+
+    def __init__(self, most_bytes: int = _MOST_BYTES, *, call_later: Callable[..., object] | None = None) -> None:
+        self._most = most_bytes
+        self._call_later = call_later
+        self._costs: dict[Held, int] = {}
+        self._bytes = 0
+        self._seen: dict[Reader, int] = {}  # how far each was at the last look
+        self._is_looking = False
+
+    def __repr__(self) -> str:
+        return f"<Untaken [{len(self._costs)} answers, {self._bytes} of {self._most} bytes]>"
+
+    def add(self, held: Held) -> None:
+        """Count an answer that upstream has just ended."""
+        self._costs[held] = held.cost_bytes
+        self._bytes += self._costs[held]
+        if self._bytes > self._most:
+            self._look_later()
+
+    def discard(self, held: Held) -> None:
+        """Count an answer no longer: nobody takes it any more."""
+        self._bytes -= self._costs.pop(held, 0)
+
+    def _look_later(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            (self._call_later or asyncio.get_running_loop().call_later)(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._is_looking = False
+        before, self._seen = self._seen, {reader: reader.taken for held in self._costs for reader in held.readers}
+        over = self._bytes - self._most
+        for held in sorted(self._costs, key=self._costs.__getitem__, reverse=True):
+            if over <= 0:
+                break
+            least = held.length / _LEAST_PARTS
+            if all(reader.taken - before.get(reader, -held.length) < least for reader in held.readers):
+                over -= self._costs[held]
+                self._end(held.readers)
+        if self._bytes > self._most:
+            self._look_later()
+        else:
+            self._seen = {}
+
+    def _end(self, readers: Sequence[Reader]) -> None:
+        for reader in readers:
+            reader.end()
+        observe.REFUSED.inc("any", "unread", by=len(readers))
