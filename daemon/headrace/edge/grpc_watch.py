@@ -266,8 +266,8 @@ class Watch:
         beyond = {who: _beyond(count, self._bounds.most_per_peer) for who, count in _by_address(lines).items()}
         in_all = _beyond(len(lines), self._bounds.most)
         idle = [line for line in lines if line.received < _ASKED_BYTES and (in_all or beyond[line.peer[0]])]
-        leaving = idle[: max(in_all, sum(beyond.values()))] if idle else lines[self._bounds.most :]
-        for number, line in enumerate(leaving, 1):
+        going = idle[: max(in_all, sum(beyond.values()))] if idle else lines[self._bounds.most :]
+        for number, line in enumerate(going, 1):
             self._end(line, "connections")
             if not number % _AT_ONCE:
                 yield
