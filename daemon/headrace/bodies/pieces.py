@@ -285,6 +285,8 @@ class _Reading:
         piece = self._raw[begin:end]
         if b"\\" in piece or _LIKE_ONE.search(piece):
             self._look(_FRAGMENTS[_UNKNOWN](value))
+        if type(value) is dict and b"_id" in piece:
+            self._look({"system": [{"type": _UNKNOWN, _UNKNOWN: value}]})
 
     def _say(self, text: bytes) -> None:
         if not self._is_mute:
