@@ -5,8 +5,6 @@ Thirty megabytes of JSON may be fifteen million values, and take Python ten time
 they are long, between two of their own members, and each piece is parsed, looked at, spelled anew and hashed before the next
 one is. What a call is judged by besides, its few fields and the ids that it names, is kept of each piece; of what is too large
 for one piece, a stand-in.
-
-That a cut is between two members, and not in one, is known by trying: a piece that is valid by itself ends where a member does.
 """
 
 from __future__ import annotations
@@ -14,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
 
+from headrace.bodies.cuts import Cuts, after_blanks, outline
 from headrace.bodies.parse import decode, decode_slow, explained, no_object, refuse_doubles, twice
 from headrace.cache.fingerprint import counts, spelled_slow
 from headrace.cache.policy import no_keep_call
@@ -29,21 +28,15 @@ PIECE_BYTES = 1 << 18
 _MOST_NAMES = 100_000  # of one object that is the API's own, whose names are sorted: none has a hundred
 _STAND_IN = 4096  # characters of a long text: what kind of URL it is stands there, and no id and no name is as long
 _HELD_PIECES = 4  # of an object whose names are sorted so many are held as values; what comes then is decoded when it is said
-_MOST_TIMES = 24  # that each byte is skipped over, on an average: values inside each other, each a giant, are not that deep
 _TINY_BYTES = 64
 _BUCKETS = 64
 _ASCII_END, _LONGEST_ESCAPES = 0x80, 12
 _BOM = b"\xef\xbb\xbf"
 _NO_OBJECTS: Mapping[int, Any] = {ord("["): [], ord('"'): ""}
 
-_BLANK = re.compile(rb"[ \t\r\n]*")
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
 _LIKE_ONE = re.compile(rb'"(?:[a-z]{2,24}_[A-Za-z0-9_-]{8,200}|[0-9a-f-]{32,36})"')  # or like more, but never like less
-_TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
-_skip = msgspec.json.Decoder(msgspec.Raw).decode  # reads, and makes nothing of it
 _encode = msgspec.json.Encoder().encode
 
-_COMMA_AFTER = {ord("{"): b"},", ord("["): b"],", ord('"'): b'",'}
 
 # What a list or an object is to `no_keep_call` and `asked_in`, by what it is a member of. An item is what its list is called.
 _Role: TypeAlias = str
@@ -96,8 +89,8 @@ def pieces(raw: bytes, endpoint: str, piece_bytes: int = PIECE_BYTES) -> Pieces:
 def _pieces(raw: bytes, endpoint: str, piece_bytes: int) -> Pieces:
     is_plain, is_slow = not raw.startswith(_BOM), False
     raw = raw if is_plain else raw[len(_BOM) :]
-    seen = _outline(raw)
-    begin = _after_blanks(raw, 0)
+    seen = outline(raw)
+    begin = after_blanks(raw, 0)
     if raw[begin] != ord("{"):
         raise no_object(_NO_OBJECTS[raw[begin]] if raw[begin] in _NO_OBJECTS else decode(raw)[0])
     while True:
@@ -106,19 +99,6 @@ def _pieces(raw: bytes, endpoint: str, piece_bytes: int) -> Pieces:
             return reading.read(begin)
         except _OtherwiseError:
             is_plain, is_slow = reading.is_plain, reading.is_slow
-
-
-def _outline(raw: bytes) -> bytes:
-    """Return a text in which all stands where it does in the body, but for halves of characters; raises msgspec's errors."""
-    has_halves = b"\\ud" in raw or b"\\uD" in raw
-    seen = raw.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0") if has_halves else raw
-    _skip(seen)
-    return seen
-
-
-def _after_blanks(raw: bytes, at: int) -> int:
-    found = _BLANK.match(raw, at)
-    return found.end() if found else at
 
 
 class _Giant:
@@ -135,10 +115,10 @@ class _Reading:
 
     def __init__(self, raw: bytes, seen: bytes, endpoint: str, piece_bytes: int, *, is_plain: bool, is_slow: bool) -> None:
         self.is_plain, self.is_slow = is_plain, is_slow
-        self._raw, self._seen, self._endpoint, self._piece = raw, seen, endpoint, piece_bytes
+        self._raw, self._endpoint, self._piece = raw, endpoint, piece_bytes
+        self._cuts = Cuts(raw, seen, piece_bytes)
         self._hash = hashlib.sha256()
         self._is_mute = False
-        self._may_skip = _MOST_TIMES * len(raw)
         self._no_keep = ""
         self._ids: dict[str, None] = {}
 
@@ -193,7 +173,7 @@ class _Reading:
 
     def _list(self, begin: int, end: int, shape: Shape | Tagged | None, depth: int, role: _Role) -> list[Any]:
         between = b"["
-        for at, stop, is_giant in self._slices(begin + 1, end, is_object=False):
+        for at, stop, is_giant in self._cuts.slices(begin + 1, end, is_object=False):
             self._say(between)
             between = b","
             if is_giant:
@@ -213,7 +193,7 @@ class _Reading:
     def _plain_object(self, begin: int, end: int, role: _Role) -> dict[str, Any]:
         names = array("q")
         between = b"{"
-        for at, stop, is_giant in self._slices(begin + 1, end - 1, is_object=True):
+        for at, stop, is_giant in self._cuts.slices(begin + 1, end - 1, is_object=True):
             self._say(between)
             between = b","
             if is_giant:
@@ -255,7 +235,7 @@ class _Reading:
         """Return the members of an object by name, those that are no pieces as `_Giant`."""
         members: dict[str, Any] = {}
         whole_bytes = _HELD_PIECES * self._piece
-        for at, stop, is_giant in self._slices(begin + 1, end - 1, is_object=True, whole_bytes=whole_bytes):
+        for at, stop, is_giant in self._cuts.slices(begin + 1, end - 1, is_object=True, whole_bytes=whole_bytes):
             if is_giant:
                 name, value = self._name(at)
                 is_small = stop - value <= (_STAND_IN if name == "type" else _TINY_BYTES)  # by these the others are judged
@@ -271,9 +251,9 @@ class _Reading:
 
     def _name(self, at: int) -> tuple[str, int]:
         """Return the name that stands somewhere, and where its value begins."""
-        end = self._end(at)
+        end = self._cuts.end(at)
         name: str = self._decoded(self._raw[at:end])
-        return name, _after_blanks(self._raw, self._raw.index(b":", end) + 1)
+        return name, after_blanks(self._raw, self._raw.index(b":", end) + 1)
 
     def _look(self, fragment: Mapping[str, Any]) -> None:
         self._no_keep = self._no_keep or no_keep_call(fragment)
@@ -291,63 +271,6 @@ class _Reading:
     def _say(self, text: bytes) -> None:
         if not self._is_mute:
             self._hash.update(text)
-
-    # Where to cut.
-
-    def _slices(
-        self, begin: int, end: int, *, is_object: bool, whole_bytes: int | None = None
-    ) -> Iterator[tuple[int, int, bool]]:
-        """
-        Yield where members of a list or an object begin and end, many at once, or one that is no piece by itself.
-
-        *whole_bytes*: of so many at most there are many at once, of what comes then one each.
-        """
-        at = _after_blanks(self._raw, begin)
-        while at < end:
-            piece = self._piece if whole_bytes is None else max(0, min(self._piece, whole_bytes))
-            if end - at <= piece:
-                yield at, end, False
-                return
-            comma = self._comma(at, at + piece, is_object=is_object)
-            if comma >= 0:
-                yield at, comma, False
-                whole_bytes = whole_bytes and whole_bytes - (comma - at)
-            else:
-                comma = self._end_of_member(at, is_object=is_object)
-                yield at, comma, True
-            at = _after_blanks(self._raw, comma + 1)
-
-    def _comma(self, at: int, limit: int, *, is_object: bool) -> int:
-        sign = b',"' if is_object else _COMMA_AFTER.get(self._raw[at], b",")
-        found = self._raw.rfind(sign, at, limit)
-        if found >= 0:
-            comma = found if is_object else found + len(sign) - 1
-            if self._is_whole(self._seen[at:comma], is_object=is_object):
-                return comma
-        return _last_comma(self._raw, at, limit)
-
-    def _is_whole(self, text: bytes, *, is_object: bool) -> bool:
-        try:
-            _skip((b"{%b}" if is_object else b"[%b]") % text)
-        except msgspec.DecodeError:
-            return False
-        return True
-
-    def _end_of_member(self, at: int, *, is_object: bool) -> int:
-        if is_object:
-            at = _after_blanks(self._raw, self._raw.index(b":", self._end(at)) + 1)
-        return self._end(at)
-
-    def _end(self, at: int) -> int:
-        """Return where the value that begins somewhere has ended, blanks included."""
-        try:
-            _skip(memoryview(self._seen)[at:])
-        except msgspec.DecodeError as error:
-            if found := _TRAILING.search(str(error)):
-                self._may_skip -= int(found[1])
-                if self._may_skip >= 0:
-                    return at + int(found[1]) - 1
-        raise MemoryError
 
     # Ways to decode and to spell: for the whole body the same, since its fingerprint must not depend on where it is cut.
 
@@ -388,23 +311,6 @@ def _between_characters(raw: bytes, at: int, end: int) -> int:
             return at
         at += 1
     return end
-
-
-def _last_comma(raw: bytes, at: int, limit: int) -> int:
-    """Return the last comma between members that begin somewhere, or -1."""
-    depth, last = 0, -1
-    for token in _TOKEN.finditer(raw, at, limit):
-        begin = token.start()
-        if not depth:
-            last = max(last, raw.rfind(b",", at, begin))
-        at = token.end()
-        if (sign := raw[begin]) in b"[{":
-            depth += 1
-        elif sign in b"]}":
-            depth -= 1
-        elif at == begin + 1:  # a text that goes on past the limit
-            return last
-    return last if depth else max(last, raw.rfind(b",", at, limit))
 
 
 def _refuse_equal(names: array[int]) -> None:
