@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +17,7 @@ from multidict import CIMultiDict
 
 from conftest import until
 from headrace import config, forms
+from headrace.allowance import Allowance
 from headrace.deadline import Wait
 from headrace.edge.http_asks import read_ask
 from headrace.endpoints import MESSAGES
@@ -74,6 +76,7 @@ class Daemon:
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self.flow = parts, parts.flow
+        parts.admission._arrivals = Allowance(sys.maxsize)  # calls are made here by the dozen in one turn of the loop
 
     def answer(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         return self.parts.exchange.answer(call, "http")
