@@ -96,7 +96,7 @@ def test_keys(environ):
     assert secret not in listed
     assert headrace("keys", "revoke", "checkout", environ=environ).stdout == "revoked 1 key\n"
     gone = headrace("keys", "revoke", key_id, environ=environ)
-    assert (gone.returncode, gone.stdout) == (1, "")
+    assert (gone.returncode, gone.stdout) == (3, "")
     assert key_id in gone.stderr
     odd = headrace("keys", "create", "a b", environ=environ)
     assert (odd.returncode, len(odd.stderr.splitlines())) == (1, 1)
