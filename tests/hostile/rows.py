@@ -71,3 +71,9 @@ ROWS: Mapping[str, Needs] = {
     "odd-upstream": _ODD,
     "planted": _PLAIN,
 }
+
+# Neighbours of the others: they take as long as all of those, and show what those do.
+LONG_ALONE = frozenset({
+    "grpc-unfinished-spread", "mixed-resets", "few-resets", "nested", "short-messages", "many-bodies", "slow-answers", "grpc-bodies",
+})  # fmt: skip
+SHORT_ROWS = tuple(name for name in ROWS if name not in LONG_ALONE)
