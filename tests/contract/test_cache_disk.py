@@ -4,6 +4,9 @@ import os
 import pickle
 import sqlite3
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import diskcache
 import pytest
@@ -56,6 +59,36 @@ async def test_damaged_file(tmp_path, damage):
         await keep(disk, entry(1, BIG))
         await disk.flush()
         assert await disk.get(key(1))
+
+
+_CUT_IN_USE = """
+import asyncio, os, pathlib, sys
+from cache_samples import entry, keep, key, opened_disk
+
+async def main(directory):
+    async with opened_disk(directory, 10**8) as disk:
+        await keep(disk, *(entry(number, b"x" * 20_000) for number in range(300)))
+        await disk.flush()
+        assert await disk.get(key(1))
+        database = directory / "cache.db"
+        await disk._on(disk._writer, lambda: disk._cache._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        assert await disk.get(key(2))
+        os.truncate(database, database.stat().st_size // 2)
+        for number in range(300):
+            await disk.get(key(number))
+
+asyncio.run(main(pathlib.Path(sys.argv[1])))
+"""
+
+
+def test_cut_in_use(tmp_path):
+    """A database that is cut while it is in use costs what was kept, and not the process (SIGBUS, if it were mapped)."""
+    there = os.pathsep.join((str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        [sys.executable, "-c", _CUT_IN_USE, str(tmp_path / "c")],
+        env={**os.environ, "PYTHONPATH": there}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("garbage", [b"not a database" * 1000, b"SQLite format 3\x00" + b"\xff" * 20_000])

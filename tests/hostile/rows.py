@@ -74,6 +74,7 @@ ROWS: Mapping[str, Needs] = {
 
 # Neighbours of the others: they take as long as all of those, and show what those do.
 LONG_ALONE = frozenset({
-    "grpc-unfinished-spread", "mixed-resets", "few-resets", "nested", "short-messages", "many-bodies", "slow-answers", "grpc-bodies",
+    "grpc-unfinished-spread", "mixed-resets", "few-resets", "nested", "short-messages", "many-bodies", "slow-answers",
+    "grpc-bodies",
 })  # fmt: skip
 SHORT_ROWS = tuple(name for name in ROWS if name not in LONG_ALONE)

@@ -1,4 +1,4 @@
-"""A crowd that comes at once: some are let in at a turn of the loop, in the order in which they came, and nobody waits alone."""
+"""A crowd that comes at once: some are let in at a turn of the loop, in the order in which they came."""
 
 from __future__ import annotations
 

@@ -325,6 +325,7 @@ class Disk:
             # By age of storing: by age of use would turn every read into a write.
             eviction_policy="least-recently-stored",
             cull_limit=0,  # once a batch, by `rows.write`
+            sqlite_mmap_size=0,  # a file that is mapped, and cut by somebody, ends the process with SIGBUS
             statistics=0,
         )
         rows.sweep(cache, self._directory)
