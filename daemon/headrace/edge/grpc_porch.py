@@ -21,11 +21,11 @@ from headrace.edge.tcp_lines import Line
 _TROUBLE_S = 1.0  # after the last word of trouble: whoever was cut is back by then
 _RECENT_S = 2.0
 _NOISY = 100  # calls in vain since the last step: the loop had little time for anything else
+_LASTS = 5  # steps on end that are noisy: a client that ends, and all that it asked, is one or two
 _CONNECTION = 10  # calls: what a connection costs that is there for one
 _MUCH_BYTES, _LOUD_BYTES = 32_000_000, 4_000_000  # that those who are new have brought, and those of one turn
 _SPEAK_S = 1.0  # in which those whose turn it is say something: TCP says again what was lost, later each time
 _HEARD_S = 0.12  # after which the loop has heard the first of it, unless it is busy
-_LATE_S = 0.2  # between two steps: the loop is busy, whatever with
 _TURN_S = 0.5  # however noisy it is, others have a turn then
 _MOST_AT_ONCE = 16
 
@@ -58,8 +58,7 @@ class Porch:
         self._before: dict[Line, int] = {}  # those of the last turn, and what each had said until then
         self._turned_at = self._spoken_at = -_SPEAK_S
         self._at_once = 1
-        self._noise, self._was_noisy = 0, False
-        self._stepped_at = now()
+        self._noise, self._noisy_steps, self._was_noisy = 0, 0, False
         self._troubled_at = -_TROUBLE_S
         self.is_shut = False
         shut(False)
@@ -75,8 +74,6 @@ class Porch:
     def note_vain(self, *, is_first: bool) -> None:
         """Take note of a call that is to be refused, or was left unheard, the first of its connection or not."""
         self._noise += _CONNECTION if is_first else 1
-        if self._noise > _NOISY:
-            self.trouble()
 
     def note_crowd(self) -> None:
         """Take note that as many messages are on their way for long as there may be."""
@@ -114,10 +111,12 @@ class Porch:
     def step(self) -> list[Line]:
         """Return those whose turn it is now, to be listened to from now on."""
         now = self._now()
-        if not self.is_shut and self._brought() > _MUCH_BYTES:
+        is_in_vain, self._noise = self._noise > _NOISY, 0
+        self._noisy_steps = self._noisy_steps + 1 if is_in_vain else 0
+        lasts = is_in_vain if self.is_shut else self._noisy_steps >= _LASTS
+        if lasts or (not self.is_shut and self._brought() > _MUCH_BYTES):
             self.trouble()
-        is_noisy = self._noise > _NOISY or now - self._stepped_at > _LATE_S or self._is_loud()
-        self._noise, self._stepped_at = 0, now
+        is_noisy = is_in_vain or self._is_loud()
         self._was_noisy |= is_noisy
         if self.is_shut and not self._waiting and now - self._troubled_at > _TROUBLE_S:
             self.is_shut = False
