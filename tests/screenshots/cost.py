@@ -1,7 +1,7 @@
 """
-Measures the live page: an event to the screen with 10,000 calls that wait, and what five open pages cost a daemon.
+Measures the live page: an event to the screen with 10,000 calls that wait, and what five open pages cost a daemon and a hit.
 
-    python -m tests.screenshots.cost
+    python -m tests.screenshots.cost [hits]
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ ROOM = {
 }
 _SPAN_S = 8.0
 _WAVE = 100
+_VIEWS = ("budgets", "line", "callers", "tickets", "hosts")
+_HITS, _TURNS = 4_000, 5
 _LONG_MS = 900_000
 
 
@@ -53,14 +55,42 @@ async def share(daemon: Daemon) -> float:
     return (cpu_s(daemon) - before) / (time.monotonic() - began)
 
 
-async def with_pages(pair: House, running: object, count: int) -> float:
-    """Return the share of a core that the daemon uses with so many pages open."""
-    views = ("budgets", "line", "callers", "tickets", "hosts")
+@contextlib.asynccontextmanager
+async def open_pages(pair: House, running: object, count: int) -> AsyncIterator[None]:
+    """Have so many pages open, each on another view."""
     async with contextlib.AsyncExitStack() as stack:
-        for view in views[:count]:
+        for view in _VIEWS[:count]:
             looker = await stack.enter_async_context(looking(running, admin_url(pair.two)))
             await looker.go(view)
+        yield
+
+
+async def with_pages(pair: House, running: object, count: int) -> float:
+    """Return the share of a core that the daemon uses with so many pages open."""
+    async with open_pages(pair, running, count):
         return await share(pair.two)
+
+
+async def hit_us(pair: House, pages: float) -> float:
+    """Return the CPU time (us) of a hit, with *pages* (the share of a core that open pages take) left out."""
+    before, began = cpu_s(pair.two), time.monotonic()
+    for _ in range(_HITS // _WAVE):
+        assert {*await asyncio.gather(*(pair.call(pair.two, text="again") for _ in range(_WAVE)))} == {200}
+    used = cpu_s(pair.two) - before - pages * (time.monotonic() - began)
+    return 1e6 * used / _HITS
+
+
+async def hits(pair: House, running: object) -> None:
+    """Print what a hit costs, by turns with nobody looking and with five pages open."""
+    assert await pair.call(pair.two, text="again") == 200
+    costs: dict[int, list[float]] = {0: [], len(_VIEWS): []}
+    for count in tuple(costs) * _TURNS:
+        async with open_pages(pair, running, count):
+            costs[count].append(await hit_us(pair, await share(pair.two)))
+    for count, took in costs.items():
+        print(
+            f"a hit over HTTP, {count} pages open: {statistics.median(took):.0f} us of CPU ({min(took):.0f} to {max(took):.0f})"
+        )
 
 
 async def to_screen(pair: House, running: object) -> float:
@@ -122,15 +152,16 @@ async def measure(pair: House, running: object) -> None:
 
 async def main() -> None:
     """Run, and print."""
+    work, first_token_s = (hits, 0.01) if sys.argv[1:] == ["hits"] else (measure, 900.0)
     with tempfile.TemporaryDirectory(prefix="s") as directory:
         valkey, url = start_valkey(Path(directory))
         try:
             async with (
-                simulated(Options(first_token_s=900.0)) as simulator,
+                simulated(Options(first_token_s=first_token_s)) as simulator,
                 house(simulator.url, url, **ROOM) as pair,
                 browser() as running,
             ):
-                await measure(pair, running)
+                await work(pair, running)
         finally:
             valkey.terminate()
             valkey.wait(10)
