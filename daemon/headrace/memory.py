@@ -27,6 +27,7 @@ _LOOKS_EVERY_S = 5.0
 _RAREST_S = 300.0
 _MUCH, _MOVED = 20_000_000, 5_000_000  # bytes: more than at rest, and more or less than the last time
 _SHARE = 0.01  # of the loop's time, at most, for collecting garbage
+_CROWD, _TIMES = 500, 4  # what left last leaves something in its turn: words to Redis, timers, connections that close
 _FEW = 50  # of whom a collection takes a few milliseconds
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -73,14 +74,20 @@ class Pace:
 
 
 async def keep_small(clock: Clock, waiting: Callable[[], int]) -> None:
-    """Give back what is free whenever much more is held than at rest, until cancelled; *waiting* says how many wait."""
+    """Give back what is free when a crowd has left, and whenever much more is held than at rest; *waiting* says how many wait."""
     pace, collected_s = Pace(resident()), 0.0
+    most = times = 0
     while True:
         await clock.sleep(_LOOKS_EVERY_S)
-        if not pace.is_due(resident(), now_s := clock.span()):
+        most = max(most, now := waiting())
+        if most >= _CROWD and now < most / 2:
+            most, times = now, _TIMES
+        now_s = clock.span()
+        if not (times or pace.is_due(resident(), now_s)):
             continue
-        if waiting() < _FEW and now_s >= collected_s:
+        if now < _FEW and (times or now_s >= collected_s):
             collected_s = now_s + _collect() / _SHARE
+        times = max(0, times - 1)
         await asyncio.to_thread(give_back)
         pace.tried(resident(), now_s)
 

@@ -61,3 +61,31 @@ async def test_nothing_is_collected_while_many_wait(monkeypatch, waiting: int, c
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     assert done == (["collect", "trim"] if collects else ["trim"])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "trims", "collects"),
+    [
+        pytest.param([400, 0, 0, 0], 0, 0, id="no crowd"),
+        pytest.param([8000, 8000, 8000], 0, 0, id="it waits"),
+        pytest.param([8000, 3000, 3000, 3000], 3, 0, id="most have left"),
+        pytest.param([8000, 10, 0, 0, 0, 0, 0], 4, 4, id="all have left"),
+        pytest.param([8000, 3000, 10, 10], 3, 2, id="in two halves"),
+    ],
+)
+async def test_after_a_crowd(monkeypatch, waiting: list[int], trims: int, collects: int) -> None:
+    """It is tried a few times on end, however long a collection takes: what left last leaves something in its turn."""
+    done: list[str] = []
+    monkeypatch.setattr(memory, "give_back", lambda: done.append("trim"))
+    monkeypatch.setattr(memory, "_collect", lambda: done.append("collect") or 1.0)
+    monkeypatch.setattr(memory, "resident", lambda: REST)
+    clock, left = HandClock(), list(waiting)
+    keeping = asyncio.create_task(memory.keep_small(clock, lambda: left.pop(0)))
+    for number in range(len(waiting)):
+        await until(lambda: "1 asleep" in repr(clock))
+        await clock.advance(LOOK_S)
+        await until(lambda number=number: len(left) == len(waiting) - number - 1)
+    await until(lambda: "1 asleep" in repr(clock))
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert (done.count("trim"), done.count("collect")) == (trims, collects)
