@@ -74,7 +74,7 @@ class Pace:
 
 
 async def keep_small(clock: Clock, waiting: Callable[[], int]) -> None:
-    """Give back what is free when a crowd has left, and whenever much more is held than at rest; *waiting* says how many wait."""
+    """Give back what is free when a crowd has left, and when much more is held than at rest; *waiting* says how many wait."""
     pace, collected_s = Pace(resident()), 0.0
     most = times = 0
     while True:

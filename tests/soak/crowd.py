@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from tests.chaos.house import Host, memory_mb
 
 WAITING = 10_000
-ROOM = {  # settings of a daemon where so many may wait
+ROOM = {  # settings of a daemon where so many may wait, and whose cache is full soon: what grows then is no cache
+    "CACHE__MEMORY": "4MB",
     "LISTEN__MAX_CONNECTIONS": "20000",
     "LISTEN__MAX_CONNECTIONS_PER_PEER": "20000",
     "SCHEDULE__MAX_WAITING": "20000",
