@@ -140,10 +140,10 @@ async def kick_clients(house: House, dice: random.Random, form: Form) -> None:
 
 
 async def say_to_redis(house: House, *words: str) -> None:
-    """Say a command to Redis, past the wire; one that breaks the connection is done, too."""
+    """Say a command to Redis, past the wire; one that breaks the connection is done, too, or takes longer than half a minute."""
 
     def say() -> None:
-        with house.redis() as client, contextlib.suppress(redis.ConnectionError):
+        with house.redis() as client, contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
             client.execute_command(*words)
 
     await asyncio.to_thread(say)
