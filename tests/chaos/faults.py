@@ -140,7 +140,7 @@ async def kick_clients(house: House, dice: random.Random, form: Form) -> None:
 
 
 async def say_to_redis(house: House, *words: str) -> None:
-    """Say a command to Redis, past the wire; one that breaks the connection is done, too, or takes longer than half a minute."""
+    """Say a command to Redis, past the wire; one that breaks the connection is done, too, or that takes half a minute."""
 
     def say() -> None:
         with house.redis() as client, contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
