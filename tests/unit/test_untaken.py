@@ -108,3 +108,14 @@ def test_left_meanwhile() -> None:
     timer.ring()
     assert not any(one.readers[0].ended for one in answers)
     assert repr(untaken) == "<Untaken [1 answers, 60 of 100 bytes]>"
+
+
+def test_who_is_not_told_the_events_is_not_ended() -> None:
+    """An answer that was given whole, or that nobody has begun to take, is nobody's to end here."""
+    untaken, timer = held()
+    whole, deaf = Answer(200, []), Answer(90)
+    for one in (whole, deaf):
+        untaken.add(one)
+    timer.ring()
+    timer.ring()
+    assert deaf.readers[0].ended == 1

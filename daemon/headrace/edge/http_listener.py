@@ -69,12 +69,12 @@ class Listener(Manager):
 
     def _relieve(self) -> None:
         connections: tuple[Any, ...] = tuple(self._connections)
-        stuck = [connection for connection in connections if connection.stuck_bytes]
-        over = sum(connection.stuck_bytes for connection in stuck) - _MOST_STUCK_BYTES
+        stuck = [connection for connection in connections if connection.taking.stuck_bytes]
+        over = sum(connection.taking.stuck_bytes for connection in stuck) - _MOST_STUCK_BYTES
         if over <= 0:
             return
-        for connection in sorted(stuck, key=lambda one: one.stuck_bytes, reverse=True):
-            over -= connection.stuck_bytes
+        for connection in sorted(stuck, key=lambda one: one.taking.stuck_bytes, reverse=True):
+            over -= connection.taking.stuck_bytes
             connection.end_unread()
             if over <= 0:
                 return

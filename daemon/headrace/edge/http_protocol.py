@@ -43,7 +43,7 @@ from headrace.edge.http_refusals import (
     refused,
 )
 from headrace.edge.http_slices import SLICE_BYTES, Slices
-from headrace.edge.http_times import Pace, Times
+from headrace.edge.http_times import Pace, Taking, Times
 from headrace.trail import ID_HEADER
 from headrace.trail import new_id as new_call_id
 
@@ -56,7 +56,6 @@ _HEARD_OUT_BYTES = 1_000_000_000  # or so much of a caller who is known: most cl
 _MAX_HEAD_BYTES = 262_144  # before anybody is known, so it must not cost much
 _MAX_PADDING_BYTES = 262_144  # of a body that are not of it: sizes of chunks, and what may stand beside them
 _MAX_PADDING = 16  # times the body: what chunks of a byte each have around them, twice over
-_LEAST_PARTS = 120  # of what waits to be taken one in so many is, between two looks
 _LIGHT_BYTES = 512  # of a body in chunks: parsed at once
 _give_parser = RequestHandler.data_received
 
@@ -74,9 +73,9 @@ class Connection(RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_body", "_body_pace", "_counted", "_gone_by", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused",
+        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused",
         "_most_over", "_passed_over", "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes",
-        "_write_pace", "handshake", "peer", "stuck_bytes", "writer",
+        "handshake", "peer", "taking", "writer",
     )  # fmt: skip
 
     def __init__(self, manager: Manager, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -93,9 +92,7 @@ class Connection(RequestHandler):
         self._wire_bytes = 0  # of that body, all that stands around it included
         self._passed_over = 0  # of a body that nobody wants any more
         self._most_over = _LINGER_BYTES
-        self._body_pace, self._write_pace = Pace(), Pace()
-        self.stuck_bytes = 0  # that wait to be taken, if hardly any were taken between the last two looks
-        self._gone_by = 0  # of the answer, at the last look
+        self._body_pace, self.taking = Pace(), Taking()
         self.writer: AbstractStreamWriter | None = None  # of the answer that came last, for whoever makes requests to set
         self._watched: AbstractStreamWriter | None = None
         self.handshake: Idle | None = None  # what counted in its place until it spoke TLS
@@ -232,7 +229,7 @@ class Connection(RequestHandler):
 
     def look(self, now: float) -> None:
         """End what does not move; called every so often."""
-        self.stuck_bytes = 0
+        self.taking.stuck_bytes = 0
         if self.transport is None:
             return
         if self._is_unread(now):
@@ -251,15 +248,14 @@ class Connection(RequestHandler):
     def _is_unread(self, now: float) -> bool:
         assert self.transport is not None  # noqa: S101
         if not (waiting := self.transport.get_write_buffer_size()):
-            self._write_pace.rest()
+            self.taking.rest()
             return False
         if self.writer is None or self.writer is not self._watched:
             self._watched = self.writer
-            self._write_pace.rest()
+            self.taking.rest()
         gone_by = (self.writer.output_size if self.writer is not None else 0) - waiting
-        is_stuck = gone_by - self._gone_by < waiting / _LEAST_PARTS
-        self.stuck_bytes, self._gone_by = waiting * is_stuck, gone_by
-        return self._write_pace.is_too_slow(now, gone_by, self._times.write_s)
+        self.taking.see(gone_by, waiting)
+        return self.taking.is_too_slow(now, gone_by, self._times.write_s)
 
     def _is_stalled(self, now: float) -> bool:
         if self._body.is_eof() or self._current_request is None or self._reading_paused or self._body.exception() is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_LEAST_PARTS = 120  # of what waits to be taken one in so many is, between two looks
 _LEAST_BYTES = 16_384  # in each span: a line of 5 kbit/s does that
 
 
@@ -51,3 +52,23 @@ class Pace:
         if self._since is None or gone_by - self._bytes >= _LEAST_BYTES:
             self._since, self._bytes = now, gone_by
         return now - self._since >= within_s
+
+
+class Taking(Pace):
+    """
+    How an answer is taken.
+
+    Args:
+        stuck_bytes: that wait, if hardly any were taken between the last two looks.
+    """
+
+    __slots__ = ("_gone_by", "stuck_bytes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck_bytes = self._gone_by = 0
+
+    def see(self, gone_by: int, waiting: int) -> None:
+        """Take note, at each look, of how many bytes are gone by so far and how many wait."""
+        is_stuck = gone_by - self._gone_by < waiting / _LEAST_PARTS
+        self.stuck_bytes, self._gone_by = waiting * is_stuck, gone_by

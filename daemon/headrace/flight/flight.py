@@ -81,6 +81,11 @@ class Member:
         """Whether the flight goes by this caller's call."""
         return self.flight.leader is self
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it is being told the events."""
+        return self._task is not None
+
     def wake(self) -> None:
         self._has_news = True
         if self._waiting is not None and not self._waiting.done():
@@ -168,8 +173,8 @@ class Flight:
 
     @property
     def readers(self) -> Sequence[Member]:
-        """Who is told the events."""
-        return list(self._live)
+        """Who is being told the events: not those who are still to begin, or were given the whole."""
+        return [member for member in self._live if member.is_told]
 
     @property
     def length(self) -> int:

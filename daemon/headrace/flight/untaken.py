@@ -89,10 +89,10 @@ class Untaken:
         for held in sorted(self._costs, key=self._costs.__getitem__, reverse=True):
             if over <= 0:
                 break
-            least = held.length / _LEAST_PARTS
-            if all(reader.taken - before.get(reader, -held.length) < least for reader in held.readers):
+            least, readers = held.length / _LEAST_PARTS, held.readers
+            if readers and all(reader.taken - before.get(reader, -held.length) < least for reader in readers):
                 over -= self._costs[held]
-                self._end(held.readers)
+                self._end(readers)
         if self._bytes > self._most:
             self._look_later()
         else:
