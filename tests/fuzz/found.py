@@ -49,7 +49,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b"HEADRACE_LIMIT=" + b"[" * _DEEP, b"HEADRACE_CACHE=" + b'{"a":' * _DEEP + b"1", b"HEADRACE_CACHE__TTL=\xff",
         b"HEADRACE_UPSTREAM__API_KEY=\xed\xa0\x80", b"HEADRACE_LIMIT=" + b"[" * 400 + b"]" * 400, b"HEADRACE_CALLER__\xff=1",
         b"HOME=/\xff", b"HEADRACE_SCHEDULE__MAX_WAITING=" + _MANY_DIGITS, b"HEADRACE_CACHE={2026-11-27=1}",
-        b"HEADRACE_CACHE=2026-11-27T15:00:00Z",
+        b"HEADRACE_CACHE=2026-11-27T15:00:00Z", b'HEADRACE_CALLER={"a": {"lan\\ud800e": "batch", "weight": 2}}',
     ),
     "config.kinds": (b"unix://///run/h.sock", b"unix:///run/h.sock", b"redis://[", b"http://h:99999999", *_FOREIGN_DIGITS),
     "upstream.waits": (
@@ -61,7 +61,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b"request-id: a\xffb", b'request-id: a b\n\n{"error":{"type":"\\ud83d","message":"\\udc00"}}',
         b'\n\n{"error":{"code":' + _MANY_DIGITS + b"}}", b"\n\n" + b"[" * 60_000,
     ),
-    "sse.splitter": (_START % _MANY_DIGITS, _START % b"1e400", b"\xef\xbb", b"\r\r\n\n\r", b"data\n\n"),
+    "sse.splitter": (_START % _MANY_DIGITS, _START % b"1e400", b"\xef\xbb", b"\r\r\n\n\r", b"data\n\n", b'data: {"error":{"type":"o\xee"}}\n\n'),
     "answer-heads": (b"HTTP/1.1 200 OK\ncontent-length:" + b" " * 60_000 + b"x\n\n", b"HTTP/1.1 200 OK\nContent-Length:,\n"),
     "grpc.usage": tuple(ask.SerializeToString() for ask in _ASKS),
     "answers.message": (b'{"type":"message","content":[],"usage":{"output_tokens":' + _MANY_DIGITS + b"}}",),

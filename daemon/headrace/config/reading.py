@@ -227,7 +227,8 @@ def _parse_toml(text: str) -> Any:
 
 
 def _join(path: str, key: str) -> str:
-    key = key if not looks_secret(key) else "(not shown)"  # a key of the other kind, put where a name belongs
+    # A key of the other kind, put where a name belongs, is not said; half of a character cannot be.
+    key = "(not shown)" if looks_secret(key) else key.encode(errors="backslashreplace").decode()
     return f"{path}.{key}" if path else key
 
 

@@ -8,6 +8,7 @@ and a whole answer are two answers.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 from headrace.endpoints import CHAT, MESSAGES
@@ -16,6 +17,7 @@ from headrace.forms.assemble import MessageCounting, count, usage_of_json
 from headrace.forms.tell import events_of_json
 from headrace.model import Event, Usage
 
+_EMPTY = re.compile(rb'""|\{\s*\}')
 _DONE = b"[DONE]"  # the last event of a chat, and the only one that is no JSON
 
 
@@ -190,9 +192,9 @@ def is_an_error(payload: bytes) -> bool:
         return False
     if bytes(said.get("type", b"")) == b'"error"':
         return True
-    # In the chat dialect errors have no type; nor has an answer an error.
-    error = said.get("error")
-    return (exact.opens_with(error, b"{") or exact.opens_with(error, b'"')) and bool(exact.parse(error or b"null"))
+    # In the chat dialect errors have no type; nor has an answer an error. It is not read: it need not be in UTF-8 to be one.
+    error = bytes(said.get("error", b""))
+    return error[:1] in (b"{", b'"') and not _EMPTY.fullmatch(error)
 
 
 def _names_a_stop(event: Event) -> bool:
