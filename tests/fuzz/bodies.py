@@ -83,6 +83,7 @@ def _request(cls: type[Message]):
     def feed(data: bytes) -> None:
         parted = _take_apart(cls, data, streams=False)
         if parted.body:
+            read(parted.body, MESSAGES.name)  # as a call does, which refuses what is no JSON
             assert translate.write(translate.read(parted.body, messages_pb2.MessageParams))
         grpc_asks.read_ask(parted.request.options, ANYBODY, parted.body, stream=None, timeout_s=None, credential="")
         grpc_asks.headers(parted.request.options)

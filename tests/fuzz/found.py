@@ -40,6 +40,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b'{"model":"m","x":[-0,-0.0,0]}',
         b'{"model":"\\ud83d","max_tokens":-0,"messages":[]}',
         b'{"model":"a -0 b"}',
+        b'{"model":"\\ud83d","max_tokens":1e2,"messages":[{"role":"user","content":"\\ud83d\xed\xa0\x80\\ude00"}]}',
     ),
     "translate.message": (b'{"type":"message","content":[],"n":-0,"usage":{"input_tokens":-0}}',),
     "config.toml": (

@@ -52,8 +52,8 @@ def parse_exactly(data: bytes | msgspec.Raw) -> Any:
 
 
 def _parse_patiently(data: bytes | msgspec.Raw, fraction: Callable[[str], Any], whole: Callable[[str], Any]) -> Any:
-    try:
-        return json.loads(bytes(data), parse_float=fraction, parse_int=whole, parse_constant=_refuse)
+    try:  # as text: of bytes it would guess an encoding, and take half a character for one
+        return json.loads(bytes(data).decode("utf-8-sig"), parse_float=fraction, parse_int=whole, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("JSON is nested too deeply") from error
 
