@@ -111,6 +111,8 @@ class Trail:
     @property
     def waits(self) -> dict[str, float]:
         """How long what held it, in seconds; a limit's name, "slots", "hold" or "learning"."""
+        if len(self._followed) == 1 and not self._waits and self.holding is tuple:  # a call's, which follows its flight
+            return self._followed[0].waits
         held: dict[str, float] = {}
         for what, seconds in itertools.chain(self._waits, self.holding(), *(other.waits.items() for other in self._followed)):
             held[what] = held.get(what, 0.0) + seconds
