@@ -86,7 +86,8 @@ class Guard:
         if self.is_on and role is not Role.ADMIN:
             if named:  # hardly any call does
                 await self.check(owner.text, named)
-            await self.check_headers(owner.text, headers)
+            if headers:
+                await self.check_headers(owner.text, headers)
 
     def may_tell(self, answer: Answer, *, has_thread: bool) -> bool:
         """Whether an answer may tell of something that was made for it; *has_thread*: upstream may hold its conversation."""
