@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import replace
 
 from headrace import forms, observe
 from headrace.answers import Answers
@@ -24,7 +23,7 @@ from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, Headrac
 from headrace.flight.flight import Flight, Landing
 from headrace.flight.lease import Lease, Leases
 from headrace.instruments import Sizes
-from headrace.model import Answer, Call, Event, Form, Usage
+from headrace.model import UNTOLD, Answer, Call, Event, Form, Usage
 from headrace.outcome import Outcomes, Tried
 from headrace.retry.budget import RetryBudget
 from headrace.schedule.turn import Turn
@@ -92,24 +91,24 @@ class Attempts:
             flight.trail.led_by, asking = call.trace, self._outcomes.trying(call)
             flight.waited_s += turn.waited_s
             flight.trail.going = asked = self._clock.now()
-            heard = _Heard(call.endpoint, self._clock)
-            turn.sent(lambda: heard.usage)
+            heard = _Heard(call.endpoint, self._clock) if call.stream else None
+            turn.sent(lambda: _told(heard))
             try:
-                answer = await (self._stream(asking, flight, turn, heard) if call.stream else self._upstream.ask(asking))
+                answer = await (self._upstream.ask(asking) if heard is None else self._stream(asking, flight, turn, heard))
             except AttemptFailed as failure:
                 self._note(asking, flight, turn, asked, failure.error.status, heard, failure)
-                self._tell_failed(call, heard.usage, is_untold=failure.sent and failure.failure.has_used)
+                self._tell_failed(call, _told(heard), is_untold=failure.sent and failure.failure.has_used)
                 await turn.fail(failure)
                 raise self._as_seen(failure, call, flight) from failure
             except BaseException:  # nobody waits for it any more
                 self._note(asking, flight, turn, asked, 0, heard)
-                self._tell_failed(call, heard.usage, is_untold=True)
+                self._tell_failed(call, _told(heard), is_untold=True)
                 raise
             self._note(asking, flight, turn, asked, 200, heard, answer)
             self._outcomes.spent(call, answer.usage, is_whole=True, is_untold=not answer.usage.known)
             _INPUT.count += answer.usage.metered_input_tokens
             _OUTPUT.count += answer.usage.output_tokens
-            answer, entry = await self._decided(call, heard if call.stream else None, answer, asked)
+            answer, entry = await self._decided(call, heard, answer, asked)
             landing = Landing(answer, attempts=number, ticket=flight.ticket, waited_s=flight.waited_s)
             # One round trip: the three are sent in the same turn of the loop, and waited for afterwards. The entry is kept
             # before the flight lands, so no second call slips in between.
@@ -124,24 +123,24 @@ class Attempts:
 
     async def _decided(self, call: Call, heard: _Heard | None, answer: Answer, asked: float) -> tuple[Answer, Entry | None]:
         """Return the answer, which says whether it is kept, and the entry to keep it by, if it is."""
-        entry = self._keeping.entry_of(call, answer, asked)
+        entry = self._keeping.entry_of(call, answer.decided(""), asked)  # most are kept
         no_keep = self._keeping.no_keep_call(call) or self._cache.no_keep(entry)
         if not no_keep:
             told = heard.told if heard is not None else None
             no_keep = await self.answers.no_keep(call.endpoint, answer, told) or self._cache.no_keep(entry)
-        answer = answer.decided(no_keep)
-        return answer, None if no_keep else replace(entry, answer=answer)
+        return (answer.decided(no_keep), None) if no_keep else (entry.answer, entry)
 
     def _note(
-        self, asking: Call, flight: Flight, turn: Turn, asked: float, status: int, heard: _Heard,
+        self, asking: Call, flight: Flight, turn: Turn, asked: float, status: int, heard: _Heard | None,
         came: Answer | AttemptFailed | None = None,
     ) -> None:  # fmt: skip
         """Note on the flight's trail what came of this try; of one for a ticket, others elsewhere hear, too."""
-        outcome, request_id, usage = "abandoned", flight.request_id, heard.usage
+        outcome, request_id = "abandoned", flight.request_id
         if isinstance(came, Answer):
-            outcome, request_id, usage = "answered", came.request_id, came.usage
+            outcome, request_id = "answered", came.request_id
         elif came is not None:
             outcome, request_id = str(came.failure), came.metadata.get("request_id", "")
+        usage = came.usage if isinstance(came, Answer) else _told(heard)
         took_s = max(0.0, self._clock.now() - asked)
         made = Try(
             flight.attempts, status, outcome, asked, took_s, turn.waited_s, turn.held_by, request_id,
@@ -151,8 +150,8 @@ class Attempts:
         if asking.ticket:
             self._trails.tell(asking.ticket, (made,))
         retry_after_s = came.retry_after_s if isinstance(came, AttemptFailed) else None
-        first_s = max(0.0, heard.began - asked) if heard.began is not None else None
-        self._outcomes.tried(Tried(asking, made, usage, retry_after_s, first_s, heard.gaps))
+        first_s = max(0.0, heard.began - asked) if heard and heard.began is not None else None
+        self._outcomes.tried(Tried(asking, made, usage, retry_after_s, first_s, heard.gaps if heard else None))
 
     def _tell_failed(self, call: Call, told: Usage, *, is_untold: bool) -> None:
         """Tell what upstream had said of an attempt's use before it ended too early."""
@@ -181,6 +180,11 @@ class Attempts:
             # Upstream was given no more time than the leader had. Followers may have longer, so this must not bind them.
             return DeadlinePassed("the call's deadline passed before upstream had answered")
         return failure
+
+
+def _told(heard: _Heard | None) -> Usage:
+    # A whole answer says nothing before it is there, and most are whole: nothing is made for them that listens.
+    return UNTOLD if heard is None else heard.usage
 
 
 class _Heard:

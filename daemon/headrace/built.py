@@ -7,6 +7,7 @@ is asked.
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from importlib import metadata
@@ -15,6 +16,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent
 
 
+@functools.cache  # to read it from the disk takes milliseconds of the loop, and every process says it every two seconds
 def version() -> str:
     """Return the version that is installed."""
     return metadata.version("headrace")

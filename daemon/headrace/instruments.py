@@ -85,7 +85,7 @@ class Sizes:
         self.seen, self.total = [0] * (len(buckets) + 1), 0.0
 
     def __repr__(self) -> str:
-        return f"<Sizes {sum(self.seen)}>"
+        return f"<Sizes [{sum(self.seen)}, {self.total:g} in all]>"
 
     def add(self, size: float) -> None:
         """Take in one."""
@@ -104,8 +104,7 @@ class Histogram:
         self, name: str, help: str, *labels: str, buckets: tuple[float, ...] = BUCKETS, known: Sequence[Iterable[str]] = ()
     ) -> None:
         self.name, self.help, self.labels, self.buckets = name, help, labels, buckets
-        self._seen: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * (len(self.buckets) + 1))
-        self._sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        self._sizes: defaultdict[tuple[str, ...], Sizes] = defaultdict(lambda: Sizes(self.buckets))
         self._exemplars: dict[tuple[tuple[str, ...], int], Exemplar] = {}
         self._known = known
         self._start()
@@ -113,7 +112,7 @@ class Histogram:
     def _start(self) -> None:
         if not self.labels or self._known:
             for values in itertools.product(*self._known):
-                self._seen[values]
+                self._sizes[values]
 
     def reach(self, size: float) -> None:
         """Have buckets up to this size, at least: each twice as large as the one before; before anything is seen."""
@@ -121,16 +120,16 @@ class Histogram:
             return
         while self.buckets[-1] < size:
             self.buckets += (self.buckets[-1] * 2,)
-        self._seen.clear()
+        self._sizes.clear()
         self._start()
 
     def __repr__(self) -> str:
-        return f"<Histogram {self.name} {dict(self._sums)}>"
+        return f"<Histogram {self.name} {dict(self._sizes)}>"
 
     def observe(self, size: float, *values: str, trace: Trace | None = None) -> None:
-        at = bisect.bisect_left(self.buckets, size)
-        self._seen[values][at] += 1
-        self._sums[values] += size
+        sizes, at = self._sizes[values], bisect.bisect_left(self.buckets, size)
+        sizes.seen[at] += 1
+        sizes.total += size
         if trace is not None and trace.is_sampled:
             labels = {"trace_id": trace.trace_id, "span_id": trace.span_id}
             self._exemplars[values, at] = Exemplar(labels, size, time.time())
@@ -138,15 +137,16 @@ class Histogram:
     def add_all(self, sizes: Sizes, *values: str) -> None:
         """Take in what somebody counted by the buckets of this one; none of them is an exemplar."""
         if any(sizes.seen):
-            self._seen[values] = list(map(operator.add, self._seen[values], sizes.seen))
-            self._sums[values] += sizes.total
+            all_sizes = self._sizes[values]
+            all_sizes.seen = list(map(operator.add, all_sizes.seen, sizes.seen))
+            all_sizes.total += sizes.total
 
     def collect(self) -> Metric:
         family = HistogramMetricFamily(self.name, self.help, labels=self.labels)
         bounds = [*map(floatToGoString, self.buckets), "+Inf"]
-        for values, seen in list(self._seen.items()):
-            rows = enumerate(zip(bounds, itertools.accumulate(seen), strict=True))
-            family.add_metric(values, [self._shown(values, at, *row) for at, row in rows], self._sums[values])
+        for values, sizes in list(self._sizes.items()):
+            rows = enumerate(zip(bounds, itertools.accumulate(sizes.seen), strict=True))
+            family.add_metric(values, [self._shown(values, at, *row) for at, row in rows], sizes.total)
         return family
 
     def _shown(self, values: tuple[str, ...], at: int, bound: str, count: int) -> _Bucket:

@@ -6,7 +6,8 @@ megabyte, and gives a megabyte back once nothing at all is in it; so small thing
 it took, keep everything: tuples that Python keeps to use again until it collects garbage, and circles that waited so long that
 Python looks for them last. So where the process holds much more than it did at rest, garbage is collected, if nearly nobody
 waits and there is hardly anything to walk through, and what is free is given back. What stays all the same is in use, or the
-next crowd uses it (docs/performance.md): then it is tried again more and more rarely, until something moves.
+next crowd uses it (docs/performance.md): then it is tried again more and more rarely, until something moves. What kept answers
+take is in use, too, and known: while a cache fills, nothing is looked for that is free.
 """
 
 from __future__ import annotations
@@ -73,9 +74,17 @@ class Pace:
         self.pause_s = min(2 * self.pause_s, _RAREST_S)
 
 
-async def keep_small(clock: Clock, waiting: Callable[[], int]) -> None:
-    """Give back what is free when a crowd has left, and when much more is held than at rest; *waiting* says how many wait."""
-    pace, collected_s = Pace(resident()), 0.0
+async def keep_small(clock: Clock, waiting: Callable[[], int], kept: Callable[[], int] = int) -> None:
+    """
+    Give back what is free when a crowd has left, and when much more is held than at rest.
+
+    *waiting* says how many wait, *kept* how many bytes kept answers take: they do not count among those that are held.
+    """
+
+    def held() -> int:
+        return max(0, resident() - kept())
+
+    pace, collected_s = Pace(held()), 0.0
     most = times = 0
     while True:
         await clock.sleep(_LOOKS_EVERY_S)
@@ -83,13 +92,13 @@ async def keep_small(clock: Clock, waiting: Callable[[], int]) -> None:
         if most >= _CROWD and now < most / 2:
             most, times = now, _TIMES
         now_s = clock.span()
-        if not (times or pace.is_due(resident(), now_s)):
+        if not (times or pace.is_due(held(), now_s)):
             continue
         if now < _FEW and (times or now_s >= collected_s):
             collected_s = now_s + _collect() / _SHARE
         times = max(0, times - 1)
         await asyncio.to_thread(give_back)
-        pace.tried(resident(), now_s)
+        pace.tried(held(), now_s)
 
 
 def _collect() -> float:

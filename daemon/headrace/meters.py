@@ -90,11 +90,12 @@ class Meters:
         call, usage = tried.call, tried.usage
         if (operation := OPERATIONS.get(call.endpoint)) is None:
             return
-        named = operation, PROVIDER, self._model(call.model, is_answered=not error_of(tried))
-        observe.GEN_AI_TIME.observe(tried.made.took_s, *named, error_of(tried), trace=call.trace)
+        error = error_of(tried)
+        named = operation, PROVIDER, self._model(call.model, is_answered=not error)
+        observe.GEN_AI_TIME.observe(tried.made.took_s, *named, error, trace=call.trace)
         if tried.first_s is not None:
             observe.GEN_AI_FIRST.observe(tried.first_s, *named, trace=call.trace)
-            if not error_of(tried) and usage.output_tokens > 1:
+            if not error and usage.output_tokens > 1:
                 per_token_s = (tried.made.took_s - tried.first_s) / (usage.output_tokens - 1)
                 observe.GEN_AI_PER_TOKEN.observe(max(0.0, per_token_s), *named, trace=call.trace)
         if tried.gaps is not None:

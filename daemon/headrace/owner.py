@@ -8,14 +8,16 @@ stands here as its digest, never as itself.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
-from dataclasses import dataclass
+
+from headrace.values import quick
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
+@quick(frozen=True, slots=True)
 class Owner:
     """
     Args:
@@ -29,12 +31,17 @@ class Owner:
     @classmethod
     def of(cls, name: str, credential: str) -> Owner:
         """Return the owner for a name, and the key itself that was presented with it ("" for none)."""
-        return cls(name, hashlib.sha256(credential.encode(errors="surrogateescape")).hexdigest() if credential else "")
+        if not credential:
+            return _named(name)
+        return cls(name, hashlib.sha256(credential.encode(errors="surrogateescape")).hexdigest())
 
     @property
     def text(self) -> str:
         """How Redis and the cache name it. No caller's name has a "#", so no two owners have the same text."""
         return f"{self.name}#{self.credential}" if self.credential else self.name
+
+
+_named = functools.lru_cache(1024)(Owner)  # each call asks half a dozen times whose it is, and callers are few
 
 
 def is_name(name: str) -> bool:

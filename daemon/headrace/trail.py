@@ -101,6 +101,8 @@ class Trail:
         """All tries, in the order in which they were begun."""
         if len(self._followed) == 1 and not self._tries:
             return self._followed[0].tries
+        if not self._followed and len(self._tries) < 2:  # as of nearly all flights
+            return tuple(self._tries)
         return tuple(sorted(self._each(), key=lambda made: made.began))
 
     def _each(self) -> Iterator[Try]:
@@ -111,6 +113,8 @@ class Trail:
     @property
     def waits(self) -> dict[str, float]:
         """How long what held it, in seconds; a limit's name, "slots", "hold" or "learning"."""
+        if len(self._followed) == 1 and not self._waits and self.holding is tuple:  # a call's, which follows its flight
+            return self._followed[0].waits
         held: dict[str, float] = {}
         for what, seconds in itertools.chain(self._waits, self.holding(), *(other.waits.items() for other in self._followed)):
             held[what] = held.get(what, 0.0) + seconds
@@ -127,7 +131,12 @@ class Trail:
     @property
     def going(self) -> float | None:
         """When the try that is not over yet was sent, in Unix seconds; None if there is none."""
-        return next((each for each in (self._going, *(other.going for other in self._followed)) if each is not None), None)
+        if self._going is not None:
+            return self._going
+        for other in self._followed:
+            if (sent := other.going) is not None:
+                return sent
+        return None
 
     @going.setter
     def going(self, sent: float) -> None:
@@ -136,7 +145,12 @@ class Trail:
     @property
     def led_by(self) -> Trace | None:
         """Where the call is in its trace for which upstream was asked last; None if nobody knows."""
-        return self._led_by or next((known for other in self._followed if (known := other.led_by)), None)
+        if self._led_by is not None:
+            return self._led_by
+        for other in self._followed:
+            if (known := other.led_by) is not None:
+                return known
+        return None
 
     @led_by.setter
     def led_by(self, call: Trace | None) -> None:

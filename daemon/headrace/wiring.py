@@ -109,7 +109,7 @@ class Parts(Made):
         start(self.recent.keep, "recent")
         start(self.check.run, "redis-check")
         start(CacheGauges(self.cache, self.clock).keep, "cache-gauges")
-        start(lambda: memory.keep_small(self.clock, lambda: self.crowd.stats().calls), "memory")
+        start(lambda: memory.keep_small(self.clock, lambda: self.crowd.stats().calls, lambda: self.cache.near_bytes), "memory")
         start(self.tuner.learner.keep, "learner")
         start(self.tuner.own_limits.keep, "own-limits")
         if self.account is not None and self._keys.admin:

@@ -64,6 +64,39 @@ async def test_nothing_is_collected_while_many_wait(monkeypatch, waiting: int, c
 
 
 @pytest.mark.parametrize(
+    ("held_mb", "kept_mb", "tried"),
+    [
+        pytest.param([100, 130, 160, 190], [0, 30, 60, 90], 0, id="a cache fills"),
+        pytest.param([100, 130, 160, 190], [0, 30, 30, 30], 2, id="something else does, too"),
+        pytest.param([190, 190, 190], [90, 0, 0], 2, id="it was purged"),
+    ],
+)
+async def test_what_kept_answers_take_is_in_use(monkeypatch, held_mb: list[int], kept_mb: list[int], tried: int) -> None:
+    """Nothing is looked for that is free, and nobody held up for it, because the cache fills."""
+    done: list[str] = []
+    held, kept = iter(held_mb), iter(kept_mb)
+    now = [0, 0]
+
+    def look() -> int:
+        now[:] = next(held), next(kept)
+        return 0
+
+    monkeypatch.setattr(memory, "give_back", lambda: done.append("trim"))
+    monkeypatch.setattr(memory, "_collect", lambda: 0.0)
+    monkeypatch.setattr(memory, "resident", lambda: now[0] * MB)
+    look()
+    clock = HandClock()
+    keeping = asyncio.create_task(memory.keep_small(clock, look, lambda: now[1] * MB))
+    for _ in held_mb[1:]:
+        await until(lambda: "1 asleep" in repr(clock))
+        await clock.advance(LOOK_S)
+    await until(lambda: "1 asleep" in repr(clock))
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert len(done) == tried
+
+
+@pytest.mark.parametrize(
     ("waiting", "trims", "collects"),
     [
         pytest.param([400, 0, 0, 0], 0, 0, id="no crowd"),

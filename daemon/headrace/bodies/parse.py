@@ -7,9 +7,8 @@ that is metered and kept here, its answer would be kept for calls that never ask
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -27,17 +26,24 @@ def parse(raw: bytes) -> tuple[dict[str, Any], bool]:
     return body, is_finite
 
 
-@contextlib.contextmanager
-def explained(raw: bytes) -> Iterator[None]:
+class explained:  # noqa: N801  # it is called as a function is; every call goes through it, so it is no generator
     """Say in an `InvalidCall` what is wrong with a body that is read in the block."""
-    try:
-        yield
-    except RecursionError as error:
-        raise InvalidCall("the body is nested too deeply") from error
-    except UnicodeDecodeError as error:
-        raise InvalidCall(f"the body is not valid UTF-8 at byte {_first_bad_byte(raw)}") from error
-    except msgspec.DecodeError as error:
-        raise InvalidCall(f"the body is not valid JSON: {error}") from error
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, RecursionError):
+            raise InvalidCall("the body is nested too deeply") from error
+        if isinstance(error, UnicodeDecodeError):
+            raise InvalidCall(f"the body is not valid UTF-8 at byte {_first_bad_byte(self._raw)}") from error
+        if isinstance(error, msgspec.DecodeError):
+            raise InvalidCall(f"the body is not valid JSON: {error}") from error
 
 
 def no_object(body: object) -> InvalidCall:

@@ -39,7 +39,7 @@ _WORDS = (
     (b'"data"', Kind.FILE),
     (b"file_data", Kind.FILE),
 )
-_ALL_WORDS = tuple(word for word, _ in _WORDS)
+_has_word = re.compile(b"|".join(re.escape(word) for word, _ in _WORDS)).search
 
 
 _MOST_NAMES, _MOST_VALUES, _MOST_OBJECTS = 10_000, 200_000, 50_000
@@ -156,7 +156,7 @@ def _kind(body: bytes, begin: int, end: int) -> Kind | None:
             return kind
     before, after = body[max(0, begin - _AROUND_BYTES) : begin].lower(), body[end : end + _AROUND_BYTES].lower()
     around = before + b"|" + after
-    if not any(word in around for word in _ALL_WORDS):  # as of nearly all runs that are text
+    if not _has_word(around):  # as of nearly all runs that are text
         return None
     # The nearest first: what stands further away may speak of a neighbour.
     found = [kind for around in (before, after) for word, kind in _WORDS if word in around]

@@ -181,6 +181,11 @@ class Cache:
             await self._purges.catch_up()
         return max(here, shared)
 
+    @property
+    def near_bytes(self) -> int:
+        """How many bytes the entries in memory take."""
+        return self._memory.stats().bytes
+
     async def stats(self, scope: str | None = None) -> tuple[TierStats, ...]:
         """Return what each tier holds and did; of one *scope*, only what it holds of that."""
         far = [tier for tier in (self._disk, self._redis) if tier is not None]

@@ -23,7 +23,7 @@ from headrace.edge import http_errors
 from headrace.edge.asked import HeaderMap, Request, Response, endpoint_of, is_events, new_id
 from headrace.edge.exchange import Budget, Exchange
 from headrace.edge.grpc_calls import Who, guarded
-from headrace.edge.grpc_ids import call_id, delimited, give, trace_of
+from headrace.edge.grpc_ids import call_id, delimited, give, named_by, trace_of
 from headrace.edge.grpc_parts import Beginning, beginning, more
 from headrace.edge.hits import (
     TOLD_S,
@@ -121,6 +121,7 @@ class ApiServicer:
         if self._who.asks_for_keys and (hit := self._hits.near(named, seen[0]) or await self._far(named, seen[0])):
             await context.write(*self._given(hit, outcomes.entered(headers, trace_of(context)), given))
             return
+        call_named, trace = named_by(context)
         request = Request(
             method=head.method,
             target=f"{head.path}?{head.query}" if head.query else head.path,
@@ -128,8 +129,8 @@ class ApiServicer:
             headers=headers,
             timeout_s=context.time_remaining(),
             credential=own_key,
-            id=call_id(context),
-            trace=trace_of(context),
+            id=call_named,
+            trace=trace,
         )
         with self._exchange.basin.place(text_of(request.caller.name, own_key)) as place:
             request.place = place

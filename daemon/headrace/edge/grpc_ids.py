@@ -41,6 +41,14 @@ def call_id(context: Any) -> str:
     return known
 
 
+def named_by(context: Any) -> tuple[str, Trace | None]:
+    """Return what `call_id` and `trace_of` do: grpcio makes the metadata anew for each look, and a miss looks once."""
+    metadata = context.invocation_metadata() or ()
+    if not (known := _id.get()):
+        _id.set(known := id_of(dict(metadata).get(GIVEN_HEADER)))
+    return known, of_pairs(metadata)
+
+
 def trace_of(context: Any) -> Trace | None:
     """Return where its caller's metadata say that this RPC's call is in a trace; it looks at them, as `call_id` does."""
     return of_pairs(context.invocation_metadata() or ())

@@ -23,7 +23,7 @@ from headrace.cache import status
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin
 from headrace.edge.grpc_calls import Keys, Who, guarded
-from headrace.edge.grpc_ids import call_id, named_so, trace_of, trailers
+from headrace.edge.grpc_ids import call_id, named_by, named_so, trace_of, trailers
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.hits import TOLD_S, Hit, Hits, digest, outcome_of
 from headrace.errors import InvalidCall, UpstreamError
@@ -191,7 +191,8 @@ class KeptRpc:
         caller = self._who.identify(keys.ours, parted.request.options.caller)
         ask = self.method.ask(parted, caller, timeout_s=context.time_remaining(), credential=keys.own)
         del parted
-        ask["id"], ask["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
+        ask["id"], trace = named_by(context)
+        ask["trace"] = self._exchange.outcomes.entered({}, trace)
         return await self._exchange.admit(ask, place)
 
     async def _write_live(self, context: Any, reply: Reply, events: AsyncIterator[Event]) -> None:

@@ -17,7 +17,7 @@ from headrace.edge import translate
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import answer_timeout_s, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
-from headrace.edge.grpc_ids import call_id, trace_of
+from headrace.edge.grpc_ids import named_by
 from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_tickets import ticket_message
@@ -59,7 +59,8 @@ class MessagesServicer:
             caller = self._who.identify(keys.ours, parted.request.options.caller)
             asked = _CREATE.ask(parted, caller, timeout_s=answer_timeout_s(parted.request), credential=keys.own)
             del raw, parted  # the call has all that they say
-            asked["id"], asked["trace"] = call_id(context), self._exchange.outcomes.entered({}, trace_of(context))
+            asked["id"], trace = named_by(context)
+            asked["trace"] = self._exchange.outcomes.entered({}, trace)
             call = await self._exchange.admit(asked, place)
             ticket = await self._exchange.pursuits.submit(call)
         return messages_service_pb2.SubmitMessageResponse(ticket=ticket_message(ticket)).SerializeToString()

@@ -22,7 +22,7 @@ from headrace.edge.asked import Request, Response
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import origin, read_ask
 from headrace.edge.grpc_calls import Handler, Who, guarded
-from headrace.edge.grpc_ids import call_id, trace_of, trailers
+from headrace.edge.grpc_ids import call_id, named_by, trailers
 from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
 from headrace.edge.grpc_routes import ROUTES, Route, Shape, ask, headers_of
@@ -138,6 +138,7 @@ class _CarriedRpc:
         caller = self._who.identify(key, parted.request.options.caller)
         roles.of_rpc(self._route.rpc).check(caller.role)
         asked = ask(self._route, parted)
+        call_named, trace = named_by(context)
         call = Request(
             method=self._route.method,
             target=asked.target,
@@ -147,8 +148,8 @@ class _CarriedRpc:
             length=len(asked.body),
             timeout_s=context.time_remaining(),
             credential=own_key,
-            id=call_id(context),
-            trace=trace_of(context),
+            id=call_named,
+            trace=trace,
         )
         async with self._exchange.open(call) as response:
             yield response
