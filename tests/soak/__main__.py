@@ -4,8 +4,8 @@ Lets two daemons and a worker work for half an hour, and looks whether anything 
     python -m tests.soak [--minutes N] [--plot FILE]
 
 Callers of every kind ask all the time, and some calls are parked. Every few seconds memory and descriptors of each process are
-noted, and how long answers took. Then ten thousand calls wait at once and leave, twice. All of it is drawn over time
-(docs/soak.png). Fails if memory or descriptors rise, if answers get slower, or if the second crowd takes more than the first.
+noted, and how long answers took. Then ten thousand calls wait at once and leave, three times. All of it is drawn over time
+(docs/soak.png). Fails if memory or descriptors rise, if answers get slower, or if the last crowd takes more than those before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.chaos.callers import Callers, Patience, ways
 from tests.chaos.house import House, house
 from tests.chaos.rows import EVERY_WAY
-from tests.soak.crowd import ROOM, waited
+from tests.soak.crowd import ROOM, crowds, wrong
 from tests.soak.samples import PLOT, Samples, draw
 
 _CALLERS = 16
@@ -40,13 +40,13 @@ async def soak(minutes: float, plot: Path) -> bool:
     async with house(2, 1, upstream=_SLOWLY, **ROOM) as at:
         samples = await _steady(at, minutes)
         await at.tell_upstream({"kind": "hang"})
-        left, again = await waited(at.hosts[0]), await waited(at.hosts[0])
-    for line in (*samples.lines(), left.line(), again.line()):
+        waited = await crowds(at.hosts[0])
+    for line in (*samples.lines(), *(left.line() for left in waited)):
         print(line, flush=True)
-    draw(samples, left, plot)
-    wrong = [*samples.wrong(), *left.wrong(again)]
-    print(*wrong, sep="\n")
-    return not wrong
+    draw(samples, waited, plot)
+    troubles = [*samples.wrong(), *wrong(waited)]
+    print(*troubles, sep="\n")
+    return not troubles
 
 
 async def _steady(at: House, minutes: float) -> Samples:

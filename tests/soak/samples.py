@@ -79,7 +79,7 @@ class Samples:
         return statistics.median(self.p99_s[:third]), statistics.median(self.p99_s[-third:])
 
 
-def draw(samples: Samples, left: Left, plot: Path) -> None:
+def draw(samples: Samples, crowds: list[Left], plot: Path) -> None:
     """Write the plot: memory, descriptors and p99 over time; and memory while ten thousand wait, and after."""
     from matplotlib.figure import Figure
 
@@ -90,13 +90,16 @@ def draw(samples: Samples, left: Left, plot: Path) -> None:
         memory.plot(minutes, series.memory_mb, label=series.name)
         fds.plot(minutes, series.descriptors, label=series.name)
     p99.plot(minutes, samples.p99_s, color="black")
-    crowd.plot(left.at_s, left.memory_mb, color="black")
-    crowd.axvline(left.left_s, color="grey", linestyle="--", linewidth=0.8, label="all have left")
+    for left in crowds:
+        crowd.plot(left.at_s, left.memory_mb, color="black")
+        crowd.axvline(
+            left.left_s, color="grey", linestyle="--", linewidth=0.8, label="all have left" if left is crowds[0] else ""
+        )
     titles = (
         "memory, MB",
         "descriptors",
         "99 % of answers took so many seconds at most",
-        f"memory while {left.waiting:,} wait, MB",
+        f"memory while {crowds[0].waiting:,} wait, MB",
     )
     for axes, title in zip((memory, fds, p99, crowd), titles, strict=True):
         axes.set_title(title, fontsize="medium")
