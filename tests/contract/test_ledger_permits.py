@@ -81,7 +81,7 @@ async def test_renew_takes_anew(kit):
 
 
 async def test_renewed_too_late(kit):
-    """A renewal that is done after the settlement, said again or held up on its way, takes nothing: nobody would give it back."""
+    """A renewal that is done after the settlement, said again or held up, takes nothing: nobody would give it back."""
     await kit.ask("settled", PERMITS)
     await kit.ask("released", PERMITS)
     await kit.ledger.settle("settled", (PERMITS,), {})
