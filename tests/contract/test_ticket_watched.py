@@ -105,7 +105,7 @@ async def test_planted(here):
 
 
 async def test_lost(here, processes):
-    """Who has been told of a ticket that Redis then loses hears that it was lost, and can be made again: not that there is none."""
+    """Who has been told of a ticket that Redis then loses hears that it was lost, not that there is none."""
     there = await processes()
     ticket_id = (await here.tickets.submit(a_call())).ticket
     watcher = Watcher(there, ticket_id)

@@ -63,7 +63,7 @@ async def submitted(one, *, is_watched=False):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_flushed(valkey_url: str, stream: bool) -> None:
-    """Parked, keyed, followed elsewhere, waited for, watched: all are answered or told to ask again, never that there is none."""
+    """Parked, keyed, followed elsewhere, waited for, watched: each is answered or told to ask again, never NOT_FOUND."""
     more = {"UPSTREAM__OVERLOAD_GATE": "off"}
     async with (
         simulated() as upstream,
