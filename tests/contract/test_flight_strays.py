@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from conftest import until
 from headrace import keys
 from headrace.flight import lease
 from headrace.flight.lease import Lease
 from headrace.link import Link
-from lease_parts import KEY, SAID, hosts, in_the_air
+from lease_parts import EVENTS, KEY, SAID, hosts, in_the_air
 
 
 def led_late(link: Link, *, token: str, inbox: str):
@@ -52,3 +54,16 @@ async def test_follows_for_nobody(valkey_url):
         await until(lambda: not other.leases._strays._times)
         leading.cancel()
         await until(lambda: one.cancelled == 1, within=3)
+
+
+@pytest.mark.parametrize("form", ["whole", "stream"])
+async def test_redis_is_silent_at_the_landing(valkey_url, form):
+    """Redis falls silent before a flight lands: who waits here has the answer all the same, and soon."""
+    async with hosts(valkey_url, 1) as (one,):
+        one.lead = one.stream if form == "stream" else one.say
+        asking = asyncio.create_task(one.listen() if form == "stream" else one.ask())
+        await in_the_air(one)
+        one.link.run = lambda *_: asyncio.get_running_loop().create_future()
+        one.go_on.set()
+        said = await asyncio.wait_for(asking, 3)
+        assert (said == EVENTS) if form == "stream" else (said.answer == SAID)

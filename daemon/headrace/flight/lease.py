@@ -271,6 +271,7 @@ class Leases:
         """Send the end of the flight, so that it shares a round trip; `land` follows, and sees to it that it is known."""
         if lease.ending is not None:
             return
+        flight.land_soon(landing)
         # Who follows a ticket leads next, and is left its name; else the end alone is enough, where nobody follows.
         lease.is_told = lease.is_followed or bool(lease.ticket and isinstance(landing.error, BrokenStream))
         if not lease.is_told:
