@@ -126,11 +126,14 @@ class Edges:
     async def drain(self, grace_s: float) -> None:
         """Give the calls that run *grace_s* seconds to end; those that will not have are told so, and all is over by then."""
         word_s = max(_WORD_S, grace_s / 10) if grace_s > 2 * _WORD_S else grace_s / 2
-        telling = asyncio.get_running_loop().call_later(grace_s - word_s, self._last_word.say)  # by the loop: sockets wait
+        loop = asyncio.get_running_loop()  # by its clock: sockets wait
+        # Twice: who has heard it and still listens to what its caller sends, and who came late.
+        telling = [loop.call_later(grace_s - left_s, self._last_word.say) for left_s in (word_s, word_s / 2)]
         try:
             await asyncio.gather(self._grpc.drain(grace_s), self._http.stop())
         finally:
-            telling.cancel()
+            for each in telling:
+                each.cancel()
 
 
 def _openmetrics() -> bytes:

@@ -6,6 +6,7 @@ A wire to Redis on which one command meets with trouble: the nth of its kind sin
     twice     it is done twice, and answered once
     late      the connection breaks, the next one too when it is said again, and only then is it done, each time: for nobody
     held      it is done, and its reply, with all that come behind it, is held back for longer than anybody waits for Redis
+    echo      it is done and answered, and done once more when the call is over by all likelihood: for nobody
 
 A kind is a script of ours by its file, another command by its first word and the family of its key, or a whole transaction.
 """
@@ -29,6 +30,7 @@ from headrace.link import Script
 
 TROUBLES = ("before", "after", "twice", "late")
 HELD = "held"
+ECHO = "echo"
 
 _LATE_S = 0.7
 _HELD_S = 2.5
@@ -71,6 +73,7 @@ class NthWire:
 
     def __init__(self, to: str) -> None:
         self._to = to
+        self._echoes: set[asyncio.Task[None]] = set()
         self._scripts = scripts()
         self._trouble: Trouble | None = None
         self._counts: Counter[str] = Counter()
@@ -97,6 +100,21 @@ class NthWire:
             pass  # Valkey is away
         finally:
             await end(writer)
+
+    def echo(self, frame: bytes, trouble: Trouble) -> None:
+        """Do a command once more, later, for nobody."""
+        self._echoes.add(task := asyncio.create_task(self._echo(frame, trouble)))
+        task.add_done_callback(self._echoes.discard)
+
+    async def _echo(self, frame: bytes, trouble: Trouble) -> None:
+        await asyncio.sleep(_LATE_S)
+        reader, writer = await asyncio.open_unix_connection(self._to)
+        try:
+            writer.write(frame)
+            await reader.read(1)  # it is done
+        finally:
+            await end(writer)
+        trouble.is_over.set()
 
     def name(self, said: list[bytes]) -> str:
         """Return what kind of command this is."""
@@ -178,9 +196,12 @@ class _Carried:
                 self._back.write(frame)
                 self._owed += ("", *["swallow"] * len(again))
                 frame = b"".join(again)
+            case "echo":
+                self._owed.append("")
+                self._wire.echo(b"".join([*self._said, frame]), trouble)  # type: ignore[arg-type]
             case _:
                 self._owed.append("")
-        if trouble is not None:
+        if trouble is not None and trouble.kind != ECHO:
             trouble.is_over.set()
         self._said = [*self._said, frame] if self._transaction is not None else []
         self._back.write(frame)

@@ -30,12 +30,12 @@ import redis
 from tests.chaos.books import Books, Call, End
 from tests.chaos.callers import Callers, Patience, ways
 from tests.chaos.house import House, host
-from tests.chaos.nth import HELD, TROUBLES, NthWire, Trouble, nth_wired
+from tests.chaos.nth import ECHO, HELD, TROUBLES, NthWire, Trouble, nth_wired
 from tests.chaos.ways import Way
 from tests.truth.rig import Upstream, Valkey
 
-_ALL = (*TROUBLES, HELD)
-QUICK = tuple(kind for kind in TROUBLES if kind != "late")  # what is late or held takes seconds each time
+_ALL = (*TROUBLES, HELD, ECHO)
+QUICK = tuple(kind for kind in TROUBLES if kind != "late")  # what is late, held or said again takes seconds each time
 _PATIENCE = Patience(20.0, 45.0)
 _WHOLE_WITHIN_S = 20.0
 _OF_A_KIND = 3

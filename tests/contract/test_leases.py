@@ -82,7 +82,7 @@ async def test_long_stream_goes_in_pieces(valkey_url, when):
         return Landing(STREAMED)
 
     host_two_follows = asyncio.Event()
-    async with hosts(valkey_url, 2) as (one, two):
+    async with hosts(valkey_url, 2, lease_ms=10_000) as (one, two):  # none lapses, however long it takes
         written = _sizes_of(one.link)
         one.lead = speak
         leading = asyncio.create_task(one.listen())

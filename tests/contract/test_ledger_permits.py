@@ -80,6 +80,17 @@ async def test_renew_takes_anew(kit):
     assert isinstance(await kit.ask("c", PERMITS), Granted)
 
 
+async def test_renewed_too_late(kit):
+    """A renewal that is done after the settlement, said again or held up, takes nothing: nobody would give it back."""
+    await kit.ask("settled", PERMITS)
+    await kit.ask("released", PERMITS)
+    await kit.ledger.settle("settled", (PERMITS,), {})
+    await kit.ledger.release("released", (PERMITS,))
+    await kit.ledger.renew({"settled": (PERMITS,), "released": (PERMITS,)})
+    assert (await kit.ask("a", PERMITS)).levels == (1,)
+    assert (await kit.ask("b", PERMITS)).levels == (0,)
+
+
 async def test_renew_many(link, valkey_url):
     """However many a process holds, one command renews them."""
     many = {f"h{number}": (PERMITS,) for number in range(2500)}

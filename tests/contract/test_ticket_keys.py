@@ -50,6 +50,18 @@ async def test_key_freed(here, error):
     assert isinstance(await here.tickets.claim(replace(call, fingerprint="0" * 64)), Claimed)
 
 
+@pytest.mark.parametrize("fingerprint", [a_call().fingerprint, "0" * 64], ids=["same", "other"])
+async def test_key_of_what_is_gone(here, fingerprint):
+    """A key whose ticket is not there any more, since its time was over or Redis lost it, is free: nobody could be answered."""
+    call = a_call(idempotency_key="k")
+    first = await here.tickets.claim(call)
+    await here.tickets.finish(first.ticket, answer=ANSWER)
+    await here.link.do("DEL", keys.ticket(first.ticket))
+    second = await here.tickets.claim(replace(call, fingerprint=fingerprint))
+    assert isinstance(second, Claimed)
+    assert await here.tickets.claim(replace(call, fingerprint=fingerprint)) == Same(second.ticket)
+
+
 async def test_late_failure_frees_no_other(here):
     """A first that fails after its key went to another leaves that one's claim alone."""
     call = a_call(idempotency_key="k")

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import until
 from headrace import keys
-from headrace.errors import TicketNotFound
+from headrace.errors import TicketLost, TicketNotFound
 from headrace.owner import Owner
 from headrace.retry.ticket import State, Ticket
 from ticket_parts import ANSWER, QUICK, Process, a_call
@@ -102,3 +102,15 @@ async def test_planted(here):
     await here.link.do("SET", keys.watchers(ticket_id), "rubbish")
     assert await here.tickets.start(ticket_id, 1)
     assert await here.tickets.finish(ticket_id, answer=ANSWER)
+
+
+async def test_lost(here, processes):
+    """Who has been told of a ticket that Redis then loses hears that it was lost, not that there is none."""
+    there = await processes()
+    ticket_id = (await here.tickets.submit(a_call())).ticket
+    watcher = Watcher(there, ticket_id)
+    await watcher.has(State.QUEUED, 0)
+    await here.link.do("DEL", keys.ticket(ticket_id))
+    there.tickets.watching._on_moved(ticket_id.encode())  # or it looks seconds later
+    with pytest.raises(TicketLost):
+        await asyncio.wait_for(watcher.task, 3)

@@ -38,16 +38,21 @@ async def ask(one, text, **more):
         return response.status, response.headers.get("x-should-retry", "true"), said
 
 
-async def submit_and_wait(one):
-    """Return the code and the reason by which a wait for a ticket ends."""
+async def submitted(one, *, is_watched=False):
+    """Return the code and the reason by which a wait for a ticket ends, or whoever watches it."""
     request = messages_service_pb2.SubmitMessageRequest(options=OPTIONS)
     request.params.model, request.params.max_tokens = "claude-haiku-4-5", 9
-    request.params.messages.add(role="user").content.text = "submitted"
+    request.params.messages.add(role="user").content.text = f"submitted, {is_watched=}"
     async with grpc.aio.insecure_channel(one.grpc) as channel:
         ticket = (await messages_service_pb2_grpc.MessagesServiceStub(channel).SubmitMessage(request, timeout=30)).ticket
-        waiting = tickets_service_pb2.WaitTicketRequest(id=ticket.id, options=OPTIONS)
+        stub = tickets_service_pb2_grpc.TicketsServiceStub(channel)
         try:
-            await tickets_service_pb2_grpc.TicketsServiceStub(channel).WaitTicket(waiting, timeout=60)
+            if is_watched:
+                watching = tickets_service_pb2.WatchTicketRequest(id=ticket.id, options=OPTIONS)
+                async for _ in stub.WatchTicket(watching, timeout=60):
+                    pass
+            else:
+                await stub.WaitTicket(tickets_service_pb2.WaitTicketRequest(id=ticket.id, options=OPTIONS), timeout=60)
         except grpc.aio.AioRpcError as error:
             info = error_details_pb2.ErrorInfo()
             packed = dict(error.trailing_metadata())["grpc-status-details-bin"]
@@ -58,7 +63,7 @@ async def submit_and_wait(one):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_flushed(valkey_url: str, stream: bool) -> None:
-    """Parked, keyed, followed elsewhere, and waited for: each is answered, or told to ask again; never that it is not there."""
+    """Parked, keyed, followed elsewhere, waited for, watched: each is answered or told to ask again, never NOT_FOUND."""
     more = {"UPSTREAM__OVERLOAD_GATE": "off"}
     async with (
         simulated() as upstream,
@@ -67,15 +72,15 @@ async def test_flushed(valkey_url: str, stream: bool) -> None:
     ):
         upstream.faults.add("overloaded", retry_after_s=20)
         calls = [ask(one, "parked", stream=stream), ask(one, "keyed", stream=stream), ask(two, "parked", stream=stream)]
-        calls += [ask(two, "keyed", stream=stream), submit_and_wait(two)]
+        calls += [ask(two, "keyed", stream=stream), submitted(two), submitted(two, is_watched=True)]
         asking = [asyncio.create_task(call) for call in calls]
-        await until(lambda: upstream.counts.total >= 3, within=20)
+        await until(lambda: upstream.counts.total >= 4, within=20)
         await asyncio.sleep(1.0)  # they wait for their tickets
         with redis.Redis.from_url(valkey_url) as client:
             client.flushall()
         upstream.faults.clear()
-        *told, waited = await asyncio.wait_for(asyncio.gather(*asking), 40)
-        assert waited == (grpc.StatusCode.UNAVAILABLE, "TICKET_LOST")
+        *told, waited, watched = await asyncio.wait_for(asyncio.gather(*asking), 40)
+        assert waited == watched == (grpc.StatusCode.UNAVAILABLE, "TICKET_LOST")
         for status, again, said in told:
             assert status == 200 or (status, again) == (503, "true"), said
             assert "error" not in said or "ask again" in said, said

@@ -135,6 +135,9 @@ class MemoryLedger:
         now_us = self._now_us()
         self._pulse.beat(now_us)
         for hold_id, wants in holds.items():
+            hold = self._hold(hold_id, now_us)
+            if hold is not None and hold.grant is None:
+                continue
             for want in wants:
                 if want.form is Form.PERMIT:
                     self._look(want, now_us).permits[hold_id] = now_us + pulse.LEASE_US

@@ -10,7 +10,7 @@
 --                   gap        after so long without a word from anybody, it was Redis that was away
 --                   hold       how long the permits of a bucket are remembered at the most
 --                   silent     who has said nothing for so long and listens no more is dead
--- ARGV[2+i]         hold ids   whose permits in KEYS[i] are renewed, by spaces
+-- ARGV[2+i]         hold ids   whose permits in KEYS[i] are renewed, by spaces; the holds' own keys are named after the pulse's
 --
 -- Leases are measured by Redis's clock, which runs on while Redis stands still and hears nobody. So after a gap nothing is over
 -- until a whole lease has passed in which those who live could renew.
@@ -19,7 +19,8 @@
 -- and that nobody listens at its inbox. One that is stopped, or cut off without a word, still seems to listen: its leases lapse.
 --
 -- A permit that has lapsed is taken anew, above the capacity if it must be: its request is at upstream and cannot be unsent, and
--- counting it keeps the next one out.
+-- counting it keeps the next one out. But one whose hold is closed is nobody's: what was said before its settlement, on a
+-- connection that broke, may be done, or said again, after it.
 
 local MOST = 1000 -- pairs in one command; Lua's stack has an end
 local MOST_LATE = 16
@@ -35,11 +36,14 @@ if not is_unbroken then from_us = whole(now_us + lease_us) end
 redis.call('SET', pulse, from_us .. ' ' .. whole(now_us + gap_us), 'PX', hold_ms)
 
 local lease_end = whole(now_us + lease_us)
+local holds = string.gsub(pulse, 'pulse$', 'hold:', 1)
 for i = 1, #KEYS - 3 do
     local taken = {}
     for id in string.gmatch(ARGV[2 + i], '%S+') do
-        taken[#taken + 1] = lease_end
-        taken[#taken + 1] = id .. '@' .. inbox
+        if redis.call('GET', holds .. id) ~= 'closed' then
+            taken[#taken + 1] = lease_end
+            taken[#taken + 1] = id .. '@' .. inbox
+        end
         if #taken == 2 * MOST then
             redis.call('ZADD', KEYS[i], unpack(taken))
             taken = {}

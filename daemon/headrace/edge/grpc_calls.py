@@ -15,7 +15,8 @@ from headrace import observe, passkey, roles
 from headrace.callers import Callers, Certified
 from headrace.edge import peers, status
 from headrace.edge.http_asks import credential, presented_keys
-from headrace.errors import HeadraceError, InvalidCall, TooLarge, UnknownCaller
+from headrace.edge.last_word import LastWord
+from headrace.errors import Draining, HeadraceError, InvalidCall, TooLarge, UnknownCaller
 from headrace.model import Caller, Role
 from headrace.owner import Owner, text_of
 from headrace.trail import GIVEN_HEADER
@@ -45,6 +46,23 @@ def guarded(method: Method) -> Method:
         except Exception as error:
             return _fail(self, context, error)
         return said if isinstance(said, bytes) else _finish(self, said, context)
+
+    return run
+
+
+def ending(last_word: LastWord, method: Handler) -> Handler:
+    """Return the method of an RPC that is no call of the API's; it ends when the last word of a drain comes while it runs."""
+
+    async def run(raw: Any, context: Any) -> bytes | None:
+        try:
+            with last_word.call():
+                said = method(raw, context)
+                return said if isinstance(said, bytes) else await said
+        except Draining as error:
+            failed = error
+        observe.ERRORS.inc("grpc", failed.reason)
+        await status.abort(context, failed)
+        return None
 
     return run
 

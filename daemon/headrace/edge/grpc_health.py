@@ -9,8 +9,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 
 from headrace.edge import status
-from headrace.edge.grpc_calls import parse
+from headrace.edge.grpc_calls import ending, parse
 from headrace.edge.grpc_intake import Intake
+from headrace.edge.last_word import LastWord
 from headrace.errors import InvalidCall
 
 SERVICE_NAME: str = health.SERVICE_NAME
@@ -40,10 +41,12 @@ class Health:
         self._is_serving = False
         await self._servicer.enter_graceful_shutdown()
 
-    def handlers(self, intake: Intake) -> dict[str, grpc.RpcMethodHandler]:
+    def handlers(self, intake: Intake, last_word: LastWord) -> dict[str, grpc.RpcMethodHandler]:
         """Return its methods by path."""
         unary = {"Check": self._check, "List": self._list}
-        own = {name: intake.unary(run) for name, run in unary.items()} | {"Watch": intake.streaming(self._watch)}
+        own = {name: intake.unary(run) for name, run in unary.items()} | {
+            "Watch": intake.streaming(ending(last_word, self._watch))
+        }
         return {f"/{SERVICE_NAME}/{name}": handler for name, handler in own.items()}
 
     async def _check(self, raw: bytes, context: Any) -> bytes:

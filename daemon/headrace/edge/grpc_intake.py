@@ -112,6 +112,13 @@ class Intake:
             for one in courses[peer].passages.values():
                 one.end(QueueFull("Too many bytes are coming at once.", retry_after_s=_AGAIN_S))
 
+    def leave(self, error: HeadraceError) -> None:
+        """End all that is still to come, for there is no time left for it."""
+        self._coming.look(self._now(), lambda peer: 0)
+        for course in self._coming.courses.values():
+            for one in course.passages.values():
+                one.end(error.again())
+
     def unary(self, run: Run) -> grpc.RpcMethodHandler:
         """Return the handler of a method that is asked once and answers once."""
         return grpc.stream_unary_rpc_method_handler(self._asked_once(run))

@@ -16,7 +16,7 @@ from headrace.admission import Admission, Ask
 from headrace.edge import translate
 from headrace.edge.exchange import Exchange
 from headrace.edge.grpc_asks import answer_timeout_s, read_ask
-from headrace.edge.grpc_calls import Handler, Who, guarded
+from headrace.edge.grpc_calls import Handler, Who, ending, guarded
 from headrace.edge.grpc_ids import named_by
 from headrace.edge.grpc_kept import KeptRpc, Method
 from headrace.edge.grpc_params import Parted, take_apart
@@ -41,7 +41,7 @@ class MessagesServicer:
     @property
     def unary(self) -> dict[str, Handler]:
         """The methods that answer once."""
-        return {"CreateMessage": self._create.unary, "SubmitMessage": self.submit}
+        return {"CreateMessage": self._create.unary, "SubmitMessage": ending(self._exchange.last_word, self.submit)}
 
     @property
     def streaming(self) -> dict[str, Handler]:

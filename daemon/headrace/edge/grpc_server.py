@@ -26,7 +26,7 @@ from headrace.edge.grpc_api import ApiServicer
 from headrace.edge.grpc_booths import COUNT as BOOTHS
 from headrace.edge.grpc_budgets import BudgetsServicer
 from headrace.edge.grpc_cache import CacheServicer
-from headrace.edge.grpc_calls import Who
+from headrace.edge.grpc_calls import Who, ending
 from headrace.edge.grpc_calm import calm
 from headrace.edge.grpc_gate import Gate
 from headrace.edge.grpc_health import SERVICE_NAME, Health
@@ -133,6 +133,8 @@ class GrpcServer:
         self._background = Background("grpc", clock)
         self._servers: list[grpc.aio.Server] = []
         self._taken: Callable[[], int] = int
+        self._last_word = exchange.last_word
+        self._last_word.also(self._watch.intake.leave)
 
     def __repr__(self) -> str:
         state = "serving" if self._servers else "stopped"
@@ -200,7 +202,6 @@ class GrpcServer:
         # No (de)serializers: the handlers take and give bytes.
         intake = self._watch.intake
         once = {
-            "MessagesService": self._messages.unary,
             "TicketsService": self._tickets.unary,
             "LettersService": self._letters.unary,
             "CacheService": self._cache.unary,
@@ -208,6 +209,9 @@ class GrpcServer:
             "BudgetsService": self._budgets.unary,
             "OperatorService": self._operator.unary,
         }
+        for unary in once.values():
+            unary |= {method: ending(self._last_word, run) for method, run in unary.items()}
+        once["MessagesService"] = self._messages.unary
         many = {"MessagesService": self._messages.streaming, "TicketsService": self._tickets.streaming}
         methods: dict[str, grpc.RpcMethodHandler] = {}
         for service in _SERVICES:
@@ -217,7 +221,7 @@ class GrpcServer:
             methods |= {f"/{service}/{method}": intake.unary(run) for method, run in unary.items()}
             methods |= {f"/{service}/{method}": intake.streaming(run) for method, run in streaming.items()}
         methods[_CALL] = intake.both_ways(self._api.call)
-        public = self._health.handlers(intake) | reflection.handlers((*_SERVICES, SERVICE_NAME), intake)
+        public = self._health.handlers(intake, self._last_word) | reflection.handlers((*_SERVICES, SERVICE_NAME), intake)
         _check_roles(methods, public)
         return Gate(self._who, methods, public=public, say={_CALL: self._api.refuse}, refused=self._watch.note_vain)
 

@@ -34,18 +34,21 @@ def packing(request: web.BaseRequest) -> str:
     return encoding if (encoding := named.lower()) in ENCODINGS else ""
 
 
+def come(request: web.BaseRequest) -> bytes | None:
+    """Return a body that has come with the head, as most do; None if it is to be `read`."""
+    content = request.content
+    if content.is_eof() and content.exception() is None and not packing(request):
+        return content.read_nowait()
+    return None
+
+
 async def read(request: web.BaseRequest, crowd: Crowd, place: Place, *, most_bytes: int) -> bytes:
     """
     Return a request's body; raises `TooLarge`, `InvalidCall` if it breaks off, `QueueFull` if too much waits already.
 
     *place* is where it lies from then on.
     """
-    content = request.content
-    if packing(request):
-        return await _read_counted(request, crowd, place, most_bytes)
-    if content.is_eof() and content.exception() is None:
-        return content.read_nowait()  # all of it has come with the head, as most bodies do
-    if _is_small(request):
+    if _is_small(request) and not packing(request):
         return b"".join([chunk async for chunk in _raw(request)])
     return await _read_counted(request, crowd, place, most_bytes)
 

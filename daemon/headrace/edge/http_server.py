@@ -219,10 +219,10 @@ class HttpServer:
             _invite(request)
             place = self._exchange.basin.place(text_of(caller.name, own_key))
             if not endpoint.is_kept:
-                body, length = await _pass(request, self._crowd, place)
+                body, length = await self._pass(request, place)
                 place.hold(len(body) if isinstance(body, bytes) else 0)  # a stream goes by
                 return await self._answer(request, _asked(request, target, caller, own_key, body, length))
-            body = await _read(request, self._crowd, place)
+            body = await self._read(request, place)
             key = b""
             if "idempotency-key" not in headers:
                 key = await aloof(body, http_digest, caller.name, own_key, request.method, target, headers, body)
@@ -260,6 +260,21 @@ class HttpServer:
         if self._passes_credentials and not own_key:
             raise UnknownCaller("Send your own key for upstream in x-api-key or as Authorization: Bearer.")
         return caller, own_key
+
+    async def _pass(self, request: web.BaseRequest, place: Place) -> tuple[bytes | AsyncIterator[bytes], int | None]:
+        if not request.body_exists:
+            return b"", 0
+        length = request.content_length
+        if length is not None and length <= _WHOLE:
+            body = await self._read(request, place)
+            return body, len(body)
+        return http_bodies.chunks(request), None if http_bodies.packing(request) else length
+
+    async def _read(self, request: web.BaseRequest, place: Place) -> bytes:
+        if (body := http_bodies.come(request)) is not None:
+            return body
+        with self._exchange.last_word.call():
+            return await http_bodies.read(request, self._crowd, place, most_bytes=MESSAGES.max_body or 0)
 
     async def _answer(self, request: web.BaseRequest, asked: Request, key: bytes = b"") -> web.StreamResponse:
         def seen(call: Call) -> None:
@@ -311,20 +326,6 @@ def _asked(
     asked = Request(request.method, target, caller, headers=headers, body=body, length=length, edge="http", credential=own_key)
     asked.id = _id(request)
     return asked
-
-
-async def _pass(request: web.BaseRequest, crowd: Crowd, place: Place) -> tuple[bytes | AsyncIterator[bytes], int | None]:
-    if not request.body_exists:
-        return b"", 0
-    length = request.content_length
-    if length is not None and length <= _WHOLE:
-        body = await _read(request, crowd, place)
-        return body, len(body)
-    return http_bodies.chunks(request), None if http_bodies.packing(request) else length
-
-
-async def _read(request: web.BaseRequest, crowd: Crowd, place: Place) -> bytes:
-    return await http_bodies.read(request, crowd, place, most_bytes=MESSAGES.max_body or 0)
 
 
 def _id(request: web.BaseRequest) -> str:

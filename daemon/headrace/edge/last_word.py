@@ -3,12 +3,13 @@ The last word of a drain: whoever still waits when its time is nearly over hears
 
 Without it gRPC ends what runs with a status that says nothing, and HTTP cuts connections. The task of a call is cancelled where
 it waits, and that comes out of its block as `Draining`, which each door tells as it tells any refusal: as a status, as an
-answer, or as the last event of a stream that has begun.
+answer, or as the last event of a stream that has begun. Whoever has not said all that it asks hears it, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
 from headrace.errors import Draining
@@ -21,6 +22,7 @@ class LastWord:
 
     def __init__(self) -> None:
         self._running: set[Running] = set()
+        self._others: list[Callable[[Draining], object]] = []
 
     def __repr__(self) -> str:
         return f"<LastWord [{len(self)} calls run]>"
@@ -32,10 +34,16 @@ class LastWord:
         """Return the block of one call; it raises `Draining` if the last word comes while it runs."""
         return Running(self._running)
 
+    def also(self, end: Callable[[Draining], object]) -> None:
+        """Have others end, too, who are no blocks."""
+        self._others.append(end)
+
     def say(self) -> None:
-        """End all calls that run."""
+        """End all calls that run; said again, those that have begun since."""
         for running in list(self._running):
             running.end()
+        for end in self._others:
+            end(_no_time())
 
 
 class Running:
@@ -69,8 +77,12 @@ class Running:
             return None
         if task.uncancel() > self._cancels or not isinstance(error, asyncio.CancelledError):
             return None  # its caller has left besides, or it had ended already
-        return Draining("the daemon leaves, and had no time left for this call", retry_after_s=_AGAIN_S)
+        return _no_time()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if said := self.leave(error):
             raise said from None
+
+
+def _no_time() -> Draining:
+    return Draining("the daemon leaves, and had no time left for this call", retry_after_s=_AGAIN_S)

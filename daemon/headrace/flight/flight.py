@@ -25,6 +25,7 @@ from headrace.trail import Trail
 from headrace.values import quick
 
 _AT_ONCE = 64  # events that are told without others' turns between
+_ENOUGH_S = 0.5  # that an answer waits for Redis, as for its settlement
 _EVENT_BYTES = 256  # that an event takes in memory beside its bytes, which are there twice
 
 
@@ -156,6 +157,7 @@ class Flight:
         self._live: set[Member] = set()
         self._watchers: set[asyncio.Event] = set()
         self.task: asyncio.Task[None] | None = None
+        self._soon: asyncio.TimerHandle | None = None  # until it lands here, whatever its task waits for
 
     def __repr__(self) -> str:
         state = "landed" if self.landing else "open" if self.is_open else "in the air"
@@ -208,9 +210,16 @@ class Flight:
         self.rest()
 
     def rest(self) -> None:
-        """Forget who led, once it has landed and nobody is left: the two know each other."""
-        if self.landing is not None and not self._members:
+        """Forget who led, once it has landed, its task is done and nobody is left: the two know each other."""
+        if self.landing is not None and self._soon is None and not self._members:
             self.task = self.leader = None
+
+    def over(self) -> None:
+        """Its task is done."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        self.rest()
 
     def lead(self) -> Member:
         """
@@ -283,6 +292,16 @@ class Flight:
             if self._live:
                 self._untaken.add(self)
             self._wake(self._members)
+
+    def land_soon(self, landing: Landing) -> None:
+        """
+        Let its members have this answer in half a second, if it has not landed by then.
+
+        Its way to other hosts may take longer, where Redis is silent, than their deadlines are away.
+        """
+        if landing.answer is not None and self._soon is None:
+            loop = asyncio.get_running_loop()  # by its clock: what is waited for is a socket
+            self._soon = loop.call_later(_ENOUGH_S, self.land, landing)
 
     def _wake(self, members: Iterator[Member] | set[Member] | dict[Member, None]) -> None:
         for member in members:

@@ -121,7 +121,7 @@ class Flights:
             log.exception(observe.FLIGHT_CRASHED, kind=type(error).__name__)
             flight.land(Landing(error=HeadraceError("internal error")))
         finally:
-            flight.rest()
+            flight.over()
             self._forget(flight)
 
     def _forget(self, flight: Flight) -> None:

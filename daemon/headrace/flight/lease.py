@@ -113,8 +113,7 @@ class Leases:
         self._handover = handover
         self._lease_ms = lease_ms
         self._led: dict[str, Lease] = {}
-        self._strays = Strays(clock, self._give_up_stray)
-        self._asked = 0
+        self._strays = Strays(link, clock, self._give_up_stray)
         self._is_back = asyncio.Event()
         link.on_return(self._is_back.set)
         link.on("audience", self._on_audience)
@@ -125,7 +124,7 @@ class Leases:
 
     def stats(self) -> LeaseStats:
         """Return its state now."""
-        return LeaseStats(len(self._led), self._asked)
+        return LeaseStats(len(self._led), self._strays.ours)
 
     async def fly(self, flight: Flight, fresh_ms: int, lead: Lead) -> Landing | Recalled:
         """
@@ -139,8 +138,7 @@ class Leases:
         and whatever *lead* raises.
         """
         token, followed = _token(flight), ""
-        self._asked += 1
-        try:
+        with self._strays.asking(flight.key, token):
             while True:
                 # Callers who have had some of a stream get the rest of that one, so a kept answer is none for them.
                 role = await self._ask(flight, token, -1 if flight.is_open else fresh_ms)
@@ -157,8 +155,6 @@ class Leases:
                 landing = await self._listen(flight, followed)
                 if landing is not None and not isinstance(landing.error, Refusal):
                     return landing  # a refusal is its leader's own: ask again who leads
-        finally:
-            self._asked -= 1
 
     async def _listen(self, flight: Flight, token: str) -> Landing | None:
         """Follow until the landing; None when it is time to ask again, so that we do not lapse as one who follows."""
@@ -204,8 +200,11 @@ class Leases:
         Not awaited: who is cancelled leaves at once, and the place in the audience would lapse anyway.
         """
         if self._flights.get(flight.key) in (None, flight):
-            name = _name(flight.key)
-            self._link.run(_LEAVE, (keys.audience(name), keys.flight(flight.key)), (self._link.inbox, name))
+            self._send_leave(flight.key)
+
+    def _send_leave(self, fingerprint: str) -> None:
+        name = _name(fingerprint)
+        self._link.run(_LEAVE, (keys.audience(name), keys.flight(fingerprint)), (self._link.inbox, name))
 
     async def _ask(self, flight: Flight, token: str, fresh_ms: int) -> Lease | Recalled | Following:
         """Recall, lead or follow, in one step; asked again with the same token, nothing changes."""
@@ -272,6 +271,7 @@ class Leases:
         """Send the end of the flight, so that it shares a round trip; `land` follows, and sees to it that it is known."""
         if lease.ending is not None:
             return
+        flight.land_soon(landing)
         # Who follows a ticket leads next, and is left its name; else the end alone is enough, where nobody follows.
         lease.is_told = lease.is_followed or bool(lease.ticket and isinstance(landing.error, BrokenStream))
         if not lease.is_told:
@@ -339,6 +339,8 @@ class Leases:
         return self._link.run(_RENEW, [keys.flight(lease.fingerprint)], [lease.token, lease_ms, lease.ticket])
 
     async def _give_up_stray(self, fingerprint: str, token: str) -> bool:
+        if not self._strays.is_asked(fingerprint):  # we may be noted as followers, too
+            self._send_leave(fingerprint)
         return await self._send_give_up(Lease(fingerprint, token)) >= 0
 
     async def keep(self) -> None:
@@ -361,6 +363,7 @@ class Leases:
         lease = self._led.get(name.decode())
         flight = lease.flight if lease else None
         if lease is None or flight is None:
+            self._strays.suspect(name.decode().removeprefix(_name("")))
             return
         self._handover.publish(flight, lease.publication)
         if not flight.waiting:  # somebody may just have left who was the last
