@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from headrace import forms, observe
 from headrace.answers import Answers
-from headrace.aside import aloof
+from headrace.aside import joined
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
 from headrace.cache.policy import Told
@@ -169,7 +169,7 @@ class Attempts:
                     turn.told(heard.usage)
                 if flight.is_open:
                     turn.begun()
-        payload = await aloof(heard.payload, bytes, heard.payload)
+        payload = await joined(flight.events.chunks())
         return Answer(Form.EVENTS, payload, self._clock.now(), heard.usage, stream.request_id, headers=stream.headers)
 
     def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
@@ -193,7 +193,6 @@ class _Heard:
         self._last = 0.0
         self._counting = forms.dialect(endpoint).counting()
         self.told = Told()
-        self.payload = bytearray()
 
     def add(self, event: Event) -> None:
         """Take in an event."""
@@ -205,7 +204,6 @@ class _Heard:
         self._last = now
         self._counting.add(event)
         self.told.add(event)
-        self.payload += event.raw
 
     @property
     def usage(self) -> Usage:
