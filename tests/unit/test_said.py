@@ -79,7 +79,7 @@ def traced() -> Iterator[Callable[[], float]]:
 
 
 def test_memory(traced: Callable[[], float]) -> None:
-    """In the air events take half their bytes beside them, and not three times as much; with the whole answer, only that half."""
+    """In the air events take half their bytes beside them, not three times as much; with the whole answer, only that half."""
     flight, splitter = Flight("k"), Splitter()
     flight.begin("upstream")
     for begin in range(0, len(STREAM), 4096):
