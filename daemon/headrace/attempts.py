@@ -13,7 +13,7 @@ import os
 
 from headrace import forms, observe
 from headrace.answers import Answers
-from headrace.aside import aloof
+from headrace.aside import joined
 from headrace.cache.entry import Entry
 from headrace.cache.keeping import Keeping
 from headrace.cache.policy import Told
@@ -168,7 +168,7 @@ class Attempts:
                     turn.told(heard.usage)
                 if flight.is_open:
                     turn.begun()
-        payload = await aloof(heard.payload, bytes, heard.payload)
+        payload = await joined(flight.events.chunks())
         return Answer(Form.EVENTS, payload, self._clock.now(), heard.usage, stream.request_id, headers=stream.headers)
 
     def _as_seen(self, failure: AttemptFailed, call: Call, flight: Flight) -> HeadraceError:
@@ -197,7 +197,6 @@ class _Heard:
         self._last = 0.0
         self._counting = forms.dialect(endpoint).counting()
         self.told = Told()
-        self.payload = bytearray()
 
     def add(self, event: Event) -> None:
         """Take in an event."""
@@ -209,7 +208,6 @@ class _Heard:
         self._last = now
         self._counting.add(event)
         self.told.add(event)
-        self.payload += event.raw
 
     @property
     def usage(self) -> Usage:

@@ -157,13 +157,14 @@ async def _complete(flight: Flight, answer: Answer) -> None:
     if answer.form is not Form.EVENTS:
         raise broken_off()
     had, number = len(flight.events), 0
+    said = flight.events.since(0)
     for piece in forms.by_pieces(answer.payload):
         if number:
             await asyncio.sleep(0)  # others have their turn
         for event in piece:
             if number >= had:
                 flight.append(event, is_content=True)
-            elif event.raw != flight.events[number].raw:
+            elif event.raw != next(said).raw:
                 raise broken_off()
             number += 1
     if number < had:

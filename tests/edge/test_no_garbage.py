@@ -23,7 +23,7 @@ CALLS = 20
 OURS = ("Task", "frame", "traceback", "CancelledError", "Flight", "Lease", "Member", "Running", "Told", "Connection", "Refusal")
 
 
-async def silent(reader, writer):
+async def silent(line):
     await asyncio.Event().wait()
 
 

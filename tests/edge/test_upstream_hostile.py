@@ -89,6 +89,8 @@ NONE = {
 STREAMS = {
     "a block of a number": events(EVENTS[0], b'event: content_block_start\ndata: {"index":0,"content_block":{"type":5}}\n\n'),
     "65 MB": events(EVENTS[0], *[b": " + b"x" * (1 << 20) + b"\n\n"] * 65),
+    "an event of a million lines": events(EVENTS[0], b"event: x\n", *[b"data:\n" * 50_000] * 20, b"\n"),
+    "a comment of a million lines": events(EVENTS[0], *[b":\r" * 50_000] * 20, b"\r"),
     "a million events": events(EVENTS[0], *[b"\n\n" * 50_000] * 20),
 }
 

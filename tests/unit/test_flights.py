@@ -279,6 +279,33 @@ def test_said_by_somebody():
         Flight("k").append(Event("message_start", b"{}", b"1"), is_content=False)
 
 
+async def test_untaken_in_the_air():
+    """Who takes nothing of a stream is ended when too much lies here, though upstream still speaks; and then it need not."""
+    looks, goes_on = [], asyncio.Event()
+    flights = Flights(Untaken(1000, call_later=lambda _, look: looks.append(look)))
+
+    async def fly(flight):
+        flight.begin("upstream")
+        for number in range(200):
+            flight.append(Event("content_block_delta", b"{}", b"%d" % number), is_content=True)
+        await goes_on.wait()
+
+    async def deaf():
+        with flights.join("deaf", CALL, fly, is_live=True) as member:
+            async for _ in member.replay():
+                await asyncio.Event().wait()
+
+    ending = asyncio.create_task(deaf())
+    while not ending.done():
+        await let_tasks_run()
+        for look in [looks.pop() for _ in looks]:
+            look()
+    await let_tasks_run()
+    assert ending.cancelled()
+    assert len(flights) == 0
+    assert repr(flights._untaken) == "<Untaken [0 answers, 0 of 1000 bytes]>"
+
+
 async def test_untaken():
     """Who takes nothing of a stream that has landed is ended when too much lies here; who takes it slowly has all of it."""
     looks, landed, deaf_hears = [], asyncio.Event(), asyncio.Event()

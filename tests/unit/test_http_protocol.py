@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from conftest import until
+from headrace.edge import http_protocol
 from headrace.edge.connections import Connections
 from headrace.edge.http_listener import Listener
 
@@ -73,4 +74,27 @@ async def test_body_before_its_handler(turns: int) -> None:
     await until(lambda: b" bytes" in wire.said)
     assert wire.said.startswith(b"HTTP/1.1 200")
     assert wire.said.endswith(b"%d bytes" % (PIECES * len(PIECE)))
+    connection.connection_lost(None)
+
+
+async def test_tiny_chunks_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads a body in tiny chunks calls the parser for none of them: it has nothing more to say."""
+    parsed: list[int] = []
+
+    def give(connection: Any, data: bytes, _give: Any = http_protocol._give_parser) -> None:
+        parsed.append(len(data))
+        _give(connection, data)
+
+    async def handle(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=f"{len(await request.read())} bytes")
+
+    monkeypatch.setattr(http_protocol, "_give_parser", give)
+    connection, wire = listener(handle)(), Wire()
+    connection.connection_made(wire)
+    connection.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    await asyncio.sleep(0.01)
+    connection.data_received(b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+    await until(lambda: b" bytes" in wire.said)
+    assert wire.said.endswith(b"20000 bytes")
+    assert len(parsed) < 200  # it was 20,000
     connection.connection_lost(None)

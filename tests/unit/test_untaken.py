@@ -21,6 +21,7 @@ class Answer:
     cost_bytes: int
     readers: list[One] = field(default_factory=lambda: [One()])
     length: int = 120
+    is_over: bool = True
 
 
 class Timer:
@@ -43,7 +44,7 @@ def held(most: int = 100) -> tuple[Untaken, Timer]:
 
 def test_nothing_is_looked_at_below_the_bound() -> None:
     untaken, timer = held()
-    untaken.add(Answer(100))
+    untaken.count(Answer(100))
     assert not timer.waiting
     assert repr(untaken) == "<Untaken [1 answers, 100 of 100 bytes]>"
 
@@ -53,7 +54,7 @@ def test_largest_first_and_no_more_than_needed() -> None:
     untaken, timer = held()
     small, large, middle = Answer(30), Answer(60), Answer(40)
     for one in (small, large, middle):
-        untaken.add(one)
+        untaken.count(one)
     timer.ring()
     assert not any(one.readers[0].ended for one in (small, large, middle))
     timer.ring()
@@ -67,8 +68,8 @@ def test_largest_first_and_no_more_than_needed() -> None:
 def test_whoever_takes_something_is_left_in_peace() -> None:
     untaken, timer = held()
     slow, shared = Answer(300), Answer(80, [One(), One()])
-    untaken.add(slow)
-    untaken.add(shared)
+    untaken.count(slow)
+    untaken.count(shared)
     for _ in range(5):
         timer.ring()
         slow.readers[0].taken += 1
@@ -88,7 +89,7 @@ def test_a_trickle_is_nothing() -> None:
     untaken, timer = held()
     trickle, fair = Answer(300, length=1200), Answer(200, length=1200)
     for one in (trickle, fair):
-        untaken.add(one)
+        untaken.count(one)
     for _ in range(2):
         timer.ring()
         trickle.readers[0].taken += 9
@@ -101,7 +102,7 @@ def test_left_meanwhile() -> None:
     untaken, timer = held()
     answers = [Answer(60), Answer(60)]
     for one in answers:
-        untaken.add(one)
+        untaken.count(one)
     untaken.discard(answers[0])
     untaken.discard(answers[0])
     timer.ring()
@@ -115,7 +116,40 @@ def test_who_is_not_told_the_events_is_not_ended() -> None:
     untaken, timer = held()
     whole, deaf = Answer(200, []), Answer(90)
     for one in (whole, deaf):
-        untaken.add(one)
+        untaken.count(one)
     timer.ring()
     timer.ring()
     assert deaf.readers[0].ended == 1
+
+
+def test_in_the_air() -> None:
+    """While upstream speaks, an answer is counted as it grows; who follows it is left in peace, who takes nothing is not."""
+    untaken, timer = held()
+    close, deaf = Answer(40, length=1000, is_over=False), Answer(40, length=1000, is_over=False)
+    for one in (close, deaf):
+        untaken.count(one)
+    close.readers[0].taken = 999
+    assert not timer.waiting
+    for one in (close, deaf):
+        one.length, one.cost_bytes = 2000, 80
+        untaken.count(one)
+    assert repr(untaken) == "<Untaken [2 answers, 160 of 100 bytes]>"
+    close.readers[0].taken = 1999  # and upstream is silent from here on
+    timer.ring()
+    timer.ring()
+    assert (close.readers[0].ended, deaf.readers[0].ended) == (0, 1)
+
+
+def test_slow_in_the_air() -> None:
+    """Who would have all that was said so far within two minutes is left in peace, however much upstream says meanwhile."""
+    untaken, timer = held()
+    slow = Answer(200, length=1200, is_over=False)
+    untaken.count(slow)
+    for _ in range(5):
+        timer.ring()
+        slow.readers[0].taken += 15
+        slow.length += 100
+    assert not slow.readers[0].ended
+    for _ in range(2):
+        timer.ring()
+    assert slow.readers[0].ended

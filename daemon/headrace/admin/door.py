@@ -35,8 +35,8 @@ from headrace.edge.asked import new_id
 from headrace.edge.connections import Connections
 from headrace.edge.http_listener import Listener
 from headrace.edge.http_pages import Routes
-from headrace.edge.http_protocol import LINGER_S, as_http11
-from headrace.edge.http_refusals import Refusals
+from headrace.edge.http_protocol import LINGER_S
+from headrace.edge.http_refusals import Refusals, as_http11
 from headrace.edge.http_site import Site
 from headrace.edge.http_times import Times
 from headrace.edge.origins import Origins

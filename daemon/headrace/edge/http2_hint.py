@@ -23,6 +23,12 @@ _WORDS = b"wrong port: this one speaks HTTP/1.1 (listen.http); gRPC has ports of
 _TRAILERS = ((b"content-type", b"application/grpc"), (b"grpc-status", _UNIMPLEMENTED), (b"grpc-message", _WORDS))
 
 
+def is_http2(data: bytes) -> bool:
+    """Whether the first bytes of a connection are of HTTP/2."""
+    # Three at least: less may become a POST, and nobody sends a preface in such small pieces.
+    return data[:3] == PREFACE[:3] and (data.startswith(PREFACE[:14]) or PREFACE.startswith(data))
+
+
 class Hint:
     """
     One connection's talk. Pure: bytes in, bytes out.

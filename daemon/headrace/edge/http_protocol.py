@@ -28,7 +28,7 @@ from headrace.edge import http_errors
 from headrace.edge.asked import new_id
 from headrace.edge.connections import Connections, Idle
 from headrace.edge.hits import JSON
-from headrace.edge.http2_hint import PREFACE, Hint
+from headrace.edge.http2_hint import Hint, is_http2
 from headrace.edge.http_bodies import Stalled
 from headrace.edge.http_refusals import (
     BODY_STALLED,
@@ -73,7 +73,7 @@ class Connection(RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_body", "_body_pace", "_counted", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused",
+        "_body", "_body_pace", "_counted", "_goes_on", "_head_bytes", "_head_since", "_hint", "_is_chunked", "_is_refused",
         "_most_over", "_passed_over", "_refusals", "_slices", "_times", "_unparsed", "_watched", "_wire_bytes",
         "handshake", "peer", "taking", "writer",
     )  # fmt: skip
@@ -83,7 +83,7 @@ class Connection(RequestHandler):
         self._refusals, self._counted, self._times = manager.refusals, manager.counted, manager.times
         self._slices = manager.slices
         self._unparsed = memoryview(b"")
-        self._is_chunked = False
+        self._is_chunked = self._goes_on = False
         self._is_refused = False
         self._hint: Hint | None = None
         self._head_bytes = 0
@@ -132,7 +132,7 @@ class Connection(RequestHandler):
         if self._is_refused:
             self._pass_over(len(data))
             return
-        if self._hint is not None or (self._request_count == 0 and not self._head_bytes and _is_http2(data)):
+        if self._hint is not None or (self._request_count == 0 and not self._head_bytes and is_http2(data)):
             self._hint_at_port(data)
             return
         may_be_heavy = len(data) > SLICE_BYTES if self._body.is_eof() else self._is_chunked
@@ -141,8 +141,7 @@ class Connection(RequestHandler):
         else:
             self._parse(data)
 
-    def _is_heavy(self, data: bytes) -> bool:
-        # What may be a body in chunks, as far as it takes no parser to tell.
+    def _is_heavy(self, data: bytes) -> bool:  # it may be a body in chunks, as far as it takes no parser to tell
         return len(data) > _LIGHT_BYTES if self._is_chunked else b"chunked" in data.lower()
 
     def _parse_later(self, data: bytes) -> None:
@@ -166,6 +165,19 @@ class Connection(RequestHandler):
         if not self._unparsed and not self._reading_paused:
             self._resume_transport_reading()
         return bool(self._unparsed)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on; of a body in chunks in the next turn: aiohttp asks for that with each chunk, and the parser is called."""
+        if not (resume_parser and self._is_chunked):
+            super().resume_reading(resume_parser)
+        elif not self._goes_on:
+            self._goes_on = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self.transport is not None:
+            super().resume_reading()
 
     def _resume_transport_reading(self) -> None:
         if not self._unparsed:
@@ -373,16 +385,6 @@ class Connection(RequestHandler):
 def peer_of(name: Any) -> str:
     """Return the address in a socket's name of its peer; all that come over a unix socket are one."""
     return str(name[0]) if isinstance(name, tuple) else "unix"
-
-
-def as_http11(message: Any) -> Any:
-    """Return the head of a request; where there is none, since it could not be read, one to which HTTP/1.1 is answered."""
-    return message if message.method != "UNKNOWN" else message._replace(version=HttpVersion11)
-
-
-def _is_http2(data: bytes) -> bool:
-    # Three bytes at least: less may become a POST, and nobody sends a preface in such small pieces.
-    return data[:3] == PREFACE[:3] and (data.startswith(PREFACE[:14]) or PREFACE.startswith(data))
 
 
 def _last_word(status: str, kind: str, what: Refused, more: bytes = b"") -> bytes:

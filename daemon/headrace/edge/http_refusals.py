@@ -8,9 +8,10 @@ as an error of the API's shape, to the log as one line, at most one in fifteen s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
-from aiohttp import http_exceptions
+from aiohttp import HttpVersion11, http_exceptions
 
 from headrace import observe
 from headrace.clock import Clock
@@ -115,3 +116,8 @@ class Refusals:
         if not 0 <= now - told_at < _QUIET_S:
             self._told[what.kind] = now, count
             log.warning(observe.REQUEST_REFUSED, edge="http", kind=what.kind, count=count - told_count)
+
+
+def as_http11(message: Any) -> Any:
+    """Return the head of a request; where there is none, since it could not be read, one to which HTTP/1.1 is answered."""
+    return message if message.method != "UNKNOWN" else message._replace(version=HttpVersion11)

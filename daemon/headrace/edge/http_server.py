@@ -36,8 +36,8 @@ from headrace.edge.hits import JSON, Hits, http_digest, outcome_of
 from headrace.edge.http_asks import credential, presented_keys
 from headrace.edge.http_listener import Listener
 from headrace.edge.http_pages import pages
-from headrace.edge.http_protocol import LINGER_S, as_http11
-from headrace.edge.http_refusals import Refusals, RefusalStats
+from headrace.edge.http_protocol import LINGER_S
+from headrace.edge.http_refusals import Refusals, RefusalStats, as_http11
 from headrace.edge.http_site import Site
 from headrace.edge.http_times import Times
 from headrace.edge.origins import Origins

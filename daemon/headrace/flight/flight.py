@@ -19,14 +19,14 @@ from typing import Any
 
 from headrace.allowance import SLICE, Allowance
 from headrace.errors import BrokenStream, HeadraceError, Refusal
+from headrace.flight.said import Said
 from headrace.flight.untaken import Untaken
-from headrace.model import Answer, Call, Event, Headers, Source
+from headrace.model import Answer, Call, Event, Form, Headers, Source
 from headrace.trail import Trail
 from headrace.values import quick
 
 _AT_ONCE = 64  # events that are told without others' turns between
 _ENOUGH_S = 0.5  # that an answer waits for Redis, as for its settlement
-_EVENT_BYTES = 256  # that an event takes in memory beside its bytes, which are there twice
 
 
 @quick(frozen=True, slots=True)
@@ -109,10 +109,11 @@ class Member:
         flight, self.taken, self._task = self.flight, 0, asyncio.current_task()
         while True:
             while self.taken < len(flight.events):
-                yield flight.events[self.taken]
-                self.taken += 1
-                if not self.taken % _AT_ONCE:  # who writes them need not wait for anything, so nobody else would have a turn
-                    await flight.allowance.take(SLICE)
+                for event in flight.events.piece(self.taken):
+                    yield event
+                    self.taken += 1
+                    if not self.taken % _AT_ONCE:  # who writes them need not wait for anything: nobody else would have a turn
+                        await flight.allowance.take(SLICE)
             if flight.landing is not None:
                 if flight.landing.error is not None:
                     raise flight.landing.error.again()
@@ -135,8 +136,8 @@ class Flight:
     def __init__(self, key: str, allowance: Allowance | None = None, untaken: Untaken | None = None) -> None:
         self.key = key
         self.allowance = allowance or Allowance()
-        self._untaken = untaken or Untaken()
-        self.events: list[Event] = []
+        self._untaken = untaken
+        self.events = Said()
         self.is_open = False  # the first content is here: from now on a retry would be seen
         self.setback: HeadraceError | None = None  # the last failed attempt, while the next one is awaited
         self.source = Source.UPSTREAM  # SHARED while another process leads it
@@ -186,8 +187,12 @@ class Flight:
     @property
     def cost_bytes(self) -> int:
         """What the events take in memory, more or less."""
-        answer = self.landing.answer if self.landing else None
-        return len(self.events) * _EVENT_BYTES + (2 * len(answer.payload) if answer else 0)
+        return self.events.cost_bytes
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be no more events."""
+        return self.landing is not None
 
     # Members.
 
@@ -205,7 +210,7 @@ class Flight:
         self._members.pop(member, None)
         self._live.discard(member)
         member.rest()
-        if not self._live:
+        if not self._live and self._untaken is not None:
             self._untaken.discard(self)
         self.rest()
 
@@ -254,22 +259,23 @@ class Flight:
         if self.is_open:
             raise broken_off()
         self._said_by = source
-        self.events.clear()
+        self.events = Said()
 
     def heard_of(self, source: str) -> int:
         """Return how many events of a source are here."""
         return len(self.events) if source == self._said_by else 0
 
     @property
-    def told(self) -> list[Event]:
-        """What others may be told of its events: nothing of an attempt that may yet be forgotten."""
-        return self.events if self.is_open else []
+    def told(self) -> int:
+        """How many of its events others may be told of: none of an attempt that may yet be forgotten."""
+        return len(self.events) if self.is_open else 0
 
     def append(self, event: Event, *, is_content: bool) -> None:
         """Add what the source named by `begin` said next."""
         if not self._said_by:
             raise RuntimeError("whoever appends events says first, by `begin`, whose they are")
-        self.events.append(event)
+        if self.events.append(event):
+            self._count()
         self.setback = None
         if is_content and not self.is_open:
             self.is_open = True
@@ -280,7 +286,7 @@ class Flight:
 
     def rewind(self, setback: HeadraceError) -> None:
         """Forget an attempt that failed before its first content: nobody has seen any of it."""
-        self.events.clear()
+        self.events = Said()
         self._said_by = ""
         self.setback = setback
         self._wake(member for member in self._members if member.call.cache.stale_if_error_s is not None)
@@ -289,8 +295,9 @@ class Flight:
         """End the flight; the first landing counts."""
         if self.landing is None:
             self.landing = landing
-            if self._live:
-                self._untaken.add(self)
+            if landing.answer is not None and landing.answer.form is Form.EVENTS:
+                self.events.rest_on(landing.answer.payload)
+            self._count()
             self._wake(self._members)
 
     def land_soon(self, landing: Landing) -> None:
@@ -302,6 +309,10 @@ class Flight:
         if landing.answer is not None and self._soon is None:
             loop = asyncio.get_running_loop()  # by its clock: what is waited for is a socket
             self._soon = loop.call_later(_ENOUGH_S, self.land, landing)
+
+    def _count(self) -> None:
+        if self._live and self._untaken is not None:
+            self._untaken.count(self)
 
     def _wake(self, members: Iterator[Member] | set[Member] | dict[Member, None]) -> None:
         for member in members:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from headrace.clock import Clock, until_set
 from headrace.errors import RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flight import Flight, Landing, broken_off
+from headrace.flight.said import Said
 from headrace.link import Link, Script
 from headrace.model import Event
 from headrace.nudges import Nudged, Nudges
@@ -235,7 +237,7 @@ class Handover:
         names = [keys.audience(publication.name), publication.log, publication.ticket or publication.log]
         first = publication.published + 1
         args = [LOG_MS, publication.name, publication.attempt, first, publication.holder]
-        said = self.sealed(publication.log, [items.encode_event(event, flight) for event in fresh])
+        said = self.sealed(publication.log, items.encode_events(fresh, flight, publication.published))
         await self._link.run(_APPEND, names, [*args, *said])
         publication.published += len(fresh)
         observe.HANDED_OVER.inc(by=len(fresh))
@@ -258,10 +260,10 @@ class Handover:
         self._nudges.nudge(name.decode(errors="replace"))
 
 
-def _piece(events: Sequence[Event], first: int) -> list[Event]:
+def _piece(events: Said, first: int) -> list[Event]:
     """Return the events from *first* on, or so many of them as are handed over at once."""
     piece, size = [], 0
-    for event in events[first : first + _PIECE]:
+    for event in itertools.islice(events.since(first), _PIECE):
         piece.append(event)
         size += len(event.data)
         if size > _PIECE_BYTES:

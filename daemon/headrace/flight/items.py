@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from headrace import codec
@@ -10,10 +10,15 @@ from headrace.flight.flight import Flight, Landing
 from headrace.model import Event, Form, Source
 
 
-def encode_event(event: Event, flight: Flight) -> bytes:
-    """Return an event as an item of the log, with what is known of the flight that it happened in."""
+def encode_events(events: Iterable[Event], flight: Flight, first: int) -> list[bytes]:
+    """Return events as items of the log, with what is known of *flight*, in which they happened from number *first* on."""
+    return [encode_event(event, flight, is_first=number == 0) for number, event in enumerate(events, first)]
+
+
+def encode_event(event: Event, flight: Flight, *, is_first: bool = False) -> bytes:
+    """Return an event as an item of the log."""
     # A log is read from its first item on, so the headers are said there only.
-    headers = flight.headers if flight.events and event is flight.events[0] else ()
+    headers = flight.headers if is_first else ()
     return b"e" + codec.encode_event(event, attempts=flight.attempts, request_id=flight.request_id, headers=headers)
 
 
@@ -65,6 +70,6 @@ def decode_landing(item: bytes, flight: Flight) -> Landing:
         return Landing(error=codec.decode_error(body[1:]), attempts=made, ticket=ticket)
     answer = codec.decode_answer(body[1:])
     if answer.form is Form.EVENTS and not answer.payload:
-        answer = replace(answer, payload=b"".join(event.raw for event in flight.events))
+        answer = replace(answer, payload=b"".join(flight.events.chunks()))
     told = Source.SHARED if source == Source.UPSTREAM else Source(source)
     return Landing(answer=answer, attempts=made, ticket=ticket, source=told)

@@ -305,11 +305,12 @@ class Leases:
         the error alone, and may ask again. The landing's position is the one after all events, sent or not: an append whose
         reply is still awaited may have taken those before it.
         """
-        published, end = lease.publication.published, len(flight.told)
+        published, end = lease.publication.published, flight.told
         # A leader that leaves cannot wait until much has been handed over; its followers' streams break off in any case.
         is_much = self._handover.lags(flight, lease.publication)
-        said = flight.told[published:] if _tells_events(lease, landing) and not is_much else []
-        rest = [*(items.encode_event(event, flight) for event in said), items.encode_landing(landing, flight)]
+        is_told = flight.is_open and _tells_events(lease, landing) and not is_much
+        said = items.encode_events(flight.events.since(published), flight, published) if is_told else []
+        rest = [*said, items.encode_landing(landing, flight)]
         rest = self._handover.sealed(lease.publication.log, rest)
         first = end + 1 - len(said)
         # Who has had nothing of a stream that broke off goes on waiting for the ticket's next attempt, as the next leader.

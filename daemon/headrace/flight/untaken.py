@@ -1,10 +1,10 @@
 """
-Answers that upstream has said to the end, and that some caller here has yet to take: bounded in sum.
+Streams that some caller here takes, whether upstream still says them or has said them to the end: bounded in sum.
 
-A flight keeps its events for as long as a member takes them. While upstream speaks, an answer costs what answers cost; from
-then on it lies here for as long as the slowest of its readers likes, up to `listen.write_timeout`, and hundreds of readers who
-take nothing would hold gigabytes. So when too much lies here, those are ended who have hardly taken anything between two looks,
-the largest answers first. Whoever takes all of it within two minutes, at its pace, is left in peace.
+A flight keeps its events for as long as a member takes them, and so for as long as the slowest of its readers likes, up to
+`listen.write_timeout`: hundreds of readers who take nothing would hold gigabytes. So when too much lies here, those are ended
+who have hardly taken anything between two looks, the largest answers first. Whoever takes all of it within two minutes, at its
+pace, is left in peace; and so is, while upstream speaks, whoever has had the most of what it said.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from headrace import observe
 _MOST_BYTES = 64_000_000
 _LOOK_S = 1.0
 _LEAST_PARTS = 120  # of an answer one in so many is taken between two looks
+_CLOSE = 0.25  # of what was said so far: who lacks no more follows it
 
 
 class Reader(Protocol):
@@ -32,7 +33,7 @@ class Reader(Protocol):
 
 
 class Held(Protocol):
-    """An answer that is kept for those who take it."""
+    """An answer, or what there is of it so far, that is kept for those who take it."""
 
     @property
     def readers(self) -> Sequence[Reader]: ...
@@ -40,6 +41,10 @@ class Held(Protocol):
     @property
     def length(self) -> int:
         """How many events it has."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it will have no more."""
 
     @property
     def cost_bytes(self) -> int:
@@ -66,10 +71,11 @@ class Untaken:
     def __repr__(self) -> str:
         return f"<Untaken [{len(self._costs)} answers, {self._bytes} of {self._most} bytes]>"
 
-    def add(self, held: Held) -> None:
-        """Count an answer that upstream has just ended."""
-        self._costs[held] = held.cost_bytes
-        self._bytes += self._costs[held]
+    def count(self, held: Held) -> None:
+        """Count an answer as it is now: it has grown, or is over."""
+        cost_bytes = held.cost_bytes
+        self._bytes += cost_bytes - self._costs.get(held, 0)
+        self._costs[held] = cost_bytes
         if self._bytes > self._most:
             self._look_later()
 
@@ -89,8 +95,8 @@ class Untaken:
         for held in sorted(self._costs, key=self._costs.__getitem__, reverse=True):
             if over <= 0:
                 break
-            least, readers = held.length / _LEAST_PARTS, held.readers
-            if readers and all(reader.taken - before.get(reader, -held.length) < least for reader in readers):
+            readers = held.readers
+            if readers and all(reader in before and _is_deaf(reader, before[reader], held) for reader in readers):
                 over -= self._costs[held]
                 self._end(readers)
         if self._bytes > self._most:
@@ -102,3 +108,11 @@ class Untaken:
         for reader in readers:
             reader.end()
         observe.REFUSED.inc("any", "unread", by=len(readers))
+
+
+def _is_deaf(reader: Reader, before: int, held: Held) -> bool:
+    """Whether it has taken next to nothing since it had taken so many, and has much to take."""
+    lag = held.length - before
+    if not held.is_over and lag <= held.length * _CLOSE:
+        return False
+    return reader.taken - before < (held.length if held.is_over else lag) / _LEAST_PARTS

@@ -47,6 +47,7 @@ class Splitter:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._scanned = 0
+        self.pending_lines = 0  # of an incomplete event
         self._has_begun = False
         self._has_cr = False
 
@@ -79,7 +80,11 @@ class Splitter:
             end = self._end(begin)
         del buffer[:begin]
         self._scanned = len(buffer)
+        self.pending_lines = self._lines(buffer) if events else self.pending_lines + self._lines(chunk)
         return events
+
+    def _lines(self, part: bytes | bytearray) -> int:
+        return part.count(b"\n") + (part.count(b"\r") if self._has_cr else 0)
 
     def finish(self) -> list[Event]:
         """Return the event at whose end the stream ended, its blank line added; the standard would leave it out."""

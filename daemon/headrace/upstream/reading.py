@@ -34,6 +34,7 @@ from headrace.upstream.transport import Response
 MAX_ANSWER_BYTES = 64 << 20  # what one gRPC message of ours can carry
 _MAX_EVENTS = 500_000  # of a stream
 _MAX_EVENT_BYTES = 16 << 20  # it is looked at whole, by the loop
+_MAX_EVENT_LINES = 50_000  # each of which is looked at
 _MAX_ERROR_BYTES = 1 << 20
 _MAX_TOLD_BYTES = 1 << 18  # of a whole answer in place of its events
 _BOM = b"\xef\xbb\xbf"  # RFC 8259, 8.1: whoever reads JSON may ignore it
@@ -97,8 +98,9 @@ class Stream:
             self._begin(chunk)
         self._bytes += len(chunk or b"")
         self._events += len(self._ready)
-        is_large = self._bytes > MAX_ANSWER_BYTES or self._splitter.pending_bytes > _MAX_EVENT_BYTES
-        if is_large or self._events > _MAX_EVENTS:
+        event = self._splitter
+        is_long = event.pending_bytes > _MAX_EVENT_BYTES or event.pending_lines > _MAX_EVENT_LINES
+        if is_long or self._bytes > MAX_ANSWER_BYTES or self._events > _MAX_EVENTS:
             raise _too_large(self.request_id)
 
     async def _next(self) -> bytes | None:

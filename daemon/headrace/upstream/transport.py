@@ -37,7 +37,7 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # which need not say
 _MAX_FIELD_BYTES = 65_536
 _MAX_HEADERS = 1_000
 _MAX_INTERIM = 16  # answers before the answer
-_BUFFER_BYTES = 65_536
+_BUFFER_BYTES = 16_384  # lie here at least before no more is read; hundreds of streams come faster than they are gone through
 _SLICE_BYTES = 1 << 18  # TLS packs what it is given at once, and holds up the loop by that
 
 
