@@ -157,7 +157,7 @@ def carried(data: bytes) -> None:
     asked_by(place_of(path).below, query)
     found = []
     for step in (len(body) or 1, 61):
-        scan = scan_of(text(kind), is_wide=True)
+        scan = scan_of(text(kind), is_of_calls=len(kind) % 2 == 0)
         named = [thing for at in range(0, len(body), step) for thing in scan.feed(body[at : at + step])] + scan.end()
         found.append(set(named))
     assert found[0] <= found[1]  # of a word that is too long for an id the end may look like one

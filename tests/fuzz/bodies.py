@@ -27,7 +27,7 @@ from headrace.endpoints import CHAT, COUNT_TOKENS, MESSAGES
 from headrace.errors import InvalidCall
 from headrace.model import Call, Usage
 from headrace.prices import Prices
-from headrace.resources.scan import Scan
+from headrace.resources.scan import Calls, Scan
 from headrace.usage.tally import Who
 from headrace.v1 import (
     budgets_service_pb2,
@@ -161,8 +161,7 @@ def frames(data: bytes) -> None:
 def things(data: bytes) -> None:
     """Bodies that go by, a piece at a time."""
     piece = max(64, len(data) // 32)  # each is read together with the end of the one before
-    for is_wide in (False, True):
-        scan = Scan(is_wide=is_wide)
+    for scan in (Scan(), Calls()):
         for at in range(0, len(data), piece):
             scan.feed(data[at : at + piece])
 

@@ -13,7 +13,7 @@ from headrace.errors import InvalidCall
 from headrace.resources.ids import MOST, asked_in, is_id, made_in
 from headrace.resources.listing import Listing
 from headrace.resources.places import KINDS, UNKNOWN, Place, kind_of_id, place_of
-from headrace.resources.scan import Scan
+from headrace.resources.scan import Calls, Scan
 
 FILE, AGENT = "file_011CNha8iCJcU1wXNR6q4V8w", "agent_011CZkYqphY8vELVzwCUpqiQ"
 
@@ -96,7 +96,7 @@ def _spell(text: str, how: list[bool]) -> str:
 
 
 @given(st.data(), st.booleans())
-def test_scan(data: st.DataObject, is_wide: bool) -> None:
+def test_scan(data: st.DataObject, is_of_calls: bool) -> None:
     """An id is found however it is spelled and wherever the body is cut, and texts that hold one are not."""
     how = data.draw(st.lists(st.booleans(), min_size=len(FILE), max_size=len(FILE)))
     spaces = " " * data.draw(st.sampled_from([0, 1, 3000]))
@@ -106,18 +106,18 @@ def test_scan(data: st.DataObject, is_wide: bool) -> None:
         f' "k":{spaces}"{_spell(FILE, how)}"{spaces}, "agent": "{AGENT}"}}'
     ).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=6)))
-    scan, found = Scan(is_wide=is_wide), []
+    scan, found = (Calls() if is_of_calls else Scan()), []
     for begin, end in zip([0, *cuts], [*cuts, len(raw)], strict=True):
         found += scan.feed(raw[begin:end])
-    assert found == [FILE, *([AGENT] if is_wide else [])]
+    assert found == [FILE, AGENT]
 
 
 def test_scan_refuses() -> None:
     """What is no JSON in UTF-8, where ids could not be seen, is refused, and so are bodies that name too much."""
     with pytest.raises(InvalidCall):
-        Scan(is_wide=False).feed('{"file_id": "x"}'.encode("utf-16-le"))
+        Calls().feed('{"file_id": "x"}'.encode("utf-16-le"))
     with pytest.raises(InvalidCall):
-        Scan(is_wide=False).feed(b",".join(b'"file_%024d"' % number for number in range(10_001)))
+        Calls().feed(b",".join(b'"file_%024d"' % number for number in range(10_001)))
 
 
 def pages(own: list[bool], target: str, page: int = 0) -> tuple[dict[str, Any], int]:

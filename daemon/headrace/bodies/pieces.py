@@ -22,7 +22,7 @@ from headrace.bodies.parse import decode, decode_slow, explained, no_object, ref
 from headrace.cache.fingerprint import counts, spelled_slow
 from headrace.cache.policy import no_keep_call
 from headrace.cache.shapes import Shape, Tagged, of_object, ordered, shape_of
-from headrace.resources.ids import CALLERS_OWN, KNOWN_PARAMS, MOST, asked_in
+from headrace.resources.ids import CALLERS_OWN, KNOWN_PARAMS, LOOKED_THROUGH, MOST, asked_in
 
 PIECE_BYTES = 1 << 18
 _MOST_NAMES = 100_000  # of one object that is the API's own, whose names are sorted: none has a hundred
@@ -48,13 +48,16 @@ _ROLES: Mapping[_Role, Mapping[str, _Role]] = {
     "source": {"content": "block"},
     "container": {"skills": "skill"},
 }
+_NO_LISTS = ("container", "part", "source")  # a list of these is something that nobody here knows
 _UNKNOWN = "unknown"  # of what nobody here knows, and whatever is in that: ids may stand anywhere
 _FRAGMENTS: Mapping[_Role, Callable[[Any], dict[str, Any]]] = {
     "message": lambda items: {"messages": items},
     "block": lambda items: {"system": items},
     "tool": lambda items: {"tools": items},
     "skill": lambda items: {"container": {"skills": items}},
-    _UNKNOWN: lambda value: {_UNKNOWN: value},
+    **dict.fromkeys(
+        (_UNKNOWN, "container", "part", "source"), lambda value: {_UNKNOWN: value}
+    ),  # lists of these there are none
 }
 
 
@@ -172,6 +175,7 @@ class _Reading:
         return stand_in
 
     def _list(self, begin: int, end: int, shape: Shape | Tagged | None, depth: int, role: _Role) -> list[Any]:
+        role = _UNKNOWN if role in _NO_LISTS else role
         between = b"["
         for at, stop, is_giant in self._cuts.slices(begin + 1, end, is_object=False):
             self._say(between)
@@ -300,7 +304,9 @@ class _Reading:
 
 
 def _role_of(name: str, inside: _Role) -> _Role:
-    known = KNOWN_PARAMS if inside == "body" else CALLERS_OWN
+    if inside == _UNKNOWN:
+        return _UNKNOWN
+    known = KNOWN_PARAMS - LOOKED_THROUGH if inside == "body" else CALLERS_OWN
     return _ROLES.get(inside, {}).get(name) or ("" if name in known or not inside else _UNKNOWN)
 
 

@@ -261,6 +261,8 @@ class Exchange:
         said += [self._timing(load.errand), *own]
         if body is None:
             chunks = _unbroken(carried.chunks())
+            if visit and visit.may_tell:
+                chunks = visit.hearing(chunks, carried.headers)
             if load.endpoint.batch == "results" and carried.status == 200:
                 chunks = self._batches.passing(load.errand, dict(carried.headers), chunks, visit.told if visit else None)
             return Response(carried.status, said, chunks, reply, trail=load.errand.trail)
@@ -303,7 +305,8 @@ class Exchange:
 
 
 def _is_json(carried: Carried) -> bool:
-    return dict(carried.headers).get("content-type", "").startswith("application/json")
+    kind = dict(carried.headers).get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("", "application/json") or kind.endswith("+json")
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

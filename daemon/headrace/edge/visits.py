@@ -18,6 +18,8 @@ Read = Callable[[Carried], Awaitable[bytes]]
 async def entered(visit: Visit, load: Load) -> Load:
     """Return the load as it may go; raises what speaks against it. A body that goes by is read as it does."""
     await visit.enter(load.headers)
+    if visit.may_tell:  # so it must come in the clear
+        load = replace(load, headers=tuple(pair for pair in load.headers if pair[0] != "accept-encoding"))
     content = load.body.content
     if isinstance(content, bytes):
         await visit.body(content, load.headers)

@@ -11,6 +11,7 @@ Another's thing is answered as one that is not there, and so is one whose maker 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,11 +25,16 @@ from headrace.resources import ids
 from headrace.resources.listing import Listing
 from headrace.resources.owners import Owners
 from headrace.resources.places import KINDS, Place, kind_of_id, place_of
-from headrace.resources.scan import Scan, scan_of
+from headrace.resources.scan import Scan, Words, scan_of
 
 _PLAIN = ("", "identity")
 _BEGINS = b"message_start"
 _PROFILE = "anthropic-user-profile-id"
+# Headers that go upstream and name nothing there; what stands in others may name a thing, by whatever name of the header.
+_NAMES_NOTHING = re.compile(
+    r"accept.*|anthropic-(version|beta)|cache-control|content-.*|date|idempotency-key|priority|request-id|user-agent"
+    r"|x-(app|request-id|stainless-.*)"
+)
 _PIECE = 1 << 16  # of a body, that is looked through at once
 
 
@@ -141,6 +147,8 @@ class Guard:
         for profile in [value.strip() for name, value in headers if name == _PROFILE]:
             if (await self.owners.of([profile])).get(profile) != owner:
                 raise self.missing(Place("user_profiles", profile))
+        named = ids.asked_by(*(value for name, value in headers if ids.may_name(name) and not _NAMES_NOTHING.fullmatch(name)))
+        await self.check(owner, named, are_ids=False)
 
     def missing(self, place: Place) -> ResourceNotFound:
         """Return what upstream says of a thing that is not there."""
@@ -199,7 +207,9 @@ class Visit:
         elif self._method not in ("GET", "HEAD", "POST") and not self._is_shared:
             raise NotAllowed(f"{self._method} of all that there is: callers have their own only")
         if not self.is_list:  # which shows nothing of others', whatever it is asked for
-            await self._guard.check(self._owner, ids.asked_by(self._place.below, self._query), are_ids=False)
+            # In what is everybody's the id, too: another spelling of a collection of ours is none that we know.
+            said = (self._place.id if self._is_shared else "", self._place.below, self._query)
+            await self._guard.check(self._owner, ids.asked_by(*said), are_ids=False)
         await self._guard.check_headers(self._owner, headers)
         if self._method == "POST":
             if self.is_making:
@@ -221,8 +231,10 @@ class Visit:
 
     async def passing(self, chunks: AsyncIterator[bytes], headers: Headers) -> AsyncIterator[bytes]:
         """Yield a body's pieces, each once what it names is known to be the caller's own; raises as `body` does."""
-        said = next((value for name, value in headers if name == "content-type"), "")
-        scan, held = scan_of(said, is_wide=self._place.collection != "messages/batches"), b""
+        said = [value for name, value in headers if name == "content-type"]
+        if len(said) > 1:
+            raise InvalidCall("content-type: a body has one")
+        scan, held = scan_of("".join(said), is_of_calls=self._place.collection == "messages/batches"), b""
         async for chunk in chunks:
             await self._look(scan, chunk)
             if held:
@@ -244,12 +256,35 @@ class Visit:
 
     async def hear(self, answer: bytes) -> None:
         """Raise `NotAllowed` if an answer tells of what is another's, where nobody knows what was asked for."""
-        scan = Scan(is_wide=True)
-        for start in range(0, len(answer), _PIECE):
-            found = scan.feed(answer[start : start + _PIECE])
-            if found and await self._guard.names_others(self._owner, found):
-                raise NotAllowed("the answer tells of what is others'; it is for callers with the role admin")
-            await asyncio.sleep(0)
+        async for _ in self._hearing(_once(answer)):
+            pass
+
+    def hearing(self, chunks: AsyncIterator[bytes], headers: Headers) -> AsyncIterator[bytes]:
+        """
+        Return the pieces of such an answer, each once it is known to tell of nothing of others'; they raise as `hear` does.
+
+        Raises `NotAllowed` for an answer that is packed, though nobody asked for that.
+        """
+        if any(name == "content-encoding" and value.strip().lower() not in _PLAIN for name, value in headers):
+            raise NotAllowed("what the answer tells of cannot be read; it is for callers with the role admin")
+        return self._hearing(chunks)
+
+    async def _hearing(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        scan, held = Words(), b""
+        async for chunk in chunks:
+            for start in range(0, len(chunk), _PIECE):
+                await self._hear(scan.feed(chunk[start : start + _PIECE]))
+                await asyncio.sleep(0)
+            if held:
+                yield held
+            held = chunk  # an id may end in the next one
+        await self._hear(scan.end())
+        if held:
+            yield held
+
+    async def _hear(self, found: list[str]) -> None:
+        if found and await self._guard.names_others(self._owner, found):
+            raise NotAllowed("the answer tells of what is others'; it is for callers with the role admin")
 
     async def told(self, things: list[str]) -> None:
         """Record what the results of a batch tell to have been made."""
@@ -275,7 +310,7 @@ class Visit:
             raise NotAllowed("whose this is cannot be told; it is for callers with the role admin") from None
         owners = await self._guard.owners.of([thing for thing, _ in items])
         for name, said in listing.beside():
-            if await self._guard.names_others(self._owner, Scan(is_wide=True).feed(said)):
+            if await self._guard.names_others(self._owner, Scan().feed(said)):
                 listing.leave_out(name)
         kind = self._place.kind
         listing.keep(items, lambda thing, item: owners.get(thing) == self._owner or (kind.has_public and _is_public(item)))

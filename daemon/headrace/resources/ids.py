@@ -10,20 +10,32 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote_plus
 
 from headrace.forms import exact
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FULL = re.compile(r"[a-z]+_[A-Za-z0-9]{16,100}")
-_SHORTEST = 12  # of an id that means the same wherever it stands: a version may be called "1"
+_SAID = re.compile(r"[A-Za-z0-9_-]{12,128}")  # that long an id means the same wherever it stands: a version may be called "1"
 _RESULT = re.compile(r"((bash_|text_editor_)?code_execution|server)\w*_result")
 _MARKS = (b"container", b"file_id")  # one of which is in every answer that tells of a thing
 _DEEPEST = 12
 _LIKE_ONE = re.compile(r"[a-z]{2,24}(_[a-z]{2,24}){0,3}_(?=[A-Za-z-]{0,100}[0-9])[A-Za-z0-9-]{8,100}|[0-9a-f-]{32,36}")
-_SECRET = re.compile(r"token|key|secret|authorization|password", re.IGNORECASE)  # what is asked in Redis is seen there
+_SECRET = re.compile(r"token|key|secret|authorization|password", re.IGNORECASE)
 _PLAIN_TEXT = frozenset({"type", "text", "cache_control"})
-CALLERS_OWN = frozenset({"cache_control", "content", "input", "input_schema", "function", "parameters", "name"})
+CALLERS_OWN = frozenset({
+    "cache_control", "content", "description", "function", "input", "input_examples", "input_schema", "name", "parameters",
+})  # fmt: skip
+_OF_A_MESSAGE = CALLERS_OWN | {"function_call", "refusal", "role", "tool_call_id", "tool_calls"}
+_OF_A_BLOCK = CALLERS_OWN | {"caller", "citations"}  # what upstream has said itself of earlier turns
+# Blocks that are known: texts in them are their callers' own, but for what is called an id, or stands inside an object.
+_KNOWN_BLOCKS = frozenset({
+    "bash_code_execution_result", "bash_code_execution_tool_result", "code_execution_result", "code_execution_tool_result",
+    "compaction", "container_upload", "document", "fallback", "file", "image", "image_url", "input_audio", "mcp_tool_result",
+    "mcp_tool_use", "redacted_thinking", "refusal", "search_result", "server_tool_use", "text",
+    "text_editor_code_execution_tool_result", "thinking", "tool_reference", "tool_result", "tool_search_tool_result",
+    "tool_use", "web_fetch_result", "web_fetch_tool_result", "web_search_result", "web_search_tool_result",
+})  # fmt: skip
 _NAMES_NO_THING = frozenset({"tool_use_id", "tool_call_id", "call_id", "tool_id"})
 # What the API and its chat dialect have that names nothing, or that is looked at for itself.
 KNOWN_PARAMS = frozenset({
@@ -33,6 +45,8 @@ KNOWN_PARAMS = frozenset({
     "stream", "stream_options", "system", "temperature", "thinking", "thread", "tool_choice", "tools", "top_k", "top_p", "user",
     "workspace_id",
 })  # fmt: skip
+LOOKED_THROUGH = frozenset({"container", "context_management", "diagnostics", "mcp_servers", "thinking", "thread"})
+"""Parameters that are known, and in which nothing is a caller's own text: they may come to name more than they do today."""
 MOST = 10_000
 """How many things a call may name."""
 OF_NO_THING = frozenset({"toolu", "srvtoolu", "mcptoolu", "msg", "req"})
@@ -51,10 +65,14 @@ def is_full(id: str) -> bool:
     return _FULL.fullmatch(id) is not None
 
 
-def asked_by(below: str, query: str) -> list[str]:
-    """Return what may be ids in the rest of a path, and in a query."""
-    said = [*below.split("/"), *(value for _, value in parse_qsl(query.replace(",", "&,=")))]
-    return [text for text in dict.fromkeys(map(unquote, said)) if len(text) >= _SHORTEST and is_id(text)]
+def asked_by(*said: str) -> list[str]:
+    """Return what may be ids in the rest of a path, in a query, in headers: every word that is long enough."""
+    return list(dict.fromkeys(word for text in said for word in _SAID.findall(unquote_plus(text))))
+
+
+def may_name(name: str) -> bool:
+    """Whether what is called by this name may be an id, and no secret: what is asked in Redis is seen there."""
+    return _SECRET.search(name) is None
 
 
 def of_thread(message_id: str) -> str:
@@ -71,8 +89,8 @@ def asked_in(body: Mapping[str, Any]) -> tuple[str, ...]:
     """
     Return the ids of things that a message call names: its container, its skills, files, and a thread; each once.
 
-    What a parameter, a tool or a block names that we do not know counts, too: in a block what is called an id, elsewhere what
-    looks like one.
+    What a parameter, a message, a tool or a block names that we do not know counts, too: what is called an id in a block, what
+    looks like one anywhere.
 
     Of more than `MOST` it returns one too many.
     """
@@ -100,19 +118,29 @@ def _asked(body: Mapping[str, Any]) -> Iterator[str]:
         yield from _unheard_of(body)
     waiting: list[Any] = [body.get("system"), *(message.get("content") for message in _maps(body.get("messages")))]
     while waiting:
-        for block in _maps(waiting.pop()):
+        for block in _blocks(waiting.pop()):
             if block.get("type") == "text" and block.keys() <= _PLAIN_TEXT:
                 continue
-            source, content = block.get("source"), block.get("content")
-            for holder in (block, *_about(block)):
-                yield from _named(holder)
-            if isinstance(content, dict):  # a tool's result
-                waiting.append([content])
-            waiting += (content, source.get("content") if isinstance(source, dict) else None)
+            source = block.get("source")
+            yield from _named(block)
+            yield from _of_block_asked(block)
+            waiting += (block.get("content"), source.get("content") if isinstance(source, dict) else None)
 
 
-def _about(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    return (value for name, value in block.items() if type(value) is dict and name not in CALLERS_OWN)
+def _blocks(content: Any) -> Sequence[Mapping[str, Any]]:
+    return [content] if type(content) is dict else _maps(content)  # a tool's result has one, and who knows what else
+
+
+def _of_block_asked(block: Mapping[str, Any]) -> Iterator[str]:
+    is_known = str(block.get("type")) in _KNOWN_BLOCKS
+    for name, value in block.items():
+        if name in _OF_A_BLOCK or name in _NAMES_NO_THING:
+            continue
+        if type(value) is dict:
+            yield from _named(value)
+            yield from _like_ids({name: inner for name, inner in value.items() if name != "content"}, _DEEPEST)
+        elif not is_known or type(value) is list:
+            yield from _like_ids({name: value}, _DEEPEST)
 
 
 def _named(holder: Mapping[str, Any]) -> Iterator[str]:
@@ -125,11 +153,12 @@ def _named(holder: Mapping[str, Any]) -> Iterator[str]:
 
 def _unheard_of(body: Mapping[str, Any]) -> Iterator[str]:
     for name, value in body.items():
-        if name not in KNOWN_PARAMS:
+        if name not in KNOWN_PARAMS or name in LOOKED_THROUGH:
             yield from _like_ids(value, _DEEPEST)
-    for tool in _maps(body.get("tools")):
-        if tool.get("type", "custom") not in ("custom", "function"):
-            yield from _like_ids([value for name, value in tool.items() if name not in CALLERS_OWN], _DEEPEST)
+    for known, items in ((CALLERS_OWN, body.get("tools")), (_OF_A_MESSAGE, body.get("messages"))):
+        for item in _maps(items):
+            if not item.keys() <= known:
+                yield from _like_ids({name: value for name, value in item.items() if name not in known}, _DEEPEST)
 
 
 def _like_ids(value: Any, depth: int) -> Iterator[str]:
@@ -138,7 +167,7 @@ def _like_ids(value: Any, depth: int) -> Iterator[str]:
             yield value
     elif depth and type(value) is dict:
         for name, inner in value.items():
-            if not _SECRET.search(name):
+            if name != "type" and may_name(name):
                 yield from _like_ids(inner, depth - 1)
     elif depth and type(value) is list:
         for inner in value:

@@ -2,8 +2,9 @@
 The ids of things in a body that goes by, piece by piece. Pure.
 
 Every string that looks like an id counts, whatever it is called there: bodies of endpoints that nobody has heard of name things
-as they like. A string may be written with escapes (`\\u0066ile_`), and is read with them undone; it may begin in one piece and
-end in the next. In what is no JSON nothing tells where a string ends, so that every word that looks like an id counts.
+as they like. In a batch of message calls that is so, too, but for the names that its caller gives them. A string may be written
+with escapes (`\\u0066ile_`), and is read with them undone; it may begin in one piece and end in the next. In what is no JSON
+nothing tells where a string ends, so that every word that looks like an id counts.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import re
 from collections.abc import Iterator
 
 from headrace.errors import InvalidCall
-from headrace.resources.ids import MOST, OF_NO_THING, of_thread
-from headrace.resources.places import PREFIXES
+from headrace.resources.ids import MOST, OF_NO_THING, is_full, may_name, of_thread
+from headrace.resources.places import PREFIXES, kind_of_id
 
 # As upstream makes them: letters that name the kind, and so many that mean nothing that no name is like it.
 _MEANS_NOTHING = rb"_[A-Za-z0-9]{16,100}"
@@ -33,19 +34,24 @@ _PERCENT = re.compile(rb"%(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|2[dD])")
 _ESCAPE = re.compile(rb"\\u00(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|2[dD])")
 _LONGEST = 128 * 6 + 2  # bytes of one string, all of it escaped
 _LONGEST_FIELD = 1 << 20
+_REMEMBERED = 50_000  # things of a batch that are not asked for again
+_NAMED = re.compile(rb'"([^"\\]{1,64})"\s{0,16}:\s{0,16}$')
+_NAME = 64 + 36
+# As browsers and libraries write it, either name first; what is written otherwise may be a field to another reader.
+_PARAM = rb'(?:name="[^"\\\r\n]*"|name=[^\s";\\]+|filename\*=[^\s";\\]+)'
+_FILENAME = rb'filename=(?:"[^"\r\n]*"|[^\s";\\]+)'
+_OF_FILE = re.compile(
+    rb"content-disposition:\s*form-data(?:\s*;\s*" + _PARAM + rb")*\s*;\s*" + _FILENAME + rb"(?:\s*;\s*" + _PARAM + rb")*\s*",
+    re.IGNORECASE,
+)
+_EXTENDED = re.compile(r"boundary\s*\*", re.IGNORECASE)
 _BOUNDARY = re.compile(r"""boundary\s*=\s*(?:"([^"]*)"|([^\s;"]+))""", re.IGNORECASE)
 
 
 class Scan:
-    """
-    Reads one body of JSON.
+    """Reads one body of JSON."""
 
-    Args:
-        is_wide: whether ids of kinds that are not known count, too.
-    """
-
-    def __init__(self, *, is_wide: bool) -> None:
-        self._is_wide = is_wide
+    def __init__(self) -> None:
         self._tail = b""
         self._seen: set[str] = set()
 
@@ -67,25 +73,60 @@ class Scan:
     def _new(self, things: Iterator[str]) -> list[str]:
         found = list(dict.fromkeys(thing for thing in things if thing not in self._seen))
         self._seen.update(found)
-        if len(self._seen) > MOST:
-            raise InvalidCall(f"the body names more than {MOST:,} things")
+        self._bound()
         return found
 
+    def _bound(self) -> None:
+        if len(self._seen) > MOST:
+            raise InvalidCall(f"the body names more than {MOST:,} things")
+
     def _ids(self, text: bytes) -> Iterator[str]:
-        for string in (_ANY if self._is_wide else _KNOWN).finditer(_unescaped(text)):
-            thing = string[1].decode()
-            kind, _, _ = thing.partition("_")
-            if kind == "msg" and not self._is_wide:
-                yield of_thread(thing)  # in a message's params nothing else is named by a message's id
-            elif kind not in OF_NO_THING:
+        for string in _ANY.finditer(_unescaped(text)):
+            if (thing := string[1].decode()).partition("_")[0] not in OF_NO_THING:
                 yield thing
+
+
+class Calls(Scan):
+    """
+    Reads the body of a batch: message calls, with names that their caller gives them.
+
+    Of what is no id of a kind that is known there is no bound: a hundred thousand calls have as many texts that look like one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = 0
+
+    def _ids(self, text: bytes) -> Iterator[str]:
+        text = _unescaped(text)
+        for string in _ANY.finditer(text):
+            thing = string[1].decode()
+            if thing.startswith("msg_"):
+                if _KNOWN.fullmatch(string[0]):
+                    yield of_thread(thing)  # in a message's params nothing else is named by a message's id
+            elif thing.partition("_")[0] not in OF_NO_THING and not _is_named_freely(text, string.start()):
+                yield thing
+
+    def _new(self, things: Iterator[str]) -> list[str]:
+        found = super()._new(things)
+        self._known += sum(kind_of_id(thing) is not None and is_full(thing) for thing in found)
+        self._bound()
+        return found
+
+    def _bound(self) -> None:
+        if self._known > MOST:
+            raise InvalidCall(f"the body names more than {MOST:,} things")
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
+
+
+def _is_named_freely(text: bytes, at: int) -> bool:
+    name = _NAMED.search(text[max(0, at - _NAME) : at])
+    return name is not None and (name[1] in (b"custom_id", b"type") or not may_name(name[1].decode(errors="replace")))
 
 
 class Words(Scan):
     """Reads one body of whatever: a form in a line, lines of text."""
-
-    def __init__(self) -> None:
-        super().__init__(is_wide=True)
 
     def feed(self, piece: bytes) -> list[str]:
         """Return the ids in the words that end in this piece."""
@@ -134,7 +175,7 @@ class FormFields(Words):
         if self._is_head and b"\r\n\r\n" in self._part:
             head, _, self._part = self._part.partition(b"\r\n\r\n")
             found += self._said(head)
-            self._is_head, self._is_file = False, b"filename" in head.lower()
+            self._is_head, self._is_file = False, _is_of_file(head)
         if self._is_file:
             self._part = self._part[-len(self._mark) :]
         elif len(self._part) > _LONGEST_FIELD:
@@ -148,11 +189,18 @@ class FormFields(Words):
     def _read(self, part: bytes) -> list[str]:
         if self._is_head:
             head, _, part = part.partition(b"\r\n\r\n")
-            return self._said(head) + ([] if b"filename" in head.lower() else self._said(part))
+            return self._said(head) + ([] if _is_of_file(head) else self._said(part))
         return [] if self._is_file else self._said(part)
 
     def _said(self, text: bytes) -> list[str]:
         return self._new(self._ids(text))
+
+
+def _is_of_file(head: bytes) -> bool:
+    # For every reader: one that takes it for a field must find nothing in it that we did not.
+    said = [line for line in head.split(b"\r\n") if line.strip()]
+    disposed = [line for line in said if line.lower().startswith(b"content-disposition")]
+    return len(disposed) == 1 and _OF_FILE.fullmatch(disposed[0]) is not None and not any(line[:1] in b" \t" for line in said)
 
 
 def _unescaped(text: bytes) -> bytes:
@@ -163,13 +211,19 @@ def _sign(escape: re.Match[bytes]) -> bytes:
     return bytes.fromhex(escape[1].decode())
 
 
-def scan_of(content_type: str, *, is_wide: bool) -> Scan:
-    """Return what reads a body of this type; `InvalidCall` for a form that two could read in two ways."""
+def scan_of(content_type: str, *, is_of_calls: bool) -> Scan:
+    """
+    Return what reads a body of this type; `InvalidCall` for a form that two could read in two ways.
+
+    Args:
+        is_of_calls: whether message calls are in it.
+    """
     kind, _, params = content_type.partition(";")
     kind = kind.strip().lower()
     if kind.startswith("multipart/"):
         boundaries = _BOUNDARY.findall(params)
-        if len(boundaries) != 1 or not (boundary := (boundaries[0][0] or boundaries[0][1])):
+        is_one = len(boundaries) == 1 and not _EXTENDED.search(params)
+        if not is_one or not (boundary := (boundaries[0][0] or boundaries[0][1])):
             raise InvalidCall("content-type: a form has one boundary")
         return FormFields(boundary.encode(errors="surrogateescape"))
-    return Scan(is_wide=is_wide) if kind in ("", "application/json") or kind.endswith("+json") else Words()
+    return (Calls() if is_of_calls else Scan()) if kind in ("", "application/json") or kind.endswith("+json") else Words()

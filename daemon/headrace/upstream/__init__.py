@@ -1,6 +1,6 @@
 """
 What stands above us: `client` asks the API, `requests` is what it is told, `reading` takes in what it says, `failures` knows
-what its errors mean, `transport` is the network.
+what its errors mean, `transport` is the network, `masking` keeps our key out of what comes back.
 """
 
 from __future__ import annotations

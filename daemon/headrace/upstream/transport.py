@@ -27,6 +27,7 @@ from yarl import URL
 from headrace.heads import value_bytes, value_text
 from headrace.model import Headers
 from headrace.upstream.answer_heads import tolerant
+from headrace.upstream.masking import Mask, key_in
 from headrace.upstream.unpacking import unpacked
 
 _KEEPALIVE = ((socket.SOL_SOCKET, "SO_KEEPALIVE", 1), (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60),
@@ -79,10 +80,12 @@ class Response:
     """
     An answer, up to its body, whose chunks it yields as they come: `async for chunk in response`. `close` must follow.
 
+    The key that was sent is nowhere in what it says.
+
     `raw` are its headers as they came.
     """
 
-    __slots__ = ("_connection", "_headers", "_payload", "_request", "_writing", "raw", "status")
+    __slots__ = ("_connection", "_headers", "_key", "_mask", "_payload", "_request", "_writing", "raw", "status")
 
     def __init__(
         self,
@@ -96,6 +99,8 @@ class Response:
         self.raw: Sequence[tuple[bytes, bytes]] = head.raw_headers
         self._headers: Headers | None = None
         self._request = request
+        self._key = key_in(request.headers)
+        self._mask = Mask(self._key) if self._key else None
         self._payload, self._connection, self._writing = payload, connection, writing
 
     def __repr__(self) -> str:
@@ -105,15 +110,21 @@ class Response:
     def headers(self) -> Headers:
         """Its headers, lower-case names."""
         if self._headers is None:
-            self._headers = tuple([(name.decode("latin-1").lower(), value_text(value)) for name, value in self.raw])
+            said = [(name.decode("latin-1").lower(), value_text(value)) for name, value in self.raw]
+            if self._key and any(self._key in value for _, value in said):
+                said = [(name, value.replace(self._key, "*" * len(self._key))) for name, value in said]
+            self._headers = tuple(said)
         return self._headers
 
     def __aiter__(self) -> Response:
         return self
 
     async def __anext__(self) -> bytes:
-        if not self._payload.at_eof() and (chunk := await self._payload.readany()):
-            return chunk
+        while not self._payload.at_eof() and (chunk := await self._payload.readany()):
+            if said := chunk if self._mask is None else self._mask.feed(chunk):
+                return said
+        if self._mask is not None and (held := self._mask.end()):
+            return held
         raise StopAsyncIteration
 
     def unpacked(self) -> AsyncIterator[bytes]:
@@ -121,7 +132,8 @@ class Response:
         named = ",".join([value for name, value in self.headers if name == "content-encoding"]).strip().lower()
         if named in ("", "identity"):
             return self
-        return unpacked(self, named, ",".join([value for name, value in self._request.headers if name == "accept-encoding"]))
+        chunks = unpacked(self, named, ",".join([value for name, value in self._request.headers if name == "accept-encoding"]))
+        return Mask(self._key).over(chunks) if self._key else chunks
 
     def close(self) -> None:
         """Give the connection back; what is not at its end by now is closed."""
