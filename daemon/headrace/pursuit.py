@@ -135,6 +135,8 @@ class Pursuits:
         nobody can say so.
         """
         hold = self._tickets.hold(call.ticket)
+        if (trail := call.trail) is not None:
+            hold.stopped_by = lambda: trail.stopped_by
         async with self._sure_to_end(call.ticket, hold):
             async with self._ending(call, spared=spared) as bound, self._flow.walk(call, is_live=call.stream) as reply:
                 bound.move(call.ends)
