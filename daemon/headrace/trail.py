@@ -22,6 +22,7 @@ from headrace.trace import Trace
 ID_HEADER = "x-headrace-request-id"
 GIVEN_HEADER = "x-request-id"
 TIMING_HEADER = "server-timing"
+TICKET_HEADER = "x-headrace-ticket"
 
 # What is waited for beside limits, which have names of their own.
 SLOTS, HOLD, LEARNING = "slots", "hold", "learning"
@@ -80,7 +81,7 @@ class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Trail:
     """The tries and the waits of one call or flight, and those of the flights that it follows."""
 
-    __slots__ = ("_followed", "_going", "_led_by", "_told", "_tries", "_waits", "holding", "steps")
+    __slots__ = ("_followed", "_going", "_led_by", "_told", "_tries", "_waits", "holding", "steps", "ticket")
 
     def __init__(self) -> None:
         self._going: float | None = None
@@ -91,6 +92,8 @@ class Trail:
         self._followed: tuple[Trail, ...] = ()
         self._led_by: Trace | None = None
         self._told = ""
+        self.ticket = ""
+        """That its caller may know of, once it waits for it no more: errors name it."""
         self.steps: list[tuple[str, float, float]] = []
         """What was done before anybody was asked: its name, from when until when (Unix seconds)."""
 
