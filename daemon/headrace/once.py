@@ -104,7 +104,7 @@ class Once:
                 pass_on(flight, leader, no, self._clock.now())
                 continue
             if isinstance(claim, Conflict):
-                _refuse_all(flight, conflict())
+                _refuse_all(flight, conflict(leader.call.idempotency_key))
             elif isinstance(claim, Same):
                 flight.outside = _nobody
                 if landing := await self._wait_for(flight, claim):

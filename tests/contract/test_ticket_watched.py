@@ -9,7 +9,7 @@ import pytest
 
 from conftest import until
 from headrace import keys
-from headrace.errors import TicketNotFound
+from headrace.errors import TicketLost, TicketNotFound
 from headrace.owner import Owner
 from headrace.retry.ticket import State, Ticket
 from ticket_parts import ANSWER, QUICK, Process, a_call
@@ -102,3 +102,14 @@ async def test_planted(here):
     await here.link.do("SET", keys.watchers(ticket_id), "rubbish")
     assert await here.tickets.start(ticket_id, 1)
     assert await here.tickets.finish(ticket_id, answer=ANSWER)
+
+
+async def test_lost(here):
+    """One that was told and is there no more is lost, and not one that there never was: whoever watches may ask again."""
+    ticket_id = (await here.tickets.submit(a_call())).ticket
+    watcher = Watcher(here, ticket_id)
+    await watcher.has(State.QUEUED, 0)
+    await here.link.do("DEL", keys.ticket(ticket_id))
+    here.tickets.watching._on_moved(ticket_id.encode())
+    with pytest.raises(TicketLost):
+        await asyncio.wait_for(watcher.task, 3)

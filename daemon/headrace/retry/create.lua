@@ -34,7 +34,9 @@
 
 if ARGV[2] ~= '' then
     local first = redis.call('HMGET', KEYS[4], 'fingerprint', 'ticket')
-    if first[2] and first[2] ~= ARGV[1] then
+    -- A key whose ticket is gone stands for nothing: whoever waited for that would wait in vain.
+    local tickets = string.sub(KEYS[1], 1, -#ARGV[1] - 1)
+    if first[2] and first[2] ~= ARGV[1] and redis.call('EXISTS', tickets .. first[2]) == 1 then
         if first[1] ~= ARGV[2] then
             return {'conflict', ''}
         end

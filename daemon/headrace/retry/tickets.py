@@ -20,7 +20,7 @@ import structlog
 
 from headrace import keys, observe
 from headrace.clock import Clock
-from headrace.errors import Canceled, DeadlinePassed, Draining, RedisAway, TicketLost, TicketNotFound
+from headrace.errors import Canceled, DeadlinePassed, Draining, RedisAway, TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link, Script
 from headrace.model import Call
@@ -363,8 +363,7 @@ class Tickets:
                     return await self._ended(ticket_id, heed)
             return await self.looks.whole(ticket_id)
         except TicketNotFound as error:
-            self._waits.note_lost()
-            raise TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata) from None
+            raise self._waits.lost(error) from None
 
     async def _ended(self, ticket_id: str, heed: Heed) -> Ticket:
         while True:

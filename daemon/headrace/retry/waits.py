@@ -15,7 +15,7 @@ import structlog
 
 from headrace import keys, observe, records
 from headrace.clock import Clock, until_set
-from headrace.errors import RedisAway, TicketNotFound
+from headrace.errors import RedisAway, TicketLost, TicketNotFound
 from headrace.link import Link, Script
 from headrace.nudges import Nudges
 from headrace.retry.policy import jitter
@@ -80,12 +80,17 @@ class Waits:
             # A little different each time: thousands that wait must not all look at once.
             await until_set(nudged, self._clock, self._timing.want_s / 6 * jitter())
 
-    def note_lost(self) -> None:
-        """Say once that Redis has lost data: all that waited will find it out one by one, over the next seconds."""
+    def lost(self, error: TicketNotFound) -> TicketLost:
+        """
+        Return what is told to who knows that a ticket was there.
+
+        That Redis has lost data is said once: all that waited will find it out one by one, over the next seconds.
+        """
         now = self._clock.now()
         if now - self._lost_at > _LOST_S:
             log.error(observe.REDIS_LOST_DATA)
         self._lost_at = now
+        return TicketLost("Redis lost the ticket: ask again", retry_after_s=1.0, metadata=error.metadata)
 
     async def look(self, ticket_id: str) -> bool:
         """Say that somebody waits for a ticket, and return whether it has ended; raises `TicketNotFound` and `RedisAway`."""

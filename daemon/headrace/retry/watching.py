@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 
 from headrace import keys
 from headrace.clock import Clock, until_set
+from headrace.errors import TicketNotFound
 from headrace.insist import insist
 from headrace.link import Link
 from headrace.nudges import Nudges
@@ -43,13 +44,17 @@ class Watching:
         """
         Yield an owner's ticket now and at each change, in the end with its answer; changes close together come as one.
 
-        Raises `TicketNotFound`, and `RedisAway` when Redis has been away for some seconds.
+        Raises `TicketNotFound`, `TicketLost` of one that was told and is there no more, and `RedisAway` when Redis has been
+        away for some seconds.
         """
         told = None
         with self._nudges.of(ticket_id) as nudged:
             while True:
                 nudged.clear()
-                ticket = await insist(self._clock, lambda: self._look(ticket_id, owner))
+                try:
+                    ticket = await insist(self._clock, lambda: self._look(ticket_id, owner))
+                except TicketNotFound as error:
+                    raise self._waits.lost(error) if told is not None else error from None
                 if ticket != told:
                     told = ticket
                     yield ticket if not ticket.state.is_terminal else await self._looks.whole(ticket_id)
