@@ -142,7 +142,7 @@ class Leases:
     def _look_again_s(self, flight: Flight) -> float:
         # So soon that a leader's death is found in time, and that who is held by its limit hears so before its own clock rings.
         often_s = min(self._lease_ms / 3000, _ASK_AGAIN_S)
-        if not flight.trail.told:
+        if not flight.trail.told or flight.is_open:
             return often_s
         return min(often_s, max(_LEAST_S, flight.lead().call.begin_by - self._clock.now()))
 
