@@ -12,10 +12,10 @@ from page_rows import rows_of
 @pytest.mark.parametrize("view", text.VIEWS)
 def test_round(view):
     """The key goes through columns of the view, and comes back to the rows as they came."""
-    [row] = rows_of("a")[view]
+    rows = rows_of("a")[view]
     seen, column = [], order.after(view, "")
     while column:
-        assert order.ordered(view, column, [row]) == [row]
+        assert sorted(map(repr, order.ordered(view, column, rows))) == sorted(map(repr, rows))
         seen.append(column)
         column = order.after(view, column)
     assert set(seen) <= {name for name, _ in text.COLUMNS[view]}
