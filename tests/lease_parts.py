@@ -8,7 +8,8 @@ from headrace.clock import SystemClock
 from headrace.flight.flight import Landing
 from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
-from headrace.flight.lease import Leases, Recalled
+from headrace.flight.lease import Leases
+from headrace.flight.role import Recalled
 from headrace.link import Link
 from headrace.model import Answer, Event, Form, Source
 from scripted import CALL

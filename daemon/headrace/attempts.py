@@ -21,7 +21,8 @@ from headrace.cache.tiered import Cache
 from headrace.clock import Clock
 from headrace.errors import AttemptFailed, BrokenStream, DeadlinePassed, HeadraceError
 from headrace.flight.flight import Flight, Landing
-from headrace.flight.lease import Lease, Leases
+from headrace.flight.lease import Leases
+from headrace.flight.role import Lease
 from headrace.instruments import Sizes
 from headrace.model import UNTOLD, Answer, Call, Event, Form, Usage
 from headrace.outcome import Outcomes, Tried

@@ -28,7 +28,8 @@ from headrace.clock import Clock
 from headrace.errors import AttemptFailed, Draining, HeadraceError, NotCached, OutOfTime, Refusal
 from headrace.flight.flight import Flight, Landing, broken_off
 from headrace.flight.flights import Flights
-from headrace.flight.lease import Lease, Leases, NoLease, Recalled
+from headrace.flight.lease import Leases
+from headrace.flight.role import Lease, NoLease, Recalled
 from headrace.flight.stay import Stay
 from headrace.flight.succession import pass_on, refuse_likewise
 from headrace.model import Call, Reply, Source

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from headrace.answers import Answers
 from headrace.clock import Clock
+from headrace.deadline import no_room
 from headrace.disconnect import OnDisconnect
 from headrace.errors import Abandoned, Canceled, DeadlinePassed, HeadraceError, OutOfTime, RedisAway, Refusal, TicketNotFound
 from headrace.flight.flight import Flight, Landing, Member, broken_off
@@ -80,12 +81,15 @@ class Once:
                     return
 
     async def _reply_to(self, member: Member) -> Reply | None:
-        """As `Replies.of_member`; a caller that Redis keeps waiting is told so while it still listens."""
+        """As `Replies.of_member`; whom Redis, or a limit elsewhere, keeps waiting is told so while it still listens."""
         with contextlib.suppress(TimeoutError):
             async with self._clock.timeout(member.call.begin_by - self._clock.now()):
                 return await self._flow.replies.of_member(member)
         if self._tickets.is_cut_off:
             raise unrecorded()
+        trail = member.call.trail
+        if trail is not None and trail.told and not member.is_served and (limit := trail.stopped_by):
+            raise no_room(limit)
         return await self._flow.replies.of_member(member)
 
     async def _fly_once(self, flight: Flight) -> Landing:
@@ -100,7 +104,7 @@ class Once:
                 pass_on(flight, leader, no, self._clock.now())
                 continue
             if isinstance(claim, Conflict):
-                _refuse_all(flight, conflict())
+                _refuse_all(flight, conflict(leader.call.idempotency_key))
             elif isinstance(claim, Same):
                 flight.outside = _nobody
                 if landing := await self._wait_for(flight, claim):

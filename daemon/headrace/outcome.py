@@ -270,7 +270,7 @@ class Outcomes:
             began=began,
             first_s=reply.came_at - began if reply is not None and has_come else None,
             took_s=max(0.0, now - began),
-            ticket=reply.ticket if reply is not None else "",
+            ticket=(reply.ticket if reply is not None else "") or (errand.trail.ticket if errand.trail is not None else ""),
             request_id=reply.request_id if reply is not None else "",
             max_tokens=errand.max_tokens if isinstance(errand, Call) else 0,
             body_bytes=len(errand.body) if isinstance(errand, Call) else 0,

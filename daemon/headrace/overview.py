@@ -157,23 +157,27 @@ def drain(
     with asking(config, as_key) as ask:
         reply = ask("Operator", method, request(host=host, reason=reason))
         names = [each.instance for each in reply.hosts]
-        if wait and not undo:
-            _wait(names, patience_s, ask)
+        told = [*_wait(names, patience_s, ask)] if wait and not undo else [*reply.hosts]
     if as_json:
+        del reply.hosts[:]
+        reply.hosts.extend(told)
         echo_json(plain(reply))
         return
     said = "is back in service" if undo else "is drained" if wait else "goes out of service"
     typer.echo("\n".join(f"{name} {said}" for name in names))
 
 
-def _wait(names: Sequence[str], patience_s: float, ask: Ask) -> None:
+def _wait(names: Sequence[str], patience_s: float, ask: Ask) -> Iterator[Host]:
+    """Wait until hosts have finished what they have, and yield them as they are then; who has left is none of them."""
     from headrace.v1.operator_service_pb2 import HOST_STATE_DRAINED, ListHostsRequest
 
     give_up = time.monotonic() + patience_s
     while True:
         there = ask("Operator", "ListHosts", ListHostsRequest()).hosts
-        left = [each.instance for each in there if each.instance in names and each.state != HOST_STATE_DRAINED]
+        asked = [each for each in there if each.instance in names]
+        left = [each.instance for each in asked if each.state != HOST_STATE_DRAINED]
         if not left:
+            yield from asked
             return
         if time.monotonic() >= give_up:
             raise StartupError(f"{', '.join(left)} has not finished what it has; it stays out of service")

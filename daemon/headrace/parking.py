@@ -19,7 +19,8 @@ from headrace.disconnect import OnDisconnect
 from headrace.errors import BrokenStream, BudgetExhausted, DeadlinePassed, OutOfTime, QueueFull, RedisAway
 from headrace.flight.flight import Flight, Landing, broken_off
 from headrace.flight.handover import Handover
-from headrace.flight.lease import Lease, Leases
+from headrace.flight.lease import Leases
+from headrace.flight.role import Lease
 from headrace.model import Answer, Call, Form, Source
 from headrace.retry.policy import RETRY_BUDGET, Tries
 from headrace.retry.ticket import Ticket
@@ -125,7 +126,7 @@ class Parking:
     async def _follow(self, flight: Flight, ticket: str) -> Landing:
         flight.ticket = ticket
         following = asyncio.create_task(self._handover.follow(flight, ticket))
-        ending = asyncio.create_task(self._tickets.wait(ticket))
+        ending = asyncio.create_task(self._tickets.wait(ticket, heed=flight.trail.hear))
         try:
             await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
             if following.done():

@@ -122,7 +122,7 @@ class Pursuits:
             raise InvalidCall("a call with its caller's own key cannot be submitted: no key goes into a queue")
         claim = await self._tickets.submit(call)
         if isinstance(claim, Conflict):
-            raise conflict()
+            raise conflict(call.idempotency_key)
         return await self._tickets.get(claim.ticket, call.owner)
 
     # A ticket in our hands.
@@ -135,6 +135,8 @@ class Pursuits:
         nobody can say so.
         """
         hold = self._tickets.hold(call.ticket)
+        if (trail := call.trail) is not None:
+            hold.stopped_by = lambda: trail.stopped_by
         async with self._sure_to_end(call.ticket, hold):
             async with self._ending(call, spared=spared) as bound, self._flow.walk(call, is_live=call.stream) as reply:
                 bound.move(call.ends)
@@ -365,6 +367,7 @@ def unrecorded() -> RedisAway:
     return RedisAway("Redis is away: nobody can say which answer counts; it is recorded when Redis is back", retry_after_s=1.0)
 
 
-def conflict() -> IdempotencyConflict:
+def conflict(key: str) -> IdempotencyConflict:
     """Return what is told to who comes with a key that stands for another call."""
-    return IdempotencyConflict("this idempotency key was used for another call in the last 24 hours")
+    said = f"idempotency key {key!r} was used for another call in the last 24 hours"
+    return IdempotencyConflict(said, metadata={"idempotency_key": key})

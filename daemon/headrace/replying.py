@@ -13,7 +13,7 @@ from headrace.clock import Clock
 from headrace.crowd import Crowd, Waiting
 from headrace.deadline import no_room
 from headrace.errors import BrokenStream, HeadraceError, OutOfTime, Refusal, UpstreamError
-from headrace.flight.flight import Flight, Member
+from headrace.flight.flight import Member
 from headrace.model import Call, Reply, Source
 
 
@@ -145,7 +145,7 @@ class Replies:
             source=source,
             attempts=landing.attempts if landing else flight.attempts,
             age_s=age,
-            ticket=_ticket(member),
+            ticket=member.ticket,
             cache_status=self._keeping.flight_status(call, answer, source, now),
             request_id=answer.request_id if answer else flight.request_id,
             headers=answer.headers if answer else flight.headers,
@@ -156,11 +156,3 @@ class Replies:
             whole=lambda: flight.landing.answer if flight.landing else None,
             renditions=landing.renditions if landing else {},
         )
-
-
-def _ticket(member: Member) -> str:
-    # Where callers share answers, the ticket on which a flight waited may be another's; not even its name is told.
-    flight: Flight = member.flight
-    ticket = flight.landing.ticket if flight.landing else flight.ticket
-    is_own = member.leads and ticket == flight.ticket
-    return ticket if member.call.scope or member.call.idempotency_key or is_own else ""

@@ -22,6 +22,7 @@ from headrace.trace import Trace
 ID_HEADER = "x-headrace-request-id"
 GIVEN_HEADER = "x-request-id"
 TIMING_HEADER = "server-timing"
+TICKET_HEADER = "x-headrace-ticket"
 
 # What is waited for beside limits, which have names of their own.
 SLOTS, HOLD, LEARNING = "slots", "hold", "learning"
@@ -80,7 +81,7 @@ class Try(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Trail:
     """The tries and the waits of one call or flight, and those of the flights that it follows."""
 
-    __slots__ = ("_followed", "_going", "_led_by", "_tries", "_waits", "holding", "steps")
+    __slots__ = ("_followed", "_going", "_led_by", "_told", "_tries", "_waits", "holding", "steps", "ticket")
 
     def __init__(self) -> None:
         self._going: float | None = None
@@ -90,6 +91,9 @@ class Trail:
         self._waits: list[tuple[str, float]] = []
         self._followed: tuple[Trail, ...] = ()
         self._led_by: Trace | None = None
+        self._told = ""
+        self.ticket = ""
+        """That its caller may know of, once it waits for it no more: errors name it."""
         self.steps: list[tuple[str, float, float]] = []
         """What was done before anybody was asked: its name, from when until when (Unix seconds)."""
 
@@ -125,7 +129,7 @@ class Trail:
         """The limit that holds a call, or held it last, of which nothing has gone upstream; "" if it was not that."""
         if self.going is not None or self.tries:
             return ""
-        last = next(reversed(self.waits), "")
+        last = next(reversed(self.waits), "") or self.told
         return "" if last in (SLOTS, HOLD, LEARNING) else last
 
     @property
@@ -155,6 +159,15 @@ class Trail:
     @led_by.setter
     def led_by(self, call: Trace | None) -> None:
         self._led_by = call
+
+    @property
+    def told(self) -> str:
+        """The limit that holds it elsewhere, by the word of the process where it waits; "" of none."""
+        return self._told or next((known for other in self._followed if (known := other.told)), "")
+
+    def hear(self, limit: str) -> None:
+        """Note which limit holds it elsewhere; "" of none."""
+        self._told = limit
 
     def follow(self, other: Trail) -> None:
         """Have what another trail has, and will have."""

@@ -12,7 +12,8 @@ from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
 from headrace.flight.flight import Flight, Landing, broken_off
 from headrace.flight.flights import Flights
 from headrace.flight.handover import Handover
-from headrace.flight.lease import Leases, NoLease
+from headrace.flight.lease import Leases
+from headrace.flight.role import NoLease
 from headrace.link import Link
 from headrace.model import Event, Source
 from lease_parts import EVENTS, KEY, SAID, STREAMED, hosts, in_the_air

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from conftest import until
 from headrace import keys
 from headrace.errors import Canceled, InvalidCall, QueueFull, TicketNotFound
 from headrace.owner import Owner
@@ -173,6 +174,22 @@ async def test_kept_by_age(processes):
     assert 0 < await process.link.do("PTTL", keys.ticket(first)) <= 300
     assert 0 < await process.link.do("PTTL", keys.LETTERS) <= 300
     await asyncio.sleep(0.35)
+    assert await process.letters.count() == 0
     second = await failed(process)
     assert await process.link.do("ZCARD", keys.LETTERS) == 1
     assert await ids(process) == [second]
+
+
+async def test_counted(processes):
+    """Those whose time is over are not counted, though no other has failed since, and the list is there for younger ones."""
+    quick, slow = await processes(keep=Keep(letters_s=0.3)), await processes()
+    first = await failed(quick)
+    second = await failed(slow)
+    assert await slow.letters.count() == 2
+    await until(lambda: gone(slow, first))
+    assert await slow.letters.count() == 1
+    assert await ids(slow) == [second]
+
+
+async def gone(process: Process, ticket_id: str) -> bool:
+    return not await process.link.do("EXISTS", keys.ticket(ticket_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from headrace import keys
 from headrace.errors import Canceled
 from headrace.owner import Owner
 from headrace.retry.ticket import State
-from ticket_parts import ANSWER, a_call
+from ticket_parts import ANSWER, ERROR, a_call
 
 
 async def test_cancel(here):
@@ -75,3 +76,31 @@ async def test_cancel_soon_spares_others(processes):
         return await one.state(ticket_id) is State.CANCELED
 
     await until(canceled)
+
+
+async def test_cancel_races_the_end(processes):
+    """Two hundred cancels meet the ends of their attempts: one terminal state each, and whoever canceled is told that one."""
+    here, there = await processes(), await processes()
+    seen, chance = set(), random.Random(10)
+
+    async def race(number: int) -> None:
+        ticket_id = (await here.tickets.submit(a_call())).ticket
+        await here.tickets.start(ticket_id, 1)
+        hold = here.tickets.hold(ticket_id)
+        end = {"answer": ANSWER} if number % 2 else {"error": ERROR}
+
+        async def finish() -> bool:
+            await asyncio.sleep(chance.uniform(0, 0.02))  # a cancel looks first
+            return await here.tickets.finish(ticket_id, by=hold, **end)
+
+        is_first, told = await asyncio.gather(finish(), there.tickets.cancel(ticket_id, Owner("checkout")))
+        ended = await here.tickets.wait(ticket_id)
+        assert told.state is ended.state
+        assert is_first is (ended.state is not State.CANCELED)
+        assert (ended.answer is not None) == (ended.state is State.SUCCEEDED)
+        assert (await there.tickets.cancel(ticket_id, Owner("checkout"))).state is ended.state
+        seen.add(ended.state)
+
+    for first in range(0, 200, 20):
+        await asyncio.gather(*map(race, range(first, first + 20)))
+    assert len(seen) == 3

@@ -11,7 +11,7 @@ from headrace import keys
 from headrace.errors import Canceled, DeadlinePassed
 from headrace.model import Caller
 from headrace.owner import Owner
-from headrace.retry.ticket import Claimed, Conflict, Same
+from headrace.retry.ticket import Claimed, Conflict, Keep, Same
 from ticket_parts import ANSWER, ERROR, a_call
 
 
@@ -70,3 +70,28 @@ async def test_late_failure_frees_no_other(here):
     second = await here.tickets.claim(call)
     await here.tickets.finish(first.ticket, error=ERROR)
     assert await here.tickets.claim(call) == Same(second.ticket)
+
+
+async def test_answer_lasts_as_long_as_its_key(processes):
+    """However short other results are kept, a repeat finds the answer that its key stands for; without a key it goes sooner."""
+    process = await processes(keep=Keep(results_s=0.2))
+    call = a_call(idempotency_key="k")
+    for asked in (call, a_call()):
+        claim = await process.tickets.claim(asked)
+        await process.tickets.finish(claim.ticket, answer=ANSWER)
+        left = await process.link.do("PTTL", keys.ticket(claim.ticket))
+        assert (left > 80_000_000) == bool(asked.idempotency_key)
+        assert (left <= 200) == (not asked.idempotency_key)
+
+
+@pytest.mark.parametrize("is_same", [True, False], ids=["same", "another"])
+async def test_ticket_gone(here, is_same):
+    """A key whose ticket is there no more (Redis lost it) is free: who comes with it would wait in vain for a day."""
+    call = a_call(idempotency_key="k")
+    first = await here.tickets.claim(call)
+    await here.tickets.finish(first.ticket, answer=ANSWER)
+    await here.link.do("DEL", keys.ticket(first.ticket))
+    again = call if is_same else replace(call, fingerprint="0" * 64)
+    second = await here.tickets.claim(again)
+    assert isinstance(second, Claimed)
+    assert await here.tickets.claim(again) == Same(second.ticket)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
 from headrace import keys
-from headrace.errors import InvalidCall
+from headrace.errors import Canceled, InvalidCall
 from headrace.model import Caller
 from headrace.retry.listing import Wanted
 from headrace.retry.ticket import State
-from ticket_parts import ANSWER, Process, a_call
+from ticket_parts import ANSWER, ERROR, Process, a_call
 
 
 async def submitted(process: Process, name: str = "checkout", **changes) -> str:
@@ -84,3 +85,54 @@ async def test_no_token(here, token):
     """What is no page's token is refused."""
     with pytest.raises(InvalidCall):
         await here.tickets.listing.page("checkout", page_token=token)
+
+
+async def test_gone_between_looks(here):
+    """What goes while a page is put together takes no other along: a page looks once."""
+    made = [await submitted(here) for _ in range(6)]
+    _, token = await here.tickets.listing.page("checkout", page_size=2)
+    do, looks = here.link.do, []
+
+    def watched(*words):
+        if words[0] == "ZRANGE":
+            looks.append(words)
+            if len(looks) == 2:  # just before a second look those go that the first has seen
+                here.link._enqueue(("ZREM", keys.tickets_of("checkout"), made[4], made[3]))
+        return do(*words)
+
+    here.link.do = watched
+    seen = []
+    while token:
+        page, token = await here.tickets.listing.page("checkout", page_size=2, page_token=token)
+        seen += [ticket.id for ticket in page]
+    assert [each for each in seen if each in made[:3]] == made[2::-1]
+
+
+async def test_while_all_changes(processes):
+    """Pages under filters, while others make, cancel and drop: none twice, and none left out that fitted all the time."""
+    here, there = await processes(), await processes()
+    stay = [await submitted(here, model="claude-haiku-4", lane="batch") for _ in range(40)]
+    go = [await submitted(here, model="claude-haiku-4", lane="batch") for _ in range(40)]
+
+    async def change() -> None:
+        for ticket_id in go[::2]:
+            await there.tickets.finish(ticket_id, error=ERROR)
+            await there.letters.drop(ticket_id)
+        for ticket_id in go[1::2]:
+            await there.tickets.finish(ticket_id, error=Canceled("c"))
+            await submitted(there, model="claude-haiku-4", lane="batch")
+
+    wanted = Wanted(state=State.QUEUED, model="claude-h*", lane="batch", until=time.time() + 60)
+    changing = asyncio.create_task(change())
+    rounds = 0
+    while not changing.done() or not rounds:
+        seen, token = [], ""
+        while True:
+            page, token = await here.tickets.listing.page("checkout", wanted, page_size=3, page_token=token)
+            seen += [ticket.id for ticket in page]
+            if not token:
+                break
+        assert len(seen) == len(set(seen))
+        assert set(stay) <= set(seen)
+        rounds += 1
+    await changing

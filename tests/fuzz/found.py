@@ -62,7 +62,10 @@ FOUND: dict[str, tuple[bytes, ...]] = {
         b"request-id: a\xffb", b'request-id: a b\n\n{"error":{"type":"\\ud83d","message":"\\udc00"}}',
         b'\n\n{"error":{"code":' + _MANY_DIGITS + b"}}", b"\n\n" + b"[" * 60_000,
     ),
-    "sse.splitter": (_START % _MANY_DIGITS, _START % b"1e400", b"\xef\xbb", b"\r\r\n\n\r", b"data\n\n", b'data: {"error":{"type":"o\xee"}}\n\n'),
+    "sse.splitter": (
+        _START % _MANY_DIGITS, _START % b"1e400", b"\xef\xbb", b"\r\r\n\n\r", b"data\n\n",
+        b'data: {"error":{"type":"o\xee"}}\n\n',
+    ),
     "answer-heads": (b"HTTP/1.1 200 OK\ncontent-length:" + b" " * 60_000 + b"x\n\n", b"HTTP/1.1 200 OK\nContent-Length:,\n"),
     "grpc.usage": tuple(ask.SerializeToString() for ask in _ASKS),
     "answers.message": (b'{"type":"message","content":[],"usage":{"output_tokens":' + _MANY_DIGITS + b"}}",),

@@ -14,12 +14,13 @@ import pytest
 
 from conftest import BY_THE_CLOCK
 from daemon_process import headrace
-from fleet import simulated
+from fleet import daemon_beside, simulated
 from headrace.admin.views import VIEWS
 from headrace.callers import KeyStore
 from headrace.link import Link
 from headrace.simulator import Options
-from looking import MODEL, ROLES, House, admin_socket, admin_url, house, shown
+from looking import ADMIN, MODEL, ROLES, House, admin_socket, admin_url, house, shown
+from redis_wire import wired
 
 
 @pytest.fixture
@@ -298,3 +299,21 @@ async def test_top(pair: House, tmp_path):
     assert (ran.returncode, "no daemon answers" in ran.stderr) == (1, True)
     ran = await asyncio.to_thread(headrace, "top", "--once", environ=environ | {"HEADRACE_LISTEN__ADMIN": "[]"})
     assert (ran.returncode, "listen.admin" in ran.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("how", ["--once", "--json"])
+async def test_top_without_redis(valkey_url, tmp_path, how):
+    """While Redis is away there is nothing to show: `headrace top` says so, by its exit code, too."""
+    async with (
+        simulated() as simulator,
+        wired(valkey_url, tmp_path) as (url, wire),
+        daemon_beside(simulator.url, url, **ADMIN) as one,
+    ):
+        wire.cut()
+
+        async def says_so() -> bool:
+            ran = await asyncio.to_thread(headrace, "top", "budgets", how, environ=one.served.environ)
+            assert "budgets" in ran.stdout or "LIMIT" in ran.stdout
+            return ran.returncode == 1 and "REDIS_AWAY" in ran.stderr
+
+        await shown(says_so)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
+from textual.widgets._footer import FooterKey
 
 from fleet import simulated
 from headrace.top import text
@@ -77,6 +78,24 @@ async def test_keys(pair: House):
         await pilot.press("escape")
         await pilot.pause()
         assert not isinstance(pilot.app.screen, Details)
+
+
+async def test_sorted(pair: House):
+    """A key sorts the view by its next column, the footer shows it, and enter opens the row that is seen."""
+    for caller in ("zoe", "ann", "max"):
+        assert await pair.call(pair.one, caller) == 200
+    async with top(f"unix:{admin_socket(pair.one)}") as pilot:
+        await pilot.press("c")
+        await sees(pilot, text.TITLES["callers"])
+        await pilot.press("s")
+        await sees(pilot, "by CALLER")
+        names = [row[0] for row in rows(pilot)]
+        assert names == sorted(names)
+        assert {"ann", "max", "zoe"} <= set(names)
+        assert "Sort" in {str(key.description) for key in pilot.app.query(FooterKey)}
+        await pilot.press("enter")
+        await pilot.pause()
+        assert f'"name": "{names[0]}"' in str(pilot.app.screen.query_one(Static).content)
 
 
 async def test_no_daemon():

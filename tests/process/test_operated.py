@@ -85,9 +85,11 @@ async def test_drained_and_back(pair: Pair) -> None:
     pair.simulator.faults.add("slow", path="/v1/messages", delay_s=6.0, count=1)
     running = asyncio.create_task(pair.call(pair.two))
     await until(lambda: pair.simulator.journal.visits)
-    said = await pair.command(pair.one, "drain", name, "--reason", "disk", "--wait", "30s")
+    [waited] = (await pair.said(pair.one, "drain", name, "--reason", "disk", "--wait", "30s"))["hosts"]
     assert running.done()  # what it had, it has finished
     assert (await running)[0] == 200
+    assert (waited["instance"], waited["state"], waited["drain"]["reason"]) == (name, "HOST_STATE_DRAINED", "disk")
+    said = await pair.command(pair.one, "drain", name, "--reason", "disk", "--wait", "30s")
     assert f"{name} is drained" in said
     assert (await pair.ready(pair.two)).startswith("503")
     assert "disk" in await pair.ready(pair.two)

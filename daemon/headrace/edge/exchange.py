@@ -42,7 +42,7 @@ from headrace.once import Once
 from headrace.outcome import Outcomes
 from headrace.pursuit import Pursuits
 from headrace.resources import Guard, Visit, said_of_own
-from headrace.trail import TIMING_HEADER, timing
+from headrace.trail import TICKET_HEADER, TIMING_HEADER, timing
 from headrace.upstream.carrying import Body
 from headrace.upstream.client import Carried
 
@@ -206,7 +206,7 @@ class Exchange:
         if reply.source in (Source.CACHE, Source.STALE):
             headers.append(("age", str(int(reply.age_s))))
         if reply.ticket:
-            headers.append(("x-headrace-ticket", reply.ticket))
+            headers.append((TICKET_HEADER, reply.ticket))
         if call.stream and reply.events is not None:
             headers.append(("cache-control", "no-cache"))
         return headers

@@ -14,7 +14,7 @@ import msgspec
 from headrace import errors
 from headrace.errors import HeadraceError, UpstreamError
 from headrace.model import Headers
-from headrace.trail import TIMING_HEADER, timing
+from headrace.trail import TICKET_HEADER, TIMING_HEADER, timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +105,14 @@ def _upstream(error: UpstreamError, request_id: str) -> Said:
 
 
 def _befell(error: Exception) -> Headers:
-    """Return what the call went through before it failed: how often upstream was asked, and what took how long."""
+    """Return what the call went through before it failed: how often upstream was asked, what took how long, its ticket."""
     trail = error.trail if isinstance(error, HeadraceError) else None
     if trail is None:
         return ()
     said = timing(trail)
     attempts = ("x-headrace-attempts", str(max((made.number for made in trail.tries), default=0)))
-    return (attempts, (TIMING_HEADER, said)) if said else (attempts,)
+    ticket = ((TICKET_HEADER, trail.ticket),) if trail.ticket else ()
+    return (attempts, *ticket, (TIMING_HEADER, said)) if said else (attempts, *ticket)
 
 
 def _is_long(wait_s: float | None) -> bool:

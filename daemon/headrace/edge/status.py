@@ -19,6 +19,7 @@ from grpc import StatusCode
 from headrace import errors
 from headrace.edge import grpc_ids, trailers
 from headrace.errors import HeadraceError, UpstreamError
+from headrace.trail import TICKET_HEADER
 
 DOMAIN = "headrace"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -143,7 +144,8 @@ async def conclude(context: Any, error: Exception) -> None:
 
 def _trailers(context: Any, error: Exception, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
     trail = error.trail if isinstance(error, HeadraceError) else None
-    return (DETAILS_KEY, status.SerializeToString()), *grpc_ids.trailers(context, trail)
+    ticket = ((TICKET_HEADER, trail.ticket),) if trail is not None and trail.ticket else ()
+    return (DETAILS_KEY, status.SerializeToString()), *ticket, *grpc_ids.trailers(context, trail)
 
 
 def _status(code: int, message: str, details: list[Any]) -> status_pb2.Status:

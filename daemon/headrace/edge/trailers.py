@@ -13,8 +13,8 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 
-# The rest is for what gRPC itself says, 32 bytes a field included, and for the id and the times of a call.
-_ROOM_BYTES = 8192 - 512 - 1280
+# The rest is for what gRPC itself says, 32 bytes a field included, and for the id, the times and the ticket of a call.
+_ROOM_BYTES = 8192 - 512 - 1280 - 128
 _VALUE_BYTES = 256  # of one value of the metadata; an idempotency key has 255 characters
 _METADATA_BYTES = 2048  # of all of it
 _PLAIN = bytes(byte for byte in range(0x20, 0x7F) if byte != ord("%"))  # what `grpc-message` leaves as it is

@@ -83,6 +83,18 @@ class Member:
         return self.flight.leader is self
 
     @property
+    def ticket(self) -> str:
+        """
+        The ticket on which the flight waited, or waits, if this caller may know of it; "" of none.
+
+        Where callers share answers it may be another's; not even its name is told.
+        """
+        flight = self.flight
+        ticket = flight.landing.ticket if flight.landing else flight.ticket
+        is_own = self.leads and ticket == flight.ticket
+        return ticket if self.call.scope or self.call.idempotency_key or is_own else ""
+
+    @property
     def is_told(self) -> bool:
         """Whether it is being told the events."""
         return self._task is not None
@@ -207,6 +219,8 @@ class Flight:
 
     def leave(self, member: Member) -> None:
         """Let a member go. What is being asked for it goes on as long as there are others."""
+        if member.call.trail is not None:
+            member.call.trail.ticket = member.ticket or member.call.trail.ticket
         self._members.pop(member, None)
         self._live.discard(member)
         member.rest()

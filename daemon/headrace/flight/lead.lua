@@ -4,7 +4,7 @@
 -- leader before the leader can land without it.
 --
 -- KEYS[1]  the kept entry      string   (only read)
--- KEYS[2]  the flight          hash: token, inbox, until_us, ticket
+-- KEYS[2]  the flight          hash: token, inbox, until_us, ticket, held
 -- KEYS[3]  its audience        zset: inboxes of following processes by lease end (us)
 -- KEYS[4]  heard               zset: inboxes of processes by their last word (us); the dead are not in it (budget/renew.lua)
 -- KEYS[5]  the pulse           string: "<from_us> <until_us>"; only between the two is silence a sign of death
@@ -17,7 +17,7 @@
 --
 -- Returns {'recalled', bytes of the entry}
 --       | {'leading', ticket ('' or the ticket on which a lapsed leader waited)}
---       | {'following', token of the leader}
+--       | {'following', token of the leader, the limit that holds its call ('' of none)}
 --
 -- Time is Redis's own: leases of all hosts are measured by one clock. It runs on while Redis is away and hears nobody: after that
 -- no lease has lapsed until those who live have had the time to renew.
@@ -31,7 +31,7 @@ local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1e6 + tonumber(time[2])
 local until_us = string.format('%.0f', now_us + tonumber(ARGV[3]) * 1e3)
 
-local flight = redis.call('HMGET', KEYS[2], 'token', 'inbox', 'until_us', 'ticket')
+local flight = redis.call('HMGET', KEYS[2], 'token', 'inbox', 'until_us', 'ticket', 'held')
 
 local function has_lapsed()
     local lapse_us = tonumber(flight[3])
@@ -49,10 +49,10 @@ if flight[1] and flight[1] ~= ARGV[1] and not has_lapsed() then
         redis.call('PUBLISH', flight[2], 'audience ' .. ARGV[5])
     end
     redis.call('PEXPIRE', KEYS[3], tonumber(ARGV[3]) * 4)
-    return {'following', flight[1]}
+    return {'following', flight[1], flight[5] or ''}
 end
 
-redis.call('HSET', KEYS[2], 'token', ARGV[1], 'inbox', ARGV[2], 'until_us', until_us)
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'inbox', ARGV[2], 'until_us', until_us, 'held', '')
 -- Long enough for the next leader to find the ticket of one that died.
 redis.call('PEXPIRE', KEYS[2], 86400000)
 -- One who followed the leader that died is the leader now, not its own audience.

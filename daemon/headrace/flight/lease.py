@@ -3,7 +3,8 @@ Flights across processes: a lease in Redis says which process leads the flight f
 
 `fly` is the whole story. Ask to recall a kept answer, or lead, or follow, all in one script; a follower reads the log that the
 leader hands over (handover.py), and asks again every few seconds. Asking again is what finds everything that can have happened
-meanwhile: the leader landed and the nudge was lost, or it died and its lease lapsed, and then the one who asks first leads.
+meanwhile: the leader landed and the nudge was lost, or it died and its lease lapsed, and then the one who asks first leads. It
+also tells which limit holds the leader's call: who has followed as long as it can is refused by that name, as the leader is.
 
 An ordinary miss costs no more than the one question before and the one landing after, and the landing leaves in the same round
 trip as the settlement and the kept entry.
@@ -13,19 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from headrace import keys
 from headrace.clock import Clock, until_set
+from headrace.deadline import no_room
 from headrace.errors import BrokenStream, HeadraceError, RedisAway, Refusal
 from headrace.flight import items
 from headrace.flight.flight import Flight, Landing, broken_off
 from headrace.flight.flights import Flights
-from headrace.flight.handover import LOG_MS, Handover, Publication
+from headrace.flight.handover import LOG_MS, Handover
+from headrace.flight.role import Following, Lease, NoLease, Recalled, log_of, name_of, token_of
 from headrace.flight.strays import Strays
+from headrace.flight.succession import pass_on
 from headrace.link import Link, Script
 from headrace.model import Source
 from headrace.trace import read as trace_of
@@ -33,6 +36,8 @@ from headrace.trace import read as trace_of
 LEASE_MS = 15_000
 
 _ASK_AGAIN_S = 1.0
+_TELL_S = 0.5
+_LEAST_S = 0.02
 _SILENT_US = 1_500_000
 
 _LEAD = Script(__package__, "lead.lua")
@@ -40,56 +45,6 @@ _RENEW = Script(__package__, "renew.lua")
 _END = Script(__package__, "end.lua")
 _LAND = Script(__package__, "land.lua")
 _LEAVE = Script(__package__, "leave.lua")
-
-
-@dataclass(slots=True)
-class Lease:
-    """
-    The right to lead one flight. `token` fences it: whoever leads later has another.
-
-    `publication` is what followers outside have been handed so far; `ticket` is where the call is parked, if it is: by us, or
-    by a leader before us that is gone. `ending` is
-    the reply to its end, once that has been sent; `is_told` says that the landing itself went with it.
-    """
-
-    fingerprint: str
-    token: str
-    ticket: str = ""
-    flight: Flight | None = None
-    is_landed: bool = False
-    ending: asyncio.Future[int] | None = None
-    is_told: bool = False
-    publication: Publication = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.publication = Publication(_name(self.fingerprint), _log(self.fingerprint, self.token))
-
-    @property
-    def name(self) -> str:
-        return self.publication.name
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether anybody outside has followed so far."""
-        return self.publication.task is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """A kept entry, as the cache encoded it."""
-
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Following:
-    """Another process leads, with this token."""
-
-    token: str
-
-
-class NoLease(Exception):
-    """Redis is away: nobody can say who leads, so whoever asks flies alone."""
 
 
 Lead = Callable[[Lease], Awaitable[Landing]]
@@ -137,7 +92,8 @@ class Leases:
         Raises `NoLease` when Redis is away, `BrokenStream` when callers here have had some of a stream whose leader is gone,
         and whatever *lead* raises.
         """
-        token, followed = _token(flight), ""
+        token, followed = token_of(flight), ""
+        flight.trail.hear("")
         with self._strays.asking(flight.key, token):
             while True:
                 # Callers who have had some of a stream get the rest of that one, so a kept answer is none for them.
@@ -152,6 +108,7 @@ class Leases:
                     raise broken_off()
                 followed = role.token
                 flight.trail.led_by = trace_of([followed.partition(".")[2]])
+                self._heed(flight, role.held)
                 landing = await self._listen(flight, followed)
                 if landing is not None and not isinstance(landing.error, Refusal):
                     return landing  # a refusal is its leader's own: ask again who leads
@@ -159,21 +116,42 @@ class Leases:
     async def _listen(self, flight: Flight, token: str) -> Landing | None:
         """Follow until the landing; None when it is time to ask again, so that we do not lapse as one who follows."""
         flight.source = Source.SHARED
-        name = _name(flight.key)
+        name, is_nudged = name_of(flight.key), False
         try:
             # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the nudge.
             with self._handover.nudged(name) as nudged, contextlib.suppress(TimeoutError):
                 # So soon that a leader's death is found in time; the nudge of a landing may be lost, too.
-                async with self._clock.timeout(min(self._lease_ms / 3000, _ASK_AGAIN_S)):
+                async with self._clock.timeout(self._look_again_s(flight)):
                     while True:
                         nudged.clear()
                         if landing := await self._read(flight, token):
                             return landing
+                        if is_nudged and not flight.length:
+                            return None  # what is new stands beside the log
                         await nudged.wait()
+                        is_nudged = True
         except asyncio.CancelledError:
             self._leave(flight)
             raise
         return None
+
+    def _look_again_s(self, flight: Flight) -> float:
+        # So soon that a leader's death is found in time, and that who is held by its limit hears so before its own clock rings.
+        often_s = min(self._lease_ms / 3000, _ASK_AGAIN_S)
+        if not flight.trail.told or flight.is_open:
+            return often_s
+        return min(often_s, max(_LEAST_S, flight.lead().call.begin_by - self._clock.now()))
+
+    def _heed(self, flight: Flight, limit: str) -> None:
+        """Note what holds the call that leads elsewhere; it is the no of whoever here has no time left to begin, and leads."""
+        flight.trail.hear(limit)
+        leader, now = flight.lead(), self._clock.now()
+        if limit and not flight.is_open and now >= leader.call.begin_by:
+            try:
+                pass_on(flight, leader, no_room(limit), now)
+            except Refusal:
+                self._leave(flight)
+                raise
 
     async def _late_landing(self, flight: Flight, followed: str, lease: Lease) -> Landing | None:
         """Return the landing of the flight that we followed, if it had one: we lead because it is over."""
@@ -189,7 +167,7 @@ class Leases:
 
     async def _read(self, flight: Flight, token: str) -> Landing | None:
         try:
-            return await self._handover.read(flight, _log(flight.key, token), token)
+            return await self._handover.read(flight, log_of(flight.key, token), token)
         except RedisAway as error:
             raise NoLease from error
 
@@ -203,12 +181,12 @@ class Leases:
             self._send_leave(flight.key)
 
     def _send_leave(self, fingerprint: str) -> None:
-        name = _name(fingerprint)
+        name = name_of(fingerprint)
         self._link.run(_LEAVE, (keys.audience(name), keys.flight(fingerprint)), (self._link.inbox, name))
 
     async def _ask(self, flight: Flight, token: str, fresh_ms: int) -> Lease | Recalled | Following:
         """Recall, lead or follow, in one step; asked again with the same token, nothing changes."""
-        key, name = flight.key, _name(flight.key)
+        key, name = flight.key, name_of(flight.key)
         names = (keys.cache_entry(key), keys.flight(key), keys.audience(name), keys.HEARD, keys.PULSE)
         reply = self._link.run(_LEAD, names, (token, self._link.inbox, self._lease_ms, fresh_ms, name, _SILENT_US))
         # As `asyncio.shield` does, for a third of the time: who is cancelled must not take the reply along.
@@ -216,7 +194,7 @@ class Leases:
         reply.add_done_callback(lambda _: _wake(heard))
         try:
             await heard
-            what, value = reply.result()
+            what, value, *held = reply.result()
         except RedisAway as error:
             self._strays.add(key, token)
             raise NoLease from error
@@ -227,7 +205,9 @@ class Leases:
             raise
         if what == b"leading":
             return Lease(key, token, ticket=value.decode(errors="replace"))
-        return Recalled(value) if what == b"recalled" else Following(value.decode(errors="replace"))
+        if what == b"recalled":
+            return Recalled(value)
+        return Following(value.decode(errors="replace"), b"".join(held).decode(errors="replace"))
 
     def _undo(self, flight: Flight, token: str, reply: asyncio.Future[Any]) -> None:
         if reply.cancelled():
@@ -235,7 +215,7 @@ class Leases:
         if reply.exception() is not None:
             self._strays.add(flight.key, token)
             return
-        what, value = reply.result()
+        what, value, *_ = reply.result()
         if what == b"leading":
             self._send_give_up(Lease(flight.key, token, ticket=value.decode(errors="replace")))
         elif what == b"following":
@@ -275,8 +255,8 @@ class Leases:
         # Who follows a ticket leads next, and is left its name; else the end alone is enough, where nobody follows.
         lease.is_told = lease.is_followed or bool(lease.ticket and isinstance(landing.error, BrokenStream))
         if not lease.is_told:
-            lease.ending = self._link.run(_END, _landing_keys(lease)[:2], [lease.token])
-        elif not (_tells_events(lease, landing) and self._handover.lags(flight, lease.publication)):
+            lease.ending = self._link.run(_END, lease.keys[:2], [lease.token])
+        elif not (lease.tells_events(landing) and self._handover.lags(flight, lease.publication)):
             lease.ending = self._send_landing(flight, lease, landing)
 
     async def land(self, flight: Flight, lease: Lease, landing: Landing) -> None:
@@ -291,7 +271,7 @@ class Leases:
         self.begin_landing(flight, lease, landing)
         try:
             if lease.ending is None or (not await lease.ending and not lease.is_told):
-                if _tells_events(lease, landing):
+                if lease.tells_events(landing):
                     await self._handover.catch_up(flight, lease.publication)
                 await self._send_landing(flight, lease, landing)
         except RedisAway:
@@ -308,14 +288,14 @@ class Leases:
         published, end = lease.publication.published, flight.told
         # A leader that leaves cannot wait until much has been handed over; its followers' streams break off in any case.
         is_much = self._handover.lags(flight, lease.publication)
-        is_told = flight.is_open and _tells_events(lease, landing) and not is_much
+        is_told = flight.is_open and lease.tells_events(landing) and not is_much
         said = items.encode_events(flight.events.since(published), flight, published) if is_told else []
         rest = [*said, items.encode_landing(landing, flight)]
         rest = self._handover.sealed(lease.publication.log, rest)
         first = end + 1 - len(said)
         # Who has had nothing of a stream that broke off goes on waiting for the ticket's next attempt, as the next leader.
         ticket = lease.ticket if isinstance(landing.error, BrokenStream) else ""
-        return self._link.run(_LAND, _landing_keys(lease), [lease.token, LOG_MS, lease.name, first, ticket, *rest])
+        return self._link.run(_LAND, lease.keys, [lease.token, LOG_MS, lease.name, first, ticket, *rest])
 
     async def give_up(self, lease: Lease) -> None:
         """End a flight that we lead without a word; whoever follows asks again at once, and is told its ticket."""
@@ -323,7 +303,7 @@ class Leases:
             await self._send_give_up(lease)
 
     def _send_give_up(self, lease: Lease) -> asyncio.Future[int]:
-        return self._link.run(_LAND, _landing_keys(lease), [lease.token, 1, lease.name, 1, lease.ticket])
+        return self._link.run(_LAND, lease.keys, [lease.token, 1, lease.name, 1, lease.ticket])
 
     async def note_ticket(self, lease: Lease, ticket: str) -> None:
         """Leave word of the ticket on which this flight waits, for whoever leads after us."""
@@ -337,7 +317,8 @@ class Leases:
         return int(await self._link.do("ZCOUNT", keys.audience(lease.name), now_us, "+inf")) > 0
 
     def _renew(self, lease: Lease, lease_ms: int) -> asyncio.Future[int]:
-        return self._link.run(_RENEW, [keys.flight(lease.fingerprint)], [lease.token, lease_ms, lease.ticket])
+        lease.told = lease.holds
+        return self._link.run(_RENEW, lease.keys[:2], [lease.token, lease_ms, lease.ticket, lease.told, lease.name])
 
     async def _give_up_stray(self, fingerprint: str, token: str) -> bool:
         if not self._strays.is_asked(fingerprint):  # we may be noted as followers, too
@@ -349,6 +330,14 @@ class Leases:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._strays.keep())
             group.create_task(self._keep_leading())
+            group.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        """Tell those who follow elsewhere what holds the calls that we lead, as it changes."""
+        while True:
+            await self._clock.sleep(min(self._lease_ms / 3000, _TELL_S))
+            fresh = [lease for lease in self._led.values() if lease.is_followed and lease.has_news]
+            await asyncio.gather(*(self._renew(lease, self._lease_ms) for lease in fresh), return_exceptions=True)
 
     async def _keep_leading(self) -> None:
         while True:
@@ -364,37 +353,15 @@ class Leases:
         lease = self._led.get(name.decode())
         flight = lease.flight if lease else None
         if lease is None or flight is None:
-            self._strays.suspect(name.decode().removeprefix(_name("")))
+            self._strays.suspect(name.decode().removeprefix(name_of("")))
             return
         self._handover.publish(flight, lease.publication)
+        if lease.has_news:
+            self._renew(lease, self._lease_ms)
         if not flight.waiting:  # somebody may just have left who was the last
             self._flights.look_after(flight)
-
-
-def _token(flight: Flight) -> str:
-    # Nobody reads a token but who follows it, who learns whose call leads: it is all that a follower has of the leader at once.
-    trace = flight.lead().call.trace if flight.waiting else None
-    own = os.urandom(8).hex()
-    return own if trace is None else f"{own}.{trace.headers()[0][1]}"
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
-
-
-def _name(fingerprint: str) -> str:
-    return f"flight:{fingerprint}"
-
-
-def _log(fingerprint: str, token: str) -> str:
-    return keys.log(f"flight:{fingerprint}:{token}")
-
-
-def _tells_events(lease: Lease, landing: Landing) -> bool:
-    """Whether who follows is told what was said: not if it failed before they had any of it."""
-    return landing.answer is not None or lease.publication.published > 0
-
-
-def _landing_keys(lease: Lease) -> list[str]:
-    return [keys.flight(lease.fingerprint), keys.audience(lease.name), lease.publication.log]

@@ -34,8 +34,8 @@
 
 if ARGV[2] ~= '' then
     local first = redis.call('HMGET', KEYS[4], 'fingerprint', 'ticket')
+    -- A key whose ticket is gone stands for nothing: whoever waited for that would wait in vain.
     local tickets = string.sub(KEYS[1], 1, -#ARGV[1] - 1)
-    -- A key whose ticket is not there any more, since its time was over or it was lost, stands for nothing.
     if first[2] and first[2] ~= ARGV[1] and redis.call('EXISTS', tickets .. first[2]) == 1 then
         if first[1] ~= ARGV[2] then
             return {'conflict', ''}

@@ -15,7 +15,8 @@
 -- ARGV[4]  result                  the encoded answer, or error
 -- ARGV[5]  source                  where an answer came from
 -- ARGV[6]  attempts                made in all; -1 leaves the count
--- ARGV[7]  keep_ms                 how long the ended ticket is kept; a minute at most if its answer was handed over to its RPC
+-- ARGV[7]  keep_ms                 how long the ended ticket is kept; a minute at most if its answer was handed over to its RPC,
+--                                  and no shorter than its key stands for its answer
 -- ARGV[8]  condition               '' always
 --                                  'unwanted'  only if its RPC is still gone
 --                                  'lapsed'    only if its attempt's lease is still lapsed
@@ -94,6 +95,11 @@ local keep_ms = tonumber(ARGV[7])
 if succeeded and wanted_us > 0 then
     keep_ms = math.min(keep_ms, HANDED_OVER_MS)
 end
+-- An answer is there for as long as the key that stands for it.
+local has_key = KEYS[4] ~= KEYS[1] and redis.call('HGET', KEYS[4], 'ticket') == ARGV[1]
+if succeeded and has_key then
+    keep_ms = math.max(keep_ms, redis.call('PTTL', KEYS[4]))
+end
 if ARGV[3] == 'FAILED' and wanted_us == 0 then
     keep_ms = tonumber(ARGV[12])
     keep_letter(KEYS[7], ARGV[1], t[7] or '', now_us, keep_ms, tonumber(ARGV[13]), KEYS[1])
@@ -109,7 +115,7 @@ end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[8], ARGV[1])
 -- After a failed first, its idempotency key is free again.
-if not succeeded and KEYS[4] ~= KEYS[1] and redis.call('HGET', KEYS[4], 'ticket') == ARGV[1] then
+if not succeeded and has_key then
     redis.call('DEL', KEYS[4])
 end
 

@@ -29,6 +29,8 @@ class Hold:
         task, stop: who does its work inside `Holds.doing`, and what stops that.
         waited_s: how long the ticket waited in the queue for this.
         ending: a finish that Redis has not heard yet.
+        stopped_by: returns the limit that holds its call now, "" if none does; told is what those heard who seek it elsewhere.
+        is_sought: somebody waits for it elsewhere.
         is_lost: Redis gave the ticket to others, or it had ended before we said how.
     """
 
@@ -40,6 +42,9 @@ class Hold:
     waited_s: float = 0.0
     ending: Sequence[Any] | None = None
     is_lost: bool = False
+    stopped_by: Callable[[], str] = str
+    told: str = ""
+    is_sought: bool = False
     _heard: asyncio.Future[bool] | None = None
     _is_own: bool = False
 
@@ -129,6 +134,15 @@ class Holds:
 
     def items(self) -> list[tuple[str, Hold]]:
         return list(self._by_id.items())
+
+    def on_sought(self, payload: bytes) -> None:
+        """Hear that somebody waits elsewhere for a ticket in our hands, by its id."""
+        if (hold := self._by_id.get(payload.decode(errors="replace"))) is not None:
+            hold.is_sought = True
+
+    def with_news(self) -> list[tuple[str, Hold]]:
+        """Return those that are sought elsewhere, and held by another limit than was told, or by none any more."""
+        return [(ticket_id, hold) for ticket_id, hold in self.items() if hold.is_sought and hold.stopped_by() != hold.told]
 
     def lose(self, ticket_id: str, hold: Hold) -> None:
         """Stop the work for a ticket that is no longer ours, unless it is done and only Redis does not know."""

@@ -25,6 +25,8 @@ from headrace.retry.waits import not_found
 
 _DROP = Script(__package__, "drop.lua")
 _ERASE = Script(__package__, "erase.lua")
+_COUNT = Script(__package__, "letters.lua")
+_MOST_TRIMMED = 1000  # at a look, of those whose time is over
 
 _LONGEST_S = 86_400.0
 
@@ -78,7 +80,7 @@ class Letters:
 
     async def count(self) -> int:
         """Return how many there are; raises `RedisAway`."""
-        return int(await records.or_nothing("ticket", keys.LETTERS, self._link.do("ZCARD", keys.LETTERS)) or 0)
+        return await count_letters(self._link)
 
     async def get(self, ticket_id: str, owner: str = "") -> Letter:
         """Return a letter with its call; raises `TicketNotFound` for what is none, or not the owner's, and `RedisAway`."""
@@ -136,3 +138,9 @@ class Letters:
 def _anew(call: Call, now: float, lasts_s: float) -> Call:
     ends = None if call.ends is None else now + lasts_s
     return replace(call, arrival=now, deadline=now + lasts_s, ends=ends)
+
+
+async def count_letters(link: Link) -> int:
+    """Return how many dead letters there are, of all callers; raises `RedisAway`."""
+    asked = link.run(_COUNT, (keys.LETTERS,), (keys.ticket(""), _MOST_TRIMMED))
+    return int(await records.or_nothing("ticket", keys.LETTERS, asked) or 0)

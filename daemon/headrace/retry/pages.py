@@ -46,32 +46,25 @@ def place(token: str, rpc: str) -> Place:
 
 async def behind(link: Link, name: str, place: Place, most: int, *, least: int = 0) -> list[Place]:
     """Return up to *most* members of a sorted set behind a place, from the highest score down to *least*, each as its place."""
-    found: list[Place] = []
-    offset = 0
-    while len(found) < most:
-        asked = link.do("ZRANGE", name, place.score, least, "BYSCORE", "REV", "LIMIT", offset, most, "WITHSCORES")
-        rows = await records.or_nothing("ticket", name, asked) or []
-        offset += most
-        read = [Place(_score(score), member.decode(errors="replace")) for member, score in rows]
-        found += [each for each in read if each < place]
-        if len(read) < most:
-            break
-    return found[:most]
+    return await _next(link, name, (place.score, least, "BYSCORE", "REV"), most, lambda each: each < place)
 
 
 async def ahead(link: Link, name: str, place: Place, most: int) -> list[Place]:
     """Return up to *most* members of a sorted set after a place, from the lowest score up, each as its place."""
-    found: list[Place] = []
-    offset = 0
-    while len(found) < most:
-        asked = link.do("ZRANGE", name, place.score, "+inf", "BYSCORE", "LIMIT", offset, most, "WITHSCORES")
+    return await _next(link, name, (place.score, "+inf", "BYSCORE"), most, lambda each: each > place)
+
+
+async def _next(link: Link, name: str, span: tuple[object, ...], most: int, fits: Callable[[Place], bool]) -> list[Place]:
+    # In one look, whatever stands at the place itself: between two of them members go, and others would be passed over.
+    window = most + 1
+    while True:
+        asked = link.do("ZRANGE", name, *span, "LIMIT", 0, window, "WITHSCORES")
         rows = await records.or_nothing("ticket", name, asked) or []
-        offset += most
-        read = [Place(_score(score), member.decode(errors="replace")) for member, score in rows]
-        found += [each for each in read if each > place]
-        if len(read) < most:
-            break
-    return found[:most]
+        read = (Place(_score(score), member.decode(errors="replace")) for member, score in rows)
+        found = [each for each in read if fits(each)]
+        if len(found) >= most or len(rows) < window:
+            return found[:most]
+        window *= 2
 
 
 async def walk(

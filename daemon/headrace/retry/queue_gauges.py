@@ -14,6 +14,7 @@ from headrace import keys, observe, records
 from headrace.clock import Clock
 from headrace.errors import RedisAway
 from headrace.link import Link, Script
+from headrace.retry.letters import count_letters
 
 _EVERY_S = 15.0
 _MOST = 2000  # tickets that are looked at
@@ -53,8 +54,7 @@ class QueueGauges:
         found = await self.count()
         observe.TICKETS_NOW.set({("QUEUED",): float(found.queued), ("RUNNING",): float(found.running)})
         self._eldest = found.eldest
-        letters = await records.or_nothing("ticket", keys.LETTERS, self._link.do("ZCARD", keys.LETTERS))
-        observe.DEAD_LETTERS.set(float(letters or 0))
+        observe.DEAD_LETTERS.set(float(await count_letters(self._link)))
 
     async def count(self) -> Queued:
         """Return how many tickets have not ended; raises `RedisAway`."""

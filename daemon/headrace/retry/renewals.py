@@ -21,6 +21,7 @@ from headrace.retry.holds import Hold, Holds
 _RENEW = Script(__package__, "renew.lua")
 
 _COMPARE_S = 1.0
+_TELL_S = 0.5
 _STOOD_STILL_S = 1.0  # later than that, a look may be that of a process which others took for dead
 
 Release = Callable[[str, str], Awaitable[None]]
@@ -52,7 +53,12 @@ class Renewals:
         return f"<Renewals [{len(self._strays)} strays]>"
 
     async def keep(self) -> None:
-        """Renew the leases of all tickets in our hands, and compare, until cancelled."""
+        """Renew the leases of all tickets in our hands, compare, and tell what holds them, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_leases())
+            group.create_task(self._tell())
+
+    async def _keep_leases(self) -> None:
         renewed = looked = self._clock.span()
         while True:
             await self._nap(min(_COMPARE_S, self._every_s))
@@ -73,8 +79,17 @@ class Renewals:
         await asyncio.gather(*(self._renew(ticket_id, hold) for ticket_id, hold in self._held.items()))
 
     async def _renew(self, ticket_id: str, hold: Hold) -> None:
-        if not await self._link.run(_RENEW, [keys.ticket(ticket_id)], [hold.holder, self._lease_us]):
+        names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
+        hold.told = hold.stopped_by() if hold.is_sought else ""
+        if not await self._link.run(_RENEW, names, [hold.holder, self._lease_us, hold.told, ticket_id]):
             self._held.lose(ticket_id, hold)
+
+    async def _tell(self) -> None:
+        """Tell those who wait elsewhere which limits hold the calls of tickets in our hands, as they change."""
+        while True:
+            await self._clock.sleep(min(_TELL_S, self._every_s))
+            news = (self._renew(ticket_id, hold) for ticket_id, hold in self._held.with_news())
+            await asyncio.gather(*news, return_exceptions=True)
 
     async def _compare(self, *, is_due: bool) -> bool:
         """Release what is only noted as ours; return whether anything that we hold is not noted any more."""

@@ -34,7 +34,7 @@ from headrace.retry.moves import Moves
 from headrace.retry.renewals import Renewals
 from headrace.retry.ticket import ASKED, RUN, SUMMARY, Alarms, Claimed, Conflict, Keep, Same, State, Ticket, Timing, lost
 from headrace.retry.unwanted import Unwanted
-from headrace.retry.waits import Waits, not_found
+from headrace.retry.waits import Heed, Waits, heedless, not_found
 from headrace.retry.watching import Watching
 from headrace.seal import UNSEALED, Seal
 
@@ -94,6 +94,8 @@ class Tickets:
         self._moves = Moves()
         link.on("ticket", self._on_ticket)
         link.on("lost", self._held.on_lost)
+        link.on("sought", self._held.on_sought)
+        link.on("held", lambda payload: self._waits.nudge(payload.decode(errors="replace")))
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -348,9 +350,9 @@ class Tickets:
         """Return anybody's ticket as it is now, without its answer; raises `TicketNotFound`."""
         return await insist(self._clock, lambda: self.looks.read(ticket_id, SUMMARY))
 
-    async def wait(self, ticket_id: str, timeout: float | None = None) -> Ticket:
+    async def wait(self, ticket_id: str, timeout: float | None = None, *, heed: Heed = heedless) -> Ticket:
         """
-        Wait until a ticket ends, and return it; after *timeout* seconds return it as it is.
+        Wait until a ticket ends, and return it; after *timeout* seconds return it as it is. *heed* is as in `Waits.ended`.
 
         A nudge wakes us at its end; should that be lost, the next look finds it. Redis away is waited out. Raises `TicketLost`
         when it is not there: who waits for a ticket knows that it was.
@@ -358,14 +360,14 @@ class Tickets:
         try:
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(timeout):
-                    return await self._ended(ticket_id)
+                    return await self._ended(ticket_id, heed)
             return await self.looks.whole(ticket_id)
         except TicketNotFound as error:
             raise self._waits.lost(error) from None
 
-    async def _ended(self, ticket_id: str) -> Ticket:
+    async def _ended(self, ticket_id: str, heed: Heed) -> Ticket:
         while True:
-            await self._waits.ended(ticket_id)
+            await self._waits.ended(ticket_id, heed)
             ticket = await self.looks.ended(ticket_id)
             if ticket.state.is_terminal:
                 return ticket

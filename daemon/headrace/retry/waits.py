@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import structlog
 
@@ -25,6 +26,13 @@ log = structlog.get_logger()
 _LOST_S = 60.0  # by then whoever waits has looked
 
 _LOOK = Script(__package__, "look.lua")
+
+
+Heed = Callable[[str], None]
+
+
+def heedless(held: str) -> None:
+    """Do nothing about what holds a call elsewhere."""
 
 
 class Waits:
@@ -51,17 +59,24 @@ class Waits:
         """Let whoever waits for a ticket look again now."""
         self._nudges.nudge(ticket_id)
 
-    async def ended(self, ticket_id: str) -> None:
-        """Wait until a ticket has ended; raises `TicketNotFound`. Redis away is waited out."""
-        with self._nudges.of(ticket_id) as nudged:
-            await self._ended(ticket_id, nudged)
+    async def ended(self, ticket_id: str, heed: Heed = heedless) -> None:
+        """
+        Wait until a ticket has ended; raises `TicketNotFound`. Redis away is waited out.
 
-    async def _ended(self, ticket_id: str, nudged: asyncio.Event) -> None:
+        Args:
+            heed: is told which limit holds its call elsewhere, "" if none does; at each look.
+        """
+        with self._nudges.of(ticket_id) as nudged:
+            await self._ended(ticket_id, nudged, heed)
+
+    async def _ended(self, ticket_id: str, nudged: asyncio.Event, heed: Heed) -> None:
         while True:
             nudged.clear()
             with contextlib.suppress(RedisAway):
-                if await self.look(ticket_id):
+                state, held = await self._look(ticket_id)
+                if state.is_terminal:
                     return
+                heed(held)
             # A little different each time: thousands that wait must not all look at once.
             await until_set(nudged, self._clock, self._timing.want_s / 6 * jitter())
 
@@ -79,15 +94,20 @@ class Waits:
 
     async def look(self, ticket_id: str) -> bool:
         """Say that somebody waits for a ticket, and return whether it has ended; raises `TicketNotFound` and `RedisAway`."""
+        state, _ = await self._look(ticket_id)
+        return state.is_terminal
+
+    async def _look(self, ticket_id: str) -> tuple[State, str]:
         want_us = round(self._timing.want_s * 1e6)
         names = [keys.ticket(ticket_id), keys.audience(f"ticket:{ticket_id}")]
-        state = (await self._link.run(_LOOK, names, [self._link.inbox, want_us, want_us])).decode(errors="replace")
+        said = await self._link.run(_LOOK, names, [self._link.inbox, want_us, want_us, ticket_id])
+        state, held = (each.decode(errors="replace") for each in said)
         if not state:
             raise not_found(ticket_id)
         if state not in set(State):
             records.unreadable("ticket", ticket_id)
             raise not_found(ticket_id)
-        return State(state).is_terminal
+        return State(state), held
 
 
 def not_found(ticket_id: str) -> TicketNotFound:

@@ -16,7 +16,7 @@ from textual.widgets import DataTable, Footer, Static
 
 from headrace.admin.rows import Shown
 from headrace.errors import HeadraceError, StartupError
-from headrace.top import text
+from headrace.top import order, text
 from headrace.top.client import Client
 
 _EVERY_S = 1.0
@@ -56,6 +56,7 @@ class Top(App[None]):
         Binding("h", "show('hosts')", "Hosts"),
         Binding("a", "show('calls')", "Calls"),
         Binding("u", "show('usage')", "Usage"),
+        Binding("s", "sort", "Sort"),
         Binding("q", "quit", "Quit"),
     ]
     CSS = "#head { height: auto; } #trouble { height: auto; text-style: bold; } DataTable { height: 1fr; }"
@@ -66,6 +67,8 @@ class Top(App[None]):
         self._client = client
         self._view = view
         self._shown: Shown | None = None
+        self._by: dict[str, str] = {}  # the column that a view is sorted by
+        self._rows: list[Any] = []
         self._columns = ""
         # One thread, so one question at a time: the client has one connection, and two that open it at once lose one.
         self._asking = ThreadPoolExecutor(1)
@@ -90,6 +93,13 @@ class Top(App[None]):
         self._view = view
         self.run_worker(self._keep(), exclusive=True)
 
+    def action_sort(self) -> None:
+        """Sort the view that is shown by its next column; after the last, as its rows come."""
+        if self._shown is not None:
+            view = self._shown.view
+            self._by[view] = order.after(view, self._by.get(view, ""))
+            self._fill(self._shown)
+
     async def _keep(self) -> None:
         while True:
             await self._look(self._view)
@@ -105,8 +115,11 @@ class Top(App[None]):
             self._fill(shown)
 
     def _fill(self, shown: Shown) -> None:
-        self._shown = shown
-        self.query_one("#head", Static).update(Text(f"headrace  {text.TITLES[shown.view]}  {text.head(shown.summary)}"))
+        self._shown, by = shown, self._by.get(shown.view, "")
+        self._rows = order.ordered(shown.view, by, shown.rows)
+        shown = msgspec.structs.replace(shown, rows=self._rows)
+        title = text.TITLES[shown.view] + (f" by {by}" if by else "")
+        self.query_one("#head", Static).update(Text(f"headrace  {title}  {text.head(shown.summary)}"))
         self.query_one("#trouble", Static).update(Text("\n".join(shown.summary.troubles)))
         table = self.query_one(DataTable)
         at = table.cursor_row
@@ -124,5 +137,5 @@ class Top(App[None]):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Show all of a row."""
-        if self._shown is not None and event.cursor_row < len(self._shown.rows):
-            self.push_screen(Details(self._shown.rows[event.cursor_row]))
+        if event.cursor_row < len(self._rows):
+            self.push_screen(Details(self._rows[event.cursor_row]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, StartupError
 from headrace.terminal import ConfigOption, KeyOption, load, local_operator
 from headrace.top import text
 
@@ -30,11 +30,18 @@ def top(
         raise typer.BadParameter(f"{view!r} is none of {', '.join(text.VIEWS)}")
     with _client(config, as_key) as client:
         if as_json:
-            typer.echo(_json(client, view))
+            _print(*_json(client, view))
         elif once:
-            typer.echo("\n".join(_look(client, view)))
+            _print(*_look(client, view))
         else:
             _run(client, view or text.VIEWS[0])
+
+
+def _print(said: str, trouble: str) -> None:
+    """Print a look; one that has nothing to show says why on standard error, too, and by its exit code."""
+    typer.echo(said)
+    if trouble:
+        raise StartupError(trouble)
 
 
 def _client(config: ConfigOption, key: str) -> Client:
@@ -54,21 +61,24 @@ def _client(config: ConfigOption, key: str) -> Client:
     )
 
 
-def _json(client: Client, view: str) -> str:
-    if view:
-        return msgspec.json.format(msgspec.json.encode(client.said(view)), indent=2).decode()
-    said = {name: client.said(name) for name in text.VIEWS}
-    whole = {"summary": said["budgets"]["summary"]} | {name: each["rows"] for name, each in said.items()}
-    return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode()
+def _json(client: Client, view: str) -> tuple[str, str]:
+    said = {name: client.said(name) for name in ((view,) if view else text.VIEWS)}
+    trouble = next((each["more"]["trouble"] for each in said.values() if "trouble" in each["more"]), "")
+    whole = (
+        {"summary": said["budgets"]["summary"]} | {name: each["rows"] for name, each in said.items()}
+        if not view
+        else said[view]
+    )
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode(), trouble
 
 
-def _look(client: Client, view: str) -> list[str]:
+def _look(client: Client, view: str) -> tuple[str, str]:
     views = (view,) if view else _ONCE
     shown = [client.view(name) for name in views]
     said = [text.head(shown[0].summary), *shown[0].summary.troubles]
     for each in shown:
         said += ["", *text.lines(each)]
-    return said
+    return "\n".join(said), next((each.more["trouble"] for each in shown if "trouble" in each.more), "")
 
 
 def _run(client: Client, view: str) -> None:
