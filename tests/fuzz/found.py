@@ -102,6 +102,7 @@ FOUND: dict[str, tuple[bytes, ...]] = {
     "limits.learned": (
         b'{"rates":{"requests":0},"burst_s":60,"since":1.0}', b'{"rates":{"requests":5},"burst_s":0,"since":1.0}',
         b'{"rates":{"requests\xc0\x80"', b'{"rates":{"requests":-5},"burst_s":60,"since":1.0}', b"[" * 60_000,
+        b'{"rates":{},"burst_s":60,"since":1.0,"by":"account"}',
     ),
     "usage.cell": (
         b'["a"]\n' + b"9" * 30, b'["a"]\nx', b'["a"]\n' + _MANY_DIGITS, b'["a\xff"]', b'["a","b","c","d","e",' + b"[" * 60_000,

@@ -227,9 +227,9 @@ class Learner:
 def _read(name: bytes, value: bytes) -> Learned | None:
     try:
         learned, model_class = codec.decode(value, Learned), name[: _LONGEST_NAME + 1].decode()
-        validate(learned.limit(model_class))
         if not learned.rates or min(learned.rates.values()) < 1 or len(name) > _LONGEST_NAME:
             raise ValueError("no rates")
+        validate(learned.limit(model_class))
     except (ValueError, ArithmeticError):
         records.unreadable("learned limit", value)
         return None
