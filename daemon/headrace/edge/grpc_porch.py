@@ -22,6 +22,7 @@ _TROUBLE_S = 1.0  # after the last word of trouble: whoever was cut is back by t
 _RECENT_S = 2.0
 _NOISY = 100  # calls in vain since the last step: the loop had little time for anything else
 _LASTS = 5  # steps on end that are noisy: a client that ends, and all that it asked, is one or two
+_MANY = 200  # that come in one step: before the loop has heard the first of them, all would have brought their calls
 _CONNECTION = 10  # calls: what a connection costs that is there for one
 _MUCH_BYTES, _LOUD_BYTES = 32_000_000, 4_000_000  # that those who are new have brought, and those of one turn
 _SPEAK_S = 1.0  # in which those whose turn it is say something: TCP says again what was lost, later each time
@@ -101,6 +102,10 @@ class Porch:
         """Take note of connections that are new, and of all that there are."""
         now = self._now()
         self._recent = {line: at for line, at in self._recent.items() if now - at < _RECENT_S} | dict.fromkeys(new, now)
+        if len(new) > _MANY:
+            for line in new:
+                line.look()  # who has spoken does not stand before those who have not
+            self.trouble()
         if self.is_shut:
             for line in new:  # it may have come in before
                 line.deafen()
