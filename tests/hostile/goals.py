@@ -27,10 +27,10 @@ _BOUNDS: Goals = {
 }
 TIMES = (*HITS, "stall")
 
-# What is not as wanted yet, and must not be lost. Whoever comes while a thousand connections do, from the same address, stands in
-# line with them, and now and then for too long. A key lets its owner have four thousand calls under way: each costs the loop
-# 0.3 ms before anybody can look at it. And messages of gRPC's come whole, before anybody can ask whose they are and wait: two of
-# 31 MB may be coming, two more wait to be read, and the helper that reads one takes five times its size. What streams that
+# What is not as wanted yet, and must not be lost. Whoever comes while a thousand connections do, from the same address, stands
+# in line with them, and now and then for too long. A key lets its owner have four thousand calls under way: each costs the loop
+# 0.3 ms before anybody can look at it. And messages of gRPC's come whole, before anybody can ask whose they are and wait: two
+# of 31 MB may be coming, two more wait to be read, and the helper that reads one takes five times its size. What streams that
 # nobody reads leave is a megabyte of small things, scattered over forty of Python's megabytes.
 _REACHED: Mapping[str, Mapping[str, float]] = {
     "grpc-unfinished-known": {"gRPC": 500, "socket": 500},

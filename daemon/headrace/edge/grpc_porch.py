@@ -4,7 +4,8 @@ Where new connections wait while there is trouble: they are taken in, but not li
 A connection may bring a thousand calls at one go, each of which takes 16 KB until the loop has had 0.3 ms for it, and if it is
 cut, its client comes again with as many. So while there is a flood, those that come are let speak by turns: some, and the next
 when what those have said has been heard. After calls in vain it is one at a time; as long as there are none, each lot is twice
-as large as the last. Nobody is sent away, and who was there before goes on.
+as large as the last. Nobody is sent away, and who was there before goes on. A crowd that comes at one go is taken for a flood
+before it is heard: the loop would not hear the first of it before all had spoken.
 
 Nothing of grpcio's can wait like that. But the kernel can be told to let what comes over a socket fall (a filter that every
 connection has from the socket where it came in). Its client says it again by itself, as if it had been lost on the way.
