@@ -29,7 +29,7 @@ _MUCH_BYTES, _LOUD_BYTES = 32_000_000, 4_000_000  # that those who are new have 
 _SPEAK_S = 1.0  # in which those whose turn it is say something: TCP says again what was lost, later each time
 _HEARD_S = 0.12  # after which the loop has heard the first of it, unless it is busy
 _TURN_S = 0.5  # however noisy it is, others have a turn then
-_MOST_AT_ONCE = 16
+_MOST_AT_ONCE, _CROWD_AT_ONCE = 64, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,9 @@ class Porch:
         if len(new) > _MANY:
             for line in new:
                 line.look()  # who has spoken does not stand before those who have not
-            self.trouble()
+            if not self.is_shut:
+                self.trouble()
+                self._at_once, self._was_noisy = _CROWD_AT_ONCE, False  # nothing is known against them
         if self.is_shut:
             for line in new:  # it may have come in before
                 line.deafen()
