@@ -8,6 +8,10 @@ Python looks for them last. So where the process holds much more than it did at 
 waits and there is hardly anything to walk through, and what is free is given back. What stays all the same is in use, or the
 next crowd uses it (docs/performance.md): then it is tried again more and more rarely, until something moves. What kept answers
 take is in use, too, and known: while a cache fills, nothing is looked for that is free.
+
+What is large lies apart from the beginning, and is given back at once when it is free: a body of 31 MB among small things would
+leave a hole of its size that the next one hardly fits into. The C library does that by itself until the first one is free, and
+from then on no more: it takes what comes again for something to keep.
 """
 
 from __future__ import annotations
@@ -31,6 +35,19 @@ _SHARE = 0.01  # of the loop's time, at most, for collecting garbage
 _CROWD, _TIMES = 500, 4  # what left last leaves something in its turn: words to Redis, timers, connections that close
 _FEW = 50  # of whom a collection takes a few milliseconds
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # parameters of mallopt
+_LARGE_BYTES = 1 << 20  # of what lies apart: to ask the system for less of it would cost as much as what is done with it
+_KEPT_BYTES = 16 << 20  # that may be free at the end of an arena: to take and give it back in each turn would cost more
+_ARENAS = 2
+
+
+def lay_apart() -> None:
+    """Have the C library keep what is large apart, for as long as this process lives; nothing where it cannot be told."""
+    with contextlib.suppress(AttributeError, OSError):
+        tell = ctypes.CDLL(None).mallopt
+        tell(_MMAP_THRESHOLD, _LARGE_BYTES)
+        tell(_TRIM_THRESHOLD, _KEPT_BYTES)
+        tell(_ARENA_MAX, _ARENAS)
 
 
 def give_back() -> None:
@@ -76,14 +93,17 @@ class Pace:
 
 async def keep_small(clock: Clock, waiting: Callable[[], int], kept: Callable[[], int] = int) -> None:
     """
-    Give back what is free when a crowd has left, and when much more is held than at rest.
+    Lay apart what is large, and give back what is free when a crowd has left, and when much more is held than at rest.
 
-    *waiting* says how many wait, *kept* how many bytes kept answers take: they do not count among those that are held.
+    Args:
+        waiting: says how many wait.
+        kept: says how many bytes kept answers take, which do not count among those that are held.
     """
 
     def held() -> int:
         return max(0, resident() - kept())
 
+    lay_apart()
     pace, collected_s = Pace(held()), 0.0
     most = times = 0
     while True:

@@ -77,11 +77,37 @@ async def test_who_leaves_when_its_message_is_there_takes_it_all_the_same(after:
     assert tasks[2].cancelled()
 
 
-async def test_who_leaves_before_takes_nothing() -> None:
+async def _left() -> Read:
     read = Read()
     task = asyncio.create_task(read.read(LARGE))
     await asyncio.sleep(0)
     task.cancel()
+    task.cancel()  # as somebody else may, too
     await asyncio.wait([task])
     assert task.cancelled()
     assert read.turns == []
+    return read
+
+
+async def test_what_comes_for_one_who_has_left_is_taken_in_its_turn() -> None:
+    read = await _left()
+    tasks = [asyncio.create_task(read.read(LARGE)) for _ in range(2)]
+    assert await read.all(*tasks) == [1, 1, 1]
+
+
+async def test_that_nothing_comes_for_one_who_has_left_is_nothing() -> None:
+    (coming,) = (await _left()).coming
+    coming.set_exception(RuntimeError("its call is over"))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    coming.exception()  # or the loop tells of one that nobody heard of
+
+
+async def test_a_time_for_a_reading_ends_the_waiting_alone() -> None:
+    read = Read()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await read.read(LARGE)
+    assert await read.all() == []
+    await asyncio.sleep(0)
+    assert read.turns == [1]

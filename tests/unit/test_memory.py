@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 
 import pytest
 
@@ -122,3 +124,25 @@ async def test_after_a_crowd(monkeypatch, waiting: list[int], trims: int, collec
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     assert (done.count("trim"), done.count("collect")) == (trims, collects)
+
+
+_LAID_APART = """
+import ctypes
+from headrace import memory
+
+class Said(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks apart a b c d e".split()]
+
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Said
+memory.lay_apart()
+for _ in range(2):
+    before = library.mallinfo2().apart
+    body = bytes(20_000_000)
+    assert library.mallinfo2().apart - before >= 20_000_000
+    del body
+"""
+
+
+def test_what_is_large_lies_apart_also_when_the_first_has_gone() -> None:
+    subprocess.run([sys.executable, "-c", _LAID_APART], check=True)

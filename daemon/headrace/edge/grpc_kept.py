@@ -110,10 +110,11 @@ class KeptRpc:
         return self._give(hit, context, keys.id)
 
     async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
-        seen, hit = await self._far(self._named + keys.scope, raw)
-        if hit is not None:
-            return self._give(hit, context, keys.id)
         with self._exchange.basin.place(self._who.whose(keys)) as place:
+            await place.came(len(raw))
+            seen, hit = await self._far(self._named + keys.scope, raw)
+            if hit is not None:
+                return self._give(hit, context, keys.id)
             call = await self._admit(raw, context, keys, place)
             del raw  # the call has all that it says
             return await self._ask(call, context, seen)
@@ -155,20 +156,27 @@ class KeptRpc:
     async def stream(self, raw: bytes, context: Any) -> None:
         """Write the events of one answer."""
         keys = self._who.keys(context)
-        head, seen = self._named + keys.scope, b""
+        head = self._named + keys.scope
         hit = self._hits.near(head, raw)
-        if hit is None or not self._kept.is_at_hand(hit):
-            seen, hit = await self._far(head, raw)
-        if hit is not None:
-            tail = self._kept.tail(hit) + self._tell(hit, context, keys.id)
-            await context.write(*_opened(self._kept.responses(hit), tail))
+        if hit is not None and self._kept.is_at_hand(hit):
+            await self._give_live(hit, context, keys.id)
             return
         with self._exchange.basin.place(self._who.whose(keys)) as place:
+            await place.came(len(raw))
+            seen, hit = await self._far(head, raw)
+            if hit is not None:
+                place.release()
+                await self._give_live(hit, context, keys.id)
+                return
             call = await self._admit(raw, context, keys, place)
             del raw  # the call has all that it says
             await self._ask_live(call, context)
         self._hits.remember(seen, call)
         context.set_trailing_metadata(trailers(context, call.trail, self._exchange.now()))
+
+    async def _give_live(self, hit: Hit, context: Any, given: str) -> None:
+        tail = self._kept.tail(hit) + self._tell(hit, context, given)
+        await context.write(*_opened(self._kept.responses(hit), tail))
 
     async def _ask_live(self, call: Call, context: Any) -> None:
         async with self._exchange.answer(call, "grpc") as reply:
@@ -185,7 +193,6 @@ class KeptRpc:
 
     async def _admit(self, raw: bytes, context: Any, keys: Keys, place: Place) -> Call:
         self._miss_count += 1
-        await place.came(len(raw))
         parted = await take_apart(self._admission.aside, self.method.request, raw, streams=self.method.is_streaming)
         del raw
         caller = self._who.identify(keys.ours, parted.request.options.caller)

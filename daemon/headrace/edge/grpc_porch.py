@@ -4,7 +4,8 @@ Where new connections wait while there is trouble: they are taken in, but not li
 A connection may bring a thousand calls at one go, each of which takes 16 KB until the loop has had 0.3 ms for it, and if it is
 cut, its client comes again with as many. So while there is a flood, those that come are let speak by turns: some, and the next
 when what those have said has been heard. After calls in vain it is one at a time; as long as there are none, each lot is twice
-as large as the last. Nobody is sent away, and who was there before goes on.
+as large as the last. Nobody is sent away, and who was there before goes on. A crowd that comes at one go is taken for a flood
+before it is heard: the loop would not hear the first of it before all had spoken.
 
 Nothing of grpcio's can wait like that. But the kernel can be told to let what comes over a socket fall (a filter that every
 connection has from the socket where it came in). Its client says it again by itself, as if it had been lost on the way.
@@ -22,12 +23,13 @@ _TROUBLE_S = 1.0  # after the last word of trouble: whoever was cut is back by t
 _RECENT_S = 2.0
 _NOISY = 100  # calls in vain since the last step: the loop had little time for anything else
 _LASTS = 5  # steps on end that are noisy: a client that ends, and all that it asked, is one or two
+_MANY = 200  # that come in one step: before the loop has heard the first of them, all would have brought their calls
 _CONNECTION = 10  # calls: what a connection costs that is there for one
 _MUCH_BYTES, _LOUD_BYTES = 32_000_000, 4_000_000  # that those who are new have brought, and those of one turn
 _SPEAK_S = 1.0  # in which those whose turn it is say something: TCP says again what was lost, later each time
 _HEARD_S = 0.12  # after which the loop has heard the first of it, unless it is busy
 _TURN_S = 0.5  # however noisy it is, others have a turn then
-_MOST_AT_ONCE = 16
+_MOST_AT_ONCE, _CROWD_AT_ONCE = 64, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,12 @@ class Porch:
         """Take note of connections that are new, and of all that there are."""
         now = self._now()
         self._recent = {line: at for line, at in self._recent.items() if now - at < _RECENT_S} | dict.fromkeys(new, now)
+        if len(new) > _MANY:
+            for line in new:
+                line.look()  # who has spoken does not stand before those who have not
+            if not self.is_shut:
+                self.trouble()
+                self._at_once, self._was_noisy = _CROWD_AT_ONCE, False  # nothing is known against them
         if self.is_shut:
             for line in new:  # it may have come in before
                 line.deafen()

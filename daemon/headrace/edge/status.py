@@ -125,9 +125,22 @@ def say(error: Exception) -> status_pb2.Status:
 
 
 async def abort(context: Any, error: Exception) -> None:
-    """End an RPC with what the error says; never returns."""
+    """
+    End an RPC with what the error says; never returns.
+
+    From then on the error knows no more where it was raised. grpcio keeps an exception of its own with the call, which holds
+    all who are on the way here, and so the call, in a circle: what they know is there until Python looks for circles, minutes
+    later. A traceback knows every body that was refused.
+    """
     status = say(error)
+    _forget_ways(error)
     await context.abort(row(error).code, status.message, _trailers(context, error, status))
+
+
+def _forget_ways(error: BaseException | None) -> None:
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 async def conclude(context: Any, error: Exception) -> None:
