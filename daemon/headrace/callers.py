@@ -4,8 +4,9 @@ Who asks: callers by key (where auth is required), by the name in their client c
 How keys are made and kept, keystore.py says. Every daemon holds all digests in memory, so that the hot path asks nobody, and
 goes on with what it knows while Redis is away, for ten seconds: then a key may have been revoked for as long, and none is
 taken until Redis is heard again. It loads them anew on a nudge (keys were made or revoked), when the link comes back, and now
-and then; and since nudges may be lost, it asks Redis all the time how many changes there were: a number, one command a host,
-and a revoked key is refused everywhere within a second. Whom a certificate's name stands for, the configuration says.
+and then; and since nudges may be lost, it asks Redis all the time how many changes there were and how many keys there are: two
+numbers, one write a host, and a revoked key is refused everywhere within a second. Whom a certificate's name stands for, the
+configuration says.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Callers:
         self._refresh_s = refresh_s
         self._poll_s = poll_s
         self._keys: dict[str, _Known] | None = None
-        self._version: bytes | None = None
+        self._version: tuple[bytes | None, int] | None = None  # as `_count` has it
         self._load_at = self._tell_at = self._as_of = -math.inf
         self._is_shut = False
         self._used: set[str] = set()
@@ -256,11 +257,18 @@ class Callers:
     async def _refresh(self) -> None:
         # The count before the keys: a change between the two is seen the next time.
         now = self._clock.now()
-        version = await records.or_nothing("key count", keys.KEYS_VERSION, self._link.do("GET", keys.KEYS_VERSION))
+        version = await self._count()
         if version != self._version or now >= self._load_at:
             await self.load()
             self._version, self._load_at = version, now + self._refresh_s
         self._note_fresh(now)
+
+    async def _count(self) -> tuple[bytes | None, int]:
+        # How many changes there were, and how many keys there are: who takes one out by hand counts nothing, and where there
+        # are no keys but something else, none can be loaded. Both are asked in one write.
+        changes = records.or_nothing("key count", keys.KEYS_VERSION, self._link.do("GET", keys.KEYS_VERSION))
+        counted, there = await asyncio.gather(changes, self._link.do("HLEN", keys.KEYS))
+        return counted, int(there)
 
     async def _tell_uses(self) -> None:
         now = self._clock.now()
