@@ -42,6 +42,9 @@ _log = structlog.get_logger()
 _MAX_BACKLOG_BYTES = 32 * 2**20
 _BATCH = 256
 _GROW_S = 0.1  # a batch that had time to grow costs a third per entry, and disturbs the loop less often
+# Of 4 KiB, that SQLite keeps of its file: those by which it finds a row. The system keeps the file itself, and by itself SQLite
+# would take 32 MB for what is there a second time.
+_PAGES = 1024
 _DATABASE = "cache.db"
 _SEEN = "purges-seen"
 
@@ -326,6 +329,7 @@ class Disk:
             eviction_policy="least-recently-stored",
             cull_limit=0,  # once a batch, by `rows.write`
             sqlite_mmap_size=0,  # a file that is mapped, and cut by somebody, ends the process with SIGBUS
+            sqlite_cache_size=_PAGES,
             statistics=0,
         )
         rows.sweep(cache, self._directory)
