@@ -114,8 +114,7 @@ def _asked(body: Mapping[str, Any]) -> Iterator[str]:
         for skill in _maps(container.get("skills")):
             if skill.get("type") != "anthropic":
                 yield from _texts(skill.get("skill_id"))
-    if "tools" in body or not body.keys() <= KNOWN_PARAMS:  # of most neither
-        yield from _unheard_of(body)
+    yield from _unheard_of(body)
     waiting: list[Any] = [body.get("system"), *(message.get("content") for message in _maps(body.get("messages")))]
     while waiting:
         for block in _blocks(waiting.pop()):
