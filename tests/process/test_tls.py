@@ -19,6 +19,7 @@ import pytest
 from headrace_client import AsyncHeadrace
 from headrace_client.httpx_transport import AsyncHeadraceTransport
 
+from conftest import missing
 from daemon_process import environment, headrace
 from fleet import daemon_beside, simulated
 from headrace.v1 import (
@@ -278,8 +279,7 @@ async def test_broken_renewal(tmp_path: Path) -> None:
 
 async def test_grpcurl(tmp_path: Path) -> None:
     """grpcurl finds out what there is, and asks it, with a client certificate."""
-    if not (grpcurl := shutil.which("grpcurl")):
-        pytest.skip("there is no grpcurl")
+    grpcurl = shutil.which("grpcurl") or missing("grpcurl")
     authority = Authority(tmp_path)
     shows, more = authority.sign("shop", "DNS:shop.internal"), {"LISTEN__TLS_CLIENT_CA": str(authority.certificate)}
     async with simulated() as upstream, daemon_beside(upstream.url, **settings(authority.server(), **more)) as one:
