@@ -20,11 +20,11 @@ _numbers = itertools.count(1)
 class Caller(Line):
     """A connection that says something so long after it is listened to, and brings so many calls in vain."""
 
+    knocks: int = 1
     says_after_s: float = 0.0
     brings: int = 0
     listened_at: float | None = None
     has_left: bool = False
-    is_deaf: bool = False
 
     def deafen(self) -> None:
         self.is_deaf = True
@@ -265,3 +265,32 @@ def test_the_porch_opens_when_nothing_more_is_heard_of_trouble() -> None:
     assert house.porch.is_shut
     house.turns(0.3)
     assert not house.porch.is_shut
+
+
+def test_who_says_nothing_needs_no_turn() -> None:
+    """Of thousands of silent connections, who has something to say does not stand behind them; it may begin to at any time."""
+    house = House()
+    silent = [Caller(0, 0, ("192.0.2.1", next(_numbers)), knocks=0) for _ in range(3000)]
+    house.there += silent
+    house.porch.see(silent, house.there)
+    assert house.porch.is_shut
+    assert house.porch.stats().waiting == 0
+    (late,) = house.come()
+    assert house.step() == [late]
+    silent[1234].knocks = 1
+    house.porch.see([], house.there)
+    while silent[1234].listened_at is None:
+        assert set(house.step()) <= {silent[1234]}
+        assert house.now < 102
+
+
+def test_silent_ones_are_heard_when_it_is_over() -> None:
+    """When it is over nobody stays deaf: they are listened to again, so many at a time."""
+    house = House()
+    silent = [Caller(0, 0, ("192.0.2.1", next(_numbers)), knocks=0) for _ in range(500)]
+    house.there += silent
+    house.porch.see(silent, house.there)
+    lots = house.turns(3.0)
+    assert sum(lots) == 500
+    assert max(lots) <= 200
+    assert all(line.listened_at is not None for line in silent)

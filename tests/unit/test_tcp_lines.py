@@ -80,10 +80,14 @@ def deaf(family: socket.AddressFamily) -> Iterator[tuple[socket.socket, socket.s
 def test_deaf_until_listened_to(family: socket.AddressFamily) -> None:
     """Nothing that is said before gets in, and nothing of it is lost."""
     with deaf(family) as (client, accepted, line):
+        line.deafen()  # as it is already
+        assert line.look()
+        assert line.knocks == 0
         client.sendall(b"hello")
         assert waiting(accepted) == b"nothing"
         assert line.look()
         assert line.received == 0
+        assert line.knocks > 0
         accepted.sendall(b"settings")
         assert client.recv(100) == b"settings"
         line.listen()

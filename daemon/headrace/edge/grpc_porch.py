@@ -5,7 +5,8 @@ A connection may bring a thousand calls at one go, each of which takes 16 KB unt
 cut, its client comes again with as many. So while there is a flood, those that come are let speak by turns: some, and the next
 when what those have said has been heard. After calls in vain it is one at a time; as long as there are none, each lot is twice
 as large as the last. Nobody is sent away, and who was there before goes on. A crowd that comes at one go is taken for a flood
-before it is heard: the loop would not hear the first of it before all had spoken.
+before it is heard: the loop would not hear the first of it before all had spoken. Who says nothing needs no turn: the kernel
+counts what fell, and thousands of silent connections are no line to stand in.
 
 Nothing of grpcio's can wait like that. But the kernel can be told to let what comes over a socket fall (a filter that every
 connection has from the socket where it came in). Its client says it again by itself, as if it had been lost on the way.
@@ -13,6 +14,7 @@ connection has from the socket where it came in). Its client says it again by it
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +58,7 @@ class Porch:
         self._shut, self._now = shut, now
         self._recent: dict[Line, float] = {}  # those that are new, and since when
         self._waiting: dict[tuple[str, bool], dict[Line, None]] = {}  # by address, and whether they have spoken before
+        self._silent: dict[Line, float] = {}  # those that wait, too, and have tried to say nothing; and since when
         self._lot: list[Line] = []  # those whose turn it is, and that have not spoken
         self._before: dict[Line, int] = {}  # those of the last turn, and what each had said until then
         self._turned_at = self._spoken_at = -_SPEAK_S
@@ -93,28 +96,39 @@ class Porch:
             for line in recent:
                 line.deafen()
             self._waiting.clear()  # they are among those
+            self._silent.clear()
             self._wait(recent)
 
     def _wait(self, lines: Iterable[Line]) -> None:
+        now = self._now()
         for line in lines:
-            self._waiting.setdefault((line.peer[0], line.received > 0), {})[line] = None
+            if line.received or line.knocks:
+                self._waiting.setdefault((line.peer[0], line.received > 0), {})[line] = None
+            else:
+                self._silent[line] = now
 
     def see(self, new: Sequence[Line], there: Container[Line]) -> None:
         """Take note of connections that are new, and of all that there are."""
         now = self._now()
         self._recent = {line: at for line, at in self._recent.items() if now - at < _RECENT_S} | dict.fromkeys(new, now)
-        if len(new) > _MANY:
-            for line in new:
-                line.look()  # who has spoken does not stand before those who have not
-            if not self.is_shut:
-                self.trouble()
-                self._at_once, self._was_noisy = _CROWD_AT_ONCE, False  # nothing is known against them
+        if len(new) > _MANY and not self.is_shut:
+            self.trouble()
+            self._at_once, self._was_noisy = _CROWD_AT_ONCE, False  # nothing is known against them
         if self.is_shut:
             for line in new:  # it may have come in before
                 line.deafen()
-        self._wait(new)
+                line.look()  # who has spoken does not stand before those who have not
         left = {who: {line: None for line in lines if line in there} for who, lines in self._waiting.items()}
         self._waiting = {who: lines for who, lines in left.items() if lines}
+        self._wait(new)
+        self._hear_knocking(there)
+
+    def _hear_knocking(self, there: Container[Line]) -> None:
+        # The latest are looked at, for they have most to say; all others when all connections are.
+        for line in itertools.islice(reversed(self._silent), _MANY):
+            line.look()
+        self._wait(line for line in list(self._silent) if line.knocks)
+        self._silent = {line: at for line, at in self._silent.items() if line in there and not line.knocks}
 
     def step(self) -> list[Line]:
         """Return those whose turn it is now, to be listened to from now on."""
@@ -126,11 +140,12 @@ class Porch:
             self.trouble()
         is_noisy = is_in_vain or self._is_loud()
         self._was_noisy |= is_noisy
-        if self.is_shut and not self._waiting and now - self._troubled_at > _TROUBLE_S:
+        last = next(reversed(self._silent.values()), self._troubled_at)  # who may be about to speak
+        if self.is_shut and not self._waiting and now - max(last, self._troubled_at) > _TROUBLE_S:
             self.is_shut = False
             self._shut(False)
         if not self.is_shut:
-            return self._next()
+            return self._next() + self._some_silent()
         if self._speaks(now) or not self._waiting or (is_noisy and now - self._turned_at < _TURN_S):
             return []
         self._at_once = max(1, self._at_once // 4) if self._was_noisy else min(2 * self._at_once, _MOST_AT_ONCE)
@@ -153,6 +168,12 @@ class Porch:
             self._lot = [line for line in self._lot if line.look() and not line.received]
             self._spoken_at = now
         return now < min(self._spoken_at + _HEARD_S, self._turned_at + _SPEAK_S)
+
+    def _some_silent(self) -> list[Line]:
+        some = list(itertools.islice(self._silent, _MANY))
+        for line in some:
+            del self._silent[line]
+        return some
 
     def _next(self, count: float = math.inf) -> list[Line]:
         # Addresses by turns, and the connections from each in the order in which they came; those that have not spoken yet and

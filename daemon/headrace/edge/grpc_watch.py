@@ -262,10 +262,11 @@ class Watch:
 
     def _making_room(self, lines: list[Line]) -> Iterator[None]:
         # Over which nothing was asked: to end those fails no call. Their clients, if they are any, connect again.
-        # The eldest go: who has just come may not have had its turn to ask.
+        # The eldest go: who has just come may not have had its turn to ask. Who knocks has asked, and waits for that turn.
         beyond = {who: _beyond(count, self._bounds.most_per_peer) for who, count in _by_address(lines).items()}
         in_all = _beyond(len(lines), self._bounds.most)
-        idle = [line for line in lines if line.received < _ASKED_BYTES and (in_all or beyond[line.peer[0]])]
+        silent = (line for line in lines if line.received < _ASKED_BYTES and not line.knocks)
+        idle = [line for line in silent if in_all or beyond[line.peer[0]]]
         going = idle[: max(in_all, sum(beyond.values()))] if idle else lines[self._bounds.most :]
         for number, line in enumerate(going, 1):
             self._end(line, "connections")

@@ -30,6 +30,8 @@ _INFO = struct.Struct("=B23xI92xQQ8xI4x")
 _ATTACH, _DETACH = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER
 _STEP = struct.Struct("=HBBI")  # struct sock_filter
 _PROGRAM = struct.Struct("@HP")  # struct sock_fprog: how many instructions, and where they are
+_MEMORY, _FELL = 55, 8  # SO_MEMINFO, and which of its counts is of what fell (SK_MEMINFO_DROPS)
+_COUNTS = struct.Struct("=9I")
 _DEAF = (  # what of a segment is left beside its header: nothing, and it passes; or it does not
     (0x30, 0, 0, 12),  # A = the byte whose upper half is the header's size, in fours
     (0x74, 0, 0, 2),  # A >>= 2
@@ -53,6 +55,8 @@ class Line:
         received: bytes that came over it so far.
         taken: bytes that the other end has acknowledged.
         waits: whether there is something that it has not.
+        is_deaf: whether what comes over it falls.
+        knocks: how often something fell: what the other end says, and says again.
     """
 
     descriptor: int
@@ -61,6 +65,8 @@ class Line:
     received: int = 0
     taken: int = 0
     waits: bool = False
+    is_deaf: bool = False
+    knocks: int = 0
 
     def look(self) -> bool:
         """Count anew; False once the connection is over."""
@@ -68,16 +74,20 @@ class Line:
             said = _INFO.unpack(copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES))
             state, unacknowledged, self.taken, self.received, unsent = said
             self.waits = bool(unacknowledged or unsent)
+            if self.is_deaf:
+                self.knocks = _fallen(copy)
             return bool(state == _ESTABLISHED)
         return False
 
     def deafen(self) -> None:
         """Let what comes over the connection from now on fall (`deafen`), until it is listened to."""
+        self.is_deaf = True
         with contextlib.suppress(OSError), copy_of(self.descriptor, self.inode) as copy:
             deafen(copy)
 
     def listen(self) -> None:
         """Let what comes over the connection get in, if it was deaf, or is where it came in."""
+        self.is_deaf, self.knocks = False, 0
         with contextlib.suppress(OSError), copy_of(self.descriptor, self.inode) as copy:
             undeafen(copy)
 
@@ -182,6 +192,13 @@ def deafen(one: socket.socket) -> None:
     """
     code = array("B", b"".join(_STEP.pack(*step) for step in _DEAF))
     one.setsockopt(socket.SOL_SOCKET, _ATTACH, _PROGRAM.pack(len(_DEAF), code.buffer_info()[0]))
+
+
+def _fallen(one: socket.socket) -> int:
+    """Return how often something fell; 1 where the kernel does not tell, so that nobody is taken for silent."""
+    with contextlib.suppress(OSError, struct.error):
+        return int(_COUNTS.unpack(one.getsockopt(socket.SOL_SOCKET, _MEMORY, _COUNTS.size))[_FELL])
+    return 1
 
 
 def undeafen(one: socket.socket) -> None:
