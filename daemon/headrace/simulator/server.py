@@ -120,7 +120,10 @@ class Simulator:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path.startswith(_CONTROL_PATH):
             return await control(self, request)
-        return await self._api.handle(request)
+        try:
+            return await self._api.handle(request)
+        except ConnectionResetError:
+            return web.Response(status=499)  # to nobody: the caller has left, which is its good right and no trouble of ours
 
 
 async def start(options: Options | None = None, host: str = "127.0.0.1", port: int = 0) -> Simulator:
