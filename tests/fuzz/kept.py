@@ -101,8 +101,12 @@ def _tar(members: dict[str, bytes]) -> bytes:
     return made.getvalue()
 
 
+_AT_ONCE = 1 << 14  # bytes of a file, which is read before anything is served
+
+
 def append_only(data: bytes) -> None:
     """A damaged file of commands: what is taken over of it is whole, in order, and is taken over as it is the next time."""
+    data = data[:_AT_ONCE]
     said = data.decode(errors="replace")  # as serverlog.py reads it
     aof.is_damage(said)
     aof.unknown_commands(said)
@@ -130,9 +134,12 @@ class _Unlinked(trails.Trails):
 _TRAILS = _Unlinked()
 
 
+_MOST_TRIES = 1000  # of one ticket: `retry.max_attempts` bounds them
+
+
 def tried(data: bytes) -> None:
     """The tries of a ticket, one a line."""
-    made = _TRAILS._read("t1", data.split(b"\n"))
+    made = _TRAILS._read("t1", data.split(b"\n")[:_MOST_TRIES])
     operator_messages.phases(tuple(made), began=NOW, took_s=5.0)
 
 
@@ -199,6 +206,6 @@ TARGETS = (
     Target("batches.maker", maker),
     Target("budgets.level", level),
     Target("surveys", told),
-    Target("top.view", shown, (ValueError, KeyError)),
+    Target("top.view", shown, (ValueError, KeyError, RecursionError)),
     Target("redis.sentinels", named_sentinels, (ValueError,)),
 )

@@ -67,16 +67,20 @@ class Client:
 
     def view(self, name: str) -> Shown:
         """Return a view as it is now; raises `StartupError` with why there is none."""
-        shown = msgspec.convert(self.said(name), Shown)
-        shown.rows = [msgspec.convert(row, _ROWS[name]) for row in shown.rows]
+        try:
+            shown = msgspec.convert(self.said(name), Shown)
+            shown.rows = [msgspec.convert(row, _ROWS[name]) for row in shown.rows]
+        except msgspec.ValidationError as error:
+            raise StartupError(f"the daemon at {self.where} says what this version does not understand: {error}") from error
         return shown
 
     def said(self, name: str) -> Any:
         """Return the same as plain JSON."""
         reply = self._ask(f"/admin/api/{name}")
-        said = reply.json() if reply.headers.get("content-type", "").startswith("application/json") else {}
+        said = _object(reply)
         if reply.status_code not in (200, 503) or "view" not in said:
-            why = said.get("error", {}).get("message", reply.reason_phrase)
+            error = said.get("error")
+            why = error.get("message") if isinstance(error, dict) else reply.reason_phrase
             raise StartupError(f"the daemon at {self.where} says {reply.status_code}: {why}")
         return said
 
@@ -114,3 +118,12 @@ class Client:
         if self._client is not None:
             self._client.close()
         self._client = None
+
+
+def _object(reply: httpx.Response) -> dict[str, Any]:
+    # {} of what is none: whoever listens there may be anybody.
+    try:
+        said = reply.json()
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
