@@ -57,7 +57,7 @@ async def test_told_with_its_ticket(valkey_url):
 
 
 async def test_what_held_another_leader(valkey_url):
-    """A process of before today leaves in Redis what held the leader before it: that is not heeded."""
+    """What held the call of the leader before, and was left in Redis by one who does not know of it, is not heeded."""
     async with hosts(valkey_url, 1, lease_ms=15_000) as (one,):
         far = str(9 * 10**15)
         await one.link.do("HSET", keys.flight(KEY), "token", "theirs", "inbox", "i", "until_us", far, "held", "before org")

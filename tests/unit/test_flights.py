@@ -378,6 +378,9 @@ def test_passed_on():
         flight.enter(member)
     flight.ticket = "t-1"
     assert members[0].ticket == "t-1"
+    flight.is_ticket_anothers = True
+    assert members[0].ticket == ""
+    flight.is_ticket_anothers = False
     pass_on(flight, members[0], BudgetExhausted("spent", retry_after_s=0.0), 0.0)
     assert flight.lead().ticket == ""
 

@@ -49,7 +49,7 @@ if flight[1] and flight[1] ~= ARGV[1] and not has_lapsed() then
         redis.call('PUBLISH', flight[2], 'audience ' .. ARGV[5])
     end
     redis.call('PEXPIRE', KEYS[3], tonumber(ARGV[3]) * 4)
-    -- Processes of before today leave it when another leads: what held one leader's call is not said of the next one's.
+    -- It stays when another leads, and an older version does not know it: what held one leader's call is not the next one's.
     local of_leader = flight[1] .. ' '
     local is_of_leader = string.sub(flight[5] or '', 1, #of_leader) == of_leader
     return {'following', flight[1], is_of_leader and string.sub(flight[5], #of_leader + 1) or ''}
