@@ -1,6 +1,7 @@
 """Single-flight in one process."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -373,7 +374,7 @@ async def test_landed_and_not_over(flights, monkeypatch):
 def test_passed_on():
     """The ticket of a leader that was refused is not told of to the next one."""
     flight = Flight("k")
-    members = [Member(flight, CALL, is_live=False) for _ in range(2)]
+    members = [Member(flight, replace(CALL, scope=""), is_live=False) for _ in range(2)]
     for member in members:
         flight.enter(member)
     flight.ticket = "t-1"
