@@ -92,6 +92,8 @@ class Attempts:
             flight.trail.led_by, asking = call.trace, self._outcomes.trying(call)
             flight.waited_s += turn.waited_s
             flight.trail.going = asked = self._clock.now()
+            if lease is not None:
+                self._leases.sent(lease)
             heard = _Heard(call.endpoint, self._clock) if call.stream else None
             turn.sent(lambda: _told(heard))
             try:
@@ -117,6 +119,8 @@ class Attempts:
             kept = self._cache.put(entry) if entry is not None else None
             if lease is not None:
                 self._leases.begin_landing(flight, lease, landing)
+            elif not call.ticket:  # of one that has a ticket that says which answer counts
+                flight.land_soon(landing)
             if kept is not None:
                 await kept
             await settled

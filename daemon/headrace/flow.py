@@ -198,12 +198,14 @@ class Flow:
 
     async def _adopt(self, flight: Flight, ticket: str) -> Landing | None:
         """Wait for the ticket of a leader that is gone. If it fails, ask anew, unless callers here have had some of it."""
+        flight.is_ticket_anothers = True
         try:
             landing = await self._parking.wait(flight, ticket)
         except HeadraceError as error:
             if flight.is_open:
                 raise broken_off() from error
-            return None
-        if landing.answer and not flight.is_open and landing.answer.created < flight.lead().call.arrival:
-            return None  # it had ended before anybody here asked: that is an old answer, and no flight in the air
-        return landing
+        else:
+            if not landing.answer or flight.is_open or landing.answer.created >= flight.lead().call.arrival:
+                return landing  # else it had ended before anybody here asked: that is an old answer, and no flight in the air
+        flight.ticket, flight.is_ticket_anothers = "", False
+        return None

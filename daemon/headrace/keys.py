@@ -28,7 +28,7 @@ upstream where that is what goes there (owner.py).
 | headrace:cache:bytes | string | the sum of those bytes | never |
 | headrace:cache:purges | stream | purges, so that a host that was away hears of them | last 10,000 |
 | headrace:counted:<fingerprint> | string | its input, as upstream counted it; empty: it was asked | 10 minutes at least |
-| headrace:flight:<fingerprint> | hash | token, inbox and ticket of the leader; lease end (us) | landing, or a day |
+| headrace:flight:<fingerprint> | hash | token, inbox, ticket and limit of the leader; lease end (us) | landing, or a day |
 | headrace:log:<name> | stream | what happened in a flight or to a ticket, for its followers | a minute after the last item |
 | headrace:audience:<name> | zset | inboxes of the processes that follow, by lease end (us) | lease by lease |
 | headrace:ticket:<id> | hash | one ticket | `keep_results` after its end; dead letters `keep_letters` |

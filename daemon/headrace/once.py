@@ -95,6 +95,7 @@ class Once:
     async def _fly_once(self, flight: Flight) -> Landing:
         """Claim the key and answer for all, or wait for the ticket of whoever claimed it before; the flight's task."""
         while True:
+            flight.trail.hear("")  # what held another's call holds none that is made here
             leader = flight.lead()
             if leader.call.on_disconnect is OnDisconnect.CONTINUE:
                 flight.outside = _somebody  # it goes on from the very beginning

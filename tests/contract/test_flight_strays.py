@@ -67,3 +67,18 @@ async def test_redis_is_silent_at_the_landing(valkey_url, form):
         one.go_on.set()
         said = await asyncio.wait_for(asking, 3)
         assert (said == EVENTS) if form == "stream" else (said.answer == SAID)
+
+
+async def test_dropped_meanwhile(valkey_url):
+    """A stray that another has taken the place of, while it was given up, is no error."""
+    async with hosts(valkey_url, 1) as (one,):
+        strays = one.leases._strays
+
+        async def give_up(fingerprint, token):
+            strays._times.pop((fingerprint, token), None)
+            return False
+
+        strays._give_up = give_up
+        strays._times[KEY, "gone"] = 4
+        await strays._go_through()
+        assert not strays._times

@@ -351,6 +351,35 @@ async def test_log_with_a_gap(valkey_url):
         assert three.led == 1
 
 
+async def test_followed_before_it_is_known_who_leads(valkey_url):
+    """A nudge that is read before the reply by which a process leads is not lost: who follows has the events as they come."""
+    async with hosts(valkey_url, 2) as (one, two):
+        known, run, suspect, nudged = asyncio.Event(), one.link.run, one.leases._strays.suspect, asyncio.Event()
+
+        async def later(reply):
+            await known.wait()
+            return await reply
+
+        def suspected(fingerprint):
+            nudged.set()
+            suspect(fingerprint)
+
+        one.link.run = lambda script, *said: asyncio.ensure_future(later(run(script, *said)))
+        one.leases._strays.suspect = suspected
+        one.lead = one.stream
+        leading = asyncio.create_task(one.listen())
+        await until(lambda: not _is_free(valkey_url))
+        following = asyncio.create_task(two.listen())
+        await asyncio.wait_for(nudged.wait(), 5)
+        one.link.run = run
+        known.set()
+        await until(lambda: len(two.flights.get(KEY).events) == 3, within=3)
+        one.go_on.set()
+        assert await following == await leading == EVENTS
+        await until(lambda: not one.leases._strays.ours)
+        assert not one.leases._early
+
+
 def _never():
     return asyncio.get_running_loop().create_future()
 

@@ -89,3 +89,26 @@ async def test_slow_upstream(valkey_url: str, tmp_path: Path, is_stream: bool, k
         answer.go.set()
         await asyncio.gather(holds, leads)
         await until(lambda: not two.held(), what=two.held())
+
+
+@ways
+async def test_told_as_it_goes(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stream: bool) -> None:
+    """That it has its turn is said at once, and not at the next look: it may be the moment in which a follower's time is up."""
+    monkeypatch.setattr("headrace.flight.lease._TELL_S", 60.0)  # its lease is renewed every five seconds
+    go, answer = Held(), Held()
+    async with (
+        running(valkey_url, tmp_path / "one", in_turn(go, answer), LIMIT=ONE) as (one, server),
+        later(valkey_url, tmp_path / "two", one, LIMIT=ONE) as two,
+    ):
+        holds = asking(one, one.call({"n": 0}))
+        await until(lambda: server.calls == 1)
+        leads = asking(one, one.call({"n": 1, "stream": is_stream}, timeout_s=50))
+        await until(lambda: one.parts.schedule.stats().asking == 1)
+        call = two.call({"n": 1, "stream": is_stream}, timeout_s=40)
+        follows = asking(two, call)
+        await until(lambda: call.trail is not None and call.trail.told == "org")
+        go.go.set()
+        await until(lambda: server.calls == 2)
+        await until(lambda: call.trail is not None and call.trail.told == "", within=3)
+        answer.go.set()
+        await asyncio.gather(holds, leads, follows)

@@ -1,12 +1,14 @@
 """Single-flight in one process."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from headrace.errors import BrokenStream, BudgetExhausted, UpstreamError
 from headrace.flight.flight import Flight, Landing, Member
 from headrace.flight.flights import Flights
+from headrace.flight.succession import pass_on
 from headrace.flight.untaken import Untaken
 from headrace.model import Answer, Event, Form
 from scripted import CALL
@@ -343,3 +345,57 @@ async def test_untaken():
     await reading
     assert heard == [b"%d" % number for number in range(200)]
     assert repr(flights._untaken) == "<Untaken [0 answers, 0 of 1000 bytes]>"
+
+
+async def test_landed_and_not_over(flights, monkeypatch):
+    """Who comes when the answer is out, and only Redis has yet to hear of it, asks anew; both flights end in good order."""
+    monkeypatch.setattr("headrace.flight.flight._ENOUGH_S", 0.01)
+    answers = [ANSWER, Answer(Form.JSON, b"[]", created=2.0)]
+
+    async def fly(flight):
+        flight.land_soon(Landing(answers.pop(0)))
+        await asyncio.Event().wait()
+
+    first, _ = await follow(flights, fly)
+    flown = [flights.get("k").task]
+    flights.get("k").is_asking = True
+    second, leads = await follow(flights, fly)
+    assert (first.answer.payload, second.answer.payload, leads) == (b"{}", b"[]", True)
+    flown.append(flights.get("k").task)
+    finishing = asyncio.create_task(flights.finish())
+    await let_tasks_run()
+    assert not finishing.done()
+    await flights.aclose()
+    assert all(task.cancelled() for task in flown)
+    await finishing
+    assert len(flights) == 0
+
+
+def test_passed_on():
+    """The ticket of a leader that was refused is not told of to the next one."""
+    flight = Flight("k")
+    members = [Member(flight, replace(CALL, scope=""), is_live=False) for _ in range(2)]
+    for member in members:
+        flight.enter(member)
+    flight.ticket = "t-1"
+    assert members[0].ticket == "t-1"
+    flight.is_ticket_anothers = True
+    assert members[0].ticket == ""
+    flight.is_ticket_anothers = False
+    pass_on(flight, members[0], BudgetExhausted("spent", retry_after_s=0.0), 0.0)
+    assert flight.lead().ticket == ""
+
+
+def test_counted_anew():
+    """What an attempt said that failed lies here no longer."""
+    untaken = Untaken()
+    flight = Flight("k", untaken=untaken)
+    flight.enter(Member(flight, CALL, is_live=True))
+    for again in (lambda: flight.rewind(UpstreamError("busy", status=529)), lambda: flight.begin("two")):
+        flight.begin("one")
+        for _ in range(100):
+            flight.append(Event("ping", b"{}", b"x" * 1000), is_content=False)
+        flight._count()
+        assert untaken._bytes > 1000
+        again()
+        assert untaken._bytes < 1000

@@ -29,3 +29,15 @@ def test_ordered():
     assert [each.host for each in order.ordered("hosts", "REDIS", rows)] == ["a", "c", "b"]
     assert [each.host for each in order.ordered("hosts", "HOST", rows)] == ["a", "b", "c"]
     assert [each.host for each in order.ordered("hosts", "", rows)] == ["b", "c", "a"]
+
+
+def test_by_what_is_shown():
+    """Hits count shared answers, as they are shown; a call that nothing held comes last."""
+    [row] = rows_of("a")["usage"]
+    rows = [
+        msgspec.structs.replace(row, caller=name, hits=hits, shared=shared) for name, hits, shared in (("a", 5, 0), ("b", 1, 9))
+    ]
+    assert [each.caller for each in order.ordered("usage", "HITS", rows)] == ["b", "a"]
+    [call, *_] = rows_of("a")["calls"]
+    calls = [msgspec.structs.replace(call, limit=limit) for limit in ("", "z", "a")]
+    assert [each.limit for each in order.ordered("calls", "HELD BY", calls)] == ["a", "z", ""]

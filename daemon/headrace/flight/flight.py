@@ -91,7 +91,7 @@ class Member:
         """
         flight = self.flight
         ticket = flight.landing.ticket if flight.landing else flight.ticket
-        is_own = self.leads and ticket == flight.ticket
+        is_own = self.leads and ticket == flight.ticket and not flight.is_ticket_anothers
         return ticket if self.call.scope or self.call.idempotency_key or is_own else ""
 
     @property
@@ -155,6 +155,7 @@ class Flight:
         self.source = Source.UPSTREAM  # SHARED while another process leads it
         self.attempts = 0  # made so far
         self.ticket = ""
+        self.is_ticket_anothers = False  # a leader's who is gone: none of its members' own
         self.request_id = ""
         self.headers: Headers = ()  # what else upstream said, of a stream that is still being said
         self.waited_s = 0.0  # for turns, in all its attempts
@@ -273,7 +274,7 @@ class Flight:
         if self.is_open:
             raise broken_off()
         self._said_by = source
-        self.events = Said()
+        self._unsay()
 
     def heard_of(self, source: str) -> int:
         """Return how many events of a source are here."""
@@ -300,8 +301,8 @@ class Flight:
 
     def rewind(self, setback: HeadraceError) -> None:
         """Forget an attempt that failed before its first content: nobody has seen any of it."""
-        self.events = Said()
         self._said_by = ""
+        self._unsay()
         self.setback = setback
         self._wake(member for member in self._members if member.call.cache.stale_if_error_s is not None)
 
@@ -323,6 +324,11 @@ class Flight:
         if landing.answer is not None and self._soon is None:
             loop = asyncio.get_running_loop()  # by its clock: what is waited for is a socket
             self._soon = loop.call_later(_ENOUGH_S, self.land, landing)
+
+    def _unsay(self) -> None:
+        if len(self.events):
+            self.events = Said()
+            self._count()
 
     def _count(self) -> None:
         if self._live and self._untaken is not None:

@@ -45,6 +45,7 @@ class Flights:
 
     def __init__(self, untaken: Untaken | None = None) -> None:
         self._by_key: dict[str, Flight] = {}
+        self._outlived: set[Flight] = set()  # their answers are out, Redis has yet to hear of it, and others have their keys
         self._allowance = Allowance()  # of those that tell their members what was said before
         self._untaken = untaken or Untaken()
         self._background = Background("flights")
@@ -92,6 +93,10 @@ class Flights:
     def enter(self, key: str, call: Call, fly: Fly, *, is_live: bool = False) -> Member:
         """Join as `join` does, without a context: `leave` must follow."""
         flight = self._by_key.get(key)
+        if flight is not None and flight.is_over:
+            # Who comes now, and was not given what is kept, may not have that answer: it is of before this call.
+            self._outlived.add(flight)
+            flight = None
         observe.FLIGHTS.inc("led" if flight is None else "joined")
         if flight is None:
             flight = self._by_key[key] = Flight(key, self._allowance, self._untaken)
@@ -127,16 +132,20 @@ class Flights:
     def _forget(self, flight: Flight) -> None:
         if self._by_key.get(flight.key) is flight:
             del self._by_key[flight.key]
+        self._outlived.discard(flight)
 
     async def finish(self) -> None:
         """Wait until upstream has answered what it is being asked here; not for flights that wait in the queue."""
-        while asked := [flight for flight in self._by_key.values() if flight.is_asking]:
+        while asked := [flight for flight in self._flying() if flight.is_asking]:
             await asyncio.wait([flight.task for flight in asked if flight.task is not None])
 
     async def aclose(self) -> None:
         """Give up whatever is still in the air, so that it leaves in good order: turns, leases, connections."""
-        flying = [flight.cancel() for flight in list(self._by_key.values())]
+        flying = [flight.cancel() for flight in self._flying()]
         await asyncio.gather(*(task for task in flying if task is not None), return_exceptions=True)
+
+    def _flying(self) -> list[Flight]:
+        return [*self._by_key.values(), *self._outlived]
 
     def look_after(self, flight: Flight) -> None:
         """Cancel a flight that nobody waits for any more, here or outside."""

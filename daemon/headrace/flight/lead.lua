@@ -4,7 +4,7 @@
 -- leader before the leader can land without it.
 --
 -- KEYS[1]  the kept entry      string   (only read)
--- KEYS[2]  the flight          hash: token, inbox, until_us, ticket, held
+-- KEYS[2]  the flight          hash: token, inbox, until_us, ticket, held ("<token> <limit>")
 -- KEYS[3]  its audience        zset: inboxes of following processes by lease end (us)
 -- KEYS[4]  heard               zset: inboxes of processes by their last word (us); the dead are not in it (budget/renew.lua)
 -- KEYS[5]  the pulse           string: "<from_us> <until_us>"; only between the two is silence a sign of death
@@ -49,10 +49,13 @@ if flight[1] and flight[1] ~= ARGV[1] and not has_lapsed() then
         redis.call('PUBLISH', flight[2], 'audience ' .. ARGV[5])
     end
     redis.call('PEXPIRE', KEYS[3], tonumber(ARGV[3]) * 4)
-    return {'following', flight[1], flight[5] or ''}
+    -- It stays when another leads, and an older version does not know it: what held one leader's call is not the next one's.
+    local of_leader = flight[1] .. ' '
+    local is_of_leader = string.sub(flight[5] or '', 1, #of_leader) == of_leader
+    return {'following', flight[1], is_of_leader and string.sub(flight[5], #of_leader + 1) or ''}
 end
 
-redis.call('HSET', KEYS[2], 'token', ARGV[1], 'inbox', ARGV[2], 'until_us', until_us, 'held', '')
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'inbox', ARGV[2], 'until_us', until_us)
 -- Long enough for the next leader to find the ticket of one that died.
 redis.call('PEXPIRE', KEYS[2], 86400000)
 -- One who followed the leader that died is the leader now, not its own audience.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,9 @@ class Leases:
         self._handover = handover
         self._lease_ms = lease_ms
         self._led: dict[str, Lease] = {}
+        self._early: set[str] = (
+            set()
+        )  # followed already, by the names of flights of which we have yet to hear that we lead them
         self._strays = Strays(link, clock, self._give_up_stray)
         self._is_back = asyncio.Event()
         link.on_return(self._is_back.set)
@@ -94,7 +97,7 @@ class Leases:
         """
         token, followed = token_of(flight), ""
         flight.trail.hear("")
-        with self._strays.asking(flight.key, token):
+        with self._asking(flight, token):
             while True:
                 # Callers who have had some of a stream get the rest of that one, so a kept answer is none for them.
                 role = await self._ask(flight, token, -1 if flight.is_open else fresh_ms)
@@ -112,6 +115,15 @@ class Leases:
                 landing = await self._listen(flight, followed)
                 if landing is not None and not isinstance(landing.error, Refusal):
                     return landing  # a refusal is its leader's own: ask again who leads
+
+    @contextlib.contextmanager
+    def _asking(self, flight: Flight, token: str) -> Iterator[None]:
+        try:
+            with self._strays.asking(flight.key, token):
+                yield
+        finally:
+            if self._early and not self._strays.is_asked(flight.key):
+                self._early.discard(name_of(flight.key))
 
     async def _listen(self, flight: Flight, token: str) -> Landing | None:
         """Follow until the landing; None when it is time to ask again, so that we do not lapse as one who follows."""
@@ -229,7 +241,11 @@ class Leases:
             await self.give_up(lease)
             raise broken_off()
         flight.source = Source.UPSTREAM
+        flight.trail.hear("")
         self._led[lease.name], lease.flight = lease, flight
+        if lease.name in self._early:
+            self._early.discard(lease.name)
+            self._handover.publish(flight, lease.publication)
         flight.outside = lambda: self._is_followed(lease)
         try:
             landing = await lead(lease)
@@ -273,7 +289,8 @@ class Leases:
             if lease.ending is None or (not await lease.ending and not lease.is_told):
                 if lease.tells_events(landing):
                     await self._handover.catch_up(flight, lease.publication)
-                await self._send_landing(flight, lease, landing)
+                lease.ending = self._send_landing(flight, lease, landing)
+                await lease.ending
         except RedisAway:
             self._strays.add(lease.fingerprint, lease.token)
 
@@ -311,6 +328,11 @@ class Leases:
         with contextlib.suppress(RedisAway):
             await self._renew(lease, self._lease_ms)
 
+    def sent(self, lease: Lease) -> None:
+        """Tell those who were told of a limit that it holds the call no more, before it is the no of one whose time is up."""
+        if lease.told and lease.has_news:
+            self._renew(lease, self._lease_ms)
+
     async def _is_followed(self, lease: Lease) -> bool:
         time = await self._link.do("TIME")
         now_us = int(time[0]) * 1_000_000 + int(time[1])
@@ -336,24 +358,27 @@ class Leases:
         """Tell those who follow elsewhere what holds the calls that we lead, as it changes."""
         while True:
             await self._clock.sleep(min(self._lease_ms / 3000, _TELL_S))
-            fresh = [lease for lease in self._led.values() if lease.is_followed and lease.has_news]
+            fresh = [lease for lease in self._led.values() if (lease.is_followed or lease.told) and lease.has_news]
             await asyncio.gather(*(self._renew(lease, self._lease_ms) for lease in fresh), return_exceptions=True)
 
     async def _keep_leading(self) -> None:
         while True:
             self._is_back.clear()
             await until_set(self._is_back, self._clock, self._lease_ms / 3000)
-            renewals = [self._renew(lease, self._lease_ms) for lease in self._led.values()]
+            renewals = [self._renew(lease, self._lease_ms) for lease in self._led.values() if not lease.is_ending]
             await asyncio.gather(*renewals, return_exceptions=True)
             for lease in self._led.values():
                 if lease.flight and not lease.flight.waiting:  # those outside may have died without a word
                     self._flights.look_after(lease.flight)
 
     def _on_audience(self, name: bytes) -> None:
-        lease = self._led.get(name.decode())
+        lease, fingerprint = self._led.get(name.decode()), name.decode().removeprefix(name_of(""))
         flight = lease.flight if lease else None
-        if lease is None or flight is None:
-            self._strays.suspect(name.decode().removeprefix(name_of("")))
+        if lease is None or flight is None or lease.is_ending:
+            # The reply by which we lead may be read after this; whoever follows nudges once.
+            if self._strays.is_asked(fingerprint):
+                self._early.add(name.decode())
+            self._strays.suspect(fingerprint)
             return
         self._handover.publish(flight, lease.publication)
         if lease.has_news:

@@ -51,6 +51,11 @@ class Lease:
         return self.publication.task is not None
 
     @property
+    def is_ending(self) -> bool:
+        """Whether its end is on its way: what is said to Redis after that would come to a flight that is over."""
+        return self.ending is not None and not self.ending.done()
+
+    @property
     def holds(self) -> str:
         """The limit that holds the call; "" if none does."""
         return self.flight.trail.stopped_by if self.flight is not None else ""
@@ -58,7 +63,7 @@ class Lease:
     @property
     def has_news(self) -> bool:
         """Whether another limit holds the call than followers were told, or none any more."""
-        return self.holds != self.told
+        return not self.is_ending and self.holds != self.told
 
     def tells_events(self, landing: Landing) -> bool:
         """Whether who follows is told what was said: not if it failed before they had any of it."""

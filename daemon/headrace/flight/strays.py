@@ -92,6 +92,8 @@ class Strays:
     async def _go_through(self) -> None:
         for stray in list(self._times):
             was_ours = await self._give_up(*stray)
+            if stray not in self._times:  # one of very many, for which another came meanwhile
+                continue
             self._times[stray] -= 1
             if was_ours or not self._times[stray]:
                 del self._times[stray]

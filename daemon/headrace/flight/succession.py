@@ -20,6 +20,7 @@ def pass_on(flight: Flight, leader: Member, no: HeadraceError, now: float) -> No
     """
     flight.refuse(leader, no)
     refuse_likewise(flight, leader.call, no, now)
+    flight.ticket = ""  # it was the leader's; nobody else is told its name
 
 
 def refuse_likewise(flight: Flight, asked: Call, no: HeadraceError, now: float) -> None:

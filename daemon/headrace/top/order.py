@@ -18,11 +18,11 @@ _BY: Mapping[str, Mapping[str, str]] = {
     "hosts": {"HOST": "host", "STATE": "state", "REDIS": "-redis_ms", "AIR": "-flights", "WAIT": "-waiting"},
     "calls": {"CALLER": "caller", "MODEL": "model", "TOOK": "-took", "WAITED": "-waited", "HELD BY": "limit"},
     "usage": {
-        "CALLER": "caller", "MODEL": "model", "CALLS": "-calls", "HITS": "-hits", "IN": "-input", "OUT": "-output",
+        "CALLER": "caller", "MODEL": "model", "CALLS": "-calls", "HITS": "-hits+shared", "IN": "-input", "OUT": "-output",
         "COST": "-cost", "SAVED": "-saved",
     },
 }  # fmt: skip
-"""By view, the columns to sort by, and what in a row each goes by: the least first, or with a "-" the greatest."""
+"""By view, the columns to sort by, and what in a row each goes by ("+" adds): the least first, or with a "-" the greatest."""
 
 
 def after(view: str, column: str) -> str:
@@ -39,6 +39,11 @@ def ordered(view: str, column: str, rows: Iterable[Any]) -> list[Any]:
     has: list[Any] = []
     has_not: list[Any] = []
     for row in rows:
-        (has_not if getattr(row, name) is None else has).append(row)
-    has.sort(key=lambda row: getattr(row, name), reverse=_BY[view][column].startswith("-"))
+        (has_not if _value(row, name) in (None, "") else has).append(row)
+    has.sort(key=lambda row: _value(row, name), reverse=_BY[view][column].startswith("-"))
     return has + has_not
+
+
+def _value(row: Any, name: str) -> Any:
+    first, *others = (getattr(row, each) for each in name.split("+"))
+    return first + sum(others) if others else first
