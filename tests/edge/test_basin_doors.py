@@ -88,6 +88,7 @@ class House:
 
     def __init__(self, one: Daemon, http: int, grpc: int) -> None:
         self.basin = one.parts.basin
+        self.last_word = one.parts.exchange.last_word
         self.ports = {"http": http, "grpc": grpc}
 
     def sender(self, door: str, caller: str) -> Sender:
@@ -160,6 +161,23 @@ async def test_what_comes_whole_waits_to_be_read(house: House) -> None:
             await until(lambda: house.basin.stats().waiting == 1, what=repr(house.basin))
             assert not asking.done()
         assert (await asking).message.id
+
+
+@pytest.mark.parametrize("name", ["CreateMessage", "StreamMessage"])
+async def test_who_waits_to_be_read_hears_the_last_word(house: House, name: str) -> None:
+    """At the end of a drain those are told why, too, whose requests have come whole, and find no room."""
+    content = {"text": "x" * MB}
+    params = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": content}]}
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{house.ports['grpc']}") as channel, house.full():
+        request = getattr(messages_service_pb2, f"{name}Request")(params=params)
+        asked = getattr(MessagesServiceStub(channel), name)(request, timeout=60)
+        said = asyncio.ensure_future(asked if name == "CreateMessage" else asked.read())
+        await until(lambda: house.basin.stats().waiting == 1, what=repr(house.basin))
+        house.last_word.say()
+        with pytest.raises(grpc.aio.AioRpcError, match="the daemon leaves") as refused:
+            await asyncio.wait_for(said, 30)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert house.basin.stats().bytes == 0
 
 
 async def test_who_finds_no_room_in_time_is_refused(valkey_url: str, tmp_path: Path) -> None:

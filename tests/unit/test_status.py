@@ -204,3 +204,16 @@ def test_halves() -> None:
     """Half a surrogate pair, in a text or in metadata, does no harm."""
     said = status.say(errors.InvalidCall("\ud83d!", metadata={"field": "\udc80"}))
     assert (said.message, details_of(said)["BadRequest"].field_violations[0].field) == ("?!", "?")
+
+
+def test_circles() -> None:
+    """An error that is its own cause, by itself or by others, forgets where it was, and is done with that."""
+    one, other = errors.InvalidCall("one"), errors.InvalidCall("other")
+    for error, cause in ((one, other), (other, one)):
+        with pytest.raises(errors.InvalidCall):
+            raise error from cause
+    status._forget_ways(one)
+    assert one.__traceback__ is other.__traceback__ is None
+    itself = errors.InvalidCall("itself")
+    itself.__cause__ = itself
+    status._forget_ways(itself)

@@ -57,6 +57,7 @@ def ending(last_word: LastWord, method: Handler) -> Handler:
         try:
             with last_word.call():
                 said = method(raw, context)
+                del raw  # what waits has of it what it needs
                 return said if isinstance(said, bytes) else await said
         except Draining as error:
             failed = error

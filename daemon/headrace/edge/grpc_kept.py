@@ -111,7 +111,8 @@ class KeptRpc:
 
     async def _look_up(self, raw: bytes, context: Any, keys: Keys) -> bytes:
         with self._exchange.basin.place(self._who.whose(keys)) as place:
-            await place.came(len(raw))
+            with self._exchange.last_word.call():
+                await place.came(len(raw))
             seen, hit = await self._far(self._named + keys.scope, raw)
             if hit is not None:
                 return self._give(hit, context, keys.id)
@@ -162,7 +163,8 @@ class KeptRpc:
             await self._give_live(hit, context, keys.id)
             return
         with self._exchange.basin.place(self._who.whose(keys)) as place:
-            await place.came(len(raw))
+            with self._exchange.last_word.call():
+                await place.came(len(raw))
             seen, hit = await self._far(head, raw)
             if hit is not None:
                 place.release()

@@ -138,7 +138,9 @@ async def abort(context: Any, error: Exception) -> None:
 
 
 def _forget_ways(error: BaseException | None) -> None:
-    while error is not None:
+    seen: set[int] = set()  # `raise X from X` is a circle
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from headrace.carry import Load
 from headrace.resources import Visit
-from headrace.upstream.carrying import Body
+from headrace.upstream.carrying import Body, onward
 from headrace.upstream.client import Carried
 
 Carry = Callable[[Load], AbstractAsyncContextManager[tuple[Carried, int]]]
@@ -17,7 +17,7 @@ Read = Callable[[Carried], Awaitable[bytes]]
 
 async def entered(visit: Visit, load: Load) -> Load:
     """Return the load as it may go; raises what speaks against it. A body that goes by is read as it does."""
-    await visit.enter(load.headers)
+    await visit.enter(load.headers, onward(load.headers))
     if visit.may_tell:  # so it must come in the clear
         load = replace(load, headers=tuple(pair for pair in load.headers if pair[0] != "accept-encoding"))
     content = load.body.content

@@ -25,7 +25,7 @@ from headrace.resources import ids
 from headrace.resources.listing import Listing
 from headrace.resources.owners import Owners
 from headrace.resources.places import KINDS, Place, kind_of_id, place_of
-from headrace.resources.scan import Scan, Words, scan_of
+from headrace.resources.scan import Scan, Told, scan_of
 
 _PLAIN = ("", "identity")
 _BEGINS = b"message_start"
@@ -130,13 +130,21 @@ class Guard:
             are_ids: False: they only look like ids; those that are as long as upstream makes them are.
         """
         asked = list(named)
+        found = await self.check_known(owner, asked)
+        for thing in asked:
+            is_some_ones = are_ids or (ids.is_full(thing) and not ids.is_of_thread(thing))
+            if thing not in found and is_some_ones and kind_of_id(thing) is not None:
+                raise self.missing(Place("", thing))
+
+    async def check_known(self, owner: str, asked: Sequence[str]) -> dict[str, str]:
+        """Return whose these things are, as far as that is known; `ResourceNotFound` for the first that is another's."""
         if len(asked) > ids.MOST:
-            raise InvalidCall(f"the body names more than {ids.MOST:,} things")
+            raise InvalidCall(f"the call names more than {ids.MOST:,} things")
         found = await self.owners.of(asked)
         for thing in asked:
-            is_some_ones = kind_of_id(thing) is not None and (are_ids or ids.is_full(thing))
-            if found.get(thing, "" if is_some_ones else owner) != owner:
+            if found.get(thing, owner) != owner:
                 raise self.missing(Place("", thing))
+        return found
 
     async def names_others(self, owner: str, things: Sequence[str]) -> bool:
         """Whether any of these things is known to be another's."""
@@ -148,7 +156,7 @@ class Guard:
             if (await self.owners.of([profile])).get(profile) != owner:
                 raise self.missing(Place("user_profiles", profile))
         named = ids.asked_by(*(value for name, value in headers if ids.may_name(name) and not _NAMES_NOTHING.fullmatch(name)))
-        await self.check(owner, named, are_ids=False)
+        await self.check_known(owner, named)
 
     def missing(self, place: Place) -> ResourceNotFound:
         """Return what upstream says of a thing that is not there."""
@@ -200,8 +208,13 @@ class Visit:
         """Whether its answer may tell of what is others': nobody knows what it asks for."""
         return self.is_making and self._place.collection not in KINDS and not self._place.id
 
-    async def enter(self, headers: Headers) -> None:
-        """Raise what speaks against the call, its body apart: `ResourceNotFound`, `NotAllowed`, `RedisAway`."""
+    async def enter(self, headers: Headers, onward: Headers) -> None:
+        """
+        Raise what speaks against the call, its body apart: `ResourceNotFound`, `NotAllowed`, `RedisAway`.
+
+        Args:
+            onward: those of its headers that go upstream; the others name nothing there, and are not asked about.
+        """
         if self._place.id and not self._is_shared:
             await self._check_path()
         elif self._method not in ("GET", "HEAD", "POST") and not self._is_shared:
@@ -209,8 +222,8 @@ class Visit:
         if not self.is_list:  # which shows nothing of others', whatever it is asked for
             # In what is everybody's the id, too: another spelling of a collection of ours is none that we know.
             said = (self._place.id if self._is_shared else "", self._place.below, self._query)
-            await self._guard.check(self._owner, ids.asked_by(*said), are_ids=False)
-        await self._guard.check_headers(self._owner, headers)
+            await self._guard.check_known(self._owner, ids.asked_by(*said))
+        await self._guard.check_headers(self._owner, onward)
         if self._method == "POST":
             if self.is_making:
                 await self._guard.owners.ready()
@@ -270,14 +283,15 @@ class Visit:
         return self._hearing(chunks)
 
     async def _hearing(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        scan, held = Words(), b""
+        scan, held = Told(), b""
         async for chunk in chunks:
             for start in range(0, len(chunk), _PIECE):
                 await self._hear(scan.feed(chunk[start : start + _PIECE]))
                 await asyncio.sleep(0)
-            if held:
-                yield held
-            held = chunk  # an id may end in the next one
+            held += chunk
+            if ready := len(held) - scan.begun_bytes:  # an id that has begun may end in the next one
+                yield held[:ready]
+                held = held[ready:]
         await self._hear(scan.end())
         if held:
             yield held

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from headrace.forms import exact
+from headrace.resources.places import kind_of_id
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FULL = re.compile(r"[a-z]+_[A-Za-z0-9]{16,100}")
@@ -20,7 +21,10 @@ _SAID = re.compile(r"[A-Za-z0-9_-]{12,128}")  # that long an id means the same w
 _RESULT = re.compile(r"((bash_|text_editor_)?code_execution|server)\w*_result")
 _MARKS = (b"container", b"file_id")  # one of which is in every answer that tells of a thing
 _DEEPEST = 12
-_LIKE_ONE = re.compile(r"[a-z]{2,24}(_[a-z]{2,24}){0,3}_(?=[A-Za-z-]{0,100}[0-9])[A-Za-z0-9-]{8,100}|[0-9a-f-]{32,36}")
+# With a date for its end it is a tool's, or a version's: `code_execution_20250825`.
+_LIKE_ONE = re.compile(
+    r"[a-z]{2,24}(_[a-z]{2,24}){0,3}_(?![0-9]{8}\Z)(?=[A-Za-z-]{0,100}[0-9])[A-Za-z0-9-]{8,100}|[0-9a-f-]{32,36}"
+)
 _SECRET = re.compile(r"token|key|secret|authorization|password", re.IGNORECASE)
 _PLAIN_TEXT = frozenset({"type", "text", "cache_control"})
 CALLERS_OWN = frozenset({
@@ -78,6 +82,11 @@ def may_name(name: str) -> bool:
 def of_thread(message_id: str) -> str:
     """Return the id of the conversation that upstream holds under the id of a message."""
     return _THREAD + message_id
+
+
+def is_of_thread(id: str) -> bool:
+    """Whether it may be the id of a conversation; upstream itself gives none that begins so."""
+    return id.startswith(_THREAD)
 
 
 def said_of(id: str) -> str:
@@ -162,7 +171,7 @@ def _unheard_of(body: Mapping[str, Any]) -> Iterator[str]:
 
 def _like_ids(value: Any, depth: int) -> Iterator[str]:
     if type(value) is str:
-        if _LIKE_ONE.fullmatch(value) and value.partition("_")[0] not in OF_NO_THING:
+        if _LIKE_ONE.fullmatch(value) and _is_of_upstreams(value):
             yield value
     elif depth and type(value) is dict:
         for name, inner in value.items():
@@ -171,6 +180,12 @@ def _like_ids(value: Any, depth: int) -> Iterator[str]:
     elif depth and type(value) is list:
         for inner in value:
             yield from _like_ids(inner, depth - 1)
+
+
+def _is_of_upstreams(text: str) -> bool:
+    # Callers give their tools names like `file_converter2`; and `thread_...` is a name of ours, that upstream gives to nothing.
+    begins = text.partition("_")[0]
+    return begins not in OF_NO_THING and (kind_of_id(text) is None or (is_full(text) and not is_of_thread(text)))
 
 
 def tells(payload: bytes | bytearray) -> bool:

@@ -27,14 +27,17 @@ _LIKE_AN_ID = (
     rb"[a-z]{2,24}(?:_[a-z]{2,24}){0,3}_" + _HAS_DIGIT + rb"[A-Za-z0-9-]{1,100}|" + _HAS_DIGIT + rb"[A-Za-z0-9-]{16,100}"
 )
 _ANY = re.compile(rb'"(' + _LIKE_AN_ID + rb')"')
-_WORD = re.compile(rb"(?<![A-Za-z0-9_-])(" + _LIKE_AN_ID + rb")(?![A-Za-z0-9_-])")
+# Embeddings are thousands of numbers, whose digits after the point are as many as an id has.
+_NO_FRACTION = rb"(?!(?<=[0-9]\.)[0-9]+(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_-]))"
+_WORD = re.compile(rb"(?<![A-Za-z0-9_-])" + _NO_FRACTION + rb"(" + _LIKE_AN_ID + rb")(?![A-Za-z0-9_-])")
+_POINT = len(b"0.")  # which stays with the digits that come behind it
 _NOT_OF_A_WORD = re.compile(rb"[^A-Za-z0-9_%\\-]")
 _PERCENT = re.compile(rb"%(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|2[dD])")
 # Of what an id is made of; hardly anybody writes it so who does not mean to hide one.
 _ESCAPE = re.compile(rb"\\u00(3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|2[dD])")
 _LONGEST = 128 * 6 + 2  # bytes of one string, all of it escaped
 _LONGEST_FIELD = 1 << 20
-_REMEMBERED = 50_000  # things of a batch that are not asked for again
+_REMEMBERED = 50_000  # things of a batch, or of an answer, that are not asked for again
 _NAMED = re.compile(rb'"([^"\\]{1,64})"\s{0,16}:\s{0,16}$')
 _NAME = 64 + 36
 # As browsers and libraries write it, either name first; what is written otherwise may be a field to another reader.
@@ -96,10 +99,18 @@ class Calls(Scan):
     def __init__(self) -> None:
         super().__init__()
         self._known = 0
+        self._told = 0  # strings that end before it were looked at, each with the name before it
+
+    def feed(self, piece: bytes) -> list[str]:
+        """Return the same; a string whose name is no longer here is not looked at again."""
+        self._told = _unescaped(self._tail).rfind(b'"') + 1
+        return super().feed(piece)
 
     def _ids(self, text: bytes) -> Iterator[str]:
         text = _unescaped(text)
         for string in _ANY.finditer(text):
+            if string.end() <= self._told:
+                continue
             thing = string[1].decode()
             if thing.startswith("msg_"):
                 if _KNOWN.fullmatch(string[0]):
@@ -128,13 +139,16 @@ def _is_named_freely(text: bytes, at: int) -> bool:
 class Words(Scan):
     """Reads one body of whatever: a form in a line, lines of text."""
 
+    begun_bytes = 0
+    """How many of the last bytes are of a word that may go on."""
+
     def feed(self, piece: bytes) -> list[str]:
         """Return the ids in the words that end in this piece."""
         text = self._tail + piece
         whole = max((found.end() for found in _NOT_OF_A_WORD.finditer(text, max(0, len(text) - _LONGEST))), default=0)
         if not whole and len(text) > _LONGEST:  # one word, too long for an id
             whole = len(text)
-        self._tail = text[whole:]
+        self._tail, self.begun_bytes = text[max(0, whole - _POINT) :], len(text) - whole
         return self._new(self._ids(text[:whole]))
 
     def end(self) -> list[str]:
@@ -147,6 +161,14 @@ class Words(Scan):
         if b"%" in text:
             text = _PERCENT.sub(_sign, text)
         yield from (word[1].decode() for word in _WORD.finditer(text))
+
+
+class Told(Words):
+    """Reads an answer, which may tell of any number of things."""
+
+    def _bound(self) -> None:
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
 
 
 class FormFields(Words):
