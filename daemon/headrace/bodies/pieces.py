@@ -42,22 +42,21 @@ _encode = msgspec.json.Encoder().encode
 _Role: TypeAlias = str
 _CONTENT: Mapping[str, _Role] = {"content": "block", "source": "source", "file": "part", "image_url": "part"}
 _ROLES: Mapping[_Role, Mapping[str, _Role]] = {
-    "body": {"messages": "message", "system": "block", "tools": "tool", "container": "container", "thread": "part"},
+    "body": {"messages": "message", "system": "block", "tools": "tool", "container": "container", "thread": "thread"},
     "message": {"content": "block"},
     "block": _CONTENT,
     "source": {"content": "block"},
     "container": {"skills": "skill"},
 }
-_NO_LISTS = ("container", "part", "source")  # a list of these is something that nobody here knows
+_NO_LISTS = ("container", "thread", "part", "source")  # a list of these is something that nobody here knows
+_LOOKED_THROUGH = ("container", "skill", "thread")  # nothing in these is the caller's own words
 _UNKNOWN = "unknown"  # of what nobody here knows, and whatever is in that: ids may stand anywhere
 _FRAGMENTS: Mapping[_Role, Callable[[Any], dict[str, Any]]] = {
     "message": lambda items: {"messages": items},
     "block": lambda items: {"system": items},
     "tool": lambda items: {"tools": items},
     "skill": lambda items: {"container": {"skills": items}},
-    **dict.fromkeys(
-        (_UNKNOWN, "container", "part", "source"), lambda value: {_UNKNOWN: value}
-    ),  # lists of these there are none
+    **dict.fromkeys((_UNKNOWN, *_NO_LISTS), lambda value: {_UNKNOWN: value}),  # lists of these there are none
 }
 
 
@@ -306,6 +305,8 @@ class _Reading:
 def _role_of(name: str, inside: _Role) -> _Role:
     if inside == _UNKNOWN:
         return _UNKNOWN
+    if inside in _LOOKED_THROUGH:
+        return _ROLES.get(inside, {}).get(name) or _UNKNOWN
     known = KNOWN_PARAMS - LOOKED_THROUGH if inside == "body" else CALLERS_OWN
     return _ROLES.get(inside, {}).get(name) or ("" if name in known or not inside else _UNKNOWN)
 
