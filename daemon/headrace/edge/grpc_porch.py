@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from headrace.edge.tcp_lines import Line
@@ -25,6 +25,7 @@ _TROUBLE_S = 1.0  # after the last word of trouble: whoever was cut is back by t
 _RECENT_S = 2.0
 _NOISY = 100  # calls in vain since the last step: the loop had little time for anything else
 _LASTS = 5  # steps on end that are noisy: a client that ends, and all that it asked, is one or two
+_STEP = 50  # that are made deaf before the loop may go on
 _MANY = 200  # that come in one step: before the loop has heard the first of them, all would have brought their calls
 _CONNECTION = 10  # calls: what a connection costs that is there for one
 _MUCH_BYTES, _LOUD_BYTES = 32_000_000, 4_000_000  # that those who are new have brought, and those of one turn
@@ -109,15 +110,23 @@ class Porch:
 
     def see(self, new: Sequence[Line], there: Container[Line]) -> None:
         """Take note of connections that are new, and of all that there are."""
+        for _ in self.seeing(new, there):
+            pass
+
+    def seeing(self, new: Sequence[Line], there: Container[Line]) -> Iterator[None]:
+        """Do the same in steps: thousands come at one go, and for each the system is asked some times."""
         now = self._now()
-        self._recent = {line: at for line, at in self._recent.items() if now - at < _RECENT_S} | dict.fromkeys(new, now)
+        self._recent = {line: at for line, at in self._recent.items() if now - at < _RECENT_S}
         if len(new) > _MANY and not self.is_shut:
             self.trouble()
             self._at_once, self._was_noisy = _CROWD_AT_ONCE, False  # nothing is known against them
+        self._recent |= dict.fromkeys(new, now)
         if self.is_shut:
-            for line in new:  # it may have come in before
+            for number, line in enumerate(new, 1):  # it may have come in before
                 line.deafen()
                 line.look()  # who has spoken does not stand before those who have not
+                if not number % _STEP:
+                    yield
         left = {who: {line: None for line in lines if line in there} for who, lines in self._waiting.items()}
         self._waiting = {who: lines for who, lines in left.items() if lines}
         self._wait(new)

@@ -216,8 +216,7 @@ class Watch:
     async def _find(self) -> float:
         spent = await _sliced(self._lines.finding())
         self._booths.see(list(self._lines))
-        self._porch.see(self._lines.take_new(), self._lines)
-        return spent
+        return spent + await _sliced(self._porch.seeing(self._lines.take_new(), self._lines))
 
     async def _look_at_all(self) -> float:
         lines = list(self._lines)
