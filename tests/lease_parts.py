@@ -98,3 +98,8 @@ async def hosts(url, n, lease_ms=600):
     yield made
     for host in made:
         await host.close()
+
+
+async def followed(host):
+    """Wait until somebody outside follows what a host leads."""
+    await until(lambda: any(lease.is_followed for lease in host.leases._led.values()), what="a follower outside")

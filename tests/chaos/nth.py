@@ -198,7 +198,7 @@ class _Carried:
                 frame = b"".join(again)
             case "echo":
                 self._owed.append("")
-                self._wire.echo(b"".join([*self._said, frame]), trouble)  # type: ignore[arg-type]
+                self._wire.echo(b"".join([*self._said, frame]), trouble)  # type: ignore[arg-type]  # of what is done there is a trouble
             case _:
                 self._owed.append("")
         if trouble is not None and trouble.kind != ECHO:

@@ -34,8 +34,17 @@ async def pair(valkey_url: str, tmp_path: Path) -> AsyncIterator[tuple[Daemon, D
 
 def short(one: Daemon, **what: object) -> object:
     """Return a call whose caller listens for a minute, and for which none may begin after three seconds."""
-    call = one.call(timeout_s=SPAN_S, **what)  # type: ignore[arg-type]
+    call = one.call(timeout_s=SPAN_S, **what)  # type: ignore[arg-type]  # each is of a field
     return replace(call, slack_s=call.deadline - one.parts.clock.now() - LATEST_S)
+
+
+async def in_line(one: Daemon, server: Server, *, is_stream: bool, key: str = "") -> tuple[asyncio.Task, asyncio.Task]:
+    """Begin a call that has the limit's only permit, and one that waits for that."""
+    holds = asking(one, one.call({"n": 0}))
+    await until(lambda: server.calls == 1)
+    leads = asking(one, one.call({"n": 1, "stream": is_stream}, timeout_s=50, idempotency_key=key))
+    await until(lambda: one.parts.schedule.stats().asking == 1)
+    return holds, leads
 
 
 async def ended(*tasks: asyncio.Task) -> None:
@@ -75,10 +84,7 @@ async def test_slow_upstream(valkey_url: str, tmp_path: Path, is_stream: bool, k
         running(valkey_url, tmp_path / "one", in_turn(go, answer), LIMIT=ONE) as (one, server),
         later(valkey_url, tmp_path / "two", one, LIMIT=ONE) as two,
     ):
-        holds = asking(one, one.call({"n": 0}))
-        await until(lambda: server.calls == 1)
-        leads = asking(one, one.call({"n": 1, "stream": is_stream}, timeout_s=50, idempotency_key=key))
-        await until(lambda: one.parts.schedule.stats().asking == 1)
+        holds, leads = await in_line(one, server, is_stream=is_stream, key=key)
         call = two.call({"n": 1, "stream": is_stream}, timeout_s=4.0, idempotency_key=key)
         follows = asking(two, call)
         await until(lambda: call.trail is not None and call.trail.told == "org")
@@ -100,10 +106,7 @@ async def test_told_as_it_goes(valkey_url: str, tmp_path: Path, monkeypatch: pyt
         running(valkey_url, tmp_path / "one", in_turn(go, answer), LIMIT=ONE) as (one, server),
         later(valkey_url, tmp_path / "two", one, LIMIT=ONE) as two,
     ):
-        holds = asking(one, one.call({"n": 0}))
-        await until(lambda: server.calls == 1)
-        leads = asking(one, one.call({"n": 1, "stream": is_stream}, timeout_s=50))
-        await until(lambda: one.parts.schedule.stats().asking == 1)
+        holds, leads = await in_line(one, server, is_stream=is_stream)
         call = two.call({"n": 1, "stream": is_stream}, timeout_s=40)
         follows = asking(two, call)
         await until(lambda: call.trail is not None and call.trail.told == "org")

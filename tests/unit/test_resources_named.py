@@ -39,7 +39,7 @@ class Known:
 
 def guarded(**owners: str) -> tuple[Guard, Known]:
     known = Known(**owners)
-    return Guard(known, is_on=True), known  # type: ignore[arg-type]
+    return Guard(known, is_on=True), known  # type: ignore[arg-type]  # it has all that is asked
 
 
 def visiting(guard: Guard, path: str) -> Visit:

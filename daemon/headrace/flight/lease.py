@@ -36,8 +36,8 @@ from headrace.trace import read as trace_of
 LEASE_MS = 15_000
 
 _ASK_AGAIN_S = 1.0
-_TELL_S = 0.5
-_LEAST_S = 0.02
+_TELL_S = 0.5  # that what holds a call may have changed, and its followers elsewhere not have heard
+_LEAST_S = 0.02  # between two questions, however near the time of who asks
 _SILENT_US = 1_500_000
 
 _LEAD = Script(__package__, "lead.lua")
@@ -68,9 +68,8 @@ class Leases:
         self._handover = handover
         self._lease_ms = lease_ms
         self._led: dict[str, Lease] = {}
-        self._early: set[str] = (
-            set()
-        )  # followed already, by the names of flights of which we have yet to hear that we lead them
+        # Names of flights that are followed already, and of which we have yet to hear that we lead them.
+        self._early: set[str] = set()
         self._strays = Strays(link, clock, self._give_up_stray)
         self._is_back = asyncio.Event()
         link.on_return(self._is_back.set)
